@@ -1,19 +1,21 @@
 //! Messages and services of Quantum Taskflow, version 1.
 //!
 //! The `.proto` files under `proto/` are the contract with programs in any language; this crate is
-//! their Rust form, generated at build time.
+//! their Rust form, generated at build time. [`address`] says where a daemon is; [`channel`] (feature
+//! `channel`) opens a connection to it.
+
+pub mod address;
+#[cfg(feature = "channel")]
+pub mod channel;
+pub mod limits;
 
 /// Package `qtf.v1`.
 #[expect(
     missing_docs,
-    missing_debug_implementations,
-    unreachable_pub,
     unused_qualifications,
     clippy::doc_markdown,
     clippy::missing_errors_doc,
-    clippy::large_types_passed_by_value,
     clippy::too_many_lines,
-    clippy::wildcard_imports,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     reason = "generated code; the .proto files hold the documentation"

@@ -1,0 +1,243 @@
+//! Where a daemon can be reached, and where it is looked for when nobody says.
+//!
+//! An address is written `unix:PATH` or `HOST:PORT`. The third kind, [`InProcess`], has no written
+//! form that can be parsed: it is a way into a daemon that runs in the same process.
+
+use core::fmt;
+use core::str::FromStr;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// TCP address a daemon listens on, and is looked for at, when nothing else is said.
+pub const DEFAULT_TCP: &str = "127.0.0.1:7878";
+
+/// Name of the instance when nothing else is said.
+pub const DEFAULT_INSTANCE: &str = "default";
+
+/// Longest path of a Unix socket.
+// LIMIT: `sun_path` of `sockaddr_un` holds 108 bytes with the terminating NUL.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Opens connections to a daemon that runs in the same process.
+#[derive(Clone)]
+pub struct InProcess {
+    open: Arc<dyn Fn() -> io::Result<UnixStream> + Send + Sync>,
+}
+
+impl InProcess {
+    /// Makes a way in from a function that hands out one end of a fresh socket pair at each call.
+    pub fn new(open: impl Fn() -> io::Result<UnixStream> + Send + Sync + 'static) -> Self {
+        Self {
+            open: Arc::new(open),
+        }
+    }
+
+    /// Opens one connection.
+    ///
+    /// # Errors
+    /// What the function given to [`InProcess::new`] returns; `ConnectionRefused` when the daemon has
+    /// stopped.
+    pub fn open(&self) -> io::Result<UnixStream> {
+        (self.open)()
+    }
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InProcess")
+    }
+}
+
+/// Where a daemon can be reached.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A Unix stream socket.
+    Unix(PathBuf),
+    /// `HOST:PORT`.
+    Tcp(String),
+    /// A daemon in this process.
+    InProcess(InProcess),
+}
+
+impl Address {
+    /// The Unix socket of an instance in the runtime directory.
+    #[must_use]
+    pub fn of_instance(instance: &str) -> Self {
+        Self::Unix(default_socket(instance))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(host_port) => f.write_str(host_port),
+            Self::InProcess(_) => f.write_str("in-process"),
+        }
+    }
+}
+
+/// Why a text is not an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// Neither form fits.
+    #[error("address {given:?} is not unix:PATH or HOST:PORT")]
+    Form {
+        /// What was given.
+        given: String,
+    },
+    /// Looks like a path without its prefix.
+    #[error("address {given:?} looks like a path: write unix:{given}")]
+    PathWithoutPrefix {
+        /// What was given.
+        given: String,
+    },
+    /// The port is missing or not a number.
+    #[error(
+        "address {given:?} needs a port from 1 to 65535 after the last colon, as in {DEFAULT_TCP}"
+    )]
+    Port {
+        /// What was given.
+        given: String,
+    },
+    /// The path does not fit into a socket address.
+    #[error(
+        "socket path {path:?} has {bytes} bytes, at most {SOCKET_PATH_BYTES_MAX} are possible: \
+         choose a shorter one"
+    )]
+    PathTooLong {
+        /// The path.
+        path: String,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Attaching through shared memory is a later version's.
+    #[error("address {given:?}: shm: is not in this version, use unix:PATH or HOST:PORT")]
+    SharedMemory {
+        /// What was given.
+        given: String,
+    },
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let given = || text.to_owned();
+        if text.starts_with("shm:") {
+            return Err(AddressError::SharedMemory { given: given() });
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() || path.contains('\0') {
+                return Err(AddressError::Form { given: given() });
+            }
+            if path.len() > SOCKET_PATH_BYTES_MAX {
+                return Err(AddressError::PathTooLong {
+                    path: path.to_owned(),
+                    bytes: path.len(),
+                });
+            }
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        if text.starts_with(['/', '.']) {
+            return Err(AddressError::PathWithoutPrefix { given: given() });
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(AddressError::Port { given: given() });
+        };
+        let host_is_bracketed = host.starts_with('[') && host.ends_with(']');
+        if host.is_empty() || (host.contains(':') && !host_is_bracketed) {
+            return Err(AddressError::Form { given: given() });
+        }
+        let host_is_writable = host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]%".contains(&byte));
+        if !host_is_writable {
+            return Err(AddressError::Form { given: given() });
+        }
+        match port.parse::<u16>() {
+            Ok(number) if number > 0 => Ok(Self::Tcp(given())),
+            _ => Err(AddressError::Port { given: given() }),
+        }
+    }
+}
+
+/// The directory of sockets and lock files: `$XDG_RUNTIME_DIR/qtf`, else `/run/qtf` for root, else
+/// `/tmp/qtf-UID`.
+#[must_use]
+pub fn runtime_dir() -> PathBuf {
+    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    runtime_dir_from(given, nix::unistd::geteuid().as_raw())
+}
+
+fn runtime_dir_from(xdg_runtime_dir: Option<PathBuf>, uid: u32) -> PathBuf {
+    match xdg_runtime_dir {
+        Some(dir) if dir.is_absolute() => dir.join("qtf"),
+        _ if uid == 0 => PathBuf::from("/run/qtf"),
+        _ => PathBuf::from(format!("/tmp/qtf-{uid}")),
+    }
+}
+
+/// Path of an instance's Unix socket.
+#[must_use]
+pub fn default_socket(instance: &str) -> PathBuf {
+    runtime_dir().join(format!("{instance}.sock"))
+}
+
+/// Where a daemon is looked for when nobody says, in this order.
+#[must_use]
+pub fn default_addresses() -> [Address; 2] {
+    [
+        Address::of_instance(DEFAULT_INSTANCE),
+        Address::Tcp(DEFAULT_TCP.to_owned()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_form_is_read_back() {
+        for text in [
+            "unix:/run/qtf/default.sock",
+            "unix:relative.sock",
+            "127.0.0.1:7878",
+            "[::1]:7878",
+            "node-3.example:1",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn malformed_addresses_are_refused_with_the_fix() {
+        let message = |text: &str| text.parse::<Address>().unwrap_err().to_string();
+        assert!(message("shm:default").contains("not in this version"));
+        assert!(message("/run/x.sock").contains("write unix:/run/x.sock"));
+        assert!(message("localhost").contains("needs a port"));
+        assert!(message("localhost:0").contains("needs a port"));
+        assert!(message("localhost:70000").contains("needs a port"));
+        assert!(message(":7878").contains("unix:PATH or HOST:PORT"));
+        assert!(message("::1:7878").contains("unix:PATH or HOST:PORT"));
+        assert!(message("a b:1").contains("unix:PATH or HOST:PORT"));
+        assert!(message("unix:").contains("unix:PATH or HOST:PORT"));
+        let long = format!("unix:/{}", "x".repeat(SOCKET_PATH_BYTES_MAX));
+        assert!(message(&long).contains("108 bytes"));
+    }
+
+    #[test]
+    fn runtime_directory_follows_environment_then_user() {
+        let path = |dir: Option<&str>, uid| runtime_dir_from(dir.map(PathBuf::from), uid);
+        assert_eq!(
+            path(Some("/run/user/7"), 7),
+            PathBuf::from("/run/user/7/qtf")
+        );
+        assert_eq!(path(Some("relative"), 7), PathBuf::from("/tmp/qtf-7"));
+        assert_eq!(path(None, 7), PathBuf::from("/tmp/qtf-7"));
+        assert_eq!(path(None, 0), PathBuf::from("/run/qtf"));
+    }
+}
