@@ -8,6 +8,7 @@ pub mod address;
 #[cfg(feature = "channel")]
 pub mod channel;
 pub mod limits;
+pub mod refusal;
 
 /// Package `qtf.v1`.
 #[expect(
