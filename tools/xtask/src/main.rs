@@ -1,1 +1,81 @@
-fn main() {}
+//! xtask: the one tool that people and CI use to check the repository.
+//!
+//! `cargo xtask ci` runs every step in order and ends with a line `N passed, N failed` that counts
+//! the tests which ran. Each step is a command of its own as well. Nothing here needs the network
+//! beyond what cargo itself fetches.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool talks on its standard streams"
+)]
+
+mod cargo;
+mod loom;
+mod steps;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The checks of Quantum Taskflow.
+#[derive(Debug, Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Checks the formatting of all crates
+    Fmt {
+        /// Rewrites the files instead of checking them
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Runs clippy on all targets of all crates, with warnings as errors
+    Clippy,
+    /// Runs the tests of all crates
+    Test {
+        /// Handed to `cargo test`, for example `-p qtf-shm`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Runs the loom models of the shared structures
+    Loom {
+        /// Builds each mutant as well and expects its model to fail
+        #[arg(long)]
+        mutants: bool,
+    },
+    /// Checks layout rules, tagged comments, words, dependencies and documents
+    Tidy,
+    /// Runs everything, in order, and counts the tests that ran
+    Ci,
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = loom::act_as_compiler() {
+        return code;
+    }
+    let outcome = match Arguments::parse().command {
+        Command::Fmt { fix } => steps::fmt(fix),
+        Command::Clippy => steps::clippy(),
+        Command::Test { arguments } => steps::test(&arguments),
+        Command::Loom { mutants } => loom::run(mutants),
+        Command::Tidy => tidy::run(),
+        Command::Ci => return steps::ci(),
+    };
+    match outcome {
+        Ok(tally) => {
+            if tally.counted() {
+                println!("{tally}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The steps of the check, one function each, and `ci`, which runs them in order.
+//!
+//! A step that fails does not keep the later ones from running: one run shows everything.
+
+use crate::cargo::{self, Run, Tally};
+use crate::{loom, tidy};
+use anyhow::bail;
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Checks the formatting, or with `fix` rewrites the files.
+pub(crate) fn fmt(fix: bool) -> anyhow::Result<Tally> {
+    let mut command = cargo::cargo();
+    command.args(["fmt", "--all"]);
+    if !fix {
+        command.arg("--check");
+    }
+    cargo::run(&mut command)?;
+    Ok(Tally::default())
+}
+
+/// Clippy on everything, with warnings as errors.
+pub(crate) fn clippy() -> anyhow::Result<Tally> {
+    let mut command = cargo::cargo();
+    command.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    cargo::run(&mut command)?;
+    Ok(Tally::default())
+}
+
+/// The tests of all crates, or what `arguments` choose.
+pub(crate) fn test(arguments: &[OsString]) -> anyhow::Result<Tally> {
+    let run = run_tests(arguments)?;
+    if !run.succeeded {
+        bail!("tests failed: {}", run.tally);
+    }
+    Ok(run.tally)
+}
+
+/// Runs `cargo test`. Whole-system tests start the programs and the examples, so these are built first.
+fn run_tests(arguments: &[OsString]) -> anyhow::Result<Run> {
+    let mut command = cargo::cargo();
+    command.args(["test", "--no-fail-fast"]);
+    if arguments.is_empty() {
+        let mut build = cargo::cargo();
+        build.args(["build", "--workspace", "--bins", "--examples"]);
+        cargo::run(&mut build)?;
+        command.arg("--workspace");
+    }
+    command.args(arguments);
+    cargo::run_counting(&mut command)
+}
+
+type Step = fn() -> StepResult;
+
+/// How a step of `ci` went.
+struct StepResult {
+    tally: Tally,
+    problem: Option<String>,
+}
+
+impl StepResult {
+    fn of(outcome: anyhow::Result<Tally>) -> Self {
+        match outcome {
+            Ok(tally) => Self {
+                tally,
+                problem: None,
+            },
+            Err(error) => Self {
+                tally: Tally::default(),
+                problem: Some(format!("{error:#}")),
+            },
+        }
+    }
+
+    /// Like `of`, but a failed run still says how many tests it ran.
+    fn counted(outcome: anyhow::Result<Run>) -> Self {
+        match outcome {
+            Ok(run) if run.succeeded => Self {
+                tally: run.tally,
+                problem: None,
+            },
+            Ok(run) => Self {
+                tally: run.tally,
+                problem: Some(run.tally.to_string()),
+            },
+            Err(error) => Self {
+                tally: Tally::default(),
+                problem: Some(format!("{error:#}")),
+            },
+        }
+    }
+}
+
+/// Runs every step and says at the end how each went and how many tests ran.
+pub(crate) fn ci() -> ExitCode {
+    let steps: [(&str, Step); 5] = [
+        ("fmt", || StepResult::of(fmt(false))),
+        ("clippy", || StepResult::of(clippy())),
+        ("tidy", || StepResult::of(tidy::run())),
+        ("test", || StepResult::counted(run_tests(&[]))),
+        ("loom", || StepResult::counted(loom::run_models(true))),
+    ];
+    let mut total = Tally::default();
+    let mut lines = Vec::new();
+    let mut failed = false;
+    for (name, step) in steps {
+        println!("== {name}");
+        let started = Instant::now();
+        let result = step();
+        total += result.tally;
+        let seconds = started.elapsed().as_secs();
+        let verdict = match &result.problem {
+            None => "ok".to_owned(),
+            Some(problem) => {
+                failed = true;
+                eprintln!("xtask: {name}: {problem}");
+                format!("FAILED: {problem}")
+            }
+        };
+        lines.push(format!("{name:<7}{seconds:>5} s  {verdict}"));
+    }
+    println!("== summary");
+    for line in lines {
+        println!("{line}");
+    }
+    println!("{total}");
+    if failed || total.failed > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,94 @@
+//! Tidy: the rules of the repository that no compiler checks.
+//!
+//! Each rule is a function from the [`Tree`](tree::Tree) of tracked files to findings, lies in a file
+//! named after what it guards, and has a sample there that it must reject.
+//!
+//! | rule | says |
+//! |---|---|
+//! | `unsafe-place`, `safety` | `unsafe` only in three folders, each block argued |
+//! | `ordering`, `atomics` | each memory ordering argued, atomics through one door |
+//! | `length`, `head` | files stay readable and say what they are |
+//! | `words`, `machine-path` | no names that say nothing, no leftovers, no paths of one machine |
+//! | `edges` | crates depend in one direction |
+//! | `title`, `link` | documents have one title and no dead link |
+//! | `clippy-copy`, `glossary` | what must agree agrees |
+
+mod documents;
+mod edges;
+mod glossary;
+mod lints;
+mod ordering;
+mod size;
+mod source;
+mod tree;
+mod unsafety;
+mod words;
+
+use crate::cargo::{self, Tally};
+use anyhow::bail;
+use tree::{Finding, Tree};
+
+/// Checks the working tree and prints each finding.
+pub(crate) fn run() -> anyhow::Result<Tally> {
+    let root = cargo::workspace_root();
+    let tree = Tree::read(&root)?;
+    let mut findings = check(&tree);
+    findings.extend(edges::check(&edges::from_cargo()?));
+    findings.sort();
+    for finding in &findings {
+        println!("{finding}");
+    }
+    if !findings.is_empty() {
+        bail!("{} findings", findings.len());
+    }
+    println!("tidy: {} files, nothing found", tree.files.len());
+    Ok(Tally::default())
+}
+
+/// All rules that need only the files.
+fn check(tree: &Tree) -> Vec<Finding> {
+    let rules: [fn(&Tree) -> Vec<Finding>; 12] = [
+        unsafety::place,
+        unsafety::comments,
+        ordering::comments,
+        ordering::door,
+        size::length,
+        size::heads,
+        words::modules_and_leftovers,
+        words::machine_paths,
+        documents::titles,
+        documents::links,
+        lints::copies,
+        glossary::check,
+    ];
+    rules.iter().flat_map(|rule| rule(tree)).collect()
+}
+
+#[cfg(test)]
+mod samples {
+    //! Trees for the tests of the rules.
+
+    use super::tree::{Finding, Tree};
+
+    /// A tree of one file.
+    pub(crate) fn one(path: &str, text: &str) -> Tree {
+        many(&[(path, text)])
+    }
+
+    /// A tree of several files.
+    pub(crate) fn many(files: &[(&str, &str)]) -> Tree {
+        Tree::of(
+            files
+                .iter()
+                .map(|&(path, text)| (path.to_owned(), text.to_owned())),
+        )
+    }
+
+    /// Where findings are, without their messages.
+    pub(crate) fn places(findings: &[Finding]) -> Vec<(&str, usize, &str)> {
+        findings
+            .iter()
+            .map(|f| (f.path.as_str(), f.line, f.rule))
+            .collect()
+    }
+}
