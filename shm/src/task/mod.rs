@@ -1,0 +1,3 @@
+//! A task in the segment: its state word, its slot, its side record.
+
+pub mod state;

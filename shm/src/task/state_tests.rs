@@ -1,0 +1,259 @@
+//! Every pair of phase and event against a second writing of the table: as a string per phase, one letter for each
+//! target.
+
+use super::*;
+
+const ATTACH: u16 = 7;
+const WORKER: u16 = 9;
+
+fn all_events() -> Vec<(&'static str, Event)> {
+    let attach = AttachIndex::new_checked(ATTACH, 100).unwrap();
+    let worker = WorkerIndex::new_checked(WORKER, 100).unwrap();
+    vec![
+        ("claim", Event::Claim { attach }),
+        ("submit", Event::Submit),
+        ("admit", Event::Admit),
+        ("admit_delayed", Event::AdmitDelayed),
+        ("abandon", Event::Abandon),
+        ("accept", Event::Accept),
+        ("accept_delayed", Event::AcceptDelayed),
+        ("block", Event::Block),
+        ("hold", Event::Hold),
+        ("refuse", Event::Refuse),
+        ("park", Event::Park),
+        ("release", Event::Release),
+        ("assign", Event::Assign { worker }),
+        ("start", Event::Start),
+        ("end", Event::End),
+        ("complete", Event::Complete),
+        ("fail", Event::Fail),
+        ("retry", Event::Retry),
+        ("retry_later", Event::RetryLater),
+        ("bury", Event::Bury),
+        ("requeue", Event::Requeue),
+        ("cancel", Event::Cancel),
+        ("request_cancel", Event::RequestCancel),
+        ("request_stop", Event::RequestStop),
+        ("complete_unattended", Event::CompleteUnattended),
+        ("revive", Event::Revive),
+        ("free", Event::Free),
+        ("quarantine", Event::Quarantine),
+    ]
+}
+
+/// `event>target` for each legal event of the phase, without the cancellation that needs a flag.
+fn expected(phase: &str) -> &'static str {
+    match phase {
+        "free" => "claim>claimed quarantine>quarantine",
+        "claimed" => {
+            "submit>submitted admit>ready admit_delayed>delayed abandon>free quarantine>quarantine"
+        }
+        "submitted" => {
+            "accept>ready accept_delayed>delayed block>blocked hold>held refuse>free cancel>cancelled \
+             quarantine>quarantine"
+        }
+        "blocked" | "held" | "delayed" => "release>ready cancel>cancelled quarantine>quarantine",
+        "ready" => "park>blocked assign>assigned cancel>cancelled quarantine>quarantine",
+        "assigned" => {
+            "start>running bury>dead_letter requeue>ready request_cancel>assigned request_stop>assigned \
+             quarantine>quarantine"
+        }
+        "running" => {
+            "end>ended bury>dead_letter requeue>ready request_cancel>running request_stop>running \
+             complete_unattended>done quarantine>quarantine"
+        }
+        "ended" => {
+            "complete>done fail>failed retry>ready retry_later>delayed bury>dead_letter cancel>cancelled \
+             quarantine>quarantine"
+        }
+        "done" | "failed" | "cancelled" => "free>free quarantine>quarantine",
+        "dead_letter" => "revive>ready free>free quarantine>quarantine",
+        "reserved" => "quarantine>quarantine",
+        _ => "",
+    }
+}
+
+fn word(phase: Phase, flags: u8, attempt: u8) -> StateWord {
+    StateWord::from_raw(77)
+        .with_phase(phase)
+        .with_flags(flags)
+        .with_attempt(attempt)
+        .with_owner(3)
+}
+
+#[test]
+fn every_pair_of_phase_and_event_is_as_the_table_says() {
+    for phase in Phase::ALL {
+        for flags in 0..4 {
+            let from = word(phase, flags, 5);
+            let legal: Vec<String> = all_events()
+                .into_iter()
+                .filter_map(|(name, event)| {
+                    from.after(event)
+                        .ok()
+                        .map(|to| format!("{name}>{}", to.phase()))
+                })
+                .collect();
+            let mut wanted: Vec<String> = expected(phase.name())
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect();
+            if matches!(phase, Phase::Assigned | Phase::Running) && flags & FLAG_CANCEL != 0 {
+                wanted.push("cancel>cancelled".to_owned());
+            }
+            let (mut legal_sorted, mut wanted_sorted) = (legal, wanted);
+            legal_sorted.sort();
+            wanted_sorted.sort();
+            assert_eq!(legal_sorted, wanted_sorted, "{phase} with flags {flags}");
+        }
+    }
+}
+
+#[test]
+fn owner_follows_the_phase() {
+    for phase in Phase::ALL {
+        for (name, event) in all_events() {
+            let Ok(to) = word(phase, FLAG_CANCEL, 5).after(event) else {
+                continue;
+            };
+            let owner_bits = to.owner_bits();
+            let wanted = match name {
+                "claim" => ATTACH,
+                "assign" => WORKER,
+                "submit"
+                | "start"
+                | "end"
+                | "complete"
+                | "fail"
+                | "bury"
+                | "request_cancel"
+                | "request_stop"
+                | "complete_unattended"
+                | "quarantine" => 3,
+                "cancel" if phase.is_with_worker() => 3,
+                _ => 0xFFF,
+            };
+            assert_eq!(owner_bits, wanted, "{phase} {name}");
+            assert_eq!(
+                to.generation(),
+                if name == "claim" { 78 } else { 77 },
+                "{phase} {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn attempt_and_flags_follow_the_event() {
+    for phase in Phase::ALL {
+        for (name, event) in all_events() {
+            let flags = FLAG_CANCEL | FLAG_TIMED_OUT;
+            let Ok(to) = word(phase, flags, 5).after(event) else {
+                continue;
+            };
+            let (attempt, left) = match name {
+                "claim" | "abandon" | "refuse" | "revive" | "free" => (0, 0),
+                "assign" => (6, FLAG_CANCEL),
+                "retry" | "retry_later" => (5, 0),
+                _ => (5, flags),
+            };
+            assert_eq!(
+                (to.attempt(), to.flags()),
+                (attempt, left),
+                "{phase} {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn requests_set_their_flag_once() {
+    let running = word(Phase::Running, 0, 1);
+    let once = running.after(Event::RequestCancel).unwrap();
+    assert!(once.has_flag(FLAG_CANCEL) && !once.has_flag(FLAG_TIMED_OUT));
+    assert_eq!(once.after(Event::RequestCancel).unwrap(), once);
+    assert!(
+        once.after(Event::RequestStop)
+            .unwrap()
+            .has_flag(FLAG_CANCEL | FLAG_TIMED_OUT)
+    );
+}
+
+#[test]
+fn last_attempt_and_last_generation_are_final() {
+    let worker = WorkerIndex::new_checked(0, 1).unwrap();
+    assert!(
+        word(Phase::Ready, 0, 254)
+            .after(Event::Assign { worker })
+            .is_ok()
+    );
+    assert!(
+        word(Phase::Ready, 0, 255)
+            .after(Event::Assign { worker })
+            .is_err()
+    );
+    let attach = AttachIndex::DAEMON;
+    assert!(
+        StateWord::from_raw(GENERATION_MAX - 1)
+            .after(Event::Claim { attach })
+            .is_ok()
+    );
+    assert!(
+        StateWord::from_raw(GENERATION_MAX)
+            .after(Event::Claim { attach })
+            .is_err()
+    );
+}
+
+#[test]
+fn a_slot_that_was_never_used_starts_at_the_base() {
+    let attach = AttachIndex::DAEMON;
+    let fresh = StateWord::default();
+    assert_eq!((fresh.phase(), fresh.owner()), (Phase::Free, Owner::None));
+    assert_eq!(
+        fresh
+            .raised_to(500)
+            .after(Event::Claim { attach })
+            .unwrap()
+            .generation(),
+        501
+    );
+    assert_eq!(StateWord::from_raw(900).raised_to(500).generation(), 900);
+}
+
+#[test]
+fn finished_task_remembers_its_last_worker_and_is_nobodys() {
+    let done = word(Phase::Ended, 0, 1).after(Event::Complete).unwrap();
+    assert_eq!(done.owner(), Owner::None);
+    assert_eq!(done.last_worker().map(WorkerIndex::get), Some(3));
+    let never_ran = word(Phase::Ready, 0, 0).after(Event::Cancel).unwrap();
+    assert_eq!(never_ran.last_worker(), None);
+}
+
+#[test]
+fn an_id_names_its_own_generation_only() {
+    let slot = SlotIndex::new_checked(4, 10).unwrap();
+    let ready = word(Phase::Ready, 0, 1);
+    let id = ready.id(slot).unwrap();
+    assert!(ready.is_of(id));
+    assert!(!StateWord::from_raw(78).with_phase(Phase::Ready).is_of(id));
+    assert!(
+        !StateWord::from_raw(77).is_of(id),
+        "a freed slot is nobody's"
+    );
+    assert_eq!(StateWord::default().id(slot), None);
+}
+
+#[test]
+fn any_bit_pattern_can_be_read_and_offered_every_event() {
+    fastrand::seed(1);
+    for _ in 0..20_000 {
+        let from = StateWord::from_raw(fastrand::u64(..));
+        let _ = (from.owner(), from.last_worker(), format!("{from:?}"));
+        for (_, event) in all_events() {
+            if let Ok(to) = from.after(event) {
+                assert_ne!(to.phase(), Phase::Reserved);
+            }
+        }
+    }
+}
