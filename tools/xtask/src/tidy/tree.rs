@@ -57,9 +57,10 @@ impl File {
         self.path.ends_with(".md")
     }
 
-    /// Whether the file as a whole is test code: integration tests, benches, a module named `tests`.
+    /// Whether the file as a whole is test code: integration tests, benches, a module whose
+    /// name ends in `tests`.
     pub(crate) fn is_test(&self) -> bool {
-        self.name() == "tests.rs"
+        self.name().ends_with("tests.rs")
             || self
                 .path
                 .split('/')
