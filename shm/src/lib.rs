@@ -5,10 +5,16 @@
 //! | [`id`] | names of tasks, workers, clients, slots |
 //! | [`time`] | nanoseconds since the segment's origin, and stamps |
 //! | [`task`] | the task's state word with its table, the task slot, the side record |
+//! | [`tree`] | the lock-free min-tree: task, worker and timer heaps |
+//! | [`bitmap`] | the three-level free bitmap |
+//! | [`sync`] | the only door to atomics |
 
+pub mod bitmap;
 pub mod id;
+pub mod sync;
 pub mod task;
 pub mod time;
+pub mod tree;
 
 pub use id::{
     AttachIndex, ClientIndex, KindIndex, ParseIdError, SlotIndex, TaskId, WorkerId, WorkerIndex,

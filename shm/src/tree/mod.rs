@@ -1,0 +1,467 @@
+//! The lock-free min-tree: task heap, worker heap and timer heaps are all this one structure.
+//!
+//! An implicit tree of words. Leaf *i* belongs to slot *i* and holds its key or EMPTY; every inner
+//! word holds the minimum of its `FANOUT` children. No links, no locks, no allocation, nothing to
+//! reclaim. A word in memory is the inverted key, so zeroed memory is the empty tree and the minimum
+//! of keys is the maximum of words.
+//!
+//! # Invariants
+//! - **I1** A leaf changes only by its own slot's operations: EMPTY -> key (`insert`, `restore`),
+//!   key -> EMPTY (`remove`), key -> key (`rekey`), each by one CAS; `set` is for leaves that only one
+//!   process writes. So an entry is never overwritten by another tenant, nor removed by a late hand.
+//! - **I2** Inner words grant nothing. A wrong one can delay or misorder an entry, never lose or
+//!   double it: takers decide by the CAS on the slot's state word.
+//! - **I3** In quiescence every inner word is the minimum of its children.
+//! - **I4** Every index is computed from the shape, never read from memory, and every loop is bounded:
+//!   a peer that writes nonsense costs order and time, not safety.
+//!
+//! # Sync points
+//! | label | write, then look | against |
+//! |---|---|---|
+//! | `tree.leaf` | leaf (`insert`, `remove`, `rekey`, `set`), then the parent word | `tree.fix` |
+//! | `tree.fix` | inner word, then its children again: the second look | `tree.leaf`, `tree.fix` one level down |
+//!
+//! # Why it is right
+//! Whoever changes a word looks at the parent next, and whoever changes an inner word looks at the
+//! children again. Both are store-load pairs, so in their one total order a fixer that has read old
+//! children and then writes the parent either writes before the other side looks (which then sees a
+//! wrong parent and mends it) or looks again after the other side's write (and mends it itself).
+//! The second look also makes version tags unnecessary: a CAS that succeeded on a recurring value is
+//! mended by the process that made it. A climb may stop at a word that is already right, since whoever
+//! made it right goes on climbing from there.
+//!
+//! Two kinds of wrong inner words exist. *Too good* (an entry that is gone): `locate` meets it at
+//! once, finds no child equal to it, and repairs the path. *Too bad* (hides an entry): exists only
+//! between a fixer's CAS and its second look, or between an insert and its climb. A kill there leaves
+//! it until the next operation in that group or until `scrub`, which is therefore part of each repair
+//! after a death. So "the root is empty" alone must never be taken for "there is no work".
+//!
+//! # Where tested
+//! `tree/tests.rs` (naive model, kill points, corruption), `shm/tests/loom_tree.rs` (models, mutants).
+
+mod entries;
+mod key;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+use core::ops::Range;
+
+pub use entries::{Check, Entries, Violation};
+pub use key::Key;
+pub use shape::TreeShape;
+
+use crate::sync::{AtomicU64, Backoff, Ordering, store_load_cas, store_load_load, store_load_swap};
+
+/// LIMIT: a fix repeats only when another process changed the same group in between; so many times in
+/// a row means a peer that writes nonsense, and the scrub is left to mend it.
+const FIX_ROUNDS_MAX: u32 = 10_000;
+
+/// LIMIT: as above, for walks from the root that ended at a stale word.
+const LOCATE_RESTARTS_MAX: u32 = 1_000;
+
+/// The leaf is in use; holds its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the leaf already holds key {0:?}; read the slot's state again")]
+pub struct Occupied(pub Key);
+
+/// A min-tree over words of the segment (or of private memory).
+#[derive(Clone, Copy)]
+pub struct MinTree<'s, const FANOUT: usize = 8> {
+    words: &'s [AtomicU64],
+    shape: &'s TreeShape<FANOUT>,
+}
+
+/// How many words a production tree of `capacity` leaves takes.
+#[must_use]
+pub fn words_for(capacity: u32) -> usize {
+    TreeShape::<8>::new(capacity).words()
+}
+
+impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
+    /// Looks at `words` as a tree of that shape. Zeroed words are an empty tree.
+    ///
+    /// # Panics
+    /// When there are fewer words than the shape needs.
+    #[inline]
+    #[must_use]
+    pub fn new(words: &'s [AtomicU64], shape: &'s TreeShape<FANOUT>) -> Self {
+        assert!(
+            words.len() >= shape.words(),
+            "{} words are too few for the tree",
+            words.len()
+        );
+        Self { words, shape }
+    }
+
+    /// How many leaves can be used.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.shape.capacity()
+    }
+
+    /// Writes `key` into the empty leaf, then makes it visible up to the root.
+    ///
+    /// # Errors
+    /// The leaf was not empty: it is left as it is.
+    ///
+    /// # Panics
+    /// When `leaf` is not below the capacity.
+    #[inline]
+    pub fn insert(&self, leaf: u32, key: Key) -> Result<(), Occupied> {
+        let word = key.to_word();
+        // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
+        store_load_cas(self.leaf_word(leaf), 0, word)
+            .map_err(|found| Occupied(Key::of_word(found)))?;
+        self.climb_after_insert(leaf, word);
+        Ok(())
+    }
+
+    /// Takes `key` out of the leaf; false when the leaf holds something else by now.
+    ///
+    /// # Panics
+    /// When `leaf` is not below the capacity.
+    #[inline]
+    pub fn remove(&self, leaf: u32, key: Key) -> bool {
+        self.rekey(leaf, key, Key::EMPTY)
+    }
+
+    /// Replaces `from` by `to` in the leaf; false when the leaf does not hold `from`.
+    ///
+    /// # Panics
+    /// When `leaf` is not below the capacity.
+    #[inline]
+    pub fn rekey(&self, leaf: u32, from: Key, to: Key) -> bool {
+        let word = self.leaf_word(leaf);
+        // ORDERING: [tree.leaf] early look only; the CAS below decides.
+        if from.is_empty() || word.load(Ordering::Relaxed) != from.to_word() {
+            return false;
+        }
+        // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
+        if store_load_cas(word, from.to_word(), to.to_word()).is_err() {
+            Backoff::new().pause();
+            return false;
+        }
+        self.climb_after_change(leaf);
+        true
+    }
+
+    /// Writes `key` (or EMPTY) over whatever the leaf holds. Only for leaves that one process writes.
+    ///
+    /// # Panics
+    /// When `leaf` is not below the capacity.
+    #[inline]
+    pub fn set(&self, leaf: u32, key: Key) {
+        let word = self.leaf_word(leaf);
+        // ORDERING: [tree.leaf] own word: nobody else writes it, so it is current.
+        if word.load(Ordering::Relaxed) == key.to_word() {
+            return;
+        }
+        // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
+        store_load_swap(word, key.to_word());
+        self.climb_after_change(leaf);
+    }
+
+    /// Repair: makes sure that the leaf holds `key` and that the whole path above it is right,
+    /// whatever a killed process left there.
+    ///
+    /// # Errors
+    /// The leaf holds another key: it is left as it is.
+    ///
+    /// # Panics
+    /// When `leaf` is not below the capacity.
+    pub fn restore(&self, leaf: u32, key: Key) -> Result<(), Occupied> {
+        // ORDERING: [tree.leaf] write half; the look at the ancestors is the other half.
+        match store_load_cas(self.leaf_word(leaf), 0, key.to_word()) {
+            Ok(_) => {}
+            Err(found) if found == key.to_word() => {}
+            Err(found) => return Err(Occupied(Key::of_word(found))),
+        }
+        self.fix_from(1, leaf as usize / FANOUT);
+        Ok(())
+    }
+
+    /// What the leaf holds.
+    ///
+    /// # Panics
+    /// When `leaf` is not below the capacity.
+    #[inline]
+    #[must_use]
+    pub fn leaf(&self, leaf: u32) -> Option<Key> {
+        // ORDERING: [tree.leaf] a single word; whoever acts on it decides by the slot's state word.
+        Key::entry_of_word(self.leaf_word(leaf).load(Ordering::Acquire))
+    }
+
+    /// The key at the root: the best one, unless operations are in flight.
+    #[inline]
+    #[must_use]
+    pub fn first_key(&self) -> Option<Key> {
+        // ORDERING: [tree.fix] SeqCst, as a caller that is about to sleep looks here after it has
+        // said so: the look half of its own pair.
+        Key::entry_of_word(store_load_load(self.node(self.shape.root_level(), 0)))
+    }
+
+    /// Finds the best entry and leaves it where it is. Repairs stale words on its way.
+    ///
+    /// `None` means that nothing was visible at the root; overlapping inserts may be about to show.
+    #[inline]
+    #[must_use]
+    pub fn locate(&self) -> Option<(u32, Key)> {
+        let mut backoff = Backoff::new();
+        for _ in 0..LOCATE_RESTARTS_MAX {
+            let best = self.first_key()?;
+            match self.descend(best.to_word()) {
+                Ok(leaf) => return Some((leaf, best)),
+                Err(stale) => {
+                    self.mend(stale);
+                    backoff.pause();
+                }
+            }
+        }
+        self.locate_any()
+    }
+
+    /// Makes every inner word right, bottom up; returns how many were wrong. Safe at any time.
+    pub fn scrub(&self) -> u64 {
+        self.scrub_leaves(0..self.capacity())
+    }
+
+    /// As [`scrub`](Self::scrub), for the inner words above some leaves: a stripe of it.
+    pub fn scrub_leaves(&self, leaves: Range<u32>) -> u64 {
+        let end = leaves.end.min(self.capacity()) as usize;
+        let start = leaves.start as usize;
+        if start >= end {
+            return 0;
+        }
+        let whole = start == 0 && end == self.capacity() as usize;
+        let mut changed = 0;
+        let (mut first, mut last) = (start / FANOUT, (end - 1) / FANOUT);
+        for level in 1..=self.shape.root_level() {
+            if whole {
+                last = self.shape.level(level).count - 1;
+            }
+            for index in first..=last {
+                changed += u64::from(self.fix(level, index));
+            }
+            (first, last) = (first / FANOUT, last / FANOUT);
+        }
+        changed
+    }
+
+    /// Replaces the whole content. Only while nobody else writes: at start-up.
+    /// Entries beyond the capacity are left out.
+    pub fn rebuild(&self, entries: impl IntoIterator<Item = (u32, Key)>) {
+        for word in &self.words[..self.shape.words()] {
+            // ORDERING: nobody else writes; whoever is let in later is let in by a release store.
+            if word.load(Ordering::Relaxed) != 0 {
+                // ORDERING: as above.
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+        for (leaf, key) in entries {
+            if leaf < self.capacity() {
+                // ORDERING: as above.
+                self.leaf_word(leaf).store(key.to_word(), Ordering::Relaxed);
+            }
+        }
+        self.scrub();
+    }
+
+    /// Reads the entries best first, without writing. For inspectors: allocates, and shows a tree
+    /// that changes meanwhile as well as one can: each leaf at most once.
+    #[must_use]
+    pub fn entries_in_order(&self) -> Entries<'s, FANOUT> {
+        Entries::new(*self)
+    }
+
+    /// Compares every inner word with its children, without writing. On a live tree a finding counts
+    /// only if it stays.
+    #[must_use]
+    pub fn check(&self) -> Check<'s, FANOUT> {
+        Check::new(*self)
+    }
+
+    /// Climbs as long as the word above does not know yet of something at least as good.
+    #[inline]
+    fn climb_after_insert(&self, leaf: u32, word: u64) {
+        let mut index = leaf as usize;
+        for level in 1..=self.shape.root_level() {
+            index /= FANOUT;
+            // ORDERING: [tree.leaf] look half: pairs with the CAS in `fix`.
+            let above = if cfg!(qtf_mutant = "tree_insert_looks_too_early") {
+                // ORDERING: a mutant.
+                self.node(level, index).load(Ordering::Acquire)
+            } else {
+                store_load_load(self.node(level, index))
+            };
+            if above >= word
+                || cfg!(qtf_mutant = "tree_insert_never_climbs")
+                || !self.fix(level, index)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Climbs as long as something changes.
+    #[inline]
+    fn climb_after_change(&self, leaf: u32) {
+        let mut index = leaf as usize;
+        for level in 1..=self.shape.root_level() {
+            index /= FANOUT;
+            if !self.fix(level, index) {
+                return;
+            }
+        }
+    }
+
+    /// Makes one inner word the best of its children; true when this call changed it.
+    #[inline]
+    fn fix(&self, level: usize, index: usize) -> bool {
+        let node = self.node(level, index);
+        let mut changed = false;
+        let mut backoff = Backoff::new();
+        for _ in 0..FIX_ROUNDS_MAX {
+            // ORDERING: [tree.fix] look half, at the word and then (again) at its children.
+            let stored = store_load_load(node);
+            let best = self.best_child(level, index);
+            if best == stored {
+                return changed;
+            }
+            // ORDERING: [tree.fix] write half; the next round's look at the children is the other half.
+            if store_load_cas(node, stored, best).is_ok() {
+                changed = true;
+                if cfg!(qtf_mutant = "tree_no_second_look") {
+                    return true;
+                }
+            } else {
+                backoff.pause();
+            }
+        }
+        true
+    }
+
+    /// Fixes a word and all above it, whether they change or not.
+    fn fix_from(&self, level: usize, index: usize) {
+        let mut index = index;
+        for level in level..=self.shape.root_level() {
+            self.fix(level, index);
+            index /= FANOUT;
+        }
+    }
+
+    /// Walks from the root to the leaf that holds `best`.
+    #[inline]
+    fn descend(&self, best: u64) -> Result<u32, Stale> {
+        let mut index = 0;
+        for level in (1..=self.shape.root_level()).rev() {
+            let stale = Stale { level, index };
+            let children = self.children(level, index).ok_or(stale)?;
+            // ORDERING: [tree.fix] look half: a stale path is repaired before the next walk.
+            let found = children
+                .iter()
+                .position(|child| child.load(Ordering::SeqCst) == best);
+            index = index * FANOUT + found.ok_or(stale)?;
+        }
+        self.leaf_of(index).ok_or(Stale { level: 0, index })
+    }
+
+    /// After too many restarts: walks along the best children, whatever the words above say.
+    #[cold]
+    fn locate_any(&self) -> Option<(u32, Key)> {
+        let mut index = 0;
+        let mut word = 0;
+        for level in (1..=self.shape.root_level()).rev() {
+            let children = self.children(level, index)?;
+            // ORDERING: [tree.fix] order is already lost here; the taker's state CAS decides.
+            let words = children
+                .iter()
+                .map(|child| child.load(Ordering::Acquire))
+                .enumerate();
+            let (child, best) = words.max_by_key(|&(child, word)| (word, FANOUT - child))?;
+            (index, word) = (index * FANOUT + child, best);
+        }
+        Some((self.leaf_of(index)?, Key::entry_of_word(word)?))
+    }
+
+    /// Repairs the word at which a walk got stuck, and the path above it.
+    fn mend(&self, stale: Stale) {
+        if stale.level > 0 {
+            self.fix_from(stale.level, stale.index);
+            return;
+        }
+        // A key in the padding: no process of ours writes there.
+        store_load_swap(self.node(0, stale.index), 0);
+        self.fix_from(1, stale.index / FANOUT);
+    }
+
+    #[inline]
+    fn leaf_of(&self, index: usize) -> Option<u32> {
+        u32::try_from(index)
+            .ok()
+            .filter(|&leaf| leaf < self.capacity())
+    }
+
+    #[inline]
+    fn leaf_word(&self, leaf: u32) -> &'s AtomicU64 {
+        assert!(
+            leaf < self.capacity(),
+            "leaf {leaf} beyond the capacity {}",
+            self.capacity()
+        );
+        self.node(0, leaf as usize)
+    }
+
+    #[inline]
+    fn node(&self, level: usize, index: usize) -> &'s AtomicU64 {
+        &self.words[self.shape.level(level).offset + index]
+    }
+
+    /// The children of an inner word; `None` for the padding of a level.
+    #[inline]
+    fn children(&self, level: usize, index: usize) -> Option<&'s [AtomicU64; FANOUT]> {
+        let below = self.shape.level(level - 1);
+        let start = index * FANOUT;
+        if start >= below.count {
+            return None;
+        }
+        self.words[below.offset + start..].first_chunk()
+    }
+
+    /// The best of the children, as a word; EMPTY for the padding of a level.
+    #[inline]
+    fn best_child(&self, level: usize, index: usize) -> u64 {
+        let Some(children) = self.children(level, index) else {
+            return 0;
+        };
+        let mut best = 0;
+        for child in children {
+            // ORDERING: [tree.fix] look half: pairs with the leaf or inner CAS one level down.
+            let word = if cfg!(qtf_mutant = "tree_fix_looks_too_early") {
+                // ORDERING: a mutant.
+                child.load(Ordering::Acquire)
+            } else {
+                store_load_load(child)
+            };
+            best = best.max(word);
+        }
+        best
+    }
+}
+
+impl<const FANOUT: usize> fmt::Debug for MinTree<'_, FANOUT> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MinTree")
+            .field("capacity", &self.capacity())
+            .field("first", &self.first_key())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a walk from the root got stuck.
+#[derive(Debug, Clone, Copy)]
+struct Stale {
+    level: usize,
+    index: usize,
+}
