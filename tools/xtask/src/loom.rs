@@ -1,36 +1,20 @@
 //! Model checks: builds `shm/tests/loom_*.rs` with loom's atomics and runs them; with mutants, also
 //! proves that the models can fail.
 //!
-//! A mutant is a place in `shm/src` under `cfg(qtf_mutant = "name")` that leaves out or weakens what
-//! the model is there to protect. The names are collected from the sources, so none can be forgotten;
-//! each must turn at least one model red. Only the crates of the workspace are built again for a
-//! mutant: the cfg is added by this program standing in for the compiler (`RUSTC_WORKSPACE_WRAPPER`),
-//! under another path for each mutant, because cargo tells wrapped builds apart by that path.
+//! A mutant is a place in `shm/src` marked `mutant!("name")` that leaves out or weakens what a model is
+//! there to protect. The model build switches one of them on by the variable `QTF_MUTANT`.
+//! `shm/tests/loom_mutants.txt` says which model must then fail, one line each: the mutant, the model,
+//! and what is left out. A mutant that the list lacks, or a listed one that is not there, is an error.
 
 use crate::cargo::{self, Run, Tally};
 use anyhow::{Context, bail};
 use std::collections::BTreeSet;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// Tells a process of this program, started by cargo in the compiler's place, which mutant to build.
-const MUTANT_VARIABLE: &str = "QTF_XTASK_MUTANT";
-
-/// When cargo started this process in the compiler's place, runs the compiler with the mutant's cfg.
-pub(crate) fn act_as_compiler() -> Option<ExitCode> {
-    let mutant = std::env::var(MUTANT_VARIABLE).ok()?;
-    let mut arguments = std::env::args_os().skip(1);
-    let compiler = arguments.next()?;
-    let error = Command::new(&compiler)
-        .args(arguments)
-        .args(["--cfg", &format!("qtf_mutant=\"{mutant}\"")])
-        .env_remove(MUTANT_VARIABLE)
-        .exec();
-    eprintln!("xtask: cannot start {}: {error}", compiler.display());
-    Some(ExitCode::FAILURE)
-}
+/// Which model must notice which mutant.
+const LIST: &str = "shm/tests/loom_mutants.txt";
 
 /// Runs the models, and fails if one fails or a mutant survives.
 pub(crate) fn run(mutants: bool) -> anyhow::Result<Tally> {
@@ -51,8 +35,8 @@ pub(crate) fn run_models(mutants: bool) -> anyhow::Result<Run> {
     }
     let mut total = cargo::run_counting(&mut model_command(&root, &models))?;
     if mutants && total.succeeded {
-        for name in mutant_names(&root.join("shm/src"))? {
-            let survived = run_mutant(&root, &models, &name)?;
+        for mutant in &listed_mutants(&root, &models)? {
+            let survived = run_mutant(&root, mutant)?;
             total.tally += Tally {
                 passed: u64::from(!survived),
                 failed: u64::from(survived),
@@ -63,32 +47,36 @@ pub(crate) fn run_models(mutants: bool) -> anyhow::Result<Run> {
     Ok(total)
 }
 
-/// Builds and runs one mutant; true when no model noticed it.
-fn run_mutant(root: &Path, models: &[String], name: &str) -> anyhow::Result<bool> {
+/// One line of the list.
+#[derive(Debug, PartialEq, Eq)]
+struct Mutant {
+    name: String,
+    model: String,
+}
+
+/// Runs the model of one mutant; true when the model did not notice it.
+fn run_mutant(root: &Path, mutant: &Mutant) -> anyhow::Result<bool> {
     let started = Instant::now();
-    let wrapper = wrapper_for(root, name)?;
-    let with_mutant = |command: &mut Command| {
-        command
-            .env("RUSTC_WORKSPACE_WRAPPER", &wrapper)
-            .env(MUTANT_VARIABLE, name);
-    };
-    let mut build = model_command(root, models);
-    with_mutant(build.arg("--no-run"));
-    cargo::run(&mut build).with_context(|| format!("mutant {name} does not compile"))?;
-    let mut check = model_command(root, models);
-    with_mutant(&mut check);
-    let output = check
+    let mut command = model_command(root, std::slice::from_ref(&mutant.model));
+    command.env("QTF_MUTANT", &mutant.name).stdin(Stdio::null());
+    let output = command
         .output()
-        .with_context(|| format!("cannot start {}", cargo::show(&check)))?;
+        .with_context(|| format!("cannot start {}", cargo::show(&command)))?;
     let survived = output.status.success();
-    let verdict = if survived {
-        "SURVIVED: no model notices it"
-    } else {
-        "caught"
-    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !survived && !text.contains("test result: FAILED") && !text.contains("panicked") {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{} did not run with mutant {}:\n{errors}",
+            mutant.model,
+            mutant.name
+        );
+    }
+    let verdict = if survived { "SURVIVED" } else { "caught" };
+    let seconds = started.elapsed().as_secs();
     println!(
-        "mutant {name} ... {verdict} ({} s)",
-        started.elapsed().as_secs()
+        "mutant {} ... {verdict} by {} ({seconds} s)",
+        mutant.name, mutant.model
     );
     Ok(survived)
 }
@@ -104,19 +92,6 @@ fn model_command(root: &Path, models: &[String]) -> Command {
         command.args(["--test", model]);
     }
     command
-}
-
-/// A path of its own for each mutant, all leading to this program.
-fn wrapper_for(root: &Path, name: &str) -> anyhow::Result<std::path::PathBuf> {
-    let folder = root.join("target/loom/mutants");
-    std::fs::create_dir_all(&folder).context("cannot make target/loom/mutants")?;
-    let link = folder.join(name);
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    if std::fs::read_link(&link).ok().as_ref() != Some(&program) {
-        std::fs::remove_file(&link).ok();
-        std::os::unix::fs::symlink(&program, &link).context("cannot make the mutant's wrapper")?;
-    }
-    Ok(link)
 }
 
 /// The names of the models: files `loom_*.rs`, without the ending.
@@ -137,8 +112,64 @@ fn model_names(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Reads the list and compares it with the sources and the models.
+fn listed_mutants(root: &Path, models: &[String]) -> anyhow::Result<Vec<Mutant>> {
+    let text = std::fs::read_to_string(root.join(LIST)).with_context(|| format!("no {LIST}"))?;
+    let mutants = parse_list(&text)?;
+    let in_sources = mutants_below(&root.join("shm/src"))?;
+    let problems = disagreements(&mutants, &in_sources, models);
+    if !problems.is_empty() {
+        bail!("{LIST}: {}", problems.join("; "));
+    }
+    Ok(mutants)
+}
+
+/// Lines of `MUTANT MODEL what it leaves out`; `#` starts a comment.
+fn parse_list(text: &str) -> anyhow::Result<Vec<Mutant>> {
+    let mut mutants = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if line.starts_with('#') {
+            continue;
+        }
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some(name), Some(model)) => {
+                mutants.push(Mutant {
+                    name: name.to_owned(),
+                    model: model.to_owned(),
+                });
+            }
+            _ => bail!("{LIST}: a line is `MUTANT MODEL what it leaves out`, not `{line}`"),
+        }
+    }
+    Ok(mutants)
+}
+
+fn disagreements(
+    listed: &[Mutant],
+    in_sources: &BTreeSet<String>,
+    models: &[String],
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for name in in_sources
+        .iter()
+        .filter(|name| listed.iter().all(|m| m.name != **name))
+    {
+        problems.push(format!("the mutant {name} of shm/src is not listed"));
+    }
+    for mutant in listed {
+        if !in_sources.contains(&mutant.name) {
+            problems.push(format!("shm/src has no mutant {}", mutant.name));
+        }
+        if !models.contains(&mutant.model) {
+            problems.push(format!("there is no model {}", mutant.model));
+        }
+    }
+    problems
+}
+
 /// All mutants that the sources below `folder` name.
-fn mutant_names(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
+fn mutants_below(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -154,27 +185,16 @@ fn mutant_names(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// The names in `qtf_mutant = "name"`, wherever a source has them; a name in a comment's angle
-/// brackets or with anything but letters, digits, `_` and `-` is none.
+/// The names in `mutant!("name")`, outside comments.
 fn mutants_in(source: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for part in source.split("qtf_mutant").skip(1) {
-        let rest = part.trim_start();
-        let Some(rest) = rest.strip_prefix('=') else {
-            continue;
-        };
-        let Some(rest) = rest.trim_start().strip_prefix('"') else {
-            continue;
-        };
-        let Some((name, _)) = rest.split_once('"') else {
-            continue;
-        };
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if !name.is_empty() && name.chars().all(plain) {
-            names.insert(name.to_owned());
-        }
-    }
+    let lines = source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let names = lines.flat_map(|line| line.split("mutant!(\"").skip(1));
     names
+        .filter_map(|rest| rest.split_once('"'))
+        .map(|(name, _)| name.to_owned())
+        .collect()
 }
 
 #[cfg(test)]
@@ -182,15 +202,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mutants_are_found_in_every_form_of_cfg() {
-        let source = r#"
-            #[cfg(not(qtf_mutant = "no_second_look"))]
-            if cfg!(qtf_mutant="weak-leaf") { return }
-            // cfg(qtf_mutant = "<name>") is how one looks
-            #[cfg(any(qtf_mutant = "no_second_look", qtf_mutant = "third"))]
-        "#;
+    fn mutants_are_found_outside_comments() {
+        let source = "//! `mutant!(\"name\")` is false\nif mutant!(\"no_second_look\") { return }\n\
+                      let a = mutant!(\"b\") || mutant!(\"c\");\n";
         let names: Vec<String> = mutants_in(source).into_iter().collect();
-        assert_eq!(names, ["no_second_look", "third", "weak-leaf"]);
+        assert_eq!(names, ["b", "c", "no_second_look"]);
+    }
+
+    #[test]
+    fn list_must_agree_with_sources_and_models() {
+        let listed = parse_list("# why\na loom_tree leaves out\n\nb loom_gone x\n").unwrap();
+        let in_sources = BTreeSet::from(["a".to_owned(), "c".to_owned()]);
+        let problems = disagreements(&listed, &in_sources, &["loom_tree".to_owned()]);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(parse_list("lonely\n").is_err());
     }
 
     #[test]
