@@ -61,7 +61,9 @@ pub(crate) struct Run {
 
 /// The folder of the workspace, two above this crate.
 pub(crate) fn workspace_root() -> PathBuf {
-    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // `cargo run` says where the crate lies now; built-in is where it lay when it was compiled.
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR");
+    let mut root = folder.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     root.pop();
     root.pop();
     root

@@ -113,11 +113,20 @@ pub(crate) fn machine_paths(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Whether `folder` starts a path in `line`, and is not a part of a longer one.
+/// Whether `folder` starts a path in `line`, and is not a part of a longer one. What follows must be a
+/// name of more than one letter, so that samples can write `x`.
 fn has_path(line: &str, folder: &str) -> bool {
     line.match_indices(folder).any(|(at, _)| {
         let before = line.get(..at).and_then(|text| text.chars().next_back());
-        !before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '}' | '~'))
+        let after = line
+            .get(at.saturating_add(folder.len())..)
+            .unwrap_or_default();
+        let is_part = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '}' | '~');
+        let name = after
+            .chars()
+            .take_while(|&c| c.is_alphanumeric() || c == '_')
+            .count();
+        !before.is_some_and(is_part) && name > 1
     })
 }
 
@@ -163,6 +172,8 @@ mod tests {
             places(&machine_paths(&tree)),
             [("docs/A.md", 3, "machine-path")]
         );
+        let sample = ["/", "home/", "x/y"].concat();
+        assert!(machine_paths(&one("docs/A.md", &sample)).is_empty());
         let longer = ["target", "/", "work/", "x"].concat();
         assert!(machine_paths(&one("docs/A.md", &longer)).is_empty());
     }

@@ -1,0 +1,83 @@
+//! How values are written for people: sizes, durations, bytes of unknown content.
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+/// A table without lines, with a head.
+pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(head);
+    table
+}
+
+/// `1.5 s`, `23 ms`, `4 us`, `12 ns`: the largest unit of which there is one.
+pub(crate) fn duration_ns(ns: u64) -> String {
+    const UNITS: [(u64, &str); 7] = [
+        (86_400_000_000_000, "d"),
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "min"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+        (1, "ns"),
+    ];
+    let (unit, name) = UNITS.into_iter().find(|(unit, _)| ns >= *unit).unwrap_or((1, "ns"));
+    let whole = ns / unit;
+    let tenth = (ns % unit).saturating_mul(10) / unit;
+    if whole >= 10 || tenth == 0 { format!("{whole} {name}") } else { format!("{whole}.{tenth} {name}") }
+}
+
+/// `256 MiB`, `4.5 KiB`, `17 B`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| bytes >= *unit) else {
+        return format!("{bytes} B");
+    };
+    let tenth = (bytes % unit).saturating_mul(10) / unit;
+    if tenth == 0 { format!("{} {name}", bytes / unit) } else { format!("{}.{tenth} {name}", bytes / unit) }
+}
+
+/// Text of unknown origin on one line: control characters and bytes that are no UTF-8 are escaped, and
+/// it is cut after `characters_max`.
+pub(crate) fn line(bytes: &[u8], characters_max: usize) -> String {
+    let mut text = String::new();
+    let mut count = 0_usize;
+    for chunk in bytes.utf8_chunks() {
+        let valid = chunk.valid().chars().map(|c| match c {
+            c if c.is_control() => c.escape_default().to_string(),
+            c => c.to_string(),
+        });
+        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+        for piece in valid.chain(invalid) {
+            if count >= characters_max {
+                text.push_str("..");
+                return text;
+            }
+            text.push_str(&piece);
+            count = count.saturating_add(1);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_use_the_largest_unit() {
+        let shown = [0, 999, 1_500, 23_400_000, 1_500_000_000, 90_000_000_000, u64::MAX].map(duration_ns);
+        assert_eq!(shown, ["0 ns", "999 ns", "1.5 us", "23 ms", "1.5 s", "1.5 min", "213503 d"]);
+    }
+
+    #[test]
+    fn sizes_use_the_largest_unit() {
+        assert_eq!([17, 4608, 256 << 20].map(bytes), ["17 B", "4.5 KiB", "256 MiB"]);
+    }
+
+    #[test]
+    fn foreign_bytes_cannot_move_the_cursor() {
+        assert_eq!(line(b"a\x1b[2J\n\xffb", 80), "a\\u{1b}[2J\\n\\xffb");
+        assert_eq!(line("\u{e4}\u{f6}\u{fc}x".as_bytes(), 3), "\u{e4}\u{f6}\u{fc}..");
+    }
+}
