@@ -1,0 +1,252 @@
+//! The calls with one answer: cancel, forget, update, look-ups, lists.
+
+use futures_util::{Stream, StreamExt as _, stream};
+use qtf_proto::limits::BATCH_ENTRIES_MAX;
+use qtf_proto::v1::admin_client::AdminClient;
+use qtf_proto::v1::{
+    ClientInfo, DaemonInfo, DrainWorkerRequest, GetInfoRequest, GetTaskRequest, ListClientsRequest,
+    ListTasksRequest, ListWorkersRequest, TaskInfo, TaskSelection, TaskState, TaskVerdicts,
+    UpdateTasksRequest, WorkerInfo,
+};
+use tonic::transport::Channel;
+
+use crate::client::Client;
+use crate::error::{CallError, Refusal};
+use crate::session::Session;
+use crate::{TaskId, WorkerId};
+
+/// What became of one id of a call over several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskVerdict {
+    /// The id.
+    pub id: TaskId,
+    /// State after the call, or why the call did nothing for it.
+    pub result: Result<TaskState, Refusal>,
+}
+
+/// Which tasks [`Client::list`] lists.
+#[derive(Clone, Debug, Default)]
+pub struct ListFilter {
+    /// Only these states; empty = all.
+    pub states: Vec<TaskState>,
+    /// Only tasks of this client's identity.
+    pub mine: bool,
+    /// Only members of this array.
+    pub array: Option<TaskId>,
+    /// At most so many; 0 = all.
+    pub limit: u64,
+    /// Leave the previews of payloads out.
+    pub without_preview: bool,
+}
+
+enum Change<'a> {
+    Cancel(&'a str),
+    Forget,
+    Priority(u8),
+}
+
+impl Client {
+    /// Cancels waiting tasks at once and asks running ones to stop; answers in the order of `ids`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; refusals of single ids are in the verdicts.
+    pub async fn cancel(
+        &self,
+        ids: &[TaskId],
+        reason: &str,
+    ) -> Result<Vec<TaskVerdict>, CallError> {
+        self.change(ids, &Change::Cancel(reason)).await
+    }
+
+    /// Acknowledges results: frees the slots of ended tasks. Answers in the order of `ids`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; refusals of single ids are in the verdicts.
+    pub async fn forget(&self, ids: &[TaskId]) -> Result<Vec<TaskVerdict>, CallError> {
+        self.change(ids, &Change::Forget).await
+    }
+
+    /// Changes the priority of waiting tasks. Answers in the order of `ids`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; refusals of single ids are in the verdicts.
+    pub async fn update_priority(
+        &self,
+        ids: &[TaskId],
+        priority: u8,
+    ) -> Result<Vec<TaskVerdict>, CallError> {
+        self.change(ids, &Change::Priority(priority)).await
+    }
+
+    async fn change(
+        &self,
+        ids: &[TaskId],
+        change: &Change<'_>,
+    ) -> Result<Vec<TaskVerdict>, CallError> {
+        let mut verdicts = Vec::with_capacity(ids.len());
+        let mut session = self.session().await?;
+        for ids in ids.chunks(BATCH_ENTRIES_MAX) {
+            let mut answer = self.change_once(ids, change, &session).await;
+            if let Err(error) = &answer {
+                // All three are idempotent, so one more try is safe.
+                if error.is_unknown_session() {
+                    session = self.renewed_session(&session).await?;
+                } else if matches!(error, CallError::Unreachable { .. }) {
+                    session = self.session().await?;
+                } else {
+                    return Err(error.clone());
+                }
+                answer = self.change_once(ids, change, &session).await;
+            }
+            append_verdicts(&mut verdicts, ids, answer?)?;
+        }
+        Ok(verdicts)
+    }
+
+    async fn change_once(
+        &self,
+        ids: &[TaskId],
+        change: &Change<'_>,
+        session: &Session,
+    ) -> Result<TaskVerdicts, CallError> {
+        let task_ids = ids.iter().map(|id| id.as_raw()).collect();
+        let session = session.token;
+        let mut plm = self.plm();
+        let selection = |reason: &str, task_ids| TaskSelection {
+            session,
+            task_ids,
+            reason: reason.to_owned(),
+        };
+        match change {
+            Change::Cancel(reason) => {
+                let call = plm.cancel_tasks(selection(reason, task_ids));
+                self.timed(call).await
+            }
+            Change::Forget => {
+                let call = plm.forget_tasks(selection("", task_ids));
+                self.timed(call).await
+            }
+            Change::Priority(priority) => {
+                let call = plm.update_tasks(UpdateTasksRequest {
+                    session,
+                    task_ids,
+                    priority: (*priority).into(),
+                });
+                self.timed(call).await
+            }
+        }
+    }
+
+    /// Looks up one task.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] when it is unknown.
+    pub async fn task(&self, id: TaskId) -> Result<TaskInfo, CallError> {
+        let mut plm = self.plm();
+        let request = GetTaskRequest {
+            task_id: id.as_raw(),
+        };
+        self.timed(plm.get_task(request)).await
+    }
+
+    /// Lists tasks, in slot order.
+    ///
+    /// # Errors
+    /// When the list cannot be started; a break in the middle is the stream's last item.
+    pub async fn list(
+        &self,
+        filter: ListFilter,
+    ) -> Result<impl Stream<Item = Result<TaskInfo, CallError>> + Send + Unpin + use<>, CallError>
+    {
+        let session = self.session().await?;
+        let mut plm = self.plm();
+        let request = ListTasksRequest {
+            session: session.token,
+            states: filter.states.iter().map(|state| (*state).into()).collect(),
+            mine: filter.mine,
+            array_id: filter.array.map_or(0, TaskId::as_raw),
+            limit: filter.limit,
+            without_preview: filter.without_preview,
+        };
+        let batches = self.timed(plm.list_tasks(request)).await?;
+        Ok(batches.flat_map(|batch| {
+            stream::iter(match batch {
+                Ok(batch) => batch.tasks.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(status) => vec![Err(CallError::of_status(&status))],
+            })
+        }))
+    }
+
+    /// Lists the registered workers.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>, CallError> {
+        let mut admin = self.admin();
+        let call = admin.list_workers(ListWorkersRequest {});
+        Ok(self.timed(call).await?.workers)
+    }
+
+    /// Lists the registered clients.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn clients(&self) -> Result<Vec<ClientInfo>, CallError> {
+        let mut admin = self.admin();
+        let call = admin.list_clients(ListClientsRequest {});
+        Ok(self.timed(call).await?.clients)
+    }
+
+    /// What the daemon is and where its segment lies.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn info(&self) -> Result<DaemonInfo, CallError> {
+        let mut admin = self.admin();
+        self.timed(admin.get_info(GetInfoRequest {})).await
+    }
+
+    /// Lets a worker take no more tasks and leave when it holds none.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] when no worker has this id.
+    pub async fn drain(&self, worker: WorkerId, reason: &str) -> Result<(), CallError> {
+        let mut admin = self.admin();
+        let call = admin.drain_worker(DrainWorkerRequest {
+            worker_id: worker.as_raw(),
+            reason: reason.to_owned(),
+        });
+        match self.timed(call).await?.refusal {
+            None => Ok(()),
+            Some(refusal) => Err(CallError::Refused(refusal.into())),
+        }
+    }
+
+    fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.inner.channel.clone())
+    }
+}
+
+fn append_verdicts(
+    verdicts: &mut Vec<TaskVerdict>,
+    ids: &[TaskId],
+    answer: TaskVerdicts,
+) -> Result<(), CallError> {
+    if answer.verdicts.len() != ids.len() {
+        return Err(CallError::protocol(format!(
+            "{} verdicts for {} tasks",
+            answer.verdicts.len(),
+            ids.len()
+        )));
+    }
+    verdicts.extend(ids.iter().zip(answer.verdicts).map(|(id, verdict)| {
+        let state = verdict.state();
+        TaskVerdict {
+            id: *id,
+            result: verdict
+                .refusal
+                .map_or(Ok(state), |refusal| Err(refusal.into())),
+        }
+    }));
+    Ok(())
+}

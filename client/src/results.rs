@@ -1,0 +1,476 @@
+//! The ends of tasks, as they happen.
+//!
+//! Invariants: each watched id is answered once, also over breaks of the connection, after which all ids
+//! that are still open are named again; acknowledgements are sent in the order they are made.
+
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::collections::{HashSet, VecDeque};
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt as _};
+use qtf_proto::limits::BATCH_ENTRIES_MAX;
+use qtf_proto::v1::{self, Outcome, TaskOutput, TaskState, WatchRequest, WatchResponse};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::TaskId;
+use crate::client::Client;
+use crate::error::{CallError, WatchError};
+use crate::submit::task_id;
+use crate::transfer::decode_output;
+
+const EVENTS_QUEUED: usize = 64;
+const EVENTS_WAITING_MAX: usize = BATCH_ENTRIES_MAX;
+const FETCHES_MAX: usize = 8;
+const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The end of one task.
+#[derive(Clone, Debug)]
+pub struct TaskEnd {
+    /// The task.
+    pub id: TaskId,
+    /// Done, failed, cancelled or in the dead-letter set.
+    pub state: TaskState,
+    /// How the last attempt ended.
+    pub outcome: Outcome,
+    /// Attempts handed out.
+    pub attempt: u32,
+    /// Worker of the last attempt; empty when there was none.
+    pub worker_name: String,
+    /// What the task left behind; `None` when it left nothing or nothing was kept.
+    pub output: Option<TaskOutput>,
+}
+
+impl TaskEnd {
+    /// True when the task ended well.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state == TaskState::Done
+    }
+}
+
+impl Client {
+    /// Waits for the end of one task, for as long as it takes; small and large outputs included.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] for an unknown task, [`CallError::Unreachable`] when the daemon is away
+    /// for too long.
+    pub async fn wait(&self, id: TaskId) -> Result<TaskEnd, CallError> {
+        let mut results = self.results([id]);
+        match results.next().await {
+            Some(Ok(end)) => Ok(end),
+            Some(Err(WatchError::Task { refusal, .. })) => Err(CallError::Refused(refusal)),
+            Some(Err(WatchError::Output { error, .. } | WatchError::Call(error))) => Err(error),
+            None => Err(CallError::protocol("the results ended early")),
+        }
+    }
+
+    /// Streams the ends of these tasks in the order they happen, then ends.
+    pub fn results(&self, ids: impl IntoIterator<Item = TaskId>) -> ResultStream {
+        let (feed, results) = self.result_feed();
+        feed.watch(ids);
+        results
+    }
+
+    /// Like [`Client::results`], for ids that become known over time: the stream ends when the feed and
+    /// its clones are dropped and all ids are answered.
+    #[must_use]
+    pub fn result_feed(&self) -> (ResultFeed, ResultStream) {
+        let (watch, watched) = mpsc::unbounded_channel();
+        let (acknowledge, acknowledged) = mpsc::unbounded_channel();
+        let (out, events) = mpsc::channel(EVENTS_QUEUED);
+        let pump = Pump {
+            client: self.clone(),
+            watched: Some(watched),
+            acknowledged: Some(acknowledged),
+            open_ids: HashSet::new(),
+            to_watch: VecDeque::new(),
+            to_acknowledge: VecDeque::new(),
+            waiting: VecDeque::new(),
+            fetches: FuturesUnordered::new(),
+        };
+        let pump = tokio::spawn(pump.run(out));
+        let feed = ResultFeed {
+            watch,
+            acknowledge: acknowledge.clone(),
+        };
+        let results = ResultStream {
+            events,
+            acknowledge,
+            pump,
+        };
+        (feed, results)
+    }
+}
+
+/// Names further tasks to a [`ResultStream`]; may be cloned and used while the stream is read.
+#[derive(Clone, Debug)]
+pub struct ResultFeed {
+    watch: mpsc::UnboundedSender<Vec<TaskId>>,
+    acknowledge: mpsc::UnboundedSender<Vec<TaskId>>,
+}
+
+impl ResultFeed {
+    /// Asks for the ends of these tasks. Takes memory for each id until its end is read.
+    pub fn watch(&self, ids: impl IntoIterator<Item = TaskId>) {
+        // A closed queue means that the stream was dropped: nobody wants to know.
+        let _ = self.watch.send(ids.into_iter().collect());
+    }
+
+    /// See [`ResultStream::acknowledge`].
+    pub fn acknowledge(&self, ids: impl IntoIterator<Item = TaskId>) {
+        let _ = self.acknowledge.send(ids.into_iter().collect());
+    }
+}
+
+/// The ends of watched tasks. Dropping it ends nothing: the tasks go on, and results are kept.
+/// After a [`WatchError::Call`] it is over.
+#[derive(Debug)]
+pub struct ResultStream {
+    events: mpsc::Receiver<Result<TaskEnd, WatchError>>,
+    acknowledge: mpsc::UnboundedSender<Vec<TaskId>>,
+    pump: JoinHandle<()>,
+}
+
+impl ResultStream {
+    /// Says that these results were received, so that their slots may be freed. Sent in the background;
+    /// [`ResultStream::close`] waits until it is.
+    pub fn acknowledge(&self, ids: impl IntoIterator<Item = TaskId>) {
+        let _ = self.acknowledge.send(ids.into_iter().collect());
+    }
+
+    /// Ends the stream after all acknowledgements have gone out.
+    ///
+    /// # Errors
+    /// [`CallError::TimedOut`] when they cannot be sent; results not acknowledged are kept until their
+    /// time to live is over.
+    pub async fn close(self) -> Result<(), CallError> {
+        let Self {
+            events,
+            acknowledge,
+            mut pump,
+        } = self;
+        drop((events, acknowledge));
+        match tokio::time::timeout(CLOSE_TIMEOUT, &mut pump).await {
+            Ok(_) => Ok(()),
+            Err(_elapsed) => {
+                pump.abort();
+                Err(CallError::TimedOut {
+                    after: CLOSE_TIMEOUT,
+                })
+            }
+        }
+    }
+}
+
+impl Stream for ResultStream {
+    type Item = Result<TaskEnd, WatchError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_recv(cx)
+    }
+}
+
+type Event = Result<TaskEnd, WatchError>;
+type Fetch = Pin<Box<dyn Future<Output = Event> + Send>>;
+type Ids = Option<mpsc::UnboundedReceiver<Vec<TaskId>>>;
+
+struct Wire {
+    requests: mpsc::Sender<WatchRequest>,
+    responses: Streaming<WatchResponse>,
+    session: u64,
+}
+
+struct Pump {
+    client: Client,
+    /// `None` once all feeds are dropped.
+    watched: Ids,
+    /// `None` once stream and feeds are dropped.
+    acknowledged: Ids,
+    /// Ids whose end is still to come.
+    open_ids: HashSet<u64>,
+    to_watch: VecDeque<u64>,
+    to_acknowledge: VecDeque<u64>,
+    waiting: VecDeque<Event>,
+    fetches: FuturesUnordered<Fetch>,
+}
+
+impl Pump {
+    async fn run(mut self, out: mpsc::Sender<Event>) {
+        let mut out = Some(out);
+        let mut backoff = BACKOFF_FIRST;
+        let mut away_since: Option<Instant> = None;
+        loop {
+            let error = match self.open().await {
+                Ok(mut wire) => match self.serve(&mut wire, &mut out).await {
+                    Ok(()) => return finish(wire).await,
+                    Err((error, heard)) => {
+                        if heard {
+                            away_since = None;
+                            backoff = BACKOFF_FIRST;
+                        }
+                        error
+                    }
+                },
+                Err(error) => error,
+            };
+            tracing::debug!(%error, "watch stream broke");
+            let since = *away_since.get_or_insert_with(Instant::now);
+            let is_final = match &error {
+                CallError::Refused(_) => !error.is_unknown_session(),
+                CallError::Unreachable { .. } | CallError::TimedOut { .. } => {
+                    since.elapsed() + backoff > self.client.inner.reconnect_for
+                }
+                CallError::Protocol { .. } => true,
+            };
+            if is_final {
+                if let Some(out) = out {
+                    while let Some(event) = self.waiting.pop_front() {
+                        let _ = out.send(event).await;
+                    }
+                    let _ = out.send(Err(WatchError::Call(error))).await;
+                }
+                return;
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Opens the stream and names all open ids again.
+    async fn open(&mut self) -> Result<Wire, CallError> {
+        let session = self.client.session().await?;
+        self.to_watch = self.open_ids.iter().copied().collect();
+        let (requests, queue) = mpsc::channel(8);
+        requests
+            .try_send(self.next_request(session.token))
+            .map_err(|_| CallError::protocol("the watch queue is full at its start"))?;
+        let mut plm = self.client.plm();
+        let call = plm.watch(ReceiverStream::new(queue));
+        match self.client.timed(call).await {
+            Ok(responses) => Ok(Wire {
+                requests,
+                responses,
+                session: session.token,
+            }),
+            Err(error) if error.is_unknown_session() => {
+                self.client.renewed_session(&session).await?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn next_request(&mut self, session: u64) -> WatchRequest {
+        let take = |ids: &mut VecDeque<u64>| {
+            let count = ids.len().min(BATCH_ENTRIES_MAX);
+            ids.drain(..count).collect()
+        };
+        WatchRequest {
+            session,
+            watch: take(&mut self.to_watch),
+            acknowledge: take(&mut self.to_acknowledge),
+            with_output: true,
+        }
+    }
+
+    /// Runs until nothing is left to do, or the stream breaks: then the error, and whether anything was
+    /// heard before.
+    async fn serve(
+        &mut self,
+        wire: &mut Wire,
+        out: &mut Option<mpsc::Sender<Event>>,
+    ) -> Result<(), (CallError, bool)> {
+        let mut heard = false;
+        loop {
+            self.drop_output_when_over(out);
+            let has_request = !self.to_watch.is_empty() || !self.to_acknowledge.is_empty();
+            if self.acknowledged.is_none() && out.is_none() && !has_request {
+                return Ok(());
+            }
+            let may_hear =
+                self.waiting.len() < EVENTS_WAITING_MAX && self.fetches.len() < FETCHES_MAX;
+            let reader_is_gone = tokio::select! {
+                permit = reserve(out.as_ref()), if !self.waiting.is_empty() => match permit {
+                    Some(permit) => {
+                        if let Some(event) = self.waiting.pop_front() {
+                            permit.send(event);
+                        }
+                        false
+                    }
+                    None => true,
+                },
+                () = closed(out.as_ref()) => true,
+                permit = wire.requests.reserve(), if has_request => match permit {
+                    Ok(permit) => {
+                        permit.send(self.next_request(wire.session));
+                        false
+                    }
+                    Err(_closed) => return Err((broken(), heard)),
+                },
+                ids = next_ids(&mut self.watched) => {
+                    self.on_watched(ids);
+                    false
+                }
+                ids = next_ids(&mut self.acknowledged) => {
+                    self.on_acknowledged(ids);
+                    false
+                }
+                event = self.fetches.next(), if !self.fetches.is_empty() => {
+                    self.waiting.extend(event);
+                    false
+                }
+                response = wire.responses.message(), if may_hear => match response {
+                    Ok(Some(response)) => {
+                        heard = true;
+                        self.on_response(response).map_err(|error| (error, heard))?;
+                        false
+                    }
+                    Ok(None) => return Err((broken(), heard)),
+                    Err(status) => return Err((CallError::of_status(&status), heard)),
+                },
+            };
+            if reader_is_gone {
+                *out = None;
+                self.forget_the_open();
+            }
+        }
+    }
+
+    /// The reader's stream ends when all is answered and no feed can name more.
+    fn drop_output_when_over(&self, out: &mut Option<mpsc::Sender<Event>>) {
+        let all_is_said = self.watched.is_none()
+            && self.open_ids.is_empty()
+            && self.waiting.is_empty()
+            && self.fetches.is_empty();
+        if all_is_said {
+            *out = None;
+        }
+    }
+
+    /// The reader is gone: only acknowledgements are left to be sent.
+    fn forget_the_open(&mut self) {
+        self.watched = None;
+        self.open_ids.clear();
+        self.to_watch.clear();
+        self.waiting.clear();
+        self.fetches.clear();
+    }
+
+    fn on_watched(&mut self, ids: Option<Vec<TaskId>>) {
+        match ids {
+            Some(ids) => {
+                for id in ids {
+                    if self.open_ids.insert(id.as_raw()) {
+                        self.to_watch.push_back(id.as_raw());
+                    }
+                }
+            }
+            None => self.watched = None,
+        }
+    }
+
+    fn on_acknowledged(&mut self, ids: Option<Vec<TaskId>>) {
+        match ids {
+            Some(ids) => self.to_acknowledge.extend(ids.iter().map(|id| id.as_raw())),
+            None => self.acknowledged = None,
+        }
+    }
+
+    fn on_response(&mut self, response: WatchResponse) -> Result<(), CallError> {
+        for end in response.ends {
+            // An end that was told before the break, or is not ours, is no news.
+            if self.open_ids.remove(&end.task_id) {
+                self.on_end(end)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_end(&mut self, end: v1::TaskEnd) -> Result<(), CallError> {
+        let id = task_id(end.task_id)?;
+        if let Some(refusal) = end.refusal {
+            let refusal = refusal.into();
+            self.waiting
+                .push_back(Err(WatchError::Task { id, refusal }));
+            return Ok(());
+        }
+        let mut known = TaskEnd {
+            id,
+            state: end.state(),
+            outcome: end.outcome.unwrap_or_default(),
+            attempt: end.attempt,
+            worker_name: end.worker_name,
+            output: None,
+        };
+        if !end.output.is_empty() {
+            self.waiting.push_back(match decode_output(end.output) {
+                Ok(output) => {
+                    known.output = Some(output);
+                    Ok(known)
+                }
+                Err(error) => Err(WatchError::Output { id, error }),
+            });
+        } else if end.output_bytes > 0 {
+            let client = self.client.clone();
+            self.fetches.push(Box::pin(async move {
+                match client.fetch_output(id).await {
+                    Ok(output) => {
+                        known.output = Some(output);
+                        Ok(known)
+                    }
+                    Err(error) => Err(WatchError::Output { id, error }),
+                }
+            }));
+        } else {
+            self.waiting.push_back(Ok(known));
+        }
+        Ok(())
+    }
+}
+
+/// Lets the daemon read what was sent: closes our half, and waits for its.
+async fn finish(wire: Wire) {
+    let Wire {
+        requests,
+        mut responses,
+        ..
+    } = wire;
+    drop(requests);
+    let rest = async { while let Ok(Some(_)) = responses.message().await {} };
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT / 2, rest).await;
+}
+
+async fn reserve(out: Option<&mpsc::Sender<Event>>) -> Option<mpsc::Permit<'_, Event>> {
+    match out {
+        Some(out) => out.reserve().await.ok(),
+        None => None,
+    }
+}
+
+async fn closed(out: Option<&mpsc::Sender<Event>>) {
+    match out {
+        Some(out) => out.closed().await,
+        None => core::future::pending().await,
+    }
+}
+
+async fn next_ids(ids: &mut Ids) -> Option<Vec<TaskId>> {
+    match ids {
+        Some(ids) => ids.recv().await,
+        None => core::future::pending().await,
+    }
+}
+
+fn broken() -> CallError {
+    CallError::Unreachable {
+        cause: "the watch stream broke".to_owned(),
+    }
+}
