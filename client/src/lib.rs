@@ -58,6 +58,6 @@ pub use qtf_proto::v1::{
     OutcomeKind, RefusalReason, TaskInfo, TaskOutput, TaskState, WorkerInfo, WorkerState,
 };
 pub use qtf_shm::{TaskId, WorkerId};
-pub use results::{ResultFeed, ResultStream, TaskEnd};
+pub use results::{Outputs, ResultFeed, ResultStream, TaskEnd};
 pub use submit::Submissions;
 pub use task::Task;

@@ -31,6 +31,18 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Which outputs come with the ends of tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outputs {
+    /// All of them; large ones are fetched before the end is told.
+    #[default]
+    All,
+    /// Those that fit a message; the size of others is told, for [`Client::fetch_output`].
+    Small,
+    /// None; all stay in the daemon.
+    Leave,
+}
+
 /// The end of one task.
 #[derive(Clone, Debug)]
 pub struct TaskEnd {
@@ -44,8 +56,11 @@ pub struct TaskEnd {
     pub attempt: u32,
     /// Worker of the last attempt; empty when there was none.
     pub worker_name: String,
-    /// What the task left behind; `None` when it left nothing or nothing was kept.
+    /// What the task left behind; `None` when it left nothing, nothing was kept, or it stays in the
+    /// daemon as was asked.
     pub output: Option<TaskOutput>,
+    /// Size of an encoded output that stays in the daemon; else 0.
+    pub output_left_bytes: u64,
 }
 
 impl TaskEnd {
@@ -74,7 +89,17 @@ impl Client {
 
     /// Streams the ends of these tasks in the order they happen, then ends.
     pub fn results(&self, ids: impl IntoIterator<Item = TaskId>) -> ResultStream {
-        let (feed, results) = self.result_feed();
+        self.results_with(ids, Outputs::All)
+    }
+
+    /// Like [`Client::results`], with a choice of outputs: whoever only wants to know that tasks have
+    /// ended need not move what they left behind.
+    pub fn results_with(
+        &self,
+        ids: impl IntoIterator<Item = TaskId>,
+        outputs: Outputs,
+    ) -> ResultStream {
+        let (feed, results) = self.result_feed_with(outputs);
         feed.watch(ids);
         results
     }
@@ -83,11 +108,18 @@ impl Client {
     /// its clones are dropped and all ids are answered.
     #[must_use]
     pub fn result_feed(&self) -> (ResultFeed, ResultStream) {
+        self.result_feed_with(Outputs::All)
+    }
+
+    /// Like [`Client::result_feed`], with a choice of outputs.
+    #[must_use]
+    pub fn result_feed_with(&self, outputs: Outputs) -> (ResultFeed, ResultStream) {
         let (watch, watched) = mpsc::unbounded_channel();
         let (acknowledge, acknowledged) = mpsc::unbounded_channel();
         let (out, events) = mpsc::channel(EVENTS_QUEUED);
         let pump = Pump {
             client: self.clone(),
+            outputs,
             watched: Some(watched),
             acknowledged: Some(acknowledged),
             open_ids: HashSet::new(),
@@ -190,6 +222,7 @@ struct Wire {
 
 struct Pump {
     client: Client,
+    outputs: Outputs,
     /// `None` once all feeds are dropped.
     watched: Ids,
     /// `None` once stream and feeds are dropped.
@@ -277,7 +310,7 @@ impl Pump {
             session,
             watch: take(&mut self.to_watch),
             acknowledge: take(&mut self.to_acknowledge),
-            with_output: true,
+            with_output: self.outputs != Outputs::Leave,
         }
     }
 
@@ -409,6 +442,7 @@ impl Pump {
             attempt: end.attempt,
             worker_name: end.worker_name,
             output: None,
+            output_left_bytes: 0,
         };
         if !end.output.is_empty() {
             self.waiting.push_back(match decode_output(end.output) {
@@ -418,6 +452,9 @@ impl Pump {
                 }
                 Err(error) => Err(WatchError::Output { id, error }),
             });
+        } else if end.output_bytes > 0 && self.outputs != Outputs::All {
+            known.output_left_bytes = end.output_bytes;
+            self.waiting.push_back(Ok(known));
         } else if end.output_bytes > 0 {
             let client = self.client.clone();
             self.fetches.push(Box::pin(async move {

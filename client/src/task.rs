@@ -138,6 +138,13 @@ impl Task {
         self
     }
 
+    /// A repeat of the same key gives the id of the first task instead of another one.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: [u8; 16]) -> Self {
+        self.spec.idempotency_key = Bytes::copy_from_slice(&key);
+        self
+    }
+
     /// Frees the slot as soon as the task has succeeded; its output is not kept.
     #[must_use]
     pub fn discard_result(mut self) -> Self {
