@@ -1,0 +1,63 @@
+//! Options of `qtf map`.
+
+use std::ffi::OsString;
+use std::num::NonZeroU16;
+
+use crate::durations::parse_duration_ms;
+
+const LONG: &str = "\
+Runs a command once for each input, many at a time, and prints the outputs in input order.
+
+CMD given as one word is split as a shell would split it, but no shell runs; CMD given as several
+words is taken as it is. `{}` stands for the input, byte for byte, inside one argument; without `{}`
+the input becomes the last argument. Inputs are the words after `:::`, the lines of the files after
+`::::` (`-` is stdin), or else the lines on stdin.
+
+The stdout and stderr of each task go to stdout and stderr as soon as all earlier inputs have been
+printed. A line on stderr tells of each task that failed, and the exit code is then 1. Tasks run in
+the current directory.
+
+Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its
+own for the duration, inside this process, and its tasks have the environment of this shell. The
+tasks of another daemon have the environment of its workers, plus --env.
+
+Ctrl-C cancels the tasks, waits until they are gone and ends with 130; a second one ends at once.";
+
+const EXAMPLES: &str = "\
+Examples:
+  qtf map 'sha256sum {}' ::: *.iso
+  find . -name '*.wav' -print0 | qtf map -0 'flac --best {}'
+  qtf map -j 4 convert {} -resize 50% {}.small.png :::: names.txt
+  qtf map \"sh -c 'wc -l \\\"$1\\\" | cut -d\\\" \\\" -f1' sh {}\" ::: *.rs
+  qtf --addr build1:7878 map --env CC=clang make -C {} ::: liba libb";
+
+/// Runs a command over many inputs and prints the outputs in input order
+#[derive(Debug, clap::Args)]
+#[command(long_about = LONG, after_long_help = EXAMPLES)]
+#[command(override_usage = "qtf map [OPTIONS] CMD [ARGS]... [::: INPUTS... | :::: FILES...]")]
+pub(crate) struct MapArgs {
+    /// Tasks at the same time in the own daemon [default: number of CPUs]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(crate) slots: Option<NonZeroU16>,
+    /// NUL, not newline, ends each input read from stdin or a file
+    #[arg(short = '0', long)]
+    pub(crate) null: bool,
+    /// Priority of the tasks, 0 to 255, higher first
+    #[arg(short, long, value_name = "PRIO")]
+    pub(crate) priority: Option<u8>,
+    /// Attempts after the first that a task which fails may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=253))]
+    pub(crate) retries: Option<u8>,
+    /// Longest run time of one task: 90, 10s, 2min; 0 is no limit
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
+    pub(crate) timeout: Option<u32>,
+    /// Environment variable for the tasks; NAME alone passes the value on
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<OsString>,
+    /// No progress bar
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+    /// CMD [ARGS]... [::: INPUTS... | :::: FILES...]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<OsString>,
+}

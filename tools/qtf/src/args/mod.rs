@@ -1,0 +1,180 @@
+//! The command line: global options and the list of commands; the options of each command stand in
+//! the other files of this folder.
+//!
+//! Tested at the end of this file and in `tests/help.rs`.
+
+mod map;
+mod operate;
+mod submit;
+mod tasks;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub(crate) use map::MapArgs;
+pub(crate) use operate::{ClientCommand, CompletionsArgs, DevArgs, SizeArgs, WorkerCommand};
+pub(crate) use submit::SubmitArgs;
+pub(crate) use tasks::{
+    CancelArgs, ForgetArgs, PsArgs, ResultArgs, StateName, TaskArgs, UpdateArgs, WaitArgs,
+};
+
+/// Runs commands over many inputs, and looks after the tasks of a Quantum Taskflow daemon.
+#[derive(Debug, Parser)]
+#[command(name = "qtf", version, long_about = ABOUT, after_long_help = EXIT_CODES)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const ABOUT: &str = "\
+Runs commands over many inputs, and looks after the tasks of a Quantum Taskflow daemon.
+
+First steps, without any set-up:
+  qtf map 'sha256sum {}' ::: *.iso          a task per file, outputs in input order
+
+With a daemon that stays:
+  qtf dev &                                 daemon and workers in one process
+  qtf submit --array 1-1000 -- ./step %{index}
+  qtf wait last && qtf ps --all";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    did what was asked
+  1    a task failed, was cancelled, or is in the dead-letter set
+  2    the command line is wrong, or a file it names cannot be used
+  3    no such task or worker
+  4    the daemon refused
+  5    no daemon answers, or none could be started
+  6    the time is over, or the task has not ended
+  130  ended by Ctrl-C (143 by SIGTERM)
+
+Data goes to stdout, messages to stderr.";
+
+/// Options of all commands.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct GlobalArgs {
+    /// Address of the daemon: unix:PATH or HOST:PORT
+    ///
+    /// Without it the Unix socket in the runtime directory is tried, then 127.0.0.1:7878.
+    #[arg(long, global = true, env = "QTF_ADDR", value_name = "ADDR", hide_env_values = true)]
+    pub(crate) addr: Option<String>,
+    /// Form of the output
+    #[arg(long, global = true, env = "QTF_OUTPUT", value_enum, default_value_t, hide_env_values = true)]
+    output: OutputMode,
+    /// Short for --output json
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl GlobalArgs {
+    /// The form of the output that was asked for.
+    pub(crate) fn mode(&self) -> OutputMode {
+        if self.json { OutputMode::Json } else { self.output }
+    }
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputMode {
+    /// For people: a table on a terminal, aligned columns without cuts in a pipe.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Jsonl,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Dev(DevArgs),
+    Map(MapArgs),
+    Submit(SubmitArgs),
+    Wait(WaitArgs),
+    Result(ResultArgs),
+    Cancel(CancelArgs),
+    Forget(ForgetArgs),
+    Update(UpdateArgs),
+    Task(TaskArgs),
+    Ps(PsArgs),
+    /// Lists and drains workers
+    #[command(subcommand)]
+    Worker(WorkerCommand),
+    /// Lists the registered clients
+    #[command(subcommand)]
+    Client(ClientCommand),
+    Size(SizeArgs),
+    Completions(CompletionsArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("qtf").chain(line.iter().copied()))
+    }
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_after_the_command_word_belong_to_the_command() {
+        let Command::Map(map) = parse(&["map", "-j", "2", "grep", "-j", "{}", ":::", "-x"]).unwrap().command
+        else {
+            panic!("not map")
+        };
+        assert_eq!(map.slots.map(std::num::NonZero::get), Some(2));
+        assert_eq!(map.words, ["grep", "-j", "{}", ":::", "-x"]);
+    }
+
+    #[test]
+    fn submit_takes_the_program_with_and_without_two_dashes() {
+        for line in [&["submit", "-p", "9", "--", "ls", "-l"][..], &["submit", "-p", "9", "ls", "-l"]] {
+            let Command::Submit(submit) = parse(line).unwrap().command else { panic!("not submit") };
+            assert_eq!(submit.command, ["ls", "-l"]);
+            assert_eq!(submit.priority, Some(9));
+        }
+    }
+
+    #[test]
+    fn json_is_short_for_output_json_and_global() {
+        for line in [&["--json", "ps"][..], &["ps", "--json"], &["--output", "json", "ps"]] {
+            assert_eq!(parse(line).unwrap().global.mode(), OutputMode::Json);
+        }
+        assert_eq!(parse(&["ps", "--output", "jsonl"]).unwrap().global.mode(), OutputMode::Jsonl);
+    }
+
+    #[test]
+    fn an_unknown_command_is_answered_with_the_nearest_name() {
+        let error = parse(&["sumbit", "--", "ls"]).unwrap_err().to_string();
+        assert!(error.contains("submit"), "{error}");
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let mut shown = vec![command.clone()];
+            if command.has_subcommands() {
+                shown = command.get_subcommands().cloned().collect();
+            }
+            for command in &mut shown {
+                let help = command.render_long_help().to_string();
+                assert!(help.contains("Examples:\n  qtf "), "{}: {help}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn priorities_stop_at_255() {
+        assert!(parse(&["submit", "-p", "256", "ls"]).is_err());
+        assert!(parse(&["update", "last", "-p", "255"]).is_ok());
+        assert!(parse(&["submit", "--retries", "254", "ls"]).is_err());
+    }
+}

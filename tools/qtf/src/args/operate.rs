@@ -1,0 +1,102 @@
+//! Options of the commands for operators.
+
+use std::num::NonZeroU16;
+
+use clap::Subcommand;
+
+/// Runs a daemon and workers in one process, for trying things out
+#[derive(Debug, clap::Args)]
+#[command(long_about = "\
+Runs a daemon and workers in this process until Ctrl-C, and prints how to reach them.
+
+The daemon listens on the default Unix socket, so that the other commands find it without --addr.
+Its segment is private: nothing stays behind when it ends, and tasks do not survive it.")]
+#[command(after_long_help = "\
+Examples:
+  qtf dev
+  qtf dev --workers 2 --slots 4
+  qtf dev --listen 127.0.0.1:7878 --listen unix:/tmp/qtf.sock")]
+pub(crate) struct DevArgs {
+    /// Number of workers
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) workers: u16,
+    /// Tasks at the same time in each worker [default: number of CPUs, shared by the workers]
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<NonZeroU16>,
+    /// Address to listen on, instead of the default Unix socket: unix:PATH or HOST:PORT
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Vec<String>,
+}
+
+/// Lists and drains workers
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkerCommand {
+    /// Lists the workers
+    #[command(visible_alias = "list")]
+    #[command(after_long_help = "\
+Examples:
+  qtf worker ls
+  qtf worker ls --output jsonl | jq -r 'select(.state == \"live\") | .id'")]
+    Ls,
+    /// Lets a worker end what it runs and leave
+    #[command(after_long_help = "\
+Examples:
+  qtf worker drain w3
+  qtf worker drain w3.1 --reason 'bad disk'")]
+    Drain {
+        /// Worker: 3, w3 or w3.1
+        #[arg(value_name = "ID")]
+        worker: String,
+        /// Why, for the log of the daemon
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+/// Lists the registered clients
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Lists the registered clients
+    #[command(visible_alias = "list")]
+    #[command(after_long_help = "\
+Examples:
+  qtf client ls
+  qtf client ls --json")]
+    Ls,
+}
+
+/// Tells how large a segment must be
+#[derive(Debug, clap::Args)]
+#[command(long_about = "\
+Tells how large the segment is for a number of tasks and workers, line by line, from the code that
+lays out the segment. No daemon is asked.")]
+#[command(after_long_help = "\
+Examples:
+  qtf size
+  qtf size --tasks 10000 --workers 1000
+  qtf size --bytes 67108864
+  qtf size --tasks 1000000 --workers 100 --json | jq .total_bytes")]
+pub(crate) struct SizeArgs {
+    /// Task slots: tasks that wait, run, or whose results are kept
+    #[arg(long, value_name = "N", requires = "workers")]
+    pub(crate) tasks: Option<u32>,
+    /// Worker slots
+    #[arg(long, value_name = "M", requires = "tasks")]
+    pub(crate) workers: Option<u16>,
+    /// What fits into a segment of this size instead [default: 268435456]
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["tasks", "workers"])]
+    pub(crate) bytes: Option<u64>,
+}
+
+/// Prints completions for a shell
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  qtf completions bash > ~/.local/share/bash-completion/completions/qtf
+  qtf completions zsh > ~/.zfunc/_qtf
+  qtf completions fish > ~/.config/fish/completions/qtf.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}

@@ -1,0 +1,75 @@
+//! Options of `qtf submit`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::durations::parse_duration_ms;
+use crate::indexes::IndexSet;
+
+const LONG: &str = "\
+Submits a command and prints the id of its task, or with --array one id a line in index order.
+
+The command runs without a shell, in the current directory, with the environment of the worker plus
+--env. Ids of the last submission are remembered: `qtf wait last`.";
+
+const EXAMPLES: &str = "\
+Examples:
+  qtf submit -- make -C /src/lib
+  qtf submit -p 200 --timeout 10min --retries 2 -- ./simulate --seed 7
+  qtf submit --array 1-1000 -- ./step --part %{index}
+  qtf submit --array 0-90:10,100 --no-result -- ./warm %{index}
+  qtf submit --stdin query.sql -- psql -f -
+  id=$(qtf submit -- ./build) && qtf wait $id && qtf result $id";
+
+/// Submits a command, or an array of them, and prints the ids
+#[derive(Debug, clap::Args)]
+#[command(long_about = LONG, after_long_help = EXAMPLES)]
+pub(crate) struct SubmitArgs {
+    /// Priority, 0 to 255, higher first [default: 128]
+    #[arg(short, long, value_name = "PRIO")]
+    pub(crate) priority: Option<u8>,
+    /// One task for each index: 1-1000, 0-90:10, 1,3,7-9; %{index} in ARGS is the index
+    #[arg(long, value_name = "RANGES")]
+    pub(crate) array: Option<IndexSet>,
+    /// Where the task is kept before the answer [default: the daemon's]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<DurabilityName>,
+    /// Attempts after the first that a failure may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=253))]
+    pub(crate) retries: Option<u8>,
+    /// Longest run time of one attempt: 90, 10s, 2min; 0 is no limit
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
+    pub(crate) timeout: Option<u32>,
+    /// Expected run time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
+    pub(crate) estimate: Option<u32>,
+    /// Earliest start, counted from now
+    #[arg(long, value_name = "DURATION", value_parser = crate::durations::parse_duration)]
+    pub(crate) delay: Option<std::time::Duration>,
+    /// Idempotency key: a repeat of the same key gives the id of the first task
+    #[arg(long, value_name = "KEY", conflicts_with = "array")]
+    pub(crate) key: Option<String>,
+    /// Environment variable for the task; NAME alone passes the value on
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<OsString>,
+    /// File whose bytes become the standard input of the task; - is the standard input of qtf
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stdin: Option<PathBuf>,
+    /// Keep no output: the slot is free as soon as the task has succeeded
+    #[arg(long)]
+    pub(crate) no_result: bool,
+    /// Program and its arguments
+    #[arg(value_name = "PROG", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How durable an accepted task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DurabilityName {
+    /// Survives the daemon, not a reboot.
+    Memory,
+    /// On stable storage before the answer.
+    Journal,
+}

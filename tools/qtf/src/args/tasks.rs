@@ -1,0 +1,167 @@
+//! Options of the commands that look at tasks and change them.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::durations::parse_duration;
+use crate::selector::{Selection, parse_selection};
+
+/// What every SEL may be; part of each long help.
+macro_rules! with_selectors {
+    ($text:literal) => {
+        concat!(
+            $text,
+            "
+
+SEL is one or more of, separated by commas or spaces:
+  ID             a task
+  ID[1-5,8]      members of the array whose first member is ID (quote it for the shell)
+  last           the last submission to this daemon
+  all            your unfinished tasks at this moment
+  -              ids on stdin"
+        )
+    };
+}
+
+/// Waits until tasks have ended
+#[derive(Debug, clap::Args)]
+#[command(long_about = with_selectors!("Waits until tasks have ended. Ends with 0 when all are done, 1 when one failed, was cancelled or is in
+the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the tasks."))]
+#[command(after_long_help = "\
+Examples:
+  qtf wait last
+  qtf wait --timeout 10min all
+  qtf wait 'c5v8z0000400g[1-10]'
+  qtf submit --array 1-9 -- ./step %{index} | qtf wait -")]
+pub(crate) struct WaitArgs {
+    /// Tasks: ID, ID[1-5], last, all, -
+    #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
+    pub(crate) selection: Vec<Selection>,
+    /// Longest time to wait: 90, 10s, 2min
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Prints the output of a task
+#[derive(Debug, clap::Args)]
+#[command(long_about = with_selectors!("Prints the stdout of a task on stdout and its stderr on stderr. Ends with 0 when it is done, 1 when it
+failed, 6 when it has not ended. The result stays where it is: `qtf forget` frees it."))]
+#[command(after_long_help = "\
+Examples:
+  qtf result c5v8z0000400g > out.txt 2> err.txt
+  qtf wait last && qtf result last
+  qtf result --json c5v8z0000400g")]
+pub(crate) struct ResultArgs {
+    /// Tasks: ID, ID[1-5], last, -
+    #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
+    pub(crate) selection: Vec<Selection>,
+}
+
+/// Cancels tasks
+#[derive(Debug, clap::Args)]
+#[command(long_about = with_selectors!("Cancels waiting tasks at once and asks running ones to stop: TERM to their process group, KILL a little
+later. Tasks that have already ended stay as they are."))]
+#[command(after_long_help = "\
+Examples:
+  qtf cancel c5v8z0000400g
+  qtf cancel --reason 'wrong input' last
+  qtf ps --state ready --output jsonl | jq -r .id | qtf cancel -")]
+pub(crate) struct CancelArgs {
+    /// Tasks: ID, ID[1-5], last, all, -
+    #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
+    pub(crate) selection: Vec<Selection>,
+    /// Why, for the log of the daemon
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+}
+
+/// Acknowledges results and frees their slots
+#[derive(Debug, clap::Args)]
+#[command(long_about = with_selectors!("Acknowledges the results of ended tasks, which frees their slots and outputs. Here `all` means your
+ended tasks. A task that has not ended is refused: cancel it first."))]
+#[command(after_long_help = "\
+Examples:
+  qtf forget last
+  qtf forget all
+  qtf forget c5v8z0000400g,c5v8z0000401g")]
+pub(crate) struct ForgetArgs {
+    /// Tasks: ID, ID[1-5], last, all, -
+    #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
+    pub(crate) selection: Vec<Selection>,
+}
+
+/// Changes the priority of waiting tasks
+#[derive(Debug, clap::Args)]
+#[command(long_about = with_selectors!("Changes the priority of tasks that wait. A task that runs or has ended is refused."))]
+#[command(after_long_help = "\
+Examples:
+  qtf update last -p 200
+  qtf update c5v8z0000400g --priority 0")]
+pub(crate) struct UpdateArgs {
+    /// Tasks: ID, ID[1-5], last, all, -
+    #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
+    pub(crate) selection: Vec<Selection>,
+    /// New priority, 0 to 255, higher first
+    #[arg(short, long, value_name = "PRIO")]
+    pub(crate) priority: u8,
+}
+
+/// Shows everything about tasks
+#[derive(Debug, clap::Args)]
+#[command(long_about = with_selectors!("Shows everything the daemon can say about a task."))]
+#[command(after_long_help = "\
+Examples:
+  qtf task c5v8z0000400g
+  qtf task --json last")]
+pub(crate) struct TaskArgs {
+    /// Tasks: ID, ID[1-5], last, all, -
+    #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
+    pub(crate) selection: Vec<Selection>,
+}
+
+/// Lists tasks
+#[derive(Debug, clap::Args)]
+#[command(long_about = "\
+Lists tasks with id, state, attempt, priority, worker and its node, age and command.
+
+Without options it lists the unfinished tasks of everybody.")]
+#[command(after_long_help = "\
+Examples:
+  qtf ps
+  qtf ps --all --mine
+  qtf ps --state running,assigned
+  qtf ps --state failed --output jsonl | jq -r .id")]
+pub(crate) struct PsArgs {
+    /// Only tasks in these states
+    #[arg(long, value_enum, value_name = "STATE", value_delimiter = ',', hide_possible_values = false)]
+    pub(crate) state: Vec<StateName>,
+    /// Also tasks that have ended and whose results are kept
+    #[arg(short, long, conflicts_with = "state")]
+    pub(crate) all: bool,
+    /// Only your own tasks
+    #[arg(short, long)]
+    pub(crate) mine: bool,
+    /// At most so many
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) limit: u64,
+}
+
+/// States of a task, as they are written everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum StateName {
+    Submitted,
+    Blocked,
+    Held,
+    Delayed,
+    Ready,
+    Assigned,
+    Running,
+    Ended,
+    Done,
+    Failed,
+    Cancelled,
+    DeadLetter,
+    Quarantine,
+}

@@ -1,0 +1,136 @@
+//! `qtf result`.
+
+use std::io::{self, Write as _};
+
+use qtf_client::{CallError, TaskId, TaskInfo, TaskOutput, TaskState};
+use serde::Serialize;
+
+use super::select::{All, resolve};
+use crate::args::{GlobalArgs, OutputMode, ResultArgs};
+use crate::daemon::Daemon;
+use crate::exit::{Ending, Exit, Failure};
+use crate::output::{JsonBytes, message, print_json};
+use crate::records::{OutcomeRecord, describe, id_text, state_name};
+
+/// One result in JSON.
+#[derive(Serialize)]
+struct ResultRecord<'a> {
+    id: String,
+    state: &'static str,
+    attempt: u32,
+    outcome: Option<OutcomeRecord>,
+    ending: String,
+    stdout: JsonBytes<'a>,
+    stderr: JsonBytes<'a>,
+    stdout_dropped_bytes: u64,
+    stderr_dropped_bytes: u64,
+    message: &'a str,
+}
+
+/// Prints the outputs of tasks; keeps them where they are.
+pub(crate) async fn run(args: ResultArgs, global: &GlobalArgs) -> Ending {
+    let daemon = Daemon::connect(global).await?;
+    let selected = resolve(&daemon, args.selection, All::Ended).await?;
+    let mut exit = Exit::Ok;
+    for id in selected.ids {
+        exit = exit.worse(print_one(&daemon, id, global.mode()).await?);
+    }
+    Ok(exit)
+}
+
+async fn print_one(daemon: &Daemon, id: TaskId, mode: OutputMode) -> Ending {
+    let (info, output) = match look_up(daemon, id).await {
+        Ok(found) => found,
+        Err(CallError::Refused(refusal)) if refusal.is_unknown() => {
+            message(&refusal);
+            return Ok(Exit::NotFound);
+        }
+        Err(error) => return Err(Failure::from(error)),
+    };
+    let state = info.state();
+    let Some(output) = output else {
+        let name = state_name(state);
+        message(format!("task {id} has not ended, it is {name}; wait for it with `qtf wait {id}`"));
+        return Ok(Exit::TimedOut);
+    };
+    match mode {
+        OutputMode::Table => print_bytes(&output)?,
+        OutputMode::Json | OutputMode::Jsonl => print_json("qtf.result/1", &record(&info, &output))?,
+    }
+    tell(id, &info, &output);
+    Ok(if state == TaskState::Done { Exit::Ok } else { Exit::TaskFailed })
+}
+
+/// The task, and its output if it has ended.
+async fn look_up(daemon: &Daemon, id: TaskId) -> Result<(TaskInfo, Option<TaskOutput>), CallError> {
+    let info = daemon.client.task(id).await?;
+    let output = match info.state() {
+        TaskState::Done | TaskState::Failed | TaskState::Cancelled | TaskState::DeadLetter => {
+            Some(daemon.client.fetch_output(id).await?)
+        }
+        TaskState::Unspecified
+        | TaskState::Submitted
+        | TaskState::Blocked
+        | TaskState::Held
+        | TaskState::Delayed
+        | TaskState::Ready
+        | TaskState::Assigned
+        | TaskState::Running
+        | TaskState::Ended
+        | TaskState::Quarantine => None,
+    };
+    Ok((info, output))
+}
+
+fn print_bytes(output: &TaskOutput) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&output.stdout)?;
+    stdout.flush()?;
+    // Nobody reads stderr: nowhere is left to say so.
+    let _unheard = io::stderr().lock().write_all(&output.stderr);
+    Ok(())
+}
+
+fn record<'a>(info: &TaskInfo, output: &'a TaskOutput) -> ResultRecord<'a> {
+    ResultRecord {
+        id: id_text(info.task_id),
+        state: state_name(info.state()),
+        attempt: info.attempt,
+        outcome: info.outcome.as_ref().map(OutcomeRecord::from),
+        ending: describe(info.state(), info.outcome.as_ref()),
+        stdout: JsonBytes(&output.stdout),
+        stderr: JsonBytes(&output.stderr),
+        stdout_dropped_bytes: output.stdout_dropped_bytes,
+        stderr_dropped_bytes: output.stderr_dropped_bytes,
+        message: &output.message,
+    }
+}
+
+/// Says on stderr what the bytes do not say.
+fn tell(id: TaskId, info: &TaskInfo, output: &TaskOutput) {
+    if info.state() != TaskState::Done {
+        let ending = describe(info.state(), info.outcome.as_ref());
+        let reason = if output.message.is_empty() { String::new() } else { format!(" ({})", output.message) };
+        message(format!("task {id} {}: {ending}{reason}", state_name(info.state()).replace('_', " ")));
+    }
+    for note in notes(output, info.outcome.as_ref().is_some_and(|outcome| outcome.result_dropped)) {
+        message(format!("task {id}: {note}"));
+    }
+}
+
+/// What is missing of an output.
+pub(crate) fn notes(output: &TaskOutput, dropped: bool) -> Vec<String> {
+    let cut = |name: &str, bytes: u64| {
+        let text = "were cut off by the worker's limit (--output-limit of qtf-worker)";
+        (bytes > 0).then(|| format!("{bytes} bytes of its {name} {text}"))
+    };
+    let dropped = dropped.then(|| "its output could not be kept, there was no room".to_owned());
+    [
+        cut("stdout", output.stdout_dropped_bytes),
+        cut("stderr", output.stderr_dropped_bytes),
+        dropped,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

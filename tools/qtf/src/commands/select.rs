@@ -1,0 +1,137 @@
+//! Turns SEL into task ids, with the help of the daemon where that is needed.
+
+use std::collections::HashSet;
+use std::io::BufRead as _;
+
+use futures_util::StreamExt as _;
+use qtf_client::{ListFilter, TaskId, TaskInfo, TaskState};
+
+use crate::daemon::Daemon;
+use crate::exit::{Exit, Failure};
+use crate::indexes::IndexSet;
+use crate::selector::{Selection, Selector, parse_id};
+
+/// The tasks that were named.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selected {
+    /// Each task once, in the order in which they were named.
+    pub(crate) ids: Vec<TaskId>,
+    /// Of these, tasks that free their slots when they succeed: one that is gone has succeeded.
+    pub(crate) freed_when_done: HashSet<TaskId>,
+}
+
+/// What `all` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum All {
+    /// The caller's tasks that have not ended.
+    Unfinished,
+    /// The caller's tasks that have ended and whose results are kept.
+    Ended,
+}
+
+/// States of tasks that have not ended.
+pub(crate) const UNFINISHED: [TaskState; 8] = [
+    TaskState::Submitted,
+    TaskState::Blocked,
+    TaskState::Held,
+    TaskState::Delayed,
+    TaskState::Ready,
+    TaskState::Assigned,
+    TaskState::Running,
+    TaskState::Ended,
+];
+
+const ENDED: [TaskState; 4] =
+    [TaskState::Done, TaskState::Failed, TaskState::Cancelled, TaskState::DeadLetter];
+
+/// Resolves what stands on the command line.
+pub(crate) async fn resolve(
+    daemon: &Daemon,
+    selections: Vec<Selection>,
+    all: All,
+) -> Result<Selected, Failure> {
+    let mut selected = Selected::default();
+    for selector in selections.into_iter().flat_map(|selection| selection.0) {
+        match selector {
+            Selector::Task(id) => selected.ids.push(id),
+            Selector::Members { array, indexes } => {
+                selected.ids.extend(members(daemon, array, &indexes).await?);
+            }
+            Selector::Last => {
+                let last = last(daemon)?;
+                if last.no_result {
+                    selected.freed_when_done.extend(last.ids.iter().copied());
+                }
+                selected.ids.extend(last.ids);
+            }
+            Selector::All => selected.ids.extend(own_tasks(daemon, all).await?),
+            Selector::Stdin => selected.ids.extend(ids_on_stdin()?),
+        }
+    }
+    let mut seen = HashSet::with_capacity(selected.ids.len());
+    selected.ids.retain(|id| seen.insert(*id));
+    Ok(selected)
+}
+
+fn last(daemon: &Daemon) -> Result<crate::last::Submission, Failure> {
+    let last = daemon.last().read();
+    let last = last.map_err(|error| Failure::new(Exit::Usage, format!("cannot read what `last` means: {error}")))?;
+    last.ok_or_else(|| {
+        let text = format!("no submission to {} is remembered; name the task by its id", daemon.address);
+        Failure::new(Exit::NotFound, text)
+    })
+}
+
+async fn own_tasks(daemon: &Daemon, all: All) -> Result<Vec<TaskId>, Failure> {
+    let states = match all {
+        All::Unfinished => UNFINISHED.to_vec(),
+        All::Ended => ENDED.to_vec(),
+    };
+    let filter = ListFilter { states, mine: true, without_preview: true, ..ListFilter::default() };
+    let tasks = list(daemon, filter).await?;
+    Ok(tasks.iter().filter_map(|task| TaskId::from_raw(task.task_id)).collect())
+}
+
+/// The members of an array with the wanted indices, in index order. Each index that is one number or
+/// ends a range must exist, so that a typing error is noticed.
+async fn members(daemon: &Daemon, array: TaskId, indexes: &IndexSet) -> Result<Vec<TaskId>, Failure> {
+    let filter = ListFilter { array: Some(array), without_preview: true, ..ListFilter::default() };
+    let tasks = list(daemon, filter).await?;
+    let wanted = |task: &TaskInfo| indexes.contains(task.array_index);
+    let mut found: Vec<(u64, TaskId)> = tasks
+        .iter()
+        .filter(|task| wanted(task))
+        .filter_map(|task| Some((task.array_index, TaskId::from_raw(task.task_id)?)))
+        .collect();
+    found.sort_unstable();
+    if found.is_empty() {
+        let text = if tasks.is_empty() {
+            format!("no array starts with task {array}; its members may have been forgotten")
+        } else {
+            format!("array {array} has no such members; its indices are in `qtf ps --all`")
+        };
+        return Err(Failure::new(Exit::NotFound, text));
+    }
+    Ok(found.into_iter().map(|(_, id)| id).collect())
+}
+
+/// Lists tasks.
+pub(crate) async fn list(daemon: &Daemon, filter: ListFilter) -> Result<Vec<TaskInfo>, Failure> {
+    let mut stream = daemon.client.list(filter).await?;
+    let mut tasks = Vec::new();
+    while let Some(task) = stream.next().await {
+        tasks.push(task?);
+    }
+    Ok(tasks)
+}
+
+fn ids_on_stdin() -> Result<Vec<TaskId>, Failure> {
+    let mut ids = Vec::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|error| Failure::usage(format!("cannot read ids from stdin: {error}")))?;
+        for word in line.split_whitespace() {
+            ids.push(parse_id(word).map_err(Failure::usage)?);
+        }
+    }
+    Ok(ids)
+}

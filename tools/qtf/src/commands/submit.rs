@@ -1,0 +1,226 @@
+//! `qtf submit`.
+
+use std::ffi::OsStr;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use qtf_client::{Durability, Task, TaskId};
+
+use super::environment::{Variable, parse_variables};
+use crate::args::{DurabilityName, GlobalArgs, OutputMode, SubmitArgs};
+use crate::daemon::Daemon;
+use crate::exit::{Ending, Exit, Failure};
+use crate::indexes::IndexSet;
+use crate::last::Submission;
+use crate::output::{message, print_json, print_lines};
+use crate::template::{Argument, fill_index, names_index};
+
+/// After this time without an answer a person wants to know why.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What all members have in common.
+struct Common {
+    argv: Vec<Argument>,
+    directory: PathBuf,
+    variables: Vec<Variable>,
+    stdin: Bytes,
+    args: SubmitArgs,
+}
+
+/// Submits a command or an array of them, and prints the ids.
+pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs) -> Ending {
+    let argv: Vec<Argument> = args.command.iter().map(|word| word.clone().into_vec()).collect();
+    if args.array.is_none() && names_index(&argv) {
+        return Err(Failure::usage("%{index} in the command needs --array, as in --array 1-10"));
+    }
+    let common = Common {
+        argv,
+        directory: working_directory()?,
+        variables: parse_variables(&args.env)?,
+        stdin: read_stdin(args.stdin.as_deref())?,
+        args,
+    };
+    let daemon = Daemon::connect(global).await?;
+    let array = common.args.array.clone();
+    let mut printer = IdPrinter { mode: global.mode(), submission: Submission::default() };
+    printer.submission.no_result = common.args.no_result;
+    let result = match array {
+        None => printer.one(&daemon, common.task(None)).await,
+        Some(indexes) => printer.array(&daemon, common, indexes).await,
+    };
+    // Also after a failure in the middle: what was accepted must be found again.
+    printer.remember(&daemon);
+    result?;
+    if printer.mode == OutputMode::Json {
+        let ids: Vec<String> = printer.submission.ids.iter().map(ToString::to_string).collect();
+        print_json("qtf.submission/1", &serde_json::json!({ "ids": ids }))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Prints ids as they come and remembers them.
+struct IdPrinter {
+    mode: OutputMode,
+    submission: Submission,
+}
+
+impl IdPrinter {
+    async fn one(&mut self, daemon: &Daemon, task: Task) -> Result<(), Failure> {
+        let id = daemon.client.submit(task).await?;
+        self.print(&[id])?;
+        Ok(())
+    }
+
+    /// The first member names the array, so it is submitted before the others.
+    async fn array(&mut self, daemon: &Daemon, common: Common, indexes: IndexSet) -> Result<(), Failure> {
+        let mut members = indexes.members();
+        let Some(first_index) = members.next() else { return Ok(()) };
+        let task = common.task(Some(first_index)).array(None, first_index);
+        let first = daemon.client.submit(task).await?;
+        self.print(&[first])?;
+        let tasks = indexes
+            .clone()
+            .into_members()
+            .skip(1)
+            .map(move |index| common.task(Some(index)).array(Some(first), index));
+        let mut answers = daemon.client.submit_many(tasks).ready_chunks(256);
+        loop {
+            let batch = match tokio::time::timeout(PATIENCE, answers.next()).await {
+                Ok(batch) => batch,
+                Err(_elapsed) => {
+                    message("waiting for room in the daemon's segment; Ctrl-C keeps what is accepted");
+                    answers.next().await
+                }
+            };
+            let Some(batch) = batch else { return Ok(()) };
+            let mut ids = Vec::with_capacity(batch.len());
+            let mut failure = None;
+            for answer in batch {
+                match answer {
+                    Ok(id) => ids.push(id),
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+            }
+            self.print(&ids)?;
+            if let Some(error) = failure {
+                let (accepted, total) = (self.submission.ids.len(), indexes.count());
+                let failure = Failure::from(error);
+                let text = failure.message().unwrap_or_default();
+                return Err(Failure::new(
+                    failure.exit(),
+                    format!("{accepted} of {total} members accepted, then: {text}"),
+                ));
+            }
+        }
+    }
+
+    fn print(&mut self, ids: &[TaskId]) -> io::Result<()> {
+        self.submission.ids.extend_from_slice(ids);
+        match self.mode {
+            OutputMode::Table => print_lines(ids),
+            OutputMode::Json => Ok(()),
+            OutputMode::Jsonl => ids.iter().try_for_each(|id| {
+                print_json("qtf.submitted/1", &serde_json::json!({ "id": id.to_string() }))
+            }),
+        }
+    }
+
+    /// A convenience that fails must not make the submission fail.
+    fn remember(&self, daemon: &Daemon) {
+        if self.submission.ids.is_empty() {
+            return;
+        }
+        if let Err(error) = daemon.last().write(&self.submission) {
+            message(format!("cannot remember this submission for `last`: {error}"));
+        }
+    }
+}
+
+impl Common {
+    fn task(&self, index: Option<u64>) -> Task {
+        let filled = index.map(|index| fill_index(&self.argv, index));
+        let argv = filled.as_ref().unwrap_or(&self.argv);
+        let words = argv.iter().map(|word| OsStr::from_bytes(word));
+        let mut task = Task::exec(words).working_directory(&self.directory).stdin(self.stdin.clone());
+        for (name, value) in &self.variables {
+            task = task.env(name, value);
+        }
+        self.with_options(task)
+    }
+
+    fn with_options(&self, mut task: Task) -> Task {
+        let ms = |ms: u32| Duration::from_millis(ms.into());
+        let args = &self.args;
+        if let Some(priority) = args.priority {
+            task = task.priority(priority);
+        }
+        if let Some(retries) = args.retries {
+            task = task.retries(retries.into());
+        }
+        if let Some(timeout) = args.timeout {
+            task = task.timeout(ms(timeout));
+        }
+        if let Some(estimate) = args.estimate {
+            task = task.estimate(ms(estimate));
+        }
+        if let Some(delay) = args.delay {
+            task = task.delay(delay);
+        }
+        task = match args.durability {
+            None => task,
+            Some(DurabilityName::Memory) => task.durability(Durability::Memory),
+            Some(DurabilityName::Journal) => task.durability(Durability::Journal),
+        };
+        if let Some(key) = &args.key {
+            task = task.idempotency_key(key_bytes(key));
+        }
+        if args.no_result { task.discard_result() } else { task }
+    }
+}
+
+/// The 16 bytes of the wire for a key of any length: FNV-1a, the same in every version.
+fn key_bytes(key: &str) -> [u8; 16] {
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    let hash = key.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
+    hash.to_be_bytes()
+}
+
+/// The directory that tasks run in: that of the submitter.
+pub(crate) fn working_directory() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|error| {
+        Failure::usage(format!("the current directory cannot be named ({error}); cd to one that exists"))
+    })
+}
+
+fn read_stdin(file: Option<&Path>) -> Result<Bytes, Failure> {
+    let mut bytes = Vec::new();
+    let read = match file {
+        None => return Ok(Bytes::new()),
+        Some(path) if path.as_os_str() == "-" => io::stdin().lock().read_to_end(&mut bytes),
+        Some(path) => std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)),
+    };
+    match read {
+        Ok(_) => Ok(bytes.into()),
+        Err(error) => Err(Failure::usage(format!(
+            "--stdin {}: {error}",
+            file.unwrap_or(Path::new("-")).display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_any_length_become_16_bytes_that_differ() {
+        assert_eq!(key_bytes("a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964_u128.to_be_bytes());
+        assert_ne!(key_bytes("a"), key_bytes("b"));
+        assert_ne!(key_bytes(""), key_bytes(&"x".repeat(10_000)));
+    }
+}

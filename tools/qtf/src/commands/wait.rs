@@ -1,0 +1,126 @@
+//! `qtf wait`.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use qtf_client::{Outputs, TaskEnd, TaskId, WatchError};
+use serde::Serialize;
+
+use super::select::{All, Selected, resolve};
+use crate::args::{GlobalArgs, OutputMode, WaitArgs};
+use crate::daemon::{Daemon, exit_of};
+use crate::durations::age;
+use crate::exit::{Ending, Exit, Failure};
+use crate::output::{Listed, message, print_list};
+use crate::records::{OutcomeRecord, describe, state_name};
+
+/// How one task ended.
+#[derive(Clone, Debug, Serialize)]
+struct EndRecord {
+    id: String,
+    state: &'static str,
+    attempt: u32,
+    outcome: OutcomeRecord,
+    ending: String,
+    worker_name: String,
+}
+
+impl From<&TaskEnd> for EndRecord {
+    fn from(end: &TaskEnd) -> Self {
+        EndRecord {
+            id: end.id.to_string(),
+            state: state_name(end.state),
+            attempt: end.attempt,
+            outcome: OutcomeRecord::from(&end.outcome),
+            ending: describe(end.state, Some(&end.outcome)),
+            worker_name: end.worker_name.clone(),
+        }
+    }
+}
+
+impl Listed for EndRecord {
+    const SCHEMA: &'static str = "qtf.end/1";
+    const LIST_SCHEMA: &'static str = "qtf.ends/1";
+    const LIST: &'static str = "ends";
+    const COLUMNS: &'static [&'static str] = &["ID", "STATE", "ATTEMPT", "ENDING"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.id.clone(), self.state.to_owned(), self.attempt.to_string(), self.ending.clone()]
+    }
+}
+
+/// What is known so far.
+struct Waiting {
+    open: HashSet<TaskId>,
+    freed_when_done: HashSet<TaskId>,
+    ends: Vec<EndRecord>,
+    exit: Exit,
+    keep_records: bool,
+}
+
+/// Waits for the ends of tasks.
+pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
+    let daemon = Daemon::connect(global).await?;
+    let Selected { ids, freed_when_done } = resolve(&daemon, args.selection, All::Unfinished).await?;
+    let mut waiting = Waiting {
+        open: ids.iter().copied().collect(),
+        freed_when_done,
+        ends: Vec::new(),
+        exit: Exit::Ok,
+        keep_records: global.mode() != OutputMode::Table,
+    };
+    let total = ids.len();
+    let in_time = match args.timeout {
+        None => waiting.until_all_have_ended(&daemon, ids).await.map(|()| true)?,
+        Some(timeout) => {
+            let all = waiting.until_all_have_ended(&daemon, ids);
+            // The daemon is asked at least once, also with --timeout 0.
+            match tokio::time::timeout(timeout.max(Duration::from_millis(20)), all).await {
+                Ok(result) => result.map(|()| true)?,
+                Err(_elapsed) => false,
+            }
+        }
+    };
+    if !in_time {
+        let after = args.timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        message(format!("{} of {total} tasks have not ended after {}", waiting.open.len(), age(after)));
+        waiting.exit = waiting.exit.worse(Exit::TimedOut);
+    }
+    if global.mode() != OutputMode::Table {
+        print_list(global.mode(), &waiting.ends)?;
+    }
+    Ok(waiting.exit)
+}
+
+impl Waiting {
+    async fn until_all_have_ended(&mut self, daemon: &Daemon, ids: Vec<TaskId>) -> Result<(), Failure> {
+        let mut results = daemon.client.results_with(ids, Outputs::Leave);
+        while let Some(result) = results.next().await {
+            match result {
+                Ok(end) => self.on_end(&end),
+                Err(WatchError::Task { id, refusal }) => {
+                    self.open.remove(&id);
+                    if !(refusal.is_unknown() && self.freed_when_done.contains(&id)) {
+                        message(&refusal);
+                        self.exit = self.exit.worse(exit_of(&refusal));
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_end(&mut self, end: &TaskEnd) {
+        self.open.remove(&end.id);
+        if !end.is_done() {
+            let ending = describe(end.state, Some(&end.outcome));
+            message(format!("task {} {}: {ending}", end.id, state_name(end.state).replace('_', " ")));
+            self.exit = self.exit.worse(Exit::TaskFailed);
+        }
+        if self.keep_records {
+            self.ends.push(EndRecord::from(end));
+        }
+    }
+}

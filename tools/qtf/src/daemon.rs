@@ -1,0 +1,153 @@
+//! The way to the daemon: which address, and what its answers mean for the exit code.
+//!
+//! Tested at the end of this file and in `tests/exit_codes.rs`.
+
+use std::path::PathBuf;
+
+use qtf_client::{CallError, Client, ConnectError, Refusal, SubmitError, WatchError};
+use qtf_proto::address::{Address, default_addresses};
+
+use crate::args::GlobalArgs;
+use crate::exit::{Exit, Failure};
+use crate::last::LastFile;
+
+/// Name under which this program is listed by the daemon; part of the caller's identity.
+pub(crate) const CLIENT_NAME: &str = "qtf";
+
+/// A connection and the address it was made to.
+#[derive(Clone, Debug)]
+pub(crate) struct Daemon {
+    /// The calls.
+    pub(crate) client: Client,
+    /// As people write it.
+    pub(crate) address: String,
+}
+
+impl Daemon {
+    /// Connects to the address that was given, or to the first default address where a daemon is.
+    pub(crate) async fn connect(global: &GlobalArgs) -> Result<Self, Failure> {
+        if let Some(address) = given_address(global)? {
+            return Daemon::at(&address).await.map_err(|error| unreachable(&error));
+        }
+        let mut tried = Vec::new();
+        for address in default_addresses() {
+            match Daemon::at(&address).await {
+                Ok(daemon) => return Ok(daemon),
+                Err(error) if error.is_not_there() => tried.push(address.to_string()),
+                Err(error) => return Err(unreachable(&error)),
+            }
+        }
+        Err(Failure::new(
+            Exit::Unreachable,
+            format!(
+                "no daemon at {}; start one with `qtf dev` or `qtfd`, or name one with --addr",
+                tried.join(" nor at ")
+            ),
+        ))
+    }
+
+    /// Connects to one address.
+    pub(crate) async fn at(address: &Address) -> Result<Self, ConnectError> {
+        let client = Client::builder(address.clone()).name(CLIENT_NAME).connect().await?;
+        Ok(Daemon { client, address: address.to_string() })
+    }
+
+    /// Where the last submission to this daemon is remembered.
+    pub(crate) fn last(&self) -> LastFile {
+        LastFile::of(&self.address)
+    }
+}
+
+/// The address of `--addr` or `QTF_ADDR`, when there is one.
+pub(crate) fn given_address(global: &GlobalArgs) -> Result<Option<Address>, Failure> {
+    // An empty QTF_ADDR is what `QTF_ADDR= qtf ps` and unset variables in scripts leave.
+    let Some(text) = global.addr.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+    match text.parse::<Address>() {
+        Ok(Address::Unix(path)) => Ok(Some(Address::Unix(absolute(path)))),
+        Ok(address) => Ok(Some(address)),
+        Err(error) => Err(Failure::usage(error)),
+    }
+}
+
+/// The same socket has the same name from every directory, so that `last` finds its submission.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// No connection.
+pub(crate) fn unreachable(error: &ConnectError) -> Failure {
+    let exit = match error {
+        ConnectError::Refused { .. } => Exit::Refused,
+        _ => Exit::Unreachable,
+    };
+    let hint = if error.is_not_there() {
+        "; start one with `qtf dev` or `qtfd`, or name another with --addr"
+    } else {
+        ""
+    };
+    Failure::new(exit, format!("{error}{hint}"))
+}
+
+/// The way to end for a refusal.
+pub(crate) fn exit_of(refusal: &Refusal) -> Exit {
+    if refusal.is_unknown() { Exit::NotFound } else { Exit::Refused }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        let exit = match &error {
+            CallError::Refused(refusal) => exit_of(refusal),
+            _ => Exit::Unreachable,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<SubmitError> for Failure {
+    fn from(error: SubmitError) -> Self {
+        let exit = match &error {
+            SubmitError::Refused(_) => Exit::Refused,
+            _ => Exit::Unreachable,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Self {
+        let exit = match &error {
+            WatchError::Task { refusal, .. } => exit_of(refusal),
+            WatchError::Output { error: CallError::Refused(refusal), .. } => exit_of(refusal),
+            WatchError::Call(CallError::Refused(refusal)) => exit_of(refusal),
+            _ => Exit::Unreachable,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qtf_client::RefusalReason;
+
+    fn refusal(reason: RefusalReason) -> Refusal {
+        Refusal { reason, message: "no".to_owned(), retry_after_ms: 0 }
+    }
+
+    #[test]
+    fn refusals_end_with_3_for_what_is_not_there_and_4_for_the_rest() {
+        let exit = |reason| Failure::from(CallError::Refused(refusal(reason))).exit();
+        assert_eq!(exit(RefusalReason::UnknownTask), Exit::NotFound);
+        assert_eq!(exit(RefusalReason::StaleTask), Exit::NotFound);
+        assert_eq!(exit(RefusalReason::UnknownWorker), Exit::NotFound);
+        assert_eq!(exit(RefusalReason::NoJournal), Exit::Refused);
+        assert_eq!(exit(RefusalReason::TasksFull), Exit::Refused);
+    }
+
+    #[test]
+    fn a_broken_connection_ends_with_5() {
+        let cause = || "reset".to_owned();
+        assert_eq!(Failure::from(CallError::Unreachable { cause: cause() }).exit(), Exit::Unreachable);
+        assert_eq!(Failure::from(SubmitError::Unreachable { cause: cause() }).exit(), Exit::Unreachable);
+    }
+}

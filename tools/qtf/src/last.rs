@@ -1,0 +1,155 @@
+//! Remembers the last submission to each daemon, for `qtf wait last`.
+//!
+//! One small file for each address in `$XDG_STATE_HOME/qtf` (else `~/.local/state/qtf`, else the
+//! runtime directory), replaced as a whole, readable by its owner only:
+//!
+//! ```text
+//! qtf-last 1 ADDRESS
+//! no-result              only when the tasks free their slots by themselves
+//! ID                     one a line, in index order
+//! ```
+//! Tested at the end of this file.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use qtf_shm::TaskId;
+
+const HEAD: &str = "qtf-last 1 ";
+const NO_RESULT: &str = "no-result";
+
+/// What was submitted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Submission {
+    /// The tasks, in index order.
+    pub(crate) ids: Vec<TaskId>,
+    /// Tasks that succeed free their slots: an id that is gone has succeeded.
+    pub(crate) no_result: bool,
+}
+
+/// The file of one daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct LastFile {
+    path: PathBuf,
+    address: String,
+}
+
+impl LastFile {
+    /// The file for `address` in the caller's state directory.
+    pub(crate) fn of(address: &str) -> Self {
+        Self::in_directory(&state_directory(), address)
+    }
+
+    fn in_directory(directory: &Path, address: &str) -> Self {
+        let name = format!("last-{:016x}", fnv1a(address.as_bytes()));
+        LastFile { path: directory.join(name), address: address.to_owned() }
+    }
+
+    /// Replaces what is remembered.
+    pub(crate) fn write(&self, submission: &Submission) -> io::Result<()> {
+        if let Some(directory) = self.path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        // Two submissions at the same moment write two files; the later rename wins as a whole.
+        let new = self.path.with_extension(std::process::id().to_string());
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut out = BufWriter::new(file);
+        writeln!(out, "{HEAD}{}", self.address)?;
+        if submission.no_result {
+            writeln!(out, "{NO_RESULT}")?;
+        }
+        for id in &submission.ids {
+            writeln!(out, "{id}")?;
+        }
+        out.flush()?;
+        fs::rename(&new, &self.path)
+    }
+
+    /// What is remembered; `None` when there was no submission to this address yet.
+    pub(crate) fn read(&self) -> io::Result<Option<Submission>> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut lines = BufReader::new(file).lines();
+        let head = lines.next().transpose()?;
+        if head.as_deref().and_then(|head| head.strip_prefix(HEAD)) != Some(self.address.as_str()) {
+            return Ok(None);
+        }
+        let mut submission = Submission::default();
+        for line in lines {
+            let line = line?;
+            if line == NO_RESULT {
+                submission.no_result = true;
+                continue;
+            }
+            let damaged = || {
+                let text = format!("{} is damaged; submit again or delete it", self.path.display());
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            };
+            submission.ids.push(line.parse().map_err(|_| damaged())?);
+        }
+        Ok(Some(submission))
+    }
+}
+
+fn state_directory() -> PathBuf {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map_or_else(qtf_proto::address::runtime_dir, |state| state.join("qtf"))
+}
+
+/// FNV-1a: the same in every version, unlike the hashes of the standard library. A collision is
+/// noticed by the address in the file.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submission(no_result: bool) -> Submission {
+        let ids = [1 << 24, 5 << 24 | 7].map(|raw| TaskId::from_raw(raw).unwrap()).to_vec();
+        Submission { ids, no_result }
+    }
+
+    #[test]
+    fn each_address_remembers_its_own_last_submission() {
+        let directory = tempfile::tempdir().unwrap();
+        let a = LastFile::in_directory(directory.path(), "unix:/a");
+        let b = LastFile::in_directory(&directory.path().join("deeper/still"), "host:1");
+        assert_eq!(a.read().unwrap(), None);
+        a.write(&submission(false)).unwrap();
+        b.write(&submission(true)).unwrap();
+        assert_eq!(a.read().unwrap(), Some(submission(false)));
+        assert_eq!(b.read().unwrap(), Some(submission(true)));
+        a.write(&Submission::default()).unwrap();
+        assert_eq!(a.read().unwrap(), Some(Submission::default()));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_file_of_another_address_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let a = LastFile::in_directory(directory.path(), "unix:/a");
+        a.write(&submission(false)).unwrap();
+        let b = LastFile { address: "unix:/b".to_owned(), ..a };
+        assert_eq!(b.read().unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let a = LastFile::in_directory(directory.path(), "unix:/a");
+        fs::write(&a.path, format!("{HEAD}unix:/a\nnonsense\n")).unwrap();
+        let error = a.read().unwrap_err().to_string();
+        assert!(error.contains("damaged"), "{error}");
+    }
+}

@@ -1,0 +1,14 @@
+//! What the daemon says, in the form in which it is shown: names instead of numbers, the same in
+//! tables and in JSON.
+//!
+//! Tested at the end of each file of this folder.
+
+mod client;
+mod outcome;
+mod task;
+mod worker;
+
+pub(crate) use client::ClientRecord;
+pub(crate) use outcome::{OutcomeRecord, describe};
+pub(crate) use task::{TaskRecord, id_text, proto_state, state_name};
+pub(crate) use worker::{WorkerRecord, worker_text};

@@ -1,0 +1,118 @@
+//! How an attempt ended, in words.
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use qtf_proto::v1::{Outcome, OutcomeKind, TaskState};
+use serde::Serialize;
+
+/// The outcome of a task in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct OutcomeRecord {
+    kind: &'static str,
+    code: u32,
+    result_dropped: bool,
+}
+
+impl OutcomeRecord {
+    /// Whether the output could not be kept.
+    pub(crate) fn dropped(&self) -> bool {
+        self.result_dropped
+    }
+}
+
+impl From<&Outcome> for OutcomeRecord {
+    fn from(outcome: &Outcome) -> Self {
+        OutcomeRecord {
+            kind: kind_name(outcome.kind()),
+            code: outcome.code,
+            result_dropped: outcome.result_dropped,
+        }
+    }
+}
+
+fn kind_name(kind: OutcomeKind) -> &'static str {
+    match kind {
+        OutcomeKind::Unspecified => "unknown",
+        OutcomeKind::Exited => "exited",
+        OutcomeKind::Signalled => "signalled",
+        OutcomeKind::TimedOut => "timed_out",
+        OutcomeKind::Cancelled => "cancelled",
+        OutcomeKind::SpawnFailed => "spawn_failed",
+        OutcomeKind::HandlerFailed => "handler_failed",
+        OutcomeKind::Refused => "refused",
+        OutcomeKind::WorkerLost => "worker_lost",
+        OutcomeKind::TransferFailed => "transfer_failed",
+    }
+}
+
+/// What happened, for people.
+pub(crate) fn describe(state: TaskState, outcome: Option<&Outcome>) -> String {
+    let Some(outcome) = outcome.filter(|outcome| outcome.kind() != OutcomeKind::Unspecified) else {
+        return super::state_name(state).replace('_', " ");
+    };
+    let text = in_words(outcome);
+    match state {
+        TaskState::DeadLetter => format!("dead letter: {text}, no attempts left"),
+        _ => text,
+    }
+}
+
+fn in_words(outcome: &Outcome) -> String {
+    let code = i32::try_from(outcome.code).unwrap_or(0);
+    match outcome.kind() {
+        OutcomeKind::Unspecified => "ended".to_owned(),
+        OutcomeKind::Exited => format!("exit code {code}"),
+        OutcomeKind::Signalled => match Signal::try_from(code) {
+            Ok(signal) => format!("killed by {}", signal.as_str()),
+            Err(_) => format!("killed by signal {code}"),
+        },
+        OutcomeKind::TimedOut => "stopped: it ran longer than its --timeout".to_owned(),
+        OutcomeKind::Cancelled => "cancelled".to_owned(),
+        OutcomeKind::SpawnFailed => format!("cannot start the program: {}", spawn_error(code)),
+        OutcomeKind::HandlerFailed => "its handler failed".to_owned(),
+        OutcomeKind::Refused => "the worker could not take it".to_owned(),
+        OutcomeKind::WorkerLost => "its worker was lost".to_owned(),
+        OutcomeKind::TransferFailed => "its input or output could not be moved".to_owned(),
+    }
+}
+
+fn spawn_error(errno: i32) -> String {
+    match Errno::from_raw(errno) {
+        Errno::ENOENT => "no such program or directory".to_owned(),
+        Errno::EACCES => "not executable (permission denied)".to_owned(),
+        Errno::E2BIG => "the arguments are too long".to_owned(),
+        Errno::ENOEXEC => "not a program (exec format error); scripts need a #! line".to_owned(),
+        Errno::UnknownErrno => format!("error {errno}"),
+        other => other.desc().to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(kind: OutcomeKind, code: u32) -> Outcome {
+        Outcome { kind: kind.into(), code, result_dropped: false }
+    }
+
+    #[test]
+    fn what_happened_is_said_in_words() {
+        let failed = |kind, code| describe(TaskState::Failed, Some(&outcome(kind, code)));
+        assert_eq!(failed(OutcomeKind::Exited, 3), "exit code 3");
+        assert_eq!(failed(OutcomeKind::Signalled, 9), "killed by SIGKILL");
+        assert_eq!(failed(OutcomeKind::Signalled, 200), "killed by signal 200");
+        assert!(failed(OutcomeKind::SpawnFailed, 2).ends_with("no such program or directory"));
+        assert!(failed(OutcomeKind::SpawnFailed, 13).contains("not executable"));
+        assert!(failed(OutcomeKind::SpawnFailed, 4000).ends_with("error 4000"));
+        let lost = outcome(OutcomeKind::WorkerLost, 0);
+        let text = describe(TaskState::DeadLetter, Some(&lost));
+        assert_eq!(text, "dead letter: its worker was lost, no attempts left");
+    }
+
+    #[test]
+    fn without_an_outcome_the_state_is_said() {
+        assert_eq!(describe(TaskState::DeadLetter, None), "dead letter");
+        let unknown = Outcome { kind: 99, ..Outcome::default() };
+        assert_eq!(describe(TaskState::Cancelled, Some(&unknown)), "cancelled");
+    }
+}

@@ -1,0 +1,165 @@
+//! Commands with holes: splits `CMD` into words as a shell would, and fills `{}` and `%{index}`.
+//!
+//! Everything is bytes: neither the command nor an input need be UTF-8. Splitting comes before
+//! filling, so an input with spaces or quotes stays inside its one argument.
+//! Tested at the end of this file.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+
+/// An argument, byte for byte.
+pub(crate) type Argument = Vec<u8>;
+
+/// Where `qtf map` puts the input.
+const INPUT_HOLE: &[u8] = b"{}";
+/// Where `qtf submit --array` puts the index.
+const INDEX_HOLE: &[u8] = b"%{index}";
+
+/// The command of `qtf map`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Template {
+    words: Vec<Argument>,
+    has_hole: bool,
+}
+
+/// Why a command cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TemplateError {
+    /// There is no command.
+    #[error("no command given; write it before the inputs, as in qtf map 'sha256sum {{}}' ::: FILES")]
+    Empty,
+    /// A quote is not closed.
+    #[error("a quote is not closed in the command `{command}`")]
+    OpenQuote { command: String },
+}
+
+impl Template {
+    /// Makes a template of one string, which is split as a shell would, or of several words, which
+    /// are taken as they are. Without `{}` the input becomes the last argument.
+    pub(crate) fn new(mut words: Vec<OsString>) -> Result<Self, TemplateError> {
+        let words = match (words.pop(), words.is_empty()) {
+            (None, _) => return Err(TemplateError::Empty),
+            (Some(command), true) => split(&command.into_vec())?,
+            (Some(last), false) => {
+                words.push(last);
+                words.into_iter().map(OsString::into_vec).collect()
+            }
+        };
+        if words.first().is_none_or(Vec::is_empty) {
+            return Err(TemplateError::Empty);
+        }
+        let has_hole = words.iter().any(|word| find(word, INPUT_HOLE).is_some());
+        Ok(Template { words, has_hole })
+    }
+
+    /// The argument vector for one input.
+    pub(crate) fn fill(&self, input: &[u8]) -> Vec<Argument> {
+        let filled = self.words.iter().map(|word| replace(word, INPUT_HOLE, input));
+        let appended = (!self.has_hole).then(|| input.to_vec());
+        filled.chain(appended).collect()
+    }
+}
+
+/// Fills `%{index}` in each argument.
+pub(crate) fn fill_index(arguments: &[Argument], index: u64) -> Vec<Argument> {
+    let index = index.to_string();
+    arguments.iter().map(|word| replace(word, INDEX_HOLE, index.as_bytes())).collect()
+}
+
+/// Whether `%{index}` stands in an argument.
+pub(crate) fn names_index(arguments: &[Argument]) -> bool {
+    arguments.iter().any(|word| find(word, INDEX_HOLE).is_some())
+}
+
+/// Splits as a shell would. The splitter works on characters; each byte becomes the character of the
+/// same number and back, which is lossless because only ASCII characters have a meaning to it.
+fn split(command: &[u8]) -> Result<Vec<Argument>, TemplateError> {
+    let characters: String = command.iter().copied().map(char::from).collect();
+    let words = shell_words::split(&characters).map_err(|_| TemplateError::OpenQuote {
+        command: String::from_utf8_lossy(command).into_owned(),
+    })?;
+    let to_bytes = |word: String| word.chars().filter_map(|c| u8::try_from(c).ok()).collect();
+    Ok(words.into_iter().map(to_bytes).collect())
+}
+
+fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
+    text.windows(needle.len()).position(|window| window == needle)
+}
+
+fn replace(text: &[u8], hole: &[u8], with: &[u8]) -> Vec<u8> {
+    let mut filled = Vec::with_capacity(text.len().saturating_add(with.len()));
+    let mut rest = text;
+    while let Some(at) = find(rest, hole) {
+        filled.extend_from_slice(&rest[..at]);
+        filled.extend_from_slice(with);
+        rest = &rest[at + hole.len()..];
+    }
+    filled.extend_from_slice(rest);
+    filled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(words: &[&[u8]]) -> Result<Template, TemplateError> {
+        Template::new(words.iter().map(|word| OsString::from_vec(word.to_vec())).collect())
+    }
+
+    fn filled(words: &[&[u8]], input: &[u8]) -> Vec<Vec<u8>> {
+        template(words).unwrap().fill(input)
+    }
+
+    #[test]
+    fn one_string_is_split_as_a_shell_would() {
+        let words = filled(&[br#"sh -c 'echo "$1"' x "{} b" c\ d"#], b"A");
+        assert_eq!(words, [&b"sh"[..], b"-c", br#"echo "$1""#, b"x", b"A b", b"c d"]);
+    }
+
+    #[test]
+    fn several_words_are_taken_as_they_are() {
+        assert_eq!(filled(&[b"my prog", b"a b", b"{}"], b"x"), [&b"my prog"[..], b"a b", b"x"]);
+    }
+
+    #[test]
+    fn an_input_stays_one_argument_byte_for_byte() {
+        for input in [&b"a b"[..], b"it's", b"\"", b"a\nb", b"$(rm x)", b"\xff\xfe", b"{}", b""] {
+            assert_eq!(filled(&[b"cat {}"], input), [b"cat", input]);
+            assert_eq!(filled(&[b"cat"], input), [b"cat", input]);
+        }
+    }
+
+    #[test]
+    fn holes_may_be_many_and_anywhere() {
+        let words = filled(&[b"{}/bin/x -o={}.{} {}"], b"Q");
+        assert_eq!(words, [&b"Q/bin/x"[..], b"-o=Q.Q", b"Q"]);
+    }
+
+    #[test]
+    fn a_command_that_is_not_utf8_survives_the_splitting() {
+        assert_eq!(filled(&[b"caf\xe9 '\xff \xc3\xa9' {}"], b"x"), [
+            &b"caf\xe9"[..],
+            b"\xff \xc3\xa9",
+            b"x"
+        ]);
+        // A no-break space (0xA0) and the like are not separators.
+        assert_eq!(filled(&[b"a\xa0b\x85c"], b"x"), [&b"a\xa0b\x85c"[..], b"x"]);
+    }
+
+    #[test]
+    fn no_command_is_an_error() {
+        assert_eq!(template(&[]), Err(TemplateError::Empty));
+        for command in [&b""[..], b"  ", b"''", b"# comment"] {
+            assert_eq!(template(&[command]), Err(TemplateError::Empty));
+        }
+        assert!(matches!(template(&[b"echo 'a"]), Err(TemplateError::OpenQuote { .. })));
+    }
+
+    #[test]
+    fn the_index_is_filled_into_every_argument() {
+        let arguments = vec![b"--part=%{index}".to_vec(), b"%{index}-%{index}".to_vec(), b"{}".to_vec()];
+        assert!(names_index(&arguments));
+        assert_eq!(fill_index(&arguments, 42), [&b"--part=42"[..], b"42-42", b"{}"]);
+        assert!(!names_index(&[b"%index".to_vec()]));
+    }
+}
