@@ -7,8 +7,10 @@
 //! | [`task`] | the task's state word with its table, the task slot, the side record |
 //! | [`tree`] | the lock-free min-tree: task, worker and timer heaps |
 //! | [`bitmap`] | the three-level free bitmap |
+//! | [`arena`] | the payload arena: chunks of 64 bytes to 64 KiB |
 //! | [`sync`] | the only door to atomics |
 
+pub mod arena;
 pub mod bitmap;
 pub mod id;
 pub mod sync;

@@ -108,6 +108,10 @@ proptest! {
         let range = len / 3..len / 2 + 1;
         prop_assert!(bitmap.iter_taken(range.clone()).eq(model.range(range).copied()));
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
 
     #[test]
     fn an_operation_cut_at_any_write_is_healed_by_scrub(
@@ -139,7 +143,9 @@ proptest! {
             }
         }
     }
+}
 
+proptest! {
     #[test]
     fn nonsense_in_the_words_never_hands_out_what_does_not_exist(
         len in length(),

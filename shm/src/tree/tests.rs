@@ -205,6 +205,10 @@ proptest! {
         prop_assert_eq!(order, in_order(&leaves));
         prop_assert_eq!(violations(tree), Vec::<String>::new());
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
 
     #[test]
     fn an_operation_cut_at_any_write_loses_nothing_and_leaves_no_phantom(

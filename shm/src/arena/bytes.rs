@@ -1,0 +1,116 @@
+//! Bytes in shared words, copied in and out: never a `&[u8]` into memory that others write.
+//!
+//! Words are relaxed atomics. A peer that writes where it must not can tear what is read, no more; who
+//! may read what is decided by the words that guard the bytes (chunk words, state words).
+
+use crate::sync::{AtomicU64, Ordering};
+
+const WORD: usize = 8;
+
+/// Copies `bytes` into `words`, starting `offset` bytes in. False, and nothing written, when they do
+/// not fit. Only one process at a time may write to these words.
+pub fn copy_in(words: &[AtomicU64], offset: usize, bytes: &[u8]) -> bool {
+    let Some(words) = covering(words, offset, bytes.len()) else {
+        return false;
+    };
+    let (head, body) = bytes.split_at(head_len(offset).min(bytes.len()));
+    let mut words = words.iter();
+    if !head.is_empty() {
+        merge(words.next(), offset % WORD, head);
+    }
+    let (body, tail) = body.as_chunks::<WORD>();
+    for (bytes, word) in body.iter().zip(&mut words) {
+        // ORDERING: published by the release of the word that guards these bytes.
+        word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+    }
+    if !tail.is_empty() {
+        merge(words.next(), 0, tail);
+    }
+    true
+}
+
+/// Fills `out` from `words`, starting `offset` bytes in. False, and nothing read, when there are not
+/// so many.
+#[must_use]
+pub fn copy_out(words: &[AtomicU64], offset: usize, out: &mut [u8]) -> bool {
+    let Some(words) = covering(words, offset, out.len()) else {
+        return false;
+    };
+    let (head, body) = out.split_at_mut(head_len(offset).min(out.len()));
+    // ORDERING: acquired by the look at the word that guards these bytes.
+    let mut words = words
+        .iter()
+        .map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
+    if !head.is_empty() {
+        let word = words.next().unwrap_or_default();
+        head.copy_from_slice(&word[offset % WORD..][..head.len()]);
+    }
+    let (body, tail) = body.as_chunks_mut::<WORD>();
+    for (out, word) in body.iter_mut().zip(&mut words) {
+        *out = word;
+    }
+    if !tail.is_empty() {
+        let word = words.next().unwrap_or_default();
+        tail.copy_from_slice(&word[..tail.len()]);
+    }
+    true
+}
+
+/// Bytes before the first whole word.
+const fn head_len(offset: usize) -> usize {
+    (WORD - offset % WORD) % WORD
+}
+
+/// The words that hold `len` bytes from `offset` on.
+fn covering(words: &[AtomicU64], offset: usize, len: usize) -> Option<&[AtomicU64]> {
+    let end = offset.checked_add(len)?;
+    words.get(offset / WORD..end.div_ceil(WORD).max(offset / WORD))
+}
+
+fn merge(word: Option<&AtomicU64>, at: usize, bytes: &[u8]) {
+    let Some(word) = word else { return };
+    // ORDERING: nobody else writes this word.
+    let mut merged = word.load(Ordering::Relaxed).to_ne_bytes();
+    merged[at..at + bytes.len()].copy_from_slice(bytes);
+    // ORDERING: published by the release of the word that guards these bytes.
+    word.store(u64::from_ne_bytes(merged), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{copy_in, copy_out};
+    use crate::sync::zeroed_words;
+
+    proptest! {
+        #[test]
+        fn bytes_come_out_as_they_went_in(
+            writes in prop::collection::vec((0_usize..90, prop::collection::vec(any::<u8>(), 0..70)), 1..8),
+            (from, len) in (0_usize..90, 0_usize..90),
+        ) {
+            let words = zeroed_words(10);
+            let mut model = [0_u8; 80];
+            for (offset, bytes) in writes {
+                let fits = offset + bytes.len() <= 80;
+                prop_assert_eq!(copy_in(&words, offset, &bytes), fits);
+                if fits {
+                    model[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                }
+            }
+            let mut out = vec![0; len];
+            let fits = from + len <= 80;
+            prop_assert_eq!(copy_out(&words, from, &mut out), fits);
+            if fits {
+                prop_assert_eq!(&out, &model[from..from + len]);
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_that_overflow_are_refused() {
+        let words = zeroed_words(2);
+        assert!(!copy_in(&words, usize::MAX, &[1, 2]));
+        assert!(!copy_out(&words, usize::MAX - 1, &mut [0; 9]));
+    }
+}

@@ -1,0 +1,328 @@
+//! Repair and inspection of the arena: sweep while others work, rebuild at start-up, check and usage.
+
+use core::fmt;
+use core::ops::Range;
+
+use super::words::BlockWord;
+use super::{Arena, ArenaShape, ChunkState};
+use crate::sync::{AtomicU64, Ordering};
+
+/// A chunk that is not free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkEntry {
+    /// First unit: the chunk's name.
+    pub unit: u32,
+    /// Bytes that the chunk holds.
+    pub bytes: usize,
+    /// Whose it is.
+    pub state: ChunkState,
+}
+
+/// One size class in [`ArenaUsage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassUsage {
+    /// Bytes in a chunk.
+    pub chunk_bytes: usize,
+    /// Blocks that have this class.
+    pub blocks: u32,
+    /// Chunks used or reserved in them.
+    pub chunks_used: u32,
+    /// Chunks in them altogether.
+    pub chunks: u32,
+}
+
+/// How full the arena is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArenaUsage {
+    /// Blocks altogether.
+    pub blocks: u32,
+    /// Blocks that submissions may open.
+    pub blocks_for_submissions: u32,
+    /// Blocks without a class.
+    pub blocks_unassigned: u32,
+    /// The classes, smallest chunks first.
+    pub classes: Vec<ClassUsage>,
+}
+
+/// Something in the arena that contradicts itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ArenaViolation {
+    /// More chunks of the block are used than its count says: its chunks may be handed out twice.
+    CountTooLow {
+        /// The block.
+        block: u32,
+        /// What the block word says.
+        counted: u32,
+        /// Chunk words that are not free.
+        used: u32,
+    },
+    /// Fewer are used: room lost by a kill, back after a restart (or an operation under way).
+    CountTooHigh {
+        /// The block.
+        block: u32,
+        /// What the block word says.
+        counted: u32,
+        /// Chunk words that are not free.
+        used: u32,
+    },
+    /// A chunk word that means nothing, or lies where the block's class has no chunk.
+    StrayChunk {
+        /// The unit.
+        unit: u32,
+        /// The word.
+        word: u64,
+    },
+    /// The block has a class, but the free bitmap hands it out (it will be noticed then).
+    AssignedButFree {
+        /// The block.
+        block: u32,
+    },
+    /// The block has no class, but nobody can find it: lost by a kill, back after a sweep.
+    UnassignedButTaken {
+        /// The block.
+        block: u32,
+    },
+}
+
+impl fmt::Display for ArenaViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::CountTooLow {
+                block,
+                counted,
+                used,
+            } => {
+                write!(
+                    f,
+                    "arena block {block}: {used} chunks used, but counts only {counted}"
+                )
+            }
+            Self::CountTooHigh {
+                block,
+                counted,
+                used,
+            } => {
+                write!(
+                    f,
+                    "arena block {block}: counts {counted} chunks, but only {used} are used"
+                )
+            }
+            Self::StrayChunk { unit, word } => {
+                write!(
+                    f,
+                    "arena unit {unit}: word {word:#018x} where no chunk can be"
+                )
+            }
+            Self::AssignedButFree { block } => {
+                write!(
+                    f,
+                    "arena block {block}: in use, but the free bitmap offers it"
+                )
+            }
+            Self::UnassignedButTaken { block } => {
+                write!(
+                    f,
+                    "arena block {block}: unused, but the free bitmap does not offer it"
+                )
+            }
+        }
+    }
+}
+
+impl<'s, const UNITS: u32> Arena<'s, UNITS> {
+    /// The chunks of some blocks that are not free.
+    pub fn chunks(&self, blocks: Range<u32>) -> impl Iterator<Item = ChunkEntry> + use<'s, UNITS> {
+        let this = *self;
+        let assigned = (blocks.start..blocks.end.min(self.shape.blocks()))
+            .filter_map(move |block| Some((block, this.class_of(block)?)));
+        assigned.flat_map(move |(block, class)| {
+            let first = block * UNITS;
+            let bytes = ArenaShape::<UNITS>::chunk_bytes(class);
+            (0..ArenaShape::<UNITS>::chunks_in_block(class)).filter_map(move |index| {
+                let unit = first + (index << class);
+                let state = this
+                    .state(unit)
+                    .filter(|&state| state != ChunkState::Free)?;
+                Some(ChunkEntry { unit, bytes, state })
+            })
+        })
+    }
+
+    /// Frees the chunks of some blocks that nobody keeps, and returns how many. Safe at any time, if
+    /// `keeps` keeps what living processes have claimed and what tasks own; a stripe at a time.
+    pub fn sweep(&self, blocks: Range<u32>, mut keeps: impl FnMut(&ChunkEntry) -> bool) -> u64 {
+        let mut freed = 0;
+        for chunk in self.chunks(blocks.clone()) {
+            if !keeps(&chunk) {
+                freed += u64::from(self.free_chunk(chunk.unit, chunk.state.word()));
+            }
+        }
+        for block in blocks.start..blocks.end.min(self.shape.blocks()) {
+            // A slow opener whose bit we give back loses its CAS on the block word, no more.
+            if self.class_of(block).is_none() && !self.free.is_free(block) && self.is_clean(block) {
+                self.free.give_back(block);
+            }
+        }
+        freed
+    }
+
+    /// Makes everything agree with the chunk words, of which only those that are used and `keeps` says
+    /// yes to remain. Only while nobody else writes: at start-up.
+    pub fn rebuild(&self, mut keeps: impl FnMut(&ChunkEntry) -> bool) {
+        for word in self.partial.iter().chain(self.hints) {
+            clear(word);
+        }
+        let mut taken = Vec::new();
+        for block in 0..self.shape.blocks() {
+            let class = self.class_of(block);
+            if self.rebuild_block(block, class, &mut keeps) == 0 {
+                if let Some(word) = self.blocks.get(block as usize) {
+                    clear(word);
+                }
+            } else {
+                taken.push(block);
+            }
+        }
+        self.free.rebuild(taken);
+    }
+
+    /// Cleans one block; returns how many chunks of it remain.
+    fn rebuild_block(
+        &self,
+        block: u32,
+        class: Option<u32>,
+        keeps: &mut impl FnMut(&ChunkEntry) -> bool,
+    ) -> u32 {
+        for word in self.bits_of(block) {
+            clear(word);
+        }
+        let first = block * UNITS;
+        let mut count = 0;
+        for within in 0..UNITS {
+            let unit = first + within;
+            let fits = class.filter(|&class| within.trailing_zeros() >= class);
+            let used = matches!(self.state(unit), Some(ChunkState::Used(_)));
+            let kept = fits.filter(|_| used).filter(|&class| {
+                let state = self.state(unit).unwrap_or(ChunkState::Free);
+                keeps(&ChunkEntry {
+                    unit,
+                    bytes: ArenaShape::<UNITS>::chunk_bytes(class),
+                    state,
+                })
+            });
+            match (kept, self.chunks.get(unit as usize)) {
+                (Some(class), _) => {
+                    count += 1;
+                    self.set_bit(block, within >> class);
+                }
+                (None, Some(word)) => clear(word),
+                (None, None) => {}
+            }
+        }
+        if let (Some(class), Some(word)) = (class, self.blocks.get(block as usize)) {
+            // ORDERING: nobody else writes; whoever is let in later is let in by a release store.
+            word.store(BlockWord::new(class, count).0, Ordering::Relaxed);
+            if (1..ArenaShape::<UNITS>::chunks_in_block(class)).contains(&count) {
+                self.set_room(block, class);
+            }
+        }
+        count
+    }
+
+    /// Looks for contradictions, without writing. On a live arena a finding counts only if it stays.
+    pub fn check(&self) -> impl Iterator<Item = ArenaViolation> + use<'s, UNITS> {
+        let this = *self;
+        (0..self.shape.blocks()).flat_map(move |block| this.check_block(block))
+    }
+
+    fn check_block(&self, block: u32) -> Vec<ArenaViolation> {
+        let mut found = Vec::new();
+        let free = self.free.is_free(block);
+        let class = self.class_of(block);
+        if class.is_none() && free && self.is_clean(block) {
+            return found;
+        }
+        let first = block * UNITS;
+        let mut used = 0;
+        for within in 0..UNITS {
+            let state = self.state(first + within).unwrap_or(ChunkState::Free);
+            let fits = class.is_some_and(|class| within == 0 || within.trailing_zeros() >= class);
+            match state {
+                ChunkState::Free => {}
+                ChunkState::Claimed { .. } | ChunkState::Used(_) if fits => used += 1,
+                ChunkState::Claimed { .. } | ChunkState::Used(_) | ChunkState::Damaged(_) => {
+                    let (unit, word) = (first + within, state.word());
+                    found.push(ArenaViolation::StrayChunk { unit, word });
+                }
+            }
+        }
+        // ORDERING: a look for people.
+        let word = self
+            .blocks
+            .get(block as usize)
+            .map_or(0, |word| word.load(Ordering::Acquire));
+        let counted = BlockWord(word).count();
+        match (class, free) {
+            (None, true) => {}
+            (None, false) => found.push(ArenaViolation::UnassignedButTaken { block }),
+            (Some(_), true) => found.push(ArenaViolation::AssignedButFree { block }),
+            (Some(_), false) if counted < used => {
+                found.push(ArenaViolation::CountTooLow {
+                    block,
+                    counted,
+                    used,
+                });
+            }
+            (Some(_), false) if counted > used => {
+                found.push(ArenaViolation::CountTooHigh {
+                    block,
+                    counted,
+                    used,
+                });
+            }
+            (Some(_), false) => {}
+        }
+        found
+    }
+
+    /// How full the arena is, from the block words.
+    #[must_use]
+    pub fn usage(&self) -> ArenaUsage {
+        let mut usage = ArenaUsage {
+            blocks: self.shape.blocks(),
+            blocks_for_submissions: self.shape.blocks_for_submissions(),
+            blocks_unassigned: 0,
+            classes: (0..=ArenaShape::<UNITS>::CLASS_MAX)
+                .map(|class| ClassUsage {
+                    chunk_bytes: ArenaShape::<UNITS>::chunk_bytes(class),
+                    blocks: 0,
+                    chunks_used: 0,
+                    chunks: 0,
+                })
+                .collect(),
+        };
+        for word in self.blocks {
+            // ORDERING: statistics.
+            let word = BlockWord(word.load(Ordering::Relaxed));
+            let class = word.class(ArenaShape::<UNITS>::CLASS_MAX);
+            let Some((class, line)) =
+                class.and_then(|class| Some((class, usage.classes.get_mut(class as usize)?)))
+            else {
+                usage.blocks_unassigned += 1;
+                continue;
+            };
+            line.blocks += 1;
+            line.chunks_used = line.chunks_used.saturating_add(word.count());
+            line.chunks += ArenaShape::<UNITS>::chunks_in_block(class);
+        }
+        usage
+    }
+}
+
+fn clear(word: &AtomicU64) {
+    // ORDERING: nobody else writes; whoever is let in later is let in by a release store.
+    if word.load(Ordering::Relaxed) != 0 {
+        // ORDERING: as above.
+        word.store(0, Ordering::Relaxed);
+    }
+}
