@@ -1,1 +1,35 @@
-//! Placeholder.
+//! The Quantum Taskflow daemon: one pinned thread that runs the engine over the shared segment and serves
+//! clients and workers over gRPC.
+//!
+//! As a library it runs inside another program (`qtf dev`, `qtf map`): [`Daemon::start`] gives a
+//! [`RunningDaemon`] with a way in that needs no listening socket.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`] | file, flags, validated settings |
+//! | `boot` | the order of start, and what can go wrong |
+//! | `running` | the daemon as its starter sees it |
+//! | `core_cell` | the one door to the engine, entered synchronously |
+//! | `duty_cycle`, `idle` | the loop of the pinned thread |
+//! | `edge` | gRPC handlers: decode, check, call the engine, encode |
+//! | `net` | sockets and HTTP/2 on either backend |
+//! | `sys` | system calls; the only `unsafe` of this crate |
+
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod logging;
+pub mod running;
+
+mod core_cell;
+//mod duty_cycle;
+mod edge;
+//mod idle;
+mod net;
+mod sys;
+
+pub use boot::{BootError, Daemon};
+pub use config::Settings;
+pub use exit::Exit;
+pub use running::{DaemonInfo, RunningDaemon, StopError};

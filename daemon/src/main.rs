@@ -1,1 +1,87 @@
-fn main() {}
+//! `qtfd`: parse, check, start, wait for a signal, stop, exit code.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use nix::sys::signal::{SigSet, Signal};
+use qtf_daemon::cli::Flags;
+use qtf_daemon::{Daemon, Exit, Settings, logging};
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let settings = match configure(&flags) {
+        Ok(settings) => settings,
+        Err(error) => {
+            say(&format!("qtfd: {error:#}"));
+            return Exit::Usage.into();
+        }
+    };
+    if flags.check_config {
+        return Exit::Stopped.into();
+    }
+    if flags.print_config {
+        return print(&settings.to_toml());
+    }
+    run(settings).into()
+}
+
+fn configure(flags: &Flags) -> anyhow::Result<Settings> {
+    let settings = Settings::from_raw(flags.over_file()?).with_context(|| match &flags.config {
+        Some(file) => format!("configuration file {}, or a flag", file.display()),
+        None => "flags".to_owned(),
+    })?;
+    logging::start(settings.log())?;
+    Ok(settings)
+}
+
+fn run(settings: Settings) -> Exit {
+    // Before the first thread, so that all of them leave these signals to the wait below.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    if let Err(error) = signals.thread_block() {
+        say(&format!("qtfd: signals cannot be blocked: {error}"));
+        return Exit::Failed;
+    }
+    let daemon = match Daemon::start(settings) {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            let exit = error.exit();
+            say(&format!("qtfd: {:#}", anyhow::Error::from(error)));
+            return exit;
+        }
+    };
+    loop {
+        match signals.wait() {
+            Ok(signal) => {
+                tracing::info!(%signal, "stopping");
+                break;
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot wait for signals, stopping");
+                break;
+            }
+        }
+    }
+    match daemon.stop() {
+        Ok(()) => Exit::Stopped,
+        Err(error) => {
+            say(&format!("qtfd: {:#}", anyhow::Error::from(error)));
+            Exit::Failed
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "errors of the start go to standard error as they are"
+)]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+#[expect(clippy::print_stdout, reason = "--print-config prints")]
+fn print(text: &str) -> ExitCode {
+    print!("{text}");
+    Exit::Stopped.into()
+}

@@ -1,0 +1,112 @@
+//! The command line of `qtfd`, as clap sees it, and how it lies over the configuration file.
+//!
+//! Tested at the end of this file.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::config::raw::{CoreValue, RawConfig};
+
+/// The Quantum Taskflow daemon: keeps tasks, workers and assignments in shared memory and serves
+/// clients and workers over gRPC.
+///
+/// Flags stand over the configuration file, the file over defaults. Stop it with SIGTERM or Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "qtfd", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 stopped when asked to, 1 failed, 2 wrong flag or configuration, \
+    3 name or address in use, 4 no permission, 5 no shared memory of the wanted size."
+)]
+pub struct Flags {
+    /// Configuration file (TOML); without it only flags and defaults count
+    #[arg(long, value_name = "FILE", env = "QTF_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Name of this daemon; segment, lock file and default socket are found by it [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// Address to serve; may be repeated [default: the Unix socket in the runtime directory]
+    #[arg(long, value_name = "unix:PATH|HOST:PORT")]
+    pub listen: Vec<String>,
+    /// Folder for what must outlive a reboot (large payloads and outputs; no journal in this version)
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Core the daemon's thread is pinned to [default: the last one the process may use]
+    #[arg(long, value_name = "N|none")]
+    pub core: Option<CoreValue>,
+    /// What to do when there is nothing to do [default: adaptive]
+    #[arg(long, value_name = "adaptive|spin")]
+    pub idle: Option<String>,
+    /// Which sockets to use; `auto` takes io_uring where the kernel allows it [default: auto]
+    #[arg(long, value_name = "auto|io_uring|tokio", env = "QTF_NETWORK")]
+    pub network: Option<String>,
+    /// Size of the shared segment in bytes [default: 268435456]
+    #[arg(long, value_name = "BYTES")]
+    pub segment_bytes: Option<u64>,
+    /// Level or filter of the log on standard error [default: info]
+    #[arg(long, value_name = "FILTER", env = "QTF_LOG")]
+    pub log: Option<String>,
+    /// Print the configuration as it would be used, and end
+    #[arg(long)]
+    pub print_config: bool,
+    /// Check the configuration, and end
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+impl Flags {
+    /// What the flags say, in the file's terms.
+    #[must_use]
+    pub fn to_raw(&self) -> RawConfig {
+        RawConfig {
+            instance: self.instance.clone(),
+            listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
+            data_dir: self.data_dir.clone(),
+            core: self.core.clone(),
+            idle: self.idle.clone(),
+            network: self.network.clone(),
+            segment_bytes: self.segment_bytes,
+            log: self.log.clone(),
+            ..RawConfig::default()
+        }
+    }
+
+    /// Flags over file.
+    ///
+    /// # Errors
+    /// When the file cannot be taken.
+    pub fn over_file(&self) -> Result<RawConfig, crate::config::ConfigError> {
+        let file = match &self.config {
+            Some(file) => RawConfig::from_file(file)?,
+            None => RawConfig::default(),
+        };
+        Ok(self.to_raw().over(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        use clap::CommandFactory as _;
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn listen_may_be_repeated_and_core_takes_a_number_or_none() {
+        let flags = Flags::parse_from([
+            "qtfd",
+            "--listen",
+            "unix:/x",
+            "--listen",
+            "127.0.0.1:0",
+            "--core",
+            "1",
+        ]);
+        let raw = flags.to_raw();
+        assert_eq!(raw.listen.unwrap(), ["unix:/x", "127.0.0.1:0"]);
+        assert_eq!(raw.core, Some(CoreValue::Number(1)));
+    }
+}

@@ -1,0 +1,9 @@
+//! Configuration: `raw` is what file and flags say, `settings` what the daemon works with.
+//!
+//! Flags stand over the file, the file over defaults. Nothing after start sees `raw`.
+
+pub mod raw;
+pub mod settings;
+
+pub use raw::{ConfigError, RawConfig};
+pub use settings::{Core, Idle, Network, SegmentAccess, SegmentKind, Settings, SettingsError};

@@ -1,0 +1,726 @@
+//! The validated configuration; built only by [`Settings::from_raw`] and [`Settings::private`].
+//!
+//! Every limit has a default and a range here and nowhere else. Tested at the end of this file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use qtf_proto::address::{self, Address};
+
+use super::raw::{CoreValue, RawConfig};
+
+/// Default size of the segment: 256 MiB.
+pub const SEGMENT_BYTES: u64 = 256 << 20;
+/// Largest payload or output by default: 64 MiB.
+pub const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
+/// LIMIT: a blob reference has 30 bits for the length.
+const PAYLOAD_BYTES_HIGHEST: u64 = (1 << 30) - 1;
+
+/// Which core the daemon's thread is pinned to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Core {
+    /// The last core that the process may use; not pinned if there is only one.
+    Auto,
+    /// Not pinned.
+    None,
+    /// This one.
+    Number(u16),
+}
+
+/// What the daemon's thread does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Spins for a moment, then sleeps until something happens.
+    Adaptive,
+    /// Never sleeps.
+    Spin,
+}
+
+/// Which sockets are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// `io_uring` where the kernel lets us, else tokio.
+    Auto,
+    /// `io_uring`, or the start fails.
+    IoUring,
+    /// Ordinary tokio sockets.
+    Tokio,
+}
+
+impl Network {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Tokio => "tokio",
+        }
+    }
+}
+
+/// What kind of segment is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// Found by the instance's name; outlives the daemon.
+    Named,
+    /// Gone with its last user; nothing is left behind, not even after a kill.
+    Private,
+}
+
+/// Who else may attach to the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SegmentAccess {
+    /// Only the user that runs the daemon.
+    Owner,
+    /// Members of this group may read.
+    GroupRead(u32),
+    /// Members of this group may read and write.
+    GroupWrite(u32),
+}
+
+/// How large the segment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SegmentSize {
+    /// So many bytes, divided as the layout sees fit.
+    Bytes(u64),
+    /// Room for so many tasks and workers.
+    Counts { tasks: u64, workers: u64 },
+}
+
+/// Times that the engine works with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) lease: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) probe: Duration,
+    pub(crate) result_ttl: Duration,
+    pub(crate) stop_grace: Duration,
+    pub(crate) handshake: Duration,
+    pub(crate) stop_deadline: Duration,
+}
+
+/// Bounds on what peers can make the daemon hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) payload_bytes: u64,
+    pub(crate) message_bytes: usize,
+    pub(crate) connections: usize,
+    pub(crate) streams_per_connection: u32,
+    pub(crate) uploads: usize,
+    pub(crate) spill_bytes: u64,
+}
+
+/// The validated configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub(crate) instance: String,
+    pub(crate) listen: Vec<Address>,
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) spill_dir: PathBuf,
+    pub(crate) core: Core,
+    pub(crate) idle: Idle,
+    pub(crate) network: Network,
+    pub(crate) log: String,
+    pub(crate) segment: SegmentKind,
+    pub(crate) segment_size: SegmentSize,
+    pub(crate) segment_access: SegmentAccess,
+    pub(crate) times: Times,
+    pub(crate) limits: Limits,
+}
+
+/// Why a value was not taken. Each names the key, the value and what is allowed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// A number is outside its range.
+    #[error("{key} = {value}: must be {low} to {high}")]
+    OutOfRange {
+        /// The key.
+        key: &'static str,
+        /// As given.
+        value: u64,
+        /// Smallest allowed.
+        low: u64,
+        /// Largest allowed.
+        high: u64,
+    },
+    /// A word is none of those that are allowed.
+    #[error("{key} = \"{value}\": must be {allowed}")]
+    NotOneOf {
+        /// The key.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// An address cannot be understood.
+    #[error("listen = \"{value}\": {message}")]
+    Listen {
+        /// As given.
+        value: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The group does not exist on this machine.
+    #[error("segment_group = \"{0}\": no such group; create it with groupadd, or give its number")]
+    NoSuchGroup(String),
+    /// The journal is not in this version.
+    #[error("durability = \"journal\": this version has no journal; use \"memory\"")]
+    NoJournal,
+    /// Two keys exclude or need each other.
+    #[error("{0}")]
+    Together(&'static str),
+}
+
+impl Settings {
+    /// Checks what file and flags say, and fills in the defaults.
+    ///
+    /// # Errors
+    /// The first value that is out of range, unknown, or contradicts another.
+    pub fn from_raw(raw: RawConfig) -> Result<Self, SettingsError> {
+        check_durability(raw.durability.as_deref())?;
+        let instance = check_instance(raw.instance.unwrap_or_else(|| "default".to_owned()))?;
+        let runtime_dir = raw.runtime_dir.unwrap_or_else(address::runtime_dir);
+        let listen = match raw.listen {
+            None => vec![Address::Unix(runtime_dir.join(format!("{instance}.sock")))],
+            Some(texts) => texts
+                .iter()
+                .map(|text| listen_address(text))
+                .collect::<Result<_, _>>()?,
+        };
+        Ok(Self {
+            listen,
+            spill_dir: raw
+                .spill_dir
+                .unwrap_or_else(|| spill_dir(raw.data_dir, &runtime_dir, &instance)),
+            core: core_of(raw.core)?,
+            idle: idle_of(raw.idle.as_deref())?,
+            network: network_of(raw.network.as_deref())?,
+            log: raw.log.unwrap_or_else(|| "info".to_owned()),
+            segment: SegmentKind::Named,
+            segment_size: size_of(raw.segment_bytes, raw.segment_tasks, raw.segment_workers)?,
+            segment_access: access_of(raw.segment_group, raw.segment_group_access.as_deref())?,
+            times: Times {
+                lease: millis("lease_ms", raw.lease_ms, 5_000, 100, 86_400_000)?,
+                heartbeat: millis("heartbeat_ms", raw.heartbeat_ms, 1_000, 10, 3_600_000)?,
+                probe: millis("probe_ms", raw.probe_ms, 2_000, 10, 3_600_000)?,
+                result_ttl: millis(
+                    "result_ttl_ms",
+                    raw.result_ttl_ms,
+                    3_600_000,
+                    100,
+                    31_536_000_000,
+                )?,
+                stop_grace: millis("stop_grace_ms", raw.stop_grace_ms, 10_000, 10, 3_600_000)?,
+                handshake: millis("handshake_ms", raw.handshake_ms, 5_000, 10, 600_000)?,
+                stop_deadline: millis("stop_deadline_ms", raw.stop_deadline_ms, 5_000, 0, 600_000)?,
+            },
+            limits: Limits {
+                payload_bytes: bounded(
+                    "payload_bytes_max",
+                    raw.payload_bytes_max,
+                    PAYLOAD_BYTES_MAX,
+                    (64, PAYLOAD_BYTES_HIGHEST),
+                )?,
+                message_bytes: count(
+                    "message_bytes_max",
+                    raw.message_bytes_max,
+                    4 << 20,
+                    (128 << 10, 64 << 20),
+                )?,
+                connections: count(
+                    "connections_max",
+                    raw.connections_max,
+                    10_000,
+                    (1, 1_000_000),
+                )?,
+                streams_per_connection: u32_of(
+                    "streams_per_connection_max",
+                    raw.streams_per_connection_max,
+                    256,
+                    (8, 65_535),
+                )?,
+                uploads: count(
+                    "uploads_max",
+                    raw.uploads_max.map(u64::from),
+                    256,
+                    (1, 65_535),
+                )?,
+                spill_bytes: bounded(
+                    "spill_bytes_max",
+                    raw.spill_bytes_max,
+                    16 << 30,
+                    (0, u64::MAX),
+                )?,
+            },
+            instance,
+            runtime_dir,
+        }
+        .checked()?)
+    }
+
+    /// For a daemon inside another program: private segment, not pinned, no listening socket.
+    #[must_use]
+    pub fn private() -> Self {
+        let raw = RawConfig {
+            instance: Some(format!("private-{}", std::process::id())),
+            listen: Some(Vec::new()),
+            core: Some(CoreValue::Word("none".to_owned())),
+            ..RawConfig::default()
+        };
+        let settings = Self::from_raw(raw).expect("the defaults are within their ranges");
+        Self {
+            segment: SegmentKind::Private,
+            ..settings
+        }
+    }
+
+    /// The same, serving one address more.
+    #[must_use]
+    pub fn listen_also(mut self, address: Address) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// The same with a segment of another size.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_size = SegmentSize::Bytes(bytes);
+        self
+    }
+
+    /// The same with a segment for so many tasks and workers.
+    #[must_use]
+    pub fn segment_counts(mut self, tasks: u64, workers: u64) -> Self {
+        self.segment_size = SegmentSize::Counts { tasks, workers };
+        self
+    }
+
+    /// The same on other sockets.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// The same, spilling to another folder.
+    #[must_use]
+    pub fn spill_dir(mut self, folder: PathBuf) -> Self {
+        self.spill_dir = folder;
+        self
+    }
+
+    /// Name of this daemon.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Filter of the log.
+    #[must_use]
+    pub fn log(&self) -> &str {
+        &self.log
+    }
+
+    /// The configuration as it is used, as a file.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let listen: Vec<String> = self
+            .listen
+            .iter()
+            .map(|address| format!("{:?}", address.to_string()))
+            .collect();
+        let core = match self.core {
+            Core::Auto => "# core = the last one that the process may use".to_owned(),
+            Core::None => "core = \"none\"".to_owned(),
+            Core::Number(number) => format!("core = {number}"),
+        };
+        let size = match self.segment_size {
+            SegmentSize::Bytes(bytes) => format!("segment_bytes = {bytes}"),
+            SegmentSize::Counts { tasks, workers } => {
+                format!("segment_tasks = {tasks}\nsegment_workers = {workers}")
+            }
+        };
+        let access = match self.segment_access {
+            SegmentAccess::Owner => "# segment_group = none: only the daemon's own user".to_owned(),
+            SegmentAccess::GroupRead(gid) => format!("segment_group = \"{gid}\""),
+            SegmentAccess::GroupWrite(gid) => {
+                format!("segment_group = \"{gid}\"\nsegment_group_access = \"write\"")
+            }
+        };
+        let mut lines = vec![
+            format!("instance = {:?}", self.instance),
+            format!("listen = [{}]", listen.join(", ")),
+            core,
+            format!(
+                "idle = \"{}\"",
+                if self.idle == Idle::Spin {
+                    "spin"
+                } else {
+                    "adaptive"
+                }
+            ),
+            format!("network = \"{}\"", self.network.name()),
+            format!("log = {:?}", self.log),
+            format!("runtime_dir = {:?}", self.runtime_dir),
+            format!("spill_dir = {:?}", self.spill_dir),
+            size,
+            access,
+        ];
+        lines.extend(
+            self.numbers()
+                .map(|(key, value)| format!("{key} = {value}")),
+        );
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = (&'static str, u128)> {
+        let (times, limits) = (&self.times, &self.limits);
+        [
+            ("spill_bytes_max", u128::from(limits.spill_bytes)),
+            ("payload_bytes_max", u128::from(limits.payload_bytes)),
+            ("message_bytes_max", limits.message_bytes as u128),
+            ("connections_max", limits.connections as u128),
+            (
+                "streams_per_connection_max",
+                u128::from(limits.streams_per_connection),
+            ),
+            ("uploads_max", limits.uploads as u128),
+            ("lease_ms", times.lease.as_millis()),
+            ("heartbeat_ms", times.heartbeat.as_millis()),
+            ("probe_ms", times.probe.as_millis()),
+            ("result_ttl_ms", times.result_ttl.as_millis()),
+            ("stop_grace_ms", times.stop_grace.as_millis()),
+            ("handshake_ms", times.handshake.as_millis()),
+            ("stop_deadline_ms", times.stop_deadline.as_millis()),
+        ]
+        .into_iter()
+    }
+
+    fn checked(self) -> Result<Self, SettingsError> {
+        if self.times.heartbeat >= self.times.lease {
+            return Err(SettingsError::Together(
+                "heartbeat_ms must be below lease_ms, or every worker looks dead",
+            ));
+        }
+        Ok(self)
+    }
+}
+
+fn check_durability(durability: Option<&str>) -> Result<(), SettingsError> {
+    match durability {
+        None | Some("memory") => Ok(()),
+        Some("journal") => Err(SettingsError::NoJournal),
+        Some(other) => Err(not_one_of("durability", other, "\"memory\"")),
+    }
+}
+
+fn check_instance(instance: String) -> Result<String, SettingsError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let good = (1..=48).contains(&instance.len())
+        && instance.chars().all(fits)
+        && !instance.starts_with(['.', '-']);
+    if good {
+        return Ok(instance);
+    }
+    Err(not_one_of(
+        "instance",
+        &instance,
+        "1 to 48 letters, digits, `-`, `_`, `.`, first a letter, digit or `_`",
+    ))
+}
+
+fn listen_address(text: &str) -> Result<Address, SettingsError> {
+    // Port 0 is no address to go to, but one to listen on: the kernel chooses.
+    if let Some(host) = text.strip_suffix(":0") {
+        return listen_address(&format!("{host}:1")).map(|_| Address::Tcp(text.to_owned()));
+    }
+    let bad = |message: String| SettingsError::Listen {
+        value: text.to_owned(),
+        message,
+    };
+    match text.parse::<Address>() {
+        Ok(address @ (Address::Unix(_) | Address::Tcp(_))) => Ok(address),
+        Ok(Address::InProcess(_)) => Err(bad("cannot be listened on".to_owned())),
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
+
+fn spill_dir(data_dir: Option<PathBuf>, runtime_dir: &std::path::Path, instance: &str) -> PathBuf {
+    data_dir
+        .unwrap_or_else(|| runtime_dir.to_owned())
+        .join(format!("{instance}.spill"))
+}
+
+fn core_of(core: Option<CoreValue>) -> Result<Core, SettingsError> {
+    match core {
+        None => Ok(Core::Auto),
+        Some(CoreValue::Word(word)) if word == "none" => Ok(Core::None),
+        Some(CoreValue::Word(word)) => Err(not_one_of("core", &word, "a core number or \"none\"")),
+        // LIMIT: the kernel's affinity mask, as libc has it, holds 1,024 cores.
+        Some(CoreValue::Number(number)) => match u16::try_from(number) {
+            Ok(number) if number < 1024 => Ok(Core::Number(number)),
+            _ => Err(SettingsError::OutOfRange {
+                key: "core",
+                value: number.into(),
+                low: 0,
+                high: 1023,
+            }),
+        },
+    }
+}
+
+fn idle_of(idle: Option<&str>) -> Result<Idle, SettingsError> {
+    match idle {
+        None | Some("adaptive") => Ok(Idle::Adaptive),
+        Some("spin") => Ok(Idle::Spin),
+        Some(other) => Err(not_one_of("idle", other, "\"adaptive\" or \"spin\"")),
+    }
+}
+
+fn network_of(network: Option<&str>) -> Result<Network, SettingsError> {
+    match network {
+        None | Some("auto") => Ok(Network::Auto),
+        Some("io_uring") => Ok(Network::IoUring),
+        Some("tokio") => Ok(Network::Tokio),
+        Some(other) => Err(not_one_of(
+            "network",
+            other,
+            "\"auto\", \"io_uring\" or \"tokio\"",
+        )),
+    }
+}
+
+fn size_of(
+    bytes: Option<u64>,
+    tasks: Option<u64>,
+    workers: Option<u64>,
+) -> Result<SegmentSize, SettingsError> {
+    match (bytes, tasks, workers) {
+        (None, None, None) => Ok(SegmentSize::Bytes(SEGMENT_BYTES)),
+        (Some(bytes), None, None) => bounded(
+            "segment_bytes",
+            Some(bytes),
+            SEGMENT_BYTES,
+            (1 << 20, 1 << 40),
+        )
+        .map(SegmentSize::Bytes),
+        (None, Some(tasks), Some(workers)) => Ok(SegmentSize::Counts {
+            tasks: bounded("segment_tasks", Some(tasks), 0, (1, 1 << 24))?,
+            workers: bounded("segment_workers", Some(workers), 0, (1, 4_095))?,
+        }),
+        (None, _, _) => Err(SettingsError::Together(
+            "segment_tasks and segment_workers go together",
+        )),
+        (Some(_), _, _) => Err(SettingsError::Together(
+            "segment_bytes excludes segment_tasks and segment_workers: give one or the other",
+        )),
+    }
+}
+
+fn access_of(group: Option<String>, access: Option<&str>) -> Result<SegmentAccess, SettingsError> {
+    let Some(group) = group else {
+        return match access {
+            None => Ok(SegmentAccess::Owner),
+            Some(_) => Err(SettingsError::Together(
+                "segment_group_access needs segment_group",
+            )),
+        };
+    };
+    let gid = match group.parse::<u32>() {
+        Ok(gid) => gid,
+        Err(_) => match nix::unistd::Group::from_name(&group) {
+            Ok(Some(found)) => found.gid.as_raw(),
+            Ok(None) | Err(_) => return Err(SettingsError::NoSuchGroup(group)),
+        },
+    };
+    match access {
+        None | Some("read") => Ok(SegmentAccess::GroupRead(gid)),
+        Some("write") => Ok(SegmentAccess::GroupWrite(gid)),
+        Some(other) => Err(not_one_of(
+            "segment_group_access",
+            other,
+            "\"read\" or \"write\"",
+        )),
+    }
+}
+
+fn not_one_of(key: &'static str, value: &str, allowed: &'static str) -> SettingsError {
+    SettingsError::NotOneOf {
+        key,
+        value: value.to_owned(),
+        allowed,
+    }
+}
+
+fn bounded(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    range: (u64, u64),
+) -> Result<u64, SettingsError> {
+    let (low, high) = range;
+    let value = value.unwrap_or(default);
+    if (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    Err(SettingsError::OutOfRange {
+        key,
+        value,
+        low,
+        high,
+    })
+}
+
+fn count(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    range: (u64, u64),
+) -> Result<usize, SettingsError> {
+    bounded(key, value, default, range).map(|value| usize::try_from(value).unwrap_or(usize::MAX))
+}
+
+fn u32_of(
+    key: &'static str,
+    value: Option<u32>,
+    default: u32,
+    range: (u32, u32),
+) -> Result<u32, SettingsError> {
+    let range = (range.0.into(), range.1.into());
+    bounded(key, value.map(u64::from), default.into(), range)
+        .map(|value| u32::try_from(value).unwrap_or(u32::MAX))
+}
+
+fn millis(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    low: u64,
+    high: u64,
+) -> Result<Duration, SettingsError> {
+    bounded(key, value, default, (low, high)).map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(raw: RawConfig) -> String {
+        Settings::from_raw(raw).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let settings = Settings::from_raw(RawConfig::default()).unwrap();
+        assert_eq!(settings.instance(), "default");
+        assert_eq!(settings.segment, SegmentKind::Named);
+        assert_eq!(settings.listen.len(), 1);
+        assert_eq!(Settings::private().segment, SegmentKind::Private);
+    }
+
+    #[test]
+    fn printed_configuration_is_read_back_as_it_was() {
+        let settings = Settings::from_raw(RawConfig {
+            listen: Some(vec!["127.0.0.1:0".into()]),
+            core: Some(CoreValue::Number(1)),
+            ..RawConfig::default()
+        });
+        let text = settings.unwrap().to_toml();
+        let raw = RawConfig::from_toml(std::path::Path::new("printed"), &text).unwrap();
+        assert_eq!(Settings::from_raw(raw).unwrap().to_toml(), text);
+    }
+
+    #[test]
+    fn journal_durability_is_refused_not_faked() {
+        let raw = RawConfig {
+            durability: Some("journal".into()),
+            ..RawConfig::default()
+        };
+        assert_eq!(
+            refusal(raw),
+            "durability = \"journal\": this version has no journal; use \"memory\""
+        );
+    }
+
+    #[test]
+    fn each_bad_value_names_its_key_and_what_is_allowed() {
+        let cases = [
+            (
+                RawConfig {
+                    idle: Some("nap".into()),
+                    ..RawConfig::default()
+                },
+                "idle = \"nap\"",
+            ),
+            (
+                RawConfig {
+                    network: Some("dpdk".into()),
+                    ..RawConfig::default()
+                },
+                "network = \"dpdk\"",
+            ),
+            (
+                RawConfig {
+                    core: Some(CoreValue::Word("all".into())),
+                    ..RawConfig::default()
+                },
+                "core = \"all\"",
+            ),
+            (
+                RawConfig {
+                    core: Some(CoreValue::Number(5000)),
+                    ..RawConfig::default()
+                },
+                "core = 5000",
+            ),
+            (
+                RawConfig {
+                    lease_ms: Some(1),
+                    ..RawConfig::default()
+                },
+                "lease_ms = 1: must be 100",
+            ),
+            (
+                RawConfig {
+                    instance: Some("a/b".into()),
+                    ..RawConfig::default()
+                },
+                "instance = \"a/b\"",
+            ),
+            (
+                RawConfig {
+                    listen: Some(vec!["shm:x".into()]),
+                    ..RawConfig::default()
+                },
+                "listen = \"shm:x\"",
+            ),
+            (
+                RawConfig {
+                    segment_tasks: Some(5),
+                    ..RawConfig::default()
+                },
+                "segment_tasks and segment_workers",
+            ),
+            (
+                RawConfig {
+                    heartbeat_ms: Some(9_000),
+                    ..RawConfig::default()
+                },
+                "heartbeat_ms must be below lease_ms",
+            ),
+            (
+                RawConfig {
+                    segment_group: Some("no such group".into()),
+                    ..RawConfig::default()
+                },
+                "segment_group = \"no such group\"",
+            ),
+        ];
+        for (raw, start) in cases {
+            let message = refusal(raw);
+            assert!(message.starts_with(start), "{message}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Who speaks on a connection: what the kernel says of it, never what it says of itself.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use crate::net::edge_io::Socket;
+use crate::sys::peer::{LocalPeer, local_peer, peer_process};
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    address: Option<SocketAddr>,
+    local: Option<LocalPeer>,
+    process: Option<OwnedFd>,
+}
+
+impl Peer {
+    /// Asks the kernel about a fresh connection.
+    pub(crate) fn of(socket: &Socket) -> Self {
+        match socket {
+            Socket::Tcp(stream) => Self {
+                address: stream.peer_addr().ok(),
+                local: None,
+                process: None,
+            },
+            Socket::Unix(stream) => {
+                let local = local_peer(stream);
+                let other = local.filter(|peer| peer.pid != std::process::id());
+                let process = other.and_then(|peer| peer_process(stream, peer).ok());
+                Self {
+                    address: None,
+                    local,
+                    process,
+                }
+            }
+        }
+    }
+
+    /// User of the process; `None` over TCP.
+    pub(crate) fn uid(&self) -> Option<u32> {
+        self.local.map(|peer| peer.uid)
+    }
+
+    /// The process, by the kernel's word; `None` over TCP.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.local.map(|peer| peer.pid)
+    }
+
+    /// Whether it is the process that the daemon runs in: its connection ends with a part of it, not
+    /// with the process.
+    pub(crate) fn is_this_process(&self) -> bool {
+        self.pid() == Some(std::process::id())
+    }
+
+    /// A descriptor that becomes readable when the process ends; `None` over TCP and for this process.
+    pub(crate) fn process(&self) -> Option<OwnedFd> {
+        self.process.as_ref()?.try_clone().ok()
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.address, self.local) {
+            (Some(address), _) => write!(f, "{address}"),
+            (None, Some(_)) if self.is_this_process() => f.write_str("in-process"),
+            (None, Some(peer)) => write!(f, "local:pid={},uid={}", peer.pid, peer.uid),
+            (None, None) => f.write_str("unknown"),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Listening sockets: bound with the standard library (tokio-uring's own bind fails on new kernels), a
+//! socket file that nobody listens on is replaced, ours is removed at the end.
+//!
+//! Tested at the end of this file.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use qtf_proto::address::Address;
+
+/// Why an address cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BindError {
+    /// Somebody else serves it.
+    #[error("somebody listens there already")]
+    InUse,
+    /// A file is in the way that is not a socket.
+    #[error("a file that is not a socket is in the way")]
+    NotASocket,
+    /// The name of the host means nothing here.
+    #[error("the host name has no address")]
+    NoAddress,
+    /// Only sockets can be listened on.
+    #[error("cannot be listened on")]
+    Unsupported,
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl BindError {
+    /// The system's reason, if it was the system that refused.
+    pub(crate) fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Io(error) => Some(error.kind()),
+            Self::InUse | Self::NotASocket | Self::NoAddress | Self::Unsupported => None,
+        }
+    }
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket; removed when dropped, if it is still the one that was bound.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            inode: inode_of(path),
+        }
+    }
+}
+
+fn inode_of(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.inode.is_some() && inode_of(&self.path) == self.inode {
+            if let Err(error) = std::fs::remove_file(&self.path) {
+                tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
+impl Listener {
+    /// Binds an address.
+    pub(crate) fn bind(address: &Address) -> Result<Self, BindError> {
+        match address {
+            Address::Unix(path) => bind_unix(path),
+            Address::Tcp(host_port) => bind_tcp(host_port),
+            Address::InProcess(_) => Err(BindError::Unsupported),
+        }
+    }
+
+    /// The address as others can use it (port 0 was replaced by the kernel's choice).
+    pub(crate) fn address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?.to_string())),
+            Self::Unix(_, file) => Ok(Address::Unix(file.path.clone())),
+        }
+    }
+
+    /// Whether others than those on this machine can reach it; then its address.
+    pub(crate) fn open_to_others(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .ok()
+                .filter(|bound| !bound.ip().is_loopback()),
+            Self::Unix(..) => None,
+        }
+    }
+}
+
+fn bind_tcp(host_port: &str) -> Result<Listener, BindError> {
+    let mut last = BindError::NoAddress;
+    for address in host_port.to_socket_addrs()? {
+        match TcpListener::bind(address) {
+            Ok(listener) => return Ok(Listener::Tcp(listener)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = BindError::InUse,
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+fn bind_unix(path: &Path) -> Result<Listener, BindError> {
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path)?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    };
+    let listener = listener.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse,
+        _ => BindError::Io(error),
+    })?;
+    let file = SocketFile::new(path);
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(Listener::Unix(listener, file))
+}
+
+/// Removes a socket file if nobody listens on it.
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(BindError::NotASocket);
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "socket file left by a daemon that is gone, replaced");
+            Ok(std::fs::remove_file(path)?)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Somebody listens, or listens with a full queue (WouldBlock), or we may not know.
+        Ok(_) | Err(_) => Err(BindError::InUse),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_file_that_nobody_listens_on_is_replaced_and_removed_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn socket_file_that_somebody_listens_on_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let _theirs = UnixListener::bind(&path).unwrap();
+        assert!(matches!(
+            Listener::bind(&Address::Unix(path.clone())),
+            Err(BindError::InUse)
+        ));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn ordinary_file_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.txt");
+        std::fs::write(&path, "mine").unwrap();
+        assert!(matches!(
+            Listener::bind(&Address::Unix(path.clone())),
+            Err(BindError::NotASocket)
+        ));
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn socket_file_of_a_successor_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let ours = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // The inode number of the removed file must not be given to the next one.
+        let _keep = std::fs::File::create(folder.path().join("other")).unwrap();
+        let _theirs = UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn tcp_address_in_use_is_told_from_other_failures() {
+        let first = Listener::bind(&Address::Tcp("127.0.0.1:0".into())).unwrap();
+        let taken = first.address().unwrap();
+        assert!(matches!(Listener::bind(&taken), Err(BindError::InUse)));
+        assert!(matches!(
+            Listener::bind(&Address::Tcp("192.0.2.1:7878".into())),
+            Err(BindError::Io(_))
+        ));
+    }
+}

@@ -1,0 +1,13 @@
+//! System calls and what wraps them; the only place of this crate with `unsafe`.
+//!
+//! - `affinity`: which cores there are, pinning the thread to one
+//! - `lock_file`: one daemon for each name
+//! - `peer`: who is at the other end of a socket, and when that process ends
+//! - `ring`: the `io_uring` runtime, or why there is none
+//! - `socket_op`: accept, receive and send as `io_uring` operations
+
+pub(crate) mod affinity;
+pub(crate) mod lock_file;
+pub(crate) mod peer;
+pub(crate) mod ring;
+pub(crate) mod socket_op;
