@@ -1,1 +1,146 @@
-fn main() {}
+//! `qtf-worker`: runs the tasks of a daemon on this machine.
+//!
+//! SIGTERM or SIGINT: takes nothing new, finishes what runs, leaves; a second one kills what runs.
+//! Exit status: 0 left as told, 1 refused by the daemon or not able to start, 2 usage.
+
+use core::time::Duration;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use qtf_proto::address::{Address, DEFAULT_INSTANCE};
+use qtf_worker::{ExecPolicy, Worker};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Descriptors a running task takes: three pipes and its notice of end.
+const DESCRIPTORS_PER_SLOT: u64 = 4;
+const DESCRIPTORS_BESIDES: u64 = 128;
+
+/// Runs the tasks of a Quantum Taskflow daemon on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "qtf-worker", version)]
+struct Arguments {
+    /// Daemon to work for: unix:PATH or HOST:PORT [default: the socket in the runtime directory]
+    #[arg(long, value_name = "ADDRESS", env = "QTF_ADDR")]
+    connect: Option<Address>,
+    /// Name in lists [default: the host's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Tasks that run at the same time [default: number of cores]
+    #[arg(long)]
+    slots: Option<u32>,
+    /// Tasks taken ahead, to hide the way to a distant daemon
+    #[arg(long, default_value_t = 0)]
+    prefetch: u32,
+    /// Bytes kept of standard output, and as many of standard error
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    output_limit: u64,
+    /// Time between SIGTERM and SIGKILL for a task that is cancelled or out of time
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "2s")]
+    stop_grace: Duration,
+    /// How long a drain waits for what runs
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
+    drain_timeout: Duration,
+    /// Give the worker's whole environment to programs
+    #[arg(long)]
+    inherit_environment: bool,
+    /// What is logged on stderr: error, warn, info, debug, trace, or a filter by module
+    #[arg(long, value_name = "LEVEL", env = "QTF_LOG", default_value = "info")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&arguments.log)
+        .with_context(|| format!("--log {:?} is no level or filter", arguments.log));
+    let fallback = || EnvFilter::new("info");
+    let (filter, filter_error) = match filter {
+        Ok(filter) => (filter, None),
+        Err(error) => (fallback(), Some(error)),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    if let Some(error) = filter_error {
+        return Err(error);
+    }
+    let address = arguments.connect;
+    let address = address.unwrap_or_else(|| Address::of_instance(DEFAULT_INSTANCE));
+    let policy = ExecPolicy::default()
+        .output_limit_bytes(arguments.output_limit)
+        .stop_grace(arguments.stop_grace)
+        .inherit_environment(arguments.inherit_environment);
+    let mut worker = Worker::builder(address)
+        .prefetch(arguments.prefetch)
+        .drain_timeout(arguments.drain_timeout)
+        .exec(policy);
+    if let Some(name) = arguments.name {
+        worker = worker.name(name);
+    }
+    if let Some(slots) = arguments.slots {
+        worker = worker.slots(slots);
+    }
+    let worker = worker.build()?;
+    raise_descriptor_limit(worker.slots());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let signals = || {
+            Ok::<_, std::io::Error>((
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+            ))
+        };
+        let (terminate, interrupt) = signals().context("cannot listen to signals")?;
+        let (second_terminate, second_interrupt) = signals().context("cannot listen to signals")?;
+        let drain = times(1, terminate, interrupt);
+        let abort = times(2, second_terminate, second_interrupt);
+        Ok(worker.run_with_abort(drain, abort).await?)
+    })
+}
+
+/// Waits until so many signals have come.
+async fn times(count: u32, mut terminate: Signal, mut interrupt: Signal) {
+    for _ in 0..count {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}
+
+/// Each running program takes descriptors of ours; the default limit of 1,024 is enough for 224 only.
+fn raise_descriptor_limit(slots: u32) {
+    let wanted = u64::from(slots) * DESCRIPTORS_PER_SLOT + DESCRIPTORS_BESIDES;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    if soft >= wanted {
+        return;
+    }
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard);
+    if wanted > hard || raised.is_err() {
+        tracing::warn!(
+            soft,
+            hard,
+            wanted,
+            "the limit of open files is too low for this many slots: raise `ulimit -n`"
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! One connection to the daemon: session and dispatch stream.
+
+use core::time::Duration;
+
+use qtf_proto::address::Address;
+use qtf_proto::channel;
+use qtf_proto::limits::MESSAGE_BYTES_MAX;
+use qtf_proto::refusal::refusal_of;
+use qtf_proto::v1::register_client::RegisterClient;
+use qtf_proto::v1::scheduler_client::SchedulerClient;
+use qtf_proto::v1::{
+    DispatchRequest, DispatchResponse, RefusalReason, WorkerHello, WorkerNotice, WorkerReport,
+    WorkerWelcome,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+// LIMIT: messages on their way; what has no room is gathered into the next one.
+const QUEUED_MAX: usize = 4;
+
+/// Why there is no link, or none any more.
+#[derive(Debug)]
+pub(super) enum LinkError {
+    /// Not connected, or disconnected.
+    Broken(String),
+    /// The daemon does not know the worker that reconnects.
+    UnknownWorker,
+    /// The daemon will never take this worker as it is.
+    Refused(String),
+}
+
+impl LinkError {
+    fn of(status: &Status) -> Self {
+        let message = || status.message().to_owned();
+        match refusal_of(status).map(|refusal| refusal.reason()) {
+            Some(RefusalReason::UnknownWorker | RefusalReason::UnknownSession) => {
+                Self::UnknownWorker
+            }
+            Some(RefusalReason::InvalidArgument | RefusalReason::Unsupported) => {
+                Self::Refused(message())
+            }
+            _ => Self::Broken(format!("{} ({})", message(), status.code().description())),
+        }
+    }
+}
+
+/// The first half: registered, but not yet taking tasks.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) channel: Channel,
+    pub(super) welcome: WorkerWelcome,
+    notices: Streaming<WorkerNotice>,
+    reports: mpsc::Sender<WorkerReport>,
+}
+
+/// Both streams.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) notices: Streaming<WorkerNotice>,
+    pub(super) reports: mpsc::Sender<WorkerReport>,
+    pub(super) dispatches: Streaming<DispatchResponse>,
+    pub(super) requests: mpsc::Sender<DispatchRequest>,
+}
+
+/// Connects and says hello.
+pub(super) async fn register(address: Address, hello: WorkerHello) -> Result<Session, LinkError> {
+    let channel = channel::connect(&address)
+        .await
+        .map_err(|error| LinkError::Broken(error.to_string()))?;
+    let (reports, queue) = mpsc::channel(QUEUED_MAX);
+    let first = WorkerReport {
+        holding: u32::try_from(hello.held.len()).unwrap_or(u32::MAX),
+        load_milli: crate::load::load_milli(),
+        hello: Some(hello),
+        ..WorkerReport::default()
+    };
+    push(&reports, first)?;
+    let mut register = RegisterClient::new(channel.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let opening = async {
+        let call = register.worker_session(ReceiverStream::new(queue));
+        let mut notices = call.await?.into_inner();
+        let welcome = notices.message().await?.and_then(|notice| notice.welcome);
+        let welcome = welcome.ok_or_else(|| Status::unknown("no welcome from the daemon"))?;
+        Ok::<_, Status>((notices, welcome))
+    };
+    let (notices, welcome) = within(opening).await?;
+    Ok(Session {
+        channel,
+        welcome,
+        notices,
+        reports,
+    })
+}
+
+/// Opens the dispatch stream with its first grant of credits.
+pub(super) async fn take_tasks(session: Session, credits: u32) -> Result<Link, LinkError> {
+    let (requests, queue) = mpsc::channel(QUEUED_MAX);
+    let first = DispatchRequest {
+        worker_id: session.welcome.worker_id,
+        token: session.welcome.token,
+        credits,
+        probe_answer: 0,
+    };
+    push(&requests, first)?;
+    let mut scheduler =
+        SchedulerClient::new(session.channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let call = scheduler.dispatch(ReceiverStream::new(queue));
+    let dispatches = within(call).await?.into_inner();
+    Ok(Link {
+        notices: session.notices,
+        reports: session.reports,
+        dispatches,
+        requests,
+    })
+}
+
+fn push<T>(queue: &mpsc::Sender<T>, first: T) -> Result<(), LinkError> {
+    let full = |_| LinkError::Broken("a fresh queue is full".to_owned());
+    queue.try_send(first).map_err(full)
+}
+
+async fn within<T>(step: impl Future<Output = Result<T, Status>>) -> Result<T, LinkError> {
+    match tokio::time::timeout(OPEN_TIMEOUT, step).await {
+        Ok(result) => result.map_err(|status| LinkError::of(&status)),
+        Err(_elapsed) => Err(LinkError::Broken(format!(
+            "no answer from the daemon within {} s",
+            OPEN_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// What a broken stream says.
+pub(super) fn broken(status: Option<&Status>) -> LinkError {
+    match status {
+        Some(status) => LinkError::of(status),
+        None => LinkError::Broken("the daemon closed the connection".to_owned()),
+    }
+}

@@ -1,0 +1,439 @@
+//! The worker's one loop: keeps a link to the daemon, and decides what runs and what is said when.
+//!
+//! Invariants:
+//! - A1: the loop never waits for the daemon to read: what has no room in a queue is gathered into the
+//!   next message.
+//! - A2: what runs and what is to be delivered outlives a link; only an eviction, another segment or an
+//!   unknown worker id ends it.
+//! - A3: results go out at once, all that wait in one message; credits follow in the same flush.
+//!
+//! `tasks` holds the state, `link` the streams, `serve` the loop while there is a link.
+
+mod link;
+mod serve;
+mod tasks;
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use qtf_proto::v1::{Assignment, Outcome, OutcomeKind, WorkerHello, WorkerWelcome};
+use qtf_shm::TaskId;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::attempt::{self, Ending, Job};
+use crate::builder::{Settings, WorkerError};
+use crate::exec::Identity;
+use crate::handler::Runner;
+use crate::stop::stop_pair;
+use crate::transfer::{Access, TransferError};
+use link::{LinkError, Session};
+use tasks::{RunNumber, Tasks};
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A link that held for so long was a good one.
+const GOOD_LINK: Duration = Duration::from_secs(2);
+/// Largest output when the daemon does not say.
+const OUTPUT_LIMIT_BYTES: u64 = 64 << 20;
+/// What is killed has this long to be gone before the worker leaves.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the program that holds the worker asks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Control {
+    /// Finish and leave.
+    Drain,
+    /// Kill and leave.
+    Abort,
+}
+
+/// What happens inside the worker.
+#[derive(Debug)]
+enum Event {
+    Ended {
+        run: RunNumber,
+        ending: Box<Ending>,
+        discard_result: bool,
+    },
+    Uploaded {
+        run: RunNumber,
+        link: u64,
+        result: Result<u64, TransferError>,
+    },
+}
+
+/// On its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Takes nothing new, finishes what runs until then.
+    Draining {
+        until: Instant,
+    },
+    /// What runs is being stopped; gone then at the latest.
+    Stopping {
+        until: Instant,
+    },
+}
+
+/// Who the worker is for the daemon.
+#[derive(Clone, Copy, Debug)]
+struct Registration {
+    worker_id: u64,
+    token: u64,
+    segment_id: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    settings: Settings,
+    control: mpsc::Receiver<Control>,
+    tasks: Tasks,
+    /// At most one ending and one upload for each attempt that is held, so it needs no bound of its own.
+    events: mpsc::UnboundedReceiver<Event>,
+    event_sender: mpsc::UnboundedSender<Event>,
+    registration: Option<Registration>,
+    access: watch::Sender<Option<Access>>,
+    output_limit_bytes: u64,
+    leaving: Leaving,
+    link_number: u64,
+}
+
+enum Opened {
+    Session(Box<Session>),
+    Failed(LinkError),
+    Left,
+}
+
+impl Agent {
+    pub(crate) fn new(settings: Settings, control: mpsc::Receiver<Control>) -> Self {
+        let (event_sender, events) = mpsc::unbounded_channel();
+        let tasks = Tasks::new(settings.slots, settings.capacity());
+        Self {
+            settings,
+            control,
+            tasks,
+            events,
+            event_sender,
+            registration: None,
+            access: watch::Sender::new(None),
+            output_limit_bytes: OUTPUT_LIMIT_BYTES,
+            leaving: Leaving::No,
+            link_number: 0,
+        }
+    }
+
+    /// Works until it is told to leave.
+    pub(crate) async fn run(mut self) -> Result<(), WorkerError> {
+        let mut backoff = BACKOFF_FIRST;
+        let mut is_told = false;
+        loop {
+            let error = match self.open().await {
+                Opened::Left => return Ok(()),
+                Opened::Failed(error) => error,
+                Opened::Session(session) => {
+                    is_told = false;
+                    let linked_at = Instant::now();
+                    let end = self.serve(*session).await;
+                    if linked_at.elapsed() > GOOD_LINK {
+                        backoff = BACKOFF_FIRST;
+                    }
+                    self.access.send_replace(None);
+                    match end {
+                        None => return Ok(()),
+                        Some(error) => error,
+                    }
+                }
+            };
+            match error {
+                LinkError::Refused(message) => {
+                    let address = self.settings.address.to_string();
+                    return Err(WorkerError::Refused { address, message });
+                }
+                LinkError::UnknownWorker => {
+                    tracing::warn!("the daemon does not know this worker any more");
+                    self.forget_registration();
+                }
+                LinkError::Broken(cause) => {
+                    let address = &self.settings.address;
+                    if is_told {
+                        tracing::debug!(%address, cause, "still no link to the daemon");
+                    } else {
+                        tracing::warn!(%address, cause, "no link to the daemon, trying again");
+                    }
+                    is_told = true;
+                }
+            }
+            // Between half and all of it, so that a thousand workers do not come back as one.
+            let pause = backoff.mul_f64(fastrand::f64().mul_add(0.5, 0.5));
+            if self.attending(tokio::time::sleep(pause)).await.is_none() {
+                return Ok(());
+            }
+            backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Registers, while it goes on listening to what happens.
+    async fn open(&mut self) -> Opened {
+        let known = self.registration;
+        let hello = WorkerHello {
+            name: self.settings.name.clone(),
+            host: self.settings.host.clone(),
+            pid: std::process::id(),
+            capacity: self.settings.capacity(),
+            kinds: self.settings.kinds.keys().cloned().collect(),
+            worker_id: known.map_or(0, |known| known.worker_id),
+            token: known.map_or(0, |known| known.token),
+            segment_id: known.map_or(0, |known| known.segment_id),
+            held: self.tasks.held(),
+        };
+        let address = self.settings.address.clone();
+        match self.attending(link::register(address, hello)).await {
+            Some(Ok(session)) => Opened::Session(Box::new(session)),
+            Some(Err(error)) => Opened::Failed(error),
+            None => Opened::Left,
+        }
+    }
+
+    /// Awaits one step of opening a link, while it goes on listening to what happens; `None` when it is
+    /// time to leave instead.
+    async fn attending<T>(&mut self, step: impl Future<Output = T>) -> Option<T> {
+        let mut step = core::pin::pin!(step);
+        loop {
+            if self.may_leave_unlinked() {
+                return None;
+            }
+            let until = self.leaving_until();
+            tokio::select! {
+                result = &mut step => return Some(result),
+                event = self.events.recv() => self.on_event(event),
+                control = next_control(&mut self.control) => self.on_control(control),
+                () = at(until) => self.on_leaving_time(),
+            }
+        }
+    }
+
+    /// Takes a welcome: who we are now, and what of the earlier session is still ours.
+    fn on_welcome(&mut self, welcome: &WorkerWelcome, access: Access) {
+        let news = Registration {
+            worker_id: welcome.worker_id,
+            token: welcome.token,
+            segment_id: welcome.segment_id,
+        };
+        let is_same = self.registration.is_some_and(|known| {
+            known.worker_id == news.worker_id && known.segment_id == news.segment_id
+        });
+        if !is_same {
+            self.tasks.abandon_all();
+        }
+        for task in &welcome.abandon {
+            self.tasks.abandon((*task).into());
+        }
+        self.registration = Some(news);
+        self.output_limit_bytes = match welcome.output_limit_bytes {
+            0 => OUTPUT_LIMIT_BYTES,
+            said => said,
+        };
+        self.link_number += 1;
+        self.tasks.relink();
+        self.access.send_replace(Some(access));
+        let worker = qtf_shm::WorkerId::from_raw(welcome.worker_id);
+        let worker = worker.map_or_else(|| "?".to_owned(), |worker| worker.to_string());
+        let address = &self.settings.address;
+        tracing::info!(worker, %address, slots = self.settings.slots, "registered");
+    }
+
+    fn forget_registration(&mut self) {
+        self.registration = None;
+        self.tasks.abandon_all();
+    }
+
+    /// Without a link: when nothing is left that a daemon would want to know, or time is up.
+    fn may_leave_unlinked(&self) -> bool {
+        match self.leaving {
+            Leaving::No => false,
+            Leaving::Draining { .. } => self.tasks.is_quiet(),
+            Leaving::Stopping { until } => self.tasks.is_idle() || Instant::now() >= until,
+        }
+    }
+
+    const fn leaving_until(&self) -> Option<Instant> {
+        match self.leaving {
+            Leaving::No => None,
+            Leaving::Draining { until } | Leaving::Stopping { until } => Some(until),
+        }
+    }
+
+    fn on_control(&mut self, control: Control) {
+        match (control, self.leaving) {
+            (Control::Drain, Leaving::No) => self.drain("it was told to"),
+            (Control::Drain, _) => {}
+            (Control::Abort, _) => {
+                tracing::info!("killing what runs and leaving");
+                self.tasks.kill_all();
+                let until = Instant::now() + KILL_TIMEOUT;
+                self.leaving = Leaving::Stopping { until };
+            }
+        }
+    }
+
+    fn drain(&mut self, why: &str) {
+        if self.leaving == Leaving::No {
+            tracing::info!(why, "draining: finishes what runs, takes nothing new");
+            let until = Instant::now() + self.settings.drain_timeout;
+            self.leaving = Leaving::Draining { until };
+        }
+    }
+
+    /// The time of the present way of leaving is over.
+    fn on_leaving_time(&mut self) {
+        if let Leaving::Draining { .. } = self.leaving {
+            tracing::warn!("the drain timeout is over: stopping what runs, handing it back");
+            self.tasks.abandon_unfinished();
+            let until = Instant::now() + self.settings.exec.stop_grace + KILL_TIMEOUT;
+            self.leaving = Leaving::Stopping { until };
+        }
+    }
+
+    fn on_event(&mut self, event: Option<Event>) {
+        match event {
+            Some(Event::Ended {
+                run,
+                ending,
+                discard_result,
+            }) => {
+                let limit = self.output_limit_bytes;
+                let (outcome, output) = ending.encoded(discard_result, limit);
+                self.tasks.on_ended(run, outcome, output);
+                self.start_tasks();
+            }
+            Some(Event::Uploaded { run, link, result }) if link == self.link_number => match result
+            {
+                Ok(receipt) => self.tasks.on_uploaded(run, Some(receipt)),
+                Err(TransferError::Refused(cause) | TransferError::Broken(cause)) => {
+                    tracing::warn!(cause, "an output cannot be stored");
+                    self.tasks.on_uploaded(run, None);
+                }
+            },
+            // Of an earlier link: uploaded again over this one. The sender is never dropped.
+            Some(Event::Uploaded { .. }) | None => {}
+        }
+    }
+
+    /// Starts what waits, as far as slots are free.
+    fn start_tasks(&mut self) {
+        if self.leaving != Leaving::No {
+            return;
+        }
+        while let Some((run, assignment)) = self.tasks.next_to_start() {
+            self.start_task(run, assignment);
+        }
+    }
+
+    fn start_task(&mut self, run: RunNumber, assignment: Assignment) {
+        let is_whole = assignment.payload_bytes <= crate::transfer::byte_count(&assignment.payload);
+        let runner = self.settings.kinds.get(&assignment.kind).cloned();
+        let task = assignment.task.and_then(|task| {
+            let attempt = task.attempt;
+            let task = TaskId::from_raw(task.task_id)?;
+            Some(Identity { task, attempt })
+        });
+        let ending = match (runner, task) {
+            (None, _) => {
+                let message = format!("this worker has no handler {:?}", assignment.kind);
+                Ending::new(OutcomeKind::Refused, message)
+            }
+            (_, None) => Ending::new(OutcomeKind::Refused, "the task id is malformed"),
+            (Some(Runner::Noop), _) => Ending::of_bytes(Bytes::new()),
+            (Some(Runner::Echo), _) if is_whole => Ending::of_bytes(assignment.payload),
+            (Some(runner), Some(identity)) => {
+                self.spawn_task(run, assignment, runner, identity);
+                return;
+            }
+        };
+        let limit = self.output_limit_bytes;
+        let (outcome, output) = ending.encoded(assignment.discard_result, limit);
+        self.tasks.on_ended(run, outcome, output);
+    }
+
+    fn spawn_task(
+        &mut self,
+        run: RunNumber,
+        assignment: Assignment,
+        runner: Runner,
+        identity: Identity,
+    ) {
+        let (switch, signal) = stop_pair(assignment.timeout_ms);
+        let job = Job {
+            identity,
+            kind: assignment.kind,
+            runner,
+            payload: assignment.payload,
+            payload_bytes: assignment.payload_bytes,
+            policy: Arc::clone(&self.settings.exec),
+            output_limit_bytes: self.output_limit_bytes,
+            access: self.access.subscribe(),
+        };
+        let report = EndReport {
+            sender: self.event_sender.clone(),
+            run,
+            discard_result: assignment.discard_result,
+            ending: None,
+        };
+        self.tasks.on_started(run, switch);
+        tokio::spawn(async move { report.finish(attempt::run(job, signal).await) });
+    }
+
+    /// Notes the end of an attempt that never ran.
+    fn end_unstarted(&mut self, run: RunNumber, kind: OutcomeKind) {
+        let outcome = Outcome {
+            kind: kind.into(),
+            ..Outcome::default()
+        };
+        self.tasks.on_ended(run, outcome, Bytes::new());
+    }
+}
+
+/// Reports the end of an attempt when it is dropped, so that a handler that panics is reported too.
+#[derive(Debug)]
+struct EndReport {
+    sender: mpsc::UnboundedSender<Event>,
+    run: RunNumber,
+    discard_result: bool,
+    ending: Option<Ending>,
+}
+
+impl EndReport {
+    fn finish(mut self, ending: Ending) {
+        self.ending = Some(ending);
+    }
+}
+
+impl Drop for EndReport {
+    fn drop(&mut self) {
+        let ending = self.ending.take();
+        let panicked = || Ending::new(OutcomeKind::HandlerFailed, "the handler panicked");
+        // A closed queue means that the worker is gone, and with it the wish to know.
+        let _ = self.sender.send(Event::Ended {
+            run: self.run,
+            ending: Box::new(ending.unwrap_or_else(panicked)),
+            discard_result: self.discard_result,
+        });
+    }
+}
+
+async fn next_control(control: &mut mpsc::Receiver<Control>) -> Control {
+    match control.recv().await {
+        Some(control) => control,
+        None => core::future::pending().await,
+    }
+}
+
+async fn at(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => core::future::pending().await,
+    }
+}

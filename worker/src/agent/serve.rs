@@ -1,0 +1,285 @@
+//! The loop while there is a link: notices and tasks in, reports and credits out.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use qtf_proto::v1::{
+    DispatchRequest, DispatchResponse, OutcomeKind, StopReason, WorkerNotice, WorkerReport,
+};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::link::{self, Link, LinkError, Session};
+use super::tasks::Upload;
+use super::{Agent, Event, Leaving, at, next_control};
+use crate::load::load_milli;
+use crate::stop::StopCause;
+use crate::transfer::{Access, TransferError, upload_output};
+
+// A daemon's word about the heartbeat is taken within these bounds.
+const HEARTBEAT_MS: core::ops::RangeInclusive<u32> = 10..=60_000;
+// LIMIT: events taken in before what they brought is sent.
+const EVENTS_PER_TURN: usize = 1024;
+const UPLOAD_TRIES: u32 = 3;
+const UPLOAD_PAUSE: Duration = Duration::from_millis(200);
+/// The goodbye has this long to be read.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What is to be said over this link besides tasks and results.
+#[derive(Debug)]
+struct Talk {
+    period: Duration,
+    heartbeat_at: Instant,
+    /// Probes to be answered.
+    probes: Vec<u64>,
+    drain_is_told: bool,
+    uploads: Arc<Semaphore>,
+    access: Access,
+}
+
+// LIMIT: outputs on their way at the same time.
+const UPLOADS_MAX: usize = 4;
+
+impl Agent {
+    /// Works over one session; `None` when the worker has left for good.
+    pub(super) async fn serve(&mut self, session: Session) -> Option<LinkError> {
+        let welcome = &session.welcome;
+        let heartbeat_ms = welcome.heartbeat_ms;
+        let heartbeat_ms = heartbeat_ms.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
+        let access = Access {
+            channel: session.channel.clone(),
+            worker_id: welcome.worker_id,
+            token: welcome.token,
+        };
+        self.on_welcome(welcome, access.clone());
+        let period = Duration::from_millis(heartbeat_ms.into());
+        let mut talk = Talk {
+            period,
+            heartbeat_at: Instant::now() + period,
+            probes: Vec::new(),
+            drain_is_told: false,
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            access,
+        };
+        let credits = if self.leaving == Leaving::No {
+            self.tasks.grant()
+        } else {
+            0
+        };
+        let mut link = match self.attending(link::take_tasks(session, credits)).await {
+            Some(Ok(link)) => link,
+            Some(Err(error)) => return Some(error),
+            None => return None,
+        };
+        self.start_tasks();
+        loop {
+            self.flush(&mut link, &mut talk);
+            if self.may_leave(&talk) {
+                self.say_goodbye(link).await;
+                return None;
+            }
+            if let Some(error) = self.turn(&mut link, &mut talk).await {
+                return Some(error);
+            }
+            for _ in 0..EVENTS_PER_TURN {
+                match self.events.try_recv() {
+                    Ok(event) => self.on_event(Some(event)),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// Waits for one thing to happen and takes it in.
+    async fn turn(&mut self, link: &mut Link, talk: &mut Talk) -> Option<LinkError> {
+        let wants_report = self.wants_report(talk);
+        let wants_request = self.wants_request(talk);
+        let until = self.leaving_until();
+        tokio::select! {
+            notice = link.notices.message() => match notice {
+                Ok(Some(notice)) => return self.on_notice(notice),
+                Ok(None) => return Some(link::broken(None)),
+                Err(status) => return Some(link::broken(Some(&status))),
+            },
+            response = link.dispatches.message() => match response {
+                Ok(Some(response)) => {
+                    self.on_dispatch(response, talk);
+                    // What ends at once is reported without its start.
+                    tokio::task::yield_now().await;
+                }
+                Ok(None) => return Some(link::broken(None)),
+                Err(status) => return Some(link::broken(Some(&status))),
+            },
+            event = self.events.recv() => self.on_event(event),
+            control = next_control(&mut self.control) => self.on_control(control),
+            () = tokio::time::sleep_until(talk.heartbeat_at) => {}
+            room = link.reports.reserve(), if wants_report => if room.is_err() {
+                return Some(link::broken(None));
+            },
+            room = link.requests.reserve(), if wants_request => if room.is_err() {
+                return Some(link::broken(None));
+            },
+            () = at(until) => self.on_leaving_time(),
+        }
+        None
+    }
+
+    fn on_notice(&mut self, notice: WorkerNotice) -> Option<LinkError> {
+        for verdict in notice.verdicts {
+            if let Some(task) = verdict.task {
+                self.tasks.on_verdict(task.into());
+            }
+        }
+        if notice.evicted {
+            tracing::warn!("evicted by the daemon: ending all tasks, registering anew");
+            self.forget_registration();
+            return Some(LinkError::Broken("evicted".to_owned()));
+        }
+        if notice.drain {
+            self.drain("the daemon asks for it");
+        }
+        if notice.daemon_stopping {
+            return Some(LinkError::Broken("the daemon is stopping".to_owned()));
+        }
+        None
+    }
+
+    fn on_dispatch(&mut self, response: DispatchResponse, talk: &mut Talk) {
+        if response.probe != 0 {
+            talk.probes.push(response.probe);
+        }
+        for assignment in response.assignments {
+            let task = assignment.task;
+            if self.tasks.accept(assignment)
+                && self.tasks.is_overfull()
+                && let Some(task) = task
+                && let Some(run) = self.tasks.stop(task.into(), StopCause::Cancelled)
+            {
+                self.end_unstarted(run, OutcomeKind::Refused);
+            }
+        }
+        self.start_tasks();
+        for stop in response.stops {
+            let cause = match stop.reason() {
+                StopReason::Unspecified | StopReason::Cancelled => StopCause::Cancelled,
+                StopReason::TimedOut => StopCause::TimedOut,
+                StopReason::Stale => StopCause::Stale,
+            };
+            if let Some(task) = stop.task
+                && let Some(run) = self.tasks.stop(task.into(), cause)
+            {
+                self.end_unstarted(run, cause.outcome_kind());
+            }
+        }
+    }
+
+    fn wants_report(&self, talk: &Talk) -> bool {
+        let must_tell_drain = self.leaving != Leaving::No && !talk.drain_is_told;
+        self.tasks.has_news() || must_tell_drain || Instant::now() >= talk.heartbeat_at
+    }
+
+    fn wants_request(&self, talk: &Talk) -> bool {
+        let has_credits = self.leaving == Leaving::No && self.tasks.has_credits_due();
+        has_credits || !talk.probes.is_empty()
+    }
+
+    /// Sends what there is to say, as far as there is room.
+    fn flush(&mut self, link: &mut Link, talk: &mut Talk) {
+        for upload in self.tasks.take_uploads() {
+            self.start_upload(upload, talk);
+        }
+        while self.wants_report(talk)
+            && let Ok(room) = link.reports.try_reserve()
+        {
+            let results = self.tasks.take_results();
+            let is_draining = self.leaving != Leaving::No;
+            room.send(WorkerReport {
+                hello: None,
+                started: self.tasks.take_started(),
+                results,
+                holding: self.tasks.holding(),
+                load_milli: load_milli(),
+                draining: is_draining,
+                goodbye: false,
+            });
+            talk.drain_is_told = is_draining;
+            talk.heartbeat_at = Instant::now() + talk.period;
+        }
+        while self.wants_request(talk)
+            && let Ok(room) = link.requests.try_reserve()
+        {
+            let credits = if self.leaving == Leaving::No {
+                self.tasks.grant()
+            } else {
+                0
+            };
+            let probe_answer = talk.probes.pop().unwrap_or(0);
+            if credits == 0 && probe_answer == 0 {
+                break;
+            }
+            room.send(DispatchRequest {
+                worker_id: 0,
+                token: 0,
+                credits,
+                probe_answer,
+            });
+        }
+    }
+
+    fn start_upload(&self, upload: Upload, talk: &Talk) {
+        let Upload { run, output } = upload;
+        let sender = self.event_sender.clone();
+        let access = talk.access.clone();
+        let link = self.link_number;
+        let uploads = Arc::clone(&talk.uploads);
+        tokio::spawn(async move {
+            let Ok(_turn) = uploads.acquire().await else {
+                return;
+            };
+            let mut result = upload_output(access.clone(), output.clone()).await;
+            for _ in 1..UPLOAD_TRIES {
+                if !matches!(result, Err(TransferError::Broken(_))) {
+                    break;
+                }
+                tokio::time::sleep(UPLOAD_PAUSE).await;
+                result = upload_output(access.clone(), output.clone()).await;
+            }
+            let _ = sender.send(Event::Uploaded { run, link, result });
+        });
+    }
+
+    fn may_leave(&self, talk: &Talk) -> bool {
+        match self.leaving {
+            Leaving::No => false,
+            Leaving::Draining { .. } => talk.drain_is_told && self.tasks.is_quiet(),
+            Leaving::Stopping { until } => self.tasks.is_quiet() || Instant::now() >= until,
+        }
+    }
+
+    /// Hands back what is still held, and waits a moment for it to be read.
+    async fn say_goodbye(&self, link: Link) {
+        let Link {
+            mut notices,
+            reports,
+            dispatches,
+            requests,
+        } = link;
+        let goodbye = WorkerReport {
+            holding: self.tasks.holding(),
+            draining: true,
+            goodbye: true,
+            ..WorkerReport::default()
+        };
+        let said = async {
+            if reports.send(goodbye).await.is_ok() {
+                drop(reports);
+                while let Ok(Some(_)) = notices.message().await {}
+            }
+        };
+        if tokio::time::timeout(GOODBYE_TIMEOUT, said).await.is_err() {
+            tracing::debug!("the goodbye was not answered");
+        }
+        drop((dispatches, requests));
+        tracing::info!("left");
+    }
+}

@@ -1,0 +1,206 @@
+//! Runs one attempt of one task to its ending: payload, runner, encoded output.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput, TaskRef};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::exec::{self, ExecPolicy, Identity};
+use crate::handler::{Runner, TaskContext};
+use crate::stop::StopSignal;
+use crate::transfer::{Access, TransferError, byte_count, fetch_payload};
+
+/// Room for everything but the two outputs in an encoded `TaskOutput`.
+const ENVELOPE_BYTES: u64 = 8 << 10;
+const MESSAGE_BYTES_MAX: usize = 4 << 10;
+const FETCH_PAUSE: Duration = Duration::from_millis(200);
+
+/// How an attempt ended and what it left.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) outcome: Outcome,
+    pub(crate) output: TaskOutput,
+}
+
+impl Ending {
+    pub(crate) fn new(kind: OutcomeKind, message: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome {
+                kind: kind.into(),
+                ..Outcome::default()
+            },
+            output: TaskOutput {
+                message: message.into(),
+                ..TaskOutput::default()
+            },
+        }
+    }
+
+    pub(crate) fn of_bytes(stdout: Bytes) -> Self {
+        let mut ending = Self::new(OutcomeKind::Exited, "");
+        ending.output.stdout = stdout;
+        ending
+    }
+
+    /// The form that travels. An output that is not wanted or too large is left out.
+    pub(crate) fn encoded(mut self, discard_result: bool, limit_bytes: u64) -> (Outcome, Bytes) {
+        let succeeded = self.outcome.kind() == OutcomeKind::Exited && self.outcome.code == 0;
+        if succeeded && discard_result {
+            return (self.outcome, Bytes::new());
+        }
+        let end = self.output.message.floor_char_boundary(MESSAGE_BYTES_MAX);
+        self.output.message.truncate(end);
+        let encoded = self.output.encode_to_vec();
+        if byte_count(&encoded) <= limit_bytes {
+            return (self.outcome, encoded.into());
+        }
+        self.outcome.result_dropped = true;
+        let message = format!(
+            "the output of {} bytes is over the daemon's limit of {limit_bytes} bytes",
+            encoded.len()
+        );
+        let output = TaskOutput {
+            message,
+            ..TaskOutput::default()
+        };
+        (self.outcome, output.encode_to_vec().into())
+    }
+}
+
+/// Everything an attempt needs.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) identity: Identity,
+    pub(crate) kind: String,
+    pub(crate) runner: Runner,
+    pub(crate) payload: Bytes,
+    pub(crate) payload_bytes: u64,
+    pub(crate) policy: Arc<ExecPolicy>,
+    pub(crate) output_limit_bytes: u64,
+    pub(crate) access: watch::Receiver<Option<Access>>,
+}
+
+/// Runs it. Dropping the future kills what runs.
+pub(crate) async fn run(mut job: Job, stop: StopSignal) -> Ending {
+    if job.payload_bytes > byte_count(&job.payload) {
+        let fetched = tokio::select! {
+            fetched = fetch(&mut job) => fetched,
+            cause = stop.stopped() => return Ending::new(cause.outcome_kind(), ""),
+        };
+        match fetched {
+            Ok(payload) => job.payload = payload,
+            Err(message) => return Ending::new(OutcomeKind::TransferFailed, message),
+        }
+    }
+    match job.runner.clone() {
+        Runner::Exec => run_exec(job, stop).await,
+        Runner::Noop => Ending::of_bytes(Bytes::new()),
+        Runner::Echo => Ending::of_bytes(job.payload),
+        Runner::Call(function) => {
+            let context = TaskContext {
+                task_id: job.identity.task,
+                attempt: job.identity.attempt,
+                kind: job.kind,
+                payload: job.payload,
+                stop: stop.clone(),
+            };
+            let grace = job.policy.stop_grace;
+            call(function(context), &stop, grace).await
+        }
+    }
+}
+
+async fn run_exec(job: Job, stop: StopSignal) -> Ending {
+    let spec = match ExecSpec::decode(job.payload) {
+        Ok(spec) => spec,
+        Err(error) => {
+            let message = format!("the payload is no encoded ExecSpec: {error}");
+            return Ending::new(OutcomeKind::Refused, message);
+        }
+    };
+    let each = job.output_limit_bytes.saturating_sub(ENVELOPE_BYTES) / 2;
+    let limit = job.policy.output_limit_bytes.min(each);
+    let policy = ExecPolicy::clone(&job.policy).output_limit_bytes(limit);
+    exec::run(spec, job.identity, &policy, &stop).await
+}
+
+async fn call(
+    mut function: crate::handler::HandlerFuture,
+    stop: &StopSignal,
+    grace: Duration,
+) -> Ending {
+    let result = tokio::select! {
+        biased;
+        result = &mut function => result,
+        cause = stop.stopped() => {
+            let over = Instant::now() + grace;
+            tokio::select! {
+                _ = &mut function => {}
+                () = tokio::time::sleep_until(over) => {}
+                () = stop.stopped_at_once() => {}
+            }
+            return Ending::new(cause.outcome_kind(), "");
+        }
+    };
+    match result {
+        Ok(bytes) => Ending::of_bytes(bytes.into()),
+        Err(error) => Ending::new(OutcomeKind::HandlerFailed, error.message()),
+    }
+}
+
+/// Fetches a large payload, over as many connections as it takes.
+async fn fetch(job: &mut Job) -> Result<Bytes, String> {
+    let task = TaskRef {
+        task_id: job.identity.task.as_raw(),
+        attempt: job.identity.attempt,
+    };
+    loop {
+        let access = match job.access.wait_for(Option::is_some).await {
+            Ok(access) => access.clone(),
+            Err(_) => return Err("the worker is leaving".to_owned()),
+        };
+        let Some(access) = access else { continue };
+        match fetch_payload(access, task).await {
+            Ok(payload) => return Ok(payload),
+            Err(TransferError::Refused(message)) => {
+                return Err(format!("the payload cannot be fetched: {message}"));
+            }
+            Err(TransferError::Broken(cause)) => {
+                tracing::debug!(cause, "fetching a payload again");
+                tokio::time::sleep(FETCH_PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_large_output_is_left_out_and_said() {
+        let ending = Ending::of_bytes(Bytes::from(vec![7; 100]));
+        let (outcome, output) = ending.encoded(false, 99);
+        assert!(outcome.result_dropped);
+        assert_eq!(outcome.kind(), OutcomeKind::Exited);
+        let output = TaskOutput::decode(output).unwrap();
+        assert!(
+            output.message.contains("limit of 99 bytes"),
+            "{}",
+            output.message
+        );
+    }
+
+    #[test]
+    fn unwanted_output_is_left_out_only_of_success() {
+        let good = Ending::of_bytes(Bytes::from_static(b"x"));
+        assert!(good.encoded(true, 1000).1.is_empty());
+        let mut bad = Ending::of_bytes(Bytes::from_static(b"x"));
+        bad.outcome.code = 1;
+        assert!(!bad.encoded(true, 1000).1.is_empty());
+    }
+}

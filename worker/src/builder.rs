@@ -1,0 +1,286 @@
+//! [`Worker`] and how it is described.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use qtf_proto::address::Address;
+use tokio::sync::mpsc;
+
+use crate::agent::{Agent, Control};
+use crate::exec::ExecPolicy;
+use crate::handler::{HandlerError, Runner, TaskContext};
+
+// LIMIT: fields of `WorkerHello`, the worker record and the table of kinds.
+const NAME_BYTES_MAX: usize = 63;
+const KIND_BYTES_MAX: usize = 48;
+const CAPACITY_MAX: u32 = 65_535;
+
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A worker that is ready to run.
+#[derive(Debug)]
+pub struct Worker {
+    pub(crate) settings: Settings,
+}
+
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) address: Address,
+    pub(crate) name: String,
+    pub(crate) host: String,
+    pub(crate) slots: u32,
+    pub(crate) prefetch: u32,
+    pub(crate) exec: Arc<ExecPolicy>,
+    pub(crate) kinds: BTreeMap<String, Runner>,
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Settings {
+    pub(crate) const fn capacity(&self) -> u32 {
+        self.slots + self.prefetch
+    }
+}
+
+/// Describes a worker; made by [`Worker::builder`].
+#[derive(Debug)]
+pub struct WorkerBuilder {
+    settings: Settings,
+}
+
+/// Why a worker cannot be as described.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No slot, or more than can be counted.
+    #[error(
+        "{slots} slots and {prefetch} tasks ahead: the sum must be 1 to {CAPACITY_MAX}, with at least 1 slot"
+    )]
+    Capacity {
+        /// Slots asked for.
+        slots: u32,
+        /// Tasks to be taken ahead.
+        prefetch: u32,
+    },
+    /// The name is empty or too long.
+    #[error("worker name {name:?} has {} bytes, it must have 1 to {NAME_BYTES_MAX}", name.len())]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The name of a kind is empty or too long.
+    #[error("kind {kind:?} has {} bytes, it must have 1 to {KIND_BYTES_MAX}", kind.len())]
+    Kind {
+        /// The kind.
+        kind: String,
+    },
+    /// Nothing can be run.
+    #[error("the worker has no kinds of tasks: register a handler")]
+    NoKinds,
+}
+
+/// Why a worker stopped before it was told to. A daemon that is away is no reason: it is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The daemon will never take this worker as it is.
+    #[error("the daemon at {address} refused this worker: {message}")]
+    Refused {
+        /// The address, as written.
+        address: String,
+        /// Its reason.
+        message: String,
+    },
+}
+
+impl WorkerBuilder {
+    /// Name in lists; the host's name when not set. Need not be unique.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// Tasks that run at the same time; the number of cores when not set.
+    #[must_use]
+    pub const fn slots(mut self, slots: u32) -> Self {
+        self.settings.slots = slots;
+        self
+    }
+
+    /// Tasks taken ahead, to hide the way to the daemon; 0 when not set.
+    #[must_use]
+    pub const fn prefetch(mut self, prefetch: u32) -> Self {
+        self.settings.prefetch = prefetch;
+        self
+    }
+
+    /// How programs are run.
+    #[must_use]
+    pub fn exec(mut self, policy: ExecPolicy) -> Self {
+        self.settings.exec = Arc::new(policy);
+        self
+    }
+
+    /// Runs no programs: only handlers.
+    #[must_use]
+    pub fn without_exec(mut self) -> Self {
+        self.settings.kinds.remove("exec");
+        self
+    }
+
+    /// Offers an async function as a kind of task. It runs on the runtime that [`Worker::run`] runs on:
+    /// long computations belong into `spawn_blocking`.
+    #[must_use]
+    pub fn handler<H, F>(mut self, kind: impl Into<String>, handler: H) -> Self
+    where
+        H: Fn(TaskContext) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Vec<u8>, HandlerError>> + Send + 'static,
+    {
+        let call = Runner::Call(Arc::new(move |context| Box::pin(handler(context))));
+        self.settings.kinds.insert(kind.into(), call);
+        self
+    }
+
+    /// How long a drain waits for what runs before it is stopped and handed back; 30 s when not set.
+    #[must_use]
+    pub const fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.drain_timeout = timeout;
+        self
+    }
+
+    /// Checks the description.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build(self) -> Result<Worker, BuildError> {
+        let settings = self.settings;
+        let (slots, prefetch) = (settings.slots, settings.prefetch);
+        let fits = slots
+            .checked_add(prefetch)
+            .is_some_and(|sum| sum <= CAPACITY_MAX);
+        if slots == 0 || !fits {
+            return Err(BuildError::Capacity { slots, prefetch });
+        }
+        if settings.name.is_empty() || settings.name.len() > NAME_BYTES_MAX {
+            let name = settings.name;
+            return Err(BuildError::Name { name });
+        }
+        let is_bad = |kind: &&String| kind.is_empty() || kind.len() > KIND_BYTES_MAX;
+        if let Some(kind) = settings.kinds.keys().find(is_bad) {
+            return Err(BuildError::Kind { kind: kind.clone() });
+        }
+        if settings.kinds.is_empty() {
+            return Err(BuildError::NoKinds);
+        }
+        Ok(Worker { settings })
+    }
+}
+
+impl Worker {
+    /// Starts to describe a worker for the daemon at this address.
+    #[must_use]
+    pub fn builder(address: Address) -> WorkerBuilder {
+        let host = host_name();
+        let cores = std::thread::available_parallelism().map_or(1, core::num::NonZero::get);
+        let kinds = [
+            ("exec".to_owned(), Runner::Exec),
+            ("noop".to_owned(), Runner::Noop),
+            ("echo".to_owned(), Runner::Echo),
+        ];
+        WorkerBuilder {
+            settings: Settings {
+                address,
+                name: host.clone(),
+                host,
+                slots: u32::try_from(cores).unwrap_or(1),
+                prefetch: 0,
+                exec: Arc::new(ExecPolicy::default()),
+                kinds: BTreeMap::from(kinds),
+                drain_timeout: DRAIN_TIMEOUT,
+            },
+        }
+    }
+
+    /// Tasks that run at the same time.
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        self.settings.slots
+    }
+
+    /// Registers and works until `shutdown` is over, then drains: takes nothing new, finishes what runs
+    /// within the drain timeout, delivers its results and leaves. A daemon that goes away is waited for;
+    /// meanwhile tasks go on and results are kept.
+    ///
+    /// Dropping the future kills what runs.
+    ///
+    /// # Errors
+    /// See [`WorkerError`].
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
+        self.run_with_abort(shutdown, core::future::pending()).await
+    }
+
+    /// Like [`Worker::run`]; when `abort` is over, kills what runs, hands it back and leaves.
+    ///
+    /// # Errors
+    /// See [`WorkerError`].
+    pub async fn run_with_abort(
+        self,
+        shutdown: impl Future<Output = ()>,
+        abort: impl Future<Output = ()>,
+    ) -> Result<(), WorkerError> {
+        let (orders, control) = mpsc::channel(2);
+        let agent = Agent::new(self.settings, control).run();
+        let drain = async {
+            shutdown.await;
+            let _ = orders.send(Control::Drain).await;
+            core::future::pending::<()>().await;
+        };
+        let leave = async {
+            abort.await;
+            let _ = orders.send(Control::Abort).await;
+            core::future::pending::<()>().await;
+        };
+        tokio::select! {
+            result = agent => result,
+            () = drain => Ok(()),
+            () = leave => Ok(()),
+        }
+    }
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let mut name = name.to_string_lossy().into_owned();
+    let end = name.floor_char_boundary(NAME_BYTES_MAX);
+    name.truncate(end);
+    if name.is_empty() {
+        "unknown".to_owned()
+    } else {
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder() -> WorkerBuilder {
+        Worker::builder("127.0.0.1:1".parse().unwrap())
+    }
+
+    #[test]
+    fn impossible_workers_are_refused_with_the_values() {
+        let error = builder().slots(0).build().unwrap_err();
+        assert!(error.to_string().contains("0 slots"), "{error}");
+        let error = builder().slots(u32::MAX).prefetch(1).build().unwrap_err();
+        assert!(matches!(error, BuildError::Capacity { .. }));
+        let error = builder().name("n".repeat(64)).build().unwrap_err();
+        assert!(error.to_string().contains("64 bytes"), "{error}");
+        let error = builder()
+            .handler("", |_| async { Ok(vec![]) })
+            .build()
+            .unwrap_err();
+        assert!(matches!(error, BuildError::Kind { .. }));
+    }
+}

@@ -1,0 +1,226 @@
+//! Runs programs: one child, its process group, its three pipes, its end.
+//!
+//! Invariants:
+//! - E1: a child is the leader of its own process group. It is reaped only after the group has been
+//!   killed for the last time, so the group's number cannot belong to anybody else while it is used.
+//! - E2: when an attempt has ended, its group has been killed, whatever way it ended.
+//! - E3: memory for outputs is bounded by the limits; the rest is read and counted, so that the child
+//!   never stalls on a full pipe.
+//! - E4: the end of the child ends the attempt after a bounded time, also when a process it left behind
+//!   keeps the pipes open.
+//!
+//! Tested in `exec/tests.rs`.
+
+mod capture;
+mod group;
+mod spawn;
+#[cfg(test)]
+mod tests;
+
+use core::pin::pin;
+use core::time::Duration;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput};
+use qtf_shm::TaskId;
+use tokio::time::Instant;
+
+use crate::attempt::Ending;
+use crate::stop::{StopCause, StopSignal};
+use capture::{Capture, feed};
+use group::Group;
+
+/// After a kill, what is in the pipes is taken for this long.
+const LAST_READ: Duration = Duration::from_millis(100);
+
+/// How programs are run.
+///
+/// A program gets `PATH`, `HOME`, `USER`, `LANG`, `LC_ALL`, `TZ` and `TMPDIR` of the worker (those that are
+/// set), then `QTF_TASK_ID` and `QTF_ATTEMPT`, then what its task says. Nothing else of the worker's
+/// environment is inherited: what a task sees should not depend on how its worker was started, and
+/// secrets in that environment are not the tasks' business. [`ExecPolicy::inherit_environment`] changes
+/// that.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExecPolicy {
+    /// Kept of standard output, and as much of standard error; the rest is counted. 16 MiB.
+    pub output_limit_bytes: u64,
+    /// Between SIGTERM and SIGKILL, when a task is cancelled or its time is over. 2 s.
+    pub stop_grace: Duration,
+    /// After its program has ended, processes that it left behind may write for so long; then they are
+    /// killed. 1 s.
+    pub linger: Duration,
+    /// Give the worker's whole environment to programs.
+    pub inherit_environment: bool,
+}
+
+impl Default for ExecPolicy {
+    fn default() -> Self {
+        Self {
+            output_limit_bytes: 16 << 20,
+            stop_grace: Duration::from_secs(2),
+            linger: Duration::from_secs(1),
+            inherit_environment: false,
+        }
+    }
+}
+
+impl ExecPolicy {
+    /// Sets [`ExecPolicy::output_limit_bytes`].
+    #[must_use]
+    pub const fn output_limit_bytes(mut self, bytes: u64) -> Self {
+        self.output_limit_bytes = bytes;
+        self
+    }
+
+    /// Sets [`ExecPolicy::stop_grace`].
+    #[must_use]
+    pub const fn stop_grace(mut self, grace: Duration) -> Self {
+        self.stop_grace = grace;
+        self
+    }
+
+    /// Sets [`ExecPolicy::linger`].
+    #[must_use]
+    pub const fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// Sets [`ExecPolicy::inherit_environment`].
+    #[must_use]
+    pub const fn inherit_environment(mut self, inherit: bool) -> Self {
+        self.inherit_environment = inherit;
+        self
+    }
+}
+
+/// The attempt a program is run for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: u32,
+}
+
+/// Runs a program to its end.
+pub(crate) async fn run(
+    spec: ExecSpec,
+    identity: Identity,
+    policy: &ExecPolicy,
+    stop: &StopSignal,
+) -> Ending {
+    let mut child = match spawn::spawn(&spec, identity, policy).await {
+        Ok(child) => child,
+        Err(failure) => return failure.into(),
+    };
+    let limit = usize::try_from(policy.output_limit_bytes).unwrap_or(usize::MAX);
+    let mut stdout = Capture::new(child.stdout.take(), limit);
+    let mut stderr = Capture::new(child.stderr.take(), limit);
+    let (cause, left_behind, status) = {
+        let mut reading = pin!(async {
+            tokio::join!(stdout.read_all(), stderr.read_all());
+        });
+        let mut feeding = pin!(feed(child.stdin.take(), spec.stdin));
+        let end = attend(
+            &child.group,
+            policy,
+            stop,
+            reading.as_mut(),
+            feeding.as_mut(),
+        );
+        let (cause, all_is_read) = end.await;
+        let linger = if cause.is_some() {
+            LAST_READ
+        } else {
+            policy.linger
+        };
+        let rest = async {
+            if !all_is_read {
+                reading.as_mut().await;
+            }
+        };
+        let mut rest = pin!(rest);
+        let left_behind = tokio::time::timeout(linger, rest.as_mut()).await.is_err();
+        child.group.kill();
+        if left_behind {
+            let _ = tokio::time::timeout(LAST_READ, rest).await;
+        }
+        (cause, left_behind, child.group.reap())
+    };
+    let mut message = match cause {
+        Some(StopCause::TimedOut) => "stopped: it ran longer than its timeout".to_owned(),
+        Some(StopCause::Cancelled) => "stopped: it was cancelled".to_owned(),
+        Some(StopCause::Stale) | None => String::new(),
+    };
+    if left_behind && cause.is_none() {
+        "a process that it left behind kept its output open and was killed"
+            .clone_into(&mut message);
+    }
+    Ending {
+        outcome: outcome(cause, status),
+        output: TaskOutput {
+            stdout: stdout.kept.into(),
+            stderr: stderr.kept.into(),
+            stdout_dropped_bytes: stdout.dropped_bytes,
+            stderr_dropped_bytes: stderr.dropped_bytes,
+            message,
+        },
+    }
+}
+
+/// Keeps the pipes moving until the child has ended, and ends it when it is told to. Says why it was
+/// ended, if it was, and whether both outputs are at their end.
+async fn attend(
+    group: &Group,
+    policy: &ExecPolicy,
+    stop: &StopSignal,
+    mut reading: core::pin::Pin<&mut impl Future<Output = ()>>,
+    mut feeding: core::pin::Pin<&mut impl Future<Output = ()>>,
+) -> (Option<StopCause>, bool) {
+    let mut cause = None;
+    let mut all_is_read = false;
+    let mut all_is_fed = false;
+    let mut kill_at = Instant::now();
+    let mut is_killed = false;
+    let mut ended = pin!(group.ended());
+    loop {
+        let is_stopping = cause.is_some() && !is_killed;
+        tokio::select! {
+            () = &mut ended => return (cause, all_is_read),
+            () = reading.as_mut(), if !all_is_read => all_is_read = true,
+            () = feeding.as_mut(), if !all_is_fed => all_is_fed = true,
+            why = stop.stopped(), if cause.is_none() => {
+                cause = Some(why);
+                group.terminate();
+                kill_at = Instant::now() + policy.stop_grace;
+            }
+            () = tokio::time::sleep_until(kill_at), if is_stopping => {
+                is_killed = true;
+                group.kill();
+            }
+            () = stop.stopped_at_once(), if is_stopping => {
+                is_killed = true;
+                group.kill();
+            }
+        }
+    }
+}
+
+fn outcome(cause: Option<StopCause>, status: Option<ExitStatus>) -> Outcome {
+    let code = |number: i32| u32::try_from(number).unwrap_or(0);
+    let exited = status.and_then(|status| status.code());
+    let signal = status.and_then(|status| status.signal());
+    let (kind, code) = match (cause, exited, signal) {
+        (Some(cause), ..) => (cause.outcome_kind(), signal.map_or(0, code)),
+        (None, Some(number), _) => (OutcomeKind::Exited, code(number)),
+        (None, None, Some(number)) => (OutcomeKind::Signalled, code(number)),
+        // Somebody else has reaped our child: it has ended, but nobody knows how.
+        (None, None, None) => (OutcomeKind::Signalled, 0),
+    };
+    Outcome {
+        kind: kind.into(),
+        code,
+        result_dropped: false,
+    }
+}

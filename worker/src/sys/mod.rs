@@ -1,0 +1,60 @@
+//! Starting and watching processes: the system calls that have no safe form.
+//!
+//! Tested through `exec`.
+
+#![expect(
+    unsafe_code,
+    reason = "fork handlers and pidfd_open have no safe form in std or nix"
+)]
+
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpid, getppid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Lets the child die with the thread that starts it, so that no task outlives a killed worker.
+///
+/// The kernel ties this to the *thread*: start children from threads that live as long as the worker,
+/// never from a pool that shrinks.
+pub(crate) fn die_with_parent(command: &mut Command) {
+    let parent = getpid();
+    let in_child = move || after_fork(parent);
+    // SAFETY: the closure runs between fork and exec. It calls only prctl and getppid, which are
+    // async-signal-safe, allocates nothing, takes no lock, and touches no memory that another thread may
+    // have been changing: it captures one integer by value.
+    unsafe { command.pre_exec(in_child) };
+}
+
+fn after_fork(parent: Pid) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // The parent may have died before the signal was asked for; then nobody would send it.
+    if getppid() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    }
+}
+
+/// Makes a descriptor that becomes readable when the process has ended, also before it is reaped.
+/// To be called within a tokio runtime.
+pub(crate) fn notice_of_end(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags: libc::c_uint = 0;
+    // SAFETY: pidfd_open takes two integers, touches no memory of ours, and returns a new descriptor
+    // (close-on-exec) or -1.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) };
+    let number = i32::try_from(result).unwrap_or(-1);
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `number` is an open descriptor that the call above has just made, and nobody else has it.
+    let pid_fd = unsafe { OwnedFd::from_raw_fd(number) };
+    // SAFETY: the descriptor is open and owned by the `OwnedFd`, which moves into the `AsyncFd`: it stays
+    // open until that is dropped, and an `OwnedFd` gives the same number at each call.
+    let registered = unsafe { AsyncFd::register_with_interest(pid_fd, Interest::READABLE) };
+    registered.map_err(io::Error::from)
+}
