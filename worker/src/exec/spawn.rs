@@ -167,7 +167,7 @@ fn command(spec: &ExecSpec, identity: Identity, policy: &ExecPolicy) -> Command 
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.process_group(0);
-    sys::die_with_parent(&mut command);
+    sys::isolate_child(&mut command);
     command
 }
 
