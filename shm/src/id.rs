@@ -101,6 +101,11 @@ impl AttachIndex {
     pub const DAEMON: Self = Self(0);
 }
 
+impl KindIndex {
+    /// No kind.
+    pub const NONE: Self = Self(0);
+}
+
 impl ClientIndex {
     /// The record of callers that never registered.
     pub const UNKNOWN: Self = Self(0);

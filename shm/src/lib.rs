@@ -5,9 +5,15 @@
 //! | [`id`] | names of tasks, workers, clients, slots |
 //! | [`time`] | nanoseconds since the segment's origin, and stamps |
 //! | [`task`] | the task's state word with its table, the task slot, the side record |
+//! | [`worker`], [`client`] | the worker's state word and slot, the client record |
+//! | [`layout`] | header, regions, geometry: where everything lies |
+//! | [`region`] | memory that holds a segment; the only place with addresses |
+//! | [`segment`] | a segment as a whole: made, adopted, written, read, verified |
+//! | [`kinds`], [`counters`] | names of task kinds; counters |
+//! | [`blob`], [`spill`] | where the bytes of a task lie; large ones in files |
 //! | [`tree`] | the lock-free min-tree: task, worker and timer heaps |
 //! | [`bitmap`] | the three-level free bitmap |
-//! | [`arena`] | the payload arena: chunks of 64 bytes to 64 KiB |
+//! | [`arena`] | payloads and results, in size classes |
 //! | [`sync`] | the only door to atomics |
 
 pub mod arena;
@@ -17,7 +23,29 @@ pub mod sync;
 pub mod task;
 pub mod time;
 pub mod tree;
+pub mod worker;
 
+// Under loom an atomic is not a word, so nothing that lies in memory of a segment exists there.
+#[cfg(not(loom))]
+pub mod blob;
+#[cfg(not(loom))]
+pub mod client;
+#[cfg(not(loom))]
+pub mod counters;
+#[cfg(not(loom))]
+pub mod kinds;
+#[cfg(not(loom))]
+pub mod layout;
+#[cfg(not(loom))]
+mod random;
+#[cfg(not(loom))]
+pub mod region;
+#[cfg(not(loom))]
+pub mod segment;
+#[cfg(not(loom))]
+pub mod spill;
+
+pub use arena::Purpose;
 pub use id::{
     AttachIndex, ClientIndex, KindIndex, ParseIdError, SlotIndex, TaskId, WorkerId, WorkerIndex,
 };
@@ -25,3 +53,30 @@ pub use task::state::{
     Event, FLAG_CANCEL, FLAG_TIMED_OUT, IllegalTransition, Owner, Phase, StateWord,
 };
 pub use time::Now;
+pub use tree::{Key, MinTree};
+pub use worker::state::{WorkerEvent, WorkerPhase, WorkerState};
+
+#[cfg(not(loom))]
+pub use blob::BlobRef;
+#[cfg(not(loom))]
+pub use client::{ClientFields, ClientSlot};
+#[cfg(not(loom))]
+pub use counters::{Counter, Counters};
+#[cfg(not(loom))]
+pub use kinds::{KIND_ECHO, KIND_EXEC, KIND_NOOP, KindTable, KindsFull};
+#[cfg(not(loom))]
+pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
+#[cfg(not(loom))]
+pub use segment::{
+    Access, Adoption, ApplyError, AttachError, ClaimError, ClaimedTask, CreateError, Heap,
+    LoadError, Part, Reading, Segment, SegmentSpec, SegmentView, StoreError, TaskFields,
+    TaskRecord,
+};
+#[cfg(not(loom))]
+pub use spill::{SpillError, SpillStore, SpillWriter};
+#[cfg(not(loom))]
+pub use task::side::SideRecord;
+#[cfg(not(loom))]
+pub use task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
+#[cfg(not(loom))]
+pub use worker::slot::{WorkerApplyError, WorkerCounter, WorkerFields, WorkerSlot};

@@ -1,3 +1,7 @@
 //! A task in the segment: its state word, its slot, its side record.
 
+#[cfg(not(loom))]
+pub mod side;
+#[cfg(not(loom))]
+pub mod slot;
 pub mod state;

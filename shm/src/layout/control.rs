@@ -1,0 +1,55 @@
+//! The control region: the few words of the segment that change for the segment as a whole.
+//!
+//! ```text
+//! offset  field            writer
+//!      0  ready            creator: 0 blank, 1 building, 2 ready (written last, Release), 3 retiring
+//!      8  creator_pid      creator
+//!     16  creator_start    creator: start time of the process, in ticks since boot
+//!    128  daemon_epoch     daemon: rises by one at each start
+//!    136  daemon_pid       daemon
+//!    144  daemon_start     daemon
+//!    152  lock_device      daemon: device and inode of its lock file
+//!    160  lock_inode       daemon
+//!    168  shutdown         daemon: 0 = runs or was killed, 1 = stopped in order
+//!    176  daemon_beat      daemon: stamp of its last turn of the loop that published counters
+//!    256  gen_limit        journal's reservation: claims above are refused; 0 = no limit
+//!    384  high_water       any submitter: number of the highest slot ever claimed, plus one
+//!    512  sleeping         reserved for the daemon's futex
+//! ```
+//! Groups lie 128 bytes apart, so that two cores that write different groups do not share a line or its neighbour.
+
+use crate::layout::shared::shared_layout;
+use crate::sync::AtomicU64;
+
+/// The creator has finished: the segment may be used.
+pub(crate) const READY: u64 = 2;
+/// The creator is at work, or died at it.
+pub(crate) const BUILDING: u64 = 1;
+/// The daemon stopped in order.
+pub(crate) const SHUTDOWN_CLEAN: u64 = 1;
+/// Bytes of the control region.
+pub const CONTROL_BYTES: usize = 4096;
+
+shared_layout! {
+    /// The control region as it lies in the segment; see the drawing in this file's head.
+    pub struct ControlLayout: 4096 bytes, align 128 {
+        0 => ready: AtomicU64,
+        8 => creator_pid: AtomicU64,
+        16 => creator_start: AtomicU64,
+        24 => reserved_creator: [AtomicU64; 13],
+        128 => daemon_epoch: AtomicU64,
+        136 => daemon_pid: AtomicU64,
+        144 => daemon_start: AtomicU64,
+        152 => lock_device: AtomicU64,
+        160 => lock_inode: AtomicU64,
+        168 => shutdown: AtomicU64,
+        176 => daemon_beat: AtomicU64,
+        184 => reserved_daemon: [AtomicU64; 9],
+        256 => gen_limit: AtomicU64,
+        264 => reserved_gen: [AtomicU64; 15],
+        384 => high_water: AtomicU64,
+        392 => reserved_high_water: [AtomicU64; 15],
+        512 => sleeping: AtomicU64,
+        520 => reserved: [AtomicU64; 447],
+    }
+}

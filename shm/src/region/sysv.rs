@@ -1,0 +1,171 @@
+//! System V shared memory: `shmget`, `shmat`, `shmctl`, and nothing else.
+//!
+//! Invariants:
+//! - I1: an attached segment stays mapped until its [`SysvMemory`] is dropped; the kernel keeps the memory as long as it is
+//!   attached, also after a removal.
+//! - I2: its size is what the kernel says (`shm_segsz`), not what a header says.
+//!
+//! Tested at the end of this file and in `shm/tests/`.
+
+use core::ptr::{self, NonNull};
+use std::io;
+
+/// Most keys that one instance may try.
+pub const KEYS_PROBED: u32 = 16;
+
+/// An attached segment.
+#[derive(Debug)]
+pub(crate) struct SysvMemory {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+#[expect(unsafe_code, reason = "the marker is the claim")]
+// SAFETY: the mapping is of the whole process, and is reached through shared references to atomics only.
+unsafe impl Send for SysvMemory {}
+#[expect(unsafe_code, reason = "the marker is the claim")]
+// SAFETY: as above.
+unsafe impl Sync for SysvMemory {}
+
+/// What the kernel says about a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SysvStatus {
+    pub(crate) bytes: usize,
+    pub(crate) owner_uid: u32,
+    pub(crate) creator_uid: u32,
+    pub(crate) creator_pid: u32,
+    pub(crate) attached: u64,
+    pub(crate) mode: u32,
+}
+
+impl SysvMemory {
+    /// Attaches a segment. Read-only means that a write through the mapping is a fault.
+    #[expect(unsafe_code, reason = "system call")]
+    pub(crate) fn attach(shm_id: i32, read_only: bool) -> io::Result<Self> {
+        let status = status(shm_id)?;
+        let flags = if read_only { libc::SHM_RDONLY } else { 0 };
+        // SAFETY: no address is asked for, so the kernel chooses one that is free; the id is checked by the kernel.
+        let start = unsafe { libc::shmat(shm_id, ptr::null(), flags) };
+        if start.addr() == usize::MAX {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self {
+            start,
+            bytes: status.bytes,
+        })
+    }
+
+    pub(super) const fn span(&self) -> (NonNull<u8>, usize) {
+        (self.start, self.bytes)
+    }
+}
+
+impl Drop for SysvMemory {
+    #[expect(unsafe_code, reason = "system call")]
+    fn drop(&mut self) {
+        // SAFETY: `start` came from shmat and is detached once, here; nobody has a reference: each holds an Arc of the
+        // mapping.
+        unsafe { libc::shmdt(self.start.as_ptr().cast()) };
+    }
+}
+
+/// Makes a segment of zeros at `key`, which must be free. [`libc::IPC_PRIVATE`] gives one without a key.
+pub(crate) fn create(key: i32, bytes: usize, mode: u32) -> io::Result<i32> {
+    let mode = i32::try_from(mode & 0o777).unwrap_or(0o600);
+    get(key, bytes, libc::IPC_CREAT | libc::IPC_EXCL | mode)
+}
+
+/// The id of the segment at `key`.
+pub(crate) fn find(key: i32) -> io::Result<i32> {
+    get(key, 0, 0)
+}
+
+#[expect(unsafe_code, reason = "system call")]
+fn get(key: i32, bytes: usize, flags: i32) -> io::Result<i32> {
+    // SAFETY: takes numbers only.
+    let shm_id = unsafe { libc::shmget(key, bytes, flags) };
+    if shm_id < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(shm_id)
+    }
+}
+
+/// Removes a segment: it lives on until the last process has detached, and nobody finds it any more.
+#[expect(unsafe_code, reason = "system call")]
+pub(crate) fn remove(shm_id: i32) -> io::Result<()> {
+    // SAFETY: IPC_RMID does not use the buffer.
+    let result = unsafe { libc::shmctl(shm_id, libc::IPC_RMID, ptr::null_mut()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// What the kernel says about a segment.
+pub(crate) fn status(shm_id: i32) -> io::Result<SysvStatus> {
+    let raw = raw_status(shm_id)?;
+    Ok(SysvStatus {
+        bytes: raw.shm_segsz,
+        owner_uid: raw.shm_perm.uid,
+        creator_uid: raw.shm_perm.cuid,
+        creator_pid: u32::try_from(raw.shm_cpid).unwrap_or(0),
+        attached: raw.shm_nattch,
+        mode: u32::from(raw.shm_perm.mode),
+    })
+}
+
+#[expect(unsafe_code, reason = "system call")]
+fn raw_status(shm_id: i32) -> io::Result<libc::shmid_ds> {
+    let mut raw = core::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
+    // SAFETY: the buffer is writable and of the type that IPC_STAT fills.
+    let result = unsafe { libc::shmctl(shm_id, libc::IPC_STAT, raw.as_mut_ptr()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled it, and zeros are valid in it too.
+    Ok(unsafe { raw.assume_init() })
+}
+
+/// Gives a segment to a group. The owner stays.
+#[expect(unsafe_code, reason = "system call")]
+pub(crate) fn set_group(shm_id: i32, group: u32) -> io::Result<()> {
+    let mut raw = raw_status(shm_id)?;
+    raw.shm_perm.gid = group;
+    // SAFETY: the buffer holds what IPC_STAT gave; IPC_SET reads owner, group and mode from it.
+    let result = unsafe { libc::shmctl(shm_id, libc::IPC_SET, &raw mut raw) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_segment_lives_until_it_is_detached() {
+        let shm_id = create(libc::IPC_PRIVATE, 8192, 0o600).unwrap();
+        let memory = SysvMemory::attach(shm_id, false);
+        remove(shm_id).unwrap();
+        let memory = memory.unwrap();
+        assert_eq!(memory.span().1, 8192);
+        let seen = status(shm_id).unwrap();
+        assert_eq!((seen.bytes, seen.attached), (8192, 1));
+        assert_eq!(seen.creator_pid, std::process::id());
+        drop(memory);
+        assert!(status(shm_id).is_err());
+    }
+
+    #[test]
+    fn segment_that_is_not_there_is_an_error() {
+        assert!(status(i32::MAX).is_err());
+        assert!(SysvMemory::attach(i32::MAX, true).is_err());
+        assert!(create(libc::IPC_PRIVATE, 0, 0o600).is_err());
+        assert!(create(libc::IPC_PRIVATE, usize::MAX / 2, 0o600).is_err());
+    }
+}

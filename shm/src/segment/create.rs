@@ -1,0 +1,162 @@
+//! Making a new segment.
+//!
+//! Order: memory (zeroed by the kernel); "building" and who builds; header twice; the kinds that every segment has; the
+//! ready word, last. A creator that dies before that leaves a segment that the next one removes.
+
+use std::sync::Arc;
+
+use crate::id::GENERATION_BITS;
+use crate::kinds::{KIND_ECHO, KIND_EXEC, KIND_NOOP};
+use crate::layout::header::{HeaderInfo, LAYOUT_MAJOR, LAYOUT_MINOR};
+use crate::layout::{HeaderError, LAYOUT_HASH, hash_of};
+use crate::random::random_u64;
+use crate::region::{HeapMemory, Mapping};
+use crate::segment::header::Front;
+use crate::segment::parts::Parts;
+use crate::segment::process::{ProcessIdentity, boot_id, ipc_namespace};
+use crate::segment::spec::{CreateError, INSTANCE_BYTES_MAX, SegmentSpec};
+use crate::segment::{Segment, SegmentView};
+use crate::spill::SpillStore;
+use crate::time::{monotonic_ns, wall_ns};
+
+/// What tells one segment from another, chosen at its creation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Identity {
+    segment_id: u64,
+    gen_base: u64,
+    origin_ns: u64,
+    created_unix_ns: u64,
+}
+
+impl Identity {
+    /// For a segment that other processes see: random, so that an id of an earlier segment is not taken for one of this.
+    pub(super) fn fresh() -> Self {
+        Self {
+            segment_id: random_u64(),
+            // Below 2^35, so that at least half of the generations are left.
+            gen_base: random_u64() >> (64 - (GENERATION_BITS - 1)),
+            origin_ns: monotonic_ns(),
+            created_unix_ns: wall_ns(),
+        }
+    }
+
+    /// For tests and the simulator: the same each time.
+    fn fixed(instance: &str) -> Self {
+        Self {
+            segment_id: hash_of(instance),
+            gen_base: 0,
+            origin_ns: 0,
+            created_unix_ns: 0,
+        }
+    }
+}
+
+impl Segment {
+    /// A segment in memory of this process: the same layout and code, nothing shared. Ids and origin are the same each
+    /// time, for tests and the simulator.
+    ///
+    /// # Panics
+    /// When the geometry does not fit into the addresses of this machine.
+    #[must_use]
+    pub fn in_process(spec: &SegmentSpec) -> Self {
+        let bytes =
+            usize::try_from(spec.geometry.total_bytes()).expect("geometry fits into addresses");
+        let memory = Mapping::Heap(HeapMemory::zeroed(bytes));
+        let identity = Identity::fixed(&spec.instance);
+        build(memory, None, spec, identity).expect("own layout is readable")
+    }
+}
+
+/// Makes a segment of zeroed memory.
+pub(super) fn build(
+    memory: Mapping,
+    shm_id: Option<i32>,
+    spec: &SegmentSpec,
+    identity: Identity,
+) -> Result<Segment, HeaderError> {
+    let memory = Arc::new(memory);
+    let bytes = memory.bytes();
+    let front = Front::of(Arc::clone(&memory)).ok_or(HeaderError::Size {
+        header: spec.geometry.total_bytes(),
+        memory: bytes,
+    })?;
+    front.begin(ProcessIdentity::own());
+    let header = header_of(spec, identity);
+    front.write(&header, &spec.geometry);
+    let parts = Parts::of(&memory, spec.geometry)?;
+    for kind in [KIND_EXEC, KIND_NOOP, KIND_ECHO] {
+        // A new table has room for three.
+        let _ = parts.kinds().intern(kind);
+    }
+    front.publish();
+    // Read back what was written: the numbers in the view are those that others see.
+    let (header, geometry) = front.usable()?;
+    let view = SegmentView {
+        parts: Parts::of(&memory, geometry)?,
+        header,
+        shm_id,
+        spill: None,
+    };
+    Ok(Segment::of(
+        view,
+        SpillStore::open(&spec.spill_dir, spec.payload_limit),
+    ))
+}
+
+fn header_of(spec: &SegmentSpec, identity: Identity) -> HeaderInfo {
+    let uid = nix::unistd::geteuid().as_raw();
+    HeaderInfo {
+        layout_major: LAYOUT_MAJOR,
+        layout_minor: LAYOUT_MINOR,
+        layout_hash: LAYOUT_HASH,
+        total_bytes: spec.geometry.total_bytes(),
+        creator_version: own_version(),
+        created_unix_ns: identity.created_unix_ns,
+        origin_ns: identity.origin_ns,
+        boot_id: boot_id(),
+        ipc_namespace: ipc_namespace(),
+        owner_uid: uid,
+        mode: spec.mode.mode(),
+        group: spec.mode.group().unwrap_or(0),
+        segment_id: identity.segment_id,
+        instance_hash: instance_hash(&spec.instance, uid),
+        gen_base: identity.gen_base,
+        payload_limit: spec.payload_limit,
+        instance: spec.instance.clone(),
+        tasks: u64::from(spec.geometry.tasks()),
+        workers: u64::from(spec.geometry.workers()),
+        clients: u64::from(spec.geometry.clients()),
+        attaches: u64::from(spec.geometry.attaches()),
+        kinds: u64::from(spec.geometry.kinds()),
+        arena_blocks: u64::from(spec.geometry.arena_blocks()),
+        idempotency_bytes: spec.geometry.idempotency_bytes(),
+        regions: Vec::new(),
+    }
+}
+
+/// Version of this crate, as the header holds it.
+fn own_version() -> u64 {
+    let part = |text: &str| text.parse::<u64>().unwrap_or(0) & 0xFFFF;
+    (part(env!("CARGO_PKG_VERSION_MAJOR")) << 32)
+        | (part(env!("CARGO_PKG_VERSION_MINOR")) << 16)
+        | part(env!("CARGO_PKG_VERSION_PATCH"))
+}
+
+/// Hash of an instance and the user it belongs to.
+pub(super) fn instance_hash(instance: &str, uid: u32) -> u64 {
+    hash_of(&format!("{instance}\0{uid}"))
+}
+
+/// Refuses names that cannot stand in a header, a file name or a command line.
+pub(super) fn check_instance(instance: &str) -> Result<(), CreateError> {
+    let fits = (1..=INSTANCE_BYTES_MAX).contains(&instance.len())
+        && instance
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && !instance.starts_with(['.', '-']);
+    if fits {
+        Ok(())
+    } else {
+        Err(CreateError::Instance(instance.chars().take(80).collect()))
+    }
+}

@@ -1,0 +1,279 @@
+//! A segment as a whole: made or adopted, written through [`Segment`], read through [`SegmentView`].
+//!
+//! | file | what |
+//! |---|---|
+//! | `spec` | what a segment shall be like, errors |
+//! | `create`, `adopt`, `key` | how one is had |
+//! | `header`, `parts`, `process` | its front, its regions, who made it |
+//! | `claim`, `apply`, `free` | the life of a slot |
+//! | `blobs` | payloads and results |
+//! | `rebuild` | the caches anew from the state words |
+//! | `view`, `records` | reading |
+//! | `verify` | do truth and caches agree |
+//! | `snapshot` | an image in a file |
+//!
+//! Invariants:
+//! - I1: the truth about a task is its state word; trees, bitmap, arena bitmaps and counters are caches of it and can be
+//!   rebuilt. The state changes before the index, on submit and on take.
+//! - I2: every index, length and reference that was read from the segment is checked before it is used. An index
+//!   that names no slot meets a spare slot of this process, which belongs to nobody and changes nothing.
+//!
+//! Sync points: `task.state` (fields, then state; state, then fields), `worker.state`, `client.state`,
+//! `segment.ready`; those of trees, bitmap and arena in their files.
+
+mod apply;
+mod blobs;
+mod claim;
+mod create;
+mod free;
+mod header;
+mod parts;
+mod process;
+mod rebuild;
+mod records;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use core::ops::Deref;
+
+use crate::client::ClientSlot;
+use crate::counters::Counters;
+use crate::id::{AttachIndex, ClientIndex, SlotIndex, WorkerIndex};
+use crate::kinds::KindTable;
+use crate::region::{HeapMemory, Mapping, SharedSlice};
+use crate::spill::SpillStore;
+use crate::sync::{AtomicU64, Ordering};
+use crate::task::slot::TaskSlot;
+use crate::tree::MinTree;
+use crate::worker::WorkerSlot;
+
+pub use apply::ApplyError;
+pub use blobs::{LoadError, StoreError};
+pub use claim::{ClaimError, ClaimedTask, TaskFields};
+pub use header::ControlInfo;
+pub use process::ProcessIdentity;
+pub use records::{ClientRecord, Part, Reading, TaskRecord, WorkerRecord};
+pub use spec::{Access, Adoption, AttachError, CreateError, SegmentSpec};
+pub use view::{CounterView, Heap, HeapView, SegmentView};
+
+/// A segment that this process may write to. Shared by reference between threads.
+#[derive(Debug)]
+pub struct Segment {
+    view: SegmentView,
+    spill: SpillStore,
+    attach: AttachIndex,
+    /// Where the next claim starts to look; of this process only.
+    hint: AtomicU64,
+    spare: Spare,
+}
+
+/// What an index meets that names nothing: memory of this process, written and read by nobody else.
+#[derive(Debug)]
+struct Spare {
+    tasks: SharedSlice<TaskSlot>,
+    workers: SharedSlice<WorkerSlot>,
+    clients: SharedSlice<ClientSlot>,
+}
+
+impl Spare {
+    fn new() -> Self {
+        let mapping = std::sync::Arc::new(Mapping::Heap(HeapMemory::zeroed(4096)));
+        let at = |offset, bytes| crate::layout::RegionEntry {
+            offset,
+            bytes,
+            count: 1,
+            unit_bytes: bytes,
+        };
+        let fits = "three slots fit in a page";
+        Self {
+            tasks: SharedSlice::of(&mapping, at(0, 128)).expect(fits),
+            workers: SharedSlice::of(&mapping, at(1024, 256)).expect(fits),
+            clients: SharedSlice::of(&mapping, at(2048, 256)).expect(fits),
+        }
+    }
+}
+
+impl Deref for Segment {
+    type Target = SegmentView;
+
+    fn deref(&self) -> &SegmentView {
+        &self.view
+    }
+}
+
+impl Segment {
+    pub(crate) fn of(mut view: SegmentView, spill: SpillStore) -> Self {
+        view.spill = Some(spill.clone());
+        Self {
+            view,
+            spill,
+            attach: AttachIndex::DAEMON,
+            hint: AtomicU64::new(0),
+            spare: Spare::new(),
+        }
+    }
+
+    /// The read-only face.
+    #[must_use]
+    pub const fn view(&self) -> &SegmentView {
+        &self.view
+    }
+
+    /// A task slot. An index beyond the last meets a spare slot that is nobody's.
+    #[inline]
+    #[must_use]
+    pub fn task(&self, slot: SlotIndex) -> &TaskSlot {
+        self.view
+            .parts
+            .tasks
+            .get(slot.position())
+            .unwrap_or(&self.spare.tasks[0])
+    }
+
+    /// A worker slot. An index beyond the last meets a spare slot that is nobody's.
+    #[inline]
+    #[must_use]
+    pub fn worker(&self, worker: WorkerIndex) -> &WorkerSlot {
+        self.view
+            .parts
+            .workers
+            .get(worker.position())
+            .unwrap_or(&self.spare.workers[0])
+    }
+
+    /// A client record. An index beyond the last meets a spare record that is nobody's.
+    #[inline]
+    #[must_use]
+    pub fn client(&self, client: ClientIndex) -> &ClientSlot {
+        self.view
+            .parts
+            .clients
+            .get(client.position())
+            .unwrap_or(&self.spare.clients[0])
+    }
+
+    /// The task heap: leaf = task slot.
+    #[inline]
+    #[must_use]
+    pub fn ready(&self) -> MinTree<'_> {
+        self.view.parts.ready()
+    }
+
+    /// The timer heap: leaf = task slot.
+    #[inline]
+    #[must_use]
+    pub fn timers(&self) -> MinTree<'_> {
+        self.view.parts.timers()
+    }
+
+    /// The worker heap: leaf = worker slot.
+    #[inline]
+    #[must_use]
+    pub fn worker_heap(&self) -> MinTree<'_> {
+        self.view.parts.worker_heap()
+    }
+
+    /// The leases: leaf = worker slot.
+    #[inline]
+    #[must_use]
+    pub fn leases(&self) -> MinTree<'_> {
+        self.view.parts.leases()
+    }
+
+    /// The table of kinds.
+    #[must_use]
+    pub fn kinds(&self) -> KindTable<'_> {
+        self.view.parts.kinds()
+    }
+
+    /// The counters.
+    #[inline]
+    #[must_use]
+    pub fn counters(&self) -> Counters<'_> {
+        self.view.parts.counters()
+    }
+
+    /// The store of large blobs.
+    #[must_use]
+    pub const fn spill(&self) -> &SpillStore {
+        &self.spill
+    }
+
+    /// Largest payload or result in bytes.
+    #[must_use]
+    pub const fn payload_limit(&self) -> u64 {
+        self.view.header.payload_limit
+    }
+
+    /// Writes that this process is the daemon now; returns the new epoch.
+    pub fn raise_epoch(&self) -> u64 {
+        let control = self.view.parts.control();
+        let own = ProcessIdentity::own();
+        // ORDERING: read for display, and by the daemon itself once a turn.
+        control
+            .daemon_pid
+            .store(u64::from(own.pid), Ordering::Relaxed);
+        // ORDERING: as above.
+        control
+            .daemon_start
+            .store(own.start_time, Ordering::Relaxed);
+        // ORDERING: as above.
+        control.shutdown.store(0, Ordering::Relaxed);
+        // ORDERING: AcqRel, so that a daemon that sees a higher epoch also sees who raised it.
+        control
+            .daemon_epoch
+            .fetch_add(1, Ordering::AcqRel)
+            .wrapping_add(1)
+    }
+
+    /// The epoch; when it is no longer the one that `raise_epoch` gave, another daemon has taken over.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        // ORDERING: pairs with the AcqRel of `raise_epoch`.
+        self.view
+            .parts
+            .control()
+            .daemon_epoch
+            .load(Ordering::Acquire)
+    }
+
+    /// Writes which lock file the daemon holds.
+    pub fn set_lock_file(&self, device: u64, inode: u64) {
+        let control = self.view.parts.control();
+        // ORDERING: read by people and by the next daemon, which compares with its own.
+        control.lock_device.store(device, Ordering::Relaxed);
+        // ORDERING: as above.
+        control.lock_inode.store(inode, Ordering::Relaxed);
+    }
+
+    /// Writes the daemon's sign of life.
+    pub fn set_daemon_beat(&self, stamp: u64) {
+        // ORDERING: for display.
+        self.view
+            .parts
+            .control()
+            .daemon_beat
+            .store(stamp, Ordering::Relaxed);
+    }
+
+    /// Writes that the daemon stopped in order.
+    pub fn set_clean_shutdown(&self) {
+        let control = self.view.parts.control();
+        // ORDERING: read by the next daemon, after this process has ended.
+        control
+            .shutdown
+            .store(crate::layout::control::SHUTDOWN_CLEAN, Ordering::Relaxed);
+    }
+
+    /// Highest generation that claims may reach; 0 = no limit.
+    pub fn set_gen_limit(&self, generation: u64) {
+        // ORDERING: raised after the journal's reservation is stable; a claim that sees the old one is refused.
+        self.view
+            .parts
+            .control()
+            .gen_limit
+            .store(generation, Ordering::Release);
+    }
+}

@@ -1,0 +1,148 @@
+//! The regions of a mapped segment, each as what it is.
+//!
+//! Invariant: the places come from the geometry alone (see `layout/region_table.rs`) and are checked against the mapping
+//! when the parts are made. Nothing here follows an offset that it read.
+
+use std::sync::Arc;
+
+use crate::arena::{Arena, ArenaShape};
+use crate::bitmap::Bitmap;
+use crate::client::ClientSlot;
+use crate::counters::Counters;
+use crate::kinds::{KindEntry, KindTable};
+use crate::layout::attach::AttachRecord;
+use crate::layout::control::ControlLayout;
+use crate::layout::header::HeaderLayout;
+use crate::layout::{Geometry, HeaderError, RegionKind, RegionTable, SharedLayout};
+use crate::region::{Mapping, SharedSlice};
+use crate::sync::AtomicU64;
+use crate::task::slot::TaskSlot;
+use crate::tree::{MinTree, TreeShape};
+use crate::worker::WorkerSlot;
+
+/// All regions.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) geometry: Geometry,
+    pub(crate) table: RegionTable,
+    pub(crate) headers: SharedSlice<HeaderLayout>,
+    control: SharedSlice<ControlLayout>,
+    pub(crate) tasks: SharedSlice<TaskSlot>,
+    pub(crate) workers: SharedSlice<WorkerSlot>,
+    pub(crate) clients: SharedSlice<ClientSlot>,
+    pub(crate) attaches: SharedSlice<AttachRecord>,
+    kinds: SharedSlice<KindEntry>,
+    counters: SharedSlice<AtomicU64>,
+    bitmap: SharedSlice<AtomicU64>,
+    ready: SharedSlice<AtomicU64>,
+    timers: SharedSlice<AtomicU64>,
+    worker_heap: SharedSlice<AtomicU64>,
+    leases: SharedSlice<AtomicU64>,
+    arena_index: SharedSlice<AtomicU64>,
+    arena_data: SharedSlice<AtomicU64>,
+    task_shape: TreeShape,
+    worker_shape: TreeShape,
+}
+
+impl Parts {
+    /// Divides a mapping.
+    pub(crate) fn of(mapping: &Arc<Mapping>, geometry: Geometry) -> Result<Self, HeaderError> {
+        let table = geometry.regions();
+        let structs = Divider {
+            mapping,
+            table: &table,
+        };
+        Ok(Self {
+            headers: structs.of(RegionKind::Header)?,
+            control: structs.of(RegionKind::Control)?,
+            tasks: structs.of(RegionKind::Tasks)?,
+            workers: structs.of(RegionKind::Workers)?,
+            clients: structs.of(RegionKind::Clients)?,
+            attaches: structs.of(RegionKind::Attaches)?,
+            kinds: structs.of(RegionKind::Kinds)?,
+            counters: structs.words(RegionKind::Counters)?,
+            bitmap: structs.words(RegionKind::TaskBitmap)?,
+            ready: structs.words(RegionKind::Ready)?,
+            timers: structs.words(RegionKind::Timers)?,
+            worker_heap: structs.words(RegionKind::WorkerHeap)?,
+            leases: structs.words(RegionKind::Leases)?,
+            arena_index: structs.words(RegionKind::ArenaIndex)?,
+            arena_data: structs.words(RegionKind::ArenaData)?,
+            task_shape: TreeShape::new(geometry.tasks()),
+            worker_shape: TreeShape::new(geometry.workers()),
+            mapping: Arc::clone(mapping),
+            geometry,
+            table,
+        })
+    }
+
+    pub(crate) fn control(&self) -> &ControlLayout {
+        // INVARIANT: the region has one element, checked against the mapping in `of`.
+        &self.control[0]
+    }
+
+    #[inline]
+    pub(crate) fn ready(&self) -> MinTree<'_> {
+        MinTree::new(&self.ready, &self.task_shape)
+    }
+
+    #[inline]
+    pub(crate) fn timers(&self) -> MinTree<'_> {
+        MinTree::new(&self.timers, &self.task_shape)
+    }
+
+    #[inline]
+    pub(crate) fn worker_heap(&self) -> MinTree<'_> {
+        MinTree::new(&self.worker_heap, &self.worker_shape)
+    }
+
+    #[inline]
+    pub(crate) fn leases(&self) -> MinTree<'_> {
+        MinTree::new(&self.leases, &self.worker_shape)
+    }
+
+    #[inline]
+    pub(crate) fn bitmap(&self) -> Bitmap<'_> {
+        Bitmap::new(&self.bitmap, self.geometry.tasks())
+    }
+
+    #[inline]
+    pub(crate) fn arena(&self) -> Arena<'_> {
+        Arena::new(
+            &self.arena_index,
+            &self.arena_data,
+            ArenaShape::new(self.geometry.arena_blocks()),
+        )
+    }
+
+    #[inline]
+    pub(crate) fn counters(&self) -> Counters<'_> {
+        Counters::new(&self.counters)
+    }
+
+    #[inline]
+    pub(crate) fn kinds(&self) -> KindTable<'_> {
+        KindTable::new(&self.kinds)
+    }
+}
+
+struct Divider<'a> {
+    mapping: &'a Arc<Mapping>,
+    table: &'a RegionTable,
+}
+
+impl Divider<'_> {
+    fn of<T: SharedLayout>(&self, kind: RegionKind) -> Result<SharedSlice<T>, HeaderError> {
+        SharedSlice::of(self.mapping, self.table.get(kind)).map_err(|_| self.refusal(kind))
+    }
+
+    fn words(&self, kind: RegionKind) -> Result<SharedSlice<AtomicU64>, HeaderError> {
+        SharedSlice::words_of(self.mapping, self.table.get(kind)).map_err(|_| self.refusal(kind))
+    }
+
+    fn refusal(&self, kind: RegionKind) -> HeaderError {
+        debug_assert!(self.mapping.bytes() > 0);
+        HeaderError::Region(kind.name())
+    }
+}

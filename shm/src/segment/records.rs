@@ -1,0 +1,278 @@
+//! Records of the segment, copied out: what an inspector shows.
+//!
+//! A record is read as state, fields, state again; if the two states differ the copy is made again, a few times, and after
+//! that it says that it is torn.
+
+use crate::arena::ChunkState;
+use crate::blob::BlobRef;
+use crate::id::{ClientIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
+use crate::segment::SegmentView;
+use crate::segment::free::chunk_owner;
+use crate::sync::{Ordering, fence};
+use crate::task::side::{SIDE_BYTES, SideRecord};
+use crate::task::slot::{Outcome, TaskOptions, TaskSlot};
+use crate::task::state::StateWord;
+use crate::tree::Key;
+use crate::worker::{WorkerCounter, WorkerSlot, WorkerState};
+
+/// LIMIT: copies of one record that is being changed; each costs the time of the change.
+const COPIES_MAX: u32 = 8;
+
+/// A copy, and whether it is of one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading<T> {
+    /// The copy.
+    pub record: T,
+    /// The record changed during each of several copies: its parts may be of different moments.
+    pub torn: bool,
+}
+
+/// Which bytes of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What the task is to work on.
+    Payload,
+    /// What it has left.
+    Result,
+}
+
+/// A task, copied out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskRecord {
+    /// Its slot.
+    pub slot: SlotIndex,
+    /// Its id; `None` in a slot that was never used.
+    pub id: Option<TaskId>,
+    /// Its state.
+    pub state: StateWord,
+    /// Its key in the task heap, whether it is there or not.
+    pub key: Key,
+    /// 0 to 255, higher first.
+    pub priority: u8,
+    /// Stamp of its last change of phase; in DELAYED the stamp at which it is due.
+    pub phase_time: u64,
+    /// The queue.
+    pub queue: u16,
+    /// Log sequence number of its record in the journal; 0 = none.
+    pub lsn: u64,
+    /// Number of its kind; look it up with [`SegmentView::kind_name`].
+    pub kind: u16,
+    /// Longest run time of one attempt; 0 = no limit.
+    pub timeout_ms: u32,
+    /// Attempts that failures may use.
+    pub max_attempts: u8,
+    /// Attempts that ended badly.
+    pub failures: u8,
+    /// Attempts whose worker was lost.
+    pub losses: u8,
+    /// What was asked for.
+    pub options: TaskOptions,
+    /// Where its payload lies.
+    pub payload: BlobRef,
+    /// Where its result lies.
+    pub result: BlobRef,
+    /// Number of the client that submitted it.
+    pub client: u16,
+    /// How it or its last attempt ended.
+    pub outcome: Outcome,
+    /// Unit of its side record.
+    pub side_unit: Option<u32>,
+}
+
+/// A worker, copied out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerRecord {
+    /// Slot and incarnation.
+    pub id: WorkerId,
+    /// Its state.
+    pub state: WorkerState,
+    /// Its key in the worker heap, whether it is there or not.
+    pub key: Key,
+    /// Name for people.
+    pub name: String,
+    /// Node.
+    pub host: String,
+    /// Process id on that node.
+    pub pid: u32,
+    /// User; `u32::MAX` when not known.
+    pub uid: u32,
+    /// Tasks that may still be sent to it.
+    pub credits: u32,
+    /// One bit for each kind it can run.
+    pub kinds: u64,
+    /// Load of its machine: run-queue length per core, times 1000.
+    pub load_milli: u32,
+    /// Stamp of its registration.
+    pub registered: u64,
+    /// Stamp of its last heartbeat.
+    pub heartbeat: u64,
+    /// Stamp at which its lease ends.
+    pub lease_end: u64,
+    /// Tasks ended well, attempts ended badly, attempts taken from it, stale results.
+    pub counters: [u64; 4],
+}
+
+/// A client, copied out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRecord {
+    /// Its number.
+    pub index: ClientIndex,
+    /// The record belongs to an identity.
+    pub used: bool,
+    /// Open connections.
+    pub connections: u32,
+    /// Program name.
+    pub name: String,
+    /// Node.
+    pub host: String,
+    /// Address of its first connection.
+    pub address: String,
+    /// Process id of its first connection.
+    pub pid: u32,
+    /// User; `u32::MAX` when not known.
+    pub uid: u32,
+    /// Stamp of its registration.
+    pub registered: u64,
+    /// Stamp of its last heartbeat.
+    pub heartbeat: u64,
+    /// Tasks accepted and not ended.
+    pub unfinished: u64,
+    /// Finished tasks whose results are kept.
+    pub kept: u64,
+    /// Tasks ever accepted.
+    pub submitted: u64,
+}
+
+impl SegmentView {
+    /// Copies a task out; `None` beyond the last slot.
+    #[must_use]
+    pub fn read_task(&self, slot: SlotIndex) -> Option<Reading<TaskRecord>> {
+        let task = self.parts.tasks.get(slot.position())?;
+        Some(read_between(
+            || task.state(),
+            |state| copy_task(slot, task, state),
+        ))
+    }
+
+    /// Copies a worker out; `None` beyond the last slot.
+    #[must_use]
+    pub fn read_worker(&self, worker: WorkerIndex) -> Option<Reading<WorkerRecord>> {
+        let slot = self.parts.workers.get(worker.position())?;
+        Some(read_between(
+            || slot.state(),
+            |state| copy_worker(worker, slot, state),
+        ))
+    }
+
+    /// Copies a client out; `None` beyond the last record.
+    #[must_use]
+    pub fn read_client(&self, client: ClientIndex) -> Option<Reading<ClientRecord>> {
+        let slot = self.parts.clients.get(client.position())?;
+        Some(read_between(
+            || slot.state_word(),
+            |_| ClientRecord {
+                index: client,
+                used: slot.is_used(),
+                connections: slot.connections(),
+                name: slot.name(),
+                host: slot.host(),
+                address: slot.address(),
+                pid: slot.pid(),
+                uid: slot.uid(),
+                registered: slot.registered(),
+                heartbeat: slot.heartbeat(),
+                unfinished: slot.unfinished(),
+                kept: slot.kept(),
+                submitted: slot.submitted(),
+            },
+        ))
+    }
+
+    /// Copies a task's side record out; `None` when it has none, or the task is gone.
+    #[must_use]
+    pub fn read_side(&self, task: &TaskRecord) -> Option<SideRecord> {
+        let (unit, owner) = (task.side_unit?, task.id?);
+        let mut bytes = [0; SIDE_BYTES];
+        self.parts
+            .arena()
+            .read(unit, chunk_owner(owner), 0, &mut bytes)
+            .ok()?;
+        Some(SideRecord::decode(&bytes))
+    }
+
+    /// Whose the chunk at a unit of the arena is; `None` beyond the arena.
+    #[must_use]
+    pub fn chunk_state(&self, unit: u32) -> Option<ChunkState> {
+        self.parts.arena().state(unit)
+    }
+}
+
+/// Copies until the state before and after is the same, or often enough.
+fn read_between<S: Copy + PartialEq, T>(
+    state: impl Fn() -> S,
+    copy: impl Fn(S) -> T,
+) -> Reading<T> {
+    let mut before = state();
+    let mut copies = 1;
+    loop {
+        let record = copy(before);
+        // ORDERING: [task.state], [worker.state], [client.state]: orders the copies before the second look.
+        fence(Ordering::Acquire);
+        let after = state();
+        if after == before || copies == COPIES_MAX {
+            let torn = after != before;
+            return Reading { record, torn };
+        }
+        before = after;
+        copies += 1;
+    }
+}
+
+fn copy_task(slot: SlotIndex, task: &TaskSlot, state: StateWord) -> TaskRecord {
+    TaskRecord {
+        slot,
+        id: state.id(slot),
+        state,
+        key: task.key(),
+        priority: task.priority(),
+        phase_time: task.phase_time(),
+        queue: task.queue(),
+        lsn: task.lsn(),
+        kind: task.kind_number(),
+        timeout_ms: task.timeout_ms(),
+        max_attempts: task.max_attempts(),
+        failures: task.failures(),
+        losses: task.losses(),
+        options: task.options(),
+        payload: task.payload(),
+        result: task.result(),
+        client: task.client_number(),
+        outcome: task.outcome(),
+        side_unit: task.side_unit(),
+    }
+}
+
+fn copy_worker(worker: WorkerIndex, slot: &WorkerSlot, state: WorkerState) -> WorkerRecord {
+    WorkerRecord {
+        id: WorkerId::new(worker, state.incarnation()),
+        state,
+        key: slot.key(),
+        name: slot.name(),
+        host: slot.host(),
+        pid: slot.pid(),
+        uid: slot.uid(),
+        credits: slot.credits(),
+        kinds: slot.kinds(),
+        load_milli: slot.load_milli(),
+        registered: slot.registered(),
+        heartbeat: slot.heartbeat(),
+        lease_end: slot.lease_end(),
+        counters: [
+            WorkerCounter::Done,
+            WorkerCounter::Failed,
+            WorkerCounter::Lost,
+            WorkerCounter::Stale,
+        ]
+        .map(|counter| slot.counter(counter)),
+    }
+}

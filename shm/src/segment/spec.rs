@@ -1,0 +1,230 @@
+//! What a segment shall be like, and why one cannot be had.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::layout::{Geometry, HeaderError};
+
+/// Longest name of an instance in bytes.
+pub const INSTANCE_BYTES_MAX: usize = 63;
+/// Default of [`SegmentSpec::payload_limit`]: 64 MiB.
+pub const PAYLOAD_LIMIT_DEFAULT: u64 = 64 << 20;
+
+/// Who may attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Access {
+    /// The owner only: mode 0600.
+    #[default]
+    Owner,
+    /// A group may inspect: mode 0640.
+    GroupRead(u32),
+    /// A group may submit and take tasks: mode 0660.
+    GroupWrite(u32),
+}
+
+impl Access {
+    /// Permission bits.
+    #[must_use]
+    pub const fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::GroupRead(_) => 0o640,
+            Self::GroupWrite(_) => 0o660,
+        }
+    }
+
+    /// The group, if one may attach.
+    #[must_use]
+    pub const fn group(self) -> Option<u32> {
+        match self {
+            Self::Owner => None,
+            Self::GroupRead(group) | Self::GroupWrite(group) => Some(group),
+        }
+    }
+}
+
+/// What a segment shall be like.
+#[derive(Debug, Clone)]
+pub struct SegmentSpec {
+    /// Name of the daemon's instance; with the user it gives the key.
+    pub instance: String,
+    /// Sizes.
+    pub geometry: Geometry,
+    /// Who may attach.
+    pub mode: Access,
+    /// Where large payloads and results go; made when first needed.
+    pub spill_dir: PathBuf,
+    /// Largest payload or result in bytes.
+    pub payload_limit: u64,
+}
+
+impl SegmentSpec {
+    /// A segment of the default size for this user only.
+    #[must_use]
+    pub fn new(instance: impl Into<String>, spill_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            instance: instance.into(),
+            geometry: Geometry::default(),
+            mode: Access::Owner,
+            spill_dir: spill_dir.into(),
+            payload_limit: PAYLOAD_LIMIT_DEFAULT,
+        }
+    }
+}
+
+/// Why a segment cannot be made or adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// Not a name.
+    #[error(
+        "`{0}` is no instance name: 1 to {INSTANCE_BYTES_MAX} letters, digits, `.`, `_` or `-`"
+    )]
+    Instance(String),
+    /// The kernel gives no memory of this size.
+    #[error("no System V segment of {bytes} bytes: {limit} ({source}); {fix}")]
+    Limit {
+        /// What was asked for.
+        bytes: u64,
+        /// The limit that was met.
+        limit: &'static str,
+        /// How to raise it.
+        fix: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A call of the kernel failed for another reason.
+    #[error("{call} for instance `{instance}` failed: {source}")]
+    Call {
+        /// Which call.
+        call: &'static str,
+        /// For which instance.
+        instance: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A segment of ours belongs to somebody else.
+    #[error(
+        "segment {shm_id} at key {key:#010x} of instance `{instance}` belongs to user {owner}, not to user {uid}: refused; \
+         choose another instance name, or remove it as that user with `ipcrm -m {shm_id}`"
+    )]
+    WrongOwner {
+        /// The key.
+        key: i32,
+        /// The segment.
+        shm_id: i32,
+        /// Its instance.
+        instance: String,
+        /// Who owns it.
+        owner: u32,
+        /// Who we are.
+        uid: u32,
+    },
+    /// Another process is making it at this moment.
+    #[error(
+        "segment {shm_id} of instance `{instance}` is being made by process {pid}; try again when that has ended"
+    )]
+    BeingMade {
+        /// The segment.
+        shm_id: i32,
+        /// The instance.
+        instance: String,
+        /// Its maker.
+        pid: u32,
+    },
+    /// All keys of the instance are taken by others.
+    #[error(
+        "the {keys} keys from {first:#010x} on are all taken by segments of others; choose another instance name"
+    )]
+    KeysTaken {
+        /// The first key.
+        first: i32,
+        /// How many were tried.
+        keys: u32,
+    },
+    /// The old segment could not be saved.
+    #[error("segment {shm_id} cannot be used ({why}) and could not be saved to {file}: {source}")]
+    Park {
+        /// The segment.
+        shm_id: i32,
+        /// Why it cannot be used.
+        why: String,
+        /// Where it should have gone.
+        file: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The sizes do not fit this machine's addresses.
+    #[error("a segment of {bytes} bytes does not fit into the addresses of this machine")]
+    Addresses {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// What was just made does not look right.
+    #[error("the new segment cannot be used: {0}")]
+    Header(#[from] HeaderError),
+}
+
+/// How a named segment was had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Adoption {
+    /// There was none: it is new.
+    Created,
+    /// The one of an earlier daemon goes on.
+    Adopted {
+        /// The epoch of this start.
+        epoch: u64,
+        /// The earlier daemon stopped in order.
+        clean: bool,
+        /// It has other sizes than asked for, and keeps them.
+        other_sizes: bool,
+    },
+    /// The one there could not be used: it was saved, and a new one made.
+    Parked {
+        /// Where it was saved.
+        file: PathBuf,
+        /// Why it could not be used.
+        why: String,
+    },
+}
+
+/// Why a segment or an image cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// No such segment.
+    #[error(
+        "no segment of instance `{instance}` for user {uid}: is `qtfd` running under this name and user?"
+    )]
+    NoInstance {
+        /// The instance.
+        instance: String,
+        /// The user.
+        uid: u32,
+    },
+    /// No segment with this id.
+    #[error("no shared memory segment has the id {0}")]
+    NoId(i32),
+    /// The permissions do not allow it.
+    #[error(
+        "segment {0} may not be read by this user: ask its owner, or run as its owner (setting `segment_group` opens it to a group)"
+    )]
+    Denied(i32),
+    /// A call of the kernel failed.
+    #[error("{call} failed: {source}")]
+    Call {
+        /// Which call.
+        call: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A file cannot be read.
+    #[error("image {file}: {source}")]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// It is no segment that this program can read.
+    #[error("{0}")]
+    Header(#[from] HeaderError),
+}

@@ -1,0 +1,42 @@
+//! Tests of the segment as a whole, over memory of this process.
+
+mod blobs;
+mod life;
+
+use std::path::PathBuf;
+
+use super::{Segment, SegmentSpec, TaskFields};
+use crate::id::{AttachIndex, TaskId};
+use crate::layout::Geometry;
+use crate::task::state::Event;
+
+/// A small segment whose spill files go to `dir`.
+pub(super) fn segment_in(dir: impl Into<PathBuf>, tasks: u64, arena_bytes: u64) -> Segment {
+    let geometry = Geometry::for_counts(tasks, 8)
+        .unwrap()
+        .with_arena_bytes(arena_bytes)
+        .unwrap();
+    Segment::in_process(&SegmentSpec {
+        geometry,
+        ..SegmentSpec::new("test", dir)
+    })
+}
+
+/// A small segment that spills nothing.
+pub(super) fn segment(tasks: u64) -> Segment {
+    segment_in("/nonexistent/spill", tasks, 1 << 20)
+}
+
+/// A published task with a payload.
+pub(super) fn submit(segment: &Segment, priority: u8, stamp: u64, payload: &[u8]) -> TaskId {
+    let mut claimed = segment.claim_task(AttachIndex::DAEMON).unwrap();
+    claimed.set_payload(payload).unwrap();
+    let fields = TaskFields {
+        kind: segment.kinds().find("noop"),
+        priority,
+        max_attempts: 3,
+        ..TaskFields::default()
+    };
+    claimed.write(&fields).unwrap();
+    claimed.publish(Event::Admit, stamp).unwrap()
+}

@@ -1,0 +1,478 @@
+//! Blobs too large for the arena, one file each.
+//!
+//! Invariants:
+//! - I1: a file is read and written by position, never mapped: a file that shrinks, fails or vanishes is an error of the task it
+//!   belongs to, not a signal (`docs/adr/0003`).
+//! - I2: space is taken before the first byte is written, so a full disk is told at creation; a file that was not finished is
+//!   removed.
+//! - I3: a file's length is compared with its reference at each read.
+//!
+//! The directory is made when first needed, mode 0700; files have mode 0600. Tested at the end of this file.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::posix_fallocate;
+
+use crate::blob::{BLOB_BYTES_MAX, BlobRef};
+use crate::random::random_u64;
+use crate::sync::{AtomicU64, Ordering};
+
+/// LIMIT: numbers tried for a new file; each miss means that a file of that number is there.
+const NUMBERS_TRIED_MAX: u32 = 64;
+
+/// Where large blobs go.
+#[derive(Debug, Clone)]
+pub struct SpillStore {
+    dir: PathBuf,
+    limit: u64,
+    next: Arc<AtomicU64>,
+}
+
+/// A blob could not be written to, or read from, a file.
+#[derive(Debug, thiserror::Error)]
+pub enum SpillError {
+    /// Larger than allowed.
+    #[error("{bytes} bytes are more than the limit of {limit}")]
+    TooLarge {
+        /// What was to be stored.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The directory cannot be made or written.
+    #[error(
+        "spill directory {dir}: {source}; make it writable for the daemon's user, or set another one"
+    )]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The disk is full.
+    #[error(
+        "no room for {bytes} bytes in {dir}: {source}; free some space, or set another directory"
+    )]
+    Full {
+        /// The directory.
+        dir: PathBuf,
+        /// What was to be stored.
+        bytes: u64,
+        /// What failed.
+        source: io::Error,
+    },
+    /// A file cannot be read or written.
+    #[error("spill file {file}: {source}")]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// A file has another length than was written.
+    #[error(
+        "spill file {file} has {found} bytes, {expected} were written: it was changed by somebody else"
+    )]
+    Length {
+        /// The file.
+        file: PathBuf,
+        /// Its length.
+        found: u64,
+        /// What it should be.
+        expected: u64,
+    },
+    /// More or fewer bytes were written than announced.
+    #[error("{written} bytes were written of {expected} announced")]
+    Announced {
+        /// Bytes written.
+        written: u64,
+        /// Bytes announced.
+        expected: u64,
+    },
+    /// The reference names no file.
+    #[error("the blob does not lie in a file")]
+    NotSpilled,
+}
+
+impl SpillStore {
+    /// Names a directory; nothing is made or opened yet. No blob may be larger than `limit` bytes.
+    #[must_use]
+    pub fn open(dir: impl Into<PathBuf>, limit: u64) -> Self {
+        Self {
+            dir: dir.into(),
+            limit: limit.min(BLOB_BYTES_MAX),
+            next: Arc::new(AtomicU64::new(random_u64())),
+        }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Starts a file of `total_len` bytes and takes the space for it.
+    ///
+    /// # Errors
+    /// Too large, the directory cannot be written, or the disk is full.
+    pub fn create(&self, total_len: u64) -> Result<SpillWriter, SpillError> {
+        let len = u32::try_from(total_len)
+            .ok()
+            .filter(|_| total_len <= self.limit)
+            .ok_or(SpillError::TooLarge {
+                bytes: total_len,
+                limit: self.limit,
+            })?;
+        let (number, path, file) = self.new_file()?;
+        let writer = SpillWriter {
+            file,
+            path,
+            number,
+            len,
+            written: 0,
+            finished: false,
+        };
+        if len > 0 {
+            // LIMIT: blobs are far below the largest offset.
+            let length = i64::from(len);
+            posix_fallocate(&writer.file, 0, length)
+                .map_err(|errno| self.refusal(errno, total_len, &writer.path))?;
+        }
+        Ok(writer)
+    }
+
+    /// Stores a whole blob.
+    ///
+    /// # Errors
+    /// As [`SpillStore::create`] and [`SpillWriter::write`].
+    pub fn store(&self, bytes: &[u8]) -> Result<BlobRef, SpillError> {
+        let mut writer = self.create(bytes.len() as u64)?;
+        writer.write(bytes)?;
+        writer.finish()
+    }
+
+    /// Reads from `offset` on, as much as `out` takes; returns how much that was, 0 at the end.
+    ///
+    /// # Errors
+    /// The file is gone, has another length, or cannot be read.
+    pub fn read_at(&self, blob: BlobRef, offset: u64, out: &mut [u8]) -> Result<usize, SpillError> {
+        let BlobRef::Spill { number, len } = blob else {
+            return Err(SpillError::NotSpilled);
+        };
+        let path = self.path_of(number);
+        let failed = |source| SpillError::File {
+            file: path.clone(),
+            source,
+        };
+        let file = File::open(&path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?.len();
+        let expected = u64::from(len);
+        if found != expected {
+            return Err(SpillError::Length {
+                file: path,
+                found,
+                expected,
+            });
+        }
+        let rest = expected.saturating_sub(offset);
+        let count = usize::try_from(rest).unwrap_or(usize::MAX).min(out.len());
+        file.read_exact_at(&mut out[..count], offset)
+            .map_err(failed)?;
+        Ok(count)
+    }
+
+    /// Removes a blob's file. A file that is not there is as good as removed.
+    ///
+    /// # Errors
+    /// The file is there and cannot be removed.
+    pub fn remove(&self, blob: BlobRef) -> Result<(), SpillError> {
+        let BlobRef::Spill { number, .. } = blob else {
+            return Ok(());
+        };
+        let file = self.path_of(number);
+        match fs::remove_file(&file) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(SpillError::File { file, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path_of(&self, number: u32) -> PathBuf {
+        self.dir.join(format!("{number:08x}.spill"))
+    }
+
+    fn new_file(&self) -> Result<(u32, PathBuf, File), SpillError> {
+        let mut refusal = io::Error::from(ErrorKind::AlreadyExists);
+        let mut made = false;
+        for _ in 0..NUMBERS_TRIED_MAX {
+            // ORDERING: a source of different numbers; the exclusive creation decides.
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            // LIMIT: 32 bits of the number are kept, as the reference has no more.
+            let number = u32::try_from(number & 0xFFFF_FFFF).unwrap_or(0);
+            let path = self.path_of(number);
+            let attempt = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path);
+            match attempt {
+                Ok(file) => return Ok((number, path, file)),
+                Err(source) if source.kind() == ErrorKind::NotFound && !made => {
+                    self.make_dir()?;
+                    made = true;
+                }
+                Err(source) if source.kind() == ErrorKind::AlreadyExists => {}
+                Err(source) => {
+                    refusal = source;
+                    break;
+                }
+            }
+        }
+        Err(SpillError::Directory {
+            dir: self.dir.clone(),
+            source: refusal,
+        })
+    }
+
+    fn make_dir(&self) -> Result<(), SpillError> {
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir);
+        made.map_err(|source| SpillError::Directory {
+            dir: self.dir.clone(),
+            source,
+        })
+    }
+
+    fn refusal(&self, errno: Errno, bytes: u64, path: &Path) -> SpillError {
+        let source = io::Error::from(errno);
+        if matches!(errno, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) {
+            SpillError::Full {
+                dir: self.dir.clone(),
+                bytes,
+                source,
+            }
+        } else {
+            SpillError::File {
+                file: path.to_owned(),
+                source,
+            }
+        }
+    }
+}
+
+/// A file that is being written. Dropped before [`SpillWriter::finish`] it is removed.
+#[derive(Debug)]
+pub struct SpillWriter {
+    file: File,
+    path: PathBuf,
+    number: u32,
+    len: u32,
+    written: u64,
+    finished: bool,
+}
+
+impl SpillWriter {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// More than was announced, or the file cannot be written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SpillError> {
+        let end = self.written.saturating_add(bytes.len() as u64);
+        if end > u64::from(self.len) {
+            return Err(SpillError::Announced {
+                written: end,
+                expected: u64::from(self.len),
+            });
+        }
+        self.file
+            .write_all_at(bytes, self.written)
+            .map_err(|source| SpillError::File {
+                file: self.path.clone(),
+                source,
+            })?;
+        self.written = end;
+        Ok(())
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Ends the file; the reference belongs into a slot from now on.
+    ///
+    /// # Errors
+    /// Fewer bytes were written than announced.
+    pub fn finish(mut self) -> Result<BlobRef, SpillError> {
+        if self.written != u64::from(self.len) {
+            return Err(SpillError::Announced {
+                written: self.written,
+                expected: u64::from(self.len),
+            });
+        }
+        self.finished = true;
+        Ok(BlobRef::Spill {
+            number: self.number,
+            len: self.len,
+        })
+    }
+}
+
+impl Drop for SpillWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing refers to the file; one that cannot be removed stays until the directory is cleaned.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn store() -> (tempfile::TempDir, SpillStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SpillStore::open(dir.path().join("deep/spill"), 1 << 20);
+        (dir, store)
+    }
+
+    fn files(store: &SpillStore) -> usize {
+        fs::read_dir(store.dir()).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn blob_comes_back_in_pieces_and_is_removed() {
+        let (_dir, store) = store();
+        assert!(!store.dir().exists(), "nothing is made before it is needed");
+        let bytes: Vec<u8> = (0..100_000_u32)
+            .map(|number| (number % 251) as u8)
+            .collect();
+        let mut writer = store.create(bytes.len() as u64).unwrap();
+        for part in bytes.chunks(7_000) {
+            writer.write(part).unwrap();
+        }
+        let blob = writer.finish().unwrap();
+        let mut out = vec![0; 60_000];
+        assert_eq!(store.read_at(blob, 0, &mut out).unwrap(), 60_000);
+        assert_eq!(out, bytes[..60_000]);
+        assert_eq!(store.read_at(blob, 60_000, &mut out).unwrap(), 40_000);
+        assert_eq!(out[..40_000], bytes[60_000..]);
+        assert_eq!(store.read_at(blob, 100_000, &mut out).unwrap(), 0);
+        assert_eq!(store.read_at(blob, u64::MAX, &mut out).unwrap(), 0);
+        store.remove(blob).unwrap();
+        store.remove(blob).unwrap();
+        assert!(matches!(
+            store.read_at(blob, 0, &mut out),
+            Err(SpillError::File { .. })
+        ));
+    }
+
+    #[test]
+    fn directory_and_files_are_the_owners_only() {
+        let (_dir, store) = store();
+        store.store(b"secret").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(store.dir()), 0o700);
+        let file = fs::read_dir(store.dir())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        assert_eq!(mode(&file), 0o600);
+    }
+
+    #[test]
+    fn file_that_was_cut_short_or_grew_is_an_error() {
+        let (_dir, store) = store();
+        let blob = store.store(&[7; 5000]).unwrap();
+        let file = fs::read_dir(store.dir())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        for length in [0, 4999, 5001] {
+            OpenOptions::new()
+                .write(true)
+                .open(&file)
+                .unwrap()
+                .set_len(length)
+                .unwrap();
+            let read = store.read_at(blob, 0, &mut [0; 10]);
+            assert!(matches!(read, Err(SpillError::Length { .. })), "{length}");
+        }
+    }
+
+    #[test]
+    fn unfinished_file_is_removed() {
+        let (_dir, store) = store();
+        let mut writer = store.create(10).unwrap();
+        writer.write(b"12345").unwrap();
+        assert!(matches!(
+            writer.write(b"678901"),
+            Err(SpillError::Announced { .. })
+        ));
+        assert!(matches!(writer.finish(), Err(SpillError::Announced { .. })));
+        drop(store.create(100).unwrap());
+        assert_eq!(files(&store), 0);
+    }
+
+    #[test]
+    fn blob_above_the_limit_is_refused() {
+        let (_dir, store) = store();
+        assert!(matches!(
+            store.create((1 << 20) + 1),
+            Err(SpillError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            store.create(u64::MAX),
+            Err(SpillError::TooLarge { .. })
+        ));
+        assert!(store.create(1 << 20).is_ok());
+    }
+
+    #[test]
+    fn directory_that_cannot_be_made_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let occupied = dir.path().join("file");
+        fs::write(&occupied, "").unwrap();
+        let store = SpillStore::open(occupied.join("spill"), 100);
+        let error = store.store(b"x").unwrap_err().to_string();
+        assert!(error.contains("file/spill"), "{error}");
+    }
+
+    #[test]
+    fn reference_to_something_else_is_refused() {
+        let (_dir, store) = store();
+        let read = store.read_at(BlobRef::Inline { len: 3 }, 0, &mut [0; 3]);
+        assert!(matches!(read, Err(SpillError::NotSpilled)));
+        store.remove(BlobRef::None).unwrap();
+    }
+
+    #[test]
+    fn two_stores_of_one_directory_do_not_overwrite_each_other() {
+        let (_dir, store) = store();
+        let other = SpillStore::open(store.dir(), 100);
+        other
+            .next
+            .store(store.next.load(Ordering::Relaxed), Ordering::Relaxed);
+        let first = store.store(b"first").unwrap();
+        let second = other.store(b"second").unwrap();
+        let mut out = [0; 5];
+        store.read_at(first, 0, &mut out).unwrap();
+        assert_eq!(&out, b"first");
+        assert_ne!(first.as_raw() & 0xFFFF_FFFF, second.as_raw() & 0xFFFF_FFFF);
+    }
+}

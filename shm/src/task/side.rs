@@ -1,0 +1,153 @@
+//! The side record: 128 bytes in the arena for what few tasks need.
+//!
+//! ```text
+//! offset  field             writer: the submitter, before the task is published
+//!      0  array_id          raw task id of the array's first member; 0 = none
+//!      8  array_index
+//!     16  estimate_ms       expected run time; 0 = unknown
+//!     24  submitted_unix_ms wall clock
+//!     32  deadline          stamp; 0 = none
+//!     40  key_expiry        stamp at which the idempotency key may be forgotten
+//!     48  key               16 bytes; 0 = none
+//!     64  trace             16 bytes of trace id
+//!     80  depends_on        raw id of a task that must end first; 0 = none
+//!     88  checkpoint        blob reference
+//!     96  client_address    first 31 bytes
+//! ```
+//! Tested at the end of this file.
+
+use crate::layout::shared::shared_layout;
+use crate::layout::text::{load_text, store_text};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Bytes of a side record: one arena chunk.
+pub const SIDE_BYTES: usize = 128;
+
+shared_layout! {
+    /// A side record as it lies in the arena; see the drawing in this file's head.
+    pub struct SideLayout: 128 bytes, align 64 {
+        0 => array_id: AtomicU64,
+        8 => array_index: AtomicU64,
+        16 => estimate_ms: AtomicU64,
+        24 => submitted_unix_ms: AtomicU64,
+        32 => deadline: AtomicU64,
+        40 => key_expiry: AtomicU64,
+        48 => key: [AtomicU64; 2],
+        64 => trace: [AtomicU64; 2],
+        80 => depends_on: AtomicU64,
+        88 => checkpoint: AtomicU64,
+        96 => client_address: [AtomicU64; 4],
+    }
+}
+
+/// What few tasks need, copied out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SideRecord {
+    /// Raw id of the array's first member; 0 = not in an array.
+    pub array_id: u64,
+    /// Index within the array.
+    pub array_index: u64,
+    /// Expected run time; 0 = unknown.
+    pub estimate_ms: u32,
+    /// Wall clock of the submission, for display.
+    pub submitted_unix_ms: u64,
+    /// Stamp at which the task is worthless; 0 = never.
+    pub deadline: u64,
+    /// Stamp at which the idempotency key may be forgotten.
+    pub key_expiry: u64,
+    /// Idempotency key; 0 = none.
+    pub key: [u64; 2],
+    /// Trace id of the submitter; 0 = none.
+    pub trace: [u64; 2],
+    /// Raw id of a task that must end first; 0 = none.
+    pub depends_on: u64,
+    /// Address of the submitter, cut to 31 bytes.
+    pub client_address: String,
+}
+
+impl SideRecord {
+    /// The bytes of the chunk.
+    pub(crate) fn encode(&self) -> [u8; SIDE_BYTES] {
+        let numbers = [
+            self.array_id,
+            self.array_index,
+            u64::from(self.estimate_ms),
+            self.submitted_unix_ms,
+            self.deadline,
+            self.key_expiry,
+            self.key[0],
+            self.key[1],
+            self.trace[0],
+            self.trace[1],
+            self.depends_on,
+            0,
+        ];
+        let address: [AtomicU64; 4] = Default::default();
+        store_text(&address, &self.client_address);
+        // ORDERING: words of this function only.
+        let address = address.iter().map(|word| word.load(Ordering::Relaxed));
+        let mut bytes = [0; SIDE_BYTES];
+        for (chunk, number) in bytes
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip(numbers.into_iter().chain(address))
+        {
+            *chunk = number.to_le_bytes();
+        }
+        bytes
+    }
+
+    /// Reads the bytes of a chunk; every content is some record.
+    pub(crate) fn decode(bytes: &[u8; SIDE_BYTES]) -> Self {
+        let (words, _) = bytes.as_chunks::<8>();
+        let word = |index: usize| words.get(index).map_or(0, |word| u64::from_le_bytes(*word));
+        let address: [AtomicU64; 4] =
+            core::array::from_fn(|index| AtomicU64::new(word(12 + index)));
+        Self {
+            array_id: word(0),
+            array_index: word(1),
+            estimate_ms: u32::try_from(word(2)).unwrap_or(u32::MAX),
+            submitted_unix_ms: word(3),
+            deadline: word(4),
+            key_expiry: word(5),
+            key: [word(6), word(7)],
+            trace: [word(8), word(9)],
+            depends_on: word(10),
+            client_address: load_text(&address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn side_record_comes_back_as_it_was_stored() {
+        let record = SideRecord {
+            array_id: 1 << 24,
+            array_index: 999,
+            estimate_ms: 1500,
+            submitted_unix_ms: 1_700_000_000_000,
+            deadline: 5,
+            key_expiry: 6,
+            key: [7, 8],
+            trace: [9, 10],
+            depends_on: 11,
+            client_address: "127.0.0.1:4242".to_owned(),
+        };
+        assert_eq!(SideRecord::decode(&record.encode()), record);
+        assert_eq!(SideRecord::decode(&[0; SIDE_BYTES]), SideRecord::default());
+    }
+
+    #[test]
+    fn any_bytes_read_as_some_record() {
+        fastrand::seed(6);
+        for _ in 0..1000 {
+            let mut bytes = [0; SIDE_BYTES];
+            fastrand::fill(&mut bytes);
+            let _ = SideRecord::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! The task slot: 128 bytes, one task.
+//!
+//! ```text
+//! offset  field          bits                                              writer
+//!      0  state          see `state.rs`                                    who may, by the table
+//!      8  ready_key      class 8 | stamp 48 | low generation 8             submitter, PLM
+//!     16  phase_time     stamp 48 | queue 16                               who changes the phase
+//!     24  journal        lsn 48 | kind 16                                  submitter, PLM
+//!     32  limits         timeout_ms 32 | max_attempts 8 | failures 8 | losses 8 | options 8
+//!     40  payload        blob reference, see `blob.rs`                     submitter
+//!     48  result         blob reference                                    the worker's side
+//!     56  links          side record unit 32 | client 16 | outcome 16      submitter, PLM
+//!     64  inline_bytes   64 bytes: the payload, or the result if the payload lies elsewhere
+//! ```
+//! (The first part of a bit list is the upper one.)
+//!
+//! Invariants:
+//! - I1: the fields behind the state are written with relaxed stores by whoever the state makes their writer, and
+//!   published by that writer's next change of the state (label `task.state`).
+//! - I2: `phase_time` is the moment of the last change of phase; in DELAYED it is the moment the task is due.
+//!
+//! Tested at the end of this file and through `segment/`.
+
+use crate::blob::BlobRef;
+use crate::id::{ClientIndex, KindIndex};
+use crate::layout::shared::shared_layout;
+use crate::sync::{AtomicU64, Ordering};
+use crate::task::state::StateWord;
+use crate::time::STAMP_MAX;
+use crate::tree::Key;
+
+/// Bytes that lie in the slot itself.
+pub const INLINE_BYTES_MAX: usize = 64;
+
+shared_layout! {
+    /// One task as it lies in the segment; see the drawing in this file's head.
+    pub struct TaskSlot: 128 bytes, align 128 {
+        0 => state: AtomicU64,
+        8 => ready_key: AtomicU64,
+        16 => phase_time: AtomicU64,
+        24 => journal: AtomicU64,
+        32 => limits: AtomicU64,
+        40 => payload: AtomicU64,
+        48 => result: AtomicU64,
+        56 => links: AtomicU64,
+        64 => inline_bytes: [AtomicU64; 8],
+    }
+}
+
+/// How a task or its last attempt ended; the numbers are those of the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum OutcomeKind {
+    /// Has not ended.
+    #[default]
+    None = 0,
+    /// Exited by itself; the code is the exit code.
+    Exited = 1,
+    /// Ended by a signal; the code is its number.
+    Signalled = 2,
+    /// Ran longer than its timeout.
+    TimedOut = 3,
+    /// Stopped because it was cancelled.
+    Cancelled = 4,
+    /// Could not be started; the code is the errno.
+    SpawnFailed = 5,
+    /// The handler returned an error.
+    HandlerFailed = 6,
+    /// The worker has no handler of this kind, or could not decode the payload.
+    Refused = 7,
+    /// The worker was lost, and that was the last attempt.
+    WorkerLost = 8,
+    /// The worker could not fetch the payload or store the output.
+    TransferFailed = 9,
+    /// A number that this version does not know.
+    Unknown = 15,
+}
+
+impl OutcomeKind {
+    /// Reads the number; what is not known is [`OutcomeKind::Unknown`].
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Exited,
+            2 => Self::Signalled,
+            3 => Self::TimedOut,
+            4 => Self::Cancelled,
+            5 => Self::SpawnFailed,
+            6 => Self::HandlerFailed,
+            7 => Self::Refused,
+            8 => Self::WorkerLost,
+            9 => Self::TransferFailed,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Exited => "exited",
+            Self::Signalled => "signalled",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::SpawnFailed => "spawn_failed",
+            Self::HandlerFailed => "handler_failed",
+            Self::Refused => "refused",
+            Self::WorkerLost => "worker_lost",
+            Self::TransferFailed => "transfer_failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How a task or its last attempt ended: `kind 4 | unused 3 | result dropped 1 | code 8`, upper part first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// What happened.
+    pub kind: OutcomeKind,
+    /// Exit code, signal number or errno.
+    pub code: u8,
+    /// The output could not be kept.
+    pub result_dropped: bool,
+}
+
+impl Outcome {
+    /// The 16 bits of the slot.
+    #[must_use]
+    pub const fn to_bits(self) -> u16 {
+        ((self.kind as u16) << 12) | ((self.result_dropped as u16) << 8) | self.code as u16
+    }
+
+    /// Reads the 16 bits of the slot.
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        let [high, code] = bits.to_be_bytes();
+        Self {
+            kind: OutcomeKind::from_number(high >> 4),
+            code,
+            result_dropped: high & 1 != 0,
+        }
+    }
+}
+
+/// What was asked for a task, as bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TaskOptions(u8);
+
+impl TaskOptions {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Free the slot as soon as the task has succeeded.
+    pub const DISCARD_RESULT: Self = Self(1);
+    /// Accepted on stable storage.
+    pub const JOURNAL: Self = Self(2);
+    /// Not to be buried when it takes workers down.
+    pub const KEEP_TRYING: Self = Self(4);
+
+    /// Any bits; unknown ones are kept.
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    /// The bits.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// All bits of `other` are set.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// With the bits of `other` set too.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl TaskSlot {
+    /// The state, with everything its last writer wrote before it.
+    #[inline]
+    #[must_use]
+    pub fn state(&self) -> StateWord {
+        // ORDERING: [task.state] Acquire pairs with the Release of `Segment::apply`, `claim_task` and `publish`: the
+        // fields behind the state are visible.
+        StateWord::from_raw(self.state.load(Ordering::Acquire))
+    }
+
+    /// The key of the ready heap.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        // ORDERING: published by [task.state].
+        Key::from_raw(self.ready_key.load(Ordering::Relaxed))
+    }
+
+    /// Sets the key of the ready heap; the leaf is another matter.
+    pub fn set_key(&self, key: Key) {
+        // ORDERING: published by [task.state].
+        self.ready_key.store(key.as_raw(), Ordering::Relaxed);
+    }
+
+    /// 0 to 255, higher first.
+    #[must_use]
+    pub fn priority(&self) -> u8 {
+        self.key().ready_priority()
+    }
+
+    /// Moment of the last change of phase as a stamp; in DELAYED the moment the task is due.
+    #[must_use]
+    pub fn phase_time(&self) -> u64 {
+        read(&self.phase_time) >> 16
+    }
+
+    /// Sets the moment of the last change of phase.
+    pub fn set_phase_time(&self, stamp: u64) {
+        let stamp = if stamp > STAMP_MAX { STAMP_MAX } else { stamp };
+        replace(&self.phase_time, 16, STAMP_MAX, stamp);
+    }
+
+    /// The queue; 0 in this version.
+    #[must_use]
+    pub fn queue(&self) -> u16 {
+        part16(read(&self.phase_time))
+    }
+
+    /// Log sequence number of the record that made the task durable; 0 = none.
+    #[must_use]
+    pub fn lsn(&self) -> u64 {
+        read(&self.journal) >> 16
+    }
+
+    /// The kind of work, as the number in the slot: check it against the kind table before use.
+    #[must_use]
+    pub fn kind_number(&self) -> u16 {
+        part16(read(&self.journal))
+    }
+
+    /// The kind of work; `None` if the number is out of range.
+    #[must_use]
+    pub fn kind(&self) -> Option<KindIndex> {
+        KindIndex::new_checked(self.kind_number(), crate::layout::geometry::KINDS_COUNT)
+    }
+
+    /// Longest run time of one attempt; 0 = no limit.
+    #[must_use]
+    pub fn timeout_ms(&self) -> u32 {
+        part32(read(&self.limits) >> 32)
+    }
+
+    /// Attempts in all that failures may use.
+    #[must_use]
+    pub fn max_attempts(&self) -> u8 {
+        part8(read(&self.limits) >> 24)
+    }
+
+    /// Attempts that ended badly.
+    #[must_use]
+    pub fn failures(&self) -> u8 {
+        part8(read(&self.limits) >> 16)
+    }
+
+    /// Sets the number of attempts that ended badly. PLM only.
+    pub fn set_failures(&self, count: u8) {
+        replace(&self.limits, 16, 0xFF, u64::from(count));
+    }
+
+    /// Attempts whose worker was lost.
+    #[must_use]
+    pub fn losses(&self) -> u8 {
+        part8(read(&self.limits) >> 8)
+    }
+
+    /// Sets the number of attempts whose worker was lost. PLM only.
+    pub fn set_losses(&self, count: u8) {
+        replace(&self.limits, 8, 0xFF, u64::from(count));
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub fn options(&self) -> TaskOptions {
+        TaskOptions::from_bits(part8(read(&self.limits)))
+    }
+
+    /// The client that submitted it, as the number in the slot.
+    #[must_use]
+    pub fn client_number(&self) -> u16 {
+        part16(read(&self.links) >> 16)
+    }
+
+    /// The client that submitted it; not yet checked against the number of records, as any index of a slot:
+    /// [`crate::Segment::client`] does that.
+    #[must_use]
+    pub fn client(&self) -> ClientIndex {
+        ClientIndex::new_checked(self.client_number(), u32::from(u16::MAX))
+            .unwrap_or(ClientIndex::UNKNOWN)
+    }
+
+    /// How the task or its last attempt ended.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        Outcome::from_bits(part16(read(&self.links)))
+    }
+
+    /// Sets how the task or its last attempt ended.
+    pub fn set_outcome(&self, outcome: Outcome) {
+        replace(&self.links, 0, 0xFFFF, u64::from(outcome.to_bits()));
+    }
+
+    /// Unit of the side record in the arena; `None` when the task has none.
+    #[must_use]
+    pub fn side_unit(&self) -> Option<u32> {
+        // The stored number is the unit plus one, so that zeroed memory means none.
+        part32(read(&self.links) >> 32).checked_sub(1)
+    }
+
+    /// Where the payload lies.
+    #[must_use]
+    pub fn payload(&self) -> BlobRef {
+        BlobRef::from_raw(read(&self.payload))
+    }
+
+    /// Where the result lies.
+    #[must_use]
+    pub fn result(&self) -> BlobRef {
+        BlobRef::from_raw(read(&self.result))
+    }
+
+    /// Sets where the result lies. The caller has stored it for this task and releases the one before.
+    pub fn set_result(&self, blob: BlobRef) {
+        // ORDERING: published by [task.state].
+        self.result.store(blob.as_raw(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_payload(&self, blob: BlobRef) {
+        // ORDERING: published by [task.state].
+        self.payload.store(blob.as_raw(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_side_unit(&self, unit: Option<u32>) {
+        // LIMIT: geometry keeps units far below u32::MAX.
+        let number = unit.map_or(0, |unit| u64::from(unit.saturating_add(1)));
+        replace(&self.links, 32, 0xFFFF_FFFF, number);
+    }
+
+    pub(crate) fn set_client(&self, client: ClientIndex) {
+        replace(&self.links, 16, 0xFFFF, u64::from(client.get()));
+    }
+
+    /// Writes everything that `TaskFields` says in whole words.
+    pub(crate) fn fill(&self, words: &FilledWords) {
+        // ORDERING: published by [task.state].
+        self.phase_time.store(words.phase_time, Ordering::Relaxed);
+        self.journal.store(words.journal, Ordering::Relaxed);
+        self.limits.store(words.limits, Ordering::Relaxed);
+        self.ready_key.store(words.ready_key, Ordering::Relaxed);
+    }
+
+    /// Empties what the tenant before left. The slot must be CLAIMED by the caller.
+    pub(crate) fn clear(&self) {
+        let words = [
+            &self.ready_key,
+            &self.phase_time,
+            &self.journal,
+            &self.limits,
+            &self.payload,
+            &self.result,
+            &self.links,
+        ];
+        for word in words {
+            // ORDERING: published by [task.state].
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The words of a slot that a submitter writes at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FilledWords {
+    pub(crate) phase_time: u64,
+    pub(crate) journal: u64,
+    pub(crate) limits: u64,
+    pub(crate) ready_key: u64,
+}
+
+#[inline]
+fn read(word: &AtomicU64) -> u64 {
+    // ORDERING: published by [task.state], which the caller has acquired with `state()`.
+    word.load(Ordering::Relaxed)
+}
+
+/// Replaces some bits of a word that only the caller writes (I1).
+#[inline]
+fn replace(word: &AtomicU64, shift: u32, mask: u64, value: u64) {
+    let others = read(word) & !(mask << shift);
+    // ORDERING: single writer (I1); published by [task.state].
+    word.store(others | ((value & mask) << shift), Ordering::Relaxed);
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low part is what is asked for"
+)]
+const fn part8(word: u64) -> u8 {
+    word as u8
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low part is what is asked for"
+)]
+const fn part16(word: u64) -> u16 {
+    word as u16
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low part is what is asked for"
+)]
+const fn part32(word: u64) -> u32 {
+    word as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> TaskSlot {
+        TaskSlot {
+            state: AtomicU64::new(0),
+            ready_key: AtomicU64::new(0),
+            phase_time: AtomicU64::new(0),
+            journal: AtomicU64::new(0),
+            limits: AtomicU64::new(0),
+            payload: AtomicU64::new(0),
+            result: AtomicU64::new(0),
+            links: AtomicU64::new(0),
+            inline_bytes: Default::default(),
+        }
+    }
+
+    #[test]
+    fn fields_of_one_word_do_not_touch_each_other() {
+        let slot = slot();
+        slot.fill(&FilledWords {
+            phase_time: 7,
+            journal: (5 << 16) | 2,
+            limits: (1000 << 32) | (3 << 24) | 1,
+            ready_key: Key::ready(200, 99, 4).as_raw(),
+        });
+        slot.set_failures(255);
+        slot.set_losses(17);
+        slot.set_phase_time(u64::MAX);
+        slot.set_client(ClientIndex::new_checked(77, 100).unwrap());
+        slot.set_outcome(Outcome {
+            kind: OutcomeKind::Signalled,
+            code: 9,
+            result_dropped: true,
+        });
+        slot.set_side_unit(Some(0));
+        assert_eq!(
+            (slot.failures(), slot.losses(), slot.max_attempts()),
+            (255, 17, 3)
+        );
+        assert_eq!(
+            (slot.timeout_ms(), slot.options()),
+            (1000, TaskOptions::DISCARD_RESULT)
+        );
+        assert_eq!((slot.phase_time(), slot.queue()), (STAMP_MAX, 7));
+        assert_eq!((slot.client_number(), slot.side_unit()), (77, Some(0)));
+        assert_eq!(slot.outcome().code, 9);
+        assert!(slot.outcome().result_dropped);
+        assert_eq!(
+            (slot.priority(), slot.lsn(), slot.kind_number()),
+            (200, 5, 2)
+        );
+        slot.set_side_unit(None);
+        assert_eq!((slot.side_unit(), slot.client_number()), (None, 77));
+    }
+
+    #[test]
+    fn every_outcome_survives_its_bits() {
+        for number in 0..=15 {
+            for code in [0, 1, 255] {
+                for result_dropped in [false, true] {
+                    let outcome = Outcome {
+                        kind: OutcomeKind::from_number(number),
+                        code,
+                        result_dropped,
+                    };
+                    assert_eq!(Outcome::from_bits(outcome.to_bits()), outcome);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeroed_slot_is_free_and_empty() {
+        let slot = slot();
+        assert_eq!(slot.state(), StateWord::default());
+        assert_eq!(
+            (slot.payload(), slot.result()),
+            (BlobRef::None, BlobRef::None)
+        );
+        assert_eq!(
+            (slot.side_unit(), slot.outcome()),
+            (None, Outcome::default())
+        );
+    }
+}

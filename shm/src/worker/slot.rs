@@ -1,0 +1,372 @@
+//! The worker slot: 256 bytes, one worker.
+//!
+//! ```text
+//! offset  field        bits                                          writer
+//!      0  state        see `state.rs`                                Register, Scheduler
+//!      8  load_key     key of the worker heap                        Register, Scheduler
+//!     16  lease_end    stamp                                         Register
+//!     24  heartbeat    stamp of the last one                         Register
+//!     32  links        attach 16 | pool 16 | credits 32              Register, Scheduler
+//!     40  token        secret of this registration                   Register
+//!     48  registered   stamp                                         Register
+//!     56  reconciled   stamp                                         Register
+//!     64  counters     done, failed, lost, stale results, 4 reserved Register
+//!    128  name         63 bytes
+//!    192  kinds        one bit for each kind it can run
+//!    200  process      load_milli 32 | pid 32
+//!    208  start_time   of its process, when it is local
+//!    216  identity     labels 32 | uid 32
+//!    224  host         31 bytes
+//! ```
+//! (The first part of a bit list is the upper one.) Fields are published by the state word, label
+//! `worker.state`. Only the daemon writes a slot, except `state`, which whoever takes a task changes too.
+//! Tested at the end of this file.
+
+use crate::layout::shared::shared_layout;
+use crate::layout::text::{load_text, store_text};
+use crate::sync::{AtomicU64, Ordering};
+use crate::tree::Key;
+use crate::worker::state::{IllegalWorkerTransition, WorkerEvent, WorkerState};
+
+shared_layout! {
+    /// One worker as it lies in the segment; see the drawing in this file's head.
+    pub struct WorkerSlot: 256 bytes, align 128 {
+        0 => state: AtomicU64,
+        8 => load_key: AtomicU64,
+        16 => lease_end: AtomicU64,
+        24 => heartbeat: AtomicU64,
+        32 => links: AtomicU64,
+        40 => token: AtomicU64,
+        48 => registered: AtomicU64,
+        56 => reconciled: AtomicU64,
+        64 => counters: [AtomicU64; 8],
+        128 => name: [AtomicU64; 8],
+        192 => kinds: AtomicU64,
+        200 => process: AtomicU64,
+        208 => start_time: AtomicU64,
+        216 => identity: AtomicU64,
+        224 => host: [AtomicU64; 4],
+    }
+}
+
+/// What a worker says of itself when it registers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WorkerFields<'a> {
+    /// Name for people; cut to 63 bytes.
+    pub name: &'a str,
+    /// Node; cut to 31 bytes.
+    pub host: &'a str,
+    /// Process id on that node.
+    pub pid: u32,
+    /// User, `u32::MAX` when not known.
+    pub uid: u32,
+    /// Secret of this registration.
+    pub token: u64,
+    /// One bit for each kind it can run.
+    pub kinds: u64,
+    /// Stamp of the registration.
+    pub registered: u64,
+}
+
+/// Why a change of a state word was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerApplyError {
+    /// The table has no such change.
+    #[error(transparent)]
+    Illegal(#[from] IllegalWorkerTransition),
+    /// Somebody else changed the word first; it holds this now.
+    #[error("the worker's state has moved on to {0:?}")]
+    Moved(WorkerState),
+}
+
+/// What is counted for one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum WorkerCounter {
+    /// Tasks it ended well.
+    Done = 0,
+    /// Attempts it ended badly.
+    Failed = 1,
+    /// Attempts taken from it.
+    Lost = 2,
+    /// Results of attempts that were no longer its own.
+    Stale = 3,
+}
+
+impl WorkerSlot {
+    /// The state, with everything its last writer wrote before it.
+    #[inline]
+    #[must_use]
+    pub fn state(&self) -> WorkerState {
+        // ORDERING: [worker.state] Acquire pairs with the AcqRel of `apply`: the registration's fields
+        // are visible.
+        WorkerState::from_raw(self.state.load(Ordering::Acquire))
+    }
+
+    /// Changes the state by one event, if it still is `from`.
+    ///
+    /// # Errors
+    /// The table has no such change, or the word has moved on.
+    pub fn apply(
+        &self,
+        from: WorkerState,
+        event: WorkerEvent,
+    ) -> Result<WorkerState, WorkerApplyError> {
+        let to = from.after(event)?;
+        // ORDERING: [worker.state] AcqRel: publishes what the caller wrote before; pairs with `state`.
+        self.state
+            .compare_exchange(
+                from.as_raw(),
+                to.as_raw(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
+            .map(|_| to)
+            .map_err(|found| WorkerApplyError::Moved(WorkerState::from_raw(found)))
+    }
+
+    /// Writes what a registration says; the caller then applies `Register`.
+    pub fn fill(&self, fields: &WorkerFields<'_>) {
+        store_text(&self.name, fields.name);
+        store_text(&self.host, fields.host);
+        write(&self.process, u64::from(fields.pid));
+        write(&self.identity, u64::from(fields.uid));
+        write(&self.token, fields.token);
+        write(&self.kinds, fields.kinds);
+        write(&self.registered, fields.registered);
+        for word in [
+            &self.reconciled,
+            &self.links,
+            &self.lease_end,
+            &self.start_time,
+        ] {
+            write(word, 0);
+        }
+        write(&self.heartbeat, fields.registered);
+        for counter in &self.counters {
+            write(counter, 0);
+        }
+    }
+
+    /// The key it has, or would have, in the worker heap.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::from_raw(read(&self.load_key))
+    }
+
+    /// Sets the key; the leaf is another matter.
+    pub fn set_key(&self, key: Key) {
+        write(&self.load_key, key.as_raw());
+    }
+
+    /// Stamp at which its lease ends.
+    #[must_use]
+    pub fn lease_end(&self) -> u64 {
+        read(&self.lease_end)
+    }
+
+    /// Sets the end of its lease.
+    pub fn set_lease_end(&self, stamp: u64) {
+        write(&self.lease_end, stamp);
+    }
+
+    /// Stamp of its last heartbeat.
+    #[must_use]
+    pub fn heartbeat(&self) -> u64 {
+        read(&self.heartbeat)
+    }
+
+    /// Sets the moment of its last heartbeat.
+    pub fn set_heartbeat(&self, stamp: u64) {
+        write(&self.heartbeat, stamp);
+    }
+
+    /// Tasks that may still be sent to it.
+    #[must_use]
+    pub fn credits(&self) -> u32 {
+        low(read(&self.links))
+    }
+
+    /// Sets the tasks that may still be sent to it.
+    pub fn set_credits(&self, credits: u32) {
+        write(
+            &self.links,
+            (read(&self.links) & !0xFFFF_FFFF) | u64::from(credits),
+        );
+    }
+
+    /// Secret of this registration.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        read(&self.token)
+    }
+
+    /// Stamp of its registration.
+    #[must_use]
+    pub fn registered(&self) -> u64 {
+        read(&self.registered)
+    }
+
+    /// Stamp of the last comparison of what it holds with what the segment says.
+    #[must_use]
+    pub fn reconciled(&self) -> u64 {
+        read(&self.reconciled)
+    }
+
+    /// Sets the moment of the last comparison.
+    pub fn set_reconciled(&self, stamp: u64) {
+        write(&self.reconciled, stamp);
+    }
+
+    /// One bit for each kind it can run.
+    #[must_use]
+    pub fn kinds(&self) -> u64 {
+        read(&self.kinds)
+    }
+
+    /// Sets the kinds it can run.
+    pub fn set_kinds(&self, mask: u64) {
+        write(&self.kinds, mask);
+    }
+
+    /// Load of its machine: run-queue length per core, times 1000.
+    #[must_use]
+    pub fn load_milli(&self) -> u32 {
+        low(read(&self.process) >> 32)
+    }
+
+    /// Sets the load of its machine.
+    pub fn set_load_milli(&self, load: u32) {
+        let pid = read(&self.process) & 0xFFFF_FFFF;
+        write(&self.process, pid | (u64::from(load) << 32));
+    }
+
+    /// Process id on its node.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        low(read(&self.process))
+    }
+
+    /// Its user; `u32::MAX` when not known.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        low(read(&self.identity))
+    }
+
+    /// Name for people.
+    #[must_use]
+    pub fn name(&self) -> String {
+        load_text(&self.name)
+    }
+
+    /// Node.
+    #[must_use]
+    pub fn host(&self) -> String {
+        load_text(&self.host)
+    }
+
+    /// What has been counted.
+    #[must_use]
+    pub fn counter(&self, counter: WorkerCounter) -> u64 {
+        read(&self.counters[counter as usize])
+    }
+
+    /// Adds one.
+    pub fn count(&self, counter: WorkerCounter) {
+        // ORDERING: statistics.
+        self.counters[counter as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[inline]
+fn read(word: &AtomicU64) -> u64 {
+    // ORDERING: published by [worker.state], which the caller has acquired with `state()`.
+    word.load(Ordering::Relaxed)
+}
+
+#[inline]
+fn write(word: &AtomicU64, value: u64) {
+    // ORDERING: single writer; published by [worker.state].
+    word.store(value, Ordering::Relaxed);
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low half is what is asked for"
+)]
+const fn low(word: u64) -> u32 {
+    word as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> WorkerSlot {
+        WorkerSlot {
+            state: AtomicU64::new(0),
+            load_key: AtomicU64::new(0),
+            lease_end: AtomicU64::new(0),
+            heartbeat: AtomicU64::new(0),
+            links: AtomicU64::new(0),
+            token: AtomicU64::new(0),
+            registered: AtomicU64::new(0),
+            reconciled: AtomicU64::new(0),
+            counters: Default::default(),
+            name: Default::default(),
+            kinds: AtomicU64::new(0),
+            process: AtomicU64::new(0),
+            start_time: AtomicU64::new(0),
+            identity: AtomicU64::new(0),
+            host: Default::default(),
+        }
+    }
+
+    #[test]
+    fn registration_is_read_back_and_fields_do_not_touch_each_other() {
+        let slot = slot();
+        let fields = WorkerFields {
+            name: "one",
+            host: "node-7",
+            pid: 42,
+            uid: 1000,
+            token: 99,
+            kinds: 0b1110,
+            registered: 5,
+        };
+        slot.fill(&fields);
+        slot.apply(slot.state(), WorkerEvent::Register { capacity: 3 })
+            .unwrap();
+        slot.set_load_milli(1500);
+        slot.set_credits(u32::MAX);
+        slot.count(WorkerCounter::Failed);
+        assert_eq!(
+            (slot.name().as_str(), slot.host().as_str()),
+            ("one", "node-7")
+        );
+        assert_eq!(
+            (slot.pid(), slot.load_milli(), slot.uid()),
+            (42, 1500, 1000)
+        );
+        assert_eq!(
+            (slot.credits(), slot.token(), slot.kinds()),
+            (u32::MAX, 99, 0b1110)
+        );
+        assert_eq!(
+            (slot.heartbeat(), slot.counter(WorkerCounter::Failed)),
+            (5, 1)
+        );
+        assert_eq!(slot.state().capacity(), 3);
+    }
+
+    #[test]
+    fn change_of_a_word_that_moved_on_is_refused_with_the_new_word() {
+        let slot = slot();
+        let old = slot.state();
+        let now = slot
+            .apply(old, WorkerEvent::Register { capacity: 3 })
+            .unwrap();
+        let late = slot.apply(old, WorkerEvent::Register { capacity: 4 });
+        assert_eq!(late, Err(WorkerApplyError::Moved(now)));
+    }
+}
