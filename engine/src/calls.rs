@@ -1,0 +1,259 @@
+//! The calls from outside: each checks who asks, and hands on to the role that decides.
+//!
+//! Every call is bounded and causes two effects at most. Tested in `engine/tests/`.
+
+use qtf_shm::{ClientIndex, Counter, Now, Phase, StateWord, TaskId, WorkerId};
+
+use crate::cycle::Engine;
+use crate::effects::Effect;
+use crate::plm::{Disposition, Fence, Order, ResultReport, Submission, TaskRef, order};
+use crate::register::{Beat, ClientHello, ClientSession, WorkerHello, WorkerWelcome, check_hello};
+use crate::rejection::Rejection;
+use crate::turn::find;
+
+/// What clients ask.
+impl Engine {
+    /// Takes a task in.
+    ///
+    /// # Errors
+    /// A field is out of range, something is full, or the daemon stops. Nothing is left behind.
+    pub fn submit(&mut self, now: Now, submission: &Submission<'_>) -> Result<TaskId, Rejection> {
+        let mut parts = self.parts(now);
+        parts.plm.submit(&mut parts.turn, submission)
+    }
+
+    /// Cancels a task: a waiting one at once, a running one by asking its worker to stop it. Returns the
+    /// phase after the call.
+    ///
+    /// # Errors
+    /// The task is not known, or has ended.
+    pub fn cancel(&mut self, now: Now, task: TaskId) -> Result<Phase, Rejection> {
+        let mut parts = self.parts(now);
+        parts.plm.cancel(&mut parts.turn, parts.workers, task)
+    }
+
+    /// Changes the priority of a waiting task; its place in the order of submission stays. Returns its
+    /// phase.
+    ///
+    /// # Errors
+    /// The task is not known or does not wait, or the priority is above 255.
+    pub fn update_priority(
+        &mut self,
+        now: Now,
+        task: TaskId,
+        priority: u32,
+    ) -> Result<Phase, Rejection> {
+        let parts = self.parts(now);
+        parts.plm.update_priority(&parts.turn, task, priority)
+    }
+
+    /// Acknowledges the result of a task that has ended, and frees its slot.
+    ///
+    /// # Errors
+    /// The task is not known, or has not ended.
+    pub fn forget(&mut self, now: Now, task: TaskId) -> Result<(), Rejection> {
+        let mut parts = self.parts(now);
+        parts.plm.forget(&mut parts.turn, task)
+    }
+
+    /// The state of a task.
+    ///
+    /// # Errors
+    /// The task is not known, or its slot belongs to a later one.
+    pub fn check(&self, task: TaskId) -> Result<StateWord, Rejection> {
+        find(&self.segment, task).map(|(_, state)| state)
+    }
+
+    /// Opens a client's session. Each call counts a connection, which [`Engine::client_closed`] takes
+    /// back.
+    ///
+    /// # Errors
+    /// The name is empty or too long, or all records are in use.
+    pub fn client_hello(
+        &mut self,
+        now: Now,
+        hello: &ClientHello<'_>,
+    ) -> Result<ClientSession, Rejection> {
+        let parts = self.parts(now);
+        let turn = parts.turn;
+        turn.clients.hello(turn.segment, parts.rng, now, hello)
+    }
+
+    /// A client's heartbeat.
+    pub fn client_beat(&mut self, now: Now, client: ClientIndex) {
+        self.clients.beat(&self.segment, now, client);
+    }
+
+    /// A connection of a client is gone; its tasks go on.
+    pub fn client_closed(&mut self, _now: Now, client: ClientIndex) {
+        self.clients.closed(&self.segment, client);
+    }
+
+    /// The client behind a session's token.
+    ///
+    /// # Errors
+    /// The token is not known.
+    pub fn client_of(&self, token: u64) -> Result<ClientIndex, Rejection> {
+        self.clients.of_token(token)
+    }
+}
+
+/// What workers say.
+impl Engine {
+    /// A worker introduces itself, anew or again.
+    ///
+    /// # Errors
+    /// A field is out of range, or all worker slots or kinds are in use.
+    pub fn worker_hello(
+        &mut self,
+        now: Now,
+        hello: &WorkerHello<'_>,
+    ) -> Result<WorkerWelcome, Rejection> {
+        let mut parts = self.parts(now);
+        let capacity = check_hello(hello)?;
+        let mut kinds = 0;
+        for name in hello.kinds {
+            kinds |= 1 << parts.plm.intern_kind(parts.turn.segment, name)?.get();
+        }
+        parts
+            .workers
+            .hello(&mut parts.turn, hello, (capacity, kinds))
+    }
+
+    /// Checks what a worker shows on its other streams.
+    ///
+    /// # Errors
+    /// No such worker, or the token is not its own.
+    pub fn check_worker(&self, worker_id: u64, token: u64) -> Result<WorkerId, Rejection> {
+        let refused = Rejection::unknown_worker(worker_id);
+        let id = WorkerId::from_raw(worker_id).ok_or(refused)?;
+        let worker = self.workers.serving(&self.segment, id)?;
+        if token != 0 && self.segment.worker(worker).token() == token {
+            Ok(id)
+        } else {
+            Err(refused)
+        }
+    }
+
+    /// A worker's heartbeat. Results of the same report are to be handed in before it.
+    ///
+    /// # Errors
+    /// The worker is not known any more: it must register anew.
+    pub fn worker_beat(
+        &mut self,
+        now: Now,
+        worker: WorkerId,
+        beat: &Beat,
+    ) -> Result<(), Rejection> {
+        let mut parts = self.parts(now);
+        let index = parts.workers.serving(parts.turn.segment, worker)?;
+        parts.workers.beat(&mut parts.turn, index, beat);
+        Ok(())
+    }
+
+    /// A worker grants credits; `restart` voids all that it granted before.
+    ///
+    /// # Errors
+    /// The worker is not known any more.
+    pub fn worker_credits(
+        &mut self,
+        now: Now,
+        worker: WorkerId,
+        credits: u32,
+        restart: bool,
+    ) -> Result<(), Rejection> {
+        let parts = self.parts(now);
+        let index = parts.workers.serving(parts.turn.segment, worker)?;
+        parts.workers.grant(&parts.turn, index, (credits, restart));
+        Ok(())
+    }
+
+    /// A worker answers a probe.
+    pub fn probe_answered(&mut self, now: Now, worker: WorkerId, nonce: u64) {
+        let mut parts = self.parts(now);
+        if let Ok(index) = parts.workers.serving(parts.turn.segment, worker) {
+            parts.workers.answered(&mut parts.turn, index, nonce);
+        }
+    }
+
+    /// A worker has begun an attempt.
+    pub fn task_started(&mut self, now: Now, worker: WorkerId, asked: TaskRef) {
+        let mut parts = self.parts(now);
+        if let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) {
+            parts.plm.started(&mut parts.turn, Fence { worker, asked });
+        }
+    }
+
+    /// A worker has ended an attempt.
+    pub fn task_result(
+        &mut self,
+        now: Now,
+        worker: WorkerId,
+        asked: TaskRef,
+        report: &ResultReport<'_>,
+    ) -> Disposition {
+        let mut parts = self.parts(now);
+        let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) else {
+            parts.turn.segment.counters().add(Counter::ResultStale, 1);
+            return Disposition::Stale;
+        };
+        let fence = Fence { worker, asked };
+        parts
+            .plm
+            .ended(&mut parts.turn, parts.workers, fence, report)
+    }
+
+    /// An assignment could not be sent: it goes back to the queue, counting against nobody. Returns
+    /// whether it did.
+    pub fn dispatch_undelivered(&mut self, now: Now, worker: WorkerId, asked: TaskRef) -> bool {
+        let mut parts = self.parts(now);
+        let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) else {
+            return false;
+        };
+        parts
+            .plm
+            .undelivered(&mut parts.turn, parts.workers, Fence { worker, asked })
+    }
+
+    /// What to send to a worker for an attempt that it holds.
+    ///
+    /// # Errors
+    /// The worker or the task is not known, or the worker does not hold this attempt (any more).
+    pub fn payload_for(&self, worker: WorkerId, asked: TaskRef) -> Result<Order, Rejection> {
+        let worker = self.workers.serving(&self.segment, worker)?;
+        order(&self.segment, worker, asked)
+    }
+
+    /// A worker leaves in order; what it holds goes back to the queue, counting against nobody.
+    pub fn worker_goodbye(&mut self, now: Now, worker: WorkerId) {
+        let mut parts = self.parts(now);
+        if let Ok(index) = parts.workers.serving(parts.turn.segment, worker) {
+            parts.workers.leave(&mut parts.turn, index);
+        }
+    }
+
+    /// The kernel says that a worker's process is dead.
+    pub fn worker_gone(&mut self, now: Now, worker: WorkerId) {
+        let mut parts = self.parts(now);
+        if let Ok(index) = parts.workers.serving(parts.turn.segment, worker) {
+            parts.workers.lose(&mut parts.turn, index);
+        }
+    }
+
+    /// An operator wants a worker to take no more tasks and to leave. Incarnation 0 means whichever is
+    /// in the slot now. Asking again is no error.
+    ///
+    /// # Errors
+    /// The worker is not known.
+    pub fn drain_worker(&mut self, now: Now, worker: WorkerId) -> Result<(), Rejection> {
+        let mut parts = self.parts(now);
+        let index = parts
+            .workers
+            .serving_or_current(parts.turn.segment, worker)?;
+        if parts.workers.begin_drain(&parts.turn, index) {
+            let worker = parts.turn.worker_id(index);
+            parts.turn.effects.push(Effect::Drain { worker });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! The engine as a whole, and the duty cycle that wires its roles together. The calls from outside are
+//! in `calls.rs`.
+//!
+//! Order of a cycle, upstream first, so that a lost worker's task can be handed out again in the same
+//! turn: leases, sweep, timers, assignments. Every part is bounded by the configuration; what is left is
+//! done by the next cycle, and the returned [`WorkCount`] says that there was something.
+//! Tested in `engine/tests/`.
+
+use std::ops::AddAssign;
+use std::sync::Arc;
+
+use qtf_shm::{Now, Segment};
+
+use crate::config::{ConfigError, EngineConfig};
+use crate::effects::{Effect, EffectQueue};
+use crate::plm::{Plm, Repaired};
+use crate::register::{Clients, Workers};
+use crate::scheduler::Scheduler;
+use crate::sweep::Sweep;
+use crate::turn::Turn;
+
+/// How much a cycle has done; 0 means that the caller may rest until the next deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct WorkCount(u64);
+
+impl WorkCount {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    pub(crate) const ONE: Self = Self(1);
+
+    /// The number of things done.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Nothing was done.
+    #[must_use]
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl AddAssign for WorkCount {
+    fn add_assign(&mut self, other: Self) {
+        self.0 = self.0.saturating_add(other.0);
+    }
+}
+
+/// PLM, Scheduler and Register over one segment. See the crate's head.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) segment: Arc<Segment>,
+    config: EngineConfig,
+    effects: EffectQueue,
+    sweep: Sweep,
+    pub(crate) clients: Clients,
+    pub(crate) workers: Workers,
+    plm: Plm,
+    scheduler: Scheduler,
+    rng: fastrand::Rng,
+    /// Moment of the last cycle.
+    last_cycle: Now,
+    /// Moment at which the next cycle was to come at the latest.
+    expected: Now,
+}
+
+/// The parts of the engine that a call works with.
+pub(crate) struct Parts<'e> {
+    pub(crate) turn: Turn<'e>,
+    pub(crate) plm: &'e mut Plm,
+    pub(crate) workers: &'e mut Workers,
+    pub(crate) rng: &'e mut fastrand::Rng,
+    scheduler: &'e mut Scheduler,
+}
+
+impl Engine {
+    /// Takes over a segment. Workers that it knows get a fresh lease and must come back; the caches of
+    /// the segment must be in order (`Segment::rebuild_caches` after a crash).
+    ///
+    /// # Errors
+    /// The configuration cannot be used.
+    pub fn new(segment: Arc<Segment>, config: EngineConfig, now: Now) -> Result<Self, ConfigError> {
+        let config = config.checked()?;
+        let mut rng = fastrand::Rng::with_seed(config.seed);
+        let mut engine = Self {
+            effects: EffectQueue::new(config.effects_max),
+            sweep: Sweep::new(
+                config.sweep_slots_per_cycle,
+                config.background_sweep_ns,
+                now,
+            ),
+            clients: Clients::new(&segment),
+            workers: Workers::new(&segment, rng.u64(..)),
+            plm: Plm::new(rng.u64(..), now),
+            scheduler: Scheduler::default(),
+            rng,
+            last_cycle: now,
+            expected: now,
+            segment,
+            config,
+        };
+        let mut parts = engine.parts(now);
+        parts.workers.adopt(&mut parts.turn);
+        parts.plm.adopt(&parts.turn);
+        Ok(engine)
+    }
+
+    /// The segment.
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// One turn of every role. Calls that came in are to be made before it, effects to be taken after.
+    pub fn cycle(&mut self, now: Now) -> WorkCount {
+        let is_late = now.since_ns(self.expected) > self.config.lease_ns / 4;
+        let mut parts = self.parts(now);
+        let mut work = WorkCount::NONE;
+        if is_late {
+            // The daemon did not listen: nobody's silence counts.
+            parts.workers.renew_all_leases(&parts.turn);
+        }
+        work += parts.workers.serve_leases(&mut parts.turn);
+        let newly_offered = parts.workers.take_newly_offered();
+        if parts.plm.has_parked(newly_offered) {
+            parts.turn.sweep.request();
+        }
+        work += parts.sweep();
+        work += parts.plm.serve_timers(&mut parts.turn, parts.workers);
+        work += parts
+            .scheduler
+            .duty_cycle(&mut parts.turn, parts.plm, parts.workers);
+        self.last_cycle = now;
+        self.expected = self.next_deadline().map_or(now, |next| next.max(now));
+        work
+    }
+
+    /// When the next cycle is needed at the latest if nothing comes in.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Now> {
+        let timers = self.segment.timers().first_key();
+        let leases = self.segment.leases().first_key();
+        [timers, leases]
+            .into_iter()
+            .flatten()
+            .map(|key| Now::from_stamp(key.timed_stamp()))
+            .chain(Some(self.sweep.due(self.last_cycle)))
+            .min()
+    }
+
+    /// Takes the next effect.
+    pub fn pop_effect(&mut self) -> Option<Effect> {
+        self.effects.pop()
+    }
+
+    /// Says whether effects wait to be taken.
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
+    /// How often an effect found the queue and its reserve full, because nobody took effects.
+    #[must_use]
+    pub fn effect_overruns(&self) -> u64 {
+        self.effects.overruns()
+    }
+
+    /// From now on submissions are refused.
+    pub fn stop_intake(&mut self) {
+        self.plm.stop_intake();
+    }
+
+    pub(crate) fn parts(&mut self, now: Now) -> Parts<'_> {
+        Parts {
+            turn: Turn {
+                now,
+                segment: &self.segment,
+                config: &self.config,
+                effects: &mut self.effects,
+                sweep: &mut self.sweep,
+                clients: &mut self.clients,
+            },
+            plm: &mut self.plm,
+            workers: &mut self.workers,
+            scheduler: &mut self.scheduler,
+            rng: &mut self.rng,
+        }
+    }
+}
+
+impl Parts<'_> {
+    /// One stripe of the sweep, if it is due. Slots that were in order count as work only while
+    /// somebody waits for the pass.
+    fn sweep(&mut self) -> WorkCount {
+        let mut work = WorkCount::NONE;
+        // A slot causes one effect at most.
+        let room = self.turn.effects.room();
+        if room == 0 || self.turn.sweep.due(self.turn.now) > self.turn.now {
+            return work;
+        }
+        let high_water = self.turn.segment.high_water();
+        let stripe = self.turn.sweep.next_stripe(self.turn.now, high_water, room);
+        let was_urgent = self.turn.sweep.is_urgent();
+        for slot in self.turn.segment.allocated_slots(stripe) {
+            match self.plm.repair(&mut self.turn, self.workers, slot) {
+                Repaired::Nothing => {}
+                Repaired::Index => work += WorkCount::ONE,
+                Repaired::TakenFrom(worker) => {
+                    self.workers.found_task_of(&mut self.turn, worker);
+                    work += WorkCount::ONE;
+                }
+            }
+        }
+        if self.turn.sweep.stripe_done(high_water) {
+            self.workers.pass_completed(&self.turn);
+        }
+        if was_urgent {
+            work += WorkCount::ONE;
+        }
+        work
+    }
+}

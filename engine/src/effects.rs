@@ -1,0 +1,177 @@
+//! What the engine asks the daemon to do, and the bounded queue it waits in.
+//!
+//! Invariant: no effect is ever dropped. What the engine starts on its own (assignments, timers,
+//! probes, sweeps) looks at [`EffectQueue::has_room`] first and stays undone until there is room. What
+//! a call from outside causes (at most [`PER_CALL_MAX`] effects a call) goes into the reserve above
+//! that mark. The caller takes the effects after each batch of calls; one that never does makes the
+//! queue grow instead of losing effects, which [`EffectQueue::overruns`] counts.
+//! Tested at the end of this file.
+
+use std::collections::VecDeque;
+
+use qtf_shm::{Phase, TaskId, WorkerId};
+
+/// LIMIT: calls of one batch (1024 entries in a message) times the effects of each.
+const RESERVE: usize = 1_024 * PER_CALL_MAX;
+
+/// Most effects that one call from outside causes.
+pub(crate) const PER_CALL_MAX: usize = 2;
+
+/// Why a worker is told to stop an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// Its client cancelled it.
+    Cancelled,
+    /// It ran longer than its timeout.
+    TimedOut,
+    /// The attempt is no longer the worker's.
+    Stale,
+}
+
+/// One thing for the daemon to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Send the task to the worker. What to send: [`crate::Engine::payload_for`]; if that refuses, the
+    /// attempt is over already and nothing is to be sent.
+    Dispatch {
+        /// Who gets it.
+        worker: WorkerId,
+        /// The task.
+        task: TaskId,
+        /// The attempt that the result must name.
+        attempt: u8,
+    },
+    /// Tell the worker to stop the attempt.
+    Stop {
+        /// Who holds it.
+        worker: WorkerId,
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u8,
+        /// Why.
+        reason: StopReason,
+    },
+    /// Ask the worker for a sign of life; the answer goes to [`crate::Engine::probe_answered`].
+    Probe {
+        /// Who was silent.
+        worker: WorkerId,
+        /// The number to answer with; never 0.
+        nonce: u64,
+    },
+    /// Tell the worker, if it can be reached, that it was lost and must register anew.
+    Evict {
+        /// Who was lost.
+        worker: WorkerId,
+    },
+    /// Tell the worker to take no more, to end what runs, and to leave.
+    Drain {
+        /// Who is to leave.
+        worker: WorkerId,
+    },
+    /// The task has ended; whoever waits for it can be told. Its slot may be free by now.
+    Finished {
+        /// The task.
+        task: TaskId,
+        /// How: `Done`, `Failed`, `Cancelled` or `DeadLetter`.
+        phase: Phase,
+    },
+}
+
+/// First in, first out; bounded for what the engine does on its own.
+#[derive(Debug)]
+pub(crate) struct EffectQueue {
+    waiting: VecDeque<Effect>,
+    mark: usize,
+    overruns: u64,
+}
+
+impl EffectQueue {
+    pub(crate) fn new(effects_max: u32) -> Self {
+        let mark = usize::try_from(effects_max).unwrap_or(usize::MAX >> 1);
+        Self {
+            waiting: VecDeque::with_capacity(mark.saturating_add(RESERVE)),
+            mark,
+            overruns: 0,
+        }
+    }
+
+    /// Says whether the engine may do something of its own that needs `count` effects.
+    pub(crate) fn has_room(&self, count: usize) -> bool {
+        self.waiting.len().saturating_add(count) <= self.mark
+    }
+
+    /// How many effects the engine may cause on its own.
+    pub(crate) fn room(&self) -> u32 {
+        let room = self.mark.saturating_sub(self.waiting.len());
+        u32::try_from(room).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn push(&mut self, effect: Effect) {
+        if self.waiting.len() == self.waiting.capacity() {
+            self.overruns = self.overruns.saturating_add(1);
+        }
+        self.waiting.push_back(effect);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Effect> {
+        self.waiting.pop_front()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How often an effect found the reserve used up.
+    pub(crate) fn overruns(&self) -> u64 {
+        self.overruns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(nonce: u64) -> Effect {
+        Effect::Probe {
+            worker: WorkerId::from_raw(1 << 12).unwrap(),
+            nonce,
+        }
+    }
+
+    #[test]
+    fn effects_come_out_in_the_order_they_went_in() {
+        let mut queue = EffectQueue::new(4);
+        queue.push(probe(1));
+        queue.push(probe(2));
+        assert_eq!(queue.pop(), Some(probe(1)));
+        assert_eq!(queue.pop(), Some(probe(2)));
+        assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn room_ends_at_the_mark_but_the_reserve_still_takes_effects() {
+        let mut queue = EffectQueue::new(2);
+        assert!(queue.has_room(2));
+        queue.push(probe(1));
+        assert!(!queue.has_room(2));
+        queue.push(probe(2));
+        assert!(!queue.has_room(1));
+        queue.push(probe(3));
+        assert_eq!(queue.overruns(), 0);
+        assert_eq!(std::iter::from_fn(|| queue.pop()).count(), 3);
+    }
+
+    #[test]
+    fn a_queue_that_nobody_empties_loses_nothing_and_counts_it() {
+        let mut queue = EffectQueue::new(1);
+        let count = u64::try_from(RESERVE).unwrap() + 100;
+        for nonce in 1..=count {
+            queue.push(probe(nonce));
+        }
+        assert!(queue.overruns() > 0);
+        for nonce in 1..=count {
+            assert_eq!(queue.pop(), Some(probe(nonce)));
+        }
+    }
+}

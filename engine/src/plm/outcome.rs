@@ -1,0 +1,172 @@
+//! The judgement of an attempt that has ended: done, cancelled, once more, or failed.
+//!
+//! A pure function of what the worker reported and what the slot says, and the pause before a retry.
+//! Rules, in this order:
+//! 1. Exit code 0 is success, also when a cancellation was under way: the work is complete.
+//! 2. A task whose cancellation was asked for is cancelled.
+//! 3. Anything else is a failure, a timeout too. `max_attempts` bounds the failures: the task fails for
+//!    good with failure number `max_attempts` (retries + 1). Lost workers are counted apart.
+//! 4. No task gets more than [`ATTEMPT_MAX`] attempts of any sort.
+//!
+//! Tested at the end of this file.
+
+use qtf_shm::{Outcome, OutcomeKind};
+
+use crate::EngineConfig;
+
+/// LIMIT: the attempt has 8 bits in the state word; 255 is kept for "none".
+pub(crate) const ATTEMPT_MAX: u8 = 254;
+
+/// What the slot says about the task when an attempt of it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Cancellation was asked for.
+    pub(crate) cancel_requested: bool,
+    /// Number of the attempt that has ended.
+    pub(crate) attempt: u8,
+    /// Failures before this one.
+    pub(crate) failures: u8,
+    /// Failures that end the task: retries + 1.
+    pub(crate) max_attempts: u8,
+}
+
+/// What becomes of the task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// It is done.
+    Done,
+    /// It is cancelled.
+    Cancelled,
+    /// It gets another attempt; this many failures are counted now.
+    Again { failures: u8 },
+    /// It has failed for good; this many failures are counted now.
+    Failed { failures: u8 },
+}
+
+/// Decides what becomes of a task whose attempt has ended.
+pub(crate) fn judge(record: Record, outcome: Outcome) -> Judgement {
+    if outcome.kind == OutcomeKind::Exited && outcome.code == 0 {
+        return Judgement::Done;
+    }
+    if record.cancel_requested {
+        return Judgement::Cancelled;
+    }
+    let failures = record.failures.saturating_add(1);
+    if failures < record.max_attempts && record.attempt < ATTEMPT_MAX {
+        Judgement::Again { failures }
+    } else {
+        Judgement::Failed { failures }
+    }
+}
+
+/// The pause before the next attempt: doubles with each failure, plus up to a quarter of jitter so that
+/// tasks that failed together do not come back together; never above the maximum.
+pub(crate) fn retry_pause_ns(config: &EngineConfig, failures: u8, rng: &mut fastrand::Rng) -> u64 {
+    let doublings = u32::from(failures.saturating_sub(1)).min(63);
+    let pause = config
+        .retry_backoff_ns_min
+        .saturating_mul(1 << doublings)
+        .min(config.retry_backoff_ns_max);
+    pause
+        .saturating_add(rng.u64(0..=pause / 4))
+        .min(config.retry_backoff_ns_max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(kind: OutcomeKind, code: u8) -> Outcome {
+        Outcome {
+            kind,
+            code,
+            result_dropped: false,
+        }
+    }
+
+    fn record(failures: u8, max_attempts: u8) -> Record {
+        Record {
+            cancel_requested: false,
+            attempt: 1,
+            failures,
+            max_attempts,
+        }
+    }
+
+    #[test]
+    fn exit_code_zero_is_done_even_if_a_cancellation_was_under_way() {
+        let flagged = Record {
+            cancel_requested: true,
+            ..record(0, 1)
+        };
+        let well = outcome(OutcomeKind::Exited, 0);
+        assert_eq!(judge(record(0, 1), well), Judgement::Done);
+        assert_eq!(judge(flagged, well), Judgement::Done);
+    }
+
+    #[test]
+    fn a_flagged_task_that_did_not_succeed_is_cancelled_whatever_retries_it_has() {
+        let flagged = Record {
+            cancel_requested: true,
+            ..record(0, 9)
+        };
+        for kind in [
+            OutcomeKind::Cancelled,
+            OutcomeKind::Signalled,
+            OutcomeKind::TimedOut,
+        ] {
+            assert_eq!(judge(flagged, outcome(kind, 15)), Judgement::Cancelled);
+        }
+    }
+
+    #[test]
+    fn only_the_budget_of_failures_decides_about_a_retry() {
+        let bad = outcome(OutcomeKind::Exited, 3);
+        assert_eq!(judge(record(0, 3), bad), Judgement::Again { failures: 1 });
+        assert_eq!(judge(record(1, 3), bad), Judgement::Again { failures: 2 });
+        assert_eq!(judge(record(2, 3), bad), Judgement::Failed { failures: 3 });
+        assert_eq!(judge(record(0, 1), bad), Judgement::Failed { failures: 1 });
+    }
+
+    #[test]
+    fn a_timeout_counts_as_a_failure() {
+        let late = outcome(OutcomeKind::TimedOut, 0);
+        assert_eq!(judge(record(0, 2), late), Judgement::Again { failures: 1 });
+        assert_eq!(judge(record(1, 2), late), Judgement::Failed { failures: 2 });
+    }
+
+    #[test]
+    fn attempt_254_is_the_last_one_whatever_budget_is_left() {
+        let last = Record {
+            attempt: ATTEMPT_MAX,
+            ..record(0, 200)
+        };
+        let bad = outcome(OutcomeKind::HandlerFailed, 0);
+        assert_eq!(judge(last, bad), Judgement::Failed { failures: 1 });
+    }
+
+    #[test]
+    fn the_pause_doubles_from_the_minimum_and_stays_between_the_bounds() {
+        let config = EngineConfig::default();
+        let mut rng = fastrand::Rng::with_seed(7);
+        for failures in 0..=255 {
+            let pause = retry_pause_ns(&config, failures, &mut rng);
+            assert!(pause >= config.retry_backoff_ns_min);
+            assert!(pause <= config.retry_backoff_ns_max);
+        }
+        let second = retry_pause_ns(&config, 2, &mut rng);
+        assert!((200_000_000..=250_000_000).contains(&second));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_jitter() {
+        let config = EngineConfig::default();
+        let draw = || {
+            let mut rng = fastrand::Rng::with_seed(42);
+            (1..10)
+                .map(|n| retry_pause_ns(&config, n, &mut rng))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(draw(), draw());
+    }
+}

@@ -1,0 +1,259 @@
+//! Reports of workers about attempts: started, ended.
+//!
+//! A report is fenced by worker (with incarnation), task (with generation) and attempt: it counts only
+//! while the segment says that this worker holds this attempt. The result lies in the slot before the
+//! CAS to ENDED, at which it linearizes; the judgement follows in the same call, so ENDED is met by
+//! others only when a daemon died in between (the sweep then judges). Tested in
+//! `engine/tests/results.rs`.
+
+use qtf_shm::{
+    BlobRef, Counter, Event, FLAG_CANCEL, Outcome, OutcomeKind, Phase, Purpose, Segment, SlotIndex,
+    StateWord, TaskId, TaskOptions, WorkerCounter, WorkerIndex,
+};
+
+use super::endings::HandBack;
+use super::lookup::held;
+use super::outcome::{Judgement, Record, judge};
+use super::timers::overdue_at;
+use super::{APPLY_TRIES_MAX, Plm};
+use crate::register::Workers;
+use crate::turn::{Turn, find};
+
+/// Code of a timeout that the engine recorded on its own because the worker did not answer; a timeout
+/// that a worker reports has code 0. A late result is told from a repeated one by this.
+pub(crate) const TIMED_OUT_UNANSWERED: u8 = 1;
+
+/// One attempt of one task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TaskRef {
+    /// The task.
+    pub task: TaskId,
+    /// Number of the attempt as it came from the wire; the first is 1.
+    pub attempt: u32,
+}
+
+/// What a task left behind, encoded.
+#[derive(Debug, Clone, Copy)]
+pub enum Output<'a> {
+    /// Nothing.
+    None,
+    /// To be copied into the segment.
+    Bytes(&'a [u8]),
+    /// In a spill file already. It becomes the engine's if the answer is [`Disposition::Recorded`],
+    /// else it stays the caller's, who removes it.
+    Stored(BlobRef),
+}
+
+/// What a worker reports about the end of an attempt.
+#[derive(Debug, Clone, Copy)]
+pub struct ResultReport<'a> {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it left.
+    pub output: Output<'a>,
+}
+
+/// What became of a reported result. In each case the worker may forget it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// It was current and is recorded.
+    Recorded,
+    /// The same attempt's result was recorded before.
+    AlreadyRecorded,
+    /// The attempt is no longer current: refused and counted.
+    Stale,
+}
+
+/// Who reports about what, with the worker checked already.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fence {
+    pub(crate) worker: WorkerIndex,
+    pub(crate) asked: TaskRef,
+}
+
+impl Plm {
+    /// The worker has begun an attempt. Reports about attempts that it does not hold are ignored.
+    pub(crate) fn started(&mut self, turn: &mut Turn<'_>, fence: Fence) {
+        for _ in 0..APPLY_TRIES_MAX {
+            let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
+                return;
+            };
+            if state.phase() == Phase::Running {
+                return;
+            }
+            if let Some(running) = turn.advance(slot, state, Event::Start) {
+                if let Some(at) = overdue_at(turn, slot) {
+                    turn.set_timer(slot, running, at);
+                }
+                return;
+            }
+        }
+    }
+
+    /// An assignment never reached its worker. Returns whether it went back.
+    pub(crate) fn undelivered(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        fence: Fence,
+    ) -> bool {
+        match held(turn.segment, fence.worker, fence.asked) {
+            Ok((slot, state)) if state.phase() == Phase::Assigned => {
+                self.hand_back(turn, workers, slot, HandBack::Returned)
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// The worker has ended an attempt.
+    pub(crate) fn ended(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        fence: Fence,
+        report: &ResultReport<'_>,
+    ) -> Disposition {
+        let reported = normalised(report.outcome);
+        let mut is_kept = false;
+        for _ in 0..APPLY_TRIES_MAX {
+            let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
+                return settled(turn.segment, fence);
+            };
+            let running = if state.phase() == Phase::Assigned {
+                match turn.advance(slot, state, Event::Start) {
+                    Some(running) => running,
+                    None => continue,
+                }
+            } else {
+                state
+            };
+            if !is_kept {
+                is_kept = true;
+                keep(turn, slot, running, (reported, report.output));
+            }
+            if let Some(ended) = turn.advance(slot, running, Event::End) {
+                turn.segment.counters().add(Counter::ResultRecorded, 1);
+                self.conclude(turn, workers, slot, ended);
+                return Disposition::Recorded;
+            }
+        }
+        // Another process changes this word again and again: nothing is recorded.
+        Disposition::Stale
+    }
+}
+
+/// What a worker may report: numbers that only the engine gives are taken out.
+fn normalised(reported: Outcome) -> Outcome {
+    let code = match reported.kind {
+        OutcomeKind::TimedOut | OutcomeKind::Cancelled => 0,
+        OutcomeKind::None
+        | OutcomeKind::Exited
+        | OutcomeKind::Signalled
+        | OutcomeKind::SpawnFailed
+        | OutcomeKind::HandlerFailed
+        | OutcomeKind::Refused
+        | OutcomeKind::WorkerLost
+        | OutcomeKind::TransferFailed
+        | OutcomeKind::Unknown => reported.code,
+    };
+    let kind = match reported.kind {
+        // An attempt that has ended has an outcome, and its worker is not lost.
+        OutcomeKind::None | OutcomeKind::WorkerLost => OutcomeKind::Unknown,
+        kind => kind,
+    };
+    Outcome {
+        kind,
+        code,
+        result_dropped: reported.result_dropped,
+    }
+}
+
+/// Puts outcome and output into the slot, before the attempt is ENDED. An output that nobody will ask
+/// for (another attempt follows, or the client does not want it) is dropped at once.
+fn keep(
+    turn: &Turn<'_>,
+    slot: SlotIndex,
+    running: StateWord,
+    (mut outcome, output): (Outcome, Output<'_>),
+) {
+    let task = turn.segment.task(slot);
+    let record = Record {
+        cancel_requested: running.has_flag(FLAG_CANCEL),
+        attempt: running.attempt(),
+        failures: task.failures(),
+        max_attempts: task.max_attempts(),
+    };
+    let is_wanted = match judge(record, outcome) {
+        Judgement::Done => !task.options().has(TaskOptions::DISCARD_RESULT),
+        Judgement::Again { .. } => false,
+        Judgement::Cancelled | Judgement::Failed { .. } => true,
+    };
+    turn.drop_result(slot, running);
+    if let Some(id) = running.id(slot) {
+        match output {
+            Output::None => {}
+            Output::Bytes(bytes) if is_wanted && !bytes.is_empty() => {
+                match turn.segment.store(id, bytes, Purpose::Result) {
+                    Ok(blob) => task.set_result(blob),
+                    Err(_) => outcome.result_dropped = true,
+                }
+            }
+            Output::Bytes(_) => {}
+            Output::Stored(blob) if is_wanted => task.set_result(blob),
+            Output::Stored(blob) => turn.segment.release(id, blob),
+        }
+    }
+    if outcome.result_dropped {
+        turn.segment.counters().add(Counter::ResultDropped, 1);
+    }
+    task.set_outcome(outcome);
+}
+
+/// What to say about a result of an attempt that its worker does not hold (any more).
+fn settled(segment: &Segment, fence: Fence) -> Disposition {
+    if was_recorded(segment, fence) {
+        segment.counters().add(Counter::ResultRepeated, 1);
+        Disposition::AlreadyRecorded
+    } else {
+        segment.counters().add(Counter::ResultStale, 1);
+        segment.worker(fence.worker).count(WorkerCounter::Stale);
+        Disposition::Stale
+    }
+}
+
+/// Says whether the slot shows that this attempt's result was recorded: it is the last attempt, and its
+/// outcome is one that a worker reported. An attempt that was taken back has no outcome, one that the
+/// engine ended has an outcome of its own.
+fn was_recorded(segment: &Segment, fence: Fence) -> bool {
+    let Ok((slot, state)) = find(segment, fence.asked.task) else {
+        return false;
+    };
+    if u32::from(state.attempt()) != fence.asked.attempt || state.attempt() == 0 {
+        return false;
+    }
+    let was_its_own = if state.phase().is_final() {
+        // A task that was cancelled while it waited has no last worker.
+        state.last_worker() == Some(fence.worker)
+    } else {
+        matches!(
+            state.phase(),
+            Phase::Delayed | Phase::Ready | Phase::Blocked
+        )
+    };
+    was_its_own && is_reported(segment.task(slot).outcome())
+}
+
+fn is_reported(outcome: Outcome) -> bool {
+    match outcome.kind {
+        OutcomeKind::None | OutcomeKind::WorkerLost => false,
+        OutcomeKind::TimedOut => outcome.code != TIMED_OUT_UNANSWERED,
+        OutcomeKind::Cancelled
+        | OutcomeKind::Exited
+        | OutcomeKind::Signalled
+        | OutcomeKind::SpawnFailed
+        | OutcomeKind::HandlerFailed
+        | OutcomeKind::Refused
+        | OutcomeKind::TransferFailed
+        | OutcomeKind::Unknown => true,
+    }
+}

@@ -1,0 +1,168 @@
+//! What happens because of time alone: a delayed task is due, an attempt is overdue, a result expires.
+//!
+//! Each slot has one leaf in the timer tree, its earliest event. The leaf is only a reason to look: the
+//! state says what it means, and a leaf that means nothing is taken out.
+//!
+//! An attempt that outlives its timeout is stopped by its worker. The engine comes in when the worker does
+//! not: after a grace it orders the stop, after another one it ends the attempt itself; a result that
+//! comes after that is stale. Tested in `engine/tests/timers.rs`.
+
+use qtf_shm::{
+    Counter, Event, FLAG_TIMED_OUT, Key, Now, Outcome, OutcomeKind, Owner, Phase, SlotIndex,
+    StateWord,
+};
+
+use super::Plm;
+use super::results::TIMED_OUT_UNANSWERED;
+use crate::cycle::WorkCount;
+use crate::effects::{Effect, PER_CALL_MAX, StopReason};
+use crate::register::Workers;
+use crate::turn::Turn;
+
+impl Plm {
+    /// Serves what is due, up to a number of events.
+    pub(crate) fn serve_timers(&mut self, turn: &mut Turn<'_>, workers: &mut Workers) -> WorkCount {
+        let mut work = WorkCount::NONE;
+        for _ in 0..turn.config.tasks_per_cycle_max {
+            if !turn.effects.has_room(PER_CALL_MAX) {
+                break;
+            }
+            let Some((leaf, key)) = turn.segment.timers().locate() else {
+                break;
+            };
+            if key.timed_stamp() > turn.now.stamp() {
+                break;
+            }
+            let Some(slot) = SlotIndex::new_checked(leaf, turn.segment.geometry().tasks()) else {
+                turn.segment.timers().remove(leaf, key);
+                continue;
+            };
+            self.serve(turn, workers, slot, key);
+            work += WorkCount::ONE;
+        }
+        work
+    }
+
+    fn serve(&mut self, turn: &mut Turn<'_>, workers: &mut Workers, slot: SlotIndex, key: Key) {
+        let state = turn.segment.task(slot).state();
+        match state.phase() {
+            Phase::Delayed => self.serve_delayed(turn, slot, state),
+            Phase::Running => self.serve_running(turn, workers, slot, state),
+            Phase::Done | Phase::Failed | Phase::Cancelled => serve_ended(turn, slot, state),
+            Phase::Free
+            | Phase::Claimed
+            | Phase::Submitted
+            | Phase::Blocked
+            | Phase::Held
+            | Phase::Ready
+            | Phase::Assigned
+            | Phase::Ended
+            | Phase::DeadLetter
+            | Phase::Quarantine
+            | Phase::Reserved => {
+                turn.segment.timers().remove(slot.get(), key);
+                turn.segment.counters().add(Counter::LeafStale, 1);
+            }
+        }
+    }
+
+    fn serve_delayed(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord) {
+        let due = turn.segment.task(slot).phase_time();
+        if due > turn.now.stamp() {
+            turn.set_timer(slot, state, Now::from_stamp(due));
+            return;
+        }
+        self.release(turn, slot, state);
+    }
+
+    /// BLOCKED, DELAYED -> READY, at its old place in the order.
+    pub(crate) fn release(&mut self, turn: &Turn<'_>, slot: SlotIndex, state: StateWord) -> bool {
+        let Some(ready) = turn.advance(slot, state, Event::Release) else {
+            return false;
+        };
+        if state.phase() == Phase::Delayed {
+            turn.clear_timer(slot);
+        } else if let Some(kind) = turn.segment.task(slot).kind() {
+            self.count_unparked(kind);
+        }
+        turn.index_ready(slot, ready);
+        true
+    }
+
+    fn serve_running(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        slot: SlotIndex,
+        state: StateWord,
+    ) {
+        let reason = if state.has_flag(FLAG_TIMED_OUT) {
+            StopReason::Stale
+        } else {
+            match overdue_at(turn, slot) {
+                Some(at) if at.stamp() > turn.now.stamp() => {
+                    turn.set_timer(slot, state, at);
+                    return;
+                }
+                Some(_) => StopReason::TimedOut,
+                None => {
+                    turn.clear_timer(slot);
+                    return;
+                }
+            }
+        };
+        if let (Owner::Worker(worker), Some(task)) = (state.owner(), state.id(slot)) {
+            turn.effects.push(Effect::Stop {
+                worker: turn.worker_id(worker),
+                task,
+                attempt: state.attempt(),
+                reason,
+            });
+        }
+        if reason == StopReason::TimedOut {
+            if turn.segment.apply(slot, state, Event::RequestStop).is_ok() {
+                turn.segment.counters().add(Counter::TaskTimedOut, 1);
+            }
+            let again = turn.now.plus_ns(turn.config.stop_grace_ns);
+            turn.set_timer(slot, state, again);
+            return;
+        }
+        turn.drop_result(slot, state);
+        turn.segment.task(slot).set_outcome(Outcome {
+            kind: OutcomeKind::TimedOut,
+            code: TIMED_OUT_UNANSWERED,
+            result_dropped: false,
+        });
+        if let Some(ended) = turn.advance(slot, state, Event::End) {
+            turn.clear_timer(slot);
+            self.conclude(turn, workers, slot, ended);
+        }
+    }
+}
+
+/// The result of an ended task expires, unless its leaf came too early.
+fn serve_ended(turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord) {
+    let over = expires_at(turn, slot);
+    if over.stamp() > turn.now.stamp() {
+        turn.set_timer(slot, state, over);
+    } else if turn.free(slot, state) {
+        turn.segment.counters().add(Counter::ResultExpired, 1);
+    }
+}
+
+/// When the result of an ended task expires.
+pub(crate) fn expires_at(turn: &Turn<'_>, slot: SlotIndex) -> Now {
+    Now::from_stamp(turn.segment.task(slot).phase_time()).plus_ns(turn.config.result_ttl_ns)
+}
+
+/// When a running attempt is so late that the engine steps in; `None` without a timeout.
+pub(crate) fn overdue_at(turn: &Turn<'_>, slot: SlotIndex) -> Option<Now> {
+    let task = turn.segment.task(slot);
+    let timeout_ns = u64::from(task.timeout_ms()).saturating_mul(1_000_000);
+    let started = Now::from_stamp(task.phase_time());
+    (timeout_ns > 0).then(|| {
+        started
+            .plus_ns(timeout_ns)
+            .plus_ns(turn.config.stop_grace_ns)
+    })
+}

@@ -1,0 +1,217 @@
+//! How a worker joins: hello and welcome, for new workers and for those that come back.
+//!
+//! A worker that comes back names the id and token of its welcome, the segment, and what it holds. If
+//! all of that is right it keeps its id; what it holds and still owns goes on, what it no longer owns it is
+//! told to abandon, and what the segment says it owns but it does not hold goes back to the queue. For
+//! the last part a pass of the sweep is needed; the worker gets nothing new before it is over, so that
+//! "holds" and "was just sent" cannot be mistaken for each other. Credits start over at 0: the worker
+//! grants them on its new dispatch stream. Tested in `engine/tests/joining.rs`.
+
+use qtf_shm::{Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex, WorkerPhase};
+
+use super::workers::{Workers, apply};
+use crate::effects::Effect;
+use crate::plm::is_held_by;
+use crate::rejection::{Detail, RejectReason, Rejection};
+use crate::turn::Turn;
+
+/// LIMIT: the name field of the slot holds 63 bytes.
+const NAME_BYTES_MAX: usize = 63;
+/// LIMIT: entries of the segment's table of kinds.
+const KINDS_MAX: usize = 64;
+
+/// A worker introduces itself. Fields are as they came from the wire.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerHello<'a> {
+    /// 1 to 63 bytes; need not be unique.
+    pub name: &'a str,
+    /// Node name.
+    pub host: &'a str,
+    /// Process id on that node.
+    pub pid: u32,
+    /// The user at the other end of a Unix socket; `None` over TCP.
+    pub uid: Option<u32>,
+    /// Tasks it takes at most; 1 to 65535.
+    pub capacity: u32,
+    /// Kinds of tasks it can run; at least one.
+    pub kinds: &'a [String],
+    /// Set when it was welcomed before.
+    pub reconnect: Option<Reconnect>,
+    /// What it holds from before.
+    pub held: &'a [Held],
+}
+
+/// What an earlier welcome said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reconnect {
+    /// Raw worker id.
+    pub worker_id: u64,
+    /// Its secret.
+    pub token: u64,
+    /// The segment it worked for.
+    pub segment_id: u64,
+}
+
+/// A task that a worker holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Raw id of the task.
+    pub task_id: u64,
+    /// Number of the attempt.
+    pub attempt: u32,
+    /// Its result is still to be delivered.
+    pub finished: bool,
+}
+
+/// The answer to a hello.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerWelcome {
+    /// The worker's id; it has a new incarnation unless the worker has come back.
+    pub id: WorkerId,
+    /// Its secret; never 0.
+    pub token: u64,
+    /// What it holds and no longer owns: places in the `held` of its hello.
+    pub abandon: Vec<Held>,
+    /// It came back and keeps its id.
+    pub is_known: bool,
+}
+
+impl Workers {
+    /// Registers a worker, or takes one back that was here before. `kinds` has a bit for each kind that
+    /// it names; `capacity` has been checked.
+    pub(crate) fn hello(
+        &mut self,
+        turn: &mut Turn<'_>,
+        hello: &WorkerHello<'_>,
+        (capacity, kinds): (u16, u64),
+    ) -> Result<WorkerWelcome, Rejection> {
+        if let Some(worker) = self.known(turn, hello.reconnect) {
+            return Ok(self.take_back(turn, worker, (hello, capacity, kinds)));
+        }
+        let worker = self.free_slot(turn)?;
+        let token = self.rng.u64(1..);
+        let slot = turn.segment.worker(worker);
+        slot.fill(&WorkerFields {
+            name: hello.name,
+            host: hello.host,
+            pid: hello.pid,
+            uid: hello.uid.unwrap_or(u32::MAX),
+            token,
+            kinds,
+            registered: turn.now.stamp(),
+        });
+        apply(slot, WorkerEvent::Register { capacity });
+        self.note_used(worker);
+        self.notes[worker.position()].sent = turn.now;
+        self.renew_lease(turn, worker);
+        self.refresh(turn.segment, worker);
+        turn.segment.counters().add(Counter::WorkerJoined, 1);
+        Ok(WorkerWelcome {
+            id: turn.worker_id(worker),
+            token,
+            abandon: hello.held.to_vec(),
+            is_known: false,
+        })
+    }
+
+    /// The slot of a worker that was here before and still is believed in.
+    fn known(&self, turn: &Turn<'_>, reconnect: Option<Reconnect>) -> Option<WorkerIndex> {
+        let reconnect = reconnect?;
+        if reconnect.segment_id != turn.segment.header().segment_id {
+            return None;
+        }
+        let id = WorkerId::from_raw(reconnect.worker_id)?;
+        let worker = self.serving(turn.segment, id).ok()?;
+        let token = turn.segment.worker(worker).token();
+        (token == reconnect.token && token != 0).then_some(worker)
+    }
+
+    fn take_back(
+        &mut self,
+        turn: &mut Turn<'_>,
+        worker: WorkerIndex,
+        (hello, capacity, kinds): (&WorkerHello<'_>, u16, u64),
+    ) -> WorkerWelcome {
+        let slot = turn.segment.worker(worker);
+        apply(slot, WorkerEvent::Resize { capacity });
+        slot.set_kinds(kinds);
+        slot.set_credits(0);
+        self.seen(turn, worker);
+        let mut held = Vec::new();
+        let mut abandon = Vec::new();
+        for &one in hello.held {
+            match own(turn, worker, one) {
+                Some(task) => held.push(task),
+                None => abandon.push(one),
+            }
+        }
+        self.reconcile(turn, worker, held);
+        turn.segment.counters().add(Counter::WorkerReturned, 1);
+        let id = turn.worker_id(worker);
+        if slot.state().phase() == WorkerPhase::Draining {
+            turn.effects.push(Effect::Drain { worker: id });
+        }
+        WorkerWelcome {
+            id,
+            token: slot.token(),
+            abandon,
+            is_known: true,
+        }
+    }
+
+    /// Has everything taken back from a worker that is not among what it holds.
+    pub(super) fn reconcile(
+        &mut self,
+        turn: &mut Turn<'_>,
+        worker: WorkerIndex,
+        mut held: Vec<TaskId>,
+    ) {
+        held.sort_unstable();
+        let note = &mut self.notes[worker.position()];
+        note.held = Some(held);
+        let was_waiting = note.reconciled_after.replace(turn.sweep.request());
+        if was_waiting.is_none() {
+            self.waiting = self.waiting.saturating_add(1);
+        }
+        self.refresh(turn.segment, worker);
+    }
+
+    fn free_slot(&self, turn: &Turn<'_>) -> Result<WorkerIndex, Rejection> {
+        self.all_indices()
+            .find(|&worker| turn.segment.worker(worker).state().phase() == WorkerPhase::Free)
+            .ok_or_else(|| {
+                let count = u64::try_from(self.notes.len()).unwrap_or(u64::MAX);
+                let what = "worker slots";
+                Rejection::for_now(RejectReason::WorkersFull, Detail::Full { what, count })
+            })
+    }
+}
+
+/// The task, if this worker still owns this attempt of it.
+fn own(turn: &Turn<'_>, worker: WorkerIndex, held: Held) -> Option<TaskId> {
+    let task = TaskId::from_raw(held.task_id)?;
+    let (_, state) = turn.find(task).ok()?;
+    is_held_by(state, worker, held.attempt).then_some(task)
+}
+
+/// Checks the fields that need no look at the segment; returns the capacity.
+pub(crate) fn check_hello(hello: &WorkerHello<'_>) -> Result<u16, Rejection> {
+    if hello.name.is_empty() || hello.name.len() > NAME_BYTES_MAX {
+        return Err(Rejection::invalid(
+            "worker name must have 1 to 63 bytes: give the worker a name",
+        ));
+    }
+    if hello.kinds.is_empty() || hello.kinds.len() > KINDS_MAX {
+        return Err(Rejection::range(
+            "number of kinds",
+            u64::try_from(hello.kinds.len()).unwrap_or(u64::MAX),
+            1,
+            64,
+        ));
+    }
+    let out_of_range = Rejection::range("capacity", u64::from(hello.capacity), 1, 65_535);
+    match u16::try_from(hello.capacity) {
+        Ok(0) | Err(_) => Err(out_of_range),
+        Ok(capacity) => Ok(capacity),
+    }
+}

@@ -1,0 +1,277 @@
+//! Who is alive: heartbeats, leases, probes, and the ways out (lost, left, drained).
+//!
+//! ```text
+//!   LIVE, DRAINING --lease over--> SUSPECT, probe sent --probe time over--> LOST --clean pass--> FREE
+//!        ^                            |                                      ^
+//!        +----- any sign of life -----+      kernel says dead, goodbye ------+
+//! ```
+//! After a gap of the loop over a quarter of the lease every lease starts over: then it was the daemon
+//! that did not listen. Tested in `engine/tests/liveness.rs`.
+
+use qtf_shm::{Counter, Key, Now, WorkerEvent, WorkerIndex, WorkerPhase};
+
+use super::workers::{Workers, apply, serves};
+use crate::cycle::WorkCount;
+use crate::effects::Effect;
+use crate::turn::Turn;
+
+/// What a heartbeat says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Beat {
+    /// Tasks the worker holds now, results of the same report not among them.
+    pub holding: u32,
+    /// Load of its machine: run-queue length per core, times 1000.
+    pub load_milli: u32,
+    /// It takes no more tasks.
+    pub draining: bool,
+}
+
+impl Workers {
+    /// Any sign of life: the lease starts over, a suspicion ends.
+    pub(crate) fn seen(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        let slot = turn.segment.worker(worker);
+        slot.set_heartbeat(turn.now.stamp());
+        if slot.state().phase() == WorkerPhase::Suspect {
+            apply(slot, WorkerEvent::Recover);
+            self.notes[worker.position()].probe = 0;
+            self.refresh(turn.segment, worker);
+        }
+        self.renew_lease(turn, worker);
+    }
+
+    /// A heartbeat.
+    pub(crate) fn beat(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex, beat: &Beat) {
+        self.seen(turn, worker);
+        let slot = turn.segment.worker(worker);
+        slot.set_load_milli(beat.load_milli);
+        if beat.draining {
+            self.begin_drain(turn, worker);
+        }
+        // Results ride on the same stream and came first. So if nothing was sent to it for a whole
+        // lease and it holds nothing, what the segment says it holds never reached it.
+        let note = &self.notes[worker.position()];
+        let lost_on_the_way = beat.holding == 0
+            && slot.state().running() > 0
+            && note.held.is_none()
+            && turn.now.since_ns(note.sent) > turn.config.lease_ns;
+        if lost_on_the_way {
+            self.reconcile(turn, worker, Vec::new());
+        }
+    }
+
+    /// The worker grants credits; `restart` voids those before.
+    pub(crate) fn grant(
+        &mut self,
+        turn: &Turn<'_>,
+        worker: WorkerIndex,
+        (credits, restart): (u32, bool),
+    ) {
+        let slot = turn.segment.worker(worker);
+        let before = if restart { 0 } else { slot.credits() };
+        let most = u32::from(slot.state().capacity());
+        slot.set_credits(before.saturating_add(credits).min(most));
+        self.refresh(turn.segment, worker);
+    }
+
+    /// An answer to a probe; a wrong number is no sign of life.
+    pub(crate) fn answered(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex, nonce: u64) {
+        if nonce != 0 && self.notes[worker.position()].probe == nonce {
+            self.seen(turn, worker);
+        }
+    }
+
+    /// The worker takes no more tasks. Returns whether that is new.
+    pub(crate) fn begin_drain(&mut self, turn: &Turn<'_>, worker: WorkerIndex) -> bool {
+        let slot = turn.segment.worker(worker);
+        if slot.state().drains() || !apply(slot, WorkerEvent::Drain) {
+            return false;
+        }
+        turn.segment.counters().add(Counter::WorkerDraining, 1);
+        self.refresh(turn.segment, worker);
+        true
+    }
+
+    /// The worker is dead; its tasks count as lost.
+    pub(crate) fn lose(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        let id = turn.worker_id(worker);
+        if self.part(turn, worker, false) {
+            turn.segment.counters().add(Counter::WorkerLost, 1);
+            turn.effects.push(Effect::Evict { worker: id });
+        }
+    }
+
+    /// The worker says goodbye; what it holds goes back.
+    pub(crate) fn leave(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        if self.part(turn, worker, true) {
+            turn.segment.counters().add(Counter::WorkerLeft, 1);
+        }
+    }
+
+    fn part(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex, has_left: bool) -> bool {
+        let slot = turn.segment.worker(worker);
+        if !apply(slot, WorkerEvent::Lose) {
+            return false;
+        }
+        slot.set_credits(0);
+        turn.segment
+            .leases()
+            .set(u32::from(worker.get()), Key::EMPTY);
+        let note = &mut self.notes[worker.position()];
+        note.probe = 0;
+        note.has_left = has_left;
+        note.held = None;
+        if note.reconciled_after.take().is_none() {
+            self.waiting = self.waiting.saturating_add(1);
+        }
+        self.await_clean_pass(turn, worker);
+        self.refresh(turn.segment, worker);
+        true
+    }
+
+    /// The slot of a LOST worker stays taken until a whole pass from now on.
+    fn await_clean_pass(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        self.notes[worker.position()].clean_after = Some(turn.sweep.request());
+    }
+
+    /// The sweep has found a task of this worker: if it is lost, the pass was not clean.
+    pub(crate) fn found_task_of(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        if let Some(note) = self.notes.get_mut(worker.position())
+            && note.clean_after.is_some()
+        {
+            note.clean_after = Some(turn.sweep.request_another());
+        }
+    }
+
+    /// A pass of the sweep is over: slots that it has proved clean become free, and workers that came
+    /// back may be given tasks again.
+    pub(crate) fn pass_completed(&mut self, turn: &Turn<'_>) {
+        if self.waiting == 0 {
+            return;
+        }
+        for worker in self.indices() {
+            let note = &mut self.notes[worker.position()];
+            if note
+                .reconciled_after
+                .is_some_and(|pass| turn.sweep.has_completed(pass))
+            {
+                note.reconciled_after = None;
+                note.held = None;
+                self.waiting = self.waiting.saturating_sub(1);
+                turn.segment.worker(worker).set_reconciled(turn.now.stamp());
+                self.refresh(turn.segment, worker);
+            } else if note
+                .clean_after
+                .is_some_and(|pass| turn.sweep.has_completed(pass))
+            {
+                note.clean_after = None;
+                note.has_left = false;
+                self.waiting = self.waiting.saturating_sub(1);
+                give_slot_back(turn, worker);
+                self.refresh(turn.segment, worker);
+            }
+        }
+    }
+
+    /// Serves leases that are over, up to a number of workers.
+    pub(crate) fn serve_leases(&mut self, turn: &mut Turn<'_>) -> WorkCount {
+        let mut work = WorkCount::NONE;
+        for _ in 0..turn.config.tasks_per_cycle_max {
+            if !turn.effects.has_room(1) {
+                break;
+            }
+            let Some((leaf, key)) = turn.segment.leases().locate() else {
+                break;
+            };
+            if key.timed_stamp() > turn.now.stamp() {
+                break;
+            }
+            let count = turn.segment.geometry().workers();
+            let worker = u16::try_from(leaf)
+                .ok()
+                .and_then(|raw| WorkerIndex::new_checked(raw, count));
+            match worker {
+                Some(worker) => self.lease_over(turn, worker),
+                None => turn.segment.leases().set(leaf, Key::EMPTY),
+            }
+            work += WorkCount::ONE;
+        }
+        work
+    }
+
+    fn lease_over(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        let slot = turn.segment.worker(worker);
+        match slot.state().phase() {
+            WorkerPhase::Live | WorkerPhase::Draining => {
+                apply(slot, WorkerEvent::Suspect);
+                turn.segment.counters().add(Counter::WorkerSuspected, 1);
+                let nonce = self.rng.u64(1..);
+                self.notes[worker.position()].probe = nonce;
+                set_lease(turn, worker, turn.now.plus_ns(turn.config.probe_ns));
+                self.refresh(turn.segment, worker);
+                let worker = turn.worker_id(worker);
+                turn.effects.push(Effect::Probe { worker, nonce });
+            }
+            WorkerPhase::Suspect => self.lose(turn, worker),
+            WorkerPhase::Free | WorkerPhase::Lost | WorkerPhase::Reserved => {
+                turn.segment
+                    .leases()
+                    .set(u32::from(worker.get()), Key::EMPTY);
+            }
+        }
+    }
+
+    /// Starts the lease of a worker over.
+    pub(super) fn renew_lease(&self, turn: &Turn<'_>, worker: WorkerIndex) {
+        set_lease(turn, worker, turn.now.plus_ns(turn.config.lease_ns));
+    }
+
+    /// Starts every lease over: it was the daemon that did not listen.
+    pub(crate) fn renew_all_leases(&self, turn: &Turn<'_>) {
+        for worker in self.indices() {
+            if serves(turn.segment.worker(worker).state()) {
+                self.renew_lease(turn, worker);
+            }
+        }
+    }
+
+    /// Takes over what the segment says about workers when the engine starts: all of them get a fresh
+    /// lease and no credits, and the slots of lost ones wait for a clean pass.
+    pub(crate) fn adopt(&mut self, turn: &mut Turn<'_>) {
+        for worker in self.all_indices() {
+            let slot = turn.segment.worker(worker);
+            let state = slot.state();
+            if state.phase() == WorkerPhase::Free {
+                continue;
+            }
+            self.note_used(worker);
+            slot.set_credits(0);
+            self.notes[worker.position()].sent = turn.now;
+            if serves(state) {
+                self.renew_lease(turn, worker);
+            } else {
+                turn.segment
+                    .leases()
+                    .set(u32::from(worker.get()), Key::EMPTY);
+                self.waiting = self.waiting.saturating_add(1);
+                self.await_clean_pass(turn, worker);
+            }
+            self.refresh(turn.segment, worker);
+        }
+    }
+}
+
+fn set_lease(turn: &Turn<'_>, worker: WorkerIndex, end: Now) {
+    let slot = turn.segment.worker(worker);
+    slot.set_lease_end(end.stamp());
+    let key = Key::timed(end.stamp(), u64::from(slot.state().incarnation()));
+    turn.segment.leases().set(u32::from(worker.get()), key);
+}
+
+/// LOST -> FREE. No task is left; a count that says otherwise is set right first.
+fn give_slot_back(turn: &Turn<'_>, worker: WorkerIndex) {
+    let slot = turn.segment.worker(worker);
+    if slot.state().running() > 0 {
+        apply(slot, WorkerEvent::Recount { running: 0 });
+    }
+    apply(slot, WorkerEvent::Leave);
+}

@@ -1,0 +1,26 @@
+//! Register: who is there, and how long they are believed to be.
+//!
+//! | file | does |
+//! |---|---|
+//! | `workers.rs` | the table of workers, their leaves in the worker heap, what kinds are on offer |
+//! | `joining.rs` | hello and welcome, of new workers and of those that come back |
+//! | `liveness.rs` | heartbeats, leases, probes; how a worker is lost, leaves, drains |
+//! | `clients.rs` | identities of clients, their sessions and counts |
+//!
+//! Invariants:
+//! - I1: the worker heap holds exactly the workers that may be given a task now.
+//! - I2: LIVE, DRAINING and SUSPECT workers have a lease leaf; LOST and FREE ones have none.
+//! - I3: a LOST worker's slot becomes FREE only after a whole pass of the sweep that found none of its
+//!   tasks, so that no task is ever taken for one of the slot's next tenant.
+
+mod clients;
+mod joining;
+mod liveness;
+mod workers;
+
+pub(crate) use clients::Clients;
+pub use clients::{ClientHello, ClientSession};
+pub(crate) use joining::check_hello;
+pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};
+pub use liveness::Beat;
+pub(crate) use workers::{Claim, Ending, Workers};

@@ -1,0 +1,321 @@
+//! The table of workers: what is remembered of each beside its slot, its leaf in the worker heap, and
+//! how many workers offer each kind.
+//!
+//! Everything that changes whether a worker may be given a task ends with [`Workers::refresh`], which
+//! derives leaf and offers from the slot; no other code writes them.
+//! Tested in `engine/tests/scheduling.rs`, `losses.rs`, `liveness.rs`.
+
+use qtf_shm::{
+    Key, KindIndex, Now, Segment, TaskId, WorkerCounter, WorkerEvent, WorkerId, WorkerIndex,
+    WorkerPhase, WorkerSlot, WorkerState,
+};
+
+use crate::rejection::Rejection;
+use crate::sweep::Pass;
+use crate::turn::Turn;
+
+/// LIMIT: a worker's word is changed by others only when they take a task.
+const APPLY_TRIES_MAX: u32 = 8;
+/// LIMIT: entries of the segment's table of kinds.
+const KINDS_COUNT: usize = 64;
+
+/// Why a task no longer counts as running at its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It ended well.
+    Done,
+    /// Its attempt ended badly.
+    Failed,
+    /// It was taken away because the worker was lost.
+    Lost,
+    /// Anything else.
+    Neither,
+}
+
+/// What a worker slot says about a task that names it as its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The worker is there and may hold it.
+    Holds,
+    /// The worker has left, or has said that it does not hold it.
+    Returned,
+    /// The worker is lost, or there is none.
+    Gone,
+}
+
+/// What is remembered of one worker slot.
+#[derive(Debug, Default)]
+pub(super) struct Note {
+    /// Kinds that it is counted for in `Workers::offers`.
+    offering: u64,
+    /// Number of its last assignment; breaks ties of load.
+    assigned: u32,
+    /// When a task was last sent to it.
+    pub(super) sent: Now,
+    /// The number an unanswered probe asks for; 0 = none.
+    pub(super) probe: u64,
+    /// It said goodbye: its tasks go back without counting as lost.
+    pub(super) has_left: bool,
+    /// LOST: the pass that must be completed before its slot is free.
+    pub(super) clean_after: Option<Pass>,
+    /// It came back: what it still holds, sorted; everything else of it goes back.
+    pub(super) held: Option<Vec<TaskId>>,
+    /// The pass after which `held` has done its work.
+    pub(super) reconciled_after: Option<Pass>,
+}
+
+/// All workers.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    pub(super) notes: Vec<Note>,
+    /// Slots at and above this one were never used since the start.
+    used: u16,
+    /// Workers that offer each kind.
+    offers: [u32; KINDS_COUNT],
+    /// Kinds that nobody offered before and somebody does now; taken by the cycle.
+    newly_offered: u64,
+    /// Number of the last assignment.
+    assignments: u32,
+    /// Workers that wait for a pass of the sweep.
+    pub(super) waiting: u32,
+    pub(super) rng: fastrand::Rng,
+}
+
+impl Workers {
+    pub(crate) fn new(segment: &Segment, seed: u64) -> Self {
+        let count = usize::try_from(segment.geometry().workers()).unwrap_or(0);
+        Self {
+            notes: std::iter::repeat_with(Note::default).take(count).collect(),
+            used: 0,
+            offers: [0; KINDS_COUNT],
+            newly_offered: 0,
+            assignments: 0,
+            waiting: 0,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// Every slot that was used since the start.
+    pub(super) fn indices(&self) -> impl Iterator<Item = WorkerIndex> + use<> {
+        let used = u32::from(self.used);
+        (0..self.used).filter_map(move |raw| WorkerIndex::new_checked(raw, used))
+    }
+
+    /// Every slot of the table.
+    pub(super) fn all_indices(&self) -> impl Iterator<Item = WorkerIndex> + use<> {
+        let count = u32::try_from(self.notes.len()).unwrap_or(0);
+        (0..count).filter_map(move |raw| WorkerIndex::new_checked(u16::try_from(raw).ok()?, count))
+    }
+
+    /// Notes that a slot is used.
+    pub(super) fn note_used(&mut self, worker: WorkerIndex) {
+        self.used = self.used.max(worker.get().saturating_add(1));
+    }
+
+    /// The worker of this id, if it is there: live, draining or suspected, and the same incarnation.
+    pub(crate) fn serving(
+        &self,
+        segment: &Segment,
+        id: WorkerId,
+    ) -> Result<WorkerIndex, Rejection> {
+        let worker = id.slot();
+        if worker.position() < self.notes.len() {
+            let state = segment.worker(worker).state();
+            if serves(state) && state.incarnation() == id.incarnation() {
+                return Ok(worker);
+            }
+        }
+        Err(Rejection::unknown_worker(id.as_raw()))
+    }
+
+    /// The same, where incarnation 0 means whichever is in the slot.
+    pub(crate) fn serving_or_current(
+        &self,
+        segment: &Segment,
+        id: WorkerId,
+    ) -> Result<WorkerIndex, Rejection> {
+        let slot = id.slot();
+        let is_current = id.incarnation() == 0 && slot.position() < self.notes.len();
+        let id = if is_current {
+            WorkerId::new(slot, segment.worker(slot).state().incarnation())
+        } else {
+            id
+        };
+        self.serving(segment, id)
+    }
+
+    /// Says whether some worker offers a kind.
+    pub(crate) fn is_offered(&self, kind: KindIndex) -> bool {
+        self.offers
+            .get(kind.position())
+            .is_some_and(|&count| count > 0)
+    }
+
+    /// Kinds that have come to be offered since the last call.
+    pub(crate) fn take_newly_offered(&mut self) -> u64 {
+        std::mem::take(&mut self.newly_offered)
+    }
+
+    /// Says whether any worker may be given a task.
+    pub(crate) fn has_free(&self, segment: &Segment) -> bool {
+        segment.worker_heap().first_key().is_some()
+    }
+
+    /// The least loaded worker that may be given a task.
+    pub(crate) fn first_free(&self, segment: &Segment) -> Option<WorkerIndex> {
+        for _ in 0..APPLY_TRIES_MAX {
+            let (leaf, _) = segment.worker_heap().locate()?;
+            let worker = u16::try_from(leaf)
+                .ok()
+                .and_then(|raw| WorkerIndex::new_checked(raw, u32::from(self.used)));
+            match worker {
+                Some(worker) if self.may_take(segment.worker(worker), worker) => {
+                    return Some(worker);
+                }
+                Some(_) | None => segment.worker_heap().set(leaf, Key::EMPTY),
+            }
+        }
+        None
+    }
+
+    /// All workers that may be given a task, with their keys.
+    pub(crate) fn free<'w>(
+        &'w self,
+        segment: &'w Segment,
+    ) -> impl Iterator<Item = (Key, WorkerIndex)> + 'w {
+        self.indices().filter_map(move |worker| {
+            let slot = segment.worker(worker);
+            self.may_take(slot, worker).then(|| (slot.key(), worker))
+        })
+    }
+
+    /// Counts a task that was assigned to a worker.
+    pub(crate) fn take(&mut self, turn: &Turn<'_>, worker: WorkerIndex) {
+        let slot = turn.segment.worker(worker);
+        apply(slot, WorkerEvent::Take);
+        slot.set_credits(slot.credits().saturating_sub(1));
+        let number = self.next_assignment(turn.segment);
+        let note = &mut self.notes[worker.position()];
+        note.sent = turn.now;
+        note.assigned = number;
+        self.refresh(turn.segment, worker);
+    }
+
+    /// Counts a task that a worker no longer holds.
+    pub(crate) fn let_go(&mut self, turn: &Turn<'_>, worker: WorkerIndex, ending: Ending) {
+        if worker.position() >= self.notes.len() {
+            return;
+        }
+        let slot = turn.segment.worker(worker);
+        apply(slot, WorkerEvent::Give);
+        match ending {
+            Ending::Done => slot.count(WorkerCounter::Done),
+            Ending::Failed => slot.count(WorkerCounter::Failed),
+            Ending::Lost => slot.count(WorkerCounter::Lost),
+            Ending::Neither => {}
+        }
+        self.refresh(turn.segment, worker);
+    }
+
+    /// What a worker slot says about a task that names it as its owner.
+    pub(crate) fn claim(&self, segment: &Segment, worker: WorkerIndex, task: TaskId) -> Claim {
+        let Some(note) = self.notes.get(worker.position()) else {
+            return Claim::Gone;
+        };
+        if !serves(segment.worker(worker).state()) {
+            return if note.has_left {
+                Claim::Returned
+            } else {
+                Claim::Gone
+            };
+        }
+        match &note.held {
+            Some(held) if held.binary_search(&task).is_err() => Claim::Returned,
+            Some(_) | None => Claim::Holds,
+        }
+    }
+
+    /// Derives a worker's leaf and its share of the offers from its slot.
+    pub(super) fn refresh(&mut self, segment: &Segment, worker: WorkerIndex) {
+        let slot = segment.worker(worker);
+        let state = slot.state();
+        let ratio = load_ratio(state);
+        let key = Key::load(ratio, self.notes[worker.position()].assigned, worker.get());
+        slot.set_key(key);
+        let leaf = if self.may_take(slot, worker) {
+            key
+        } else {
+            Key::EMPTY
+        };
+        segment.worker_heap().set(u32::from(worker.get()), leaf);
+        let offering = if offers(state) { slot.kinds() } else { 0 };
+        self.offer(worker, offering);
+    }
+
+    fn may_take(&self, slot: &WorkerSlot, worker: WorkerIndex) -> bool {
+        let state = slot.state();
+        state.has_room()
+            && !state.drains()
+            && slot.credits() > 0
+            && self.notes[worker.position()].held.is_none()
+    }
+
+    fn offer(&mut self, worker: WorkerIndex, offering: u64) {
+        let note = &mut self.notes[worker.position()];
+        let before = std::mem::replace(&mut note.offering, offering);
+        if before == offering {
+            return;
+        }
+        for (kind, count) in self.offers.iter_mut().enumerate() {
+            let (had, has) = (before >> kind & 1 == 1, offering >> kind & 1 == 1);
+            if has && !had {
+                if *count == 0 {
+                    self.newly_offered |= 1 << kind;
+                }
+                *count = count.saturating_add(1);
+            } else if had && !has {
+                *count = count.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Numbers assignments; when the numbers are used up, all workers start over.
+    fn next_assignment(&mut self, segment: &Segment) -> u32 {
+        match self.assignments.checked_add(1) {
+            Some(number) => self.assignments = number,
+            None => {
+                self.assignments = 1;
+                for worker in self.indices() {
+                    self.notes[worker.position()].assigned = 0;
+                    self.refresh(segment, worker);
+                }
+            }
+        }
+        self.assignments
+    }
+}
+
+/// The worker is there: it may hold tasks and report about them.
+pub(super) fn serves(state: WorkerState) -> bool {
+    matches!(
+        state.phase(),
+        WorkerPhase::Live | WorkerPhase::Draining | WorkerPhase::Suspect
+    )
+}
+
+/// The worker's kinds count as on offer: also while it is suspected, as that lasts one probe only.
+fn offers(state: WorkerState) -> bool {
+    matches!(state.phase(), WorkerPhase::Live | WorkerPhase::Suspect) && !state.drains()
+}
+
+/// Changes a worker's word; returns whether it did.
+pub(super) fn apply(slot: &WorkerSlot, event: WorkerEvent) -> bool {
+    (0..APPLY_TRIES_MAX).any(|_| slot.apply(slot.state(), event).is_ok())
+}
+
+/// Load as a 16-bit fraction of the capacity.
+fn load_ratio(state: WorkerState) -> u16 {
+    let capacity = u32::from(state.capacity()).max(1);
+    let ratio = u32::from(state.running()) * u32::from(u16::MAX) / capacity;
+    u16::try_from(ratio).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,121 @@
+//! Main scheduler: takes the best ready task, picks the best worker, assigns.
+//!
+//! Strict priority, then order of submission; a retry and a task of a lost worker keep their stamp, and
+//! with it their place. The order of steps of an assignment is fixed, so that whatever is cut off in
+//! the middle can be told and mended: state READY -> ASSIGNED (the take linearizes here), leaf removed,
+//! worker counted and its leaf re-keyed, dispatch effect.
+//!
+//! There is one ready tree (`docs/adr/0004`): a task whose kind nobody offers is parked, so that no
+//! other waits behind it; when its workers are all busy, the head waits, and the rest with it.
+//! Tested in `engine/tests/scheduling.rs`.
+
+mod placement;
+
+use qtf_shm::{Counter, Event, Key, Phase, SlotIndex, StateWord, WorkerIndex};
+
+use crate::cycle::WorkCount;
+use crate::effects::Effect;
+use crate::plm::Plm;
+use crate::register::Workers;
+use crate::turn::Turn;
+use placement::{Pick, SCANS_PER_CYCLE_MAX, pick};
+
+/// The scheduler keeps nothing between cycles: what it needs is in the segment.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduler {}
+
+/// What became of the head of the task heap.
+enum Step {
+    /// It was assigned, parked, or taken out of the heap: on to the next.
+    Moved,
+    /// It has to wait, and so have the others.
+    Waits,
+}
+
+impl Scheduler {
+    /// Assigns what can be assigned, up to a number of tasks.
+    pub(crate) fn duty_cycle(
+        &mut self,
+        turn: &mut Turn<'_>,
+        plm: &mut Plm,
+        workers: &mut Workers,
+    ) -> WorkCount {
+        let mut work = WorkCount::NONE;
+        let mut scans_left = SCANS_PER_CYCLE_MAX;
+        for _ in 0..turn.config.tasks_per_cycle_max {
+            if !turn.effects.has_room(1) || !workers.has_free(turn.segment) {
+                break;
+            }
+            let Some((leaf, key)) = turn.segment.ready().locate() else {
+                break;
+            };
+            let Some(slot) = SlotIndex::new_checked(leaf, turn.segment.geometry().tasks()) else {
+                turn.segment.ready().remove(leaf, key);
+                continue;
+            };
+            match place_head(turn, plm, workers, (slot, key, &mut scans_left)) {
+                Step::Moved => work += WorkCount::ONE,
+                Step::Waits => break,
+            }
+        }
+        work
+    }
+}
+
+/// Tries to place the task at the head of the heap.
+fn place_head(
+    turn: &mut Turn<'_>,
+    plm: &mut Plm,
+    workers: &mut Workers,
+    (slot, key, scans_left): (SlotIndex, Key, &mut u32),
+) -> Step {
+    let task = turn.segment.task(slot);
+    let state = task.state();
+    if state.phase() != Phase::Ready || task.key() != key {
+        // A leaf that its slot has moved on from; a READY slot gets its own back.
+        turn.segment.ready().remove(slot.get(), key);
+        turn.index_ready(slot, state);
+        turn.segment.counters().add(Counter::LeafStale, 1);
+        return Step::Moved;
+    }
+    match pick(turn.segment, workers, task.kind(), scans_left) {
+        Pick::Worker(worker) => {
+            assign(turn, workers, (slot, state, key), worker);
+            Step::Moved
+        }
+        Pick::NobodyOffers => {
+            park(turn, plm, (slot, state, key));
+            Step::Moved
+        }
+        Pick::AllBusy => Step::Waits,
+    }
+}
+
+fn assign(
+    turn: &mut Turn<'_>,
+    workers: &mut Workers,
+    (slot, state, key): (SlotIndex, StateWord, Key),
+    worker: WorkerIndex,
+) {
+    let Some(assigned) = turn.advance(slot, state, Event::Assign { worker }) else {
+        return;
+    };
+    turn.segment.ready().remove(slot.get(), key);
+    workers.take(turn, worker);
+    if let Some(task) = assigned.id(slot) {
+        turn.effects.push(Effect::Dispatch {
+            worker: turn.worker_id(worker),
+            task,
+            attempt: assigned.attempt(),
+        });
+    }
+}
+
+fn park(turn: &mut Turn<'_>, plm: &mut Plm, (slot, state, key): (SlotIndex, StateWord, Key)) {
+    if turn.advance(slot, state, Event::Park).is_some() {
+        turn.segment.ready().remove(slot.get(), key);
+        if let Some(kind) = turn.segment.task(slot).kind() {
+            plm.count_parked(kind);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Which worker gets the task at the head: the least loaded one that offers its kind.
+//!
+//! The worker heap holds exactly the workers that may be given a task now (live, not draining, below
+//! their capacity, with a credit), the least loaded first, then the one assigned to longest ago. In the
+//! usual case its first entry offers the kind; else all workers are looked through, so many times a
+//! cycle at most. Tested in `engine/tests/scheduling.rs`.
+
+use qtf_shm::{KindIndex, Segment, WorkerIndex};
+
+use crate::register::Workers;
+
+/// LIMIT: one look through all 4,095 workers takes some microseconds; so many keep a cycle short.
+pub(super) const SCANS_PER_CYCLE_MAX: u32 = 32;
+
+/// Where the head goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pick {
+    /// To this worker.
+    Worker(WorkerIndex),
+    /// Nowhere: no worker offers its kind.
+    NobodyOffers,
+    /// Nowhere yet: those that offer its kind are busy, or were not looked for any more in this cycle.
+    AllBusy,
+}
+
+pub(super) fn pick(
+    segment: &Segment,
+    workers: &Workers,
+    kind: Option<KindIndex>,
+    scans_left: &mut u32,
+) -> Pick {
+    let Some(kind) = kind.filter(|&kind| workers.is_offered(kind)) else {
+        return Pick::NobodyOffers;
+    };
+    let offers = |worker: WorkerIndex| segment.worker(worker).kinds() >> kind.get() & 1 == 1;
+    let Some(first) = workers.first_free(segment) else {
+        return Pick::AllBusy;
+    };
+    if offers(first) {
+        return Pick::Worker(first);
+    }
+    if *scans_left == 0 {
+        return Pick::AllBusy;
+    }
+    *scans_left -= 1;
+    workers
+        .free(segment)
+        .filter(|&(_, worker)| offers(worker))
+        .min()
+        .map_or(Pick::AllBusy, |(_, worker)| Pick::Worker(worker))
+}

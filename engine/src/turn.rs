@@ -1,0 +1,102 @@
+//! What the three roles share during one call: the moment, the segment, the settings, the way out for
+//! effects, and the small steps on a slot that each of them needs.
+//!
+//! Tested through the rules of `engine/tests/`.
+
+use qtf_shm::{
+    BlobRef, Event, Now, Phase, Segment, SlotIndex, StateWord, TaskId, WorkerId, WorkerIndex,
+};
+
+use crate::EngineConfig;
+use crate::effects::EffectQueue;
+use crate::register::Clients;
+use crate::rejection::{Detail, RejectReason, Rejection};
+use crate::sweep::Sweep;
+
+/// One call's view of the engine.
+#[derive(Debug)]
+pub(crate) struct Turn<'e> {
+    pub(crate) now: Now,
+    pub(crate) segment: &'e Segment,
+    pub(crate) config: &'e EngineConfig,
+    pub(crate) effects: &'e mut EffectQueue,
+    pub(crate) sweep: &'e mut Sweep,
+    pub(crate) clients: &'e mut Clients,
+}
+
+impl Turn<'_> {
+    /// Changes a task's state and notes the moment; `None` if another process was quicker.
+    pub(crate) fn advance(
+        &self,
+        slot: SlotIndex,
+        from: StateWord,
+        event: Event,
+    ) -> Option<StateWord> {
+        self.segment.task(slot).set_phase_time(self.now.stamp());
+        self.segment.apply(slot, from, event).ok()
+    }
+
+    /// Looks the slot of a task up.
+    pub(crate) fn find(&self, id: TaskId) -> Result<(SlotIndex, StateWord), Rejection> {
+        find(self.segment, id)
+    }
+
+    /// Who the worker in a slot is now.
+    pub(crate) fn worker_id(&self, worker: WorkerIndex) -> WorkerId {
+        let state = self.segment.worker(worker).state();
+        WorkerId::new(worker, state.incarnation())
+    }
+
+    /// Sets the moment at which the slot is looked at.
+    pub(crate) fn set_timer(&self, slot: SlotIndex, state: StateWord, at: Now) {
+        self.segment.index_timer(slot, state, at.stamp());
+    }
+
+    pub(crate) fn clear_timer(&self, slot: SlotIndex) {
+        self.segment.unindex_timer(slot);
+    }
+
+    /// Puts a READY task into the task heap. Returns whether its leaf was missing or wrong.
+    pub(crate) fn index_ready(&self, slot: SlotIndex, state: StateWord) -> bool {
+        let key = self.segment.task(slot).key();
+        self.segment.ready().leaf(slot.get()) != Some(key) && self.segment.index_ready(slot, state)
+    }
+
+    /// Gives the bytes of a result back.
+    pub(crate) fn drop_result(&self, slot: SlotIndex, state: StateWord) {
+        let task = self.segment.task(slot);
+        let blob = task.result();
+        if blob != BlobRef::None
+            && let Some(id) = state.id(slot)
+        {
+            task.set_result(BlobRef::None);
+            self.segment.release(id, blob);
+        }
+    }
+
+    /// Gives a slot back whose task has ended. Returns whether it did.
+    pub(crate) fn free(&mut self, slot: SlotIndex, from: StateWord) -> bool {
+        let client = self.segment.task(slot).client();
+        if self.segment.free_task(slot, from).is_err() {
+            return false;
+        }
+        self.clients.task_freed(self.segment, client);
+        true
+    }
+}
+
+/// Finds the slot of a task; tells an id that never was, or is gone, from one whose slot has moved on.
+pub(crate) fn find(segment: &Segment, id: TaskId) -> Result<(SlotIndex, StateWord), Rejection> {
+    let slot = segment.slot_of(id).ok_or(Rejection::unknown_task(id))?;
+    let state = segment.task(slot).state();
+    if state.is_of(id) && state.phase() != Phase::Claimed {
+        return Ok((slot, state));
+    }
+    match state.id(slot) {
+        Some(now) if now.generation() > id.generation() => Err(Rejection::new(
+            RejectReason::StaleTask,
+            Detail::Stale { asked: id, now },
+        )),
+        Some(_) | None => Err(Rejection::unknown_task(id)),
+    }
+}
