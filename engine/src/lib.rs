@@ -20,7 +20,7 @@
 //! Results of calls: what the daemon is to do comes out of [`Engine::pop_effect`].
 //!
 //! Tested by unit tests in each file, by `engine/tests/` (a file for each rule set) and by the seeded
-//! simulation in `engine/tests/simulation.rs`.
+//! simulation in `engine/tests/simulation/`.
 
 #![forbid(unsafe_code)]
 

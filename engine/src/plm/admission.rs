@@ -3,7 +3,7 @@
 //! Everything is checked before a slot is claimed; a slot that was claimed and cannot be filled goes
 //! back at once (dropping [`qtf_shm::ClaimedTask`] frees it). A memory task needs no judgement and goes
 //! CLAIMED -> READY (or DELAYED) directly. Stamps rise strictly, so tasks of one priority keep the order
-//! of their submission. Tested in `engine/tests/submission.rs`.
+//! of their submission. Tested in `engine/tests/rules/submission.rs`.
 
 use qtf_shm::{
     AttachIndex, BlobRef, ClaimError, ClientIndex, Counter, Event, KindIndex, Now, Segment,

@@ -2,7 +2,7 @@
 //!
 //! A waiting task is cancelled at once. One that a worker holds is flagged and its worker is told to
 //! stop it; what becomes of it is judged when the attempt ends. Asking again changes nothing.
-//! Tested in `engine/tests/cancellation.rs`.
+//! Tested in `engine/tests/rules/cancellation.rs`.
 
 use qtf_shm::{
     Counter, Event, FLAG_CANCEL, Key, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskId,

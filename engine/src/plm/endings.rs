@@ -2,7 +2,7 @@
 //!
 //! Every way to a final state passes [`Plm::finish`], so that outcome, leaf, time to live, the client's
 //! counts, counters and the notice to waiting clients are the same for all of them.
-//! Tested in `engine/tests/results.rs`, `losses.rs`, `cancellation.rs`.
+//! Tested in `engine/tests/rules/results.rs`, `losses.rs`, `cancellation.rs`.
 
 use qtf_shm::{
     Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskOptions,

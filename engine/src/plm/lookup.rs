@@ -1,6 +1,6 @@
 //! Questions about one task that change nothing.
 //!
-//! Tested in `engine/tests/submission.rs` and `results.rs`.
+//! Tested in `engine/tests/rules/submission.rs` and `results.rs`.
 
 use qtf_shm::{
     BlobRef, KindIndex, Owner, Phase, Segment, SlotIndex, StateWord, TaskOptions, WorkerIndex,

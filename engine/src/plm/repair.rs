@@ -2,7 +2,7 @@
 //!
 //! One function serves the sweep's three purposes (lost workers, reconnected workers, parked kinds) and
 //! its slow background walk. It may be called for any slot at any time; for a slot that is in order it
-//! changes nothing. Tested in `engine/tests/losses.rs` and `repair.rs`.
+//! changes nothing. Tested in `engine/tests/rules/losses.rs` and `repair.rs`.
 
 use qtf_shm::{Counter, Event, Now, Owner, Phase, SlotIndex, StateWord, WorkerIndex};
 

@@ -4,7 +4,7 @@
 //! while the segment says that this worker holds this attempt. The result lies in the slot before the
 //! CAS to ENDED, at which it linearizes; the judgement follows in the same call, so ENDED is met by
 //! others only when a daemon died in between (the sweep then judges). Tested in
-//! `engine/tests/results.rs`.
+//! `engine/tests/rules/results.rs`.
 
 use qtf_shm::{
     BlobRef, Counter, Event, FLAG_CANCEL, Outcome, OutcomeKind, Phase, Purpose, Segment, SlotIndex,

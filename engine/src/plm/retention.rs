@@ -2,7 +2,7 @@
 //!
 //! DONE, FAILED and CANCELLED have a time to live (their timer leaf, see `timers.rs`); DEAD_LETTER is kept
 //! until somebody forgets it. With the slot go its payload, its result and its side record.
-//! Tested in `engine/tests/retention.rs`.
+//! Tested in `engine/tests/rules/retention.rs`.
 
 use qtf_shm::TaskId;
 

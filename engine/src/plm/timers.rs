@@ -5,7 +5,7 @@
 //!
 //! An attempt that outlives its timeout is stopped by its worker. The engine comes in when the worker does
 //! not: after a grace it orders the stop, after another one it ends the attempt itself; a result that
-//! comes after that is stale. Tested in `engine/tests/timers.rs`.
+//! comes after that is stale. Tested in `engine/tests/rules/timers.rs`.
 
 use qtf_shm::{
     Counter, Event, FLAG_TIMED_OUT, Key, Now, Outcome, OutcomeKind, Owner, Phase, SlotIndex,

@@ -7,7 +7,7 @@
 //!
 //! Invariant: `unfinished` and `kept` of a record are the numbers of its tasks in these states at all
 //! times; every task is counted by [`Clients::task_accepted`], [`Clients::task_ended`] and
-//! [`Clients::task_freed`], once each. Tested in `engine/tests/clients.rs`.
+//! [`Clients::task_freed`], once each. Tested in `engine/tests/rules/clients.rs`.
 
 use qtf_shm::{ClientFields, ClientIndex, ClientSlot, Now, Segment};
 

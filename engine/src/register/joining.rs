@@ -5,7 +5,7 @@
 //! told to abandon, and what the segment says it owns but it does not hold goes back to the queue. For
 //! the last part a pass of the sweep is needed; the worker gets nothing new before it is over, so that
 //! "holds" and "was just sent" cannot be mistaken for each other. Credits start over at 0: the worker
-//! grants them on its new dispatch stream. Tested in `engine/tests/joining.rs`.
+//! grants them on its new dispatch stream. Tested in `engine/tests/rules/joining.rs`.
 
 use qtf_shm::{Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex, WorkerPhase};
 

@@ -6,7 +6,7 @@
 //!        +----- any sign of life -----+      kernel says dead, goodbye ------+
 //! ```
 //! After a gap of the loop over a quarter of the lease every lease starts over: then it was the daemon
-//! that did not listen. Tested in `engine/tests/liveness.rs`.
+//! that did not listen. Tested in `engine/tests/rules/liveness.rs`.
 
 use qtf_shm::{Counter, Key, Now, WorkerEvent, WorkerIndex, WorkerPhase};
 

@@ -3,7 +3,7 @@
 //!
 //! Everything that changes whether a worker may be given a task ends with [`Workers::refresh`], which
 //! derives leaf and offers from the slot; no other code writes them.
-//! Tested in `engine/tests/scheduling.rs`, `losses.rs`, `liveness.rs`.
+//! Tested in `engine/tests/rules/scheduling.rs`, `losses.rs`, `liveness.rs`.
 
 use qtf_shm::{
     Key, KindIndex, Now, Segment, TaskId, WorkerCounter, WorkerEvent, WorkerId, WorkerIndex,

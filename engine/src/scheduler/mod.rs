@@ -7,7 +7,7 @@
 //!
 //! There is one ready tree (`docs/adr/0004`): a task whose kind nobody offers is parked, so that no
 //! other waits behind it; when its workers are all busy, the head waits, and the rest with it.
-//! Tested in `engine/tests/scheduling.rs`.
+//! Tested in `engine/tests/rules/scheduling.rs`.
 
 mod placement;
 

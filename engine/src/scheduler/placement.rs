@@ -3,7 +3,7 @@
 //! The worker heap holds exactly the workers that may be given a task now (live, not draining, below
 //! their capacity, with a credit), the least loaded first, then the one assigned to longest ago. In the
 //! usual case its first entry offers the kind; else all workers are looked through, so many times a
-//! cycle at most. Tested in `engine/tests/scheduling.rs`.
+//! cycle at most. Tested in `engine/tests/rules/scheduling.rs`.
 
 use qtf_shm::{KindIndex, Segment, WorkerIndex};
 
