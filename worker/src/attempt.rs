@@ -135,7 +135,7 @@ async fn call(
 ) -> Ending {
     let result = tokio::select! {
         biased;
-        result = &mut function => result,
+        // First: a handler that returns because it is stopped was stopped.
         cause = stop.stopped() => {
             let over = Instant::now() + grace;
             tokio::select! {
@@ -145,6 +145,7 @@ async fn call(
             }
             return Ending::new(cause.outcome_kind(), "");
         }
+        result = &mut function => result,
     };
     match result {
         Ok(bytes) => Ending::of_bytes(bytes.into()),

@@ -29,13 +29,17 @@ pub(crate) struct Access {
 pub(crate) enum TransferError {
     /// The daemon said no: trying again does not help.
     Refused(String),
-    /// The connection broke: trying again may help.
+    /// The connection broke, or the daemon is short of room: trying again may help.
     Broken(String),
 }
 
 impl TransferError {
     fn of(status: &Status) -> Self {
-        let is_refusal = refusal_of(status).is_some()
+        let refusal = refusal_of(status);
+        let may_retry = refusal
+            .as_ref()
+            .is_some_and(|refusal| refusal.retry_after_ms > 0);
+        let is_refusal = refusal.is_some()
             || matches!(
                 status.code(),
                 Code::InvalidArgument

@@ -20,7 +20,8 @@ use crate::transfer::{Access, TransferError, upload_output};
 const HEARTBEAT_MS: core::ops::RangeInclusive<u32> = 10..=60_000;
 // LIMIT: events taken in before what they brought is sent.
 const EVENTS_PER_TURN: usize = 1024;
-const UPLOAD_TRIES: u32 = 3;
+// Together about 12 s, then the output is given up: a slot of the daemon must not wait for ever.
+const UPLOAD_TRIES: u32 = 7;
 const UPLOAD_PAUSE: Duration = Duration::from_millis(200);
 /// The goodbye has this long to be read.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -237,11 +238,13 @@ impl Agent {
                 return;
             };
             let mut result = upload_output(access.clone(), output.clone()).await;
+            let mut pause = UPLOAD_PAUSE;
             for _ in 1..UPLOAD_TRIES {
                 if !matches!(result, Err(TransferError::Broken(_))) {
                     break;
                 }
-                tokio::time::sleep(UPLOAD_PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause *= 2;
                 result = upload_output(access.clone(), output.clone()).await;
             }
             let _ = sender.send(Event::Uploaded { run, link, result });

@@ -32,7 +32,7 @@ fn shell(script: &str) -> ExecSpec {
 }
 
 fn identity() -> Identity {
-    let task = TaskId::from_raw(1 << 24 | 5).unwrap();
+    let task = TaskId::from_raw((1 << 24) | 5).unwrap();
     Identity { task, attempt: 3 }
 }
 

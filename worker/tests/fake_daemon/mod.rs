@@ -1,0 +1,365 @@
+//! A daemon that does exactly what a test tells it, over a real Unix socket.
+
+use core::pin::Pin;
+use core::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use qtf_proto::refusal::status_of;
+use qtf_proto::v1::register_server::{Register, RegisterServer};
+use qtf_proto::v1::scheduler_server::{Scheduler, SchedulerServer};
+use qtf_proto::v1::{
+    Assignment, ClientHeartbeat, ClientNotice, DispatchRequest, DispatchResponse,
+    FetchPayloadRequest, OutputChunk, Refusal, RefusalReason, ResultDisposition, ResultVerdict,
+    StopOrder, StopReason, TaskRef, TaskResult, UploadChunk, UploadReceipt, WorkerHello,
+    WorkerNotice, WorkerReport, WorkerWelcome,
+};
+use qtf_worker::Address;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// A test that waits longer hangs.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
+pub(crate) const HEARTBEAT_MS: u32 = 50;
+pub(crate) const TOKEN: u64 = 4711;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Awaits one thing, or fails the test.
+pub(crate) async fn soon<T>(thing: impl Future<Output = T>) -> T {
+    tokio::time::timeout(WATCHDOG, thing)
+        .await
+        .expect("nothing happens")
+}
+
+/// A worker's session as the daemon sees it; dropping it ends the stream.
+pub(crate) struct Session {
+    pub(crate) hello: WorkerHello,
+    reports: Streaming<WorkerReport>,
+    notices: mpsc::Sender<Result<WorkerNotice, Status>>,
+}
+
+impl Session {
+    pub(crate) async fn welcome(&self, worker_id: u64, segment_id: u64, abandon: Vec<TaskRef>) {
+        let welcome = WorkerWelcome {
+            worker_id,
+            token: TOKEN,
+            segment_id,
+            heartbeat_ms: HEARTBEAT_MS,
+            lease_ms: 1000,
+            output_limit_bytes: 1 << 20,
+            abandon,
+        };
+        let welcome = Some(welcome);
+        self.notify(WorkerNotice {
+            welcome,
+            ..WorkerNotice::default()
+        })
+        .await;
+    }
+
+    pub(crate) async fn refuse(&self, reason: RefusalReason, message: &str) {
+        let refusal = Refusal {
+            reason: reason.into(),
+            message: message.into(),
+            retry_after_ms: 0,
+        };
+        self.notices.send(Err(status_of(refusal))).await.unwrap();
+    }
+
+    pub(crate) async fn notify(&self, notice: WorkerNotice) {
+        self.notices.send(Ok(notice)).await.unwrap();
+    }
+
+    pub(crate) async fn record(&self, result: &TaskResult) {
+        let verdicts = vec![ResultVerdict {
+            task: result.task,
+            disposition: ResultDisposition::Recorded.into(),
+        }];
+        self.notify(WorkerNotice {
+            verdicts,
+            ..WorkerNotice::default()
+        })
+        .await;
+    }
+
+    /// The next report; `None` at the end of the stream.
+    pub(crate) async fn report(&mut self) -> Option<WorkerReport> {
+        soon(self.reports.message()).await.ok().flatten()
+    }
+
+    /// The next report that is more than a heartbeat.
+    pub(crate) async fn news(&mut self) -> WorkerReport {
+        loop {
+            let report = self.report().await.expect("the session is over");
+            if !report.started.is_empty() || !report.results.is_empty() || report.goodbye {
+                return report;
+            }
+        }
+    }
+
+    pub(crate) async fn result(&mut self) -> TaskResult {
+        loop {
+            let mut report = self.news().await;
+            if let Some(result) = report.results.pop() {
+                assert!(report.results.is_empty(), "more than one result");
+                return result;
+            }
+        }
+    }
+}
+
+/// A dispatch stream as the daemon sees it; dropping it ends the stream.
+pub(crate) struct Dispatch {
+    pub(crate) first: DispatchRequest,
+    requests: Streaming<DispatchRequest>,
+    responses: mpsc::Sender<Result<DispatchResponse, Status>>,
+}
+
+/// Raw id of a slot's first task.
+pub(crate) const fn task_id(slot: u64) -> u64 {
+    (1 << 24) | slot
+}
+
+pub(crate) fn attempt(slot: u64, attempt: u32) -> TaskRef {
+    TaskRef {
+        task_id: task_id(slot),
+        attempt,
+    }
+}
+
+pub(crate) fn assignment(task: TaskRef, kind: &str, payload: impl Into<Bytes>) -> Assignment {
+    let payload = payload.into();
+    Assignment {
+        task: Some(task),
+        kind: kind.into(),
+        payload_bytes: u64::try_from(payload.len()).unwrap(),
+        payload,
+        ..Assignment::default()
+    }
+}
+
+impl Dispatch {
+    pub(crate) async fn send(&self, response: DispatchResponse) {
+        self.responses.send(Ok(response)).await.unwrap();
+    }
+
+    pub(crate) async fn assign(&self, assignments: Vec<Assignment>) {
+        self.send(DispatchResponse {
+            assignments,
+            ..DispatchResponse::default()
+        })
+        .await;
+    }
+
+    pub(crate) async fn stop(&self, task: TaskRef, reason: StopReason) {
+        let stops = vec![StopOrder {
+            task: Some(task),
+            reason: reason.into(),
+        }];
+        self.send(DispatchResponse {
+            stops,
+            ..DispatchResponse::default()
+        })
+        .await;
+    }
+
+    pub(crate) async fn request(&mut self) -> DispatchRequest {
+        soon(self.requests.message())
+            .await
+            .unwrap()
+            .expect("the dispatch stream is over")
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    sessions: mpsc::Sender<Session>,
+    dispatches: mpsc::Sender<Dispatch>,
+    stored: Arc<Mutex<Stored>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Stored {
+    /// By task id.
+    pub(crate) payloads: HashMap<u64, Bytes>,
+    /// By receipt.
+    pub(crate) uploads: HashMap<u64, Vec<u8>>,
+    pub(crate) refuse_uploads: bool,
+}
+
+#[tonic::async_trait]
+impl Register for Service {
+    type WorkerSessionStream = Answers<WorkerNotice>;
+    type ClientSessionStream = Answers<ClientNotice>;
+
+    async fn worker_session(
+        &self,
+        request: Request<Streaming<WorkerReport>>,
+    ) -> Result<Response<Self::WorkerSessionStream>, Status> {
+        let mut reports = request.into_inner();
+        let first = reports
+            .message()
+            .await?
+            .ok_or_else(|| Status::unknown("nothing"))?;
+        let hello = first.hello.ok_or_else(|| Status::unknown("no hello"))?;
+        let (notices, stream) = mpsc::channel(16);
+        let session = Session {
+            hello,
+            reports,
+            notices,
+        };
+        self.sessions
+            .send(session)
+            .await
+            .map_err(|_| Status::unavailable("over"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn upload_output(
+        &self,
+        request: Request<Streaming<UploadChunk>>,
+    ) -> Result<Response<UploadReceipt>, Status> {
+        let mut chunks = request.into_inner();
+        let mut data = Vec::new();
+        let mut total_bytes = 0;
+        while let Some(chunk) = chunks.message().await? {
+            if data.is_empty() {
+                assert_eq!(chunk.session, TOKEN);
+                total_bytes = chunk.total_bytes;
+            }
+            assert!(chunk.data.len() <= 64 << 10);
+            data.extend_from_slice(&chunk.data);
+        }
+        assert_eq!(u64::try_from(data.len()).unwrap(), total_bytes);
+        let mut stored = self.stored.lock().unwrap();
+        if stored.refuse_uploads {
+            return Err(status_of(Refusal {
+                reason: RefusalReason::SpillFailed.into(),
+                message: "no space left".into(),
+                retry_after_ms: 0,
+            }));
+        }
+        let upload = 1000 + u64::try_from(stored.uploads.len()).unwrap();
+        stored.uploads.insert(upload, data);
+        Ok(Response::new(UploadReceipt { upload }))
+    }
+
+    async fn client_session(
+        &self,
+        _: Request<Streaming<ClientHeartbeat>>,
+    ) -> Result<Response<Self::ClientSessionStream>, Status> {
+        Err(Status::unimplemented("workers only"))
+    }
+}
+
+#[tonic::async_trait]
+impl Scheduler for Service {
+    type DispatchStream = Answers<DispatchResponse>;
+    type FetchPayloadStream = Answers<OutputChunk>;
+
+    async fn dispatch(
+        &self,
+        request: Request<Streaming<DispatchRequest>>,
+    ) -> Result<Response<Self::DispatchStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests
+            .message()
+            .await?
+            .ok_or_else(|| Status::unknown("nothing"))?;
+        let (responses, stream) = mpsc::channel(16);
+        let dispatch = Dispatch {
+            first,
+            requests,
+            responses,
+        };
+        self.dispatches
+            .send(dispatch)
+            .await
+            .map_err(|_| Status::unavailable("over"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn fetch_payload(
+        &self,
+        request: Request<FetchPayloadRequest>,
+    ) -> Result<Response<Self::FetchPayloadStream>, Status> {
+        let request = request.into_inner();
+        assert_eq!(request.token, TOKEN);
+        let task_id = request.task.unwrap().task_id;
+        let payload = self.stored.lock().unwrap().payloads.get(&task_id).cloned();
+        let payload = payload.ok_or_else(|| Status::not_found("the spill file is gone"))?;
+        let total_bytes = u64::try_from(payload.len()).unwrap();
+        let chunks: Vec<Result<OutputChunk, Status>> = payload
+            .chunks(64 << 10)
+            .map(|data| {
+                let data = Bytes::copy_from_slice(data);
+                Ok(OutputChunk { total_bytes, data })
+            })
+            .collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+}
+
+pub(crate) struct FakeDaemon {
+    pub(crate) address: Address,
+    pub(crate) stored: Arc<Mutex<Stored>>,
+    sessions: mpsc::Receiver<Session>,
+    dispatches: mpsc::Receiver<Dispatch>,
+    server: tokio::task::JoinHandle<()>,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for FakeDaemon {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl FakeDaemon {
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("daemon.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let (session_sender, sessions) = mpsc::channel(4);
+        let (dispatch_sender, dispatches) = mpsc::channel(4);
+        let stored = Arc::new(Mutex::new(Stored::default()));
+        let service = Service {
+            sessions: session_sender,
+            dispatches: dispatch_sender,
+            stored: Arc::clone(&stored),
+        };
+        let server = tonic::transport::Server::builder()
+            .add_service(RegisterServer::new(service.clone()))
+            .add_service(SchedulerServer::new(service))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        let server = tokio::spawn(async move { server.await.unwrap() });
+        Self {
+            address: Address::Unix(path),
+            stored,
+            sessions,
+            dispatches,
+            server,
+            _directory: directory,
+        }
+    }
+
+    pub(crate) async fn session(&mut self) -> Session {
+        soon(self.sessions.recv()).await.unwrap()
+    }
+
+    pub(crate) async fn dispatch(&mut self) -> Dispatch {
+        soon(self.dispatches.recv()).await.unwrap()
+    }
+
+    /// A worker's usual way in.
+    pub(crate) async fn accept(&mut self, worker_id: u64) -> (Session, Dispatch) {
+        let session = self.session().await;
+        session.welcome(worker_id, 7, vec![]).await;
+        let dispatch = self.dispatch().await;
+        (session, dispatch)
+    }
+}

@@ -1,0 +1,592 @@
+//! The worker's side of the protocol, against a daemon that does what each test tells it.
+
+mod fake_daemon;
+
+use core::time::Duration;
+
+use bytes::Bytes;
+use fake_daemon::{FakeDaemon, Session, TOKEN, assignment, attempt, soon, task_id};
+use prost::Message as _;
+use qtf_proto::v1::{
+    DispatchResponse, ExecSpec, OutcomeKind, RefusalReason, StopReason, TaskOutput, WorkerNotice,
+};
+use qtf_worker::{ExecPolicy, HandlerError, TaskContext, Worker, WorkerBuilder, WorkerError};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// A worker under test with its three switches.
+struct Running {
+    handle: JoinHandle<Result<(), WorkerError>>,
+    shutdown: Option<oneshot::Sender<()>>,
+    abort: Option<oneshot::Sender<()>>,
+}
+
+impl Running {
+    fn shut_down(&mut self) {
+        drop(self.shutdown.take());
+    }
+
+    fn abort(&mut self) {
+        drop(self.abort.take());
+    }
+
+    async fn end(self) -> Result<(), WorkerError> {
+        soon(self.handle).await.unwrap()
+    }
+}
+
+fn builder(daemon: &FakeDaemon) -> WorkerBuilder {
+    Worker::builder(daemon.address.clone())
+        .name("tester")
+        .slots(2)
+        .handler("wait", |context: TaskContext| async move {
+            context.stopped().await;
+            Ok(vec![])
+        })
+        .handler("stubborn", |_| async {
+            core::future::pending::<()>().await;
+            Ok(vec![])
+        })
+        .handler("fail", |_| async { Err(HandlerError::from("out of ink")) })
+        .handler("panic", |_| async { panic!("a bug") })
+}
+
+fn run(builder: WorkerBuilder) -> Running {
+    let worker = builder.build().unwrap();
+    let (shutdown, on_shutdown) = oneshot::channel::<()>();
+    let (abort, on_abort) = oneshot::channel::<()>();
+    let handle = tokio::spawn(async move {
+        let shutdown = async { drop(on_shutdown.await) };
+        let abort = async { drop(on_abort.await) };
+        worker.run_with_abort(shutdown, abort).await
+    });
+    Running {
+        handle,
+        shutdown: Some(shutdown),
+        abort: Some(abort),
+    }
+}
+
+fn shell(script: &str) -> Vec<u8> {
+    let argv = ["sh", "-c", script].map(|arg| Bytes::copy_from_slice(arg.as_bytes()));
+    ExecSpec {
+        argv: argv.to_vec(),
+        ..ExecSpec::default()
+    }
+    .encode_to_vec()
+}
+
+fn decoded(output: &Bytes) -> TaskOutput {
+    TaskOutput::decode(output.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn hello_says_who_the_worker_is_and_credits_are_its_capacity() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon).prefetch(3));
+    let session = daemon.session().await;
+    let hello = &session.hello;
+    assert_eq!((hello.name.as_str(), hello.capacity), ("tester", 5));
+    assert_eq!(hello.worker_id, 0);
+    assert!(hello.kinds.iter().any(|kind| kind == "exec"));
+    assert!(hello.kinds.iter().any(|kind| kind == "noop"));
+    session.welcome(9, 7, vec![]).await;
+    let dispatch = daemon.dispatch().await;
+    assert_eq!((dispatch.first.worker_id, dispatch.first.token), (9, TOKEN));
+    assert_eq!(dispatch.first.credits, 5);
+}
+
+#[tokio::test]
+async fn result_is_sent_at_once_and_its_credit_follows() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, mut dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "echo", "hello")])
+        .await;
+    let report = session.news().await;
+    assert!(report.started.is_empty(), "the result says it all");
+    assert_eq!(report.holding, 0);
+    let result = &report.results[0];
+    assert_eq!(result.task, Some(attempt(1, 1)));
+    assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::Exited);
+    assert_eq!(decoded(&result.output).stdout, "hello");
+    assert_eq!(dispatch.request().await.credits, 1);
+}
+
+#[tokio::test]
+async fn results_that_wait_go_into_one_message() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon).slots(64));
+    let (mut session, mut dispatch) = daemon.accept(9).await;
+    let tasks = (1..=64).map(|id| assignment(attempt(id, 1), "noop", ""));
+    dispatch.assign(tasks.collect()).await;
+    assert_eq!(session.news().await.results.len(), 64);
+    assert_eq!(dispatch.request().await.credits, 64);
+}
+
+#[tokio::test]
+async fn silence_is_filled_with_heartbeats_that_tell_what_is_held() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "wait", "")])
+        .await;
+    assert_eq!(session.news().await.started, [attempt(1, 1)]);
+    for _ in 0..3 {
+        let report = session.report().await.unwrap();
+        assert!(report.started.is_empty() && report.results.is_empty());
+        assert_eq!(report.holding, 1);
+    }
+}
+
+#[tokio::test]
+async fn probe_is_answered_with_its_number() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (_session, mut dispatch) = daemon.accept(9).await;
+    dispatch
+        .send(DispatchResponse {
+            probe: 31,
+            ..DispatchResponse::default()
+        })
+        .await;
+    let request = dispatch.request().await;
+    assert_eq!((request.probe_answer, request.credits), (31, 0));
+}
+
+#[tokio::test]
+async fn handler_error_panic_and_unknown_kind_are_told_apart() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    for (id, kind, wanted, message) in [
+        (1, "fail", OutcomeKind::HandlerFailed, "out of ink"),
+        (2, "panic", OutcomeKind::HandlerFailed, "panicked"),
+        (3, "nothing", OutcomeKind::Refused, "no handler \"nothing\""),
+    ] {
+        dispatch
+            .assign(vec![assignment(attempt(id, 1), kind, "")])
+            .await;
+        let result = session.result().await;
+        assert_eq!(result.outcome.unwrap().kind(), wanted);
+        let output = decoded(&result.output);
+        assert!(output.message.contains(message), "{}", output.message);
+    }
+    dispatch
+        .assign(vec![assignment(attempt(4, 1), "exec", "\u{1}\u{2}")])
+        .await;
+    let result = session.result().await;
+    assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::Refused);
+}
+
+#[tokio::test]
+async fn cancel_order_stops_a_handler_and_a_stubborn_one_is_dropped_after_the_grace() {
+    let mut daemon = FakeDaemon::start();
+    let policy = ExecPolicy::default().stop_grace(Duration::from_millis(50));
+    let _worker = run(builder(&daemon).exec(policy));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    for (id, kind) in [(1, "wait"), (2, "stubborn")] {
+        dispatch
+            .assign(vec![assignment(attempt(id, 1), kind, "")])
+            .await;
+        assert_eq!(session.news().await.started.len(), 1);
+        dispatch.stop(attempt(id, 1), StopReason::Cancelled).await;
+        let result = session.result().await;
+        assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::Cancelled);
+    }
+}
+
+#[tokio::test]
+async fn timeout_is_kept_by_the_worker_and_by_order_of_the_daemon() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let mut timed = assignment(attempt(1, 1), "exec", shell("sleep 1000"));
+    timed.timeout_ms = 80;
+    dispatch.assign(vec![timed]).await;
+    let result = session.result().await;
+    assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::TimedOut);
+
+    dispatch
+        .assign(vec![assignment(attempt(2, 1), "exec", shell("sleep 1000"))])
+        .await;
+    assert_eq!(session.news().await.started.len(), 1);
+    dispatch.stop(attempt(2, 1), StopReason::TimedOut).await;
+    let result = session.result().await;
+    assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::TimedOut);
+}
+
+#[tokio::test]
+async fn stale_order_ends_the_attempt_silently_and_frees_its_slot() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, mut dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "wait", "")])
+        .await;
+    assert_eq!(session.news().await.started.len(), 1);
+    dispatch.stop(attempt(1, 1), StopReason::Stale).await;
+    assert_eq!(dispatch.request().await.credits, 1);
+    dispatch
+        .assign(vec![assignment(attempt(2, 1), "noop", "")])
+        .await;
+    let result = session.result().await;
+    assert_eq!(
+        result.task,
+        Some(attempt(2, 1)),
+        "no result of the stale one"
+    );
+}
+
+#[tokio::test]
+async fn task_beyond_the_slots_waits_and_can_be_cancelled_there() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon).slots(1).prefetch(1));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let tasks = [1, 2].map(|id| assignment(attempt(id, 1), "wait", ""));
+    dispatch.assign(tasks.to_vec()).await;
+    assert_eq!(session.news().await.started, [attempt(1, 1)]);
+    dispatch.stop(attempt(2, 1), StopReason::Cancelled).await;
+    let result = session.result().await;
+    assert_eq!(result.task, Some(attempt(2, 1)));
+    assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::Cancelled);
+}
+
+#[tokio::test]
+async fn reconnect_keeps_what_runs_and_delivers_what_had_no_verdict() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon).slots(3));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let task = |id: u64, kind| assignment(attempt(id, 2), kind, "data");
+    dispatch
+        .assign(vec![task(1, "wait"), task(2, "echo")])
+        .await;
+    while session.news().await.results.is_empty() {}
+    drop((session, dispatch));
+
+    let mut session = daemon.session().await;
+    let hello = session.hello.clone();
+    assert_eq!(
+        (hello.worker_id, hello.token, hello.segment_id),
+        (9, TOKEN, 7)
+    );
+    let mut held: Vec<_> = hello
+        .held
+        .iter()
+        .map(|one| (one.task.unwrap(), one.finished))
+        .collect();
+    held.sort_by_key(|(task, _)| task.task_id);
+    assert_eq!(held, [(attempt(1, 2), false), (attempt(2, 2), true)]);
+    session.welcome(9, 7, vec![]).await;
+    let mut dispatch = daemon.dispatch().await;
+    assert_eq!(dispatch.first.credits, 1, "capacity minus held");
+    let report = session.news().await;
+    assert_eq!(report.results[0].task, Some(attempt(2, 2)));
+    assert_eq!(decoded(&report.results[0].output).stdout, "data");
+    assert_eq!(report.started, [attempt(1, 2)]);
+    assert_eq!(dispatch.request().await.credits, 1);
+    session.record(&report.results[0]).await;
+    dispatch.stop(attempt(1, 2), StopReason::Cancelled).await;
+    assert_eq!(session.result().await.task, Some(attempt(1, 2)));
+}
+
+#[tokio::test]
+async fn abandon_list_ends_those_attempts_without_a_result() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "wait", "")])
+        .await;
+    session.news().await;
+    drop((session, dispatch));
+    let mut session = daemon.session().await;
+    session.welcome(9, 7, vec![attempt(1, 1)]).await;
+    let mut dispatch = daemon.dispatch().await;
+    let credits = dispatch.first.credits;
+    if credits == 1 {
+        assert_eq!(dispatch.request().await.credits, 1);
+    }
+    dispatch
+        .assign(vec![assignment(attempt(1, 2), "noop", "")])
+        .await;
+    assert_eq!(session.result().await.task, Some(attempt(1, 2)));
+}
+
+async fn assert_starts_anew(session: &Session) {
+    assert_eq!(session.hello.worker_id, 0);
+    assert!(session.hello.held.is_empty());
+}
+
+#[tokio::test]
+async fn eviction_drops_everything_and_registers_anew() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "wait", "")])
+        .await;
+    session.news().await;
+    session
+        .notify(WorkerNotice {
+            evicted: true,
+            ..WorkerNotice::default()
+        })
+        .await;
+    let mut session = daemon.session().await;
+    assert_starts_anew(&session).await;
+    session.welcome(10, 7, vec![]).await;
+    let dispatch = daemon.dispatch().await;
+    assert_eq!(dispatch.first.worker_id, 10);
+    dispatch
+        .assign(vec![assignment(attempt(2, 1), "noop", "")])
+        .await;
+    assert_eq!(
+        session.result().await.task,
+        Some(attempt(2, 1)),
+        "no late result"
+    );
+}
+
+#[tokio::test]
+async fn unknown_worker_starts_anew_and_a_new_segment_ends_the_old_tasks() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "wait", "")])
+        .await;
+    session.news().await;
+    drop((session, dispatch));
+    let session = daemon.session().await;
+    assert_eq!(session.hello.held.len(), 1);
+    session
+        .refuse(RefusalReason::UnknownWorker, "no worker w9.0")
+        .await;
+    let mut session = daemon.session().await;
+    assert_starts_anew(&session).await;
+    session.welcome(3, 8, vec![]).await;
+    let dispatch = daemon.dispatch().await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "noop", "")])
+        .await;
+    assert_eq!(session.result().await.task, Some(attempt(1, 1)));
+}
+
+#[tokio::test]
+async fn daemon_that_stops_is_waited_for_while_tasks_go_on() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let gate = tempfile::tempdir().unwrap();
+    let open = gate.path().join("open");
+    let script = format!(
+        "while [ ! -e '{}' ]; do sleep 0.01; done; echo through",
+        open.display()
+    );
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "exec", shell(&script))])
+        .await;
+    session.news().await;
+    session
+        .notify(WorkerNotice {
+            daemon_stopping: true,
+            ..WorkerNotice::default()
+        })
+        .await;
+    let mut session = daemon.session().await;
+    assert!(!session.hello.held[0].finished);
+    std::fs::write(&open, "").unwrap();
+    session.welcome(9, 7, vec![]).await;
+    let _dispatch = daemon.dispatch().await;
+    assert_eq!(decoded(&session.result().await.output).stdout, "through\n");
+}
+
+#[tokio::test]
+async fn drain_finishes_what_runs_and_says_goodbye_after_the_verdict() {
+    let mut daemon = FakeDaemon::start();
+    let mut worker = run(builder(&daemon).slots(1).prefetch(1));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let gate = tempfile::tempdir().unwrap();
+    let open = gate.path().join("open");
+    let script = format!(
+        "while [ ! -e '{}' ]; do sleep 0.01; done; echo last",
+        open.display()
+    );
+    let tasks = [1, 2].map(|id| assignment(attempt(id, 1), "exec", shell(&script)));
+    dispatch.assign(tasks.to_vec()).await;
+    session.news().await;
+    worker.shut_down();
+    while !session.report().await.unwrap().draining {}
+    std::fs::write(&open, "").unwrap();
+    let result = session.result().await;
+    assert_eq!(decoded(&result.output).stdout, "last\n");
+    session.record(&result).await;
+    let goodbye = session.news().await;
+    assert!(goodbye.goodbye);
+    assert_eq!(goodbye.holding, 1, "the one that waited is handed back");
+    drop((session, dispatch));
+    assert_eq!(worker.end().await, Ok(()));
+}
+
+#[tokio::test]
+async fn daemon_may_ask_for_the_drain() {
+    let mut daemon = FakeDaemon::start();
+    let worker = run(builder(&daemon));
+    let (mut session, _dispatch) = daemon.accept(9).await;
+    session
+        .notify(WorkerNotice {
+            drain: true,
+            ..WorkerNotice::default()
+        })
+        .await;
+    assert!(session.news().await.goodbye);
+    drop(session);
+    assert_eq!(worker.end().await, Ok(()));
+}
+
+#[tokio::test]
+async fn drain_timeout_stops_what_runs_and_hands_it_back() {
+    let mut daemon = FakeDaemon::start();
+    let mut worker = run(builder(&daemon).drain_timeout(Duration::from_millis(100)));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "exec", shell("sleep 1000"))])
+        .await;
+    session.news().await;
+    worker.shut_down();
+    let goodbye = session.news().await;
+    assert!(goodbye.goodbye && goodbye.results.is_empty());
+    drop((session, dispatch));
+    assert_eq!(worker.end().await, Ok(()));
+}
+
+#[tokio::test]
+async fn abort_kills_and_leaves_at_once() {
+    let mut daemon = FakeDaemon::start();
+    let mut worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let script = "trap '' TERM; while :; do sleep 0.05; done";
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "exec", shell(script))])
+        .await;
+    session.news().await;
+    worker.shut_down();
+    worker.abort();
+    assert!(session.news().await.goodbye);
+    drop((session, dispatch));
+    assert_eq!(worker.end().await, Ok(()));
+}
+
+#[tokio::test]
+async fn worker_leaves_also_when_there_is_no_daemon() {
+    let address = "unix:/nonexistent/qtf.sock".parse().unwrap();
+    let mut worker = run(Worker::builder(address));
+    worker.shut_down();
+    assert_eq!(worker.end().await, Ok(()));
+}
+
+#[tokio::test]
+async fn refusal_that_cannot_change_ends_the_worker_with_its_message() {
+    let mut daemon = FakeDaemon::start();
+    let worker = run(builder(&daemon));
+    let session = daemon.session().await;
+    session
+        .refuse(RefusalReason::InvalidArgument, "kinds: 65 are too many")
+        .await;
+    let error = worker.end().await.unwrap_err();
+    assert!(error.to_string().contains("65 are too many"), "{error}");
+}
+
+#[tokio::test]
+async fn full_daemon_is_tried_again() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let session = daemon.session().await;
+    session
+        .refuse(
+            RefusalReason::WorkersFull,
+            "4095 of 4095 worker slots in use",
+        )
+        .await;
+    let (_session, dispatch) = daemon.accept(9).await;
+    assert_eq!(dispatch.first.credits, 2);
+}
+
+#[tokio::test]
+async fn large_payload_is_fetched_and_large_output_uploaded() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let payload: Bytes = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    daemon
+        .stored
+        .lock()
+        .unwrap()
+        .payloads
+        .insert(task_id(1), payload.clone());
+    let mut task = assignment(attempt(1, 1), "echo", "");
+    task.payload_bytes = 200_000;
+    dispatch.assign(vec![task]).await;
+    let result = session.result().await;
+    assert!(result.output.is_empty(), "{:?}", decoded(&result.output));
+    let stored = daemon.stored.lock().unwrap().uploads[&result.output_upload].clone();
+    assert_eq!(TaskOutput::decode(&stored[..]).unwrap().stdout, payload);
+}
+
+#[tokio::test]
+async fn payload_that_cannot_be_fetched_and_output_that_cannot_be_stored_are_told() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let mut task = assignment(attempt(1, 1), "echo", "");
+    task.payload_bytes = 200_000;
+    dispatch.assign(vec![task]).await;
+    let result = session.result().await;
+    assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::TransferFailed);
+    assert!(
+        decoded(&result.output)
+            .message
+            .contains("spill file is gone")
+    );
+
+    daemon.stored.lock().unwrap().refuse_uploads = true;
+    let large = assignment(attempt(2, 1), "exec", shell("head -c 100000 /dev/zero"));
+    dispatch.assign(vec![large]).await;
+    let outcome = session.result().await.outcome.unwrap();
+    assert_eq!(outcome.kind(), OutcomeKind::Exited);
+    assert!(outcome.result_dropped);
+}
+
+#[tokio::test]
+async fn output_beyond_the_daemons_limit_is_cut_so_that_it_fits() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let script = "head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2";
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "exec", shell(script))])
+        .await;
+    let result = session.result().await;
+    assert!(!result.outcome.unwrap().result_dropped);
+    let stored = daemon.stored.lock().unwrap().uploads[&result.output_upload].clone();
+    assert!(stored.len() <= 1 << 20);
+    let output = TaskOutput::decode(&stored[..]).unwrap();
+    let kept = u64::try_from(output.stdout.len()).unwrap();
+    assert_eq!(kept + output.stdout_dropped_bytes, 5_000_000);
+}
+
+#[tokio::test]
+async fn flood_beyond_the_credits_is_refused_not_hoarded() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon).slots(1));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let tasks = (1..=100).map(|id| assignment(attempt(id, 1), "wait", ""));
+    dispatch.assign(tasks.collect()).await;
+    let report = session.news().await;
+    let refused = report.results.iter();
+    let refused = refused.filter(|one| one.outcome.unwrap().kind() == OutcomeKind::Refused);
+    assert!(refused.count() >= 90, "{}", report.results.len());
+}
