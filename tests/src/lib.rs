@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Starts real daemons, workers and command lines for tests, and sees that nothing is left of them.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`place`] | a runtime folder of its own for each test, and how programs run in it |
+//! | [`process`] | a child process: its lines as events, its end, a kill on drop |
+//! | [`fifo`] | a pipe through which tasks say where they are |
+//! | [`leaks`] | what is left of a place: processes and shared memory |
+//! | [`programs`] | where the binaries are, built first |
+//!
+//! Every wait is for an event (a line, an end of a process, an answer) and has a watchdog, so that a
+//! test that would hang fails and says what it waited for.
+
+pub mod fifo;
+pub mod leaks;
+pub mod place;
+pub mod process;
+pub mod programs;
+
+pub use fifo::Fifo;
+pub use place::{Finished, Place};
+pub use process::Process;
