@@ -27,7 +27,9 @@ impl Daemon {
     /// Connects to the address that was given, or to the first default address where a daemon is.
     pub(crate) async fn connect(global: &GlobalArgs) -> Result<Self, Failure> {
         if let Some(address) = given_address(global)? {
-            return Daemon::at(&address).await.map_err(|error| unreachable(&error));
+            return Daemon::at(&address)
+                .await
+                .map_err(|error| unreachable(&error));
         }
         let mut tried = Vec::new();
         for address in default_addresses() {
@@ -48,8 +50,14 @@ impl Daemon {
 
     /// Connects to one address.
     pub(crate) async fn at(address: &Address) -> Result<Self, ConnectError> {
-        let client = Client::builder(address.clone()).name(CLIENT_NAME).connect().await?;
-        Ok(Daemon { client, address: address.to_string() })
+        let client = Client::builder(address.clone())
+            .name(CLIENT_NAME)
+            .connect()
+            .await?;
+        Ok(Daemon {
+            client,
+            address: address.to_string(),
+        })
     }
 
     /// Where the last submission to this daemon is remembered.
@@ -61,11 +69,13 @@ impl Daemon {
 /// The address of `--addr` or `QTF_ADDR`, when there is one.
 pub(crate) fn given_address(global: &GlobalArgs) -> Result<Option<Address>, Failure> {
     // An empty QTF_ADDR is what `QTF_ADDR= qtf ps` and unset variables in scripts leave.
-    let Some(text) = global.addr.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = global.addr.as_deref().filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     match text.parse::<Address>() {
         Ok(Address::Unix(path)) => Ok(Some(Address::Unix(absolute(path)))),
         Ok(address) => Ok(Some(address)),
-        Err(error) => Err(Failure::usage(error)),
+        Err(error) => Err(Failure::usage(format!("--addr or QTF_ADDR: {error}"))),
     }
 }
 
@@ -76,9 +86,11 @@ fn absolute(path: PathBuf) -> PathBuf {
 
 /// No connection.
 pub(crate) fn unreachable(error: &ConnectError) -> Failure {
-    let exit = match error {
-        ConnectError::Refused { .. } => Exit::Refused,
-        _ => Exit::Unreachable,
+    let refused = matches!(error, ConnectError::Refused { .. });
+    let exit = if refused {
+        Exit::Refused
+    } else {
+        Exit::Unreachable
     };
     let hint = if error.is_not_there() {
         "; start one with `qtf dev` or `qtfd`, or name another with --addr"
@@ -90,24 +102,35 @@ pub(crate) fn unreachable(error: &ConnectError) -> Failure {
 
 /// The way to end for a refusal.
 pub(crate) fn exit_of(refusal: &Refusal) -> Exit {
-    if refusal.is_unknown() { Exit::NotFound } else { Exit::Refused }
+    if refusal.is_unknown() {
+        Exit::NotFound
+    } else {
+        Exit::Refused
+    }
+}
+
+/// The way to end for a call that failed.
+pub(crate) fn exit_of_call(error: &CallError) -> Exit {
+    if let CallError::Refused(refusal) = error {
+        exit_of(refusal)
+    } else {
+        Exit::Unreachable
+    }
 }
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
-        let exit = match &error {
-            CallError::Refused(refusal) => exit_of(refusal),
-            _ => Exit::Unreachable,
-        };
-        Failure::new(exit, error)
+        Failure::new(exit_of_call(&error), error)
     }
 }
 
 impl From<SubmitError> for Failure {
     fn from(error: SubmitError) -> Self {
-        let exit = match &error {
-            SubmitError::Refused(_) => Exit::Refused,
-            _ => Exit::Unreachable,
+        let refused = matches!(error, SubmitError::Refused(_));
+        let exit = if refused {
+            Exit::Refused
+        } else {
+            Exit::Unreachable
         };
         Failure::new(exit, error)
     }
@@ -115,11 +138,12 @@ impl From<SubmitError> for Failure {
 
 impl From<WatchError> for Failure {
     fn from(error: WatchError) -> Self {
-        let exit = match &error {
-            WatchError::Task { refusal, .. } => exit_of(refusal),
-            WatchError::Output { error: CallError::Refused(refusal), .. } => exit_of(refusal),
-            WatchError::Call(CallError::Refused(refusal)) => exit_of(refusal),
-            _ => Exit::Unreachable,
+        let exit = if let WatchError::Task { refusal, .. } = &error {
+            exit_of(refusal)
+        } else if let WatchError::Output { error, .. } | WatchError::Call(error) = &error {
+            exit_of_call(error)
+        } else {
+            Exit::Unreachable
         };
         Failure::new(exit, error)
     }
@@ -131,7 +155,11 @@ mod tests {
     use qtf_client::RefusalReason;
 
     fn refusal(reason: RefusalReason) -> Refusal {
-        Refusal { reason, message: "no".to_owned(), retry_after_ms: 0 }
+        Refusal {
+            reason,
+            message: "no".to_owned(),
+            retry_after_ms: 0,
+        }
     }
 
     #[test]
@@ -147,7 +175,13 @@ mod tests {
     #[test]
     fn a_broken_connection_ends_with_5() {
         let cause = || "reset".to_owned();
-        assert_eq!(Failure::from(CallError::Unreachable { cause: cause() }).exit(), Exit::Unreachable);
-        assert_eq!(Failure::from(SubmitError::Unreachable { cause: cause() }).exit(), Exit::Unreachable);
+        assert_eq!(
+            Failure::from(CallError::Unreachable { cause: cause() }).exit(),
+            Exit::Unreachable
+        );
+        assert_eq!(
+            Failure::from(SubmitError::Unreachable { cause: cause() }).exit(),
+            Exit::Unreachable
+        );
     }
 }

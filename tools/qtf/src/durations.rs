@@ -7,8 +7,9 @@ use std::time::Duration;
 /// Reads a duration; a bare number means seconds, as for `timeout(1)`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds)
-            .map_err(|_| format!("`{text}` seconds is not a time; write it as 90, 1.5, 10s or 2min"));
+        return Duration::try_from_secs_f64(seconds).map_err(|_| {
+            format!("`{text}` seconds is not a time; write it as 90, 1.5, 10s or 2min")
+        });
     }
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it as 90, 1.5, 10s, 1500ms or 2min"))

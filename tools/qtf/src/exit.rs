@@ -60,7 +60,11 @@ impl Exit {
                 Exit::Interrupted => 8,
             }
         }
-        if rank(other) > rank(self) { other } else { self }
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
     }
 }
 
@@ -85,7 +89,11 @@ impl Failure {
     /// A failure with the line that is shown for it.
     pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
         let message = message.to_string();
-        Failure { exit, message, quiet: false }
+        Failure {
+            exit,
+            message,
+            quiet: false,
+        }
     }
 
     /// The command line is wrong.
@@ -95,7 +103,11 @@ impl Failure {
 
     /// The reader of our output has gone, as in `qtf ps | head`: nothing to say, nothing failed.
     pub(crate) fn reader_gone() -> Self {
-        Failure { exit: Exit::Ok, message: String::new(), quiet: true }
+        Failure {
+            exit: Exit::Ok,
+            message: String::new(),
+            quiet: true,
+        }
     }
 
     /// The code to end with.

@@ -38,7 +38,9 @@ pub(crate) enum IndexSetError {
 impl IndexSet {
     /// How many indices there are; saturates at `u64::MAX`.
     pub(crate) fn count(&self) -> u64 {
-        self.ranges.iter().fold(0, |sum, range| sum.saturating_add(range.count()))
+        self.ranges
+            .iter()
+            .fold(0, |sum, range| sum.saturating_add(range.count()))
     }
 
     /// The indices, rising.
@@ -63,7 +65,11 @@ impl IndexRange {
     }
 
     fn members(self) -> impl Iterator<Item = u64> {
-        let next = move |index: &u64| index.checked_add(self.step).filter(|next| *next <= self.last);
+        let next = move |index: &u64| {
+            index
+                .checked_add(self.step)
+                .filter(|next| *next <= self.last)
+        };
         std::iter::successors(Some(self.first), next)
     }
 
@@ -77,7 +83,9 @@ impl IndexRange {
             None => (text, 1),
         };
         if step == 0 {
-            return Err(IndexSetError::ZeroStep { text: text.to_owned() });
+            return Err(IndexSetError::ZeroStep {
+                text: text.to_owned(),
+            });
         }
         let (first, last) = match range.split_once('-') {
             Some((first, last)) => (number(first)?, number(last)?),
@@ -98,7 +106,10 @@ impl FromStr for IndexSet {
         for part in text.split(',') {
             let range = IndexRange::parse(part.trim())?;
             if let Some(before) = ranges.last().filter(|before| before.last >= range.first) {
-                return Err(IndexSetError::NotRising { index: range.first, before: before.last });
+                return Err(IndexSetError::NotRising {
+                    index: range.first,
+                    before: before.last,
+                });
             }
             ranges.push(range);
         }
@@ -108,7 +119,9 @@ impl FromStr for IndexSet {
 
 /// A number that may carry `_` between its digits.
 fn number(text: &str) -> Result<u64, IndexSetError> {
-    let not_a_number = || IndexSetError::NotANumber { text: text.to_owned() };
+    let not_a_number = || IndexSetError::NotANumber {
+        text: text.to_owned(),
+    };
     let digits: String = text.chars().filter(|digit| *digit != '_').collect();
     if !digits.starts_with(|first: char| first.is_ascii_digit()) {
         return Err(not_a_number());
@@ -131,7 +144,10 @@ mod tests {
         assert_eq!(members("0-10:5"), [0, 5, 10]);
         assert_eq!(members("0-9:5"), [0, 5]);
         assert_eq!(members("1, 3, 7-9"), [1, 3, 7, 8, 9]);
-        assert_eq!("1-1_000_000".parse::<IndexSet>().unwrap().count(), 1_000_000);
+        assert_eq!(
+            "1-1_000_000".parse::<IndexSet>().unwrap().count(),
+            1_000_000
+        );
     }
 
     #[test]
@@ -141,7 +157,11 @@ mod tests {
             let members: Vec<u64> = set.members().collect();
             assert_eq!(set.count(), u64::try_from(members.len()).unwrap(), "{text}");
             for index in 0..60 {
-                assert_eq!(set.contains(index), members.contains(&index), "{text} {index}");
+                assert_eq!(
+                    set.contains(index),
+                    members.contains(&index),
+                    "{text} {index}"
+                );
             }
         }
     }
@@ -158,11 +178,28 @@ mod tests {
     fn wrong_texts_are_told_apart() {
         use IndexSetError::{Backwards, NotANumber, NotRising, ZeroStep};
         let error = |text: &str| text.parse::<IndexSet>().unwrap_err();
-        for text in ["", "a", "1-", "-3", "1,,2", "1-2-3", "_", "+5", "1:x", "99999999999999999999"] {
+        for text in [
+            "",
+            "a",
+            "1-",
+            "-3",
+            "1,,2",
+            "1-2-3",
+            "_",
+            "+5",
+            "1:x",
+            "99999999999999999999",
+        ] {
             assert!(matches!(error(text), NotANumber { .. }), "{text}");
         }
         assert!(matches!(error("5-3"), Backwards { first: 5, last: 3 }));
         assert!(matches!(error("1-3:0"), ZeroStep { .. }));
-        assert!(matches!(error("1-5,3"), NotRising { index: 3, before: 5 }));
+        assert!(matches!(
+            error("1-5,3"),
+            NotRising {
+                index: 3,
+                before: 5
+            }
+        ));
     }
 }

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
@@ -36,7 +36,9 @@ pub(crate) enum InputError {
     #[error("`::::` needs the name of a file, or `-` for stdin")]
     NoFile,
     /// A second separator, which other programs take for a product of lists.
-    #[error("`{0}` stands a second time; give all inputs after one `:::`, or files after one `::::`")]
+    #[error(
+        "`{0}` stands a second time; give all inputs after one `:::`, or files after one `::::`"
+    )]
     SecondSeparator(&'static str),
     /// A file of inputs cannot be opened or read.
     #[error("cannot read the inputs from {path}: {source}")]
@@ -47,7 +49,9 @@ pub(crate) enum InputError {
         source: io::Error,
     },
     /// An input that can never be an argument.
-    #[error("input {number} from {path} is longer than the {INPUT_BYTES_MAX} bytes an argument may have")]
+    #[error(
+        "input {number} from {path} is longer than the {INPUT_BYTES_MAX} bytes an argument may have"
+    )]
     TooLong {
         /// The file, `stdin` or `the command line`.
         path: String,
@@ -55,7 +59,9 @@ pub(crate) enum InputError {
         number: u64,
     },
     /// An input that can never be an argument.
-    #[error("input {number} from {path} holds a NUL byte, which no argument can; use -0 when NUL separates the inputs")]
+    #[error(
+        "input {number} from {path} holds a NUL byte, which no argument can; use -0 when NUL separates the inputs"
+    )]
     HoldsNul {
         /// The file or `stdin`.
         path: String,
@@ -80,11 +86,16 @@ pub(crate) fn split_words(mut words: Vec<OsString>) -> Result<(Vec<OsString>, So
     if inputs.is_empty() {
         return Err(InputError::NoFile);
     }
-    Ok((words, Source::Files(inputs.into_iter().map(PathBuf::from).collect())))
+    Ok((
+        words,
+        Source::Files(inputs.into_iter().map(PathBuf::from).collect()),
+    ))
 }
 
 fn separator(word: &OsStr) -> Option<&'static str> {
-    [":::", "::::"].into_iter().find(|separator| word == OsStr::new(separator))
+    [":::", "::::"]
+        .into_iter()
+        .find(|separator| word == OsStr::new(separator))
 }
 
 impl Source {
@@ -107,7 +118,10 @@ impl Source {
 
     /// Reads the inputs on a thread of its own. The stream ends after the last input or the first
     /// error. The thread may sit in a read when the program ends; that holds nothing up.
-    pub(crate) fn stream(self, delimiter: u8) -> io::Result<mpsc::Receiver<Result<Vec<u8>, InputError>>> {
+    pub(crate) fn stream(
+        self,
+        delimiter: u8,
+    ) -> io::Result<mpsc::Receiver<Result<Vec<u8>, InputError>>> {
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         let read = move || {
             let mut push = |input| sender.blocking_send(Ok(input)).is_ok();
@@ -116,7 +130,9 @@ impl Source {
                 drop(sender.blocking_send(Err(error)));
             }
         };
-        std::thread::Builder::new().name("qtf-inputs".to_owned()).spawn(read)?;
+        std::thread::Builder::new()
+            .name("qtf-inputs".to_owned())
+            .spawn(read)?;
         Ok(receiver)
     }
 
@@ -127,18 +143,29 @@ impl Source {
                 let _wanted = words.into_iter().all(|word| push(word.into_vec()));
                 Ok(())
             }
-            Source::Files(paths) => paths.into_iter().try_for_each(|path| read_file(path, delimiter, push)),
-            Source::Stdin => read_items(&mut io::stdin().lock(), "stdin", delimiter, push).map(drop),
+            Source::Files(paths) => paths
+                .iter()
+                .try_for_each(|path| read_file(path, delimiter, push)),
+            Source::Stdin => {
+                read_items(&mut io::stdin().lock(), "stdin", delimiter, push).map(drop)
+            }
         }
     }
 }
 
-fn read_file(path: PathBuf, delimiter: u8, push: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<(), InputError> {
+fn read_file(
+    path: &Path,
+    delimiter: u8,
+    push: &mut dyn FnMut(Vec<u8>) -> bool,
+) -> Result<(), InputError> {
     if path.as_os_str() == "-" {
         return read_items(&mut io::stdin().lock(), "stdin", delimiter, push).map(drop);
     }
     let name = path.display().to_string();
-    let file = File::open(&path).map_err(|source| InputError::Unreadable { path: name.clone(), source })?;
+    let file = File::open(path).map_err(|source| InputError::Unreadable {
+        path: name.clone(),
+        source,
+    })?;
     read_items(&mut BufReader::new(file), &name, delimiter, push).map(drop)
 }
 
@@ -155,19 +182,30 @@ fn read_items(
         number = number.saturating_add(1);
         let mut item = Vec::new();
         // One byte for the delimiter and one to see that the item is too long.
-        let limit = u64::try_from(INPUT_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+        let limit = u64::try_from(INPUT_BYTES_MAX)
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
         let read = Read::take(&mut *reader, limit).read_until(delimiter, &mut item);
-        read.map_err(|source| InputError::Unreadable { path: path(), source })?;
+        read.map_err(|source| InputError::Unreadable {
+            path: path(),
+            source,
+        })?;
         if item.is_empty() {
             return Ok(true);
         }
         if item.last() == Some(&delimiter) {
             item.pop();
         } else if item.len() > INPUT_BYTES_MAX {
-            return Err(InputError::TooLong { path: path(), number });
+            return Err(InputError::TooLong {
+                path: path(),
+                number,
+            });
         }
         if item.contains(&0) {
-            return Err(InputError::HoldsNul { path: path(), number });
+            return Err(InputError::HoldsNul {
+                path: path(),
+                number,
+            });
         }
         if !push(item) {
             return Ok(false);
@@ -212,7 +250,10 @@ mod tests {
         let (_, source) = split_words(words(&["cat", "::::", "x", "-"])).unwrap();
         assert_eq!(source, Source::Files(vec!["x".into(), "-".into()]));
         assert!(source.reads_stdin());
-        assert!(matches!(split_words(words(&["cat", "::::"])), Err(InputError::NoFile)));
+        assert!(matches!(
+            split_words(words(&["cat", "::::"])),
+            Err(InputError::NoFile)
+        ));
     }
 
     #[test]
@@ -223,7 +264,10 @@ mod tests {
 
     #[test]
     fn a_second_separator_is_refused_and_named() {
-        for (texts, second) in [(["c", ":::", "a", ":::"], ":::"), (["c", "::::", "a", ":::"], ":::")] {
+        for (texts, second) in [
+            (["c", ":::", "a", ":::"], ":::"),
+            (["c", "::::", "a", ":::"], ":::"),
+        ] {
             let error = split_words(words(&texts)).unwrap_err();
             assert!(matches!(error, InputError::SecondSeparator(name) if name == second));
         }
@@ -231,12 +275,10 @@ mod tests {
 
     #[test]
     fn lines_are_bytes_and_the_last_may_lack_its_end() {
-        assert_eq!(items(b"a b\n\n\xff'\"\r\nlast", b'\n').unwrap(), [
-            &b"a b"[..],
-            b"",
-            b"\xff'\"\r",
-            b"last"
-        ]);
+        assert_eq!(
+            items(b"a b\n\n\xff'\"\r\nlast", b'\n').unwrap(),
+            [&b"a b"[..], b"", b"\xff'\"\r", b"last"]
+        );
         assert!(items(b"", b'\n').unwrap().is_empty());
     }
 
@@ -248,7 +290,10 @@ mod tests {
     #[test]
     fn a_nul_byte_in_a_line_is_told_with_its_number() {
         let error = items(b"ok\na\0b\n", b'\n').unwrap_err();
-        assert!(matches!(error, InputError::HoldsNul { number: 2, .. }), "{error}");
+        assert!(
+            matches!(error, InputError::HoldsNul { number: 2, .. }),
+            "{error}"
+        );
     }
 
     #[test]
@@ -258,7 +303,10 @@ mod tests {
         bytes.push(b'\n');
         assert_eq!(items(&bytes, b'\n').unwrap()[0].len(), INPUT_BYTES_MAX);
         bytes.insert(0, b'x');
-        assert!(matches!(items(&bytes, b'\n'), Err(InputError::TooLong { number: 1, .. })));
+        assert!(matches!(
+            items(&bytes, b'\n'),
+            Err(InputError::TooLong { number: 1, .. })
+        ));
     }
 
     #[test]
@@ -274,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = read_file("/nowhere/at/all".into(), b'\n', &mut |_| true).unwrap_err();
+        let error = read_file(Path::new("/nowhere/at/all"), b'\n', &mut |_| true).unwrap_err();
         assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
     }
 }

@@ -44,17 +44,28 @@ impl LastFile {
 
     fn in_directory(directory: &Path, address: &str) -> Self {
         let name = format!("last-{:016x}", fnv1a(address.as_bytes()));
-        LastFile { path: directory.join(name), address: address.to_owned() }
+        LastFile {
+            path: directory.join(name),
+            address: address.to_owned(),
+        }
     }
 
     /// Replaces what is remembered.
     pub(crate) fn write(&self, submission: &Submission) -> io::Result<()> {
         if let Some(directory) = self.path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
         }
         // Two submissions at the same moment write two files; the later rename wins as a whole.
         let new = self.path.with_extension(std::process::id().to_string());
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         let mut out = BufWriter::new(file);
         writeln!(out, "{HEAD}{}", self.address)?;
         if submission.no_result {
@@ -87,7 +98,10 @@ impl LastFile {
                 continue;
             }
             let damaged = || {
-                let text = format!("{} is damaged; submit again or delete it", self.path.display());
+                let text = format!(
+                    "{} is damaged; submit again or delete it",
+                    self.path.display()
+                );
                 io::Error::new(io::ErrorKind::InvalidData, text)
             };
             submission.ids.push(line.parse().map_err(|_| damaged())?);
@@ -97,7 +111,11 @@ impl LastFile {
 }
 
 fn state_directory() -> PathBuf {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .map_or_else(qtf_proto::address::runtime_dir, |state| state.join("qtf"))
@@ -116,7 +134,9 @@ mod tests {
     use super::*;
 
     fn submission(no_result: bool) -> Submission {
-        let ids = [1 << 24, 5 << 24 | 7].map(|raw| TaskId::from_raw(raw).unwrap()).to_vec();
+        let ids = [1 << 24, (5 << 24) | 7]
+            .map(|raw| TaskId::from_raw(raw).unwrap())
+            .to_vec();
         Submission { ids, no_result }
     }
 
@@ -132,7 +152,11 @@ mod tests {
         assert_eq!(b.read().unwrap(), Some(submission(true)));
         a.write(&Submission::default()).unwrap();
         assert_eq!(a.read().unwrap(), Some(Submission::default()));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no temporary file stays");
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            2,
+            "no temporary file stays"
+        );
     }
 
     #[test]
@@ -140,7 +164,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let a = LastFile::in_directory(directory.path(), "unix:/a");
         a.write(&submission(false)).unwrap();
-        let b = LastFile { address: "unix:/b".to_owned(), ..a };
+        let b = LastFile {
+            address: "unix:/b".to_owned(),
+            ..a
+        };
         assert_eq!(b.read().unwrap(), None);
     }
 

@@ -36,7 +36,9 @@ pub(crate) struct Selection(pub(crate) Vec<Selector>);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SelectorError {
     /// A part that is none of the forms.
-    #[error("`{part}` is neither a task id (13 letters and digits, as `qtf submit` prints them) nor ID[1-5], last, all or -")]
+    #[error(
+        "`{part}` is neither a task id (13 letters and digits, as `qtf submit` prints them) nor ID[1-5], last, all or -"
+    )]
     Unknown { part: String },
     /// A bracket without its partner.
     #[error("the bracket in `{part}` is not closed; write members as ID[1-5,8]")]
@@ -48,12 +50,17 @@ pub(crate) enum SelectorError {
 
 /// Reads one argument.
 pub(crate) fn parse_selection(text: &str) -> Result<Selection, SelectorError> {
-    split_outside_brackets(text).map(parse_selector).collect::<Result<_, _>>().map(Selection)
+    split_outside_brackets(text)
+        .map(parse_selector)
+        .collect::<Result<_, _>>()
+        .map(Selection)
 }
 
 /// Reads one id, as it comes on stdin.
 pub(crate) fn parse_id(text: &str) -> Result<TaskId, SelectorError> {
-    text.parse().map_err(|_| SelectorError::Unknown { part: shortened(text) })
+    text.parse().map_err(|_| SelectorError::Unknown {
+        part: shortened(text),
+    })
 }
 
 fn parse_selector(part: &str) -> Result<Selector, SelectorError> {
@@ -68,12 +75,18 @@ fn parse_selector(part: &str) -> Result<Selector, SelectorError> {
         return parse_id(part).map(Selector::Task);
     };
     let Some(indexes) = members.strip_suffix(']') else {
-        return Err(SelectorError::OpenBracket { part: shortened(part) });
+        return Err(SelectorError::OpenBracket {
+            part: shortened(part),
+        });
     };
-    let indexes = indexes
-        .parse()
-        .map_err(|source| SelectorError::Indexes { part: shortened(part), source })?;
-    Ok(Selector::Members { array: parse_id(array)?, indexes })
+    let indexes = indexes.parse().map_err(|source| SelectorError::Indexes {
+        part: shortened(part),
+        source,
+    })?;
+    Ok(Selector::Members {
+        array: parse_id(array)?,
+        indexes,
+    })
 }
 
 /// Splits at commas that do not stand within brackets.
@@ -115,20 +128,35 @@ mod tests {
         let (a, b) = (id(0x0123_4567_89ab_cdef), id(1 << 24));
         let text = format!("{a},{b}[1-5,8],last,all,-");
         let indexes = "1-5,8".parse().unwrap();
-        assert_eq!(selectors(&text).unwrap(), [
-            Selector::Task(a),
-            Selector::Members { array: b, indexes },
-            Selector::Last,
-            Selector::All,
-            Selector::Stdin,
-        ]);
+        assert_eq!(
+            selectors(&text).unwrap(),
+            [
+                Selector::Task(a),
+                Selector::Members { array: b, indexes },
+                Selector::Last,
+                Selector::All,
+                Selector::Stdin,
+            ]
+        );
     }
 
     #[test]
     fn what_is_no_selector_is_refused_with_the_forms() {
-        for text in ["", "7", "first", "al", "a,b", ",", "\u{1F600}", &"x".repeat(1000)] {
+        for text in [
+            "",
+            "7",
+            "first",
+            "al",
+            "a,b",
+            ",",
+            "\u{1F600}",
+            &"x".repeat(1000),
+        ] {
             let error = selectors(text).unwrap_err();
-            assert!(matches!(error, SelectorError::Unknown { .. }), "{text}: {error}");
+            assert!(
+                matches!(error, SelectorError::Unknown { .. }),
+                "{text}: {error}"
+            );
             assert!(error.to_string().len() < 200, "{error}");
         }
     }
@@ -137,9 +165,21 @@ mod tests {
     fn brackets_are_checked() {
         let array = id(1 << 24);
         let error = |text: String| selectors(&text).unwrap_err();
-        assert!(matches!(error(format!("{array}[1-5")), SelectorError::OpenBracket { .. }));
-        assert!(matches!(error(format!("{array}[]")), SelectorError::Indexes { .. }));
-        assert!(matches!(error(format!("{array}[5-1]")), SelectorError::Indexes { .. }));
-        assert!(matches!(error("x[1-5]".to_owned()), SelectorError::Unknown { .. }));
+        assert!(matches!(
+            error(format!("{array}[1-5")),
+            SelectorError::OpenBracket { .. }
+        ));
+        assert!(matches!(
+            error(format!("{array}[]")),
+            SelectorError::Indexes { .. }
+        ));
+        assert!(matches!(
+            error(format!("{array}[5-1]")),
+            SelectorError::Indexes { .. }
+        ));
+        assert!(matches!(
+            error("x[1-5]".to_owned()),
+            SelectorError::Unknown { .. }
+        ));
     }
 }

@@ -19,7 +19,11 @@ pub(crate) struct EndSignals {
 impl EndSignals {
     /// Starts to listen. From here on the signals no longer end the program by themselves.
     pub(crate) fn listen() -> io::Result<Self> {
-        let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        let hangup = if hangup_is_ignored() {
+            None
+        } else {
+            Some(signal(SignalKind::hangup())?)
+        };
         Ok(EndSignals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -50,7 +54,9 @@ fn hangup_is_ignored() -> bool {
 }
 
 fn ignored_signals(status: &str) -> Option<u64> {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
@@ -60,7 +66,10 @@ mod tests {
 
     #[test]
     fn mask_of_ignored_signals_is_read() {
-        assert_eq!(ignored_signals("SigBlk:\t00\nSigIgn:\t0000000000001001\n"), Some(0x1001));
+        assert_eq!(
+            ignored_signals("SigBlk:\t00\nSigIgn:\t0000000000001001\n"),
+            Some(0x1001)
+        );
         assert_eq!(ignored_signals("nothing"), None);
     }
 }

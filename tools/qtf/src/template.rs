@@ -26,7 +26,9 @@ pub(crate) struct Template {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TemplateError {
     /// There is no command.
-    #[error("no command given; write it before the inputs, as in qtf map 'sha256sum {{}}' ::: FILES")]
+    #[error(
+        "no command given; write it before the inputs, as in qtf map 'sha256sum {{}}' ::: FILES"
+    )]
     Empty,
     /// A quote is not closed.
     #[error("a quote is not closed in the command `{command}`")]
@@ -54,7 +56,10 @@ impl Template {
 
     /// The argument vector for one input.
     pub(crate) fn fill(&self, input: &[u8]) -> Vec<Argument> {
-        let filled = self.words.iter().map(|word| replace(word, INPUT_HOLE, input));
+        let filled = self
+            .words
+            .iter()
+            .map(|word| replace(word, INPUT_HOLE, input));
         let appended = (!self.has_hole).then(|| input.to_vec());
         filled.chain(appended).collect()
     }
@@ -63,12 +68,17 @@ impl Template {
 /// Fills `%{index}` in each argument.
 pub(crate) fn fill_index(arguments: &[Argument], index: u64) -> Vec<Argument> {
     let index = index.to_string();
-    arguments.iter().map(|word| replace(word, INDEX_HOLE, index.as_bytes())).collect()
+    arguments
+        .iter()
+        .map(|word| replace(word, INDEX_HOLE, index.as_bytes()))
+        .collect()
 }
 
 /// Whether `%{index}` stands in an argument.
 pub(crate) fn names_index(arguments: &[Argument]) -> bool {
-    arguments.iter().any(|word| find(word, INDEX_HOLE).is_some())
+    arguments
+        .iter()
+        .any(|word| find(word, INDEX_HOLE).is_some())
 }
 
 /// Splits as a shell would. The splitter works on characters; each byte becomes the character of the
@@ -83,7 +93,8 @@ fn split(command: &[u8]) -> Result<Vec<Argument>, TemplateError> {
 }
 
 fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
-    text.windows(needle.len()).position(|window| window == needle)
+    text.windows(needle.len())
+        .position(|window| window == needle)
 }
 
 fn replace(text: &[u8], hole: &[u8], with: &[u8]) -> Vec<u8> {
@@ -103,7 +114,12 @@ mod tests {
     use super::*;
 
     fn template(words: &[&[u8]]) -> Result<Template, TemplateError> {
-        Template::new(words.iter().map(|word| OsString::from_vec(word.to_vec())).collect())
+        Template::new(
+            words
+                .iter()
+                .map(|word| OsString::from_vec(word.to_vec()))
+                .collect(),
+        )
     }
 
     fn filled(words: &[&[u8]], input: &[u8]) -> Vec<Vec<u8>> {
@@ -113,17 +129,32 @@ mod tests {
     #[test]
     fn one_string_is_split_as_a_shell_would() {
         let words = filled(&[br#"sh -c 'echo "$1"' x "{} b" c\ d"#], b"A");
-        assert_eq!(words, [&b"sh"[..], b"-c", br#"echo "$1""#, b"x", b"A b", b"c d"]);
+        assert_eq!(
+            words,
+            [&b"sh"[..], b"-c", br#"echo "$1""#, b"x", b"A b", b"c d"]
+        );
     }
 
     #[test]
     fn several_words_are_taken_as_they_are() {
-        assert_eq!(filled(&[b"my prog", b"a b", b"{}"], b"x"), [&b"my prog"[..], b"a b", b"x"]);
+        assert_eq!(
+            filled(&[b"my prog", b"a b", b"{}"], b"x"),
+            [&b"my prog"[..], b"a b", b"x"]
+        );
     }
 
     #[test]
     fn an_input_stays_one_argument_byte_for_byte() {
-        for input in [&b"a b"[..], b"it's", b"\"", b"a\nb", b"$(rm x)", b"\xff\xfe", b"{}", b""] {
+        for input in [
+            &b"a b"[..],
+            b"it's",
+            b"\"",
+            b"a\nb",
+            b"$(rm x)",
+            b"\xff\xfe",
+            b"{}",
+            b"",
+        ] {
             assert_eq!(filled(&[b"cat {}"], input), [b"cat", input]);
             assert_eq!(filled(&[b"cat"], input), [b"cat", input]);
         }
@@ -137,11 +168,10 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_utf8_survives_the_splitting() {
-        assert_eq!(filled(&[b"caf\xe9 '\xff \xc3\xa9' {}"], b"x"), [
-            &b"caf\xe9"[..],
-            b"\xff \xc3\xa9",
-            b"x"
-        ]);
+        assert_eq!(
+            filled(&[b"caf\xe9 '\xff \xc3\xa9' {}"], b"x"),
+            [&b"caf\xe9"[..], b"\xff \xc3\xa9", b"x"]
+        );
         // A no-break space (0xA0) and the like are not separators.
         assert_eq!(filled(&[b"a\xa0b\x85c"], b"x"), [&b"a\xa0b\x85c"[..], b"x"]);
     }
@@ -152,14 +182,24 @@ mod tests {
         for command in [&b""[..], b"  ", b"''", b"# comment"] {
             assert_eq!(template(&[command]), Err(TemplateError::Empty));
         }
-        assert!(matches!(template(&[b"echo 'a"]), Err(TemplateError::OpenQuote { .. })));
+        assert!(matches!(
+            template(&[b"echo 'a"]),
+            Err(TemplateError::OpenQuote { .. })
+        ));
     }
 
     #[test]
     fn the_index_is_filled_into_every_argument() {
-        let arguments = vec![b"--part=%{index}".to_vec(), b"%{index}-%{index}".to_vec(), b"{}".to_vec()];
+        let arguments = vec![
+            b"--part=%{index}".to_vec(),
+            b"%{index}-%{index}".to_vec(),
+            b"{}".to_vec(),
+        ];
         assert!(names_index(&arguments));
-        assert_eq!(fill_index(&arguments, 42), [&b"--part=42"[..], b"42-42", b"{}"]);
+        assert_eq!(
+            fill_index(&arguments, 42),
+            [&b"--part=42"[..], b"42-42", b"{}"]
+        );
         assert!(!names_index(&[b"%index".to_vec()]));
     }
 }

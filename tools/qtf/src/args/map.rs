@@ -28,7 +28,7 @@ Examples:
   qtf map 'sha256sum {}' ::: *.iso
   find . -name '*.wav' -print0 | qtf map -0 'flac --best {}'
   qtf map -j 4 convert {} -resize 50% {}.small.png :::: names.txt
-  qtf map \"sh -c 'wc -l \\\"$1\\\" | cut -d\\\" \\\" -f1' sh {}\" ::: *.rs
+  qtf map sh -c 'wc -l < \"$1\"' sh {} ::: *.rs
   qtf --addr build1:7878 map --env CC=clang make -C {} ::: liba libb";
 
 /// Runs a command over many inputs and prints the outputs in input order
@@ -58,6 +58,11 @@ pub(crate) struct MapArgs {
     #[arg(long)]
     pub(crate) no_progress: bool,
     /// CMD [ARGS]... [::: INPUTS... | :::: FILES...]
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub(crate) words: Vec<OsString>,
 }

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use map::MapArgs;
 pub(crate) use operate::{ClientCommand, CompletionsArgs, DevArgs, SizeArgs, WorkerCommand};
-pub(crate) use submit::SubmitArgs;
+pub(crate) use submit::{DurabilityName, SubmitArgs};
 pub(crate) use tasks::{
     CancelArgs, ForgetArgs, PsArgs, ResultArgs, StateName, TaskArgs, UpdateArgs, WaitArgs,
 };
@@ -58,10 +58,23 @@ pub(crate) struct GlobalArgs {
     /// Address of the daemon: unix:PATH or HOST:PORT
     ///
     /// Without it the Unix socket in the runtime directory is tried, then 127.0.0.1:7878.
-    #[arg(long, global = true, env = "QTF_ADDR", value_name = "ADDR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "QTF_ADDR",
+        value_name = "ADDR",
+        hide_env_values = true
+    )]
     pub(crate) addr: Option<String>,
     /// Form of the output
-    #[arg(long, global = true, env = "QTF_OUTPUT", value_enum, default_value_t, hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "QTF_OUTPUT",
+        value_enum,
+        default_value_t,
+        hide_env_values = true
+    )]
     output: OutputMode,
     /// Short for --output json
     #[arg(long, global = true)]
@@ -71,7 +84,11 @@ pub(crate) struct GlobalArgs {
 impl GlobalArgs {
     /// The form of the output that was asked for.
     pub(crate) fn mode(&self) -> OutputMode {
-        if self.json { OutputMode::Json } else { self.output }
+        if self.json {
+            OutputMode::Json
+        } else {
+            self.output
+        }
     }
 }
 
@@ -126,7 +143,9 @@ mod tests {
 
     #[test]
     fn options_after_the_command_word_belong_to_the_command() {
-        let Command::Map(map) = parse(&["map", "-j", "2", "grep", "-j", "{}", ":::", "-x"]).unwrap().command
+        let Command::Map(map) = parse(&["map", "-j", "2", "grep", "-j", "{}", ":::", "-x"])
+            .unwrap()
+            .command
         else {
             panic!("not map")
         };
@@ -136,8 +155,13 @@ mod tests {
 
     #[test]
     fn submit_takes_the_program_with_and_without_two_dashes() {
-        for line in [&["submit", "-p", "9", "--", "ls", "-l"][..], &["submit", "-p", "9", "ls", "-l"]] {
-            let Command::Submit(submit) = parse(line).unwrap().command else { panic!("not submit") };
+        for line in [
+            &["submit", "-p", "9", "--", "ls", "-l"][..],
+            &["submit", "-p", "9", "ls", "-l"],
+        ] {
+            let Command::Submit(submit) = parse(line).unwrap().command else {
+                panic!("not submit")
+            };
             assert_eq!(submit.command, ["ls", "-l"]);
             assert_eq!(submit.priority, Some(9));
         }
@@ -145,10 +169,17 @@ mod tests {
 
     #[test]
     fn json_is_short_for_output_json_and_global() {
-        for line in [&["--json", "ps"][..], &["ps", "--json"], &["--output", "json", "ps"]] {
+        for line in [
+            &["--json", "ps"][..],
+            &["ps", "--json"],
+            &["--output", "json", "ps"],
+        ] {
             assert_eq!(parse(line).unwrap().global.mode(), OutputMode::Json);
         }
-        assert_eq!(parse(&["ps", "--output", "jsonl"]).unwrap().global.mode(), OutputMode::Jsonl);
+        assert_eq!(
+            parse(&["ps", "--output", "jsonl"]).unwrap().global.mode(),
+            OutputMode::Jsonl
+        );
     }
 
     #[test]
@@ -166,7 +197,11 @@ mod tests {
             }
             for command in &mut shown {
                 let help = command.render_long_help().to_string();
-                assert!(help.contains("Examples:\n  qtf "), "{}: {help}", command.get_name());
+                assert!(
+                    help.contains("Examples:\n  qtf "),
+                    "{}: {help}",
+                    command.get_name()
+                );
             }
         }
     }

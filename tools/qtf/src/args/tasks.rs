@@ -134,7 +134,13 @@ Examples:
   qtf ps --state failed --output jsonl | jq -r .id")]
 pub(crate) struct PsArgs {
     /// Only tasks in these states
-    #[arg(long, value_enum, value_name = "STATE", value_delimiter = ',', hide_possible_values = false)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "STATE",
+        value_delimiter = ',',
+        hide_possible_values = false
+    )]
     pub(crate) state: Vec<StateName>,
     /// Also tasks that have ended and whose results are kept
     #[arg(short, long, conflicts_with = "state")]
@@ -143,7 +149,13 @@ pub(crate) struct PsArgs {
     #[arg(short, long)]
     pub(crate) mine: bool,
     /// At most so many
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     pub(crate) limit: u64,
 }
 

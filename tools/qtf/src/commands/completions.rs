@@ -8,7 +8,7 @@ use crate::args::{Cli, CompletionsArgs};
 use crate::exit::{Ending, Exit};
 
 /// Writes the script for a shell to stdout.
-pub(crate) fn run(args: CompletionsArgs) -> Ending {
+pub(crate) fn run(args: &CompletionsArgs) -> Ending {
     // The generator panics when its writer fails, so it writes to memory first.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "qtf", &mut script);

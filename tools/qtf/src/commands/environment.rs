@@ -10,7 +10,10 @@ pub(crate) type Variable = (OsString, OsString);
 
 /// Reads the variables; a name alone takes the value from the environment of this program.
 pub(crate) fn parse_variables(texts: &[OsString]) -> Result<Vec<Variable>, Failure> {
-    texts.iter().map(|text| parse_variable(text, |name| std::env::var_os(name))).collect()
+    texts
+        .iter()
+        .map(|text| parse_variable(text, |name| std::env::var_os(name)))
+        .collect()
 }
 
 fn parse_variable(
@@ -20,7 +23,10 @@ fn parse_variable(
     let bytes = text.as_bytes();
     let equals = bytes.iter().position(|byte| *byte == b'=');
     let (name, value) = match equals {
-        Some(at) => (&bytes[..at], Some(OsString::from_vec(bytes[at + 1..].to_vec()))),
+        Some(at) => (
+            &bytes[..at],
+            Some(OsString::from_vec(bytes[at + 1..].to_vec())),
+        ),
         None => (bytes, None),
     };
     let name = OsStr::from_bytes(name);
@@ -58,7 +64,13 @@ mod tests {
     #[test]
     fn a_name_alone_passes_the_value_on() {
         assert_eq!(parsed("HOME").unwrap().1, "/home/x");
-        assert!(parsed("NOT_SET").unwrap_err().message().unwrap().contains("NOT_SET=VALUE"));
+        assert!(
+            parsed("NOT_SET")
+                .unwrap_err()
+                .message()
+                .unwrap()
+                .contains("NOT_SET=VALUE")
+        );
     }
 
     #[test]

@@ -19,42 +19,40 @@ use crate::args::{Cli, Command};
 use crate::exit::{Ending, Exit, Failure};
 use crate::signals::EndSignals;
 
-pub(crate) use environment::{parse_variables, Variable};
+pub(crate) use environment::{Variable, parse_variables};
+pub(crate) use result::notes;
+pub(crate) use submit::working_directory;
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli) -> Ending {
     let Cli { global, command } = cli;
+    let global = &global;
     let mut signals = EndSignals::listen()
         .map_err(|error| Failure::new(Exit::Usage, format!("cannot listen to signals: {error}")))?;
-    let work = async {
-        match command {
-            // These two end what they started before they end themselves.
-            Command::Dev(args) => return dev::run(args, &global, &mut signals).await,
-            Command::Map(args) => return crate::map::run(args, &global, &mut signals).await,
-            _ => {}
-        }
-        let short = async {
-            match command {
-                Command::Submit(args) => submit::run(args, &global).await,
-                Command::Wait(args) => wait::run(args, &global).await,
-                Command::Result(args) => result::run(args, &global).await,
-                Command::Cancel(args) => verdicts::cancel(args, &global).await,
-                Command::Forget(args) => verdicts::forget(args, &global).await,
-                Command::Update(args) => verdicts::update(args, &global).await,
-                Command::Task(args) => task::run(args, &global).await,
-                Command::Ps(args) => ps::run(args, &global).await,
-                Command::Worker(args) => worker::run(args, &global).await,
-                Command::Client(args) => client::run(args, &global).await,
-                Command::Size(args) => size::run(args, &global),
-                Command::Completions(args) => completions::run(args),
-                Command::Dev(_) | Command::Map(_) => Ok(Exit::Ok),
-            }
-        };
-        tokio::select! {
-            ending = short => ending,
-            // The tasks go on; only this program ends.
-            exit = signals.next() => Ok(exit),
-        }
-    };
-    work.await
+    let signals = &mut signals;
+    match command {
+        // These two end what they started before they end themselves.
+        Command::Dev(args) => dev::run(args, global, signals).await,
+        Command::Map(args) => crate::map::run(args, global, signals).await,
+        Command::Submit(args) => or_signal(signals, submit::run(args, global)).await,
+        Command::Wait(args) => or_signal(signals, wait::run(args, global)).await,
+        Command::Result(args) => or_signal(signals, result::run(args, global)).await,
+        Command::Cancel(args) => or_signal(signals, verdicts::cancel(args, global)).await,
+        Command::Forget(args) => or_signal(signals, verdicts::forget(args, global)).await,
+        Command::Update(args) => or_signal(signals, verdicts::update(args, global)).await,
+        Command::Task(args) => or_signal(signals, task::run(args, global)).await,
+        Command::Ps(args) => or_signal(signals, ps::run(args, global)).await,
+        Command::Worker(args) => or_signal(signals, worker::run(args, global)).await,
+        Command::Client(args) => or_signal(signals, client::run(args, global)).await,
+        Command::Size(args) => size::run(&args, global),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Ends at a signal. Tasks go on; only this program ends.
+async fn or_signal(signals: &mut EndSignals, work: impl Future<Output = Ending>) -> Ending {
+    tokio::select! {
+        ending = work => ending,
+        exit = signals.next() => Ok(exit),
+    }
 }

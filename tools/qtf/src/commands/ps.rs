@@ -18,7 +18,12 @@ pub(crate) async fn run(args: PsArgs, global: &GlobalArgs) -> Ending {
     } else {
         args.state.iter().map(|name| proto_state(*name)).collect()
     };
-    let filter = ListFilter { states, mine: args.mine, limit: args.limit, ..ListFilter::default() };
+    let filter = ListFilter {
+        states,
+        mine: args.mine,
+        limit: args.limit,
+        ..ListFilter::default()
+    };
     let tasks = list(&Daemon::connect(global).await?, filter).await?;
     let records: Vec<TaskRecord> = tasks.iter().map(TaskRecord::from).collect();
     print_list(global.mode(), &records)?;

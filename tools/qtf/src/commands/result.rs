@@ -50,15 +50,23 @@ async fn print_one(daemon: &Daemon, id: TaskId, mode: OutputMode) -> Ending {
     let state = info.state();
     let Some(output) = output else {
         let name = state_name(state);
-        message(format!("task {id} has not ended, it is {name}; wait for it with `qtf wait {id}`"));
+        message(format!(
+            "task {id} has not ended, it is {name}; wait for it with `qtf wait {id}`"
+        ));
         return Ok(Exit::TimedOut);
     };
     match mode {
         OutputMode::Table => print_bytes(&output)?,
-        OutputMode::Json | OutputMode::Jsonl => print_json("qtf.result/1", &record(&info, &output))?,
+        OutputMode::Json | OutputMode::Jsonl => {
+            print_json("qtf.result/1", &record(&info, &output))?;
+        }
     }
     tell(id, &info, &output);
-    Ok(if state == TaskState::Done { Exit::Ok } else { Exit::TaskFailed })
+    Ok(if state == TaskState::Done {
+        Exit::Ok
+    } else {
+        Exit::TaskFailed
+    })
 }
 
 /// The task, and its output if it has ended.
@@ -110,10 +118,22 @@ fn record<'a>(info: &TaskInfo, output: &'a TaskOutput) -> ResultRecord<'a> {
 fn tell(id: TaskId, info: &TaskInfo, output: &TaskOutput) {
     if info.state() != TaskState::Done {
         let ending = describe(info.state(), info.outcome.as_ref());
-        let reason = if output.message.is_empty() { String::new() } else { format!(" ({})", output.message) };
-        message(format!("task {id} {}: {ending}{reason}", state_name(info.state()).replace('_', " ")));
+        let reason = if output.message.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", output.message)
+        };
+        message(format!(
+            "task {id} {}: {ending}{reason}",
+            state_name(info.state()).replace('_', " ")
+        ));
     }
-    for note in notes(output, info.outcome.as_ref().is_some_and(|outcome| outcome.result_dropped)) {
+    for note in notes(
+        output,
+        info.outcome
+            .as_ref()
+            .is_some_and(|outcome| outcome.result_dropped),
+    ) {
         message(format!("task {id}: {note}"));
     }
 }

@@ -41,8 +41,12 @@ pub(crate) const UNFINISHED: [TaskState; 8] = [
     TaskState::Ended,
 ];
 
-const ENDED: [TaskState; 4] =
-    [TaskState::Done, TaskState::Failed, TaskState::Cancelled, TaskState::DeadLetter];
+const ENDED: [TaskState; 4] = [
+    TaskState::Done,
+    TaskState::Failed,
+    TaskState::Cancelled,
+    TaskState::DeadLetter,
+];
 
 /// Resolves what stands on the command line.
 pub(crate) async fn resolve(
@@ -75,9 +79,17 @@ pub(crate) async fn resolve(
 
 fn last(daemon: &Daemon) -> Result<crate::last::Submission, Failure> {
     let last = daemon.last().read();
-    let last = last.map_err(|error| Failure::new(Exit::Usage, format!("cannot read what `last` means: {error}")))?;
+    let last = last.map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("cannot read what `last` means: {error}"),
+        )
+    })?;
     last.ok_or_else(|| {
-        let text = format!("no submission to {} is remembered; name the task by its id", daemon.address);
+        let text = format!(
+            "no submission to {} is remembered; name the task by its id",
+            daemon.address
+        );
         Failure::new(Exit::NotFound, text)
     })
 }
@@ -87,15 +99,31 @@ async fn own_tasks(daemon: &Daemon, all: All) -> Result<Vec<TaskId>, Failure> {
         All::Unfinished => UNFINISHED.to_vec(),
         All::Ended => ENDED.to_vec(),
     };
-    let filter = ListFilter { states, mine: true, without_preview: true, ..ListFilter::default() };
+    let filter = ListFilter {
+        states,
+        mine: true,
+        without_preview: true,
+        ..ListFilter::default()
+    };
     let tasks = list(daemon, filter).await?;
-    Ok(tasks.iter().filter_map(|task| TaskId::from_raw(task.task_id)).collect())
+    Ok(tasks
+        .iter()
+        .filter_map(|task| TaskId::from_raw(task.task_id))
+        .collect())
 }
 
 /// The members of an array with the wanted indices, in index order. Each index that is one number or
 /// ends a range must exist, so that a typing error is noticed.
-async fn members(daemon: &Daemon, array: TaskId, indexes: &IndexSet) -> Result<Vec<TaskId>, Failure> {
-    let filter = ListFilter { array: Some(array), without_preview: true, ..ListFilter::default() };
+async fn members(
+    daemon: &Daemon,
+    array: TaskId,
+    indexes: &IndexSet,
+) -> Result<Vec<TaskId>, Failure> {
+    let filter = ListFilter {
+        array: Some(array),
+        without_preview: true,
+        ..ListFilter::default()
+    };
     let tasks = list(daemon, filter).await?;
     let wanted = |task: &TaskInfo| indexes.contains(task.array_index);
     let mut found: Vec<(u64, TaskId)> = tasks
@@ -128,7 +156,8 @@ pub(crate) async fn list(daemon: &Daemon, filter: ListFilter) -> Result<Vec<Task
 fn ids_on_stdin() -> Result<Vec<TaskId>, Failure> {
     let mut ids = Vec::new();
     for line in std::io::stdin().lock().lines() {
-        let line = line.map_err(|error| Failure::usage(format!("cannot read ids from stdin: {error}")))?;
+        let line =
+            line.map_err(|error| Failure::usage(format!("cannot read ids from stdin: {error}")))?;
         for word in line.split_whitespace() {
             ids.push(parse_id(word).map_err(Failure::usage)?);
         }

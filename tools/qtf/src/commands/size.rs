@@ -41,7 +41,7 @@ impl From<&SizeLine> for RegionRecord {
 }
 
 /// Prints the formula and its result.
-pub(crate) fn run(args: SizeArgs, global: &GlobalArgs) -> Ending {
+pub(crate) fn run(args: &SizeArgs, global: &GlobalArgs) -> Ending {
     let geometry = match (args.tasks, args.workers, args.bytes) {
         (Some(tasks), Some(workers), _) => Geometry::for_counts(tasks.into(), workers.into()),
         (_, _, bytes) => Geometry::for_bytes(bytes.unwrap_or(DEFAULT_BYTES)),
@@ -64,11 +64,21 @@ pub(crate) fn run(args: SizeArgs, global: &GlobalArgs) -> Ending {
 fn print_table(record: &SizeRecord) -> std::io::Result<()> {
     let row = |region: &RegionRecord| {
         let name = region.name.to_owned();
-        vec![name, region.count.to_string(), region.unit_bytes.to_string(), region.bytes.to_string()]
+        vec![
+            name,
+            region.count.to_string(),
+            region.unit_bytes.to_string(),
+            region.bytes.to_string(),
+        ]
     };
     let rows: Vec<Vec<String>> = record.regions.iter().map(row).collect();
     let mut out = std::io::stdout().lock();
-    write_table(&["REGION", "COUNT", "EACH", "BYTES"], &rows, false, &mut out)?;
+    write_table(
+        &["REGION", "COUNT", "EACH", "BYTES"],
+        &rows,
+        false,
+        &mut out,
+    )?;
     writeln!(
         out,
         "\n{} tasks, {} workers, {} bytes of arena: {} bytes = {:.1} MiB",

@@ -33,9 +33,15 @@ struct Common {
 
 /// Submits a command or an array of them, and prints the ids.
 pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs) -> Ending {
-    let argv: Vec<Argument> = args.command.iter().map(|word| word.clone().into_vec()).collect();
+    let argv: Vec<Argument> = args
+        .command
+        .iter()
+        .map(|word| word.clone().into_vec())
+        .collect();
     if args.array.is_none() && names_index(&argv) {
-        return Err(Failure::usage("%{index} in the command needs --array, as in --array 1-10"));
+        return Err(Failure::usage(
+            "%{index} in the command needs --array, as in --array 1-10",
+        ));
     }
     let common = Common {
         argv,
@@ -46,7 +52,10 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs) -> Ending {
     };
     let daemon = Daemon::connect(global).await?;
     let array = common.args.array.clone();
-    let mut printer = IdPrinter { mode: global.mode(), submission: Submission::default() };
+    let mut printer = IdPrinter {
+        mode: global.mode(),
+        submission: Submission::default(),
+    };
     printer.submission.no_result = common.args.no_result;
     let result = match array {
         None => printer.one(&daemon, common.task(None)).await,
@@ -56,7 +65,12 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs) -> Ending {
     printer.remember(&daemon);
     result?;
     if printer.mode == OutputMode::Json {
-        let ids: Vec<String> = printer.submission.ids.iter().map(ToString::to_string).collect();
+        let ids: Vec<String> = printer
+            .submission
+            .ids
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         print_json("qtf.submission/1", &serde_json::json!({ "ids": ids }))?;
     }
     Ok(Exit::Ok)
@@ -76,9 +90,16 @@ impl IdPrinter {
     }
 
     /// The first member names the array, so it is submitted before the others.
-    async fn array(&mut self, daemon: &Daemon, common: Common, indexes: IndexSet) -> Result<(), Failure> {
+    async fn array(
+        &mut self,
+        daemon: &Daemon,
+        common: Common,
+        indexes: IndexSet,
+    ) -> Result<(), Failure> {
         let mut members = indexes.members();
-        let Some(first_index) = members.next() else { return Ok(()) };
+        let Some(first_index) = members.next() else {
+            return Ok(());
+        };
         let task = common.task(Some(first_index)).array(None, first_index);
         let first = daemon.client.submit(task).await?;
         self.print(&[first])?;
@@ -92,7 +113,9 @@ impl IdPrinter {
             let batch = match tokio::time::timeout(PATIENCE, answers.next()).await {
                 Ok(batch) => batch,
                 Err(_elapsed) => {
-                    message("waiting for room in the daemon's segment; Ctrl-C keeps what is accepted");
+                    message(
+                        "waiting for room in the daemon's segment; Ctrl-C keeps what is accepted",
+                    );
                     answers.next().await
                 }
             };
@@ -124,7 +147,10 @@ impl IdPrinter {
             OutputMode::Table => print_lines(ids),
             OutputMode::Json => Ok(()),
             OutputMode::Jsonl => ids.iter().try_for_each(|id| {
-                print_json("qtf.submitted/1", &serde_json::json!({ "id": id.to_string() }))
+                print_json(
+                    "qtf.submitted/1",
+                    &serde_json::json!({ "id": id.to_string() }),
+                )
             }),
         }
     }
@@ -135,7 +161,9 @@ impl IdPrinter {
             return;
         }
         if let Err(error) = daemon.last().write(&self.submission) {
-            message(format!("cannot remember this submission for `last`: {error}"));
+            message(format!(
+                "cannot remember this submission for `last`: {error}"
+            ));
         }
     }
 }
@@ -145,7 +173,9 @@ impl Common {
         let filled = index.map(|index| fill_index(&self.argv, index));
         let argv = filled.as_ref().unwrap_or(&self.argv);
         let words = argv.iter().map(|word| OsStr::from_bytes(word));
-        let mut task = Task::exec(words).working_directory(&self.directory).stdin(self.stdin.clone());
+        let mut task = Task::exec(words)
+            .working_directory(&self.directory)
+            .stdin(self.stdin.clone());
         for (name, value) in &self.variables {
             task = task.env(name, value);
         }
@@ -178,7 +208,11 @@ impl Common {
         if let Some(key) = &args.key {
             task = task.idempotency_key(key_bytes(key));
         }
-        if args.no_result { task.discard_result() } else { task }
+        if args.no_result {
+            task.discard_result()
+        } else {
+            task
+        }
     }
 }
 
@@ -186,14 +220,18 @@ impl Common {
 fn key_bytes(key: &str) -> [u8; 16] {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    let hash = key.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
+    let hash = key.bytes().fold(BASIS, |hash, byte| {
+        (hash ^ u128::from(byte)).wrapping_mul(PRIME)
+    });
     hash.to_be_bytes()
 }
 
 /// The directory that tasks run in: that of the submitter.
 pub(crate) fn working_directory() -> Result<PathBuf, Failure> {
     std::env::current_dir().map_err(|error| {
-        Failure::usage(format!("the current directory cannot be named ({error}); cd to one that exists"))
+        Failure::usage(format!(
+            "the current directory cannot be named ({error}); cd to one that exists"
+        ))
     })
 }
 
@@ -219,7 +257,10 @@ mod tests {
 
     #[test]
     fn keys_of_any_length_become_16_bytes_that_differ() {
-        assert_eq!(key_bytes("a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964_u128.to_be_bytes());
+        assert_eq!(
+            key_bytes("a"),
+            0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964_u128.to_be_bytes()
+        );
         assert_ne!(key_bytes("a"), key_bytes("b"));
         assert_ne!(key_bytes(""), key_bytes(&"x".repeat(10_000)));
     }

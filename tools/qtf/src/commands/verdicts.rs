@@ -49,7 +49,10 @@ pub(crate) async fn forget(args: ForgetArgs, global: &GlobalArgs) -> Ending {
 pub(crate) async fn update(args: UpdateArgs, global: &GlobalArgs) -> Ending {
     let daemon = Daemon::connect(global).await?;
     let selected = resolve(&daemon, args.selection, All::Unfinished).await?;
-    let verdicts = daemon.client.update_priority(&selected.ids, args.priority).await?;
+    let verdicts = daemon
+        .client
+        .update_priority(&selected.ids, args.priority)
+        .await?;
     report(&selected, &verdicts, global)
 }
 
@@ -58,7 +61,9 @@ pub(crate) async fn update(args: UpdateArgs, global: &GlobalArgs) -> Ending {
 fn report(selected: &Selected, verdicts: &[TaskVerdict], global: &GlobalArgs) -> Ending {
     let mut exit = Exit::Ok;
     for verdict in verdicts {
-        let Err(refusal) = &verdict.result else { continue };
+        let Err(refusal) = &verdict.result else {
+            continue;
+        };
         if refusal.is_unknown() && selected.freed_when_done.contains(&verdict.id) {
             continue;
         }
@@ -76,7 +81,13 @@ fn record(verdict: &TaskVerdict) -> VerdictRecord {
     let known = |state: &TaskState| *state != TaskState::Unspecified;
     VerdictRecord {
         id: verdict.id.to_string(),
-        state: verdict.result.as_ref().ok().copied().filter(known).map(state_name),
+        state: verdict
+            .result
+            .as_ref()
+            .ok()
+            .copied()
+            .filter(known)
+            .map(state_name),
         refusal: verdict.result.as_ref().err().map(ToString::to_string),
     }
 }

@@ -46,7 +46,12 @@ impl Listed for EndRecord {
     const COLUMNS: &'static [&'static str] = &["ID", "STATE", "ATTEMPT", "ENDING"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.id.clone(), self.state.to_owned(), self.attempt.to_string(), self.ending.clone()]
+        vec![
+            self.id.clone(),
+            self.state.to_owned(),
+            self.attempt.to_string(),
+            self.ending.clone(),
+        ]
     }
 }
 
@@ -62,7 +67,10 @@ struct Waiting {
 /// Waits for the ends of tasks.
 pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
     let daemon = Daemon::connect(global).await?;
-    let Selected { ids, freed_when_done } = resolve(&daemon, args.selection, All::Unfinished).await?;
+    let Selected {
+        ids,
+        freed_when_done,
+    } = resolve(&daemon, args.selection, All::Unfinished).await?;
     let mut waiting = Waiting {
         open: ids.iter().copied().collect(),
         freed_when_done,
@@ -72,7 +80,10 @@ pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
     };
     let total = ids.len();
     let in_time = match args.timeout {
-        None => waiting.until_all_have_ended(&daemon, ids).await.map(|()| true)?,
+        None => waiting
+            .until_all_have_ended(&daemon, ids)
+            .await
+            .map(|()| true)?,
         Some(timeout) => {
             let all = waiting.until_all_have_ended(&daemon, ids);
             // The daemon is asked at least once, also with --timeout 0.
@@ -83,8 +94,14 @@ pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
         }
     };
     if !in_time {
-        let after = args.timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-        message(format!("{} of {total} tasks have not ended after {}", waiting.open.len(), age(after)));
+        let after = args.timeout.map_or(0, |timeout| {
+            u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
+        });
+        message(format!(
+            "{} of {total} tasks have not ended after {}",
+            waiting.open.len(),
+            age(after)
+        ));
         waiting.exit = waiting.exit.worse(Exit::TimedOut);
     }
     if global.mode() != OutputMode::Table {
@@ -94,7 +111,11 @@ pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
 }
 
 impl Waiting {
-    async fn until_all_have_ended(&mut self, daemon: &Daemon, ids: Vec<TaskId>) -> Result<(), Failure> {
+    async fn until_all_have_ended(
+        &mut self,
+        daemon: &Daemon,
+        ids: Vec<TaskId>,
+    ) -> Result<(), Failure> {
         let mut results = daemon.client.results_with(ids, Outputs::Leave);
         while let Some(result) = results.next().await {
             match result {
@@ -116,7 +137,11 @@ impl Waiting {
         self.open.remove(&end.id);
         if !end.is_done() {
             let ending = describe(end.state, Some(&end.outcome));
-            message(format!("task {} {}: {ending}", end.id, state_name(end.state).replace('_', " ")));
+            message(format!(
+                "task {} {}: {ending}",
+                end.id,
+                state_name(end.state).replace('_', " ")
+            ));
             self.exit = self.exit.worse(Exit::TaskFailed);
         }
         if self.keep_records {

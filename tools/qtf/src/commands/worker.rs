@@ -25,10 +25,16 @@ async fn list(global: &GlobalArgs) -> Ending {
 
 async fn drain(worker: &str, reason: &str, global: &GlobalArgs) -> Ending {
     let worker: WorkerId = worker.parse().map_err(Failure::usage)?;
-    Daemon::connect(global).await?.client.drain(worker, reason).await?;
+    Daemon::connect(global)
+        .await?
+        .client
+        .drain(worker, reason)
+        .await?;
     match global.mode() {
         OutputMode::Table => {
-            message(format!("worker {worker} takes no more tasks and leaves when it holds none"));
+            message(format!(
+                "worker {worker} takes no more tasks and leaves when it holds none"
+            ));
         }
         OutputMode::Json | OutputMode::Jsonl => {
             let body = serde_json::json!({ "worker": worker.to_string(), "draining": true });

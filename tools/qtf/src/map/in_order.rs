@@ -35,7 +35,13 @@ struct Entry<T, E> {
 impl<T, E> InOrder<T, E> {
     /// An empty line-up.
     pub(crate) fn new(limits: Limits) -> Self {
-        InOrder { limits, first: 0, entries: VecDeque::new(), held: 0, held_bytes: 0 }
+        InOrder {
+            limits,
+            first: 0,
+            entries: VecDeque::new(),
+            held: 0,
+            held_bytes: 0,
+        }
     }
 
     /// Whether one more may be submitted.
@@ -91,7 +97,10 @@ impl<T, E> InOrder<T, E> {
 
     /// The entries that have not ended.
     pub(crate) fn unfinished_entries(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().filter(|entry| entry.end.is_none()).map(|entry| &entry.task)
+        self.entries
+            .iter()
+            .filter(|entry| entry.end.is_none())
+            .map(|entry| &entry.task)
     }
 
     fn entry(&mut self, number: u64) -> Option<&mut Entry<T, E>> {
@@ -104,7 +113,11 @@ impl<T, E> InOrder<T, E> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { unfinished: 4, held: 3, held_bytes: 100 };
+    const LIMITS: Limits = Limits {
+        unfinished: 4,
+        held: 3,
+        held_bytes: 100,
+    };
 
     fn line_up(count: u64) -> InOrder<String, u64> {
         let mut line_up = InOrder::new(LIMITS);
@@ -169,7 +182,10 @@ mod tests {
     fn unfinished_entries_are_those_without_an_end() {
         let mut line_up = line_up(3);
         line_up.end(1, 0, 0);
-        assert_eq!(line_up.unfinished_entries().collect::<Vec<_>>(), ["task 0", "task 2"]);
+        assert_eq!(
+            line_up.unfinished_entries().collect::<Vec<_>>(),
+            ["task 0", "task 2"]
+        );
         assert_eq!(line_up.unfinished(), 2);
     }
 }

@@ -40,7 +40,9 @@ impl Printer {
             drop(waiting);
             let _nobody_asks = end.send(result);
         };
-        std::thread::Builder::new().name("qtf-printer".to_owned()).spawn(write)?;
+        std::thread::Builder::new()
+            .name("qtf-printer".to_owned())
+            .spawn(write)?;
         Ok(Printer { chunks, ended })
     }
 

@@ -42,7 +42,10 @@ mod tests {
 
     #[test]
     fn both_templates_are_understood() {
-        for template in ["{bar:30} {pos}/{len} {per_sec} eta {eta} {msg}", "{spinner} {pos} done {per_sec} {elapsed} {msg}"] {
+        for template in [
+            "{bar:30} {pos}/{len} {per_sec} eta {eta} {msg}",
+            "{spinner} {pos} done {per_sec} {elapsed} {msg}",
+        ] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
     }

@@ -27,11 +27,15 @@ fn base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3).saturating_mul(4));
     for group in bytes.chunks(3) {
         let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | (byte(1) << 8) | byte(2);
+        let bits = (byte(0) << 16) | (byte(1) << 8) | byte(2);
         for (digit, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            let index = usize::try_from(bits >> shift & 63).unwrap_or(0);
+            let index = usize::try_from((bits >> shift) & 63).unwrap_or(0);
             let padding = digit > group.len();
-            text.push(if padding { '=' } else { char::from(DIGITS[index]) });
+            text.push(if padding {
+                '='
+            } else {
+                char::from(DIGITS[index])
+            });
         }
     }
     text
@@ -60,7 +64,13 @@ mod tests {
 
     #[test]
     fn text_is_a_string_and_other_bytes_are_an_object() {
-        assert_eq!(serde_json::to_string(&JsonBytes(b"a\n")).unwrap(), r#""a\n""#);
-        assert_eq!(serde_json::to_string(&JsonBytes(b"\xff")).unwrap(), r#"{"base64":"/w=="}"#);
+        assert_eq!(
+            serde_json::to_string(&JsonBytes(b"a\n")).unwrap(),
+            r#""a\n""#
+        );
+        assert_eq!(
+            serde_json::to_string(&JsonBytes(b"\xff")).unwrap(),
+            r#"{"base64":"/w=="}"#
+        );
     }
 }

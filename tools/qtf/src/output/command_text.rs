@@ -8,7 +8,11 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 /// The text with control characters replaced by escapes.
 pub(crate) fn visible(text: &str) -> String {
     let escape = |c: char| {
-        if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
     };
     text.chars().map(escape).collect()
 }
@@ -34,12 +38,16 @@ pub(crate) fn command_of_payload(kind: &str, preview: &[u8], payload_bytes: u64)
 fn leading_arguments(mut encoded: &[u8]) -> (Vec<&[u8]>, bool) {
     let mut words = Vec::new();
     while !encoded.is_empty() {
-        let Ok((field, wire_type)) = decode_key(&mut encoded) else { return (words, false) };
+        let Ok((field, wire_type)) = decode_key(&mut encoded) else {
+            return (words, false);
+        };
         if (field, wire_type) != (1, WireType::LengthDelimited) {
             // The fields that follow are not part of the command.
             return (words, true);
         }
-        let length = decode_varint(&mut encoded).ok().and_then(|length| usize::try_from(length).ok());
+        let length = decode_varint(&mut encoded)
+            .ok()
+            .and_then(|length| usize::try_from(length).ok());
         let Some((word, rest)) = length.and_then(|length| encoded.split_at_checked(length)) else {
             return (words, false);
         };
@@ -50,12 +58,19 @@ fn leading_arguments(mut encoded: &[u8]) -> (Vec<&[u8]>, bool) {
 }
 
 /// One argument in the form in which a shell would read it back.
-fn quoted(word: &[u8]) -> String {
+pub(crate) fn quoted(word: &[u8]) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(byte);
     match std::str::from_utf8(word) {
         Ok(text) if !word.is_empty() && word.iter().all(plain) => text.to_owned(),
-        Ok(text) if !text.chars().any(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
-        _ => format!("$'{}'", word.iter().map(|byte| ansi_escaped(*byte)).collect::<String>()),
+        Ok(text) if !text.chars().any(char::is_control) => {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+        _ => format!(
+            "$'{}'",
+            word.iter()
+                .map(|byte| ansi_escaped(*byte))
+                .collect::<String>()
+        ),
     }
 }
 
@@ -78,8 +93,16 @@ mod tests {
     use qtf_proto::v1::ExecSpec;
 
     fn payload(words: &[&[u8]]) -> Vec<u8> {
-        let argv = words.iter().map(|word| bytes::Bytes::copy_from_slice(word)).collect();
-        ExecSpec { argv, working_directory: "/tmp".into(), ..ExecSpec::default() }.encode_to_vec()
+        let argv = words
+            .iter()
+            .map(|word| bytes::Bytes::copy_from_slice(word))
+            .collect();
+        ExecSpec {
+            argv,
+            working_directory: "/tmp".into(),
+            ..ExecSpec::default()
+        }
+        .encode_to_vec()
     }
 
     fn shown(words: &[&[u8]]) -> String {
@@ -89,7 +112,10 @@ mod tests {
 
     #[test]
     fn arguments_are_quoted_as_a_shell_reads_them() {
-        assert_eq!(shown(&[b"ls", b"-l", b"a b", b"it's", b""]), r"ls -l 'a b' 'it'\''s' ''");
+        assert_eq!(
+            shown(&[b"ls", b"-l", b"a b", b"it's", b""]),
+            r"ls -l 'a b' 'it'\''s' ''"
+        );
         assert_eq!(shown(&[b"x", b"a\nb", b"\xff"]), r"x $'a\nb' $'\xff'");
     }
 
@@ -97,13 +123,20 @@ mod tests {
     fn a_cut_payload_shows_what_is_whole() {
         let payload = payload(&[b"echo", b"one", b"two"]);
         let length = u64::try_from(payload.len()).unwrap();
-        assert_eq!(command_of_payload("exec", &payload[..13], length), "echo one ...");
+        assert_eq!(
+            command_of_payload("exec", &payload[..13], length),
+            "echo one ..."
+        );
         assert_eq!(command_of_payload("exec", b"", length), "");
     }
 
     #[test]
     fn any_bytes_are_shown_without_a_panic() {
-        for bytes in [&b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..], b"\xff\xff", b"\x0a\x05ab"] {
+        for bytes in [
+            &b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..],
+            b"\xff\xff",
+            b"\x0a\x05ab",
+        ] {
             assert_eq!(command_of_payload("exec", bytes, 0), "(damaged)");
         }
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::args::OutputMode;
 pub(crate) use bytes::JsonBytes;
-pub(crate) use command_text::{command_of_payload, visible};
+pub(crate) use command_text::{command_of_payload, quoted, visible};
 pub(crate) use table::{write_fields, write_table};
 
 /// A thing that commands list.
@@ -62,12 +62,18 @@ fn write_list<T: Listed>(
             let body = std::collections::BTreeMap::from([(T::LIST, items)]);
             write_json(T::LIST_SCHEMA, &body, out)
         }
-        OutputMode::Jsonl => items.iter().try_for_each(|item| write_json(T::SCHEMA, item, out)),
+        OutputMode::Jsonl => items
+            .iter()
+            .try_for_each(|item| write_json(T::SCHEMA, item, out)),
     }
 }
 
 /// Writes one JSON document and a newline.
-pub(crate) fn write_json<T: Serialize>(schema: &str, body: &T, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn write_json<T: Serialize>(
+    schema: &str,
+    body: &T,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     serde_json::to_writer(&mut *out, &Document { schema, body })?;
     out.write_all(b"\n")
 }
@@ -80,7 +86,9 @@ pub(crate) fn print_json<T: Serialize>(schema: &str, body: &T) -> io::Result<()>
 }
 
 /// Writes lines to stdout.
-pub(crate) fn print_lines<T: std::fmt::Display>(lines: impl IntoIterator<Item = T>) -> io::Result<()> {
+pub(crate) fn print_lines<T: std::fmt::Display>(
+    lines: impl IntoIterator<Item = T>,
+) -> io::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     for line in lines {
         writeln!(out, "{line}")?;
@@ -131,8 +139,10 @@ mod tests {
     #[test]
     fn jsonl_is_one_document_a_line_each_with_its_schema() {
         let text = written(OutputMode::Jsonl);
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|line| line["schema"] == "qtf.thing/1"));
     }

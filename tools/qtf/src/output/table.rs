@@ -15,12 +15,20 @@ pub(crate) fn write_table(
     terminal: bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    if terminal { write_fitted(heads, rows, out) } else { write_aligned(heads, rows, out) }
+    if terminal {
+        write_fitted(heads, rows, out)
+    } else {
+        write_aligned(heads, rows, out)
+    }
 }
 
 /// Writes names and values below each other; empty values are left out.
 pub(crate) fn write_fields(fields: &[(&str, String)], out: &mut dyn Write) -> io::Result<()> {
-    let width = fields.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let width = fields
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
         writeln!(out, "{name:width$}  {}", visible(value))?;
     }
@@ -44,7 +52,9 @@ fn write_fitted(heads: &[&str], rows: &[Vec<String>], out: &mut dyn Write) -> io
 
 fn write_aligned(heads: &[&str], rows: &[Vec<String>], out: &mut dyn Write) -> io::Result<()> {
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
-    let rows = rows.iter().map(|row| row.iter().map(|cell| visible(cell)).collect::<Vec<_>>());
+    let rows = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| visible(cell)).collect::<Vec<_>>());
     let lines: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -75,8 +85,14 @@ mod tests {
     #[test]
     fn a_pipe_gets_aligned_columns_without_cuts() {
         let long = "x".repeat(500);
-        let rows = [vec!["a".to_owned(), "ls".to_owned()], vec!["bbb".to_owned(), long.clone()]];
-        assert_eq!(written(&rows, false), format!("ID   COMMAND\na    ls\nbbb  {long}\n"));
+        let rows = [
+            vec!["a".to_owned(), "ls".to_owned()],
+            vec!["bbb".to_owned(), long.clone()],
+        ];
+        assert_eq!(
+            written(&rows, false),
+            format!("ID   COMMAND\na    ls\nbbb  {long}\n")
+        );
     }
 
     #[test]
@@ -91,7 +107,11 @@ mod tests {
     #[test]
     fn fields_without_a_value_are_left_out() {
         let mut out = Vec::new();
-        let fields = [("id", "a".to_owned()), ("worker", String::new()), ("state", "done".to_owned())];
+        let fields = [
+            ("id", "a".to_owned()),
+            ("worker", String::new()),
+            ("state", "done".to_owned()),
+        ];
         write_fields(&fields, &mut out).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "id      a\nstate   done\n");
     }

@@ -47,8 +47,19 @@ impl Listed for ClientRecord {
     const SCHEMA: &'static str = "qtf.client/1";
     const LIST_SCHEMA: &'static str = "qtf.clients/1";
     const LIST: &'static str = "clients";
-    const COLUMNS: &'static [&'static str] =
-        &["ID", "NAME", "NODE", "PID", "UID", "CONNECTIONS", "SEEN", "TASKS", "RESULTS", "SUBMITTED", "ADDRESS"];
+    const COLUMNS: &'static [&'static str] = &[
+        "ID",
+        "NAME",
+        "NODE",
+        "PID",
+        "UID",
+        "CONNECTIONS",
+        "SEEN",
+        "TASKS",
+        "RESULTS",
+        "SUBMITTED",
+        "ADDRESS",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -56,7 +67,8 @@ impl Listed for ClientRecord {
             self.name.clone(),
             self.node.clone(),
             self.pid.to_string(),
-            self.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string()),
+            self.uid
+                .map_or_else(|| "-".to_owned(), |uid| uid.to_string()),
             self.connections.to_string(),
             age(self.heartbeat_age_ms),
             self.tasks_unfinished.to_string(),
@@ -73,7 +85,10 @@ mod tests {
 
     #[test]
     fn an_unknown_uid_is_not_shown_as_a_number() {
-        let record = ClientRecord::from(&ClientInfo { uid: u32::MAX, ..ClientInfo::default() });
+        let record = ClientRecord::from(&ClientInfo {
+            uid: u32::MAX,
+            ..ClientInfo::default()
+        });
         assert_eq!(record.cells()[4], "-");
         assert!(serde_json::to_value(&record).unwrap()["uid"].is_null());
         assert_eq!(record.cells().len(), ClientRecord::COLUMNS.len());

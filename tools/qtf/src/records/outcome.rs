@@ -51,10 +51,10 @@ pub(crate) fn describe(state: TaskState, outcome: Option<&Outcome>) -> String {
         return super::state_name(state).replace('_', " ");
     };
     let text = in_words(outcome);
-    match state {
-        TaskState::DeadLetter => format!("dead letter: {text}, no attempts left"),
-        _ => text,
+    if state == TaskState::DeadLetter {
+        return format!("dead letter: {text}, no attempts left");
     }
+    text
 }
 
 fn in_words(outcome: &Outcome) -> String {
@@ -77,14 +77,23 @@ fn in_words(outcome: &Outcome) -> String {
 }
 
 fn spawn_error(errno: i32) -> String {
-    match Errno::from_raw(errno) {
-        Errno::ENOENT => "no such program or directory".to_owned(),
-        Errno::EACCES => "not executable (permission denied)".to_owned(),
-        Errno::E2BIG => "the arguments are too long".to_owned(),
-        Errno::ENOEXEC => "not a program (exec format error); scripts need a #! line".to_owned(),
-        Errno::UnknownErrno => format!("error {errno}"),
-        other => other.desc().to_lowercase(),
+    let explained = [
+        (Errno::ENOENT, "no such program or directory"),
+        (Errno::EACCES, "not executable (permission denied)"),
+        (Errno::E2BIG, "the arguments are too long"),
+        (
+            Errno::ENOEXEC,
+            "not a program (exec format error); scripts need a #! line",
+        ),
+    ];
+    let known = Errno::from_raw(errno);
+    if let Some((_, text)) = explained.iter().find(|(error, _)| *error == known) {
+        return (*text).to_owned();
     }
+    if known == Errno::UnknownErrno {
+        return format!("error {errno}");
+    }
+    known.desc().to_lowercase()
 }
 
 #[cfg(test)]
@@ -92,7 +101,11 @@ mod tests {
     use super::*;
 
     fn outcome(kind: OutcomeKind, code: u32) -> Outcome {
-        Outcome { kind: kind.into(), code, result_dropped: false }
+        Outcome {
+            kind: kind.into(),
+            code,
+            result_dropped: false,
+        }
     }
 
     #[test]
@@ -112,7 +125,10 @@ mod tests {
     #[test]
     fn without_an_outcome_the_state_is_said() {
         assert_eq!(describe(TaskState::DeadLetter, None), "dead letter");
-        let unknown = Outcome { kind: 99, ..Outcome::default() };
+        let unknown = Outcome {
+            kind: 99,
+            ..Outcome::default()
+        };
         assert_eq!(describe(TaskState::Cancelled, Some(&unknown)), "cancelled");
     }
 }

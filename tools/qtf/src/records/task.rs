@@ -86,13 +86,19 @@ impl TaskRecord {
             "{} of {} ({} failed, {} lost their worker)",
             self.attempt, self.max_attempts, self.failures, self.losses
         );
-        let member = self.array_index.map(|index| format!("[{index}]")).unwrap_or_default();
+        let member = self
+            .array_index
+            .map(|index| format!("[{index}]"))
+            .unwrap_or_default();
         let flag = |set: bool| if set { "yes".to_owned() } else { String::new() };
         vec![
             ("id", self.id.clone()),
             ("command", self.command.clone()),
             ("kind", self.kind.clone()),
-            ("state", format!("{} for {}", self.state, age(self.state_age_ms))),
+            (
+                "state",
+                format!("{} for {}", self.state, age(self.state_age_ms)),
+            ),
             ("ending", self.ending.clone().unwrap_or_default()),
             ("blocked on", self.blocked_on.clone()),
             ("cancel requested", flag(self.cancel_requested)),
@@ -105,9 +111,18 @@ impl TaskRecord {
             ("estimate", ms(self.estimate_ms)),
             ("payload", format!("{} bytes", self.payload_bytes)),
             ("output", format!("{} bytes", self.output_bytes)),
-            ("output dropped", flag(self.outcome.as_ref().is_some_and(OutcomeRecord::dropped))),
+            (
+                "output dropped",
+                flag(self.outcome.as_ref().is_some_and(OutcomeRecord::dropped)),
+            ),
             ("no result", flag(self.no_result)),
-            ("array", self.array_id.clone().map(|id| id + &member).unwrap_or_default()),
+            (
+                "array",
+                self.array_id
+                    .clone()
+                    .map(|id| id + &member)
+                    .unwrap_or_default(),
+            ),
             ("client", self.client.clone()),
             ("durability", self.durability.to_owned()),
         ]
@@ -126,11 +141,18 @@ impl Listed for TaskRecord {
     const SCHEMA: &'static str = "qtf.task/1";
     const LIST_SCHEMA: &'static str = "qtf.tasks/1";
     const LIST: &'static str = "tasks";
-    const COLUMNS: &'static [&'static str] =
-        &["ID", "STATE", "ATTEMPT", "PRIO", "WORKER", "NODE", "AGE", "COMMAND"];
+    const COLUMNS: &'static [&'static str] = &[
+        "ID", "STATE", "ATTEMPT", "PRIO", "WORKER", "NODE", "AGE", "COMMAND",
+    ];
 
     fn cells(&self) -> Vec<String> {
-        let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+        let or_dash = |text: String| {
+            if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text
+            }
+        };
         vec![
             self.id.clone(),
             self.state.to_owned(),
@@ -218,9 +240,19 @@ mod tests {
 
     #[test]
     fn zeroes_of_the_wire_become_nothing() {
-        let record = TaskRecord::from(&TaskInfo { kind: "noop".to_owned(), ..TaskInfo::default() });
+        let record = TaskRecord::from(&TaskInfo {
+            kind: "noop".to_owned(),
+            ..TaskInfo::default()
+        });
         let json = serde_json::to_value(&record).unwrap();
-        for name in ["worker", "timeout_ms", "outcome", "ending", "array_id", "array_index"] {
+        for name in [
+            "worker",
+            "timeout_ms",
+            "outcome",
+            "ending",
+            "array_id",
+            "array_index",
+        ] {
             assert!(json[name].is_null(), "{name}");
         }
         assert_eq!(record.cells().len(), TaskRecord::COLUMNS.len());
@@ -229,7 +261,11 @@ mod tests {
 
     #[test]
     fn a_member_of_an_array_shows_its_index() {
-        let info = TaskInfo { array_id: 1 << 24, array_index: 0, ..TaskInfo::default() };
+        let info = TaskInfo {
+            array_id: 1 << 24,
+            array_index: 0,
+            ..TaskInfo::default()
+        };
         let fields = TaskRecord::from(&info).fields();
         let (_, array) = fields.iter().find(|(name, _)| *name == "array").unwrap();
         assert!(array.ends_with("[0]"), "{array}");

@@ -53,8 +53,10 @@ impl Listed for WorkerRecord {
     const SCHEMA: &'static str = "qtf.worker/1";
     const LIST_SCHEMA: &'static str = "qtf.workers/1";
     const LIST: &'static str = "workers";
-    const COLUMNS: &'static [&'static str] =
-        &["ID", "STATE", "NAME", "NODE", "PID", "RUNNING", "LOAD", "SEEN", "DONE", "FAILED", "ADDRESS", "KINDS"];
+    const COLUMNS: &'static [&'static str] = &[
+        "ID", "STATE", "NAME", "NODE", "PID", "RUNNING", "LOAD", "SEEN", "DONE", "FAILED",
+        "ADDRESS", "KINDS",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -64,7 +66,11 @@ impl Listed for WorkerRecord {
             self.node.clone(),
             self.pid.to_string(),
             format!("{}/{}", self.running, self.capacity),
-            format!("{}.{:02}", self.load_milli / 1000, self.load_milli % 1000 / 10),
+            format!(
+                "{}.{:02}",
+                self.load_milli / 1000,
+                self.load_milli % 1000 / 10
+            ),
             age(self.heartbeat_age_ms),
             self.tasks_done.to_string(),
             self.tasks_failed.to_string(),
@@ -96,12 +102,17 @@ mod tests {
     #[test]
     fn ids_are_written_as_slot_and_incarnation() {
         assert_eq!(worker_text(0), None);
-        assert_eq!(worker_text(1 << 12 | 3).as_deref(), Some("w3.1"));
+        assert_eq!(worker_text((1 << 12) | 3).as_deref(), Some("w3.1"));
     }
 
     #[test]
     fn there_is_a_cell_for_each_column() {
-        let info = WorkerInfo { load_milli: 1_234, capacity: 8, running: 3, ..WorkerInfo::default() };
+        let info = WorkerInfo {
+            load_milli: 1_234,
+            capacity: 8,
+            running: 3,
+            ..WorkerInfo::default()
+        };
         let cells = WorkerRecord::from(&info).cells();
         assert_eq!(cells.len(), WorkerRecord::COLUMNS.len());
         assert_eq!((cells[5].as_str(), cells[6].as_str()), ("3/8", "1.23"));

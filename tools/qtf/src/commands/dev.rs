@@ -1,0 +1,119 @@
+//! `qtf dev`.
+
+use std::num::NonZero;
+
+use qtf_daemon::Settings;
+use qtf_proto::address::{Address, DEFAULT_INSTANCE};
+use qtf_worker::ExecPolicy;
+use serde::Serialize;
+
+use crate::args::{DevArgs, GlobalArgs, OutputMode};
+use crate::crew::{Crew, default_slots};
+use crate::exit::{Ending, Failure};
+use crate::output::{print_json, print_lines};
+use crate::signals::EndSignals;
+
+/// How to reach the daemon.
+#[derive(Serialize)]
+struct DevRecord {
+    addresses: Vec<String>,
+    shm_id: i32,
+    segment_bytes: u64,
+    pid: u32,
+    workers: u16,
+    slots: u16,
+}
+
+/// Runs a daemon and workers until a signal.
+pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, signals: &mut EndSignals) -> Ending {
+    let mut settings = Settings::private();
+    for address in addresses(&args.listen)? {
+        settings = settings.listen_also(address);
+    }
+    let slots = args
+        .slots
+        .map_or_else(|| share(default_slots(), args.workers), NonZero::get);
+    let mut crew = Crew::start(settings, args.workers, slots, &ExecPolicy::default())?;
+    let info = crew.daemon().info();
+    let record = DevRecord {
+        addresses: crew
+            .daemon()
+            .addresses()
+            .iter()
+            .map(Address::to_string)
+            .collect(),
+        shm_id: info.shm_id,
+        segment_bytes: info.segment_bytes,
+        pid: std::process::id(),
+        workers: args.workers,
+        slots,
+    };
+    match global.mode() {
+        OutputMode::Table => print_lines(lines(&record))?,
+        OutputMode::Json | OutputMode::Jsonl => print_json("qtf.dev/1", &record)?,
+    }
+    let ending = tokio::select! {
+        exit = signals.next() => Ok(exit),
+        failure = crew.ended_by_itself() => Err(failure),
+    };
+    tokio::select! {
+        stopped = crew.stop() => ending.and_then(|exit| stopped.map(|()| exit)),
+        exit = signals.next() => Ok(exit),
+    }
+}
+
+/// The addresses to serve: those that were given, else the default socket.
+fn addresses(given: &[String]) -> Result<Vec<Address>, Failure> {
+    if given.is_empty() {
+        return Ok(vec![Address::of_instance(DEFAULT_INSTANCE)]);
+    }
+    given
+        .iter()
+        .map(|text| text.parse().map_err(Failure::usage))
+        .collect()
+}
+
+fn lines(record: &DevRecord) -> Vec<String> {
+    let mut lines = vec![format!(
+        "qtf dev: {} of {} slots, segment of {} MiB, pid {}; Ctrl-C ends it",
+        match record.workers {
+            1 => "1 worker".to_owned(),
+            workers => format!("{workers} workers"),
+        },
+        record.slots,
+        record.segment_bytes >> 20,
+        record.pid
+    )];
+    lines.extend(
+        record
+            .addresses
+            .iter()
+            .map(|address| format!("  export QTF_ADDR={address}")),
+    );
+    lines.push(format!("  shm-inspect --id {} info", record.shm_id));
+    lines
+}
+
+/// Slots of each worker, so that all together have one for each CPU.
+fn share(cpus: u16, workers: u16) -> u16 {
+    cpus.checked_div(workers).unwrap_or(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_the_cpus_and_have_a_slot_at_least() {
+        assert_eq!(
+            (share(8, 2), share(2, 3), share(4, 0), share(7, 2)),
+            (4, 1, 1, 3)
+        );
+    }
+
+    #[test]
+    fn without_an_address_the_default_socket_is_served() {
+        assert_eq!(addresses(&[]).unwrap().len(), 1);
+        assert!(addresses(&["nonsense".to_owned()]).is_err());
+    }
+}

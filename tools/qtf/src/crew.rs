@@ -1,0 +1,178 @@
+//! A daemon and workers inside this process, for `qtf map` without a daemon and for `qtf dev`.
+//!
+//! The daemon runs on its own thread, each worker on another with its own runtime, so that neither
+//! waits for this program's input or output. Invariant: after [`Crew::stop`], and after the process
+//! has ended in whatever way, no segment and no process of theirs is left.
+//! Tested in `tests/map_ends.rs` and `tests/dev.rs`.
+
+use std::num::NonZero;
+use std::thread::JoinHandle;
+
+use qtf_daemon::{Daemon, RunningDaemon, Settings};
+use qtf_proto::address::Address;
+use qtf_worker::{ExecPolicy, Worker, WorkerError};
+use tokio::sync::oneshot;
+
+use crate::exit::{Exit, Failure};
+
+/// LIMIT: stdout and stderr of one task together fit the 64 MiB that a daemon takes by default.
+const MAP_OUTPUT_BYTES_MAX: u64 = 31 << 20;
+
+/// A daemon and its workers.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    daemon: RunningDaemon,
+    workers: Vec<WorkerThread>,
+    slots: u16,
+}
+
+#[derive(Debug)]
+struct WorkerThread {
+    shutdown: oneshot::Sender<()>,
+    ended: oneshot::Receiver<Result<(), WorkerError>>,
+    thread: JoinHandle<()>,
+}
+
+/// Slots of a worker when nothing is said: one for each CPU this process may use.
+pub(crate) fn default_slots() -> u16 {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    u16::try_from(cpus).unwrap_or(u16::MAX)
+}
+
+impl Crew {
+    /// Starts a daemon and a worker that only this process can reach, for commands of its own user:
+    /// they see the environment of the shell, as they would without a scheduler.
+    pub(crate) fn start_for_map(slots: u16) -> Result<Self, Failure> {
+        let policy = ExecPolicy::default()
+            .output_limit_bytes(MAP_OUTPUT_BYTES_MAX)
+            .inherit_environment(true);
+        Crew::start(Settings::private(), 1, slots, &policy)
+    }
+
+    /// Starts a daemon and its workers.
+    pub(crate) fn start(
+        settings: Settings,
+        workers: u16,
+        slots: u16,
+        policy: &ExecPolicy,
+    ) -> Result<Self, Failure> {
+        let daemon = Daemon::start(settings).map_err(|error| {
+            Failure::new(Exit::Unreachable, format!("cannot start a daemon: {error}"))
+        })?;
+        let mut crew = Crew {
+            daemon,
+            workers: Vec::new(),
+            slots,
+        };
+        for number in 1..=workers {
+            let worker = WorkerThread::start(crew.address(), number, slots, policy.clone())?;
+            crew.workers.push(worker);
+        }
+        Ok(crew)
+    }
+
+    /// The way in from this process.
+    pub(crate) fn address(&self) -> Address {
+        Address::InProcess(self.daemon.in_process())
+    }
+
+    /// The daemon.
+    pub(crate) fn daemon(&self) -> &RunningDaemon {
+        &self.daemon
+    }
+
+    /// Slots of all workers.
+    pub(crate) fn slots(&self) -> usize {
+        self.workers.len().saturating_mul(self.slots.into())
+    }
+
+    /// Waits until a part ends by itself, which none should.
+    pub(crate) async fn ended_by_itself(&mut self) -> Failure {
+        let workers = self
+            .workers
+            .iter_mut()
+            .map(|worker| Box::pin(&mut worker.ended));
+        let any_worker = async {
+            match workers.collect::<Vec<_>>() {
+                workers if workers.is_empty() => std::future::pending().await,
+                workers => futures_util::future::select_all(workers).await.0,
+            }
+        };
+        let what = tokio::select! {
+            () = self.daemon.ended() => "the daemon ended by itself".to_owned(),
+            ended = any_worker => match ended {
+                Ok(Err(error)) => format!("a worker ended: {error}"),
+                Ok(Ok(())) | Err(_) => "a worker ended by itself".to_owned(),
+            },
+        };
+        Failure::new(Exit::Unreachable, what)
+    }
+
+    /// Lets the workers end, then the daemon. Tasks that still run are ended by their workers.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        let Crew {
+            daemon, workers, ..
+        } = self;
+        let mut threads = Vec::new();
+        for worker in workers {
+            let WorkerThread {
+                shutdown,
+                ended,
+                thread,
+            } = worker;
+            // A worker that has ended does not listen.
+            let _told = shutdown.send(());
+            threads.push((ended, thread));
+        }
+        for (ended, thread) in threads {
+            drop(ended.await);
+            // The thread has said its last word; joining it takes no time.
+            drop(thread.join());
+        }
+        let stopped = tokio::task::spawn_blocking(move || daemon.stop()).await;
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(Exit::Unreachable, format!("the own daemon: {error}"))
+        };
+        stopped
+            .map_err(|error| failed(&error))?
+            .map_err(|error| failed(&error))
+    }
+}
+
+impl WorkerThread {
+    fn start(
+        address: Address,
+        number: u16,
+        slots: u16,
+        policy: ExecPolicy,
+    ) -> Result<Self, Failure> {
+        let (shutdown, told) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(Exit::Unreachable, format!("cannot start a worker: {error}"))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| failed(&error))?;
+        let worker = Worker::builder(address)
+            .name(format!("local-{number}"))
+            .slots(slots.into())
+            .exec(policy)
+            .build()
+            .map_err(|error| failed(&error))?;
+        let run = move || {
+            // A sender that was dropped means the same as a word through it.
+            let abort = async { drop(told.await) };
+            let result = runtime.block_on(worker.run_with_abort(std::future::pending(), abort));
+            let _nobody_asks = end.send(result);
+        };
+        let thread = std::thread::Builder::new().name(format!("qtf-worker-{number}"));
+        let thread = thread.spawn(run).map_err(|error| failed(&error))?;
+        Ok(WorkerThread {
+            shutdown,
+            ended,
+            thread,
+        })
+    }
+}
