@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 /// 64 random bits. Falls back to time and process id if the kernel gives none.
-#[must_use]
-pub fn random_u64() -> u64 {
+pub(crate) fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     match read {

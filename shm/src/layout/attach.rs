@@ -17,7 +17,8 @@
 //! Record 0 is the daemon's.
 
 use crate::layout::shared::shared_layout;
-use crate::sync::AtomicU64;
+use crate::layout::text::store_text;
+use crate::sync::{AtomicU64, Ordering};
 
 shared_layout! {
     /// One attach record as it lies in the segment; see the drawing in this file's head.
@@ -33,5 +34,36 @@ shared_layout! {
         64 => lane: AtomicU64,
         72 => name: [AtomicU64; 4],
         104 => reserved: [AtomicU64; 3],
+    }
+}
+
+/// What a process does with the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum AttachRole {
+    /// The daemon.
+    Daemon = 1,
+    /// An edge of the daemon on another thread.
+    Edge = 2,
+    /// A local client.
+    Client = 3,
+    /// A local worker.
+    Worker = 4,
+}
+
+impl AttachRecord {
+    /// Gives the record to a process.
+    pub(crate) fn occupy(&self, pid: u32, start_time: u64, role: AttachRole, name: &str) {
+        // ORDERING: read for display, and by repairers after the kernel has told of the death.
+        let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
+        write(&self.pid, u64::from(pid));
+        write(&self.start_time, start_time);
+        write(&self.uid, u64::from(nix::unistd::geteuid().as_raw()));
+        write(&self.role, role as u64);
+        store_text(&self.name, name);
+        // ORDERING: the record counts from here on; Release, so that whoever sees it live sees whose it is.
+        let incarnation = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        // ORDERING: as above.
+        self.state.store(1 | (incarnation << 32), Ordering::Release);
     }
 }

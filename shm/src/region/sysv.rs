@@ -34,6 +34,7 @@ pub(crate) struct SysvStatus {
     pub(crate) owner_uid: u32,
     pub(crate) creator_uid: u32,
     pub(crate) creator_pid: u32,
+    pub(crate) changed_unix_s: u64,
     pub(crate) attached: u64,
     pub(crate) mode: u32,
 }
@@ -112,6 +113,7 @@ pub(crate) fn status(shm_id: i32) -> io::Result<SysvStatus> {
         owner_uid: raw.shm_perm.uid,
         creator_uid: raw.shm_perm.cuid,
         creator_pid: u32::try_from(raw.shm_cpid).unwrap_or(0),
+        changed_unix_s: u64::try_from(raw.shm_ctime).unwrap_or(0),
         attached: raw.shm_nattch,
         mode: u32::from(raw.shm_perm.mode),
     })
@@ -130,10 +132,22 @@ fn raw_status(shm_id: i32) -> io::Result<libc::shmid_ds> {
 }
 
 /// Gives a segment to a group. The owner stays.
-#[expect(unsafe_code, reason = "system call")]
 pub(crate) fn set_group(shm_id: i32, group: u32) -> io::Result<()> {
     let mut raw = raw_status(shm_id)?;
     raw.shm_perm.gid = group;
+    set(shm_id, raw)
+}
+
+/// Gives a segment to another user: what an attacker with the right would do.
+#[cfg(test)]
+pub(crate) fn set_owner(shm_id: i32, uid: u32) -> io::Result<()> {
+    let mut raw = raw_status(shm_id)?;
+    raw.shm_perm.uid = uid;
+    set(shm_id, raw)
+}
+
+#[expect(unsafe_code, reason = "system call")]
+fn set(shm_id: i32, mut raw: libc::shmid_ds) -> io::Result<()> {
     // SAFETY: the buffer holds what IPC_STAT gave; IPC_SET reads owner, group and mode from it.
     let result = unsafe { libc::shmctl(shm_id, libc::IPC_SET, &raw mut raw) };
     if result < 0 {

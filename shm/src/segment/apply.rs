@@ -66,8 +66,9 @@ impl Segment {
     /// Clears away what an earlier tenant left in the leaf. Safe to repeat.
     pub fn index_ready(&self, slot: SlotIndex, state: StateWord) -> bool {
         let key = self.task(slot).key();
-        self.index(slot, state, &self.ready(), key, |word| {
-            word.phase() == Phase::Ready
+        let ready = |now: StateWord| now.phase() == Phase::Ready;
+        self.index(slot, (self.ready(), key), |now| {
+            ready(now) && now.generation() == state.generation()
         })
     }
 
@@ -75,8 +76,8 @@ impl Segment {
     /// False when the slot has moved on to another task.
     pub fn index_timer(&self, slot: SlotIndex, state: StateWord, stamp: u64) -> bool {
         let key = Key::timed(stamp, state.generation());
-        self.index(slot, state, &self.timers(), key, |word| {
-            word.phase() != Phase::Free
+        self.index(slot, (self.timers(), key), |now| {
+            now.phase() != Phase::Free && now.generation() == state.generation()
         })
     }
 
@@ -93,17 +94,14 @@ impl Segment {
     fn index(
         &self,
         slot: SlotIndex,
-        state: StateWord,
-        tree: &MinTree<'_>,
-        key: Key,
+        (tree, key): (MinTree<'_>, Key),
         belongs: impl Fn(StateWord) -> bool,
     ) -> bool {
         if self.slot(slot.get()).is_none() || key.is_empty() {
             return false;
         }
         for _ in 0..STALE_LEAVES_MAX {
-            let now = self.task(slot).state();
-            if now.generation() != state.generation() || !belongs(now) {
+            if !belongs(self.task(slot).state()) {
                 return false;
             }
             match tree.insert(slot.get(), key) {

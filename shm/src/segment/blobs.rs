@@ -14,7 +14,7 @@ use crate::spill::SpillError;
 use crate::task::slot::INLINE_BYTES_MAX;
 
 /// Largest blob that lies in the arena; more goes to a file.
-pub const ARENA_BLOB_BYTES_MAX: usize = 64 << 10;
+pub(super) const ARENA_BLOB_BYTES_MAX: usize = 64 << 10;
 
 /// A blob could not be stored.
 #[derive(Debug, thiserror::Error)]

@@ -132,7 +132,7 @@ impl Segment {
     }
 }
 
-impl<'s> ClaimedTask<'s> {
+impl ClaimedTask<'_> {
     /// The id that the task will have.
     #[must_use]
     pub const fn id(&self) -> TaskId {

@@ -63,7 +63,9 @@ impl Segment {
             usize::try_from(spec.geometry.total_bytes()).expect("geometry fits into addresses");
         let memory = Mapping::Heap(HeapMemory::zeroed(bytes));
         let identity = Identity::fixed(&spec.instance);
-        build(memory, None, spec, identity).expect("own layout is readable")
+        let segment = build(memory, None, spec, identity).expect("own layout is readable");
+        segment.raise_epoch();
+        segment
     }
 }
 

@@ -99,12 +99,13 @@ impl Front {
         self.headers[0].magic.load(Ordering::Relaxed)
     }
 
-    /// No word of header and control region was ever written.
-    pub(crate) fn is_blank(&self) -> bool {
-        let words = (2 * HEADER_BYTES + CONTROL_BYTES) / 8;
+    /// Neither header was ever written: all zeros, and the ready word says nothing or "building".
+    pub(crate) fn is_unwritten(&self) -> bool {
         // ORDERING: compared only.
-        let mut front = self.mapping.words().iter().take(words);
-        front.all(|word| word.load(Ordering::Relaxed) == 0)
+        let ready = self.control[0].ready.load(Ordering::Relaxed);
+        let mut headers = self.mapping.words().iter().take(2 * HEADER_BYTES / 8);
+        // ORDERING: compared only.
+        matches!(ready, 0 | BUILDING) && headers.all(|word| word.load(Ordering::Relaxed) == 0)
     }
 
     pub(crate) fn control(&self) -> ControlInfo {

@@ -3,7 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `spec` | what a segment shall be like, errors |
-//! | `create`, `adopt`, `key` | how one is had |
+//! | `create`, `adopt`, `key`, `limits` | how one is had |
+//! | `attach` | how one is looked at |
 //! | `header`, `parts`, `process` | its front, its regions, who made it |
 //! | `claim`, `apply`, `free` | the life of a slot |
 //! | `blobs` | payloads and results |
@@ -21,16 +22,21 @@
 //! Sync points: `task.state` (fields, then state; state, then fields), `worker.state`, `client.state`,
 //! `segment.ready`; those of trees, bitmap and arena in their files.
 
+mod adopt;
 mod apply;
+mod attach;
 mod blobs;
 mod claim;
 mod create;
 mod free;
 mod header;
+mod key;
+mod limits;
 mod parts;
 mod process;
 mod rebuild;
 mod records;
+mod snapshot;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -42,6 +48,7 @@ use crate::client::ClientSlot;
 use crate::counters::Counters;
 use crate::id::{AttachIndex, ClientIndex, SlotIndex, WorkerIndex};
 use crate::kinds::KindTable;
+use crate::layout::attach::AttachRole;
 use crate::region::{HeapMemory, Mapping, SharedSlice};
 use crate::spill::SpillStore;
 use crate::sync::{AtomicU64, Ordering};
@@ -54,7 +61,9 @@ pub use blobs::{LoadError, StoreError};
 pub use claim::{ClaimError, ClaimedTask, TaskFields};
 pub use header::ControlInfo;
 pub use process::ProcessIdentity;
+pub use rebuild::Rebuilt;
 pub use records::{ClientRecord, Part, Reading, TaskRecord, WorkerRecord};
+pub use snapshot::SnapshotReport;
 pub use spec::{Access, Adoption, AttachError, CreateError, SegmentSpec};
 pub use view::{CounterView, Heap, HeapView, SegmentView};
 
@@ -211,6 +220,9 @@ impl Segment {
     pub fn raise_epoch(&self) -> u64 {
         let control = self.view.parts.control();
         let own = ProcessIdentity::own();
+        if let Some(record) = self.view.parts.attaches.get(AttachIndex::DAEMON.position()) {
+            record.occupy(own.pid, own.start_time, AttachRole::Daemon, "qtfd");
+        }
         // ORDERING: read for display, and by the daemon itself once a turn.
         control
             .daemon_pid

@@ -12,7 +12,6 @@ use crate::counters::Counters;
 use crate::kinds::{KindEntry, KindTable};
 use crate::layout::attach::AttachRecord;
 use crate::layout::control::ControlLayout;
-use crate::layout::header::HeaderLayout;
 use crate::layout::{Geometry, HeaderError, RegionKind, RegionTable, SharedLayout};
 use crate::region::{Mapping, SharedSlice};
 use crate::sync::AtomicU64;
@@ -26,7 +25,6 @@ pub(crate) struct Parts {
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) geometry: Geometry,
     pub(crate) table: RegionTable,
-    pub(crate) headers: SharedSlice<HeaderLayout>,
     control: SharedSlice<ControlLayout>,
     pub(crate) tasks: SharedSlice<TaskSlot>,
     pub(crate) workers: SharedSlice<WorkerSlot>,
@@ -54,7 +52,6 @@ impl Parts {
             table: &table,
         };
         Ok(Self {
-            headers: structs.of(RegionKind::Header)?,
             control: structs.of(RegionKind::Control)?,
             tasks: structs.of(RegionKind::Tasks)?,
             workers: structs.of(RegionKind::Workers)?,

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use crate::layout::{Geometry, HeaderError};
 
 /// Longest name of an instance in bytes.
-pub const INSTANCE_BYTES_MAX: usize = 63;
-/// Default of [`SegmentSpec::payload_limit`]: 64 MiB.
-pub const PAYLOAD_LIMIT_DEFAULT: u64 = 64 << 20;
+pub(super) const INSTANCE_BYTES_MAX: usize = 63;
+/// LIMIT: 64 MiB, the default of the daemon's setting.
+pub(super) const PAYLOAD_LIMIT_DEFAULT: u64 = 64 << 20;
 
 /// Who may attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -131,6 +131,16 @@ pub enum CreateError {
         /// Its maker.
         pid: u32,
     },
+    /// Its daemon runs (or is stopped).
+    #[error(
+        "instance `{instance}` belongs to process {pid}, which is alive: stop it, or choose another instance name"
+    )]
+    InUse {
+        /// The instance.
+        instance: String,
+        /// Its daemon.
+        pid: u32,
+    },
     /// All keys of the instance are taken by others.
     #[error(
         "the {keys} keys from {first:#010x} on are all taken by segments of others; choose another instance name"
@@ -208,6 +218,11 @@ pub enum AttachError {
         "segment {0} may not be read by this user: ask its owner, or run as its owner (setting `segment_group` opens it to a group)"
     )]
     Denied(i32),
+    /// The permissions of the segment at a key do not allow it.
+    #[error(
+        "the segment at key {0:#010x} may not be read by this user: ask its owner, or run as its owner (setting `segment_group` opens it to a group)"
+    )]
+    DeniedKey(i32),
     /// A call of the kernel failed.
     #[error("{call} failed: {source}")]
     Call {

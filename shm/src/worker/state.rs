@@ -166,7 +166,7 @@ impl WorkerState {
     /// How often the slot has been registered; 0 = never.
     #[must_use]
     pub const fn incarnation(self) -> u32 {
-        (self.0 & INCARNATION_MASK as u64) as u32
+        (self.0 & 0xFF_FFFF) as u32
     }
 
     /// It shall take no more tasks, also when it is a suspect meanwhile.

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod life;
+mod named;
 
 use std::path::PathBuf;
 

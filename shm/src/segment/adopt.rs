@@ -1,0 +1,326 @@
+//! Finding the segment of an instance: adopt it, make it, or put aside what cannot be used.
+//!
+//! All keys of the instance are looked at before anything is made, since the segment of an earlier daemon may lie behind a
+//! foreign one that is gone by now. What is found at a key:
+//!
+//! | found | then |
+//! |---|---|
+//! | nothing | may be taken |
+//! | no access, too small, another magic | somebody else's: the next key |
+//! | our magic, another owner | refused: nobody else may put a segment there |
+//! | our magic and owner, another instance | the next key |
+//! | unfinished, its maker lives | refused for now |
+//! | unfinished, its maker is dead | removed |
+//! | another layout, damaged, of another boot | saved to a file, removed |
+//! | all right, its daemon lives | refused |
+//! | all right | adopted |
+//!
+//! Tested in `shm/tests/named_segments.rs`.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use crate::layout::header::MAGIC;
+use crate::region::sysv::{self, KEYS_PROBED, SysvStatus};
+use crate::region::{Mapping, SysvMemory};
+use crate::segment::create::{Identity, build, check_instance, instance_hash};
+use crate::segment::header::Front;
+use crate::segment::key::keys_of;
+use crate::segment::limits::refusal;
+use crate::segment::parts::Parts;
+use crate::segment::process::{ProcessIdentity, boot_id};
+use crate::segment::snapshot::park;
+use crate::segment::spec::{Adoption, CreateError, SegmentSpec};
+use crate::segment::{Segment, SegmentView};
+use crate::spill::SpillStore;
+use crate::time::wall_ns;
+
+/// LIMIT: an unfinished segment whose maker has not even written its name after so long was left behind.
+const UNNAMED_MAKER_S_MAX: u64 = 60;
+
+/// What lies at a key.
+enum Found {
+    Nothing,
+    Foreign,
+    Unfinished {
+        shm_id: i32,
+    },
+    Unusable {
+        shm_id: i32,
+        why: String,
+        memory: Arc<Mapping>,
+    },
+    Usable(Box<Segment>),
+}
+
+impl Segment {
+    /// Makes a segment that nobody finds by name and that vanishes with the last process attached to it. Inspectors
+    /// attach by its id.
+    ///
+    /// # Errors
+    /// The kernel gives no memory of this size.
+    pub fn create_private(spec: &SegmentSpec) -> Result<Self, CreateError> {
+        check_instance(&spec.instance)?;
+        let made = make(libc::IPC_PRIVATE, spec)?;
+        // Attached by now, so it lives on; removed, so it cannot outlive us.
+        sysv::remove(made.shm_id().unwrap_or(-1)).map_err(|source| CreateError::Call {
+            call: "shmctl(IPC_RMID)",
+            instance: spec.instance.clone(),
+            source,
+        })?;
+        Ok(made)
+    }
+
+    /// Adopts the segment of the instance, or makes one. The caller holds the instance's lock file. What cannot be used
+    /// is saved to a file in `runtime_dir` first.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub fn create_or_adopt_named(
+        spec: &SegmentSpec,
+        runtime_dir: &Path,
+    ) -> Result<(Self, Adoption), CreateError> {
+        check_instance(&spec.instance)?;
+        let uid = nix::unistd::geteuid().as_raw();
+        let mut adoption = Adoption::Created;
+        for key in keys_of(&spec.instance, uid) {
+            match look(key, uid, spec)? {
+                Found::Nothing | Found::Foreign => {}
+                Found::Unfinished { shm_id } => remove(shm_id, spec)?,
+                Found::Unusable {
+                    shm_id,
+                    why,
+                    memory,
+                } => {
+                    let file =
+                        park(&memory, runtime_dir, &spec.instance).map_err(|(file, source)| {
+                            CreateError::Park {
+                                shm_id,
+                                why: why.clone(),
+                                file,
+                                source,
+                            }
+                        })?;
+                    remove(shm_id, spec)?;
+                    adoption = Adoption::Parked { file, why };
+                }
+                Found::Usable(segment) => return Ok(adopt(*segment, spec)),
+            }
+        }
+        for key in keys_of(&spec.instance, uid) {
+            match make(key, spec) {
+                Ok(segment) => return Ok((segment, adoption)),
+                Err(CreateError::Call { source, .. }) if is(&source, Errno::EEXIST) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CreateError::KeysTaken {
+            first: keys_of(&spec.instance, uid).next().unwrap_or(0),
+            keys: KEYS_PROBED,
+        })
+    }
+
+    /// Removes the segment from the system: no other process finds it any more, and its memory goes when the last one has
+    /// detached. Nothing happens for memory of this process.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove(&self) -> io::Result<()> {
+        match self.shm_id() {
+            None => Ok(()),
+            Some(shm_id) => match sysv::remove(shm_id) {
+                // A private segment was removed when it was made.
+                Err(error) if is(&error, Errno::EINVAL) || is(&error, Errno::EIDRM) => Ok(()),
+                other => other,
+            },
+        }
+    }
+
+    /// Detaches. A named segment stays, with all that is in it.
+    pub fn detach(self) {
+        drop(self);
+    }
+}
+
+fn make(key: i32, spec: &SegmentSpec) -> Result<Segment, CreateError> {
+    let bytes = spec.geometry.total_bytes();
+    let size = usize::try_from(bytes).map_err(|_| CreateError::Addresses { bytes })?;
+    let mode = spec.mode.mode();
+    let refused = |source, call| refusal(source, call, bytes, &spec.instance);
+    let shm_id = sysv::create(key, size, mode).map_err(|source| refused(source, "shmget"))?;
+    let built = SysvMemory::attach(shm_id, false)
+        .map_err(|source| refused(source, "shmat"))
+        .and_then(|memory| {
+            if let Some(group) = spec.mode.group() {
+                sysv::set_group(shm_id, group).map_err(|source| CreateError::Call {
+                    call: "shmctl(IPC_SET), giving the segment to its group,",
+                    instance: spec.instance.clone(),
+                    source,
+                })?;
+            }
+            let segment = build(Mapping::Sysv(memory), Some(shm_id), spec, Identity::fresh())?;
+            segment.raise_epoch();
+            Ok(segment)
+        });
+    if built.is_err() {
+        // Nothing is in it yet; an error of the removal would hide the one that matters.
+        let _ = sysv::remove(shm_id);
+    }
+    built
+}
+
+fn look(key: i32, uid: u32, spec: &SegmentSpec) -> Result<Found, CreateError> {
+    let shm_id = match sysv::find(key) {
+        Ok(shm_id) => shm_id,
+        Err(error) if is(&error, Errno::ENOENT) => return Ok(Found::Nothing),
+        Err(_) => return Ok(Found::Foreign),
+    };
+    let Ok(status) = sysv::status(shm_id) else {
+        return Ok(Found::Foreign);
+    };
+    let Ok(memory) = SysvMemory::attach(shm_id, true) else {
+        return Ok(Found::Foreign);
+    };
+    let memory = Arc::new(Mapping::Sysv(memory));
+    let Some(front) = Front::of(Arc::clone(&memory)) else {
+        return Ok(Found::Foreign);
+    };
+    let ours = status.owner_uid == uid && status.creator_uid == uid;
+    if front.magic() != MAGIC {
+        return if ours && front.is_unwritten() {
+            unfinished(shm_id, &front, status, spec)
+        } else {
+            Ok(Found::Foreign)
+        };
+    }
+    if !ours {
+        return Err(CreateError::WrongOwner {
+            key,
+            shm_id,
+            instance: front
+                .header()
+                .map(|header| header.instance)
+                .unwrap_or_default(),
+            owner: if status.owner_uid == uid {
+                status.creator_uid
+            } else {
+                status.owner_uid
+            },
+            uid,
+        });
+    }
+    if !front.control().ready {
+        return unfinished(shm_id, &front, status, spec);
+    }
+    judge(shm_id, uid, spec, memory, &front)
+}
+
+/// A segment of ours with a ready word: is it the instance's, and can it be used?
+fn judge(
+    shm_id: i32,
+    uid: u32,
+    spec: &SegmentSpec,
+    memory: Arc<Mapping>,
+    front: &Front,
+) -> Result<Found, CreateError> {
+    let unusable = |why: String, memory| {
+        Ok(Found::Unusable {
+            shm_id,
+            why,
+            memory,
+        })
+    };
+    let header = match front.header() {
+        Ok(header) => header,
+        Err(error) => return unusable(error.to_string(), memory),
+    };
+    let same_hash = header.instance_hash == instance_hash(&spec.instance, uid);
+    if header.instance != spec.instance || header.owner_uid != uid || !same_hash {
+        return Ok(Found::Foreign);
+    }
+    if header.boot_id != boot_id() {
+        return unusable("it is of another boot of this machine".to_owned(), memory);
+    }
+    let geometry = match front.usable() {
+        Ok((_, geometry)) => geometry,
+        Err(error) => return unusable(error.to_string(), memory),
+    };
+    let control = front.control();
+    let daemon = ProcessIdentity {
+        pid: control.daemon_pid,
+        start_time: control.daemon_start,
+    };
+    if daemon != ProcessIdentity::own() && daemon.is_alive() {
+        return Err(CreateError::InUse {
+            instance: spec.instance.clone(),
+            pid: daemon.pid,
+        });
+    }
+    let writable = SysvMemory::attach(shm_id, false)
+        .map_err(|source| refusal(source, "shmat", geometry.total_bytes(), &spec.instance))?;
+    let parts = Parts::of(&Arc::new(Mapping::Sysv(writable)), geometry)?;
+    let view = SegmentView {
+        parts,
+        header,
+        shm_id: Some(shm_id),
+        spill: None,
+    };
+    let spill = SpillStore::open(&spec.spill_dir, view.header.payload_limit);
+    Ok(Found::Usable(Box::new(Segment::of(view, spill))))
+}
+
+fn unfinished(
+    shm_id: i32,
+    front: &Front,
+    status: SysvStatus,
+    spec: &SegmentSpec,
+) -> Result<Found, CreateError> {
+    let control = front.control();
+    let named = control.creator_pid != 0;
+    let maker = ProcessIdentity {
+        pid: if named {
+            control.creator_pid
+        } else {
+            status.creator_pid
+        },
+        start_time: control.creator_start,
+    };
+    let now_s = wall_ns() / 1_000_000_000;
+    let recent = now_s.saturating_sub(status.changed_unix_s) < UNNAMED_MAKER_S_MAX;
+    if maker.is_alive() && (named || recent) {
+        return Err(CreateError::BeingMade {
+            shm_id,
+            instance: spec.instance.clone(),
+            pid: maker.pid,
+        });
+    }
+    Ok(Found::Unfinished { shm_id })
+}
+
+fn adopt(segment: Segment, spec: &SegmentSpec) -> (Segment, Adoption) {
+    let clean = segment.control().clean_shutdown;
+    let other_sizes = *segment.geometry() != spec.geometry;
+    let epoch = segment.raise_epoch();
+    segment.rebuild_caches(segment.now());
+    let adoption = Adoption::Adopted {
+        epoch,
+        clean,
+        other_sizes,
+    };
+    (segment, adoption)
+}
+
+fn remove(shm_id: i32, spec: &SegmentSpec) -> Result<(), CreateError> {
+    sysv::remove(shm_id).map_err(|source| CreateError::Call {
+        call: "shmctl(IPC_RMID)",
+        instance: spec.instance.clone(),
+        source,
+    })
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}
