@@ -5,15 +5,20 @@
 //! undone if a later step fails. Tested at the end of this file and in `tests/start.rs`.
 
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use qtf_proto::address::Address;
+use qtf_shm::{Access, Adoption, CreateError, Geometry, GeometryError, Segment, SegmentSpec};
+use tokio::sync::watch;
 
-use crate::config::{SegmentKind, Settings};
+use crate::config::settings::{SegmentAccess, SegmentKind, SegmentSize, Settings};
 use crate::exit::Exit;
-use crate::net::listener::BindError;
-use crate::running::RunningDaemon;
+use crate::net::in_process;
+use crate::net::listener::{BindError, Listener};
+use crate::running::{DaemonInfo, RunningDaemon, StopError};
+use crate::serve::{self, Parts};
 use crate::sys::lock_file::{LockError, LockFile};
 
 /// Why the daemon did not start. Each says what to do.
@@ -66,6 +71,15 @@ pub enum BootError {
         /// What kind of failure it was.
         kind: io::ErrorKind,
     },
+    /// The sizes of the segment are not possible.
+    #[error("size of the segment: {0}; change segment_bytes, or segment_tasks and segment_workers")]
+    Size(#[from] GeometryError),
+    /// The segment cannot be had.
+    #[error(transparent)]
+    Segment(#[from] CreateError),
+    /// The times of the configuration do not go together.
+    #[error("configuration: {0}")]
+    Engine(#[from] qtf_engine::ConfigError),
     /// `network = "io_uring"` was asked for and cannot be had.
     #[error("no io_uring: {reason}; or let the daemon choose with network = \"auto\"")]
     NoRing {
@@ -85,6 +99,8 @@ impl BootError {
             Self::AlreadyRunning { .. } | Self::AddressInUse { .. } => Exit::InUse,
             Self::RuntimeDir { kind, .. } | Self::Address { kind, .. } => exit_of(*kind),
             Self::Lock { source, .. } => exit_of(source.kind()),
+            Self::Size(_) | Self::Engine(_) => Exit::Usage,
+            Self::Segment(error) => exit_of_segment(error),
             Self::NoRing { .. } | Self::Thread(_) => Exit::Failed,
         }
     }
@@ -110,6 +126,19 @@ fn exit_of(kind: io::ErrorKind) -> Exit {
     }
 }
 
+fn exit_of_segment(error: &CreateError) -> Exit {
+    match error {
+        CreateError::Limit { .. } | CreateError::Addresses { .. } => Exit::NoMemory,
+        CreateError::WrongOwner { .. } => Exit::NoPermission,
+        CreateError::BeingMade { .. } | CreateError::KeysTaken { .. } => Exit::InUse,
+        CreateError::Instance(_) => Exit::Usage,
+        CreateError::Call { source, .. } | CreateError::Park { source, .. } => {
+            exit_of(source.kind())
+        }
+        _ => Exit::Failed,
+    }
+}
+
 /// The daemon, before it runs.
 #[derive(Debug)]
 pub struct Daemon;
@@ -120,7 +149,261 @@ impl Daemon {
     /// # Errors
     /// When a step of the start fails; nothing is left behind then.
     pub fn start(settings: Settings) -> Result<RunningDaemon, BootError> {
-        let _ = settings;
-        Err(BootError::Thread(io::ErrorKind::Unsupported.into()))
+        let lock = match settings.segment {
+            SegmentKind::Named => Some(lock(&settings)?),
+            SegmentKind::Private => None,
+        };
+        let listeners = bind(&settings)?;
+        let segment = make_segment(&settings)?;
+        if let Some((device, inode)) = lock.as_ref().and_then(LockFile::identity) {
+            segment.set_lock_file(device, inode);
+        }
+        let (in_process, arrivals) = in_process::channel();
+        let (stop, stop_seen) = watch::channel(false);
+        let (report, reported) = mpsc::channel();
+        let parts = Parts {
+            settings,
+            lock,
+            listeners,
+            segment,
+            arrivals,
+            stop: stop_seen,
+        };
+        let thread = std::thread::Builder::new()
+            .name("qtfd-core".to_owned())
+            .spawn(move || serve::run(parts, &report))
+            .map_err(BootError::Thread)?;
+        match reported.recv() {
+            Ok(info) => Ok(RunningDaemon::new(info, in_process, stop, thread)),
+            Err(mpsc::RecvError) => Err(failure(thread)),
+        }
+    }
+}
+
+/// How the thread says that it serves.
+pub(crate) type Report = mpsc::Sender<DaemonInfo>;
+
+/// Why the thread ended.
+#[derive(Debug)]
+pub(crate) enum ThreadEnd {
+    /// It never served.
+    Boot(BootError),
+    /// It served, and stopped not cleanly.
+    Stop(StopError),
+}
+
+fn failure(thread: std::thread::JoinHandle<Result<(), ThreadEnd>>) -> BootError {
+    match thread.join() {
+        Ok(Err(ThreadEnd::Boot(error))) => error,
+        Ok(_) | Err(_) => BootError::Thread(io::ErrorKind::Other.into()),
+    }
+}
+
+fn lock(settings: &Settings) -> Result<LockFile, BootError> {
+    prepare_runtime_dir(&settings.runtime_dir)?;
+    let file = settings
+        .runtime_dir
+        .join(format!("{}.lock", settings.instance));
+    LockFile::acquire(&file).map_err(|error| match error {
+        LockError::Held { pid } => BootError::AlreadyRunning {
+            instance: settings.instance.clone(),
+            pid,
+        },
+        LockError::Io { file, source } => BootError::Lock { file, source },
+    })
+}
+
+/// Makes the runtime folder, or checks that the one there is safe: in a folder that others can write, like
+/// `/tmp`, somebody else may have made it before us.
+fn prepare_runtime_dir(folder: &Path) -> Result<(), BootError> {
+    let refused = |reason: String, kind| BootError::RuntimeDir {
+        folder: folder.to_owned(),
+        reason,
+        kind,
+    };
+    let uid = nix::unistd::geteuid().as_raw();
+    let mode = if uid == 0 { 0o755 } else { 0o700 };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(folder)
+        .map_err(|error| refused(format!("cannot be made: {error}"), error.kind()))?;
+    let metadata = std::fs::symlink_metadata(folder)
+        .map_err(|error| refused(format!("cannot be looked at: {error}"), error.kind()))?;
+    let denied = io::ErrorKind::PermissionDenied;
+    if !metadata.is_dir() {
+        return Err(refused("is not a folder".to_owned(), denied));
+    }
+    if metadata.uid() != uid {
+        return Err(refused(
+            format!("belongs to user {}, not to {uid}", metadata.uid()),
+            denied,
+        ));
+    }
+    if metadata.mode() & 0o002 != 0 {
+        return Err(refused("can be written by everybody".to_owned(), denied));
+    }
+    Ok(())
+}
+
+fn bind(settings: &Settings) -> Result<Vec<Listener>, BootError> {
+    let mut listeners = Vec::new();
+    for address in &settings.listen {
+        let listener = Listener::bind(address).map_err(|error| BootError::bind(address, &error))?;
+        if let Some(open) = listener.open_to_others() {
+            tracing::warn!(
+                address = %open,
+                "neither encrypted nor authenticated: whoever reaches this address can run commands on the workers"
+            );
+        }
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn spec(settings: &Settings) -> Result<SegmentSpec, BootError> {
+    let geometry = match settings.segment_size {
+        SegmentSize::Bytes(bytes) => Geometry::for_bytes(bytes)?,
+        SegmentSize::Counts { tasks, workers } => Geometry::for_counts(tasks, workers)?,
+    };
+    Ok(SegmentSpec {
+        geometry,
+        mode: match settings.segment_access {
+            SegmentAccess::Owner => Access::Owner,
+            SegmentAccess::GroupRead(gid) => Access::GroupRead(gid),
+            SegmentAccess::GroupWrite(gid) => Access::GroupWrite(gid),
+        },
+        payload_limit: settings.limits.payload_bytes,
+        ..SegmentSpec::new(settings.instance.clone(), settings.spill_dir.clone())
+    })
+}
+
+fn make_segment(settings: &Settings) -> Result<Segment, BootError> {
+    let spec = spec(settings)?;
+    match settings.segment {
+        SegmentKind::Private => private_segment(spec),
+        SegmentKind::Named => {
+            let (segment, adoption) = temporary_named(&spec)?;
+            report_adoption(&segment, &adoption);
+            if let Adoption::Adopted { .. } = adoption {
+                segment.rebuild_caches(segment.now());
+            }
+            Ok(segment)
+        }
+    }
+}
+
+fn report_adoption(segment: &Segment, adoption: &Adoption) {
+    let id = segment.shm_id();
+    match adoption {
+        Adoption::Created => tracing::info!(?id, "segment made"),
+        Adoption::Adopted {
+            epoch,
+            clean,
+            other_sizes,
+        } => {
+            tracing::info!(?id, epoch, clean, "segment of an earlier daemon taken over");
+            if *other_sizes {
+                tracing::warn!("it keeps its own sizes, which are not those of the configuration");
+            }
+        }
+        Adoption::Parked { file, why } => {
+            tracing::warn!(?id, file = %file.display(), why, "the old segment cannot be used: saved to a file, new one made");
+        }
+        _ => {}
+    }
+}
+
+/// A private segment, half as large and again if the system does not give that much.
+fn private_segment(mut spec: SegmentSpec) -> Result<Segment, BootError> {
+    loop {
+        let bytes = spec.geometry.total_bytes();
+        match temporary(&spec) {
+            Ok(segment) => return Ok(segment),
+            Err(error @ CreateError::Limit { .. }) => match spec.geometry.halved() {
+                Some(half) => {
+                    tracing::warn!(bytes, "{error}: trying with half of it");
+                    spec.geometry = half;
+                }
+                None => return Err(error.into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn temporary(spec: &SegmentSpec) -> Result<Segment, CreateError> {
+    Ok(Segment::in_process(spec))
+}
+fn temporary_named(spec: &SegmentSpec) -> Result<(Segment, Adoption), CreateError> {
+    Ok((Segment::in_process(spec), Adoption::Created))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_start_error_names_a_remedy_and_has_an_exit_code() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let cases = [
+            (
+                BootError::AlreadyRunning {
+                    instance: "a".into(),
+                    pid: 7,
+                },
+                "--instance",
+                Exit::InUse,
+            ),
+            (
+                BootError::AddressInUse {
+                    address: "unix:/x".into(),
+                },
+                "--listen",
+                Exit::InUse,
+            ),
+            (
+                BootError::Lock {
+                    file: "/x".into(),
+                    source: denied(),
+                },
+                "permissions",
+                Exit::NoPermission,
+            ),
+            (
+                BootError::NoRing {
+                    reason: "off".into(),
+                },
+                "network",
+                Exit::Failed,
+            ),
+            (
+                BootError::RuntimeDir {
+                    folder: "/x".into(),
+                    reason: "no".into(),
+                    kind: io::ErrorKind::PermissionDenied,
+                },
+                "runtime_dir",
+                Exit::NoPermission,
+            ),
+        ];
+        for (error, remedy, exit) in cases {
+            assert!(error.to_string().contains(remedy), "{error}");
+            assert_eq!(error.exit(), exit, "{error}");
+        }
+    }
+
+    #[test]
+    fn runtime_folder_that_everybody_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("run");
+        prepare_runtime_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = prepare_runtime_dir(&folder).unwrap_err();
+        assert!(
+            error.to_string().contains("can be written by everybody"),
+            "{error}"
+        );
     }
 }

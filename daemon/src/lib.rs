@@ -12,6 +12,7 @@
 //! | `core_cell` | the one door to the engine, entered synchronously |
 //! | `duty_cycle`, `idle` | the loop of the pinned thread |
 //! | `edge` | gRPC handlers: decode, check, call the engine, encode |
+//! | `serve` | the pinned thread from its first to its last moment |
 //! | `net` | sockets and HTTP/2 on either backend |
 //! | `sys` | system calls; the only `unsafe` of this crate |
 
@@ -23,10 +24,11 @@ pub mod logging;
 pub mod running;
 
 mod core_cell;
-//mod duty_cycle;
+mod duty_cycle;
 mod edge;
-//mod idle;
+mod idle;
 mod net;
+mod serve;
 mod sys;
 
 pub use boot::{BootError, Daemon};

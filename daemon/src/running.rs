@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use qtf_proto::address::{Address, InProcess};
 use tokio::sync::watch;
 
+use crate::boot::ThreadEnd;
+
 /// What a daemon is.
 #[derive(Debug, Clone)]
 pub struct DaemonInfo {
@@ -37,6 +39,9 @@ pub enum StopError {
     /// The thread ended by a panic: a bug.
     #[error("the daemon's thread panicked")]
     Panicked,
+    /// Another daemon has taken the segment over.
+    #[error("another daemon has taken over the segment of this one")]
+    TakenOver,
     /// Some connections were still open at the deadline and were cut.
     #[error(
         "connections were still open at the stop deadline and were cut; raise stop_deadline_ms if they need longer"
@@ -50,7 +55,7 @@ pub struct RunningDaemon {
     info: DaemonInfo,
     in_process: InProcess,
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<Result<(), StopError>>>,
+    thread: Option<JoinHandle<Result<(), ThreadEnd>>>,
 }
 
 impl RunningDaemon {
@@ -58,7 +63,7 @@ impl RunningDaemon {
         info: DaemonInfo,
         in_process: InProcess,
         stop: watch::Sender<bool>,
-        thread: JoinHandle<Result<(), StopError>>,
+        thread: JoinHandle<Result<(), ThreadEnd>>,
     ) -> Self {
         Self {
             info,
@@ -121,8 +126,13 @@ impl RunningDaemon {
 
     fn join(&mut self) -> Result<(), StopError> {
         match self.thread.take() {
-            Some(thread) => thread.join().unwrap_or(Err(StopError::Panicked)),
             None => Ok(()),
+            Some(thread) => match thread.join() {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(ThreadEnd::Stop(error))) => Err(error),
+                // A start error was reported by the start.
+                Ok(Err(ThreadEnd::Boot(_))) | Err(_) => Err(StopError::Panicked),
+            },
         }
     }
 }

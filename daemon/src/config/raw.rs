@@ -54,8 +54,6 @@ raw_config! {
     runtime_dir: PathBuf,
     /// Folder for payloads and outputs that are too large for the segment.
     spill_dir: PathBuf,
-    /// Bytes of spilled payloads and outputs in all.
-    spill_bytes_max: u64,
     /// Size of the segment.
     segment_bytes: u64,
     /// Task slots, instead of `segment_bytes` (together with `segment_workers`).

@@ -106,7 +106,6 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     pub(crate) streams_per_connection: u32,
     pub(crate) uploads: usize,
-    pub(crate) spill_bytes: u64,
 }
 
 /// The validated configuration.
@@ -246,12 +245,6 @@ impl Settings {
                     256,
                     (1, 65_535),
                 )?,
-                spill_bytes: bounded(
-                    "spill_bytes_max",
-                    raw.spill_bytes_max,
-                    16 << 30,
-                    (0, u64::MAX),
-                )?,
             },
             instance,
             runtime_dir,
@@ -303,7 +296,8 @@ impl Settings {
         self
     }
 
-    /// The same, spilling to another folder.
+    /// The same, spilling to another folder. With a private segment it is removed at the end with all that
+    /// is in it, so it must be one that nobody else uses.
     #[must_use]
     pub fn spill_dir(mut self, folder: PathBuf) -> Self {
         self.spill_dir = folder;
@@ -378,7 +372,6 @@ impl Settings {
     fn numbers(&self) -> impl Iterator<Item = (&'static str, u128)> {
         let (times, limits) = (&self.times, &self.limits);
         [
-            ("spill_bytes_max", u128::from(limits.spill_bytes)),
             ("payload_bytes_max", u128::from(limits.payload_bytes)),
             ("message_bytes_max", limits.message_bytes as u128),
             ("connections_max", limits.connections as u128),

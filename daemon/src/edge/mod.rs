@@ -1,2 +1,50 @@
-//! stub
+//! The gRPC edge: each handler decodes, checks, enters the engine synchronously, and encodes.
+//!
+//! No decision lives here. Streams are driven by their own polling: a response stream reads its requests
+//! when the peer has room for the answer, so a peer that does not read is not read either, and nothing
+//! queues between the two.
+//!
+//! | file | serves |
+//! |---|---|
+//! | `service.rs` | finds the service by the path of a request |
+//! | `plm.rs`, `submit.rs`, `watch.rs`, `listing.rs` | clients |
+//! | `scheduler.rs` | assignments to workers |
+//! | `register.rs`, `worker_session.rs`, `client_session.rs` | sessions |
+//! | `transfer.rs` | payloads and outputs that are too large for a message |
+//! | `admin.rs` | operators |
+//! | `status.rs` | refusals as gRPC statuses, all of them |
+//! | `read.rs` | records of the segment as messages |
+//! | `peer.rs` | who speaks on a connection |
+
+pub(crate) mod admin;
+pub(crate) mod client_session;
+pub(crate) mod listing;
 pub(crate) mod peer;
+pub(crate) mod plm;
+pub(crate) mod read;
+pub(crate) mod register;
+pub(crate) mod scheduler;
+pub(crate) mod service;
+pub(crate) mod status;
+pub(crate) mod submit;
+pub(crate) mod transfer;
+pub(crate) mod watch;
+pub(crate) mod worker_session;
+
+/// LIMIT: messages that one poll of a stream takes in before others have their turn.
+pub(crate) const MESSAGES_PER_POLL_MAX: usize = 16;
+
+/// LIMIT: bytes of payload or output that one poll copies.
+pub(crate) const COPIED_PER_POLL_MAX: usize = 64 << 10;
+
+/// Index of a peer-given number, or no refusal but a plain error of the call.
+pub(crate) fn session_client(
+    core: &crate::core_cell::Core,
+    session: u64,
+) -> Result<qtf_shm::ClientIndex, qtf_engine::Rejection> {
+    if session == 0 {
+        // Callers that never registered share one record.
+        return Ok(read::unregistered());
+    }
+    core.engine.client_of(session)
+}

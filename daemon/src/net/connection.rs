@@ -15,8 +15,8 @@ use tokio::sync::{Notify, watch};
 
 use super::Backend;
 use super::edge_io::{EdgeIo, Socket};
-use crate::edge::service::EdgeService;
 use crate::edge::peer::Peer;
+use crate::edge::service::EdgeService;
 
 // LIMIT: what one connection can make us hold: these windows, the streams below, and its send buffers.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;

@@ -8,7 +8,7 @@
 //! - `in_process`: connections from the same process, without a listening socket
 
 pub(crate) mod accept;
-//pub(crate) mod connection;
+pub(crate) mod connection;
 pub(crate) mod edge_io;
 pub(crate) mod in_process;
 pub(crate) mod listener;

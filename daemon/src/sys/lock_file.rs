@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 /// The lock, held until dropped.
 #[derive(Debug)]
 pub(crate) struct LockFile {
-    _file: File,
+    file: File,
 }
 
 /// Why the lock was not had.
@@ -60,7 +60,14 @@ impl LockFile {
             Err(errno) => return Err(failed(errno.into())),
         }
         write_pid(&mut opened).map_err(failed)?;
-        Ok(Self { _file: opened })
+        Ok(Self { file: opened })
+    }
+
+    /// Device and inode, by which others know the file.
+    pub(crate) fn identity(&self) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = self.file.metadata().ok()?;
+        Some((metadata.dev(), metadata.ino()))
     }
 }
 

@@ -111,13 +111,9 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
     #[inline]
     pub fn insert(&self, leaf: u32, key: Key) -> Result<(), Occupied> {
         let word = key.to_word();
-        if cfg!(qtf_mutant = "tree_insert_overwrites") {
-            store_load_swap(self.leaf_word(leaf), word);
-        } else {
-            // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
-            store_load_cas(self.leaf_word(leaf), 0, word)
-                .map_err(|found| Occupied(Key::of_word(found)))?;
-        }
+        // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
+        store_load_cas(self.leaf_word(leaf), 0, word)
+            .map_err(|found| Occupied(Key::of_word(found)))?;
         self.climb_after_insert(leaf, word);
         Ok(())
     }
@@ -143,9 +139,7 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
             return false;
         }
         // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
-        if cfg!(qtf_mutant = "tree_remove_without_compare") {
-            store_load_swap(word, to.to_word());
-        } else if store_load_cas(word, from.to_word(), to.to_word()).is_err() {
+        if store_load_cas(word, from.to_word(), to.to_word()).is_err() {
             Backoff::new().pause();
             return false;
         }
@@ -248,9 +242,6 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
                 last = self.shape.level(level).count - 1;
             }
             for index in first..=last {
-                if cfg!(qtf_mutant = "tree_scrub_does_nothing") {
-                    continue;
-                }
                 changed += u64::from(self.fix(level, index));
             }
             (first, last) = (first / FANOUT, last / FANOUT);
@@ -298,10 +289,12 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         for level in 1..=self.shape.root_level() {
             index /= FANOUT;
             // ORDERING: [tree.leaf] look half: pairs with the CAS in `fix`.
-            let above = look(
-                self.node(level, index),
-                cfg!(qtf_mutant = "tree_insert_looks_too_early"),
-            );
+            let above = if cfg!(qtf_mutant = "tree_insert_looks_too_early") {
+                // ORDERING: a mutant.
+                self.node(level, index).load(Ordering::Acquire)
+            } else {
+                store_load_load(self.node(level, index))
+            };
             if above >= word
                 || cfg!(qtf_mutant = "tree_insert_never_climbs")
                 || !self.fix(level, index)
@@ -329,13 +322,10 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         let node = self.node(level, index);
         let mut changed = false;
         let mut backoff = Backoff::new();
-        for round in 0..FIX_ROUNDS_MAX {
-            let early = (cfg!(qtf_mutant = "tree_first_look_too_early") && round == 0)
-                || (cfg!(qtf_mutant = "tree_second_look_too_early") && round > 0);
-            // ORDERING: [tree.leaf] look half in the first round, at word and children;
-            // [tree.fix] look half in the next ones.
-            let stored = look(node, early);
-            let best = self.best_child(level, index, early);
+        for _ in 0..FIX_ROUNDS_MAX {
+            // ORDERING: [tree.fix] look half, at the word and then (again) at its children.
+            let stored = store_load_load(node);
+            let best = self.best_child(level, index);
             if best == stored {
                 return changed;
             }
@@ -441,27 +431,22 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
 
     /// The best of the children, as a word; EMPTY for the padding of a level.
     #[inline]
-    fn best_child(&self, level: usize, index: usize, early: bool) -> u64 {
+    fn best_child(&self, level: usize, index: usize) -> u64 {
         let Some(children) = self.children(level, index) else {
             return 0;
         };
         let mut best = 0;
         for child in children {
             // ORDERING: [tree.fix] look half: pairs with the leaf or inner CAS one level down.
-            best = best.max(look(child, early));
+            let word = if cfg!(qtf_mutant = "tree_fix_looks_too_early") {
+                // ORDERING: a mutant.
+                child.load(Ordering::Acquire)
+            } else {
+                store_load_load(child)
+            };
+            best = best.max(word);
         }
         best
-    }
-}
-
-/// The look half of a pair; `early` is for mutants only.
-#[inline(always)]
-fn look(word: &AtomicU64, early: bool) -> u64 {
-    if early {
-        // ORDERING: a mutant: may be read before the write that it should come after.
-        word.load(Ordering::Acquire)
-    } else {
-        store_load_load(word)
     }
 }
 

@@ -1,0 +1,215 @@
+//! The one door to the engine: a cell of the pinned thread, entered synchronously and never held over an
+//! await.
+//!
+//! gRPC handlers must be `Send` although they run on one thread; they hold no reference to the engine but
+//! enter here. Invariants:
+//! - I1: nobody enters while the cell is entered: what runs inside never polls, awaits or does I/O on
+//!   sockets. [`poke`] does nothing while the cell is entered.
+//! - I2: whoever changes something wakes the duty cycle, so no effect waits for a timer.
+//! - I3: one turn is bounded by the engine's own limits.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `routes.rs` | what waits to be sent to each worker |
+//! | `watches.rs` | who waits for the end of which task |
+//! | `uploads.rs` | payloads and outputs that were uploaded and not yet used |
+
+pub(crate) mod routes;
+pub(crate) mod uploads;
+pub(crate) mod watches;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+
+use qtf_engine::{Effect, Engine};
+use qtf_shm::time::monotonic_ns;
+use qtf_shm::{Now, Segment};
+use tokio::sync::Notify;
+
+use crate::config::settings::Limits;
+use crate::running::DaemonInfo;
+use routes::Routes;
+use uploads::Uploads;
+use watches::Watches;
+
+thread_local! {
+    static CORE: RefCell<Option<Core>> = const { RefCell::new(None) };
+    /// Something changed since the last turn.
+    static IS_DIRTY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Engine and what surrounds it on the pinned thread.
+pub(crate) struct Core {
+    pub(crate) engine: Engine,
+    pub(crate) routes: Routes,
+    pub(crate) watches: Watches,
+    pub(crate) uploads: Uploads,
+    pub(crate) limits: Limits,
+    pub(crate) info: DaemonInfo,
+    pub(crate) started: Now,
+    /// Streams that only wait for the stop.
+    stop_wakers: Vec<Waker>,
+    is_stopping: bool,
+    epoch: u64,
+    is_taken_over: bool,
+    origin_ns: u64,
+    wake: Rc<Notify>,
+}
+
+impl Core {
+    /// Puts the parts together. `wake` wakes the duty cycle.
+    pub(crate) fn new(engine: Engine, limits: Limits, info: DaemonInfo, wake: Rc<Notify>) -> Self {
+        let origin_ns = engine.segment().header().origin_ns;
+        let watches_max = usize::try_from(engine.segment().geometry().tasks())
+            .unwrap_or(usize::MAX)
+            .saturating_mul(2)
+            .max(1 << 16);
+        Self {
+            routes: Routes::default(),
+            watches: Watches::new(watches_max),
+            uploads: Uploads::new(engine.segment().spill().clone(), limits.uploads),
+            limits,
+            info,
+            started: now_since(origin_ns),
+            stop_wakers: Vec::new(),
+            is_stopping: false,
+            epoch: engine.segment().epoch(),
+            is_taken_over: false,
+            origin_ns,
+            wake,
+            engine,
+        }
+    }
+
+    /// The time of the segment.
+    pub(crate) fn now(&self) -> Now {
+        now_since(self.origin_ns)
+    }
+
+    /// The segment.
+    pub(crate) fn segment(&self) -> &Segment {
+        self.engine.segment()
+    }
+
+    /// Whether another daemon has raised the segment's epoch: then this one touches nothing more.
+    pub(crate) fn is_taken_over(&self) -> bool {
+        self.is_taken_over
+    }
+
+    /// Whether the daemon is stopping; then streams say so and end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    /// Wakes a stream when the daemon begins to stop.
+    pub(crate) fn wake_at_stop(&mut self, waker: &Waker) {
+        if !self.stop_wakers.iter().any(|known| known.will_wake(waker)) {
+            self.stop_wakers.push(waker.clone());
+        }
+        // LIMIT: wakers of streams that are gone do no harm but take room.
+        if self.stop_wakers.len() > (1 << 20) {
+            self.stop_wakers.drain(..1 << 19);
+        }
+    }
+
+    /// No more tasks are taken; every stream is woken to say so.
+    pub(crate) fn begin_stop(&mut self) {
+        self.is_stopping = true;
+        self.engine.stop_intake();
+        self.routes.wake_all();
+        self.watches.wake_all();
+        for waker in self.stop_wakers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// One turn: the engine decides, its effects go to the streams. Returns how much was done.
+    fn turn(&mut self) -> u64 {
+        let now = self.now();
+        self.is_taken_over |= self.engine.segment().epoch() != self.epoch;
+        if self.is_taken_over {
+            return 0;
+        }
+        self.engine.segment().set_daemon_beat(now.stamp());
+        let mut work = u64::from(self.engine.cycle(now).get());
+        while let Some(effect) = self.engine.pop_effect() {
+            work = work.saturating_add(1);
+            self.route(effect);
+        }
+        self.uploads.expire(now);
+        work
+    }
+
+    fn route(&mut self, effect: Effect) {
+        match effect {
+            Effect::Finished { task, phase } => self.watches.finished(task, phase),
+            other => self.routes.route(other),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Now> {
+        let deadlines = [self.engine.next_deadline(), self.uploads.next_expiry()];
+        deadlines.into_iter().flatten().min()
+    }
+}
+
+fn now_since(origin_ns: u64) -> Now {
+    Now::from_ns(monotonic_ns().saturating_sub(origin_ns))
+}
+
+/// Puts the core into the calling thread.
+pub(crate) fn install(core: Core) {
+    CORE.with_borrow_mut(|cell| *cell = Some(core));
+}
+
+/// Takes the core out of the calling thread.
+pub(crate) fn remove() -> Option<Core> {
+    CORE.with_borrow_mut(Option::take)
+}
+
+/// Enters the core to change something. `None` when the daemon is gone from this thread.
+pub(crate) fn enter<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
+    CORE.with(|cell| {
+        let mut cell = cell.try_borrow_mut().ok()?;
+        let core = cell.as_mut()?;
+        let result = action(core);
+        if !IS_DIRTY.replace(true) {
+            core.wake.notify_one();
+        }
+        Some(result)
+    })
+}
+
+/// Enters the core to look at something.
+pub(crate) fn look<R>(action: impl FnOnce(&Core) -> R) -> Option<R> {
+    CORE.with(|cell| {
+        let cell = cell.try_borrow().ok()?;
+        cell.as_ref().map(action)
+    })
+}
+
+/// Enters the core to note that a stream waits; changes nothing that the engine must see.
+pub(crate) fn attend<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
+    CORE.with(|cell| cell.try_borrow_mut().ok()?.as_mut().map(action))
+}
+
+/// One turn of the engine. Returns how much was done and when something is due next.
+pub(crate) fn turn() -> Option<(u64, Option<Now>)> {
+    CORE.with(|cell| {
+        let mut cell = cell.try_borrow_mut().ok()?;
+        let core = cell.as_mut()?;
+        IS_DIRTY.set(false);
+        let work = core.turn();
+        Some((work, core.next_deadline()))
+    })
+}
+
+/// The poll point in the path of gRPC: one turn if something changed, so that a busy edge does not hold
+/// up what the engine would do.
+pub(crate) fn poke() {
+    if IS_DIRTY.get() {
+        // What is left after this turn is seen by the duty cycle, which was woken already.
+        let _ = turn();
+    }
+}

@@ -1,0 +1,404 @@
+//! What waits to be sent to each worker, and who sends it.
+//!
+//! The engine gives credits their due, so what waits for one worker is bounded by its capacity; only ids
+//! wait, the data is read from the segment when the stream is polled. An order that waits while its
+//! worker has no dispatch stream is sent to the next one, unless it is no longer the worker's by then:
+//! the sender asks the engine for each.
+//!
+//! Invariants:
+//! - I1: a route belongs to one worker id; a hello of the slot's next tenant replaces it.
+//! - I2: at most one dispatch stream and one session serve a route, the latest; an earlier one ends.
+//!
+//! Tested at the end of this file.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use qtf_engine::{Effect, StopReason};
+use qtf_shm::{TaskId, WorkerId};
+
+/// LIMIT: stops may come on top of assignments; beyond this the worker is hopeless and loses orders, which
+/// the engine's reconciliation takes back.
+const ORDERS_MAX: usize = 1 << 18;
+
+/// Names one stream; later ones have higher numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct StreamKey(u64);
+
+/// One thing that a worker is to be told on its dispatch stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Run this attempt.
+    Assign { task: TaskId, attempt: u8 },
+    /// Stop this attempt.
+    Stop {
+        task: TaskId,
+        attempt: u8,
+        reason: StopReason,
+    },
+    /// Say that you live.
+    Probe { nonce: u64 },
+}
+
+/// What a worker is to be told on its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Notices {
+    pub(crate) evicted: bool,
+    pub(crate) drain: bool,
+}
+
+/// The streams of one worker and what waits for them.
+#[derive(Debug)]
+pub(crate) struct WorkerRoute {
+    pub(crate) id: WorkerId,
+    pub(crate) token: u64,
+    /// Where it is, for lists.
+    pub(crate) address: String,
+    orders: VecDeque<Order>,
+    notices: Notices,
+    dispatch: Option<(StreamKey, Option<Waker>)>,
+    session: Option<(StreamKey, Option<Waker>)>,
+    /// Ends the watch over the worker's process when dropped.
+    process_watch: Option<ProcessWatch>,
+}
+
+/// A task that waits for the end of the worker's process; ended when this is dropped.
+#[derive(Debug)]
+pub(crate) struct ProcessWatch(pub(crate) tokio::task::AbortHandle);
+
+impl Drop for ProcessWatch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// All routes, by worker slot.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    workers: Vec<Option<Box<WorkerRoute>>>,
+    last_key: u64,
+}
+
+impl Routes {
+    /// A name for a new stream.
+    pub(crate) fn next_key(&mut self) -> StreamKey {
+        self.last_key = self.last_key.saturating_add(1);
+        StreamKey(self.last_key)
+    }
+
+    /// The route of a worker, if it has one.
+    pub(crate) fn get(&self, id: WorkerId) -> Option<&WorkerRoute> {
+        self.workers
+            .get(id.slot().position())?
+            .as_deref()
+            .filter(|route| route.id == id)
+    }
+
+    fn get_mut(&mut self, id: WorkerId) -> Option<&mut WorkerRoute> {
+        let route = self.workers.get_mut(id.slot().position())?.as_deref_mut();
+        route.filter(|route| route.id == id)
+    }
+
+    /// A worker said hello on the session `key`; an earlier session of it ends.
+    pub(crate) fn open_session(
+        &mut self,
+        id: WorkerId,
+        token: u64,
+        address: String,
+        key: StreamKey,
+    ) {
+        if let Some(route) = self.get_mut(id) {
+            route.token = token;
+            route.address = address;
+            route.notices = Notices::default();
+            // What waited was never sent: the engine takes it back, as the worker does not hold it.
+            route.orders.clear();
+            route.process_watch = None;
+            if let Some((_, Some(waker))) = route.session.replace((key, None)) {
+                waker.wake();
+            }
+            return;
+        }
+        let position = id.slot().position();
+        if self.workers.len() <= position {
+            self.workers
+                .resize_with(position.saturating_add(1), || None);
+        }
+        let route = WorkerRoute {
+            id,
+            token,
+            address,
+            orders: VecDeque::new(),
+            notices: Notices::default(),
+            dispatch: None,
+            session: Some((key, None)),
+            process_watch: None,
+        };
+        if let Some(replaced) = self.workers[position].replace(Box::new(route)) {
+            replaced.wake_both();
+        }
+    }
+
+    /// The worker's process is watched by this from now on.
+    pub(crate) fn watch_process(&mut self, id: WorkerId, watch: ProcessWatch) {
+        if let Some(route) = self.get_mut(id) {
+            route.process_watch = Some(watch);
+        }
+    }
+
+    /// A dispatch stream for a worker; an earlier one of it ends. False when the token is wrong.
+    pub(crate) fn open_dispatch(&mut self, id: WorkerId, token: u64, key: StreamKey) -> bool {
+        let Some(route) = self.get_mut(id).filter(|route| route.token == token) else {
+            return false;
+        };
+        if let Some((_, Some(waker))) = route.dispatch.replace((key, None)) {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Whether some worker has this token.
+    pub(crate) fn knows_token(&self, token: u64) -> bool {
+        self.workers
+            .iter()
+            .flatten()
+            .any(|route| route.token == token)
+    }
+
+    /// Takes the next order for the dispatch stream `key`.
+    pub(crate) fn next_order(&mut self, id: WorkerId, key: StreamKey) -> Option<Order> {
+        let route = self.get_mut(id)?;
+        if route.dispatch.as_ref()?.0 == key {
+            route.orders.pop_front()
+        } else {
+            None
+        }
+    }
+
+    /// Whether the dispatch stream `key` is still the one of its worker.
+    pub(crate) fn is_dispatch(&self, id: WorkerId, key: StreamKey) -> bool {
+        self.get(id)
+            .and_then(|route| route.dispatch.as_ref())
+            .is_some_and(|(now, _)| *now == key)
+    }
+
+    /// Whether the session `key` is still the one of its worker.
+    pub(crate) fn is_session(&self, id: WorkerId, key: StreamKey) -> bool {
+        self.get(id)
+            .and_then(|route| route.session.as_ref())
+            .is_some_and(|(now, _)| *now == key)
+    }
+
+    /// Takes what the session `key` is to say.
+    pub(crate) fn take_notices(&mut self, id: WorkerId) -> Notices {
+        self.get_mut(id)
+            .map(|route| std::mem::take(&mut route.notices))
+            .unwrap_or_default()
+    }
+
+    /// The dispatch stream `key` waits.
+    pub(crate) fn park_dispatch(&mut self, id: WorkerId, key: StreamKey, waker: &Waker) {
+        if let Some(slot) = self.get_mut(id).and_then(|route| route.dispatch.as_mut()) {
+            park(slot, key, waker);
+        }
+    }
+
+    /// The session `key` waits.
+    pub(crate) fn park_session(&mut self, id: WorkerId, key: StreamKey, waker: &Waker) {
+        if let Some(slot) = self.get_mut(id).and_then(|route| route.session.as_mut()) {
+            park(slot, key, waker);
+        }
+    }
+
+    /// The dispatch stream `key` is gone; what waits stays for the next.
+    pub(crate) fn close_dispatch(&mut self, id: WorkerId, key: StreamKey) {
+        if let Some(route) = self.get_mut(id) {
+            route.dispatch.take_if(|(now, _)| *now == key);
+        }
+    }
+
+    /// The session `key` is gone. True if it was the one of its worker.
+    pub(crate) fn close_session(&mut self, id: WorkerId, key: StreamKey) -> bool {
+        let Some(route) = self.get_mut(id) else {
+            return false;
+        };
+        route.session.take_if(|(now, _)| *now == key).is_some()
+    }
+
+    /// The worker is no more: its route goes, its streams end.
+    pub(crate) fn forget(&mut self, id: WorkerId) {
+        if self.get(id).is_some() {
+            if let Some(route) = self.workers[id.slot().position()].take() {
+                route.wake_both();
+            }
+        }
+    }
+
+    /// Every stream looks again.
+    pub(crate) fn wake_all(&mut self) {
+        for route in self.workers.iter().flatten() {
+            route.wake_both();
+        }
+    }
+
+    /// Brings an effect to the worker that it is for.
+    pub(crate) fn route(&mut self, effect: Effect) {
+        match effect {
+            Effect::Dispatch {
+                worker,
+                task,
+                attempt,
+            } => {
+                self.order(worker, Order::Assign { task, attempt });
+            }
+            Effect::Stop {
+                worker,
+                task,
+                attempt,
+                reason,
+            } => {
+                self.order(
+                    worker,
+                    Order::Stop {
+                        task,
+                        attempt,
+                        reason,
+                    },
+                );
+            }
+            Effect::Probe { worker, nonce } => self.order(worker, Order::Probe { nonce }),
+            Effect::Evict { worker } => {
+                if let Some(route) = self.get_mut(worker) {
+                    tracing::warn!(%worker, address = route.address, "worker lost");
+                    route.orders.clear();
+                    route.notices.evicted = true;
+                    route.wake_both();
+                }
+            }
+            Effect::Drain { worker } => {
+                if let Some(route) = self.get_mut(worker) {
+                    route.notices.drain = true;
+                    wake(&route.session);
+                }
+            }
+            Effect::Finished { .. } => {}
+        }
+    }
+
+    fn order(&mut self, worker: WorkerId, order: Order) {
+        let Some(route) = self.get_mut(worker) else {
+            tracing::debug!(%worker, ?order, "no route to this worker");
+            return;
+        };
+        if route.orders.len() >= ORDERS_MAX {
+            tracing::debug!(%worker, ?order, "too much waits for this worker");
+            return;
+        }
+        route.orders.push_back(order);
+        wake(&route.dispatch);
+    }
+}
+
+impl WorkerRoute {
+    fn wake_both(&self) {
+        wake(&self.dispatch);
+        wake(&self.session);
+    }
+}
+
+fn wake(stream: &Option<(StreamKey, Option<Waker>)>) {
+    if let Some((_, Some(waker))) = stream {
+        waker.wake_by_ref();
+    }
+}
+
+fn park(slot: &mut (StreamKey, Option<Waker>), key: StreamKey, waker: &Waker) {
+    if slot.0 != key {
+        return;
+    }
+    match &mut slot.1 {
+        Some(known) => known.clone_from(waker),
+        none => *none = Some(waker.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(slot: u16, incarnation: u32) -> WorkerId {
+        WorkerId::from_raw(u64::from(incarnation) << 12 | u64::from(slot)).unwrap()
+    }
+
+    fn dispatch(id: WorkerId) -> Effect {
+        Effect::Dispatch {
+            worker: id,
+            task: TaskId::from_raw(1 << 24).unwrap(),
+            attempt: 1,
+        }
+    }
+
+    fn with_worker(id: WorkerId) -> (Routes, StreamKey) {
+        let mut routes = Routes::default();
+        let session = routes.next_key();
+        routes.open_session(id, 7, "here".into(), session);
+        let stream = routes.next_key();
+        assert!(routes.open_dispatch(id, 7, stream));
+        (routes, stream)
+    }
+
+    #[test]
+    fn order_waits_for_the_stream_and_comes_out_once() {
+        let id = worker(3, 1);
+        let (mut routes, stream) = with_worker(id);
+        routes.route(dispatch(id));
+        assert!(matches!(
+            routes.next_order(id, stream),
+            Some(Order::Assign { attempt: 1, .. })
+        ));
+        assert_eq!(routes.next_order(id, stream), None);
+    }
+
+    #[test]
+    fn order_that_waited_for_a_dispatch_stream_goes_to_the_new_stream_only() {
+        let id = worker(3, 1);
+        let (mut routes, first) = with_worker(id);
+        routes.close_dispatch(id, first);
+        routes.route(dispatch(id));
+        let second = routes.next_key();
+        assert!(routes.open_dispatch(id, 7, second));
+        assert_eq!(routes.next_order(id, first), None);
+        assert!(routes.next_order(id, second).is_some());
+    }
+
+    #[test]
+    fn next_tenant_of_a_slot_gets_nothing_of_the_one_before() {
+        let old = worker(3, 1);
+        let (mut routes, stream) = with_worker(old);
+        routes.route(dispatch(old));
+        let new = worker(3, 2);
+        let session = routes.next_key();
+        routes.open_session(new, 8, "there".into(), session);
+        assert!(!routes.is_dispatch(old, stream));
+        let stream = routes.next_key();
+        assert!(
+            !routes.open_dispatch(new, 7, stream),
+            "the token of the tenant before"
+        );
+        assert!(routes.open_dispatch(new, 8, stream));
+        assert_eq!(routes.next_order(new, stream), None);
+        routes.route(dispatch(old));
+        assert_eq!(routes.next_order(new, stream), None);
+    }
+
+    #[test]
+    fn evicted_worker_is_told_and_its_orders_are_gone() {
+        let id = worker(1, 1);
+        let (mut routes, stream) = with_worker(id);
+        routes.route(dispatch(id));
+        routes.route(Effect::Evict { worker: id });
+        assert_eq!(routes.next_order(id, stream), None);
+        assert!(routes.take_notices(id).evicted);
+        assert!(!routes.take_notices(id).evicted, "told once");
+    }
+}

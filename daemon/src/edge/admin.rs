@@ -1,0 +1,165 @@
+//! Service `Admin`: what operators ask.
+//!
+//! Tested in `tests/listing.rs`.
+
+use qtf_proto::v1::admin_server::Admin;
+use qtf_proto::v1::{
+    ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, GetInfoRequest,
+    ListClientsRequest, ListClientsResponse, ListWorkersRequest, ListWorkersResponse, NamedValue,
+    WorkerInfo, WorkerState,
+};
+use qtf_shm::{WorkerId, WorkerPhase};
+use tonic::{Request, Response, Status};
+
+use super::{read, status};
+use crate::core_cell::{self, Core};
+
+/// The service.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdminEdge;
+
+#[tonic::async_trait]
+impl Admin for AdminEdge {
+    async fn get_info(
+        &self,
+        _request: Request<GetInfoRequest>,
+    ) -> Result<Response<DaemonInfo>, Status> {
+        core_cell::look(info)
+            .map(Response::new)
+            .ok_or_else(status::gone)
+    }
+
+    async fn list_workers(
+        &self,
+        _request: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
+        let workers = core_cell::look(workers).ok_or_else(status::gone)?;
+        Ok(Response::new(ListWorkersResponse { workers }))
+    }
+
+    async fn list_clients(
+        &self,
+        _request: Request<ListClientsRequest>,
+    ) -> Result<Response<ListClientsResponse>, Status> {
+        let clients = core_cell::look(clients).ok_or_else(status::gone)?;
+        Ok(Response::new(ListClientsResponse { clients }))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<DrainWorkerRequest>,
+    ) -> Result<Response<DrainWorkerResponse>, Status> {
+        let request = request.into_inner();
+        let worker = WorkerId::from_raw(request.worker_id).ok_or_else(|| {
+            status::invalid(format!("{:#x} is not a worker id", request.worker_id))
+        })?;
+        let result = core_cell::enter(|core| {
+            let now = core.now();
+            core.engine.drain_worker(now, worker)
+        });
+        let refusal = match result.ok_or_else(status::gone)? {
+            Ok(()) => {
+                let reason: String = request.reason.chars().take(200).collect();
+                tracing::info!(%worker, reason, "worker is to leave");
+                None
+            }
+            Err(rejection) => Some(status::refusal_of(&rejection)),
+        };
+        Ok(Response::new(DrainWorkerResponse { refusal }))
+    }
+}
+
+fn info(core: &Core) -> DaemonInfo {
+    let segment = core.segment();
+    let counters = segment.counters();
+    DaemonInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: core.info.instance.clone(),
+        pid: std::process::id(),
+        shm_id: core.info.shm_id,
+        segment_id: segment.segment_id(),
+        segment_bytes: core.info.segment_bytes,
+        task_slots: core.info.task_slots,
+        worker_slots: core.info.worker_slots,
+        uptime_ms: core.now().since_ns(core.started) / 1_000_000,
+        network_backend: core.info.network.to_owned(),
+        counters: counters
+            .named()
+            .map(|(name, value)| NamedValue {
+                name: name.to_owned(),
+                value,
+            })
+            .collect(),
+        tasks_by_state: counters
+            .gauges()
+            .map(|(phase, value)| NamedValue {
+                name: phase.name().to_owned(),
+                value,
+            })
+            .collect(),
+        private_segment: core.info.segment_is_private,
+        core: core.info.core.map_or(-1, i32::from),
+    }
+}
+
+fn workers(core: &Core) -> Vec<WorkerInfo> {
+    let count = u16::try_from(core.segment().geometry().workers()).unwrap_or(u16::MAX);
+    (0..count)
+        .filter_map(|number| core.segment().worker_index(number))
+        .filter_map(|index| {
+            let record = core.segment().read_worker(index)?.record;
+            let state = match record.state.phase() {
+                WorkerPhase::Free | WorkerPhase::Reserved => return None,
+                WorkerPhase::Live => WorkerState::Live,
+                WorkerPhase::Draining => WorkerState::Draining,
+                WorkerPhase::Suspect => WorkerState::Suspect,
+                WorkerPhase::Lost => WorkerState::Lost,
+            };
+            let [done, failed, ..] = record.counters;
+            Some(WorkerInfo {
+                worker_id: record.id.as_raw(),
+                address: core
+                    .routes
+                    .get(record.id)
+                    .map(|route| route.address.clone())
+                    .unwrap_or_default(),
+                name: record.name,
+                host: record.host,
+                pid: record.pid,
+                state: state.into(),
+                capacity: record.state.capacity().into(),
+                running: record.state.running().into(),
+                credits: record.credits,
+                heartbeat_age_ms: read::age_ms(core, record.heartbeat),
+                registered_age_ms: read::age_ms(core, record.registered),
+                tasks_done: done,
+                tasks_failed: failed,
+                kinds: read::kind_names(core, record.kinds),
+                load_milli: record.load_milli,
+            })
+        })
+        .collect()
+}
+
+fn clients(core: &Core) -> Vec<ClientInfo> {
+    let count = u16::try_from(core.segment().geometry().clients()).unwrap_or(u16::MAX);
+    (1..count)
+        .filter_map(|number| core.segment().client_index(number))
+        .filter_map(|index| {
+            let record = core.segment().read_client(index)?.record;
+            record.used.then(|| ClientInfo {
+                client_id: index.get().into(),
+                heartbeat_age_ms: read::age_ms(core, record.heartbeat),
+                name: record.name,
+                host: record.host,
+                address: record.address,
+                pid: record.pid,
+                uid: record.uid,
+                connections: record.connections,
+                tasks_unfinished: record.unfinished,
+                results_kept: record.kept,
+                tasks_submitted: record.submitted,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,240 @@
+//! Service `Plm`: what clients say.
+//!
+//! Tested in `tests/submit.rs`, `tests/watch.rs`, `tests/listing.rs`, `tests/transfer.rs`.
+
+use qtf_engine::Rejection;
+use qtf_proto::refusal;
+use qtf_proto::v1::plm_server::Plm;
+use qtf_proto::v1::{
+    self, FetchOutputRequest, GetTaskRequest, ListTasksRequest, Refusal, RefusalReason,
+    SubmitStreamRequest, SubmitTaskRequest, SubmitTaskResponse, TaskInfo, TaskSelection, TaskState,
+    TaskVerdict, TaskVerdicts, UpdateTasksRequest, UploadChunk, UploadReceipt, WatchRequest,
+};
+use qtf_shm::{Now, Part, Phase, TaskId};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::listing::{ListStream, Whose};
+use super::service::peer_of;
+use super::submit::{SubmitStream, array_of, submit_one};
+use super::transfer::{self, BlobStream};
+use super::watch::WatchStream;
+use super::{read, session_client, status};
+use crate::core_cell::{self, Core};
+
+/// The service.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlmEdge;
+
+#[tonic::async_trait]
+impl Plm for PlmEdge {
+    type SubmitStreamStream = SubmitStream;
+    type WatchStream = WatchStream;
+    type FetchOutputStream = BlobStream;
+    type ListTasksStream = ListStream;
+
+    async fn submit_task(
+        &self,
+        request: Request<SubmitTaskRequest>,
+    ) -> Result<Response<SubmitTaskResponse>, Status> {
+        let request = request.into_inner();
+        let task = core_cell::enter(|core| submit_task(core, &request)).ok_or_else(status::gone)?;
+        let task = task.map_err(refusal::status_of)?;
+        Ok(Response::new(SubmitTaskResponse {
+            task_id: task.as_raw(),
+            durability: v1::Durability::Memory.into(),
+        }))
+    }
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<SubmitStreamRequest>>,
+    ) -> Result<Response<SubmitStream>, Status> {
+        Ok(Response::new(SubmitStream::new(request.into_inner())))
+    }
+
+    async fn upload_payload(
+        &self,
+        request: Request<Streaming<UploadChunk>>,
+    ) -> Result<Response<UploadReceipt>, Status> {
+        let receipt = transfer::receive(request.into_inner(), transfer::Uploader::Client).await?;
+        Ok(Response::new(receipt))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchRequest>>,
+    ) -> Result<Response<WatchStream>, Status> {
+        let key = core_cell::attend(|core| core.watches.open()).ok_or_else(status::gone)?;
+        Ok(Response::new(WatchStream::new(request.into_inner(), key)))
+    }
+
+    async fn fetch_output(
+        &self,
+        request: Request<FetchOutputRequest>,
+    ) -> Result<Response<BlobStream>, Status> {
+        let raw = request.into_inner().task_id;
+        let stream = core_cell::look(|core| fetch_output(core, raw)).ok_or_else(status::gone)?;
+        Ok(Response::new(stream.map_err(refusal::status_of)?))
+    }
+
+    async fn get_task(
+        &self,
+        request: Request<GetTaskRequest>,
+    ) -> Result<Response<TaskInfo>, Status> {
+        let raw = request.into_inner().task_id;
+        let info = core_cell::look(|core| get_task(core, raw)).ok_or_else(status::gone)?;
+        Ok(Response::new(info.map_err(refusal::status_of)?))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListStream>, Status> {
+        let uid = peer_of(&request).and_then(|peer| peer.uid());
+        let request = request.into_inner();
+        let whose = match (request.mine, uid) {
+            (false, _) => Whose::Everybodys,
+            (true, Some(uid)) => Whose::User(uid),
+            (true, None) => {
+                let client = core_cell::look(|core| session_client(core, request.session));
+                let client = client.ok_or_else(status::gone)?;
+                Whose::Client(
+                    client
+                        .map_err(|rejection| status::status_of(&rejection))?
+                        .get(),
+                )
+            }
+        };
+        Ok(Response::new(ListStream::new(request, whose)))
+    }
+
+    async fn cancel_tasks(
+        &self,
+        request: Request<TaskSelection>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let request = request.into_inner();
+        if !request.reason.is_empty() {
+            let reason: String = request.reason.chars().take(200).collect();
+            tracing::info!(tasks = request.task_ids.len(), reason, "cancellation");
+        }
+        verdicts(&request.task_ids, |core, now, task| {
+            core.engine.cancel(now, task)
+        })
+    }
+
+    async fn forget_tasks(
+        &self,
+        request: Request<TaskSelection>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let request = request.into_inner();
+        verdicts(&request.task_ids, |core, now, task| {
+            let phase = core.engine.check(task)?.phase();
+            core.engine.forget(now, task)?;
+            Ok(phase)
+        })
+    }
+
+    async fn update_tasks(
+        &self,
+        request: Request<UpdateTasksRequest>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let request = request.into_inner();
+        let priority = request.priority;
+        verdicts(&request.task_ids, |core, now, task| {
+            core.engine.update_priority(now, task, priority)
+        })
+    }
+}
+
+fn submit_task(core: &mut Core, request: &SubmitTaskRequest) -> Result<TaskId, Refusal> {
+    let spec = request.task.as_ref().ok_or_else(|| {
+        status::refuse(
+            RefusalReason::InvalidArgument,
+            "task is missing in the request",
+        )
+    })?;
+    let client = session_client(core, request.session)
+        .map_err(|rejection| status::refusal_of(&rejection))?;
+    let array = array_of(spec, None)?;
+    submit_one(core, (client, request.session), spec, array)
+}
+
+/// Does the same to each task of a selection.
+fn verdicts(
+    tasks: &[u64],
+    mut act: impl FnMut(&mut Core, Now, TaskId) -> Result<Phase, Rejection>,
+) -> Result<Response<TaskVerdicts>, Status> {
+    status::check_batch(tasks.len())?;
+    let verdicts = core_cell::enter(|core| {
+        let now = core.now();
+        let mut one = |raw: u64| match status::task_id(raw) {
+            Err(refusal) => (TaskState::Unspecified, Some(refusal)),
+            Ok(task) => match act(core, now, task) {
+                Ok(phase) => (read::state_of(phase), None),
+                Err(rejection) => {
+                    let phase = core
+                        .engine
+                        .check(task)
+                        .map(|state| read::state_of(state.phase()));
+                    (
+                        phase.unwrap_or(TaskState::Unspecified),
+                        Some(status::refusal_of(&rejection)),
+                    )
+                }
+            },
+        };
+        tasks
+            .iter()
+            .map(|raw| {
+                let (state, refusal) = one(*raw);
+                TaskVerdict {
+                    task_id: *raw,
+                    state: state.into(),
+                    refusal,
+                }
+            })
+            .collect()
+    });
+    Ok(Response::new(TaskVerdicts {
+        verdicts: verdicts.ok_or_else(status::gone)?,
+    }))
+}
+
+fn fetch_output(core: &Core, raw: u64) -> Result<BlobStream, Refusal> {
+    let task = status::task_id(raw)?;
+    let state = core
+        .engine
+        .check(task)
+        .map_err(|rejection| status::refusal_of(&rejection))?;
+    if !state.phase().is_final() {
+        return Err(status::refuse(
+            RefusalReason::WrongState,
+            format!(
+                "task {task} is {}: it has no output before its end",
+                state.phase()
+            ),
+        ));
+    }
+    let record = read::task(core, task).ok_or_else(|| {
+        status::refuse(
+            RefusalReason::UnknownTask,
+            format!("task {task} was freed just now"),
+        )
+    })?;
+    Ok(BlobStream::new(Part::Result, task, record.result.len()))
+}
+
+fn get_task(core: &Core, raw: u64) -> Result<TaskInfo, Refusal> {
+    let task = status::task_id(raw)?;
+    core.engine
+        .check(task)
+        .map_err(|rejection| status::refusal_of(&rejection))?;
+    read::task(core, task)
+        .and_then(|record| read::task_info(core, &record, true))
+        .ok_or_else(|| {
+            status::refuse(
+                RefusalReason::UnknownTask,
+                format!("task {task} was freed just now"),
+            )
+        })
+}

@@ -1,0 +1,240 @@
+//! Records of the segment as messages. What is read was written by others: every number is checked before it
+//! is used, and a task that moves on while it is read counts as gone.
+//!
+//! Tested at the end of this file and through the services.
+
+use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_proto::v1::{self, TaskInfo, TaskState};
+use qtf_shm::{
+    ClientIndex, FLAG_CANCEL, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SlotIndex, TaskId,
+    TaskOptions, TaskRecord,
+};
+
+use crate::core_cell::Core;
+
+/// LIMIT: bytes of a payload in a list.
+const PREVIEW_BYTES_MAX: u64 = 4096;
+
+/// The record of callers that never registered.
+pub(crate) fn unregistered() -> ClientIndex {
+    ClientIndex::new_checked(0, 1).expect("0 is below 1")
+}
+
+/// A task, if it is still there.
+pub(crate) fn task(core: &Core, id: TaskId) -> Option<TaskRecord> {
+    let slot = core.segment().slot_of(id)?;
+    task_in(core, slot).filter(|record| record.id == Some(id))
+}
+
+/// Whatever task is in a slot; `None` when the slot is free or keeps changing.
+pub(crate) fn task_in(core: &Core, slot: SlotIndex) -> Option<TaskRecord> {
+    let reading = core.segment().read_task(slot)?;
+    (!reading.torn && reading.record.state.phase() != Phase::Free).then_some(reading.record)
+}
+
+/// Bytes of a task, all of them; `None` when they are gone or more than fit a message.
+pub(crate) fn small_blob(core: &Core, part: Part, task: TaskId, bytes: u64) -> Option<Vec<u8>> {
+    let length = usize::try_from(bytes)
+        .ok()
+        .filter(|length| *length <= INLINE_BYTES_MAX)?;
+    let mut data = vec![0; length];
+    if length == 0 {
+        return Some(data);
+    }
+    let read = core.segment().load(task, part, 0, &mut data).ok()?;
+    (read == length).then_some(data)
+}
+
+fn preview(core: &Core, record: &TaskRecord) -> Vec<u8> {
+    let length = record.payload.len().min(PREVIEW_BYTES_MAX);
+    let mut data = vec![0; usize::try_from(length).unwrap_or(0)];
+    let Some(task) = record.id else {
+        return Vec::new();
+    };
+    match core.segment().load(task, Part::Payload, 0, &mut data) {
+        Ok(count) => data.truncate(count),
+        Err(_) => data.clear(),
+    }
+    data
+}
+
+/// Everything that can be said about a task.
+pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) -> Option<TaskInfo> {
+    let id = record.id?;
+    let side = core.segment().read_side(record).unwrap_or_default();
+    let worker = last_worker(core, record);
+    let kind = KindIndex::new_checked(record.kind, core.segment().geometry().kinds())
+        .and_then(|kind| core.segment().kind_name(kind));
+    let phase = record.state.phase();
+    let (worker_id, worker_name, worker_host) = worker.unwrap_or_default();
+    let submitted = record.key.ready_stamp();
+    let array_id = if side.array_id == 0 && side.submitted_unix_ms != 0 && is_first_member(&side) {
+        id.as_raw()
+    } else {
+        side.array_id
+    };
+    let blocked_on = if phase == Phase::Blocked {
+        "a worker that offers its kind"
+    } else {
+        ""
+    };
+    Some(TaskInfo {
+        task_id: id.as_raw(),
+        state: state_of(phase).into(),
+        kind: kind.unwrap_or_default(),
+        priority: record.priority.into(),
+        attempt: record.state.attempt().into(),
+        max_attempts: record.max_attempts.into(),
+        failures: record.failures.into(),
+        losses: record.losses.into(),
+        worker_id,
+        worker_name,
+        worker_host,
+        age_ms: age_ms(core, submitted),
+        state_age_ms: age_ms(core, record.phase_time),
+        timeout_ms: record.timeout_ms,
+        estimate_ms: side.estimate_ms,
+        outcome: (record.outcome.kind != OutcomeKind::None).then(|| outcome(record.outcome)),
+        payload_bytes: record.payload.len(),
+        payload_preview: if with_preview {
+            preview(core, record).into()
+        } else {
+            Vec::new().into()
+        },
+        output_bytes: record.result.len(),
+        array_id,
+        array_index: side.array_index,
+        client_id: record.client.into(),
+        discard_result: record.options.has(TaskOptions::DISCARD_RESULT),
+        cancel_requested: record.state.has_flag(FLAG_CANCEL),
+        blocked_on: blocked_on.to_owned(),
+        durability: v1::Durability::Memory.into(),
+    })
+}
+
+/// Whether a side record without an array id is that of an array's first member.
+fn is_first_member(side: &qtf_shm::SideRecord) -> bool {
+    side.array_index != 0
+}
+
+/// Raw id, name and host of the worker of a task's last attempt, if it is still known.
+pub(crate) fn last_worker(core: &Core, record: &TaskRecord) -> Option<(u64, String, String)> {
+    let index = match record.state.owner() {
+        qtf_shm::Owner::Worker(worker) => worker,
+        _ => record.state.last_worker()?,
+    };
+    let worker = core.segment().read_worker(index)?.record;
+    Some((worker.id.as_raw(), worker.name, worker.host))
+}
+
+/// User of a client's record.
+pub(crate) fn uid_of_client(core: &Core, client: u16) -> Option<u32> {
+    let index = core
+        .segment()
+        .client_index(client)
+        .filter(|index| index.get() != 0)?;
+    let record = core.segment().read_client(index)?.record;
+    (record.used && record.uid != u32::MAX).then_some(record.uid)
+}
+
+/// Names of the kinds in a set.
+pub(crate) fn kind_names(core: &Core, kinds: u64) -> Vec<String> {
+    let count = core.segment().geometry().kinds().min(64);
+    (0..count)
+        .filter(|number| kinds >> number & 1 == 1)
+        .filter_map(|number| KindIndex::new_checked(u16::try_from(number).ok()?, count))
+        .filter_map(|kind| core.segment().kind_name(kind))
+        .collect()
+}
+
+/// Milliseconds since a stamp.
+pub(crate) fn age_ms(core: &Core, stamp: u64) -> u64 {
+    core.now().since_ns(Now::from_stamp(stamp)) / 1_000_000
+}
+
+/// Nanoseconds of the configuration as milliseconds of the wire.
+pub(crate) fn ms_of_ns(ns: u64) -> u32 {
+    u32::try_from(ns / 1_000_000).unwrap_or(u32::MAX)
+}
+
+/// The state that a client sees.
+pub(crate) fn state_of(phase: Phase) -> TaskState {
+    match phase {
+        Phase::Free | Phase::Claimed => TaskState::Unspecified,
+        Phase::Submitted => TaskState::Submitted,
+        Phase::Blocked => TaskState::Blocked,
+        Phase::Held => TaskState::Held,
+        Phase::Delayed => TaskState::Delayed,
+        Phase::Ready => TaskState::Ready,
+        Phase::Assigned => TaskState::Assigned,
+        Phase::Running => TaskState::Running,
+        Phase::Ended => TaskState::Ended,
+        Phase::Done => TaskState::Done,
+        Phase::Failed => TaskState::Failed,
+        Phase::Cancelled => TaskState::Cancelled,
+        Phase::DeadLetter => TaskState::DeadLetter,
+        Phase::Quarantine => TaskState::Quarantine,
+        _ => TaskState::Unspecified,
+    }
+}
+
+/// An outcome on the wire. The numbers are the same.
+pub(crate) fn outcome(outcome: Outcome) -> v1::Outcome {
+    let kind = v1::OutcomeKind::try_from(i32::from(outcome.kind as u8));
+    v1::Outcome {
+        kind: kind.unwrap_or(v1::OutcomeKind::Unspecified).into(),
+        code: outcome.code.into(),
+        result_dropped: outcome.result_dropped,
+    }
+}
+
+/// What is known of the outcome of a task whose slot is free: one that succeeded and whose output was not
+/// wanted.
+pub(crate) fn outcome_of_freed(phase: Phase) -> Option<v1::Outcome> {
+    (phase == Phase::Done).then(|| v1::Outcome {
+        kind: v1::OutcomeKind::Exited.into(),
+        code: 0,
+        result_dropped: false,
+    })
+}
+
+/// An outcome from the wire; what is out of range becomes the nearest that is not.
+pub(crate) fn outcome_from(outcome: Option<&v1::Outcome>) -> Outcome {
+    let Some(outcome) = outcome else {
+        return Outcome::default();
+    };
+    Outcome {
+        kind: u8::try_from(outcome.kind).map_or(OutcomeKind::Unknown, OutcomeKind::from_number),
+        code: u8::try_from(outcome.code).unwrap_or(u8::MAX),
+        result_dropped: outcome.result_dropped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcome_goes_over_the_wire_and_back_unchanged() {
+        for number in 0..=9 {
+            let kind = OutcomeKind::from_number(number);
+            let there = Outcome {
+                kind,
+                code: 7,
+                result_dropped: true,
+            };
+            assert_eq!(outcome_from(Some(&outcome(there))), there);
+        }
+    }
+
+    #[test]
+    fn outcome_out_of_range_is_bounded_not_believed() {
+        let wild = v1::Outcome {
+            kind: 9_000,
+            code: 1 << 20,
+            result_dropped: false,
+        };
+        let read = outcome_from(Some(&wild));
+        assert_eq!((read.kind, read.code), (OutcomeKind::Unknown, 255));
+    }
+}

@@ -1,0 +1,268 @@
+//! Service `Scheduler`: credits in; assignments, stops and probes out.
+//!
+//! Everything that waits goes into one message, up to a bound on the bytes copied in one poll. Whether an
+//! attempt is still the worker's is asked at the moment of sending. Tested in `tests/dispatch.rs`.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use qtf_engine::{StopReason, TaskRef};
+use qtf_proto::limits::{BATCH_ENTRIES_MAX, INLINE_BYTES_MAX};
+use qtf_proto::refusal;
+use qtf_proto::v1::scheduler_server::Scheduler;
+use qtf_proto::v1::{
+    self, Assignment, DispatchRequest, DispatchResponse, FetchPayloadRequest, StopOrder,
+};
+use qtf_shm::{Part, TaskId, WorkerId};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::transfer::BlobStream;
+use super::{COPIED_PER_POLL_MAX, MESSAGES_PER_POLL_MAX, read, status};
+use crate::core_cell::routes::{Order, StreamKey};
+use crate::core_cell::{self, Core};
+
+/// The service.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SchedulerEdge;
+
+#[tonic::async_trait]
+impl Scheduler for SchedulerEdge {
+    type DispatchStream = DispatchStream;
+    type FetchPayloadStream = BlobStream;
+
+    async fn dispatch(
+        &self,
+        request: Request<Streaming<DispatchRequest>>,
+    ) -> Result<Response<DispatchStream>, Status> {
+        let key = core_cell::attend(|core| core.routes.next_key()).ok_or_else(status::gone)?;
+        Ok(Response::new(DispatchStream {
+            requests: request.into_inner(),
+            requests_have_ended: false,
+            key,
+            worker: None,
+            has_ended: false,
+        }))
+    }
+
+    async fn fetch_payload(
+        &self,
+        request: Request<FetchPayloadRequest>,
+    ) -> Result<Response<BlobStream>, Status> {
+        let request = request.into_inner();
+        let stream =
+            core_cell::look(|core| fetch_payload(core, &request)).ok_or_else(status::gone)??;
+        Ok(Response::new(stream))
+    }
+}
+
+fn fetch_payload(core: &Core, request: &FetchPayloadRequest) -> Result<BlobStream, Status> {
+    let worker = worker_of(core, request.worker_id, request.token)?;
+    let asked = request
+        .task
+        .as_ref()
+        .ok_or_else(|| status::invalid("task is missing"))?;
+    let task = status::task_id(asked.task_id).map_err(refusal::status_of)?;
+    let reference = TaskRef {
+        task,
+        attempt: asked.attempt,
+    };
+    let order = core
+        .engine
+        .payload_for(worker, reference)
+        .map_err(|error| status::status_of(&error))?;
+    Ok(BlobStream::new(Part::Payload, task, order.payload.len()))
+}
+
+/// The worker that a peer says it is, if its token says so too.
+fn worker_of(core: &Core, raw: u64, token: u64) -> Result<WorkerId, Status> {
+    core.engine
+        .check_worker(raw, token)
+        .map_err(|rejection| status::status_of(&rejection))
+}
+
+/// The answers of one `Dispatch` call; reads its requests while it is polled.
+#[derive(Debug)]
+pub(crate) struct DispatchStream {
+    requests: Streaming<DispatchRequest>,
+    requests_have_ended: bool,
+    key: StreamKey,
+    worker: Option<WorkerId>,
+    has_ended: bool,
+}
+
+impl DispatchStream {
+    /// Takes requests in. True when there may be more at once.
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+        for _ in 0..MESSAGES_PER_POLL_MAX {
+            if self.requests_have_ended {
+                return Ok(false);
+            }
+            match Pin::new(&mut self.requests).poll_next(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(None) => self.requests_have_ended = true,
+                Poll::Ready(Some(request)) => self.take(&request?)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, request: &DispatchRequest) -> Result<(), Status> {
+        let (key, known) = (self.key, self.worker);
+        let worker = core_cell::enter(|core| {
+            let now = core.now();
+            let worker = match known {
+                Some(worker) => worker,
+                None => {
+                    let worker = worker_of(core, request.worker_id, request.token)?;
+                    if !core.routes.open_dispatch(worker, request.token, key) {
+                        return Err(status::invalid(
+                            "the worker has no session: open WorkerSession first",
+                        ));
+                    }
+                    worker
+                }
+            };
+            if request.probe_answer != 0 {
+                core.engine
+                    .probe_answered(now, worker, request.probe_answer);
+            }
+            if request.credits > 0 || known.is_none() {
+                core.engine
+                    .worker_credits(now, worker, request.credits, known.is_none())
+                    .map_err(|error| status::status_of(&error))?;
+            }
+            Ok::<_, Status>(worker)
+        });
+        self.worker = Some(worker.ok_or_else(status::gone)??);
+        Ok(())
+    }
+
+    fn poll_response(&self, cx: &Context<'_>) -> Poll<Option<DispatchResponse>> {
+        let Some(worker) = self.worker else {
+            // No hello yet; the requests wake us.
+            return if self.requests_have_ended {
+                Poll::Ready(None)
+            } else {
+                Poll::Pending
+            };
+        };
+        let response = core_cell::attend(|core| {
+            if core.is_stopping() || !core.routes.is_dispatch(worker, self.key) {
+                return Poll::Ready(None);
+            }
+            let response = next_response(core, worker, self.key);
+            if response == DispatchResponse::default() {
+                core.routes.park_dispatch(worker, self.key, cx.waker());
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(response))
+        });
+        response.unwrap_or(Poll::Ready(None))
+    }
+}
+
+impl Stream for DispatchStream {
+    type Item = Result<DispatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        match self.take_requests(cx) {
+            Ok(true) => cx.waker().wake_by_ref(),
+            Ok(false) => {}
+            Err(status) => {
+                self.has_ended = true;
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+        match self.poll_response(cx) {
+            Poll::Ready(None) => {
+                self.has_ended = true;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(response)) => Poll::Ready(Some(Ok(response))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for DispatchStream {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker {
+            // The end of the stream is not the end of the worker: that the lease or the kernel tells.
+            core_cell::attend(|core| core.routes.close_dispatch(worker, self.key));
+        }
+    }
+}
+
+/// Puts what waits into one message.
+fn next_response(core: &mut Core, worker: WorkerId, key: StreamKey) -> DispatchResponse {
+    let mut response = DispatchResponse::default();
+    let mut copied = 0;
+    for _ in 0..BATCH_ENTRIES_MAX {
+        if copied >= COPIED_PER_POLL_MAX || response.probe != 0 {
+            break;
+        }
+        match core.routes.next_order(worker, key) {
+            None => break,
+            Some(Order::Probe { nonce }) => response.probe = nonce,
+            Some(Order::Stop {
+                task,
+                attempt,
+                reason,
+            }) => response.stops.push(StopOrder {
+                task: Some(task_ref(task, attempt)),
+                reason: stop_reason(reason).into(),
+            }),
+            Some(Order::Assign { task, attempt }) => {
+                if let Some(assignment) = assignment(core, worker, task, attempt) {
+                    copied = copied.saturating_add(assignment.payload.len());
+                    response.assignments.push(assignment);
+                }
+            }
+        }
+    }
+    response
+}
+
+/// The assignment as the worker gets it; `None` if it is no longer the worker's.
+fn assignment(core: &Core, worker: WorkerId, task: TaskId, attempt: u8) -> Option<Assignment> {
+    let reference = TaskRef {
+        task,
+        attempt: attempt.into(),
+    };
+    let order = core.engine.payload_for(worker, reference).ok()?;
+    let bytes = order.payload.len();
+    let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= INLINE_BYTES_MAX);
+    // What cannot be read now is left to FetchPayload, which says why.
+    let payload = if fits {
+        read::small_blob(core, Part::Payload, task, bytes)
+    } else {
+        None
+    };
+    Some(Assignment {
+        task: Some(task_ref(task, attempt)),
+        kind: core.segment().kinds().name(order.kind)?,
+        payload: payload.unwrap_or_default().into(),
+        payload_bytes: bytes,
+        timeout_ms: order.timeout_ms,
+        discard_result: order.discard_result,
+    })
+}
+
+fn task_ref(task: TaskId, attempt: u8) -> v1::TaskRef {
+    v1::TaskRef {
+        task_id: task.as_raw(),
+        attempt: attempt.into(),
+    }
+}
+
+fn stop_reason(reason: StopReason) -> v1::StopReason {
+    match reason {
+        StopReason::Cancelled => v1::StopReason::Cancelled,
+        StopReason::TimedOut => v1::StopReason::TimedOut,
+        StopReason::Stale => v1::StopReason::Stale,
+    }
+}

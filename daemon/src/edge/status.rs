@@ -1,0 +1,128 @@
+//! Refusals as messages and as gRPC statuses; the one place where the two meet.
+//!
+//! The reasons of the engine and of the wire have the same numbers. Tested at the end, over all of them.
+
+use qtf_engine::{RejectReason, Rejection};
+use qtf_proto::limits::BATCH_ENTRIES_MAX;
+use qtf_proto::refusal;
+use qtf_proto::v1::{Refusal, RefusalReason};
+use qtf_shm::TaskId;
+use tonic::Status;
+
+/// LIMIT: long enough for others to finish their uploads, short against the life of a receipt.
+const UPLOAD_RETRY_MS: u32 = 500;
+
+/// The reason of the wire for a reason of the engine.
+pub(crate) fn reason_of(reason: RejectReason) -> RefusalReason {
+    RefusalReason::try_from(i32::from(reason.code())).unwrap_or(RefusalReason::Unspecified)
+}
+
+/// A refusal inside a message.
+pub(crate) fn refusal_of(rejection: &Rejection) -> Refusal {
+    Refusal {
+        reason: reason_of(rejection.reason).into(),
+        message: rejection.to_string(),
+        retry_after_ms: rejection.retry_after_ms,
+    }
+}
+
+/// A refusal of a whole call.
+pub(crate) fn status_of(rejection: &Rejection) -> Status {
+    refusal::status_of(refusal_of(rejection))
+}
+
+/// A refusal that the edge gives itself.
+pub(crate) fn refuse(reason: RefusalReason, message: impl Into<String>) -> Refusal {
+    Refusal {
+        reason: reason.into(),
+        message: message.into(),
+        retry_after_ms: 0,
+    }
+}
+
+/// An argument that the edge can judge itself.
+pub(crate) fn invalid(message: impl Into<String>) -> Status {
+    refusal::status_of(refuse(RefusalReason::InvalidArgument, message))
+}
+
+/// Too many uploads.
+pub(crate) fn too_many_uploads(limit: usize) -> Refusal {
+    Refusal {
+        retry_after_ms: UPLOAD_RETRY_MS,
+        ..refuse(
+            RefusalReason::SpillFailed,
+            format!("all {limit} uploads are in use: try again later, or raise uploads_max"),
+        )
+    }
+}
+
+/// The daemon has gone from under the call.
+pub(crate) fn gone() -> Status {
+    refusal::status_of(refuse(
+        RefusalReason::Stopping,
+        "the daemon is stopping: connect again later",
+    ))
+}
+
+/// Checks the number of entries of a batch.
+pub(crate) fn check_batch(entries: usize) -> Result<(), Status> {
+    if entries <= BATCH_ENTRIES_MAX {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "batch of {entries} entries: at most {BATCH_ENTRIES_MAX} fit, send more batches"
+    )))
+}
+
+/// A task id from the wire.
+pub(crate) fn task_id(raw: u64) -> Result<TaskId, Refusal> {
+    TaskId::from_raw(raw).ok_or_else(|| {
+        refuse(
+            RefusalReason::UnknownTask,
+            format!("task {raw:#x} is not a task id: the upper 4 bits are not 0"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_the_engine_has_its_own_on_the_wire_and_a_code() {
+        for reason in RejectReason::ALL {
+            let wire = reason_of(reason);
+            assert_ne!(wire, RefusalReason::Unspecified, "{reason:?}");
+            assert_eq!(i32::from(wire), i32::from(reason.code()));
+            // Same name but for the spelling.
+            let name = wire
+                .as_str_name()
+                .trim_start_matches("REFUSAL_REASON_")
+                .replace('_', "");
+            assert_eq!(name.to_lowercase(), format!("{reason:?}").to_lowercase());
+            assert_ne!(refusal::code_of(wire), tonic::Code::Unknown, "{reason:?}");
+        }
+        assert_eq!(
+            RejectReason::ALL.len(),
+            18,
+            "all reasons of the wire are the engine's"
+        );
+    }
+
+    #[test]
+    fn full_tables_are_resource_exhausted_with_a_hint() {
+        let status = refusal::status_of(too_many_uploads(3));
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(
+            refusal::refusal_of(&status).unwrap().retry_after_ms,
+            UPLOAD_RETRY_MS
+        );
+    }
+
+    #[test]
+    fn batch_over_the_limit_is_refused_with_the_limit() {
+        assert!(check_batch(BATCH_ENTRIES_MAX).is_ok());
+        let status = check_batch(BATCH_ENTRIES_MAX + 1).unwrap_err();
+        assert!(status.message().contains("at most 1024"), "{status}");
+    }
+}

@@ -1,0 +1,220 @@
+//! Payloads and outputs in chunks: up into a spill file, down from wherever they lie.
+//!
+//! Neither direction holds more than one chunk in memory. A blob that goes down is read as the peer
+//! takes it; if its task is freed meanwhile the stream ends with an error, never with wrong bytes. Tested in
+//! `tests/transfer.rs`.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use qtf_proto::limits::CHUNK_BYTES;
+use qtf_proto::refusal;
+use qtf_proto::v1::{OutputChunk, RefusalReason, UploadChunk, UploadReceipt};
+use qtf_shm::spill::{SpillError, SpillWriter};
+use qtf_shm::{Part, TaskId};
+use tonic::{Status, Streaming};
+
+use super::{session_client, status, worker_session};
+use crate::core_cell::{self, Core};
+
+/// LIMIT: a chunk of an upload.
+const UPLOAD_CHUNK_BYTES_MAX: usize = 256 << 10;
+/// LIMIT: time between two chunks of an upload.
+const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Who uploads; says what the token of the chunks must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Uploader {
+    Client,
+    Worker,
+}
+
+/// Counts an upload as under way until dropped.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin(core: &mut Core) -> Result<Self, Status> {
+        if core.uploads.begin() {
+            return Ok(Self);
+        }
+        Err(refusal::status_of(status::too_many_uploads(
+            core.limits.uploads,
+        )))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        core_cell::attend(|core| core.uploads.end());
+    }
+}
+
+/// Receives an upload; gives its receipt.
+pub(crate) async fn receive(
+    mut chunks: Streaming<UploadChunk>,
+    uploader: Uploader,
+) -> Result<UploadReceipt, Status> {
+    let first = next_chunk(&mut chunks)
+        .await?
+        .ok_or_else(|| status::invalid("the upload is empty"))?;
+    let session = first.session;
+    let total = first.total_bytes;
+    let (_under_way, mut writer) =
+        core_cell::attend(|core| open(core, &first, uploader)).ok_or_else(status::gone)??;
+    let mut chunk = Some(first);
+    while let Some(next) = chunk {
+        write(&mut writer, &next, total)?;
+        chunk = next_chunk(&mut chunks).await?;
+    }
+    let blob = writer.finish().map_err(|error| spill_status(&error))?;
+    let kept = core_cell::enter(|core| {
+        let now = core.now();
+        let receipt = core.uploads.keep(session, blob, now);
+        if receipt.is_none() {
+            core.uploads.discard(blob);
+        }
+        receipt
+    });
+    let upload = kept.flatten().ok_or_else(status::gone)?;
+    Ok(UploadReceipt { upload })
+}
+
+fn open(
+    core: &mut Core,
+    first: &UploadChunk,
+    uploader: Uploader,
+) -> Result<(UnderWay, SpillWriter), Status> {
+    match uploader {
+        Uploader::Client => {
+            session_client(core, first.session)
+                .map_err(|rejection| status::status_of(&rejection))?;
+        }
+        Uploader::Worker => worker_session::may_upload(core, first.session)?,
+    }
+    let limit = core.limits.payload_bytes;
+    if first.total_bytes == 0 || first.total_bytes > limit {
+        return Err(refusal::status_of(status::refuse(
+            RefusalReason::PayloadTooLarge,
+            format!(
+                "upload of {} bytes: 1 to {limit} are taken (payload_bytes_max)",
+                first.total_bytes
+            ),
+        )));
+    }
+    let under_way = UnderWay::begin(core)?;
+    let writer = core
+        .uploads
+        .create(first.total_bytes)
+        .map_err(|error| spill_status(&error))?;
+    Ok((under_way, writer))
+}
+
+fn write(writer: &mut SpillWriter, chunk: &UploadChunk, total: u64) -> Result<(), Status> {
+    if chunk.data.len() > UPLOAD_CHUNK_BYTES_MAX {
+        return Err(status::invalid(format!(
+            "chunk of {} bytes: at most {UPLOAD_CHUNK_BYTES_MAX} are taken",
+            chunk.data.len()
+        )));
+    }
+    let after = writer.written().saturating_add(chunk.data.len() as u64);
+    if after > total {
+        return Err(status::invalid(format!(
+            "upload has more than the {total} bytes that it announced"
+        )));
+    }
+    writer
+        .write(&chunk.data)
+        .map_err(|error| spill_status(&error))
+}
+
+async fn next_chunk(chunks: &mut Streaming<UploadChunk>) -> Result<Option<UploadChunk>, Status> {
+    match tokio::time::timeout(CHUNK_TIME_MAX, chunks.message()).await {
+        Ok(chunk) => chunk,
+        Err(_) => Err(Status::deadline_exceeded(
+            "the next chunk of the upload did not come in time",
+        )),
+    }
+}
+
+fn spill_status(error: &SpillError) -> Status {
+    if let SpillError::Announced { .. } = error {
+        return status::invalid(format!("upload: {error}"));
+    }
+    tracing::warn!(%error, "upload not stored");
+    refusal::status_of(status::refuse(
+        RefusalReason::SpillFailed,
+        error.to_string(),
+    ))
+}
+
+/// One blob of a task on its way to a peer, a chunk at each poll.
+#[derive(Debug)]
+pub(crate) struct BlobStream {
+    part: Part,
+    task: TaskId,
+    total: u64,
+    offset: u64,
+    has_ended: bool,
+}
+
+impl BlobStream {
+    /// The blob of `task` with `total` bytes.
+    pub(crate) fn new(part: Part, task: TaskId, total: u64) -> Self {
+        Self {
+            part,
+            task,
+            total,
+            offset: 0,
+            has_ended: false,
+        }
+    }
+
+    fn next_chunk(&self) -> Result<OutputChunk, Status> {
+        let left = self.total.saturating_sub(self.offset);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let mut data = vec![0; length];
+        let read = core_cell::look(|core| {
+            core.segment()
+                .load(self.task, self.part, self.offset, &mut data)
+        });
+        match read.ok_or_else(status::gone)? {
+            Ok(count) if count == length => {}
+            Ok(count) => {
+                return Err(broken(
+                    self.task,
+                    &format!("{count} of {length} bytes were read"),
+                ));
+            }
+            Err(error) => return Err(broken(self.task, &error.to_string())),
+        }
+        Ok(OutputChunk {
+            total_bytes: self.total,
+            data: Bytes::from(data),
+        })
+    }
+}
+
+fn broken(task: TaskId, why: &str) -> Status {
+    refusal::status_of(status::refuse(
+        RefusalReason::UnknownTask,
+        format!("the bytes of task {task} are gone: {why}"),
+    ))
+}
+
+impl Stream for BlobStream {
+    type Item = Result<OutputChunk, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let chunk = self.next_chunk();
+        let sent = chunk.as_ref().map_or(0, |chunk| chunk.data.len() as u64);
+        self.offset = self.offset.saturating_add(sent);
+        self.has_ended = chunk.is_err() || self.offset >= self.total;
+        Poll::Ready(Some(chunk))
+    }
+}

@@ -1,0 +1,214 @@
+//! `Watch`: the ends of the tasks that a client names, as they happen; acknowledgements back.
+//!
+//! Only ids wait here; what a task left is read when the stream is polled, so a client that does not read
+//! costs nothing but the ids that it named. Tested in `tests/watch.rs`.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use qtf_proto::v1::{RefusalReason, TaskEnd, WatchRequest, WatchResponse};
+use qtf_shm::{Phase, TaskId};
+use tonic::{Status, Streaming};
+
+use super::{COPIED_PER_POLL_MAX, MESSAGES_PER_POLL_MAX, read, status};
+use crate::core_cell::watches::WatchKey;
+use crate::core_cell::{self, Core};
+
+/// LIMIT: ends in one message.
+const ENDS_MAX: usize = 256;
+/// LIMIT: while so many ends are not told no more requests are read.
+const UNTOLD_MAX: usize = 4096;
+
+/// The answers of one `Watch` call; reads its requests while it is polled.
+#[derive(Debug)]
+pub(crate) struct WatchStream {
+    requests: Streaming<WatchRequest>,
+    key: WatchKey,
+    /// Tasks that it waits for.
+    named: HashSet<TaskId>,
+    /// Answers that need no look into the segment.
+    refused: Vec<TaskEnd>,
+    with_output: bool,
+    requests_have_ended: bool,
+    has_ended: bool,
+}
+
+impl WatchStream {
+    /// A stream that waits for nothing yet.
+    pub(crate) fn new(requests: Streaming<WatchRequest>, key: WatchKey) -> Self {
+        Self {
+            requests,
+            key,
+            named: HashSet::new(),
+            refused: Vec::new(),
+            with_output: false,
+            requests_have_ended: false,
+            has_ended: false,
+        }
+    }
+
+    /// Takes requests in. True when there may be more at once.
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+        for _ in 0..MESSAGES_PER_POLL_MAX {
+            let untold = core_cell::look(|core| core.watches.untold(self.key)).unwrap_or(0);
+            if untold.saturating_add(self.refused.len()) > UNTOLD_MAX {
+                // Telling comes first; the poll after that goes on here.
+                return Ok(true);
+            }
+            if self.requests_have_ended {
+                return Ok(false);
+            }
+            match Pin::new(&mut self.requests).poll_next(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(None) => self.requests_have_ended = true,
+                Poll::Ready(Some(request)) => self.take(&request?)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, request: &WatchRequest) -> Result<(), Status> {
+        status::check_batch(request.watch.len())?;
+        status::check_batch(request.acknowledge.len())?;
+        self.with_output |= request.with_output;
+        core_cell::enter(|core| {
+            acknowledge(core, &request.acknowledge);
+            for raw in &request.watch {
+                if let Err(refused) = self.watch(core, *raw) {
+                    self.refused.push(*refused);
+                }
+            }
+        })
+        .ok_or_else(status::gone)
+    }
+
+    fn watch(&mut self, core: &mut Core, raw: u64) -> Result<(), Box<TaskEnd>> {
+        let refuse = |refusal| {
+            Box::new(TaskEnd {
+                task_id: raw,
+                refusal: Some(refusal),
+                ..TaskEnd::default()
+            })
+        };
+        let task = status::task_id(raw).map_err(refuse)?;
+        let state = core
+            .engine
+            .check(task)
+            .map_err(|rejection| refuse(status::refusal_of(&rejection)))?;
+        if state.phase().is_final() {
+            core.watches.add_ended(self.key, task, state.phase());
+            return Ok(());
+        }
+        core.watches.add(self.key, task).map_err(|full| {
+            let message = format!(
+                "all {} watches are in use: wait for some tasks first",
+                full.limit
+            );
+            let mut refusal = status::refuse(RefusalReason::TasksFull, message);
+            refusal.retry_after_ms = 1_000;
+            refuse(refusal)
+        })?;
+        self.named.insert(task);
+        Ok(())
+    }
+
+    fn next_response(&mut self, core: &mut Core) -> WatchResponse {
+        let take = self.refused.len().min(ENDS_MAX);
+        let mut ends: Vec<TaskEnd> = self.refused.drain(..take).collect();
+        let mut copied = 0_usize;
+        while ends.len() < ENDS_MAX && copied < COPIED_PER_POLL_MAX {
+            let Some((task, phase)) = core.watches.next_ended(self.key) else {
+                break;
+            };
+            self.named.remove(&task);
+            let end = end_of(core, task, phase, self.with_output);
+            copied = copied.saturating_add(end.output.len());
+            ends.push(end);
+        }
+        WatchResponse { ends }
+    }
+}
+
+fn acknowledge(core: &mut Core, tasks: &[u64]) {
+    let now = core.now();
+    for task in tasks.iter().copied().filter_map(TaskId::from_raw) {
+        if let Err(rejection) = core.engine.forget(now, task) {
+            tracing::debug!(%task, %rejection, "acknowledgement");
+        }
+    }
+}
+
+/// The end of a task, with its output if that fits.
+fn end_of(core: &Core, task: TaskId, phase: Phase, with_output: bool) -> TaskEnd {
+    let mut end = TaskEnd {
+        task_id: task.as_raw(),
+        state: read::state_of(phase).into(),
+        ..TaskEnd::default()
+    };
+    let Some(record) = read::task(core, task) else {
+        // Freed by now: its client did not want the output, or somebody acknowledged it.
+        end.outcome = read::outcome_of_freed(phase);
+        return end;
+    };
+    end.outcome = Some(read::outcome(record.outcome));
+    end.attempt = record.state.attempt().into();
+    end.output_bytes = record.result.len();
+    if let Some((_, name, _)) = read::last_worker(core, &record) {
+        end.worker_name = name;
+    }
+    if with_output && end.output_bytes > 0 {
+        if let Some(output) = read::small_blob(core, qtf_shm::Part::Result, task, end.output_bytes)
+        {
+            end.output = output.into();
+        }
+    }
+    end
+}
+
+impl Stream for WatchStream {
+    type Item = Result<WatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        match self.take_requests(cx) {
+            Ok(true) => cx.waker().wake_by_ref(),
+            Ok(false) => {}
+            Err(status) => {
+                self.has_ended = true;
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+        let key = self.key;
+        let response = core_cell::attend(|core| {
+            let response = self.next_response(core);
+            if !response.ends.is_empty() {
+                return Poll::Ready(Some(response));
+            }
+            let nothing_to_come = self.requests_have_ended && core.watches.is_idle(key);
+            if nothing_to_come || core.is_stopping() {
+                return Poll::Ready(None);
+            }
+            core.watches.park(key, cx.waker());
+            Poll::Pending
+        });
+        match response.unwrap_or(Poll::Ready(None)) {
+            Poll::Ready(None) => {
+                self.has_ended = true;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(response)) => Poll::Ready(Some(Ok(response))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        let named = std::mem::take(&mut self.named);
+        core_cell::attend(|core| core.watches.close(self.key, named));
+    }
+}

@@ -1,0 +1,378 @@
+//! A worker's session: hello, reports with results, heartbeats; welcome, verdicts and notices back.
+//!
+//! The end of the stream is not the end of the worker: it may reconnect within its lease. It is the end
+//! if the kernel says that the process is gone, or if the worker lived in this very process. Tested in
+//! `tests/sessions.rs` and `tests/dispatch.rs`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use qtf_engine::{Beat, Disposition, Held, Output, Reconnect, ResultReport, TaskRef, WorkerHello};
+use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_proto::refusal;
+use qtf_proto::v1::{
+    self, RefusalReason, ResultDisposition, ResultVerdict, TaskResult, WorkerNotice, WorkerReport,
+    WorkerWelcome,
+};
+use qtf_shm::{BlobRef, TaskId, WorkerId};
+use tonic::{Status, Streaming};
+
+use super::peer::Peer;
+use super::{MESSAGES_PER_POLL_MAX, read, status};
+use crate::core_cell::routes::{ProcessWatch, StreamKey};
+use crate::core_cell::{self, Core};
+use crate::sys::peer::process_ended;
+
+/// LIMIT: verdicts in one message.
+const VERDICTS_MAX: usize = 1024;
+
+/// The notices of one `WorkerSession` call; reads its reports while it is polled.
+#[derive(Debug)]
+pub(crate) struct WorkerSessionStream {
+    reports: Streaming<WorkerReport>,
+    key: StreamKey,
+    peer: Option<Arc<Peer>>,
+    worker: Option<(WorkerId, u64)>,
+    notice: WorkerNotice,
+    has_left: bool,
+    has_ended: bool,
+}
+
+impl WorkerSessionStream {
+    /// A session that waits for its hello.
+    pub(crate) fn new(
+        reports: Streaming<WorkerReport>,
+        key: StreamKey,
+        peer: Option<Arc<Peer>>,
+    ) -> Self {
+        Self {
+            reports,
+            key,
+            peer,
+            worker: None,
+            notice: WorkerNotice::default(),
+            has_left: false,
+            has_ended: false,
+        }
+    }
+
+    /// Takes reports in. True when there may be more at once.
+    fn take_reports(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+        for _ in 0..MESSAGES_PER_POLL_MAX {
+            if self.has_left || self.notice.verdicts.len() >= VERDICTS_MAX {
+                return Ok(false);
+            }
+            match Pin::new(&mut self.reports).poll_next(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(None) => self.has_left = true,
+                Poll::Ready(Some(report)) => self.take(&report?)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, report: &WorkerReport) -> Result<(), Status> {
+        core_cell::enter(|core| {
+            let (worker, token) = match self.worker {
+                Some(known) => known,
+                None => self.hello(core, report)?,
+            };
+            self.take_started(core, worker, report)?;
+            status::check_batch(report.results.len())?;
+            for result in &report.results {
+                let verdict = take_result(core, (worker, token), result)?;
+                self.notice.verdicts.push(verdict);
+            }
+            let now = core.now();
+            if report.goodbye {
+                tracing::info!(%worker, "worker left");
+                core.engine.worker_goodbye(now, worker);
+                core.routes.forget(worker);
+                self.has_left = true;
+                return Ok(());
+            }
+            let beat = Beat {
+                holding: report.holding,
+                load_milli: report.load_milli,
+                draining: report.draining,
+            };
+            if let Err(rejection) = core.engine.worker_beat(now, worker, &beat) {
+                return Err(status::status_of(&rejection));
+            }
+            Ok(())
+        })
+        .ok_or_else(status::gone)?
+    }
+
+    fn take_started(
+        &self,
+        core: &mut Core,
+        worker: WorkerId,
+        report: &WorkerReport,
+    ) -> Result<(), Status> {
+        status::check_batch(report.started.len())?;
+        let now = core.now();
+        for started in &report.started {
+            if let Some(task) = TaskId::from_raw(started.task_id) {
+                core.engine.task_started(
+                    now,
+                    worker,
+                    TaskRef {
+                        task,
+                        attempt: started.attempt,
+                    },
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, core: &mut Core, report: &WorkerReport) -> Result<(WorkerId, u64), Status> {
+        if core.is_stopping() {
+            return Err(status::gone());
+        }
+        let hello = report.hello.as_ref().ok_or_else(|| {
+            status::invalid("hello is missing in the first message of the session")
+        })?;
+        let held: Vec<Held> = hello.held.iter().filter_map(held_task).collect();
+        let peer = self.peer.as_deref();
+        let now = core.now();
+        let welcome = core
+            .engine
+            .worker_hello(
+                now,
+                &WorkerHello {
+                    name: &hello.name,
+                    host: &hello.host,
+                    pid: peer.and_then(Peer::pid).unwrap_or(hello.pid),
+                    uid: peer.and_then(Peer::uid),
+                    capacity: hello.capacity,
+                    kinds: &hello.kinds,
+                    reconnect: (hello.worker_id != 0).then_some(Reconnect {
+                        worker_id: hello.worker_id,
+                        token: hello.token,
+                        segment_id: hello.segment_id,
+                    }),
+                    held: &held,
+                },
+            )
+            .map_err(|rejection| status::status_of(&rejection))?;
+        let address = peer.map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        tracing::info!(worker = %welcome.id, name = hello.name, address, capacity = hello.capacity,
+            again = welcome.is_known, "worker joined");
+        core.routes
+            .open_session(welcome.id, welcome.token, address, self.key);
+        watch_process(core, welcome.id, peer);
+        self.worker = Some((welcome.id, welcome.token));
+        self.notice.welcome = Some(welcome_message(core, &welcome));
+        Ok((welcome.id, welcome.token))
+    }
+
+    fn poll_notice(&mut self, cx: &Context<'_>) -> Poll<Option<WorkerNotice>> {
+        let Some((worker, _)) = self.worker else {
+            return if self.has_left {
+                Poll::Ready(None)
+            } else {
+                self.wait_for_stop(cx)
+            };
+        };
+        let key = self.key;
+        let has_left = self.has_left;
+        let notice = &mut self.notice;
+        let is_over = core_cell::attend(|core| {
+            if !core.routes.is_session(worker, key) {
+                return true;
+            }
+            let waiting = core.routes.take_notices(worker);
+            notice.evicted |= waiting.evicted;
+            notice.drain |= waiting.drain;
+            notice.daemon_stopping |= core.is_stopping();
+            if waiting.evicted {
+                core.routes.forget(worker);
+            }
+            core.routes.park_session(worker, key, cx.waker());
+            waiting.evicted || core.is_stopping()
+        })
+        .unwrap_or(true);
+        self.has_ended |= is_over || has_left;
+        let notice = std::mem::take(&mut self.notice);
+        match (notice == WorkerNotice::default(), self.has_ended) {
+            (false, _) => Poll::Ready(Some(notice)),
+            (true, true) => Poll::Ready(None),
+            (true, false) => Poll::Pending,
+        }
+    }
+
+    fn wait_for_stop(&self, cx: &Context<'_>) -> Poll<Option<WorkerNotice>> {
+        let is_stopping = core_cell::attend(|core| {
+            core.wake_at_stop(cx.waker());
+            core.is_stopping()
+        });
+        if is_stopping.unwrap_or(true) {
+            Poll::Ready(None)
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl Stream for WorkerSessionStream {
+    type Item = Result<WorkerNotice, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        match self.take_reports(cx) {
+            Ok(true) => cx.waker().wake_by_ref(),
+            Ok(false) => {}
+            Err(status) => {
+                self.has_ended = true;
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+        self.poll_notice(cx).map(|notice| notice.map(Ok))
+    }
+}
+
+impl Drop for WorkerSessionStream {
+    fn drop(&mut self) {
+        let Some((worker, _)) = self.worker else {
+            return;
+        };
+        let was_in_process = self.peer.as_deref().is_some_and(Peer::is_this_process);
+        core_cell::enter(|core| {
+            let was_current = core.routes.close_session(worker, self.key);
+            if was_current && was_in_process && !core.is_stopping() {
+                worker_is_gone(core, worker);
+            }
+        });
+    }
+}
+
+/// The worker's process is dead, by the kernel's word.
+fn worker_is_gone(core: &mut Core, worker: WorkerId) {
+    tracing::warn!(%worker, "worker's process has ended");
+    let now = core.now();
+    core.engine.worker_gone(now, worker);
+    core.routes.forget(worker);
+}
+
+/// Tells the engine when the process of a local worker ends.
+fn watch_process(core: &mut Core, worker: WorkerId, peer: Option<&Peer>) {
+    let Some(process) = peer.and_then(Peer::process) else {
+        return;
+    };
+    let task = tokio::task::spawn_local(async move {
+        match process_ended(process).await {
+            Ok(()) => {
+                core_cell::enter(|core| worker_is_gone(core, worker));
+            }
+            Err(error) => {
+                tracing::warn!(%worker, %error, "worker's process is not watched, its lease decides")
+            }
+        }
+    });
+    core.routes
+        .watch_process(worker, ProcessWatch(task.abort_handle()));
+}
+
+fn held_task(held: &v1::HeldTask) -> Option<Held> {
+    let task = held.task.as_ref()?;
+    Some(Held {
+        task_id: task.task_id,
+        attempt: task.attempt,
+        finished: held.finished,
+    })
+}
+
+fn welcome_message(core: &Core, welcome: &qtf_engine::WorkerWelcome) -> WorkerWelcome {
+    let config = core.engine.config();
+    let abandon = welcome
+        .abandon
+        .iter()
+        .map(|held| v1::TaskRef {
+            task_id: held.task_id,
+            attempt: held.attempt,
+        })
+        .collect();
+    WorkerWelcome {
+        worker_id: welcome.id.as_raw(),
+        token: welcome.token,
+        segment_id: core.segment().segment_id(),
+        heartbeat_ms: read::ms_of_ns(config.heartbeat_ns),
+        lease_ms: read::ms_of_ns(config.lease_ns),
+        output_limit_bytes: core.limits.payload_bytes,
+        abandon,
+    }
+}
+
+fn take_result(
+    core: &mut Core,
+    (worker, token): (WorkerId, u64),
+    result: &TaskResult,
+) -> Result<ResultVerdict, Status> {
+    let now = core.now();
+    let asked = result
+        .task
+        .as_ref()
+        .ok_or_else(|| status::invalid("task of a result is missing"))?;
+    let verdict = |disposition: ResultDisposition| ResultVerdict {
+        task: Some(*asked),
+        disposition: disposition.into(),
+    };
+    let Some(task) = TaskId::from_raw(asked.task_id) else {
+        return Ok(verdict(ResultDisposition::Stale));
+    };
+    if result.output.len() > INLINE_BYTES_MAX {
+        return Err(status::invalid(format!(
+            "output of {} bytes: more than {INLINE_BYTES_MAX} go through UploadOutput",
+            result.output.len()
+        )));
+    }
+    let mut outcome = read::outcome_from(result.outcome.as_ref());
+    let uploaded = match result.output_upload {
+        0 => None,
+        receipt => core.uploads.take(receipt, token, now),
+    };
+    let output = match uploaded {
+        Some(blob) => Output::Stored(blob),
+        None if result.output_upload != 0 => {
+            // The receipt has expired. The attempt has ended all the same.
+            outcome.result_dropped = true;
+            Output::None
+        }
+        None if result.output.is_empty() => Output::None,
+        None => Output::Bytes(&result.output),
+    };
+    let reference = TaskRef {
+        task,
+        attempt: asked.attempt,
+    };
+    let disposition =
+        core.engine
+            .task_result(now, worker, reference, &ResultReport { outcome, output });
+    if let (Some(blob @ BlobRef::Spill { .. }), true) =
+        (uploaded, disposition != Disposition::Recorded)
+    {
+        core.uploads.discard(blob);
+    }
+    Ok(verdict(match disposition {
+        Disposition::Recorded => ResultDisposition::Recorded,
+        Disposition::AlreadyRecorded => ResultDisposition::AlreadyRecorded,
+        Disposition::Stale => ResultDisposition::Stale,
+    }))
+}
+
+/// Whether the token is that of some worker: then it may upload.
+pub(crate) fn may_upload(core: &Core, token: u64) -> Result<(), Status> {
+    if token != 0 && core.routes.knows_token(token) {
+        return Ok(());
+    }
+    Err(refusal::status_of(status::refuse(
+        RefusalReason::UnknownWorker,
+        "session of the upload is no worker's token: register first",
+    )))
+}

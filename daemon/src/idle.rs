@@ -1,0 +1,58 @@
+//! What the pinned thread does when the engine has nothing to do.
+//!
+//! `adaptive` looks again and again for a short while after the last work, because most answers come
+//! within it, and then sleeps until it is woken or something is due. `spin` never sleeps.
+
+use std::time::{Duration, Instant};
+
+use qtf_shm::Now;
+use tokio::sync::Notify;
+
+use crate::config::Idle;
+use crate::net::Backend;
+
+/// How long `adaptive` spins after the last work: a few times what a request takes, and about what a
+/// sleeping core needs to wake up.
+const SPIN_BUDGET: Duration = Duration::from_micros(50);
+/// Longest sleep, so that nothing that only the segment shows waits for ever.
+const SLEEP_MAX: Duration = Duration::from_millis(500);
+
+/// Rests between turns.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    idle: Idle,
+    backend: Backend,
+    last_work: Instant,
+}
+
+impl Rest {
+    /// Rests as configured.
+    pub(crate) fn new(idle: Idle, backend: Backend) -> Self {
+        Self {
+            idle,
+            backend,
+            last_work: Instant::now(),
+        }
+    }
+
+    /// Comes back when there may be work: at once after work, else as the strategy says.
+    pub(crate) async fn rest(&mut self, work: u64, now: Now, due: Option<Now>, wake: &Notify) {
+        if work > 0 {
+            self.last_work = Instant::now();
+        }
+        if self.idle == Idle::Spin || self.last_work.elapsed() < SPIN_BUDGET {
+            self.backend.turn().await;
+            return;
+        }
+        let until_due = due.map_or(SLEEP_MAX, |due| Duration::from_nanos(due.since_ns(now)));
+        if until_due.is_zero() {
+            self.backend.turn().await;
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = wake.notified() => self.last_work = Instant::now(),
+            () = tokio::time::sleep(until_due.min(SLEEP_MAX)) => {}
+        }
+    }
+}

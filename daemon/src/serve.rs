@@ -1,0 +1,262 @@
+//! The pinned thread, from its first to its last moment.
+//!
+//! The end goes in this order: no more tasks are taken and streams say so; listeners close; answers under way
+//! are finished until the deadline, with the engine still turning, so that results on their way are
+//! recorded; the segment is marked as left in order and detached. A private segment is gone with that, a
+//! named one stays. Tested in `tests/in_process.rs` and `tests/start.rs`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use qtf_engine::{Engine, EngineConfig};
+use qtf_shm::Segment;
+use tokio::sync::{Notify, watch};
+
+use crate::boot::{BootError, Report, ThreadEnd};
+use crate::config::settings::{Network, SegmentKind, Settings};
+use crate::core_cell::{self, Core};
+use crate::duty_cycle;
+use crate::edge::service::{EdgeService, Health};
+use crate::idle::Rest;
+use crate::net::Backend;
+use crate::net::accept::Acceptor;
+use crate::net::connection::{ConnectionLimits, Connections};
+use crate::net::edge_io::Socket;
+use crate::net::in_process::Arrivals;
+use crate::net::listener::Listener;
+use crate::running::{DaemonInfo, StopError};
+use crate::sys::lock_file::LockFile;
+use crate::sys::{affinity, ring};
+
+/// What the thread is given.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) settings: Settings,
+    pub(crate) lock: Option<LockFile>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) segment: Segment,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// The body of the thread.
+pub(crate) fn run(parts: Parts, report: &Report) -> Result<(), ThreadEnd> {
+    let cores = affinity::allowed_cores();
+    let core = affinity::pin(parts.settings.core);
+    match choose_network(parts.settings.network, core, &cores).map_err(ThreadEnd::Boot)? {
+        Some(runtime) => runtime.block_on(serve(parts, Backend::IoUring, core, report)),
+        None => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| ThreadEnd::Boot(BootError::Thread(error)))?;
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, serve(parts, Backend::Tokio, core, report))
+        }
+    }
+}
+
+/// The ring's runtime, or `None` for ordinary sockets.
+fn choose_network(
+    network: Network,
+    core: Option<u16>,
+    cores: &[u16],
+) -> Result<Option<tokio_uring::Runtime>, BootError> {
+    if network == Network::Tokio {
+        return Ok(None);
+    }
+    match ring::build_runtime(core, cores) {
+        Ok(runtime) => Ok(Some(runtime)),
+        Err(reason) if network == Network::IoUring => Err(BootError::NoRing {
+            reason: reason.to_string(),
+        }),
+        Err(reason) => {
+            tracing::warn!(%reason, "no io_uring: ordinary sockets are used, which are as fast for gRPC");
+            Ok(None)
+        }
+    }
+}
+
+fn engine_config(settings: &Settings) -> EngineConfig {
+    let ns = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let times = &settings.times;
+    EngineConfig {
+        lease_ns: ns(times.lease),
+        probe_ns: ns(times.probe),
+        heartbeat_ns: ns(times.heartbeat),
+        result_ttl_ns: ns(times.result_ttl),
+        stop_grace_ns: ns(times.stop_grace),
+        payload_limit: settings.limits.payload_bytes,
+        // Tokens are secrets: without the kernel's randomness they would not be.
+        seed: getrandom::u64().unwrap_or_else(|_| qtf_shm::time::wall_ns()),
+        ..EngineConfig::default()
+    }
+}
+
+fn info_of(parts: &Parts, backend: Backend, core: Option<u16>) -> DaemonInfo {
+    let geometry = parts.segment.geometry();
+    DaemonInfo {
+        instance: parts.settings.instance.clone(),
+        shm_id: parts.segment.shm_id().unwrap_or(-1),
+        segment_bytes: geometry.total_bytes(),
+        task_slots: geometry.tasks().into(),
+        worker_slots: geometry.workers().into(),
+        segment_is_private: parts.settings.segment == SegmentKind::Private,
+        core,
+        network: backend.name(),
+        addresses: parts
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.address().ok())
+            .collect(),
+    }
+}
+
+async fn serve(
+    parts: Parts,
+    backend: Backend,
+    core: Option<u16>,
+    report: &Report,
+) -> Result<(), ThreadEnd> {
+    let info = info_of(&parts, backend, core);
+    let Parts {
+        settings,
+        lock,
+        listeners,
+        segment,
+        arrivals,
+        stop,
+    } = parts;
+    let segment = Arc::new(segment);
+    let wake = Rc::new(Notify::new());
+    let engine = Engine::new(
+        Arc::clone(&segment),
+        engine_config(&settings),
+        segment.now(),
+    )
+    .map_err(|error| ThreadEnd::Boot(error.into()))?;
+    core_cell::install(Core::new(
+        engine,
+        settings.limits,
+        info.clone(),
+        Rc::clone(&wake),
+    ));
+    let (service, health) = EdgeService::new(settings.limits.message_bytes).await;
+    let connections = open(&settings, backend, service, &stop);
+    if let Err(error) = listen(listeners, backend, &connections, &stop) {
+        core_cell::remove();
+        return Err(ThreadEnd::Boot(BootError::Thread(error)));
+    }
+    take_in_process(arrivals, &connections, stop.clone());
+    tracing::info!(
+        instance = info.instance, shm_id = info.shm_id, network = info.network,
+        addresses = ?info.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        tasks = info.task_slots, workers = info.worker_slots, "serving"
+    );
+    // Nobody waits for the report when the starter has given up; then the stop comes at once.
+    let _ = report.send(info);
+    duty_cycle::run(&mut Rest::new(settings.idle, backend), &wake, stop).await;
+    let result = end(&settings, backend, &wake, (&connections, &health)).await;
+    leave(&settings, segment, lock);
+    result.map_err(ThreadEnd::Stop)
+}
+
+fn open(
+    settings: &Settings,
+    backend: Backend,
+    service: EdgeService,
+    stop: &watch::Receiver<bool>,
+) -> Rc<Connections> {
+    let limits = ConnectionLimits {
+        connections: settings.limits.connections,
+        streams: settings.limits.streams_per_connection,
+        handshake: settings.times.handshake,
+    };
+    Connections::new(backend, limits, service, stop.clone())
+}
+
+fn listen(
+    listeners: Vec<Listener>,
+    backend: Backend,
+    connections: &Rc<Connections>,
+    stop: &watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    for listener in listeners {
+        let acceptor = Acceptor::new(listener, backend)?;
+        let connections = Rc::clone(connections);
+        tokio::task::spawn_local(
+            acceptor.run(stop.clone(), move |socket| connections.take(socket)),
+        );
+    }
+    Ok(())
+}
+
+fn take_in_process(
+    mut arrivals: Arrivals,
+    connections: &Rc<Connections>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let connections = Rc::clone(connections);
+    tokio::task::spawn_local(async move {
+        let arriving = async {
+            while let Some(socket) = arrivals.recv().await {
+                connections.take(Socket::Unix(socket));
+            }
+        };
+        tokio::select! {
+            () = arriving => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    });
+}
+
+/// Says that the daemon stops, and finishes what is under way until the deadline.
+async fn end(
+    settings: &Settings,
+    backend: Backend,
+    wake: &Notify,
+    (connections, health): (&Connections, &Health),
+) -> Result<(), StopError> {
+    let was_taken_over = core_cell::look(Core::is_taken_over).unwrap_or(false);
+    core_cell::attend(Core::begin_stop);
+    health.stops().await;
+    let mut rest = Rest::new(settings.idle, backend);
+    tokio::select! {
+        biased;
+        () = connections.all_closed() => {}
+        () = tokio::time::sleep(settings.times.stop_deadline) => {
+            tracing::warn!("connections still open at the stop deadline are cut");
+            return Err(StopError::Cut);
+        }
+        () = duty_cycle::turn_for_ever(&mut rest, wake) => {}
+    }
+    if was_taken_over {
+        Err(StopError::TakenOver)
+    } else {
+        Ok(())
+    }
+}
+
+fn leave(settings: &Settings, segment: Arc<Segment>, lock: Option<LockFile>) {
+    let Some(mut core) = core_cell::remove() else {
+        return;
+    };
+    core.uploads.remove_all();
+    let is_ours = !core.is_taken_over();
+    drop(core);
+    match settings.segment {
+        SegmentKind::Named if is_ours => segment.set_clean_shutdown(),
+        SegmentKind::Named => {}
+        SegmentKind::Private => {
+            if let Err(error) = std::fs::remove_dir_all(&settings.spill_dir) {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!(%error, folder = %settings.spill_dir.display(), "spill folder not removed");
+                }
+            }
+        }
+    }
+    drop(segment);
+    // Last: while it is held no other daemon touches the segment.
+    drop(lock);
+    tracing::info!("stopped");
+}
