@@ -292,11 +292,11 @@ impl Pump {
         self.next_batch += 1;
         let mut tasks = Vec::new();
         let mut bytes = 0;
+        let mut refused = Vec::new();
         // Entries are in flight from here on, so that each of them is answered whatever happens.
         let entries = self.in_flight.entry(batch).or_default();
         while let Some(entry) = self.unsent.pop_front() {
             let sendable = self.client.sendable(&entry.spec, &session).await;
-            let position = entry.position;
             entries.push(entry);
             match sendable {
                 Ok(mut spec) => {
@@ -306,11 +306,10 @@ impl Pump {
                     bytes += spec.payload.len();
                     tasks.push(spec);
                 }
+                // The upload was refused, and not for its session.
                 Err(CallError::Refused(refusal)) if !is_session_loss(&refusal) => {
-                    entries.pop();
-                    let at = usize::try_from(position - self.front).unwrap_or(usize::MAX);
-                    if let Some(answer) = self.answers.get_mut(at) {
-                        *answer = Some(Err(SubmitError::Refused(refusal)));
+                    if let Some(entry) = entries.pop() {
+                        refused.push((entry, refusal));
                     }
                 }
                 Err(error) => return Err(error),
@@ -318,6 +317,9 @@ impl Pump {
             if tasks.len() >= BATCH_ENTRIES || bytes >= BATCH_BYTES_MAX {
                 break;
             }
+        }
+        for (entry, refusal) in refused {
+            self.on_refusal(entry, refusal);
         }
         if tasks.is_empty() {
             self.in_flight.remove(&batch);
@@ -366,27 +368,35 @@ impl Pump {
     }
 
     fn on_verdict(&mut self, entry: Entry, verdict: SubmitVerdict) {
-        let answer = match verdict.refusal.map(Refusal::from) {
-            None => {
-                self.renewals = 0;
-                task_id(verdict.task_id).map_err(SubmitError::from)
-            }
-            Some(refusal) if refusal.is_full() && refusal.retry_after_ms > 0 => {
-                let pause = Duration::from_millis(refusal.retry_after_ms.into());
-                let at = Instant::now() + pause.clamp(RETRY_MIN, RETRY_MAX);
-                self.retry_at = if self.retry.is_empty() {
-                    at
-                } else {
-                    self.retry_at.max(at)
-                };
-                self.retry.push(entry);
-                return;
-            }
-            Some(refusal) => Err(SubmitError::Refused(refusal)),
-        };
+        if let Some(refusal) = verdict.refusal {
+            self.on_refusal(entry, refusal.into());
+            return;
+        }
+        self.renewals = 0;
+        let answer = task_id(verdict.task_id).map_err(SubmitError::from);
         if let (Ok(id), true, 0) = (&answer, self.as_array, self.array_id) {
             self.array_id = id.as_raw();
         }
+        self.answer(&entry, answer);
+    }
+
+    /// What there was no room for is sent again; other refusals are answers.
+    fn on_refusal(&mut self, entry: Entry, refusal: Refusal) {
+        if !refusal.is_full() || refusal.retry_after_ms == 0 {
+            self.answer(&entry, Err(SubmitError::Refused(refusal)));
+            return;
+        }
+        let pause = Duration::from_millis(refusal.retry_after_ms.into());
+        let at = Instant::now() + pause.clamp(RETRY_MIN, RETRY_MAX);
+        self.retry_at = if self.retry.is_empty() {
+            at
+        } else {
+            self.retry_at.max(at)
+        };
+        self.retry.push(entry);
+    }
+
+    fn answer(&mut self, entry: &Entry, answer: Answer) {
         let at = usize::try_from(entry.position - self.front).unwrap_or(usize::MAX);
         if let Some(place) = self.answers.get_mut(at) {
             *place = Some(answer);

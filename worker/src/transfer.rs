@@ -52,7 +52,7 @@ impl TransferError {
                     | Code::Unimplemented
             );
         let message = status.message().to_owned();
-        if is_refusal {
+        if is_refusal && !may_retry {
             Self::Refused(message)
         } else {
             Self::Broken(message)
