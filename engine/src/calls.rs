@@ -180,6 +180,7 @@ impl Engine {
     pub fn task_started(&mut self, now: Now, worker: WorkerId, asked: TaskRef) {
         let mut parts = self.parts(now);
         if let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) {
+            parts.workers.heard_of(&mut parts.turn, worker);
             parts.plm.started(&mut parts.turn, Fence { worker, asked });
         }
     }
@@ -197,6 +198,7 @@ impl Engine {
             parts.turn.segment.counters().add(Counter::ResultStale, 1);
             return Disposition::Stale;
         };
+        parts.workers.heard_of(&mut parts.turn, worker);
         let fence = Fence { worker, asked };
         parts
             .plm

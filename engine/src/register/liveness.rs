@@ -39,6 +39,13 @@ impl Workers {
         self.renew_lease(turn, worker);
     }
 
+    /// A report about a task. Each report is followed by a heartbeat, so this only ends a suspicion.
+    pub(crate) fn heard_of(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        if turn.segment.worker(worker).state().phase() == WorkerPhase::Suspect {
+            self.seen(turn, worker);
+        }
+    }
+
     /// A heartbeat.
     pub(crate) fn beat(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex, beat: &Beat) {
         self.seen(turn, worker);

@@ -1,0 +1,187 @@
+//! What a new engine makes of a segment, and what the background sweep mends.
+
+use qtf_shm::{Counter, Event, Phase, WorkerPhase};
+
+use crate::world::{SECOND, World};
+
+/// Long enough for the background sweep to come by everywhere.
+const A_WHILE: u64 = 3 * SECOND;
+
+#[test]
+fn missing_ready_leaf_is_put_back() {
+    let mut world = World::new();
+    let task = world.submit("exec");
+    world.segment().unindex_ready(task.slot());
+    world.settle_for(A_WHILE);
+    world.verify();
+    assert_eq!(world.counter(Counter::LeafRestored), 1);
+    world.worker(1, &["exec"]);
+    assert_eq!(world.dispatch().1, task);
+}
+
+#[test]
+fn missing_timers_are_put_back() {
+    let mut world = World::new();
+    let worker = world.worker(1, &["exec"]);
+    let running = world
+        .submit_with("exec", |submission| submission.timeout_ms = 1_000)
+        .unwrap();
+    let got = world.dispatch();
+    world.start(got);
+    let delayed = world
+        .submit_with("exec", |submission| submission.delay_ms = 3_600_000)
+        .unwrap();
+    let cancelled = world.submit("exec");
+    let now = world.now;
+    world.engine.cancel(now, cancelled).unwrap();
+    let before: Vec<_> = [running, delayed, cancelled]
+        .iter()
+        .map(|task| world.segment().timers().leaf(task.slot().get()))
+        .collect();
+    for task in [running, delayed, cancelled] {
+        world.segment().unindex_timer(task.slot());
+    }
+    world.settle_for(A_WHILE);
+    world.beat(worker, 1).unwrap();
+    world.verify();
+    for (task, before) in [running, delayed, cancelled].into_iter().zip(before) {
+        let leaf = world.segment().timers().leaf(task.slot().get()).unwrap();
+        let early = before.unwrap().timed_stamp();
+        assert!(leaf.timed_stamp().abs_diff(early) <= 2, "{task}");
+    }
+}
+
+#[test]
+fn leaf_of_a_task_that_is_not_ready_is_met_and_taken_out() {
+    let mut world = World::new();
+    let task = world.submit("exec");
+    let key = world.segment().task(task.slot()).key();
+    let now = world.now;
+    world.engine.cancel(now, task).unwrap();
+    world
+        .segment()
+        .ready()
+        .insert(task.slot().get(), key)
+        .unwrap();
+    world.worker(1, &["exec"]);
+    assert_eq!(world.dispatches(), []);
+    world.verify();
+}
+
+#[test]
+fn attempt_that_ended_without_being_judged_is_judged() {
+    let mut world = World::new();
+    let worker = world.worker(1, &["exec"]);
+    let task = world.submit("exec");
+    let got = world.dispatch();
+    world.start(got);
+    let segment = world.segment();
+    let slot = segment.task(task.slot());
+    slot.set_outcome(qtf_shm::Outcome {
+        kind: qtf_shm::OutcomeKind::Exited,
+        ..qtf_shm::Outcome::default()
+    });
+    segment
+        .apply(task.slot(), slot.state(), Event::End)
+        .unwrap();
+    world.settle_for(A_WHILE);
+    world.beat(worker, 0).unwrap();
+    assert_eq!(world.phase(task), Phase::Done);
+    world.verify();
+}
+
+#[test]
+fn task_held_by_nobody_who_exists_goes_back() {
+    let mut world = World::new();
+    let task = world.submit("exec");
+    let segment = world.segment();
+    let ghost = segment.worker_index(5).unwrap();
+    let state = segment.task(task.slot()).state();
+    segment
+        .apply(task.slot(), state, Event::Assign { worker: ghost })
+        .unwrap();
+    segment.unindex_ready(task.slot());
+    world.settle_for(A_WHILE);
+    assert_eq!(world.phase(task), Phase::Ready);
+    world.verify();
+}
+
+#[test]
+fn parked_task_that_nobody_counted_is_released_too() {
+    let mut world = World::new();
+    let painter = world.worker(4, &["render"]);
+    let task = world.submit("render");
+    let segment = world.segment();
+    let state = segment.task(task.slot()).state();
+    segment.apply(task.slot(), state, Event::Park).unwrap();
+    segment.unindex_ready(task.slot());
+    let effects = world.settle_for(A_WHILE);
+    assert_eq!(crate::world::dispatched(&effects), [(painter, task, 1)]);
+}
+
+#[test]
+fn new_engine_goes_on_where_the_old_one_was() {
+    let mut world = World::new();
+    let worker = world.worker(2, &["exec"]);
+    let token = world.segment().worker(worker.slot()).token();
+    let running = world.submit("exec");
+    let got = world.dispatch();
+    world.start(got);
+    let parked = world.submit("render");
+    world.settle();
+    let waiting = world.submit("exec");
+    let delayed = world
+        .submit_with("exec", |submission| submission.delay_ms = 10_000)
+        .unwrap();
+    let mut world = world.restarted();
+    world.settle();
+    world.verify();
+    for (task, phase) in [
+        (running, Phase::Running),
+        (parked, Phase::Blocked),
+        (waiting, Phase::Ready),
+        (delayed, Phase::Delayed),
+    ] {
+        assert_eq!(world.phase(task), phase);
+    }
+    assert_eq!(world.counts(), (4, 0));
+    // The worker is still believed in, and must come back for more.
+    assert!(world.engine.check_worker(worker.as_raw(), token).is_ok());
+    assert_eq!(world.dispatches(), []);
+    world.end(got, 0);
+    assert_eq!(world.phase(running), Phase::Done);
+    // Somebody who can do what is parked frees it.
+    let painter = world.worker(1, &["render"]);
+    let all = world.dispatches();
+    assert!(all.contains(&(painter, parked, 1)), "{all:?}");
+}
+
+#[test]
+fn new_engine_loses_the_workers_that_do_not_come_back() {
+    let mut world = World::new();
+    let worker = world.worker(2, &["exec"]);
+    let task = world.submit("exec");
+    world.dispatch();
+    let mut world = world.restarted();
+    world.settle_for(7 * SECOND);
+    assert_eq!(world.phase(task), Phase::Ready);
+    let state = world.segment().worker(worker.slot()).state();
+    assert_eq!(state.phase(), WorkerPhase::Free);
+    world.verify();
+}
+
+#[test]
+fn new_engine_finishes_the_sweep_for_a_worker_that_was_lost_before() {
+    let mut world = World::new();
+    let worker = world.worker(2, &["exec"]);
+    let task = world.submit("exec");
+    world.dispatch();
+    let now = world.now;
+    world.engine.worker_gone(now, worker);
+    let mut world = world.restarted();
+    world.settle();
+    assert_eq!(world.phase(task), Phase::Ready);
+    let state = world.segment().worker(worker.slot()).state();
+    assert_eq!(state.phase(), WorkerPhase::Free);
+    world.verify();
+}

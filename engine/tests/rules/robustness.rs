@@ -1,0 +1,189 @@
+//! Nonsense from peers and in the segment: answered, counted, never a panic.
+
+use qtf_engine::{
+    Beat, Disposition, EngineConfig, Held, Output, Payload, Reconnect, ResultReport, Submission,
+    TaskRef, WorkerHello,
+};
+use qtf_shm::{BlobRef, ClientIndex, Now, Outcome, OutcomeKind, TaskId, WorkerId};
+
+use crate::world::{World, hello};
+
+fn any_task(rng: &mut fastrand::Rng, known: &[TaskId]) -> TaskId {
+    match rng.u8(0..3) {
+        0 if !known.is_empty() => known[rng.usize(..known.len())],
+        1 => TaskId::from_raw(rng.u64(1 << 24..1 << 60)).unwrap(),
+        _ => TaskId::from_raw(rng.u64(1 << 24..1 << 26)).unwrap(),
+    }
+}
+
+fn any_worker(rng: &mut fastrand::Rng) -> WorkerId {
+    let slots = if rng.bool() { 4_095 } else { 4 };
+    let incarnations = if rng.bool() { 1 << 24 } else { 3 };
+    let (slot, incarnation) = (rng.u64(0..slots), rng.u64(0..incarnations));
+    WorkerId::from_raw(incarnation << 12 | slot).unwrap()
+}
+
+#[test]
+fn random_ids_attempts_credits_and_tokens_never_panic() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut world = World::with(200, EngineConfig::default());
+    world.worker(2, &["exec"]);
+    let mut known = Vec::new();
+    for step in 0..20_000 {
+        let (task, worker) = (any_task(&mut rng, &known), any_worker(&mut rng));
+        let attempt = if rng.bool() {
+            rng.u32(..)
+        } else {
+            rng.u32(0..3)
+        };
+        let asked = TaskRef { task, attempt };
+        let now = Now::from_ns(if rng.u8(..) == 0 {
+            rng.u64(..)
+        } else {
+            world.now.ns + step
+        });
+        let engine = &mut world.engine;
+        match rng.u8(0..16) {
+            0 => drop(engine.cancel(now, task)),
+            1 => drop(engine.forget(now, task)),
+            2 => drop(engine.update_priority(now, task, rng.u32(0..300))),
+            3 => engine.task_started(now, worker, asked),
+            4 => {
+                let report = ResultReport {
+                    outcome: Outcome {
+                        kind: OutcomeKind::from_number(rng.u8(..)),
+                        code: rng.u8(..),
+                        result_dropped: rng.bool(),
+                    },
+                    output: Output::Bytes(&[1; 100]),
+                };
+                let _ = engine.task_result(now, worker, asked, &report);
+            }
+            5 => {
+                let (credits, restart) = (rng.u32(..), rng.bool());
+                drop(engine.worker_credits(now, worker, credits, restart));
+            }
+            6 => {
+                let beat = Beat {
+                    holding: rng.u32(..),
+                    load_milli: rng.u32(..),
+                    draining: rng.u8(..) == 0,
+                };
+                drop(engine.worker_beat(now, worker, &beat));
+            }
+            7 => engine.probe_answered(now, worker, rng.u64(..)),
+            8 => drop(engine.payload_for(worker, asked)),
+            9 => drop(engine.check_worker(rng.u64(..), rng.u64(..))),
+            10 if rng.u8(..) < 8 => engine.worker_gone(now, worker),
+            11 if rng.u8(..) < 8 => engine.worker_goodbye(now, worker),
+            12 => {
+                let client = ClientIndex::new_checked(rng.u16(..u16::MAX), 1 << 16).unwrap();
+                engine.client_closed(now, client);
+                engine.client_beat(now, client);
+                drop(engine.client_of(rng.u64(..)));
+            }
+            13 => {
+                let kinds = vec!["exec".to_owned()];
+                let held = [Held {
+                    task_id: rng.u64(..),
+                    attempt,
+                    finished: rng.bool(),
+                }];
+                let hello = WorkerHello {
+                    reconnect: Some(Reconnect {
+                        worker_id: rng.u64(..),
+                        token: rng.u64(..),
+                        segment_id: rng.u64(..),
+                    }),
+                    held: &held,
+                    ..hello(rng.u32(..), &kinds)
+                };
+                if let Ok(welcome) = engine.worker_hello(now, &hello) {
+                    drop(engine.worker_credits(now, welcome.id, rng.u32(..), rng.bool()));
+                }
+            }
+            14 => {
+                let mut submission = Submission::new(
+                    ClientIndex::UNKNOWN,
+                    "exec",
+                    Payload::Stored(BlobRef::Arena {
+                        unit: rng.u32(..),
+                        len: rng.u32(..),
+                    }),
+                );
+                assert!(engine.submit(now, &submission).is_err());
+                submission.payload = Payload::Bytes(b"x");
+                submission.timeout_ms = rng.u32(..);
+                submission.retries = rng.u32(0..300);
+                submission.delay_ms = rng.u64(0..3);
+                submission.priority = Some(rng.u32(0..300));
+                known.extend(engine.submit(now, &submission));
+            }
+            _ => {
+                engine.cycle(now);
+            }
+        }
+        world.effects();
+    }
+}
+
+#[test]
+fn segment_full_of_random_words_never_panics_the_engine() {
+    for seed in 0..20 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut world = World::with(64, EngineConfig::default());
+        let worker = world.worker(4, &["exec"]);
+        let tasks: Vec<_> = (0..20).map(|_| world.submit("exec")).collect();
+        let all = world.dispatches();
+        for _ in 0..200 {
+            let segment = world.segment();
+            let slot = segment.slot(rng.u32(0..64)).unwrap();
+            let record = segment.task(slot);
+            match rng.u8(0..7) {
+                0 => record.set_key(qtf_shm::Key::from_raw(rng.u64(..))),
+                1 => record.set_result(BlobRef::from_raw(rng.u64(..))),
+                2 => record.set_phase_time(rng.u64(..)),
+                3 => record.set_losses(rng.u8(..)),
+                4 => {
+                    let key = qtf_shm::Key::from_raw(rng.u64(..u64::MAX - 1));
+                    segment.ready().set(slot.get(), key);
+                }
+                5 => {
+                    let key = qtf_shm::Key::from_raw(rng.u64(..u64::MAX - 1));
+                    segment.timers().set(slot.get(), key);
+                }
+                _ => {
+                    let heap = segment.worker_heap();
+                    heap.set(
+                        rng.u32(0..16),
+                        qtf_shm::Key::from_raw(rng.u64(..u64::MAX - 1)),
+                    );
+                }
+            }
+            world.pass(rng.u64(0..1_000_000_000));
+            world.cycle();
+            let _ = world.beat(worker, 3);
+            if let Some(&one) = all.get(rng.usize(0..4)) {
+                world.end(one, rng.u8(0..2));
+            }
+            let now = world.now;
+            drop(world.engine.cancel(now, tasks[rng.usize(..tasks.len())]));
+        }
+    }
+}
+
+#[test]
+fn worker_that_repeats_its_reports_for_ever_changes_nothing() {
+    let mut world = World::new();
+    let task = world.submit("exec");
+    world.worker(1, &["exec"]);
+    let got = world.dispatch();
+    world.end(got, 0);
+    let state = world.engine.check(task).unwrap();
+    for code in 0..=255 {
+        world.start(got);
+        assert_eq!(world.end(got, code), Disposition::AlreadyRecorded);
+    }
+    assert_eq!(world.engine.check(task).unwrap(), state);
+    world.verify();
+}
