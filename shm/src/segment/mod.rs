@@ -40,6 +40,7 @@ mod snapshot;
 mod spec;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod view;
 
 use core::ops::Deref;
@@ -65,6 +66,7 @@ pub use rebuild::Rebuilt;
 pub use records::{ClientRecord, Part, Reading, TaskRecord, WorkerRecord};
 pub use snapshot::SnapshotReport;
 pub use spec::{Access, Adoption, AttachError, CreateError, SegmentSpec};
+pub use verify::VerifyReport;
 pub use view::{CounterView, Heap, HeapView, SegmentView};
 
 /// A segment that this process may write to. Shared by reference between threads.

@@ -3,6 +3,7 @@
 mod blobs;
 mod life;
 mod named;
+mod verify;
 
 use std::path::PathBuf;
 

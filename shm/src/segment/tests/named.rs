@@ -446,8 +446,8 @@ fn names_that_cannot_be_an_instance_are_refused() {
 fn snapshot_of_a_live_segment_reads_like_the_segment() {
     let instance = Instance::new("snapshot");
     let (segment, _) = instance.start().unwrap();
-    let tasks: Vec<_> = (0..20)
-        .map(|stamp| submit(&segment, 5, stamp, &[7; 3000][..stamp as usize * 100]))
+    let tasks: Vec<_> = (0..20_usize)
+        .map(|stamp| submit(&segment, 5, stamp as u64, &[7; 3000][..stamp * 100]))
         .collect();
     let file = instance.dir.path().join("snapshot.image");
     let report = segment.write_snapshot(&file).unwrap();

@@ -1,0 +1,345 @@
+//! Each rule of `verify` holds in a healthy segment, and is reported when it is broken.
+
+use super::{segment, submit};
+use crate::arena::{ChunkOwner, Purpose};
+use crate::blob::BlobRef;
+use crate::id::{AttachIndex, SlotIndex, WorkerIndex};
+use crate::layout::RegionKind;
+use crate::segment::verify::Rule;
+use crate::segment::{Segment, TaskFields};
+use crate::sync::Ordering;
+use crate::task::state::{Event, Phase};
+use crate::time::Now;
+use crate::tree::Key;
+use crate::worker::{WorkerEvent, WorkerFields};
+
+fn rules(segment: &Segment) -> Vec<Rule> {
+    let mut rules: Vec<_> = segment
+        .verify()
+        .findings
+        .into_iter()
+        .map(|finding| finding.rule)
+        .collect();
+    rules.dedup();
+    rules
+}
+
+/// Tasks in all phases, one worker with two of them.
+fn lively() -> Segment {
+    let segment = segment(64);
+    for stamp in 0..6 {
+        submit(&segment, 5, stamp, &[1; 200]);
+    }
+    let mut claimed = segment.claim_task(AttachIndex::DAEMON).unwrap();
+    claimed
+        .write(&TaskFields {
+            due: 900,
+            side: Some(Default::default()),
+            ..TaskFields::default()
+        })
+        .unwrap();
+    claimed.publish(Event::AdmitDelayed, 1).unwrap();
+    let worker = WorkerIndex::new_checked(1, 8).unwrap();
+    let slot = segment.worker(worker);
+    slot.fill(&WorkerFields {
+        name: "w",
+        ..WorkerFields::default()
+    });
+    slot.apply(slot.state(), WorkerEvent::Register { capacity: 4 })
+        .unwrap();
+    for _ in 0..2 {
+        let (leaf, key) = segment.ready().locate().unwrap();
+        let task = segment.slot(leaf).unwrap();
+        segment
+            .apply(task, segment.task(task).state(), Event::Assign { worker })
+            .unwrap();
+        assert!(segment.ready().remove(leaf, key));
+        slot.apply(slot.state(), WorkerEvent::Take).unwrap();
+    }
+    segment.worker_heap().insert(1, Key::load(0, 0, 1)).unwrap();
+    segment.leases().insert(1, Key::timed(99, 1)).unwrap();
+    segment
+}
+
+fn first_in(segment: &Segment, phase: Phase) -> SlotIndex {
+    segment
+        .allocated_slots(0..64)
+        .find(|&slot| segment.task(slot).state().phase() == phase)
+        .unwrap()
+}
+
+#[test]
+fn healthy_segment_has_no_findings() {
+    let segment = lively();
+    let report = segment.verify();
+    assert!(!report.broken() && !report.torn(), "{:?}", report.findings);
+    assert_eq!(
+        (
+            report.tasks,
+            report.tasks_used,
+            report.workers,
+            report.passes
+        ),
+        (7, 7, 1, 1)
+    );
+    assert_eq!(report.chunks, 7);
+    assert!(!super::segment(16).verify().broken());
+}
+
+#[test]
+fn missing_and_stale_leaves_are_found() {
+    let segment = lively();
+    let ready = first_in(&segment, Phase::Ready);
+    segment.unindex_ready(ready);
+    assert_eq!(rules(&segment), [Rule::ReadyLeaf]);
+    segment
+        .ready()
+        .insert(ready.get(), Key::ready(1, 1, 1))
+        .unwrap();
+    assert_eq!(rules(&segment), [Rule::ReadyLeaf], "another key");
+    segment.unindex_ready(ready);
+    segment.index_ready(ready, segment.task(ready).state());
+    let assigned = first_in(&segment, Phase::Assigned);
+    segment
+        .ready()
+        .insert(assigned.get(), segment.task(assigned).key())
+        .unwrap();
+    assert_eq!(rules(&segment), [Rule::ReadyLeaf], "left in the heap");
+    segment.unindex_ready(assigned);
+    segment.ready().insert(60, Key::ready(1, 1, 1)).unwrap();
+    assert_eq!(rules(&segment), [Rule::ReadyLeaf], "of a slot never used");
+}
+
+#[test]
+fn timers_of_nobody_and_missing_timers_are_found() {
+    let segment = lively();
+    let delayed = first_in(&segment, Phase::Delayed);
+    segment.unindex_timer(delayed);
+    assert_eq!(rules(&segment), [Rule::TimerLeaf]);
+    segment
+        .timers()
+        .insert(delayed.get(), Key::timed(900, 77))
+        .unwrap();
+    assert_eq!(rules(&segment), [Rule::TimerLeaf], "of another generation");
+    segment.unindex_timer(delayed);
+    segment.index_timer(delayed, segment.task(delayed).state(), 900);
+    segment.timers().insert(50, Key::timed(5, 0)).unwrap();
+    assert_eq!(rules(&segment), [Rule::TimerLeaf], "of a free slot");
+}
+
+#[test]
+fn heap_whose_inner_words_are_wrong_is_found() {
+    let segment = lively();
+    let first = segment.regions().get(RegionKind::Ready).offset / 8;
+    segment.view.parts.mapping.words()[usize::try_from(first).unwrap()].store(7, Ordering::Relaxed);
+    assert_eq!(rules(&segment), [Rule::HeapOrder]);
+    segment.ready().scrub();
+    assert!(!segment.verify().broken());
+}
+
+#[test]
+fn bits_that_disagree_with_states_are_found() {
+    let segment = lively();
+    let bitmap = segment.view.parts.bitmap();
+    let ready = first_in(&segment, Phase::Ready);
+    bitmap.give_back(ready.get());
+    assert_eq!(rules(&segment), [Rule::FreeBit]);
+    assert!(bitmap.take_at(ready.get()));
+    assert!(bitmap.take_at(50));
+    assert_eq!(rules(&segment), [Rule::FreeBit], "taken by nobody");
+}
+
+#[test]
+fn impossible_states_and_owners_are_found() {
+    let segment = lively();
+    let assigned = first_in(&segment, Phase::Assigned);
+    let worker = WorkerIndex::new_checked(1, 8).unwrap();
+    let slot = segment.worker(worker);
+    let before = slot.state();
+    slot.state.store(0, Ordering::Relaxed);
+    assert!(rules(&segment).contains(&Rule::Owner));
+    slot.state.store(before.as_raw(), Ordering::Relaxed);
+    let state = segment.task(assigned).state();
+    segment.apply(assigned, state, Event::Quarantine).unwrap();
+    assert!(rules(&segment).contains(&Rule::Quarantine));
+}
+
+#[test]
+fn running_count_that_is_wrong_is_found() {
+    let segment = lively();
+    let slot = segment.worker(WorkerIndex::new_checked(1, 8).unwrap());
+    slot.apply(slot.state(), WorkerEvent::Give).unwrap();
+    assert_eq!(rules(&segment), [Rule::RunningCount]);
+}
+
+#[test]
+fn worker_that_is_in_a_heap_without_reason_is_found() {
+    let segment = lively();
+    let slot = segment.worker(WorkerIndex::new_checked(1, 8).unwrap());
+    slot.apply(slot.state(), WorkerEvent::Drain).unwrap();
+    assert_eq!(rules(&segment), [Rule::WorkerLeaf]);
+    segment.leases().insert(5, Key::timed(1, 1)).unwrap();
+    assert_eq!(rules(&segment), [Rule::WorkerLeaf, Rule::LeaseLeaf]);
+}
+
+#[test]
+fn gauge_that_is_wrong_is_found() {
+    let segment = lively();
+    segment
+        .counters()
+        .count_transition(Phase::Held, Phase::Blocked);
+    let findings = segment.verify().findings;
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(
+        (findings[0].rule, findings[0].subject.as_str()),
+        (Rule::Gauge, "blocked")
+    );
+    segment.rebuild_caches(Now::default());
+    assert!(!segment.verify().broken());
+}
+
+#[test]
+fn chunks_and_references_that_disagree_are_found() {
+    let segment = lively();
+    let ready = first_in(&segment, Phase::Ready);
+    let task = segment.task(ready);
+    let id = task.state().id(ready).unwrap();
+    let payload = task.payload();
+    task.set_payload(BlobRef::None);
+    assert_eq!(
+        rules(&segment),
+        [Rule::Chunk],
+        "a chunk that nobody refers to"
+    );
+    task.set_payload(payload);
+    task.set_result(BlobRef::Arena { unit: 1023, len: 5 });
+    assert_eq!(
+        rules(&segment),
+        [Rule::Reference],
+        "a chunk that is nobody's"
+    );
+    task.set_result(BlobRef::Inline { len: 65 });
+    assert_eq!(rules(&segment), [Rule::Reference]);
+    task.set_result(BlobRef::None);
+    let BlobRef::Arena { unit, .. } = payload else {
+        panic!("{payload:?}")
+    };
+    task.set_payload(BlobRef::Arena { unit, len: 5000 });
+    assert_eq!(rules(&segment), [Rule::Reference], "longer than its chunk");
+    task.set_payload(payload);
+    let stray = segment.store(id, &[3; 100], Purpose::Result).unwrap();
+    assert_eq!(rules(&segment), [Rule::Chunk]);
+    segment.release(id, stray);
+    assert!(!segment.verify().broken());
+    let claim = segment
+        .view
+        .parts
+        .arena()
+        .allocate(7, 100, Purpose::Result)
+        .unwrap();
+    assert_eq!(
+        rules(&segment),
+        [Rule::Chunk],
+        "claimed by a process that died"
+    );
+    segment.view.parts.arena().abandon(claim);
+    let owner = ChunkOwner {
+        slot: 63,
+        generation: 9,
+    };
+    segment
+        .view
+        .parts
+        .arena()
+        .store(0, owner, &[1; 10], Purpose::Result)
+        .unwrap();
+    assert_eq!(rules(&segment), [Rule::Chunk], "of a slot that is free");
+    segment.rebuild_caches(Now::default());
+    assert!(!segment.verify().broken());
+}
+
+#[test]
+fn rebuild_heals_everything_that_caches_can_get_wrong() {
+    let segment = lively();
+    let want: Vec<_> = segment.ready().entries_in_order().collect();
+    let timers: Vec<_> = segment.timers().entries_in_order().collect();
+    let words = segment.view.parts.mapping.words();
+    fastrand::seed(11);
+    for kind in [
+        RegionKind::Ready,
+        RegionKind::TaskBitmap,
+        RegionKind::ArenaIndex,
+    ] {
+        if kind == RegionKind::ArenaIndex {
+            continue; // Its chunk words are truth.
+        }
+        let entry = segment.regions().get(kind);
+        for word in &words[usize::try_from(entry.offset / 8).unwrap()..]
+            [..usize::try_from(entry.bytes / 8).unwrap()]
+        {
+            word.store(fastrand::u64(..), Ordering::Relaxed);
+        }
+    }
+    // A claim of a process that died, with a payload.
+    let mut claimed = segment.claim_task(AttachIndex::DAEMON);
+    if let Ok(claimed) = &mut claimed {
+        claimed.set_payload(&[1; 500]).unwrap();
+    }
+    let abandoned = u64::from(claimed.is_ok());
+    let _killed = std::mem::ManuallyDrop::new(claimed);
+    let rebuilt = segment.rebuild_caches(Now::from_ns(1 << 30));
+    assert_eq!(
+        (rebuilt.tasks, rebuilt.abandoned, rebuilt.impossible),
+        (7, abandoned, 0)
+    );
+    let report = segment.verify();
+    assert!(!report.broken(), "{:?}", report.findings);
+    assert_eq!(segment.ready().entries_in_order().collect::<Vec<_>>(), want);
+    assert_eq!(
+        segment.timers().entries_in_order().collect::<Vec<_>>(),
+        timers
+    );
+}
+
+#[test]
+fn delayed_task_whose_timer_was_lost_gets_its_due_time_again() {
+    let segment = lively();
+    let delayed = first_in(&segment, Phase::Delayed);
+    segment.unindex_timer(delayed);
+    segment.rebuild_caches(Now::default());
+    assert_eq!(
+        segment.timers().leaf(delayed.get()).map(Key::timed_stamp),
+        Some(900)
+    );
+}
+
+#[test]
+fn verify_of_a_busy_segment_finds_nothing_and_says_what_it_could_not_compare() {
+    let segment = segment(256);
+    let stop = crate::sync::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for attach in 1..3_u16 {
+            let (segment, stop) = (&segment, &stop);
+            scope.spawn(move || {
+                let attach = AttachIndex::new_checked(attach, 16).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let mut claimed = segment.claim_task(attach).unwrap();
+                    claimed.set_payload(&[9; 300]).unwrap();
+                    claimed.write(&TaskFields::default()).unwrap();
+                    let id = claimed.publish(Event::Admit, 1).unwrap();
+                    let state = segment.task(id.slot()).state();
+                    let cancelled = segment.apply(id.slot(), state, Event::Cancel).unwrap();
+                    segment.free_task(id.slot(), cancelled).unwrap();
+                }
+            });
+        }
+        for _ in 0..20 {
+            let report = segment.verify();
+            assert!(!report.broken(), "{:?}", report.findings);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let report = segment.verify();
+    assert!(!report.broken() && !report.torn(), "{report:?}");
+    assert_eq!(report.tasks_used, 0);
+}

@@ -1,0 +1,67 @@
+//! The arena: counts of blocks, and for each chunk the slot that refers to it.
+
+use crate::arena::{ChunkEntry, ChunkState};
+use crate::blob::BlobRef;
+use crate::segment::SegmentView;
+use crate::segment::rebuild::refers_to;
+use crate::segment::verify::{Pass, Rule};
+use crate::task::slot::TaskSlot;
+use crate::task::state::Phase;
+
+pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
+    let arena = view.parts.arena();
+    for violation in arena.check() {
+        pass.found(Rule::ArenaBlock, "arena", violation);
+    }
+    for chunk in arena.chunks(0..view.geometry().arena_blocks()) {
+        pass.chunks += 1;
+        let subject = || format!("unit {}", chunk.unit);
+        match chunk.state {
+            ChunkState::Free => {}
+            ChunkState::Claimed { attach } => {
+                pass.found(
+                    Rule::Chunk,
+                    subject(),
+                    format!("claimed by attach record {attach} and not filled"),
+                );
+            }
+            ChunkState::Damaged(word) => {
+                pass.found(
+                    Rule::Chunk,
+                    subject(),
+                    format!("impossible word {word:#018x}"),
+                );
+            }
+            ChunkState::Used(owner) => {
+                let slot = view
+                    .slot(owner.slot)
+                    .map(|slot| &view.parts.tasks[slot.position()]);
+                let belongs = slot.is_some_and(|task| {
+                    let state = task.state();
+                    state.generation() == owner.generation
+                        && state.phase() != Phase::Free
+                        && refers_to(task, chunk.unit)
+                });
+                if !belongs {
+                    let text = format!(
+                        "slot {} generation {} does not refer to it",
+                        owner.slot, owner.generation
+                    );
+                    pass.found(Rule::Chunk, subject(), text);
+                } else if slot.is_some_and(|task| overflows(task, &chunk)) {
+                    pass.found(
+                        Rule::Reference,
+                        subject(),
+                        format!("slot {} refers to more bytes than it has", owner.slot),
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn overflows(task: &TaskSlot, chunk: &ChunkEntry) -> bool {
+    [task.payload(), task.result()].iter().any(|blob| {
+        matches!(blob, BlobRef::Arena { unit, len } if *unit == chunk.unit && *len as usize > chunk.bytes)
+    })
+}

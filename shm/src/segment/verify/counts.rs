@@ -1,0 +1,82 @@
+//! Counts: tasks of each worker and of each phase, counted anew.
+//!
+//! A count is compared only if no change of the phases it is about was counted while it was taken.
+
+use crate::counters::Counters;
+use crate::segment::SegmentView;
+use crate::segment::verify::{Pass, Rule};
+use crate::task::state::{Owner, Phase};
+use crate::worker::WorkerPhase;
+
+pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
+    let counters = view.parts.counters();
+    let before = traffic(&counters);
+    let gauges = Phase::ALL.map(|phase| counters.gauge(phase));
+    let running_before = running_counts(view);
+    let mut phases = [0_u64; Phase::COUNT];
+    let mut owned = vec![0_u64; view.parts.workers.len()];
+    for task in view.parts.tasks.iter().take(view.high_water() as usize) {
+        let state = task.state();
+        phases[state.phase() as usize] += 1;
+        if let Owner::Worker(worker) = state.owner()
+            && let Some(count) = owned.get_mut(worker.position())
+        {
+            *count += 1;
+        }
+    }
+    let after = traffic(&counters);
+    for phase in Phase::ALL {
+        if phase == Phase::Free {
+            continue;
+        }
+        let (gauge, counted) = (gauges[phase as usize], phases[phase as usize]);
+        if gauge == counted {
+            continue;
+        }
+        if before[phase as usize] == after[phase as usize] {
+            let text = format!("the gauge says {gauge}, there are {counted}");
+            pass.found(Rule::Gauge, phase, text);
+        } else {
+            pass.unsettled += 1;
+        }
+    }
+    let calm = Phase::ALL
+        .into_iter()
+        .filter(|phase| phase.is_with_worker())
+        .all(|phase| before[phase as usize] == after[phase as usize]);
+    let running_after = running_counts(view);
+    for (number, &counted) in owned.iter().enumerate() {
+        let Some(running) = running_before[number] else {
+            continue;
+        };
+        if running == counted {
+            continue;
+        }
+        if calm && running_after[number] == Some(running) {
+            let text = format!("counts {running} tasks, owns {counted}");
+            pass.found(Rule::RunningCount, format!("worker {number}"), text);
+        } else {
+            pass.unsettled += 1;
+        }
+    }
+    pass.workers = running_before.iter().flatten().count() as u64;
+}
+
+/// Changes into and out of each phase.
+fn traffic(counters: &Counters<'_>) -> [u64; Phase::COUNT] {
+    Phase::ALL.map(|phase| {
+        Phase::ALL.into_iter().fold(0_u64, |sum, other| {
+            sum.wrapping_add(counters.transitions(other, phase))
+                .wrapping_add(counters.transitions(phase, other))
+        })
+    })
+}
+
+/// Running counts of registered workers.
+fn running_counts(view: &SegmentView) -> Vec<Option<u64>> {
+    let counted = |phase| !matches!(phase, WorkerPhase::Free | WorkerPhase::Reserved);
+    let states = view.parts.workers.iter().map(|slot| slot.state());
+    states
+        .map(|state| counted(state.phase()).then_some(u64::from(state.running())))
+        .collect()
+}
