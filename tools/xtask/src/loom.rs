@@ -1,20 +1,42 @@
 //! Model checks: builds `shm/tests/loom_*.rs` with loom's atomics and runs them; with mutants, also
 //! proves that the models can fail.
 //!
-//! A mutant is a place in `shm/src` marked `mutant!("name")` that leaves out or weakens what a model is
-//! there to protect. The model build switches one of them on by the variable `QTF_MUTANT`.
-//! `shm/tests/loom_mutants.txt` says which model must then fail, one line each: the mutant, the model,
-//! and what is left out. A mutant that the list lacks, or a listed one that is not there, is an error.
+//! A mutant is a place in `shm/src` under `cfg(qtf_mutant = "name")` that leaves out or weakens what a
+//! model is there to protect. `shm/tests/loom_mutants.txt` says which model must then fail, one line each:
+//! the mutant, the model, and what is left out. A mutant that the list lacks, or a listed one that is not
+//! there, is an error.
+//!
+//! Only our own crate is built again for a mutant, not what it depends on: the cfg is added by this
+//! program standing in for the compiler (`RUSTC_WORKSPACE_WRAPPER`), under another path for each
+//! mutant, because cargo tells such builds apart by that path.
 
 use crate::cargo::{self, Run, Tally};
 use anyhow::{Context, bail};
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
+
+/// Tells a process of this program, started by cargo in the compiler's place, which mutant to build.
+const MUTANT_VARIABLE: &str = "QTF_XTASK_MUTANT";
 
 /// Which model must notice which mutant.
 const LIST: &str = "shm/tests/loom_mutants.txt";
+
+/// When cargo started this process in the compiler's place, runs the compiler with the mutant's cfg.
+pub(crate) fn act_as_compiler() -> Option<ExitCode> {
+    let mutant = std::env::var(MUTANT_VARIABLE).ok()?;
+    let mut arguments = std::env::args_os().skip(1);
+    let compiler = arguments.next()?;
+    let error = Command::new(&compiler)
+        .args(arguments)
+        .args(["--cfg", &format!("qtf_mutant=\"{mutant}\"")])
+        .env_remove(MUTANT_VARIABLE)
+        .exec();
+    eprintln!("xtask: cannot start {}: {error}", compiler.display());
+    Some(ExitCode::FAILURE)
+}
 
 /// Runs the models, and fails if one fails or a mutant survives.
 pub(crate) fn run(mutants: bool) -> anyhow::Result<Tally> {
@@ -58,19 +80,17 @@ struct Mutant {
 fn run_mutant(root: &Path, mutant: &Mutant) -> anyhow::Result<bool> {
     let started = Instant::now();
     let mut command = model_command(root, std::slice::from_ref(&mutant.model));
-    command.env("QTF_MUTANT", &mutant.name).stdin(Stdio::null());
+    command
+        .env("RUSTC_WORKSPACE_WRAPPER", wrapper_for(root, &mutant.name)?)
+        .env(MUTANT_VARIABLE, &mutant.name)
+        .stdin(Stdio::null());
     let output = command
         .output()
         .with_context(|| format!("cannot start {}", cargo::show(&command)))?;
     let survived = output.status.success();
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !survived && !text.contains("test result: FAILED") && !text.contains("panicked") {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{} did not run with mutant {}:\n{errors}",
-            mutant.model,
-            mutant.name
-        );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.contains("could not compile") {
+        bail!("mutant {} does not compile:\n{errors}", mutant.name);
     }
     let verdict = if survived { "SURVIVED" } else { "caught" };
     let seconds = started.elapsed().as_secs();
@@ -79,6 +99,20 @@ fn run_mutant(root: &Path, mutant: &Mutant) -> anyhow::Result<bool> {
         mutant.name, mutant.model
     );
     Ok(survived)
+}
+
+/// A path of its own for each mutant, all leading to this program.
+fn wrapper_for(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let folder = root.join("target/loom/mutants");
+    std::fs::create_dir_all(&folder).context("cannot make target/loom/mutants")?;
+    let link = folder.join(name);
+    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    if std::fs::read_link(&link).ok().as_ref() != Some(&program) {
+        // Whatever lies there is in the way; if it cannot be removed, the next line says so.
+        drop(std::fs::remove_file(&link));
+        std::os::unix::fs::symlink(&program, &link).context("cannot make the mutant's wrapper")?;
+    }
+    Ok(link)
 }
 
 /// `cargo test` of the models, in release and in a target folder of their own.
@@ -185,16 +219,25 @@ fn mutants_below(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// The names in `mutant!("name")`, outside comments.
+/// The names in `qtf_mutant = "name"`, outside comments.
 fn mutants_in(source: &str) -> BTreeSet<String> {
     let lines = source
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"));
-    let names = lines.flat_map(|line| line.split("mutant!(\"").skip(1));
-    names
-        .filter_map(|rest| rest.split_once('"'))
-        .map(|(name, _)| name.to_owned())
+    let parts = lines.flat_map(|line| line.split("qtf_mutant").skip(1));
+    parts
+        .filter_map(name_after_equals)
+        .map(str::to_owned)
         .collect()
+}
+
+fn name_after_equals(rest: &str) -> Option<&str> {
+    let rest = rest
+        .trim_start()
+        .strip_prefix('=')?
+        .trim_start()
+        .strip_prefix('"')?;
+    rest.split_once('"').map(|(name, _)| name)
 }
 
 #[cfg(test)]
@@ -203,8 +246,11 @@ mod tests {
 
     #[test]
     fn mutants_are_found_outside_comments() {
-        let source = "//! `mutant!(\"name\")` is false\nif mutant!(\"no_second_look\") { return }\n\
-                      let a = mutant!(\"b\") || mutant!(\"c\");\n";
+        let source = r#"
+            //! `cfg(qtf_mutant = "name")` is false in production
+            #[cfg(not(qtf_mutant = "no_second_look"))]
+            if cfg!(qtf_mutant="b") || cfg!(qtf_mutant = "c") { return }
+        "#;
         let names: Vec<String> = mutants_in(source).into_iter().collect();
         assert_eq!(names, ["b", "c", "no_second_look"]);
     }

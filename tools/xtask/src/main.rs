@@ -44,7 +44,7 @@ enum Command {
     },
     /// Runs the loom models of the shared structures
     Loom {
-        /// Switches each mutant on as well and expects its model to fail
+        /// Builds each mutant as well and expects its model to fail
         #[arg(long)]
         mutants: bool,
     },
@@ -55,6 +55,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = loom::act_as_compiler() {
+        return code;
+    }
     let outcome = match Arguments::parse().command {
         Command::Fmt { fix } => steps::fmt(fix),
         Command::Clippy => steps::clippy(),
