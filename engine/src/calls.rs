@@ -248,7 +248,7 @@ impl Engine {
     /// # Errors
     /// The worker is not known.
     pub fn drain_worker(&mut self, now: Now, worker: WorkerId) -> Result<(), Rejection> {
-        let mut parts = self.parts(now);
+        let parts = self.parts(now);
         let index = parts
             .workers
             .serving_or_current(parts.turn.segment, worker)?;

@@ -290,7 +290,7 @@ mod tests {
             "priority is 256: it must be from 0 to 255"
         );
         assert_eq!(
-            Rejection::unknown_worker(1 << 12 | 3).to_string(),
+            Rejection::unknown_worker((1 << 12) | 3).to_string(),
             "worker w3.1 is not known, or its token is wrong: register anew"
         );
         let task = TaskId::from_raw(1 << 24).unwrap();

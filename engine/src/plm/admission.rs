@@ -125,10 +125,12 @@ impl Plm {
     ) -> Result<TaskId, Rejection> {
         let taken = self.take_in(turn, submission);
         if let Err(refused) = &taken {
-            let counter = match refused.reason {
-                RejectReason::TasksFull => Counter::RefusedTasksFull,
-                RejectReason::ArenaFull => Counter::RefusedArenaFull,
-                _ => Counter::RefusedOther,
+            let counter = if refused.reason == RejectReason::TasksFull {
+                Counter::RefusedTasksFull
+            } else if refused.reason == RejectReason::ArenaFull {
+                Counter::RefusedArenaFull
+            } else {
+                Counter::RefusedOther
             };
             turn.segment.counters().add(counter, 1);
         }

@@ -105,6 +105,6 @@ impl Plm {
 
     /// Says whether tasks of one of these kinds are parked.
     pub(crate) fn has_parked(&self, kinds: u64) -> bool {
-        (0..KINDS_COUNT).any(|kind| kinds >> kind & 1 == 1 && self.parked[kind] > 0)
+        (0..KINDS_COUNT).any(|kind| (kinds >> kind) & 1 == 1 && self.parked[kind] > 0)
     }
 }

@@ -144,22 +144,17 @@ impl Plm {
 
 /// What a worker may report: numbers that only the engine gives are taken out.
 fn normalised(reported: Outcome) -> Outcome {
-    let code = match reported.kind {
-        OutcomeKind::TimedOut | OutcomeKind::Cancelled => 0,
-        OutcomeKind::None
-        | OutcomeKind::Exited
+    let (kind, code) = match reported.kind {
+        // An attempt that has ended has an outcome, and its worker is not lost.
+        OutcomeKind::None | OutcomeKind::WorkerLost => (OutcomeKind::Unknown, reported.code),
+        kind @ (OutcomeKind::TimedOut | OutcomeKind::Cancelled) => (kind, 0),
+        kind @ (OutcomeKind::Exited
         | OutcomeKind::Signalled
         | OutcomeKind::SpawnFailed
         | OutcomeKind::HandlerFailed
         | OutcomeKind::Refused
-        | OutcomeKind::WorkerLost
         | OutcomeKind::TransferFailed
-        | OutcomeKind::Unknown => reported.code,
-    };
-    let kind = match reported.kind {
-        // An attempt that has ended has an outcome, and its worker is not lost.
-        OutcomeKind::None | OutcomeKind::WorkerLost => OutcomeKind::Unknown,
-        kind => kind,
+        | OutcomeKind::Unknown) => (kind, reported.code),
     };
     Outcome {
         kind,

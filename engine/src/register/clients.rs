@@ -89,7 +89,7 @@ impl Clients {
         let token = &mut self.tokens[index.position()];
         if *token == 0 {
             let secret = rng.u64(1..1 << (u64::BITS - INDEX_BITS));
-            *token = secret << INDEX_BITS | u64::from(index.get());
+            *token = (secret << INDEX_BITS) | u64::from(index.get());
         }
         Ok(ClientSession {
             index,

@@ -267,7 +267,7 @@ impl Workers {
             return;
         }
         for (kind, count) in self.offers.iter_mut().enumerate() {
-            let (had, has) = (before >> kind & 1 == 1, offering >> kind & 1 == 1);
+            let (had, has) = ((before >> kind) & 1 == 1, (offering >> kind) & 1 == 1);
             if has && !had {
                 if *count == 0 {
                     self.newly_offered |= 1 << kind;

@@ -32,7 +32,7 @@ pub(super) fn pick(
     let Some(kind) = kind.filter(|&kind| workers.is_offered(kind)) else {
         return Pick::NobodyOffers;
     };
-    let offers = |worker: WorkerIndex| segment.worker(worker).kinds() >> kind.get() & 1 == 1;
+    let offers = |worker: WorkerIndex| (segment.worker(worker).kinds() >> kind.get()) & 1 == 1;
     let Some(first) = workers.first_free(segment) else {
         return Pick::AllBusy;
     };

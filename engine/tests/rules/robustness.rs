@@ -20,35 +20,71 @@ fn any_worker(rng: &mut fastrand::Rng) -> WorkerId {
     let slots = if rng.bool() { 4_095 } else { 4 };
     let incarnations = if rng.bool() { 1 << 24 } else { 3 };
     let (slot, incarnation) = (rng.u64(0..slots), rng.u64(0..incarnations));
-    WorkerId::from_raw(incarnation << 12 | slot).unwrap()
+    WorkerId::from_raw((incarnation << 12) | slot).unwrap()
 }
 
-#[test]
-fn random_ids_attempts_credits_and_tokens_never_panic() {
-    let mut rng = fastrand::Rng::with_seed(11);
-    let mut world = World::with(200, EngineConfig::default());
-    world.worker(2, &["exec"]);
-    let mut known = Vec::new();
-    for step in 0..20_000 {
-        let (task, worker) = (any_task(&mut rng, &known), any_worker(&mut rng));
-        let attempt = if rng.bool() {
-            rng.u32(..)
+/// What random calls are made with.
+struct Fuzz {
+    rng: fastrand::Rng,
+    world: World,
+    known: Vec<TaskId>,
+    now: Now,
+}
+
+impl Fuzz {
+    fn asked(&mut self) -> TaskRef {
+        let task = any_task(&mut self.rng, &self.known);
+        let attempt = if self.rng.bool() {
+            self.rng.u32(..)
         } else {
-            rng.u32(0..3)
+            self.rng.u32(0..3)
         };
-        let asked = TaskRef { task, attempt };
-        let now = Now::from_ns(if rng.u8(..) == 0 {
-            rng.u64(..)
-        } else {
-            world.now.ns + step
-        });
-        let engine = &mut world.engine;
-        match rng.u8(0..16) {
-            0 => drop(engine.cancel(now, task)),
-            1 => drop(engine.forget(now, task)),
-            2 => drop(engine.update_priority(now, task, rng.u32(0..300))),
-            3 => engine.task_started(now, worker, asked),
-            4 => {
+        TaskRef { task, attempt }
+    }
+
+    fn as_client(&mut self) {
+        let asked = self.asked();
+        let (rng, engine, now) = (&mut self.rng, &mut self.world.engine, self.now);
+        match rng.u8(0..5) {
+            0 => {
+                let _ = engine.cancel(now, asked.task);
+            }
+            1 => {
+                let _ = engine.forget(now, asked.task);
+            }
+            2 => {
+                let _ = engine.update_priority(now, asked.task, rng.u32(0..300));
+            }
+            3 => {
+                let client = ClientIndex::new_checked(rng.u16(..u16::MAX), 1 << 16).unwrap();
+                engine.client_closed(now, client);
+                engine.client_beat(now, client);
+                let _ = engine.client_of(rng.u64(..));
+            }
+            _ => {
+                let blob = BlobRef::Arena {
+                    unit: rng.u32(..),
+                    len: rng.u32(..),
+                };
+                let payload = Payload::Stored(blob);
+                let mut submission = Submission::new(ClientIndex::UNKNOWN, "exec", payload);
+                assert!(engine.submit(now, &submission).is_err());
+                submission.payload = Payload::Bytes(b"x");
+                submission.timeout_ms = rng.u32(..);
+                submission.retries = rng.u32(0..300);
+                submission.delay_ms = rng.u64(0..3);
+                submission.priority = Some(rng.u32(0..300));
+                self.known.extend(engine.submit(now, &submission));
+            }
+        }
+    }
+
+    fn as_worker(&mut self) {
+        let (worker, asked) = (any_worker(&mut self.rng), self.asked());
+        let (rng, engine, now) = (&mut self.rng, &mut self.world.engine, self.now);
+        match rng.u8(0..8) {
+            0 => engine.task_started(now, worker, asked),
+            1 => {
                 let report = ResultReport {
                     outcome: Outcome {
                         kind: OutcomeKind::from_number(rng.u8(..)),
@@ -59,71 +95,77 @@ fn random_ids_attempts_credits_and_tokens_never_panic() {
                 };
                 let _ = engine.task_result(now, worker, asked, &report);
             }
-            5 => {
-                let (credits, restart) = (rng.u32(..), rng.bool());
-                drop(engine.worker_credits(now, worker, credits, restart));
+            2 => {
+                let _ = engine.worker_credits(now, worker, rng.u32(..), rng.bool());
             }
-            6 => {
+            3 => {
                 let beat = Beat {
                     holding: rng.u32(..),
                     load_milli: rng.u32(..),
                     draining: rng.u8(..) == 0,
                 };
-                drop(engine.worker_beat(now, worker, &beat));
+                let _ = engine.worker_beat(now, worker, &beat);
             }
-            7 => engine.probe_answered(now, worker, rng.u64(..)),
-            8 => drop(engine.payload_for(worker, asked)),
-            9 => drop(engine.check_worker(rng.u64(..), rng.u64(..))),
-            10 if rng.u8(..) < 8 => engine.worker_gone(now, worker),
-            11 if rng.u8(..) < 8 => engine.worker_goodbye(now, worker),
-            12 => {
-                let client = ClientIndex::new_checked(rng.u16(..u16::MAX), 1 << 16).unwrap();
-                engine.client_closed(now, client);
-                engine.client_beat(now, client);
-                drop(engine.client_of(rng.u64(..)));
+            4 => engine.probe_answered(now, worker, rng.u64(..)),
+            5 => {
+                let _ = engine.payload_for(worker, asked);
+                let _ = engine.check_worker(rng.u64(..), rng.u64(..));
             }
-            13 => {
-                let kinds = vec!["exec".to_owned()];
-                let held = [Held {
-                    task_id: rng.u64(..),
-                    attempt,
-                    finished: rng.bool(),
-                }];
-                let hello = WorkerHello {
-                    reconnect: Some(Reconnect {
-                        worker_id: rng.u64(..),
-                        token: rng.u64(..),
-                        segment_id: rng.u64(..),
-                    }),
-                    held: &held,
-                    ..hello(rng.u32(..), &kinds)
-                };
-                if let Ok(welcome) = engine.worker_hello(now, &hello) {
-                    drop(engine.worker_credits(now, welcome.id, rng.u32(..), rng.bool()));
-                }
-            }
-            14 => {
-                let mut submission = Submission::new(
-                    ClientIndex::UNKNOWN,
-                    "exec",
-                    Payload::Stored(BlobRef::Arena {
-                        unit: rng.u32(..),
-                        len: rng.u32(..),
-                    }),
-                );
-                assert!(engine.submit(now, &submission).is_err());
-                submission.payload = Payload::Bytes(b"x");
-                submission.timeout_ms = rng.u32(..);
-                submission.retries = rng.u32(0..300);
-                submission.delay_ms = rng.u64(0..3);
-                submission.priority = Some(rng.u32(0..300));
-                known.extend(engine.submit(now, &submission));
-            }
+            6 if rng.u8(..) < 8 => engine.worker_gone(now, worker),
+            7 if rng.u8(..) < 8 => engine.worker_goodbye(now, worker),
             _ => {
-                engine.cycle(now);
+                let _ = engine.dispatch_undelivered(now, worker, asked);
             }
         }
-        world.effects();
+    }
+
+    fn as_stranger(&mut self) {
+        let (rng, engine) = (&mut self.rng, &mut self.world.engine);
+        let kinds = vec!["exec".to_owned()];
+        let held = [Held {
+            task_id: rng.u64(..),
+            attempt: rng.u32(..),
+            finished: rng.bool(),
+        }];
+        let hello = WorkerHello {
+            reconnect: Some(Reconnect {
+                worker_id: rng.u64(..),
+                token: rng.u64(..),
+                segment_id: rng.u64(..),
+            }),
+            held: &held,
+            ..hello(rng.u32(..), &kinds)
+        };
+        if let Ok(welcome) = engine.worker_hello(self.now, &hello) {
+            let _ = engine.worker_credits(self.now, welcome.id, rng.u32(..), rng.bool());
+        }
+    }
+}
+
+#[test]
+fn random_ids_attempts_credits_and_tokens_never_panic() {
+    let mut world = World::with(200, EngineConfig::default());
+    world.worker(2, &["exec"]);
+    let mut fuzz = Fuzz {
+        rng: fastrand::Rng::with_seed(11),
+        now: world.now,
+        world,
+        known: Vec::new(),
+    };
+    for step in 0..20_000 {
+        fuzz.now = match fuzz.rng.u8(..) {
+            0 => Now::from_ns(fuzz.rng.u64(..)),
+            _ => fuzz.world.now.plus_ns(step),
+        };
+        match fuzz.rng.u8(0..8) {
+            0..=2 => fuzz.as_client(),
+            3..=5 => fuzz.as_worker(),
+            6 => fuzz.as_stranger(),
+            _ => {
+                fuzz.world.engine.cycle(fuzz.now);
+            }
+        }
+        fuzz.world.effects();
     }
 }
 
@@ -167,7 +209,7 @@ fn segment_full_of_random_words_never_panics_the_engine() {
                 world.end(one, rng.u8(0..2));
             }
             let now = world.now;
-            drop(world.engine.cancel(now, tasks[rng.usize(..tasks.len())]));
+            let _ = world.engine.cancel(now, tasks[rng.usize(..tasks.len())]);
         }
     }
 }

@@ -224,10 +224,11 @@ impl World {
             let phase = state.phase();
             let ready = (phase == Phase::Ready).then(|| task.key());
             assert_eq!(segment.ready().leaf(number), ready, "{state:?}");
-            let is_timed = match phase {
-                Phase::Delayed | Phase::Done | Phase::Failed | Phase::Cancelled => true,
-                _ => phase == Phase::Running && task.timeout_ms() > 0,
-            };
+            let keeps_time = matches!(
+                phase,
+                Phase::Delayed | Phase::Done | Phase::Failed | Phase::Cancelled
+            );
+            let is_timed = keeps_time || phase == Phase::Running && task.timeout_ms() > 0;
             let timer = segment.timers().leaf(number);
             assert_eq!(timer.is_some(), is_timed, "{state:?}");
             if let Owner::Worker(worker) = state.owner() {
