@@ -136,23 +136,48 @@ impl<const UNITS: u32> Arena<'_, UNITS> {
         }
     }
 
+    /// The word of a block; unassigned beyond the arena.
+    pub(super) fn word_of(&self, block: u32) -> BlockWord {
+        // ORDERING: [arena.free] Acquire: a chunk of ours in the block keeps its class as it is;
+        // all others only look.
+        self.blocks
+            .get(block as usize)
+            .map_or(BlockWord::UNASSIGNED, |word| {
+                BlockWord(word.load(Ordering::Acquire))
+            })
+    }
+
     /// The class that a block has at this moment.
     pub(super) fn class_of(&self, block: u32) -> Option<u32> {
-        // ORDERING: [arena.free] a chunk of ours in the block keeps its class as it is.
-        let word = BlockWord(self.blocks.get(block as usize)?.load(Ordering::Acquire));
-        word.class(ArenaShape::<UNITS>::CLASS_MAX)
+        self.word_of(block).class(ArenaShape::<UNITS>::CLASS_MAX)
+    }
+
+    /// Does the block have this class, and room?
+    pub(super) fn has_room(&self, block: u32, class: u32) -> bool {
+        self.blocks.get(block as usize).is_some_and(|word| {
+            let early = cfg!(qtf_mutant = "arena_look_for_room_too_early");
+            // ORDERING: [arena.room] look half: pairs with the lowering in `unreserve`.
+            let now = BlockWord(look(word, early));
+            now.class(ArenaShape::<UNITS>::CLASS_MAX) == Some(class)
+                && now.count() < ArenaShape::<UNITS>::chunks_in_block(class)
+        })
+    }
+
+    /// Is the block among those that say so?
+    pub(super) fn says_room(&self, block: u32, class: u32) -> bool {
+        let early = cfg!(qtf_mutant = "arena_release_looks_too_early");
+        let word = self.room(class).get(block as usize / 64);
+        // ORDERING: [arena.room] look half: pairs with the clearing in `clear_room`.
+        word.is_some_and(|word| look(word, early) & (1 << (block % 64)) != 0)
     }
 
     /// Says that the block has room in this class.
     pub(super) fn set_room(&self, block: u32, class: u32) {
-        let Some(word) = self.room(class).get(block as usize / 64) else {
-            return;
-        };
-        let bit = 1 << (block % 64);
-        // ORDERING: [arena.room] look half: pairs with the clearing in `clear_room`.
-        if store_load_load(word) & bit == 0 {
+        if !self.says_room(block, class)
+            && let Some(word) = self.room(class).get(block as usize / 64)
+        {
             // ORDERING: [arena.room] a hint; `clear_room` looks at the block word after clearing.
-            store_load_set_bits(word, bit);
+            store_load_set_bits(word, 1 << (block % 64));
         }
     }
 
@@ -164,16 +189,7 @@ impl<const UNITS: u32> Arena<'_, UNITS> {
         let bit = 1 << (block % 64);
         // ORDERING: [arena.room] write half; the second look is the other half.
         store_load_clear_bits(word, bit);
-        let Some(block_word) = self.blocks.get(block as usize) else {
-            return;
-        };
-        if cfg!(qtf_mutant = "arena_no_second_look_for_room") {
-            return;
-        }
-        // ORDERING: [arena.room] look half: pairs with the lowering in `unreserve`.
-        let now = BlockWord(store_load_load(block_word));
-        let has_class = now.class(ArenaShape::<UNITS>::CLASS_MAX) == Some(class);
-        if has_class && now.count() < ArenaShape::<UNITS>::chunks_in_block(class) {
+        if !cfg!(qtf_mutant = "arena_no_second_look_for_room") && self.has_room(block, class) {
             // ORDERING: [arena.room] a hint; visitors mend it if it is wrong again.
             store_load_set_bits(word, bit);
         }
@@ -244,5 +260,16 @@ impl<const UNITS: u32> Arena<'_, UNITS> {
         self.bits_of(block)
             .iter()
             .all(|word| word.load(Ordering::Acquire) == 0)
+    }
+}
+
+/// The look half of a pair; `early` is for mutants only.
+#[inline(always)]
+fn look(word: &AtomicU64, early: bool) -> u64 {
+    if early {
+        // ORDERING: a mutant: may be read before the write that it should come after.
+        word.load(Ordering::Acquire)
+    } else {
+        store_load_load(word)
     }
 }

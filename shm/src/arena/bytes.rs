@@ -13,19 +13,15 @@ pub fn copy_in(words: &[AtomicU64], offset: usize, bytes: &[u8]) -> bool {
     let Some(words) = covering(words, offset, bytes.len()) else {
         return false;
     };
-    let (head, body) = bytes.split_at(head_len(offset).min(bytes.len()));
-    let mut words = words.iter();
-    if !head.is_empty() {
-        merge(words.next(), offset % WORD, head);
-    }
-    let (body, tail) = body.as_chunks::<WORD>();
-    for (bytes, word) in body.iter().zip(&mut words) {
+    let (head, rest) = bytes.split_at(head_len(offset).min(bytes.len()));
+    let (first, words) = words.split_at(usize::from(!head.is_empty()));
+    let (body, tail) = rest.as_chunks::<WORD>();
+    for (bytes, word) in body.iter().zip(words) {
         // ORDERING: published by the release of the word that guards these bytes.
         word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
     }
-    if !tail.is_empty() {
-        merge(words.next(), 0, tail);
-    }
+    merge(first.first(), offset % WORD, head);
+    merge(words.get(body.len()), 0, tail);
     true
 }
 
@@ -36,23 +32,15 @@ pub fn copy_out(words: &[AtomicU64], offset: usize, out: &mut [u8]) -> bool {
     let Some(words) = covering(words, offset, out.len()) else {
         return false;
     };
-    let (head, body) = out.split_at_mut(head_len(offset).min(out.len()));
-    // ORDERING: acquired by the look at the word that guards these bytes.
-    let mut words = words
-        .iter()
-        .map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
-    if !head.is_empty() {
-        let word = words.next().unwrap_or_default();
-        head.copy_from_slice(&word[offset % WORD..][..head.len()]);
+    let (head, rest) = out.split_at_mut(head_len(offset).min(out.len()));
+    let (first, words) = words.split_at(usize::from(!head.is_empty()));
+    let (body, tail) = rest.as_chunks_mut::<WORD>();
+    for (out, word) in body.iter_mut().zip(words) {
+        // ORDERING: acquired by the look at the word that guards these bytes.
+        *out = word.load(Ordering::Relaxed).to_ne_bytes();
     }
-    let (body, tail) = body.as_chunks_mut::<WORD>();
-    for (out, word) in body.iter_mut().zip(&mut words) {
-        *out = word;
-    }
-    if !tail.is_empty() {
-        let word = words.next().unwrap_or_default();
-        tail.copy_from_slice(&word[..tail.len()]);
-    }
+    extract(first.first(), offset % WORD, head);
+    extract(words.get(body.len()), 0, tail);
     true
 }
 
@@ -67,13 +55,25 @@ fn covering(words: &[AtomicU64], offset: usize, len: usize) -> Option<&[AtomicU6
     words.get(offset / WORD..end.div_ceil(WORD).max(offset / WORD))
 }
 
+/// Writes a part of a word.
 fn merge(word: Option<&AtomicU64>, at: usize, bytes: &[u8]) {
-    let Some(word) = word else { return };
+    let Some(word) = word.filter(|_| !bytes.is_empty()) else {
+        return;
+    };
     // ORDERING: nobody else writes this word.
     let mut merged = word.load(Ordering::Relaxed).to_ne_bytes();
     merged[at..at + bytes.len()].copy_from_slice(bytes);
     // ORDERING: published by the release of the word that guards these bytes.
     word.store(u64::from_ne_bytes(merged), Ordering::Relaxed);
+}
+
+/// Reads a part of a word.
+fn extract(word: Option<&AtomicU64>, at: usize, out: &mut [u8]) {
+    if let Some(word) = word.filter(|_| !out.is_empty()) {
+        // ORDERING: acquired by the look at the word that guards these bytes.
+        let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        out.copy_from_slice(&bytes[at..at + out.len()]);
+    }
 }
 
 #[cfg(test)]

@@ -165,6 +165,8 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
 
     /// Claims a chunk of at least `bytes` bytes for the process of attach record `attach`.
     ///
+    /// While the last free block is on its way from one class to another it may say full for a moment.
+    ///
     /// # Errors
     /// No room for this purpose, or more bytes than a block holds.
     pub fn allocate(
@@ -339,6 +341,9 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         let Some(word) = self.chunks.get(unit as usize) else {
             return false;
         };
+        if cfg!(qtf_mutant = "arena_count_lowered_before_the_chunk_is_free") {
+            self.unreserve(unit / UNITS);
+        }
         // ORDERING: [arena.free] Release: we are done with the bytes. The class below is read after a
         // successful CAS, when this chunk's part of the count still keeps the block as it is.
         if word
@@ -353,7 +358,9 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
             && within.trailing_zeros() >= class
         {
             self.clear_bit(block, within >> class);
-            self.unreserve(block);
+            if !cfg!(qtf_mutant = "arena_count_lowered_before_the_chunk_is_free") {
+                self.unreserve(block);
+            }
         }
         true
     }

@@ -82,6 +82,11 @@ pub enum ArenaViolation {
         /// The block.
         block: u32,
     },
+    /// The block has room that nobody can find: lost by a kill, back after a sweep.
+    HiddenRoom {
+        /// The block.
+        block: u32,
+    },
 }
 
 impl fmt::Display for ArenaViolation {
@@ -117,6 +122,12 @@ impl fmt::Display for ArenaViolation {
                 write!(
                     f,
                     "arena block {block}: in use, but the free bitmap offers it"
+                )
+            }
+            Self::HiddenRoom { block } => {
+                write!(
+                    f,
+                    "arena block {block}: has room, but is not among those that have"
                 )
             }
             Self::UnassignedButTaken { block } => {
@@ -158,9 +169,14 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
             }
         }
         for block in blocks.start..blocks.end.min(self.shape.blocks()) {
-            // A slow opener whose bit we give back loses its CAS on the block word, no more.
-            if self.class_of(block).is_none() && !self.free.is_free(block) && self.is_clean(block) {
-                self.free.give_back(block);
+            match self.word_of(block).class(ArenaShape::<UNITS>::CLASS_MAX) {
+                Some(class) if self.has_room(block, class) => self.set_room(block, class),
+                Some(_) => {}
+                // A slow opener whose bit we give back loses its CAS on the block word, no more.
+                None if !self.free.is_free(block) && self.is_clean(block) => {
+                    self.free.give_back(block);
+                }
+                None => {}
             }
         }
         freed
@@ -246,7 +262,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         let mut used = 0;
         for within in 0..UNITS {
             let state = self.state(first + within).unwrap_or(ChunkState::Free);
-            let fits = class.is_some_and(|class| within == 0 || within.trailing_zeros() >= class);
+            let fits = class.is_some_and(|class| within.trailing_zeros() >= class);
             match state {
                 ChunkState::Free => {}
                 ChunkState::Claimed { .. } | ChunkState::Used(_) if fits => used += 1,
@@ -256,33 +272,35 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
                 }
             }
         }
-        // ORDERING: a look for people.
-        let word = self
-            .blocks
-            .get(block as usize)
-            .map_or(0, |word| word.load(Ordering::Acquire));
-        let counted = BlockWord(word).count();
-        match (class, free) {
-            (None, true) => {}
-            (None, false) => found.push(ArenaViolation::UnassignedButTaken { block }),
-            (Some(_), true) => found.push(ArenaViolation::AssignedButFree { block }),
-            (Some(_), false) if counted < used => {
-                found.push(ArenaViolation::CountTooLow {
-                    block,
-                    counted,
-                    used,
-                });
-            }
-            (Some(_), false) if counted > used => {
-                found.push(ArenaViolation::CountTooHigh {
-                    block,
-                    counted,
-                    used,
-                });
-            }
-            (Some(_), false) => {}
-        }
+        found.extend(self.check_block_word(block, free, used));
         found
+    }
+
+    fn check_block_word(&self, block: u32, free: bool, used: u32) -> Option<ArenaViolation> {
+        let word = self.word_of(block);
+        let counted = word.count();
+        let Some(class) = word.class(ArenaShape::<UNITS>::CLASS_MAX) else {
+            return (!free).then_some(ArenaViolation::UnassignedButTaken { block });
+        };
+        if free {
+            Some(ArenaViolation::AssignedButFree { block })
+        } else if counted < used {
+            Some(ArenaViolation::CountTooLow {
+                block,
+                counted,
+                used,
+            })
+        } else if counted > used {
+            Some(ArenaViolation::CountTooHigh {
+                block,
+                counted,
+                used,
+            })
+        } else if self.has_room(block, class) && !self.says_room(block, class) {
+            Some(ArenaViolation::HiddenRoom { block })
+        } else {
+            None
+        }
     }
 
     /// How full the arena is, from the block words.

@@ -127,7 +127,7 @@ impl<'s, const FANOUT: usize> Check<'s, FANOUT> {
         let expected = if level == 0 {
             0
         } else {
-            self.tree.best_child(level, index)
+            self.tree.best_child(level, index, false)
         };
         // ORDERING: a look for people; a finding on a live tree counts only if it stays.
         let stored = self.tree.node(level, index).load(Ordering::Acquire);

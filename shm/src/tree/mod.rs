@@ -41,12 +41,12 @@
 
 mod entries;
 mod key;
+mod repair;
 mod shape;
 #[cfg(test)]
 mod tests;
 
 use core::fmt;
-use core::ops::Range;
 
 pub use entries::{Check, Entries, Violation};
 pub use key::Key;
@@ -111,9 +111,13 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
     #[inline]
     pub fn insert(&self, leaf: u32, key: Key) -> Result<(), Occupied> {
         let word = key.to_word();
-        // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
-        store_load_cas(self.leaf_word(leaf), 0, word)
-            .map_err(|found| Occupied(Key::of_word(found)))?;
+        if cfg!(qtf_mutant = "tree_insert_overwrites") {
+            store_load_swap(self.leaf_word(leaf), word);
+        } else {
+            // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
+            store_load_cas(self.leaf_word(leaf), 0, word)
+                .map_err(|found| Occupied(Key::of_word(found)))?;
+        }
         self.climb_after_insert(leaf, word);
         Ok(())
     }
@@ -139,7 +143,9 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
             return false;
         }
         // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
-        if store_load_cas(word, from.to_word(), to.to_word()).is_err() {
+        if cfg!(qtf_mutant = "tree_remove_without_compare") {
+            store_load_swap(word, to.to_word());
+        } else if store_load_cas(word, from.to_word(), to.to_word()).is_err() {
             Backoff::new().pause();
             return false;
         }
@@ -161,25 +167,6 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.
         store_load_swap(word, key.to_word());
         self.climb_after_change(leaf);
-    }
-
-    /// Repair: makes sure that the leaf holds `key` and that the whole path above it is right,
-    /// whatever a killed process left there.
-    ///
-    /// # Errors
-    /// The leaf holds another key: it is left as it is.
-    ///
-    /// # Panics
-    /// When `leaf` is not below the capacity.
-    pub fn restore(&self, leaf: u32, key: Key) -> Result<(), Occupied> {
-        // ORDERING: [tree.leaf] write half; the look at the ancestors is the other half.
-        match store_load_cas(self.leaf_word(leaf), 0, key.to_word()) {
-            Ok(_) => {}
-            Err(found) if found == key.to_word() => {}
-            Err(found) => return Err(Occupied(Key::of_word(found))),
-        }
-        self.fix_from(1, leaf as usize / FANOUT);
-        Ok(())
     }
 
     /// What the leaf holds.
@@ -222,52 +209,6 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         self.locate_any()
     }
 
-    /// Makes every inner word right, bottom up; returns how many were wrong. Safe at any time.
-    pub fn scrub(&self) -> u64 {
-        self.scrub_leaves(0..self.capacity())
-    }
-
-    /// As [`scrub`](Self::scrub), for the inner words above some leaves: a stripe of it.
-    pub fn scrub_leaves(&self, leaves: Range<u32>) -> u64 {
-        let end = leaves.end.min(self.capacity()) as usize;
-        let start = leaves.start as usize;
-        if start >= end {
-            return 0;
-        }
-        let whole = start == 0 && end == self.capacity() as usize;
-        let mut changed = 0;
-        let (mut first, mut last) = (start / FANOUT, (end - 1) / FANOUT);
-        for level in 1..=self.shape.root_level() {
-            if whole {
-                last = self.shape.level(level).count - 1;
-            }
-            for index in first..=last {
-                changed += u64::from(self.fix(level, index));
-            }
-            (first, last) = (first / FANOUT, last / FANOUT);
-        }
-        changed
-    }
-
-    /// Replaces the whole content. Only while nobody else writes: at start-up.
-    /// Entries beyond the capacity are left out.
-    pub fn rebuild(&self, entries: impl IntoIterator<Item = (u32, Key)>) {
-        for word in &self.words[..self.shape.words()] {
-            // ORDERING: nobody else writes; whoever is let in later is let in by a release store.
-            if word.load(Ordering::Relaxed) != 0 {
-                // ORDERING: as above.
-                word.store(0, Ordering::Relaxed);
-            }
-        }
-        for (leaf, key) in entries {
-            if leaf < self.capacity() {
-                // ORDERING: as above.
-                self.leaf_word(leaf).store(key.to_word(), Ordering::Relaxed);
-            }
-        }
-        self.scrub();
-    }
-
     /// Reads the entries best first, without writing. For inspectors: allocates, and shows a tree
     /// that changes meanwhile as well as one can: each leaf at most once.
     #[must_use]
@@ -289,12 +230,10 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         for level in 1..=self.shape.root_level() {
             index /= FANOUT;
             // ORDERING: [tree.leaf] look half: pairs with the CAS in `fix`.
-            let above = if cfg!(qtf_mutant = "tree_insert_looks_too_early") {
-                // ORDERING: a mutant.
-                self.node(level, index).load(Ordering::Acquire)
-            } else {
-                store_load_load(self.node(level, index))
-            };
+            let above = look(
+                self.node(level, index),
+                cfg!(qtf_mutant = "tree_insert_looks_too_early"),
+            );
             if above >= word
                 || cfg!(qtf_mutant = "tree_insert_never_climbs")
                 || !self.fix(level, index)
@@ -317,15 +256,18 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
     }
 
     /// Makes one inner word the best of its children; true when this call changed it.
-    #[inline]
+    #[inline(always)]
     fn fix(&self, level: usize, index: usize) -> bool {
         let node = self.node(level, index);
         let mut changed = false;
         let mut backoff = Backoff::new();
-        for _ in 0..FIX_ROUNDS_MAX {
-            // ORDERING: [tree.fix] look half, at the word and then (again) at its children.
-            let stored = store_load_load(node);
-            let best = self.best_child(level, index);
+        for round in 0..FIX_ROUNDS_MAX {
+            let early = (cfg!(qtf_mutant = "tree_first_look_too_early") && round == 0)
+                || (cfg!(qtf_mutant = "tree_second_look_too_early") && round > 0);
+            // ORDERING: [tree.leaf] look half in the first round, at word and children;
+            // [tree.fix] look half in the next ones.
+            let stored = look(node, early);
+            let best = self.best_child(level, index, early);
             if best == stored {
                 return changed;
             }
@@ -342,15 +284,6 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         true
     }
 
-    /// Fixes a word and all above it, whether they change or not.
-    fn fix_from(&self, level: usize, index: usize) {
-        let mut index = index;
-        for level in level..=self.shape.root_level() {
-            self.fix(level, index);
-            index /= FANOUT;
-        }
-    }
-
     /// Walks from the root to the leaf that holds `best`.
     #[inline]
     fn descend(&self, best: u64) -> Result<u32, Stale> {
@@ -358,7 +291,7 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         for level in (1..=self.shape.root_level()).rev() {
             let stale = Stale { level, index };
             let children = self.children(level, index).ok_or(stale)?;
-            // ORDERING: [tree.fix] look half: a stale path is repaired before the next walk.
+            // ORDERING: [tree.fix] a stale path is repaired before the next walk.
             let found = children
                 .iter()
                 .position(|child| child.load(Ordering::SeqCst) == best);
@@ -383,17 +316,6 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
             (index, word) = (index * FANOUT + child, best);
         }
         Some((self.leaf_of(index)?, Key::entry_of_word(word)?))
-    }
-
-    /// Repairs the word at which a walk got stuck, and the path above it.
-    fn mend(&self, stale: Stale) {
-        if stale.level > 0 {
-            self.fix_from(stale.level, stale.index);
-            return;
-        }
-        // A key in the padding: no process of ours writes there.
-        store_load_swap(self.node(0, stale.index), 0);
-        self.fix_from(1, stale.index / FANOUT);
     }
 
     #[inline]
@@ -431,22 +353,27 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
 
     /// The best of the children, as a word; EMPTY for the padding of a level.
     #[inline]
-    fn best_child(&self, level: usize, index: usize) -> u64 {
+    fn best_child(&self, level: usize, index: usize, early: bool) -> u64 {
         let Some(children) = self.children(level, index) else {
             return 0;
         };
+        // ORDERING: [tree.fix] look half: pairs with the leaf or inner CAS one level down.
         let mut best = 0;
         for child in children {
-            // ORDERING: [tree.fix] look half: pairs with the leaf or inner CAS one level down.
-            let word = if cfg!(qtf_mutant = "tree_fix_looks_too_early") {
-                // ORDERING: a mutant.
-                child.load(Ordering::Acquire)
-            } else {
-                store_load_load(child)
-            };
-            best = best.max(word);
+            best = best.max(look(child, early));
         }
         best
+    }
+}
+
+/// The look half of a pair; `early` is for mutants only.
+#[inline(always)]
+fn look(word: &AtomicU64, early: bool) -> u64 {
+    if early {
+        // ORDERING: a mutant: may be read before the write that it should come after.
+        word.load(Ordering::Acquire)
+    } else {
+        store_load_load(word)
     }
 }
 
