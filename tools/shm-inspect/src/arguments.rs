@@ -56,12 +56,14 @@ pub(crate) enum Command {
     /// Prints one task with everything its slot says
     Task {
         /// The task's id, as `qtf submit` prints it
-        id: TaskId,
+        #[arg(value_name = "ID")]
+        task: TaskId,
     },
     /// Prints one worker and the tasks it owns
     Worker {
         /// `w3`, `3`, or with its incarnation `w3.1`
-        id: WorkerId,
+        #[arg(value_name = "ID")]
+        worker: WorkerId,
     },
     /// Prints the task-worker mapping: who owns which attempt
     Assignments,
@@ -83,4 +85,27 @@ pub(crate) enum HeapName {
     Worker,
     /// Tasks at which something is due, the earliest first
     Timer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_of_the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn source_may_stand_before_and_after_the_command() {
+        for words in [
+            ["--id", "7", "info", "--json"],
+            ["info", "--json", "--id", "7"],
+        ] {
+            let arguments =
+                Arguments::try_parse_from(["shm-inspect"].iter().chain(&words)).unwrap();
+            assert_eq!((arguments.source.id, arguments.json), (Some(7), true));
+        }
+    }
 }

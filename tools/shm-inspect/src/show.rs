@@ -1,13 +1,48 @@
-//! How values are written for people: sizes, durations, bytes of unknown content.
+//! How values are written for people: sizes, durations, bytes of unknown content, columns.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use std::io::{self, Write};
 
-/// A table without lines, with a head.
-pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(head);
-    table
+/// Rows of text, written in columns as wide as their widest cell.
+#[derive(Debug)]
+pub(crate) struct Columns<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Columns<N> {
+    pub(crate) fn new(head: [&str; N]) -> Self {
+        Self {
+            rows: vec![head.map(str::to_owned)],
+        }
+    }
+
+    pub(crate) fn row(&mut self, cells: [String; N]) {
+        self.rows.push(cells);
+    }
+
+    pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut widths = [0_usize; N];
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in &self.rows {
+            let cells = row
+                .iter()
+                .zip(widths)
+                .map(|(cell, width)| format!("{cell:<width$}"));
+            writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes `name  value` lines, one a pair; a pair without value is left out.
+pub(crate) fn pairs(out: &mut dyn Write, pairs: &[(&str, String)]) -> io::Result<()> {
+    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
+        writeln!(out, "{name:<20} {value}")?;
+    }
+    Ok(())
 }
 
 /// `1.5 s`, `23 ms`, `4 us`, `12 ns`: the largest unit of which there is one.
@@ -21,10 +56,16 @@ pub(crate) fn duration_ns(ns: u64) -> String {
         (1_000, "us"),
         (1, "ns"),
     ];
-    let (unit, name) = UNITS.into_iter().find(|(unit, _)| ns >= *unit).unwrap_or((1, "ns"));
+    let (unit, name) = UNITS
+        .into_iter()
+        .find(|(unit, _)| ns >= *unit)
+        .unwrap_or((1, "ns"));
     let whole = ns / unit;
     let tenth = (ns % unit).saturating_mul(10) / unit;
-    if whole >= 10 || tenth == 0 { format!("{whole} {name}") } else { format!("{whole}.{tenth} {name}") }
+    match (whole, tenth) {
+        (10.., _) | (_, 0) => format!("{whole} {name}"),
+        _ => format!("{whole}.{tenth} {name}"),
+    }
 }
 
 /// `256 MiB`, `4.5 KiB`, `17 B`.
@@ -33,19 +74,24 @@ pub(crate) fn bytes(bytes: u64) -> String {
     let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| bytes >= *unit) else {
         return format!("{bytes} B");
     };
-    let tenth = (bytes % unit).saturating_mul(10) / unit;
-    if tenth == 0 { format!("{} {name}", bytes / unit) } else { format!("{}.{tenth} {name}", bytes / unit) }
+    match (bytes / unit, (bytes % unit).saturating_mul(10) / unit) {
+        (whole, 0) => format!("{whole} {name}"),
+        (whole, tenth) => format!("{whole}.{tenth} {name}"),
+    }
 }
 
-/// Text of unknown origin on one line: control characters and bytes that are no UTF-8 are escaped, and
-/// it is cut after `characters_max`.
+/// Bytes of unknown origin on one line: control characters and bytes that are no UTF-8 are escaped, and
+/// the rest is cut after `characters_max`.
 pub(crate) fn line(bytes: &[u8], characters_max: usize) -> String {
     let mut text = String::new();
     let mut count = 0_usize;
     for chunk in bytes.utf8_chunks() {
-        let valid = chunk.valid().chars().map(|c| match c {
-            c if c.is_control() => c.escape_default().to_string(),
-            c => c.to_string(),
+        let valid = chunk.valid().chars().map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
         });
         let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
         for piece in valid.chain(invalid) {
@@ -60,24 +106,62 @@ pub(crate) fn line(bytes: &[u8], characters_max: usize) -> String {
     text
 }
 
+/// `yes` or `no`.
+pub(crate) fn yes(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn durations_use_the_largest_unit() {
-        let shown = [0, 999, 1_500, 23_400_000, 1_500_000_000, 90_000_000_000, u64::MAX].map(duration_ns);
-        assert_eq!(shown, ["0 ns", "999 ns", "1.5 us", "23 ms", "1.5 s", "1.5 min", "213503 d"]);
+        let shown = [
+            0,
+            999,
+            1_500,
+            23_400_000,
+            1_500_000_000,
+            90_000_000_000,
+            u64::MAX,
+        ]
+        .map(duration_ns);
+        assert_eq!(
+            shown,
+            [
+                "0 ns", "999 ns", "1.5 us", "23 ms", "1.5 s", "1.5 min", "213503 d"
+            ]
+        );
     }
 
     #[test]
     fn sizes_use_the_largest_unit() {
-        assert_eq!([17, 4608, 256 << 20].map(bytes), ["17 B", "4.5 KiB", "256 MiB"]);
+        assert_eq!(
+            [17, 4608, 256 << 20].map(bytes),
+            ["17 B", "4.5 KiB", "256 MiB"]
+        );
     }
 
     #[test]
     fn foreign_bytes_cannot_move_the_cursor() {
         assert_eq!(line(b"a\x1b[2J\n\xffb", 80), "a\\u{1b}[2J\\n\\xffb");
-        assert_eq!(line("\u{e4}\u{f6}\u{fc}x".as_bytes(), 3), "\u{e4}\u{f6}\u{fc}..");
+        assert_eq!(
+            line("\u{e4}\u{f6}\u{fc}x".as_bytes(), 3),
+            "\u{e4}\u{f6}\u{fc}.."
+        );
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut columns = Columns::new(["id", "name"]);
+        columns.row(["1".to_owned(), "long".to_owned()]);
+        columns.row(["123".to_owned(), String::new()]);
+        let mut out = Vec::new();
+        columns.write(&mut out).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "id   name\n1    long\n123\n"
+        );
     }
 }

@@ -30,7 +30,10 @@ impl KernelSegment {
 /// # Errors
 /// `/proc` is not there.
 pub(crate) fn all() -> io::Result<Vec<KernelSegment>> {
-    Ok(std::fs::read_to_string(FILE)?.lines().filter_map(parse_line).collect())
+    Ok(std::fs::read_to_string(FILE)?
+        .lines()
+        .filter_map(parse_line)
+        .collect())
 }
 
 /// The head line and lines of another form are none.
@@ -45,7 +48,14 @@ fn parse_line(line: &str) -> Option<KernelSegment> {
     let uid = words.next()?.parse().ok()?;
     // The kernel prints the key as a signed number.
     let key = u32::try_from(key & i64::from(u32::MAX)).ok()?;
-    Some(KernelSegment { key, shm_id, mode, bytes, attached, uid })
+    Some(KernelSegment {
+        key,
+        shm_id,
+        mode,
+        bytes,
+        attached,
+        uid,
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,117 @@
+//! `task ID`: everything that the slot of one task says.
+
+use crate::failure::{Code, Failure};
+use crate::inspected::{Inspected, Moment};
+use crate::records::Task;
+use crate::report::Report;
+use crate::show;
+use qtf_shm::TaskId;
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// One task.
+#[derive(Debug, Serialize)]
+pub(crate) struct TaskReport {
+    schema: &'static str,
+    #[serde(flatten)]
+    task: Task,
+}
+
+impl TaskReport {
+    /// Reads the task; an id whose slot belongs to another task by now is not found.
+    pub(crate) fn new(inspected: &Inspected, id: TaskId) -> Result<Self, Failure> {
+        let view = inspected.view();
+        let slots = view.geometry().tasks();
+        let reading = view
+            .slot_of(id)
+            .and_then(|slot| view.read_task(slot))
+            .ok_or_else(|| {
+                let message = format!(
+                    "no task {id}: this segment has {slots} slots, and its slot is {}",
+                    id.slot().get()
+                );
+                Failure::new(Code::NotFound, message)
+            })?;
+        if reading.record.id != Some(id) {
+            let now = reading.record.id.map_or_else(
+                || "was never used".to_owned(),
+                |other| format!("is at generation {} now ({other})", other.generation()),
+            );
+            let message = format!("no task {id}: slot {} {now}", id.slot().get());
+            return Err(Failure::new(Code::NotFound, message));
+        }
+        Ok(Self {
+            schema: "qtf.shm-inspect.task.v1",
+            task: inspected.task(&reading),
+        })
+    }
+}
+
+impl Report for TaskReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let task = &self.task;
+        let blob =
+            |blob: &crate::records::Blob| format!("{} ({})", show::bytes(blob.bytes), blob.place);
+        let worker = task.worker.as_ref();
+        let array = task.array.as_ref();
+        let rows = [
+            ("id", task.id.clone().unwrap_or_default()),
+            ("slot", task.slot.to_string()),
+            (
+                "state",
+                format!("{} for {}", task.state, Moment::ago_ms(task.state_age_ms)),
+            ),
+            ("read consistently", show::yes(task.consistent)),
+            ("kind", task.kind.clone()),
+            ("command", task.command.clone().unwrap_or_default()),
+            ("priority", task.priority.to_string()),
+            (
+                "attempt",
+                format!("{} of {}", task.attempt, task.max_attempts),
+            ),
+            (
+                "failed, lost",
+                format!("{}, {}", task.failures, task.losses),
+            ),
+            (
+                "worker",
+                worker.map_or_else(String::new, |w| {
+                    format!("{} {} ({})", w.id, w.name, w.state)
+                }),
+            ),
+            ("client", task.client.clone()),
+            ("timeout", Moment::ago_ms(u64::from(task.timeout_ms))),
+            ("outcome", format!("{} {}", task.outcome, task.outcome_code)),
+            ("payload", blob(&task.payload)),
+            ("result", blob(&task.result)),
+            (
+                "array",
+                array.map_or_else(String::new, |a| format!("{} index {}", a.first, a.index)),
+            ),
+            ("flags", task.flags.join(" ")),
+            ("leaves", self.leaves()),
+            ("state word", task.raw.state.clone()),
+            ("key word", task.raw.key.clone()),
+        ];
+        show::pairs(out, &rows)
+    }
+
+    fn verdict(&self) -> Option<Code> {
+        (!self.task.consistent).then_some(Code::Torn)
+    }
+}
+
+impl TaskReport {
+    fn leaves(&self) -> String {
+        let leaves = [
+            (self.task.in_task_heap, "task heap"),
+            (self.task.in_timer_heap, "timer heap"),
+        ];
+        leaves
+            .into_iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, name)| name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}

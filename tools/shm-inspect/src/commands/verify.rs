@@ -1,0 +1,107 @@
+//! `verify`: do the truth and its caches agree? Ends with 1 if they do not.
+//!
+//! On a live segment each rule is untrue for moments, so only what is found again and again counts.
+
+use crate::failure::Code;
+use crate::inspected::Inspected;
+use crate::report::Report;
+use crate::show;
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// The answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct VerifyReport {
+    schema: &'static str,
+    ok: bool,
+    findings: Vec<Finding>,
+    more_findings: bool,
+    checked: Checked,
+    /// Contradictions that were gone at the next look: changes under way.
+    passing: u64,
+    /// Counts that changed while they were taken: neither right nor wrong.
+    unsettled: u64,
+    passes: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    rule: &'static str,
+    subject: String,
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Checked {
+    task_slots: u64,
+    tasks: u64,
+    workers: u64,
+    chunks: u64,
+}
+
+impl VerifyReport {
+    pub(crate) fn new(inspected: &Inspected) -> Self {
+        let report = inspected.view().verify();
+        Self {
+            schema: "qtf.shm-inspect.verify.v1",
+            ok: !report.broken(),
+            more_findings: report.more_findings,
+            checked: Checked {
+                task_slots: report.tasks,
+                tasks: report.tasks_used,
+                workers: report.workers,
+                chunks: report.chunks,
+            },
+            passing: report.passing,
+            unsettled: report.unsettled,
+            passes: report.passes,
+            findings: report
+                .findings
+                .into_iter()
+                .map(|finding| Finding {
+                    rule: finding.rule.name(),
+                    subject: finding.subject,
+                    text: show::line(finding.text.as_bytes(), 400),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Report for VerifyReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for finding in &self.findings {
+            writeln!(
+                out,
+                "{}: {}: {}",
+                finding.rule, finding.subject, finding.text
+            )?;
+        }
+        if self.more_findings {
+            writeln!(out, "(and more)")?;
+        }
+        let Checked {
+            task_slots,
+            tasks,
+            workers,
+            chunks,
+        } = &self.checked;
+        let verdict = if self.ok { "ok" } else { "BROKEN" };
+        write!(
+            out,
+            "{verdict}: {tasks} tasks in {task_slots} slots, {workers} workers, {chunks} chunks of the arena"
+        )?;
+        if self.unsettled > 0 {
+            write!(
+                out,
+                "; {} counts changed while they were taken",
+                self.unsettled
+            )?;
+        }
+        writeln!(out)
+    }
+
+    fn verdict(&self) -> Option<Code> {
+        (!self.ok).then_some(Code::Broken)
+    }
+}

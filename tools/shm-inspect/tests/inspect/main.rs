@@ -1,0 +1,270 @@
+//! The inspector on real segments and on their images.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a fixture that cannot be made is a failed test"
+)]
+
+mod damage;
+mod fixture;
+
+use fixture::{Filled, inspect, inspect_image, json};
+use serde_json::Value;
+
+fn ids(heap: &Value) -> Vec<String> {
+    let entries = heap["entries"].as_array().unwrap();
+    entries
+        .iter()
+        .map(|entry| entry["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn heap_is_dumped_in_the_order_in_which_it_would_be_emptied() {
+    let filled = Filled::new();
+    let heap = filled.json(&["heap", "task"]);
+    let expected: Vec<String> = filled.ready.iter().map(ToString::to_string).collect();
+    assert_eq!(ids(&heap), expected);
+    let keys: Vec<&String> = heap.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["entries", "heap", "schema"]);
+    assert_eq!(heap["heap"], "task");
+    let first = &heap["entries"][0];
+    assert_eq!(
+        (&first["priority"], &first["state"]),
+        (&200.into(), &"ready".into())
+    );
+    assert_eq!(first["consistent"], true);
+    assert_eq!(
+        ids(&filled.json(&["heap", "task", "--limit", "2"])),
+        expected[..2]
+    );
+}
+
+#[test]
+fn worker_heap_and_timer_heap_have_their_own_entries() {
+    let filled = Filled::new();
+    let workers = filled.json(&["heap", "worker"]);
+    let entry = &workers["entries"][0];
+    assert_eq!(
+        (&entry["id"], &entry["running"], &entry["capacity"]),
+        (&"w2.1".into(), &1.into(), &2.into())
+    );
+    assert_eq!(
+        filled.json(&["heap", "timer"])["entries"],
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn task_says_what_its_slot_says() {
+    let filled = Filled::new();
+    let late = filled.json(&["task", &filled.ready[2].to_string()]);
+    assert_eq!(late["command"], "echo 'la te'");
+    assert_eq!(
+        (&late["state"], &late["kind"]),
+        (&"ready".into(), &"exec".into())
+    );
+    assert_eq!(
+        (&late["in_task_heap"], &late["worker"]),
+        (&true.into(), &Value::Null)
+    );
+    let assigned = filled.json(&["task", &filled.assigned.to_string()]);
+    assert_eq!(
+        (&assigned["state"], &assigned["attempt"]),
+        (&"assigned".into(), &1.into())
+    );
+    assert_eq!(assigned["worker"]["id"], "w2.1");
+    assert_eq!(assigned["in_task_heap"], false);
+}
+
+#[test]
+fn worker_is_found_by_slot_and_by_incarnation_and_its_token_stays_secret() {
+    let filled = Filled::new();
+    for id in ["2", "w2", "w2.1"] {
+        let worker = filled.json(&["worker", id]);
+        assert_eq!(
+            worker["assignments"][0]["task"],
+            filled.assigned.to_string()
+        );
+        assert_eq!(
+            (&worker["host"], &worker["kinds"][0]),
+            (&"node-7".into(), &"exec".into())
+        );
+        assert!(!worker.to_string().contains("4711"));
+    }
+}
+
+#[test]
+fn assignments_are_shown_from_both_sides() {
+    let filled = Filled::new();
+    let mapping = filled.json(&["assignments"]);
+    assert_eq!(mapping["assignments"].as_array().unwrap().len(), 1);
+    let worker = &mapping["workers"][0];
+    assert_eq!(worker["running_by_worker"], 1);
+    assert_eq!(worker["running_by_tasks"], 1);
+}
+
+#[test]
+fn list_and_info_name_the_living_owner() {
+    let filled = Filled::new();
+    let shm_id = filled.segment.shm_id().unwrap();
+    let list = json(["--json", "list"]);
+    let segments = list["segments"].as_array().unwrap();
+    let own = segments
+        .iter()
+        .find(|segment| segment["shm_id"] == shm_id)
+        .unwrap();
+    assert_eq!(
+        (&own["instance"], &own["owner"]),
+        (&"inspected".into(), &"alive".into())
+    );
+    assert_eq!(own["private"], true);
+    let info = filled.json(&["info"]);
+    assert_eq!(info["owner"]["pid"], std::process::id());
+    assert_eq!(
+        (&info["tasks"]["ready"], &info["tasks"]["assigned"]),
+        (&3.into(), &1.into())
+    );
+    assert_eq!(info["capacity"]["tasks"], fixture::small().tasks());
+}
+
+#[test]
+fn layout_covers_the_segment() {
+    let layout = Filled::new().json(&["layout"]);
+    let regions = layout["regions"].as_array().unwrap();
+    let end =
+        |region: &Value| region["offset"].as_u64().unwrap() + region["bytes"].as_u64().unwrap();
+    assert!(
+        regions
+            .windows(2)
+            .all(|pair| end(&pair[0]) <= pair[1]["offset"].as_u64().unwrap())
+    );
+    assert!(end(regions.last().unwrap()) <= layout["total_bytes"].as_u64().unwrap());
+}
+
+#[test]
+fn text_for_people_names_the_same_things_and_no_byte_of_others_moves_the_cursor() {
+    let filled = Filled::new();
+    let task = filled.ready[0].to_string();
+    let commands: [&[&str]; 9] = [
+        &["list"],
+        &["info"],
+        &["layout"],
+        &["heap", "task"],
+        &["heap", "worker"],
+        &["heap", "timer"],
+        &["task", &task],
+        &["worker", "w2"],
+        &["assignments"],
+    ];
+    for command in commands {
+        let output = filled.inspect(command);
+        assert_eq!(output.status.code(), Some(0), "{command:?} {output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.lines().count() >= 1 && !text.contains('\x1b'),
+            "{command:?} {text}"
+        );
+        assert!(output.stderr.is_empty());
+    }
+    let heap = String::from_utf8(filled.inspect(&["heap", "task"]).stdout).unwrap();
+    assert!(heap.contains(&task));
+}
+
+#[test]
+fn segment_is_clean() {
+    let filled = Filled::new();
+    let verified = filled.json(&["verify"]);
+    assert_eq!(
+        (&verified["ok"], &verified["findings"]),
+        (&true.into(), &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn image_answers_as_the_segment_does() {
+    let filled = Filled::new();
+    let image = filled.image();
+    for command in [&["heap", "task"][..], &["heap", "worker"], &["layout"]] {
+        let arguments = [&["--json"], command].concat();
+        let from_image = inspect_image(&image, &arguments);
+        let from_image: Value = serde_json::from_slice(&from_image.stdout).unwrap();
+        let live = filled.json(command);
+        match command {
+            ["heap", _] => assert_eq!(ids(&from_image), ids(&live)),
+            _ => assert_eq!(from_image, live),
+        }
+    }
+    assert_eq!(inspect_image(&image, &["verify"]).status.code(), Some(0));
+    let info = inspect_image(&image, &["info", "--json"]);
+    let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+    assert_eq!(info["owner"]["state"], "unknown");
+    assert_eq!(info["source"]["kind"], "image");
+}
+
+#[test]
+fn snapshot_overwrites_nothing() {
+    let filled = Filled::new();
+    let image = filled.image();
+    let again = filled.inspect(&["snapshot", "-o", image.to_str().unwrap()]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("exists"));
+}
+
+#[test]
+fn what_is_not_there_ends_with_3() {
+    let filled = Filled::new();
+    let free = qtf_shm::TaskId::new(1, filled.segment.slot(60).unwrap()).to_string();
+    let stale = filled.ready[0];
+    let stale = qtf_shm::TaskId::new(stale.generation() + 1, stale.slot()).to_string();
+    for command in [
+        ["task", &free],
+        ["task", &stale],
+        ["worker", "w0"],
+        ["worker", "w2.9"],
+        ["worker", "w4000"],
+    ] {
+        let output = filled.inspect(&command);
+        assert_eq!(output.status.code(), Some(3), "{command:?} {output:?}");
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty());
+    }
+    for source in [
+        ["--id", "2147483647"],
+        ["--instance", "nobody-has-this"],
+        ["--image", "no/such.image"],
+    ] {
+        let output = inspect(source.into_iter().chain(["info"]));
+        assert_eq!(output.status.code(), Some(3), "{source:?} {output:?}");
+    }
+}
+
+#[test]
+fn wrong_arguments_end_with_2_and_help_with_0() {
+    let wrong: [&[&str]; 6] = [
+        &[],
+        &["nonsense"],
+        &["heap", "pile"],
+        &["task", "not an id"],
+        &["--id", "1", "--instance", "a", "info"],
+        &["snapshot"],
+    ];
+    for arguments in wrong {
+        assert_eq!(inspect(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    assert_eq!(inspect(["--help"]).status.code(), Some(0));
+    assert_eq!(inspect(["heap", "--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn reader_that_has_seen_enough_is_no_error() {
+    let filled = Filled::new();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_shm-inspect"))
+        .args(filled.id())
+        .args(["--json", "layout"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
