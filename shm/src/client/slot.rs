@@ -19,7 +19,7 @@
 
 use crate::layout::shared::shared_layout;
 use crate::layout::text::{load_text, store_text};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 const IN_USE: u64 = 1 << 63;
 const CONNECTIONS_SHIFT: u32 = 24;
@@ -81,6 +81,9 @@ impl ClientSlot {
 
     /// Gives the record to an identity, with no connection yet. The daemon only.
     pub fn open(&self, fields: &ClientFields<'_>) {
+        // ORDERING: [client.reuse] Release: whoever meets a new field also meets that the record was given back;
+        // pairs with the fence in `read_between`.
+        fence(Ordering::Release);
         store_text(&self.name, fields.name);
         store_text(&self.host, fields.host);
         store_text(&self.address, fields.address);

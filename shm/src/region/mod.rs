@@ -1,7 +1,7 @@
 //! Memory that holds a segment, and the only place where its address becomes references.
 //!
 //! Invariants:
-//! - I1: a [`Mapping`] does not move and is not shortened while a [`SharedSlice`] into it exists: each holds an `Arc` of it.
+//! - I1: a `Mapping` does not move and is not shortened while a `SharedSlice` into it exists: each holds an `Arc` of it.
 //! - I2: from a mapping one gets references to atomic words and to structs of them, never `&mut`, never plain integers;
 //!   places are checked against the mapping's length once, when the slice is made.
 //! - I3: a mapping that was attached read-only is handed out only inside a [`crate::SegmentView`], whose interface

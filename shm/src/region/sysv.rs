@@ -1,7 +1,7 @@
 //! System V shared memory: `shmget`, `shmat`, `shmctl`, and nothing else.
 //!
 //! Invariants:
-//! - I1: an attached segment stays mapped until its [`SysvMemory`] is dropped; the kernel keeps the memory as long as it is
+//! - I1: an attached segment stays mapped until its `SysvMemory` is dropped; the kernel keeps the memory as long as it is
 //!   attached, also after a removal.
 //! - I2: its size is what the kernel says (`shm_segsz`), not what a header says.
 //!

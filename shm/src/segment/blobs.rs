@@ -242,7 +242,7 @@ impl SegmentView {
                 }
             }
         }
-        // ORDERING: [task.state] the fence orders the copies before the second look at the state.
+        // ORDERING: [task.reuse] Acquire: orders the copies before the second look at the state; pairs with `claim_task`.
         crate::sync::fence(crate::sync::Ordering::Acquire);
         if slot.state().is_of(owner) {
             Ok(count)

@@ -10,7 +10,7 @@ use crate::id::{AttachIndex, ClientIndex, GENERATION_MAX, KindIndex, SlotIndex, 
 use crate::segment::blobs::StoreError;
 use crate::segment::free::chunk_owner;
 use crate::segment::{ApplyError, Segment};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use crate::task::side::SideRecord;
 use crate::task::slot::{FilledWords, INLINE_BYTES_MAX, TaskOptions};
 use crate::task::state::{Event, IllegalTransition, Phase, StateWord};
@@ -101,6 +101,9 @@ impl Segment {
             if self.exchange(task, from, to).is_err() {
                 continue;
             }
+            // ORDERING: [task.reuse] Release: whoever meets a field of this tenant also meets its CLAIMED state; pairs
+            // with the fence in `read_between` and `read_blob`.
+            fence(Ordering::Release);
             task.clear();
             self.raise_high_water(slot);
             return Ok(ClaimedTask {

@@ -216,7 +216,7 @@ fn read_between<S: Copy + PartialEq, T>(
     let mut copies = 1;
     loop {
         let record = copy(before);
-        // ORDERING: [task.state], [worker.state], [client.state]: orders the copies before the second look.
+        // ORDERING: [task.reuse], [worker.reuse], [client.reuse] Acquire: orders the copies before the second look.
         fence(Ordering::Acquire);
         let after = state();
         if after == before || copies == COPIES_MAX {

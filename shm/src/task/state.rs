@@ -500,46 +500,27 @@ impl StateWord {
     }
 
     const fn cancelled(self) -> Option<Self> {
-        match self.phase() {
-            Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready => {
-                Some(self.with_owner(OWNER_NONE).with_phase(Phase::Cancelled))
-            }
-            Phase::Ended => Some(self.with_phase(Phase::Cancelled)),
-            Phase::Assigned | Phase::Running => {
-                if self.has_flag(FLAG_CANCEL) {
-                    Some(self.with_phase(Phase::Cancelled))
-                } else {
-                    None
-                }
-            }
-            Phase::Free
-            | Phase::Claimed
-            | Phase::Done
-            | Phase::Failed
-            | Phase::Cancelled
-            | Phase::DeadLetter
-            | Phase::Quarantine
-            | Phase::Reserved => None,
+        let phase = self.phase();
+        if phase.is_with_worker() {
+            let judged = matches!(phase, Phase::Ended) || self.has_flag(FLAG_CANCEL);
+            return if judged {
+                Some(self.with_phase(Phase::Cancelled))
+            } else {
+                None
+            };
+        }
+        if phase.is_unfinished() {
+            Some(self.with_owner(OWNER_NONE).with_phase(Phase::Cancelled))
+        } else {
+            None
         }
     }
 
     const fn flagged(self, flag: u8) -> Option<Self> {
-        match self.phase() {
-            Phase::Assigned | Phase::Running => Some(self.with_flags(self.flags() | flag)),
-            Phase::Free
-            | Phase::Claimed
-            | Phase::Submitted
-            | Phase::Blocked
-            | Phase::Held
-            | Phase::Delayed
-            | Phase::Ready
-            | Phase::Ended
-            | Phase::Done
-            | Phase::Failed
-            | Phase::Cancelled
-            | Phase::DeadLetter
-            | Phase::Quarantine
-            | Phase::Reserved => None,
+        if matches!(self.phase(), Phase::Assigned | Phase::Running) {
+            Some(self.with_flags(self.flags() | flag))
+        } else {
+            None
         }
     }
 

@@ -24,7 +24,7 @@
 
 use crate::layout::shared::shared_layout;
 use crate::layout::text::{load_text, store_text};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::tree::Key;
 use crate::worker::state::{IllegalWorkerTransition, WorkerEvent, WorkerState};
 
@@ -127,6 +127,9 @@ impl WorkerSlot {
 
     /// Writes what a registration says; the caller then applies `Register`.
     pub fn fill(&self, fields: &WorkerFields<'_>) {
+        // ORDERING: [worker.reuse] Release: whoever meets a new field also meets that the slot was given back;
+        // pairs with the fence in `read_between`.
+        fence(Ordering::Release);
         store_text(&self.name, fields.name);
         store_text(&self.host, fields.host);
         write(&self.process, u64::from(fields.pid));

@@ -2,7 +2,9 @@
 
 mod blobs;
 mod life;
+mod model;
 mod named;
+mod noise;
 mod verify;
 
 use std::path::PathBuf;
