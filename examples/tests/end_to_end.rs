@@ -1,5 +1,7 @@
 //! The example programs, the client library and the worker library against the real daemon.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use core::time::Duration;
 use std::collections::{HashMap, HashSet};
 use std::process::{Command, Stdio};

@@ -1,12 +1,10 @@
 //! The program `qtf-worker`: its flags, its signals, its exit status.
 
-mod fake_daemon;
-
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use crate::fake_daemon::{FakeDaemon, assignment, attempt, soon};
 use bytes::Bytes;
-use fake_daemon::{FakeDaemon, assignment, attempt, soon};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
