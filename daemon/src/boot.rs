@@ -2,7 +2,7 @@
 //! own error that says what to do.
 //!
 //! Everything that others could see (lock, segment, sockets) is made before the start is reported, and
-//! undone if a later step fails. Tested at the end of this file and in `tests/start.rs`.
+//! undone if a later step fails. Tested at the end of this file and in `tests/daemon/start.rs`.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -283,11 +283,8 @@ fn make_segment(settings: &Settings) -> Result<Segment, BootError> {
     match settings.segment {
         SegmentKind::Private => private_segment(spec),
         SegmentKind::Named => {
-            let (segment, adoption) = temporary_named(&spec)?;
+            let (segment, adoption) = Segment::create_or_adopt_named(&spec, &settings.runtime_dir)?;
             report_adoption(&segment, &adoption);
-            if let Adoption::Adopted { .. } = adoption {
-                segment.rebuild_caches(segment.now());
-            }
             Ok(segment)
         }
     }
@@ -318,7 +315,7 @@ fn report_adoption(segment: &Segment, adoption: &Adoption) {
 fn private_segment(mut spec: SegmentSpec) -> Result<Segment, BootError> {
     loop {
         let bytes = spec.geometry.total_bytes();
-        match temporary(&spec) {
+        match Segment::create_private(&spec) {
             Ok(segment) => return Ok(segment),
             Err(error @ CreateError::Limit { .. }) => match spec.geometry.halved() {
                 Some(half) => {
@@ -330,13 +327,6 @@ fn private_segment(mut spec: SegmentSpec) -> Result<Segment, BootError> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn temporary(spec: &SegmentSpec) -> Result<Segment, CreateError> {
-    Ok(Segment::in_process(spec))
-}
-fn temporary_named(spec: &SegmentSpec) -> Result<(Segment, Adoption), CreateError> {
-    Ok((Segment::in_process(spec), Adoption::Created))
 }
 
 #[cfg(test)]

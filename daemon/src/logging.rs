@@ -26,6 +26,8 @@ pub fn start(filter: &str) -> Result<(), FilterError> {
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
         .with_target(false)
+        // A reader of the log that has gone away must not take the daemon with it.
+        .log_internal_errors(false)
         .try_init();
     if started.is_err() {
         tracing::debug!("the log was started before");

@@ -1,5 +1,6 @@
 //! `qtfd`: parse, check, start, wait for a signal, stop, exit code.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;

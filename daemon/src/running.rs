@@ -1,6 +1,6 @@
 //! The daemon as its starter sees it: where it is, how to get in, how to end it.
 //!
-//! Tested in `tests/in_process.rs`.
+//! Tested in `tests/daemon/in_process.rs`.
 
 use std::thread::JoinHandle;
 

@@ -3,7 +3,7 @@
 //! The end goes in this order: no more tasks are taken and streams say so; listeners close; answers under way
 //! are finished until the deadline, with the engine still turning, so that results on their way are
 //! recorded; the segment is marked as left in order and detached. A private segment is gone with that, a
-//! named one stays. Tested in `tests/in_process.rs` and `tests/start.rs`.
+//! named one stays. Tested in `tests/daemon/in_process.rs` and `tests/daemon/start.rs`.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -253,19 +253,34 @@ impl Settings {
     }
 
     /// For a daemon inside another program: private segment, not pinned, no listening socket.
+    ///
+    /// # Panics
+    /// Never: the defaults are within their ranges.
     #[must_use]
     pub fn private() -> Self {
-        let raw = RawConfig {
-            instance: Some(format!("private-{}", std::process::id())),
+        Self::private_with(RawConfig::default()).expect("the defaults are within their ranges")
+    }
+
+    /// The same with what `raw` says on top.
+    ///
+    /// # Errors
+    /// As [`Settings::from_raw`].
+    pub fn private_with(raw: RawConfig) -> Result<Self, SettingsError> {
+        let number = getrandom::u64().unwrap_or_else(|_| qtf_shm::time::wall_ns());
+        let name = format!("private-{}-{number:08x}", std::process::id());
+        let spill_dir = std::env::temp_dir().join(format!("qtf-{name}"));
+        let private = RawConfig {
+            instance: Some(name.chars().take(48).collect()),
             listen: Some(Vec::new()),
             core: Some(CoreValue::Word("none".to_owned())),
+            spill_dir: Some(spill_dir),
             ..RawConfig::default()
         };
-        let settings = Self::from_raw(raw).expect("the defaults are within their ranges");
-        Self {
+        let settings = Self::from_raw(raw.over(private))?;
+        Ok(Self {
             segment: SegmentKind::Private,
             ..settings
-        }
+        })
     }
 
     /// The same, serving one address more.

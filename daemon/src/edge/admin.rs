@@ -1,6 +1,6 @@
 //! Service `Admin`: what operators ask.
 //!
-//! Tested in `tests/listing.rs`.
+//! Tested in `tests/daemon/listing.rs`.
 
 use qtf_proto::v1::admin_server::Admin;
 use qtf_proto::v1::{

@@ -1,7 +1,7 @@
 //! A client's session: hello, then heartbeats; welcome back, and a word when the daemon stops.
 //!
 //! Its end ends nothing: the client's tasks go on and its results are kept. Tested in
-//! `tests/sessions.rs`.
+//! `tests/daemon/sessions.rs`.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! `ListTasks`: slot by slot, a bounded number at each poll.
 //!
-//! Tested in `tests/listing.rs`.
+//! Tested in `tests/daemon/listing.rs`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

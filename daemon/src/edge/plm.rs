@@ -1,6 +1,6 @@
 //! Service `Plm`: what clients say.
 //!
-//! Tested in `tests/submit.rs`, `tests/watch.rs`, `tests/listing.rs`, `tests/transfer.rs`.
+//! Tested in `tests/daemon/submit.rs`, `tests/daemon/watch.rs`, `tests/daemon/listing.rs`, `tests/daemon/transfer.rs`.
 
 use qtf_engine::Rejection;
 use qtf_proto::refusal;

@@ -1,6 +1,6 @@
 //! Service `Register`: sessions of workers and clients, and the outputs that are too large for them.
 //!
-//! Tested in `tests/sessions.rs`.
+//! Tested in `tests/daemon/sessions.rs`.
 
 use qtf_proto::v1::register_server::Register;
 use qtf_proto::v1::{ClientHeartbeat, UploadChunk, UploadReceipt, WorkerReport};

@@ -1,7 +1,7 @@
 //! Service `Scheduler`: credits in; assignments, stops and probes out.
 //!
 //! Everything that waits goes into one message, up to a bound on the bytes copied in one poll. Whether an
-//! attempt is still the worker's is asked at the moment of sending. Tested in `tests/dispatch.rs`.
+//! attempt is still the worker's is asked at the moment of sending. Tested in `tests/daemon/dispatch.rs`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,6 +1,6 @@
 //! Finds the service by the path of a request; no router stands between.
 //!
-//! Tested in `tests/services.rs`.
+//! Tested in `tests/daemon/services.rs`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -46,6 +46,45 @@ pub(crate) struct EdgeService {
     health: HealthServer<HealthService>,
     reflect: Reflect,
     peer: Option<Arc<Peer>>,
+    calls: OpenCalls,
+}
+
+/// Counts the calls of one connection whose answers are not complete.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OpenCalls(Arc<()>);
+
+impl OpenCalls {
+    /// Whether the service of a connection, which was made with a clone of this, has none.
+    pub(crate) fn is_none(&self) -> bool {
+        // One is ours, one is the service's.
+        Arc::strong_count(&self.0) <= 2
+    }
+}
+
+/// The body of an answer; its call is open until it is dropped.
+struct CountedBody {
+    body: Body,
+    _call: OpenCalls,
+}
+
+impl hyper::body::Body for CountedBody {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Says whether the daemon serves.
@@ -109,14 +148,16 @@ impl EdgeService {
             health: HealthServer::new(HealthService::from_health_reporter(reporter.clone())),
             reflect: reflect_with(reflection),
             peer: None,
+            calls: OpenCalls::default(),
         };
         (service, Health(reporter))
     }
 
     /// The same services, for one connection.
-    pub(crate) fn for_peer(&self, peer: Arc<Peer>) -> Self {
+    pub(crate) fn for_peer(&self, peer: Arc<Peer>, calls: OpenCalls) -> Self {
         Self {
             peer: Some(peer),
+            calls,
             ..self.clone()
         }
     }
@@ -164,17 +205,26 @@ impl hyper::service::Service<Request<Incoming>> for EdgeService {
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(Arc::clone(peer));
         }
-        if is_upload(request.uri().path()) {
-            return self.answer(request);
-        }
+        let time_max = if is_upload(request.uri().path()) {
+            None
+        } else {
+            Some(CALL_TIME_MAX)
+        };
         let answer = self.answer(request);
+        let call = self.calls.clone();
         Box::pin(async move {
-            match tokio::time::timeout(CALL_TIME_MAX, answer).await {
-                Ok(answer) => answer,
-                Err(_) => Ok(
-                    Status::deadline_exceeded("the request was not complete in time").into_http(),
-                ),
-            }
+            let response = match time_max {
+                None => answer.await,
+                Some(time_max) => match tokio::time::timeout(time_max, answer).await {
+                    Ok(response) => response,
+                    Err(_) => Ok(
+                        Status::deadline_exceeded("the request was not complete in time")
+                            .into_http(),
+                    ),
+                },
+            };
+            response
+                .map(|response| response.map(|body| Body::new(CountedBody { body, _call: call })))
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Submissions: from the wire to the engine, one at a time or in streams of batches.
 //!
 //! Each entry of a batch is answered on its own, in order. A large batch is taken over several polls, so
-//! that others have their turn. Tested in `tests/submit.rs`.
+//! that others have their turn. Tested in `tests/daemon/submit.rs`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -2,7 +2,7 @@
 //!
 //! Neither direction holds more than one chunk in memory. A blob that goes down is read as the peer
 //! takes it; if its task is freed meanwhile the stream ends with an error, never with wrong bytes. Tested in
-//! `tests/transfer.rs`.
+//! `tests/daemon/transfer.rs`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,7 +1,7 @@
 //! `Watch`: the ends of the tasks that a client names, as they happen; acknowledgements back.
 //!
 //! Only ids wait here; what a task left is read when the stream is polled, so a client that does not read
-//! costs nothing but the ids that it named. Tested in `tests/watch.rs`.
+//! costs nothing but the ids that it named. Tested in `tests/daemon/watch.rs`.
 
 use std::collections::HashSet;
 use std::pin::Pin;

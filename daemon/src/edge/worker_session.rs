@@ -2,7 +2,7 @@
 //!
 //! The end of the stream is not the end of the worker: it may reconnect within its lease. It is the end
 //! if the kernel says that the process is gone, or if the worker lived in this very process. Tested in
-//! `tests/sessions.rs` and `tests/dispatch.rs`.
+//! `tests/daemon/sessions.rs` and `tests/daemon/dispatch.rs`.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! On the ring one accept is in flight at any time and is awaited to its end: a dropped one would
 //! swallow the next connection. Only the end of the loop drops it, after the socket stopped listening
 //! (TCP) or lost its file (Unix); what it may still swallow is closed with the ring. Tested at the end
-//! of this file and in `tests/sockets.rs`.
+//! of this file and in `tests/daemon/sockets.rs`.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -1,7 +1,7 @@
 //! One connection, from its first byte to its end: preface, HTTP/2 with bounded settings, graceful end.
 //!
 //! Nothing that a peer sends or leaves out here can do more than end its own connection. Tested in
-//! `tests/sockets.rs`.
+//! `tests/daemon/sockets.rs`.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::Backend;
 use super::edge_io::{EdgeIo, Socket};
 use crate::edge::peer::Peer;
-use crate::edge::service::EdgeService;
+use crate::edge::service::{EdgeService, OpenCalls};
 
 // LIMIT: what one connection can make us hold: these windows, the streams below, and its send buffers.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
@@ -26,6 +26,8 @@ const HEADER_LIST_BYTES_MAX: u32 = 8 << 10;
 // LIMIT: bounds what a flood of resets can cost.
 const PENDING_RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 256;
+/// Three of these without an open call end a connection that is being shut down.
+const QUIET_TICK: Duration = Duration::from_millis(10);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,6 +37,16 @@ pub(crate) struct ConnectionLimits {
     pub(crate) connections: usize,
     pub(crate) streams: u32,
     pub(crate) handshake: Duration,
+}
+
+/// Comes back when a connection that is being shut down has had no open call for a moment: a peer that does
+/// not answer the shutdown holds nobody up then.
+async fn no_calls_left(calls: &OpenCalls) {
+    let mut quiet = 0;
+    while quiet < 3 {
+        tokio::time::sleep(QUIET_TICK).await;
+        quiet = if calls.is_none() { quiet + 1 } else { 0 };
+    }
 }
 
 /// What all connections of the daemon share.
@@ -140,7 +152,8 @@ impl Connections {
 
     async fn serve_http2(&self, io: EdgeIo, peer: Arc<Peer>) {
         let mut stop = self.stop.clone();
-        let service = self.service.for_peer(Arc::clone(&peer));
+        let calls = OpenCalls::default();
+        let service = self.service.for_peer(Arc::clone(&peer), calls.clone());
         let connection = self.http2().serve_connection(io, service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
@@ -148,7 +161,11 @@ impl Connections {
             result = connection.as_mut() => result,
             _ = stop.wait_for(|stop| *stop) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    biased;
+                    result = connection => result,
+                    () = no_calls_left(&calls) => Ok(()),
+                }
             }
         };
         if let Err(error) = result {

@@ -1,7 +1,7 @@
 //! One accepted socket, on either backend, behind hyper's I/O traits.
 //!
 //! The first bytes are read here before HTTP/2 sees them: what does not begin with its preface is garbage
-//! and gets no further. Tested through the whole daemon in `tests/sockets.rs`.
+//! and gets no further. Tested through the whole daemon in `tests/daemon/sockets.rs`.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,7 +1,7 @@
 //! Connections from the process that the daemon runs in: one end of a socket pair is handed to the
 //! daemon's thread, the other to the caller. No listening socket, no file.
 //!
-//! Tested in `tests/in_process.rs`.
+//! Tested in `tests/daemon/in_process.rs`.
 
 use std::io;
 use std::os::unix::net::UnixStream;

@@ -7,7 +7,7 @@
 //! - I3: dropping shuts the socket down, so that a receive in flight ends at once and gives the descriptor
 //!   back; otherwise it would live until the peer speaks.
 //!
-//! Tested at the end of this file and, through the whole daemon, in `tests/sockets.rs`.
+//! Tested at the end of this file and, through the whole daemon, in `tests/daemon/sockets.rs`.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
