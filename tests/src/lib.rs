@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`place`] | a runtime folder of its own for each test, and how programs run in it |
 //! | [`process`] | a child process: its lines as events, its end, a kill on drop |
-//! | [`fifo`] | a pipe through which tasks say where they are |
+//! | [`fifo`] | pipes through which tasks say where they are, and that hold them up |
 //! | [`leaks`] | what is left of a place: processes and shared memory |
 //! | [`programs`] | where the binaries are, built first |
 //!
@@ -17,6 +17,6 @@ pub mod place;
 pub mod process;
 pub mod programs;
 
-pub use fifo::Fifo;
+pub use fifo::{Fifo, Gate};
 pub use place::{Finished, Place};
 pub use process::Process;

@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 
 use tempfile::TempDir;
 
-use crate::fifo::Fifo;
+use crate::fifo::{Fifo, Gate};
 use crate::leaks;
 use crate::process::{Process, WATCHDOG};
 use crate::programs::program;
@@ -122,6 +122,12 @@ impl Place {
     #[must_use]
     pub fn fifo(&self, name: &str) -> Fifo {
         Fifo::new(self.work().join(name))
+    }
+
+    /// A pipe in that folder that holds tasks up.
+    #[must_use]
+    pub fn gate(&self, name: &str) -> Gate {
+        Gate::new(self.work().join(name))
     }
 
     /// The address of the default socket of this place.

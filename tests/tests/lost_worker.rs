@@ -1,0 +1,88 @@
+//! A worker that is killed loses nothing but its attempt.
+
+use std::collections::HashMap;
+
+use qtf_tests::Place;
+
+#[test]
+fn eight_running_tasks_of_a_killed_worker_run_again_elsewhere() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let address = place.address();
+    let mut first = place.worker(&address, "first", 8);
+    let started = place.fifo("started");
+    // First attempts stay until they are killed with their worker; later ones end at once.
+    let script =
+        "echo $QTF_ATTEMPT > $1; [ $QTF_ATTEMPT -gt 1 ] || sleep 1000; echo attempt $QTF_ATTEMPT";
+    let mut submit = place.command("qtf");
+    submit.args([
+        "--addr", &address, "submit", "--array", "1-8", "--", "sh", "-c", script, "x",
+    ]);
+    submit.arg(started.path());
+    let ids = place.finish(submit, Vec::new()).expect_code(0);
+    for _ in 0..8 {
+        assert_eq!(started.line(), "1");
+    }
+    first.kill();
+    let _second = place.worker(&address, "second", 8);
+    place
+        .qtf(["--addr", &address, "wait", "last", "--timeout", "60s"])
+        .expect_code(0);
+    let results = place
+        .qtf(["--addr", &address, "result", "last"])
+        .expect_code(0);
+    assert_eq!(results.text(), "attempt 2\n".repeat(8));
+    for id in ids.text().lines() {
+        let task = place
+            .qtf(["--addr", &address, "task", id, "--json"])
+            .expect_code(0)
+            .json();
+        assert_eq!(
+            (&task["losses"], &task["failures"]),
+            (&1.into(), &0.into()),
+            "{task}"
+        );
+    }
+    verify(&place);
+}
+
+#[test]
+fn a_killed_worker_in_the_middle_of_many_tasks_costs_no_result() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let address = place.address();
+    let mut workers: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .map(|name| place.worker(&address, name, 2))
+        .collect();
+    let started = place.fifo("started");
+    let script = "[ $1 != 100 ] || echo now > $2; echo $1";
+    let mut map = place.command("qtf");
+    map.args([
+        "--addr", &address, "map", "--output", "jsonl", "sh", "-c", script, "x", "{}",
+    ]);
+    map.arg(started.path());
+    let numbers: String = (1..=1_000).map(|number| format!("{number}\n")).collect();
+    let done = std::thread::scope(|scope| {
+        let run = scope.spawn(|| place.finish(map, numbers.into_bytes()));
+        assert_eq!(started.line(), "now");
+        workers[1].kill();
+        run.join().unwrap()
+    });
+    let done = done.expect_code(0);
+    let mut seen: HashMap<String, u32> = HashMap::new();
+    for (line, number) in done.text().lines().zip(1..) {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(record["stdout"], format!("{number}\n"), "{record}");
+        *seen.entry(record["id"].to_string()).or_default() += 1;
+    }
+    assert_eq!(seen.len(), 1_000);
+    verify(&place);
+}
+
+/// The inspector finds no broken invariant in the segment.
+fn verify(place: &Place) {
+    let mut inspect = place.command("shm-inspect");
+    inspect.args(["--instance", place.instance(), "verify"]);
+    place.finish(inspect, Vec::new()).expect_code(0);
+}
