@@ -1,7 +1,5 @@
 //! The client's side of the protocol, against a daemon that misbehaves as each test tells it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod fake_daemon;
 
 use core::time::Duration;

@@ -1,7 +1,5 @@
 //! The example programs, the client library and the worker library against the real daemon.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use core::time::Duration;
 use std::collections::{HashMap, HashSet};
 use std::process::{Command, Stdio};
@@ -52,13 +50,6 @@ fn start() -> Place {
 }
 
 impl Place {
-    /// Stops the daemon while clients are still connected, which must not need the stop deadline.
-    async fn stop(self) {
-        self.daemon.request_stop();
-        soon(self.daemon.ended()).await;
-        self.daemon.stop().unwrap();
-    }
-
     async fn client(&self) -> Client {
         soon(Client::connect(&self.address)).await.unwrap()
     }
@@ -131,7 +122,6 @@ async fn example_client_gets_its_results_from_the_example_worker() {
         }
     })
     .await;
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -167,7 +157,6 @@ async fn programs_run_and_leave_their_output() {
     );
     assert!(end.output.unwrap().message.contains("no-such-program"));
     worker.leave().await;
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -218,7 +207,6 @@ async fn ten_thousand_tasks_come_back_once_each_over_three_workers() {
     for worker in workers {
         worker.leave().await;
     }
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -239,7 +227,6 @@ async fn large_payload_and_large_output_make_the_round() {
     let error = client.task(id).await.unwrap_err();
     assert!(matches!(error, CallError::Refused(refusal) if refusal.is_unknown()));
     worker.leave().await;
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -261,7 +248,6 @@ async fn waiting_and_running_tasks_are_cancelled() {
     let end = soon(client.wait(running)).await.unwrap();
     assert_eq!(end.state, TaskState::Cancelled);
     worker.leave().await;
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -281,7 +267,6 @@ async fn timeout_and_retries_use_up_the_attempts() {
     assert!(end.is_done());
     assert_eq!(end.attempt, 3);
     worker.leave().await;
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -330,7 +315,6 @@ async fn worker_killed_with_its_tasks_loses_none_of_them() {
     }
     assert_eq!(outputs.len(), 8);
     worker.leave().await;
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -362,7 +346,6 @@ async fn drained_worker_finishes_what_it_runs_and_leaves() {
     assert_eq!(end.output.unwrap().stdout, "done\n");
     assert_eq!(end.attempt, 1);
     soon(worker.handle).await.unwrap().unwrap();
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -409,7 +392,6 @@ async fn full_segment_takes_all_tasks_in_the_end_and_loses_none() {
     let (accepted, seen, worker) = soon(all).await;
     assert_eq!((accepted, seen), (count, count));
     worker.leave().await;
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -428,7 +410,6 @@ async fn client_that_goes_away_leaves_its_tasks_and_results_behind() {
             .all(|end| end.as_ref().is_ok_and(qtf_client::TaskEnd::is_done))
     );
     worker.leave().await;
-    place.stop().await;
 }
 
 #[tokio::test]
@@ -440,5 +421,4 @@ async fn journal_durability_is_refused_while_there_is_no_journal() {
         panic!("not refused");
     };
     assert_eq!(refusal.reason, RefusalReason::NoJournal);
-    place.stop().await;
 }

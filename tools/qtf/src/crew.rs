@@ -115,21 +115,18 @@ impl Crew {
         } = self;
         let mut threads = Vec::new();
         for worker in workers {
-            let WorkerThread {
-                shutdown,
-                ended,
-                thread,
-            } = worker;
             // A worker that has ended does not listen.
-            let _told = shutdown.send(());
-            threads.push((ended, thread));
+            let _told = worker.shutdown.send(());
+            threads.push(worker.thread);
         }
-        for (ended, thread) in threads {
-            drop(ended.await);
-            // The thread has said its last word; joining it takes no time.
-            drop(thread.join());
-        }
-        let stopped = tokio::task::spawn_blocking(move || daemon.stop()).await;
+        let join = move || {
+            for thread in threads {
+                // A panic would have ended the process.
+                drop(thread.join());
+            }
+            daemon.stop()
+        };
+        let stopped = tokio::task::spawn_blocking(join).await;
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(Exit::Unreachable, format!("the own daemon: {error}"))
         };

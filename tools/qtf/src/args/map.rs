@@ -58,11 +58,6 @@ pub(crate) struct MapArgs {
     #[arg(long)]
     pub(crate) no_progress: bool,
     /// CMD [ARGS]... [::: INPUTS... | :::: FILES...]
-    #[arg(
-        value_name = "CMD",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub(crate) words: Vec<OsString>,
 }

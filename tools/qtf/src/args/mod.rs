@@ -154,6 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn options_before_the_command_may_carry_their_value() {
+        for line in [["map", "-j3", "echo"], ["map", "--slots=3", "echo"]] {
+            let Command::Map(map) = parse(&line).unwrap().command else {
+                panic!("not map")
+            };
+            assert_eq!(map.slots.map(std::num::NonZero::get), Some(3));
+            assert_eq!(map.words, ["echo"]);
+        }
+        assert!(parse(&["map", "-x", "echo"]).is_err());
+        assert!(parse(&["submit", "--nonsense", "--", "echo"]).is_err());
+    }
+
+    #[test]
     fn submit_takes_the_program_with_and_without_two_dashes() {
         for line in [
             &["submit", "-p", "9", "--", "ls", "-l"][..],

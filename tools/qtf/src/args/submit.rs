@@ -61,12 +61,7 @@ pub(crate) struct SubmitArgs {
     #[arg(long)]
     pub(crate) no_result: bool,
     /// Program and its arguments
-    #[arg(
-        value_name = "PROG",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "PROG", required = true, trailing_var_arg = true)]
     pub(crate) command: Vec<OsString>,
 }
 

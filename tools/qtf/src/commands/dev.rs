@@ -1,15 +1,17 @@
 //! `qtf dev`.
 
+use std::fs::DirBuilder;
 use std::num::NonZero;
+use std::os::unix::fs::DirBuilderExt as _;
 
 use qtf_daemon::Settings;
-use qtf_proto::address::{Address, DEFAULT_INSTANCE};
+use qtf_proto::address::{Address, DEFAULT_INSTANCE, runtime_dir};
 use qtf_worker::ExecPolicy;
 use serde::Serialize;
 
 use crate::args::{DevArgs, GlobalArgs, OutputMode};
 use crate::crew::{Crew, default_slots};
-use crate::exit::{Ending, Failure};
+use crate::exit::{Ending, Exit, Failure};
 use crate::output::{print_json, print_lines};
 use crate::signals::EndSignals;
 
@@ -65,12 +67,29 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, signals: &mut EndSig
 /// The addresses to serve: those that were given, else the default socket.
 fn addresses(given: &[String]) -> Result<Vec<Address>, Failure> {
     if given.is_empty() {
+        make_runtime_folder()?;
         return Ok(vec![Address::of_instance(DEFAULT_INSTANCE)]);
     }
     given
         .iter()
         .map(|text| text.parse().map_err(Failure::usage))
         .collect()
+}
+
+/// A private daemon has no lock file and so makes no folder; its default socket needs one.
+fn make_runtime_folder() -> Result<(), Failure> {
+    let folder = runtime_dir();
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder);
+    made.map_err(|error| {
+        let text = format!(
+            "cannot make {}: {error}; choose an address with --listen",
+            folder.display()
+        );
+        Failure::new(Exit::Unreachable, text)
+    })
 }
 
 fn lines(record: &DevRecord) -> Vec<String> {
@@ -112,8 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn without_an_address_the_default_socket_is_served() {
-        assert_eq!(addresses(&[]).unwrap().len(), 1);
+    fn addresses_are_served_as_given_or_refused() {
+        let given = addresses(&["127.0.0.1:1".to_owned()]).unwrap();
+        assert_eq!(given[0].to_string(), "127.0.0.1:1");
         assert!(addresses(&["nonsense".to_owned()]).is_err());
     }
 }

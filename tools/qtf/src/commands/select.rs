@@ -69,7 +69,7 @@ pub(crate) async fn resolve(
                 selected.ids.extend(last.ids);
             }
             Selector::All => selected.ids.extend(own_tasks(daemon, all).await?),
-            Selector::Stdin => selected.ids.extend(ids_on_stdin()?),
+            Selector::Stdin => selected.ids.extend(off_the_runtime(ids_on_stdin).await?),
         }
     }
     let mut seen = HashSet::with_capacity(selected.ids.len());
@@ -151,6 +151,14 @@ pub(crate) async fn list(daemon: &Daemon, filter: ListFilter) -> Result<Vec<Task
         tasks.push(task?);
     }
     Ok(tasks)
+}
+
+/// Reads on another thread, so that Ctrl-C is heard meanwhile.
+pub(crate) async fn off_the_runtime<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let reading = tokio::task::spawn_blocking(read).await;
+    reading.unwrap_or_else(|error| Err(Failure::usage(format!("cannot read: {error}"))))
 }
 
 fn ids_on_stdin() -> Result<Vec<TaskId>, Failure> {

@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 use qtf_client::{Durability, Task, TaskId};
 
 use super::environment::{Variable, parse_variables};
+use super::select::off_the_runtime;
 use crate::args::{DurabilityName, GlobalArgs, OutputMode, SubmitArgs};
 use crate::daemon::Daemon;
 use crate::exit::{Ending, Exit, Failure};
@@ -47,7 +48,7 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs) -> Ending {
         argv,
         directory: working_directory()?,
         variables: parse_variables(&args.env)?,
-        stdin: read_stdin(args.stdin.as_deref())?,
+        stdin: stdin_of_task(args.stdin.clone()).await?,
         args,
     };
     let daemon = Daemon::connect(global).await?;
@@ -233,6 +234,10 @@ pub(crate) fn working_directory() -> Result<PathBuf, Failure> {
             "the current directory cannot be named ({error}); cd to one that exists"
         ))
     })
+}
+
+async fn stdin_of_task(file: Option<PathBuf>) -> Result<Bytes, Failure> {
+    off_the_runtime(move || read_stdin(file.as_deref())).await
 }
 
 fn read_stdin(file: Option<&Path>) -> Result<Bytes, Failure> {

@@ -60,7 +60,7 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
     if source.reads_stdin() && std::io::stdin().is_terminal() {
         message("reading the inputs from this terminal, one a line; Ctrl-D ends them");
     }
-    let (daemon, crew) = tokio::select! {
+    let (daemon, mut crew) = tokio::select! {
         found = daemon_or_crew(global, args.slots) => found?,
         exit = signals.next() => return Ok(exit),
     };
@@ -76,7 +76,10 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
     };
     let bar = job.bar.clone();
     let ending = match Drive::start(job, source, &daemon, limits) {
-        Ok(drive) => drive.run(signals).await,
+        Ok(drive) => tokio::select! {
+            ending = drive.run(signals) => ending,
+            failure = ended_by_itself(crew.as_mut()) => Err(failure),
+        },
         Err(error) => Err(Failure::new(
             Exit::Usage,
             format!("cannot start a thread: {error}"),
@@ -115,6 +118,13 @@ async fn daemon_or_crew(
             Ok((daemon, Some(crew)))
         }
         Err(error) => Err(unreachable(&error)),
+    }
+}
+
+async fn ended_by_itself(crew: Option<&mut Crew>) -> Failure {
+    match crew {
+        Some(crew) => crew.ended_by_itself().await,
+        None => std::future::pending().await,
     }
 }
 

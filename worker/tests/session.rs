@@ -1,9 +1,11 @@
 //! The worker's side of the protocol, against a daemon that does what each test tells it.
 
+mod fake_daemon;
+
 use core::time::Duration;
 
-use crate::fake_daemon::{FakeDaemon, Session, TOKEN, assignment, attempt, soon, task_id};
 use bytes::Bytes;
+use fake_daemon::{FakeDaemon, Session, TOKEN, assignment, attempt, soon, task_id};
 use prost::Message as _;
 use qtf_proto::v1::{
     DispatchResponse, ExecSpec, OutcomeKind, RefusalReason, StopReason, TaskOutput, WorkerNotice,

@@ -1,0 +1,117 @@
+//! However `qtf map` ends, nothing is left: no process, no segment, no file, no task at the daemon.
+
+use std::collections::HashSet;
+use std::io::Read as _;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use qtf_tests::{Fifo, Place, Process, leaks};
+
+/// Each task says that it runs, and then stays.
+const STAY: &str = "echo started > $1; exec sleep 1000";
+
+fn start_map(place: &Place, started: &Fifo, address: Option<&str>) -> Process {
+    let mut command = place.command("qtf");
+    if let Some(address) = address {
+        command.args(["--addr", address]);
+    }
+    command
+        .args(["map", "-j", "2", "sh", "-c", STAY, "x"])
+        .arg(started.path());
+    command.args(["{}", ":::", "a", "b", "c", "d", "e"]);
+    Process::start(command)
+}
+
+fn assert_nothing_is_left(place: &Place, creators: &[u32]) {
+    assert_eq!(place.processes(), Vec::<String>::new());
+    let creators: HashSet<u32> = creators.iter().copied().collect();
+    assert_eq!(leaks::segments(&creators), []);
+    let left = place.runtime_files();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn ctrl_c_and_sigterm_leave_nothing_behind() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let place = Place::new();
+        let started = place.fifo("started");
+        let mut map = start_map(&place, &started, None);
+        assert_eq!([started.line(), started.line()], ["started", "started"]);
+        map.signal(signal);
+        assert_eq!(map.wait().code(), Some(code));
+        assert_nothing_is_left(&place, &[map.pid()]);
+    }
+}
+
+#[test]
+fn a_run_that_completes_leaves_nothing_behind() {
+    let place = Place::new();
+    let mut command = place.command("qtf");
+    command.args(["map", "echo", ":::", "a", "b"]);
+    let mut map = Process::start(command);
+    assert_eq!(map.wait().code(), Some(0));
+    assert_nothing_is_left(&place, &[map.pid()]);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let place = Place::new();
+    let mut command = place.command("qtf");
+    command
+        .args(["map", "sh", "-c", "echo $1; head -c 1000000 /dev/zero", "x"])
+        .arg(":::");
+    command.args((0..1000).map(|number| number.to_string()));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut map = command.spawn().unwrap();
+    let mut first = [0; 2];
+    map.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"0\n");
+    let done = map.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&done.stderr), "");
+    assert_eq!(done.status.code(), Some(0));
+    assert_nothing_is_left(&place, &[]);
+}
+
+#[test]
+fn ctrl_c_at_another_daemon_cancels_and_forgets_its_tasks_there() {
+    let place = Place::new();
+    let mut dev = place.dev(&["--slots", "2"]);
+    let started = place.fifo("started");
+    let mut map = start_map(&place, &started, Some(&place.default_address()));
+    assert_eq!([started.line(), started.line()], ["started", "started"]);
+    map.signal(Signal::SIGINT);
+    assert_eq!(map.wait().code(), Some(130));
+    let tasks = place.qtf(["ps", "--all", "--json"]).expect_code(0).json();
+    assert_eq!(tasks["tasks"], serde_json::json!([]));
+    assert_eq!(dev.terminate(), Some(143));
+    assert_nothing_is_left(&place, &[dev.pid()]);
+}
+
+#[test]
+fn results_at_another_daemon_are_acknowledged() {
+    let place = Place::new();
+    let _dev = place.dev(&["--slots", "2"]);
+    // Without --addr: the daemon on the default socket is found.
+    let done = place
+        .qtf(["map", "echo", ":::", "a", "b", "c"])
+        .expect_code(0);
+    assert_eq!(done.text(), "a\nb\nc\n");
+    let workers = place.qtf(["worker", "ls", "--json"]).expect_code(0).json();
+    assert_eq!(workers["workers"][0]["tasks_done"], 3, "{workers}");
+    let tasks = place.qtf(["ps", "--all", "--json"]).expect_code(0).json();
+    assert_eq!(tasks["tasks"], serde_json::json!([]));
+}
+
+#[test]
+fn a_daemon_that_dies_in_the_middle_ends_it_with_5() {
+    let place = Place::new();
+    let mut dev = place.dev(&["--slots", "2"]);
+    let started = place.fifo("started");
+    let mut map = start_map(&place, &started, Some(&place.default_address()));
+    assert_eq!(started.line(), "started");
+    dev.kill();
+    assert_eq!(map.wait().code(), Some(5));
+}

@@ -1,0 +1,278 @@
+//! The commands that submit, watch and change tasks, against `qtf dev`.
+
+use qtf_tests::{Place, Process};
+
+/// A daemon with one worker of two slots.
+fn dev() -> (Place, Process) {
+    let place = Place::new();
+    let dev = place.dev(&["--slots", "2"]);
+    (place, dev)
+}
+
+/// A daemon without workers: tasks wait for ever.
+fn dev_without_workers() -> (Place, Process) {
+    let place = Place::new();
+    let dev = place.dev(&["--workers", "0"]);
+    (place, dev)
+}
+
+fn submit(place: &Place, arguments: &[&str]) -> Vec<String> {
+    let line = ["submit"].iter().chain(arguments);
+    place
+        .qtf(line)
+        .expect_code(0)
+        .text()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_task_goes_from_submission_to_its_forgotten_result() {
+    let (place, _dev) = dev();
+    let ids = submit(&place, &["--", "sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!(ids.len(), 1);
+    assert_eq!(ids[0].len(), 13);
+    place.qtf(["wait", &ids[0]]).expect_code(0);
+    for _ in 0..2 {
+        let done = place.qtf(["result", &ids[0]]).expect_code(0);
+        assert_eq!((done.text(), done.stderr.as_str()), ("out\n", "err\n"));
+    }
+    let shown = place.qtf(["task", &ids[0], "--json"]).expect_code(0).json();
+    assert_eq!(shown["schema"], "qtf.task/1");
+    assert_eq!(shown["state"], "done");
+    assert_eq!(shown["attempt"], 1);
+    assert_eq!(shown["command"], "sh -c 'echo out; echo err >&2'");
+    place.qtf(["forget", &ids[0]]).expect_code(0);
+    for command in ["result", "wait", "task", "cancel", "forget"] {
+        place.qtf([command, &ids[0]]).expect_code(3);
+    }
+}
+
+#[test]
+fn an_array_prints_its_ids_in_index_order_and_fills_the_index() {
+    let (place, _dev) = dev();
+    let ids = submit(
+        &place,
+        &["--array", "1-20", "--", "echo", "part %{index} of %{index}"],
+    );
+    assert_eq!(ids.len(), 20);
+    place.qtf(["wait", "last"]).expect_code(0);
+    let done = place.qtf(["result", "last"]).expect_code(0);
+    let expected: String = (1..=20)
+        .map(|index| format!("part {index} of {index}\n"))
+        .collect();
+    assert_eq!(done.text(), expected);
+    let members = format!("{}[3,5-6]", ids[0]);
+    assert_eq!(
+        place
+            .qtf(["result", &members])
+            .expect_code(0)
+            .text()
+            .lines()
+            .count(),
+        3
+    );
+    let shown = place.qtf(["task", &ids[4], "--json"]).expect_code(0).json();
+    assert_eq!(
+        (&shown["array_index"], &shown["array_id"]),
+        (&5.into(), &ids[0].as_str().into())
+    );
+    place
+        .qtf(["wait", &format!("{}[21]", ids[0])])
+        .expect_code(3);
+    place
+        .qtf(["forget", &format!("{}[1-10]", ids[0])])
+        .expect_code(0);
+    let left = place
+        .qtf(["ps", "--all", "--mine", "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(left["tasks"].as_array().unwrap().len(), 10);
+    place.qtf(["forget", "all"]).expect_code(0);
+    let left = place.qtf(["ps", "--all", "--json"]).expect_code(0).json();
+    assert_eq!(left["tasks"], serde_json::json!([]));
+}
+
+#[test]
+fn a_large_array_is_submitted_and_waited_for() {
+    let (place, _dev) = dev();
+    let ids = submit(&place, &["--array", "1-500", "--no-result", "--", "true"]);
+    assert_eq!(ids.len(), 500);
+    // Tasks that free their slots count as done, also when they were gone before the waiting began.
+    place.qtf(["wait", "last"]).expect_code(0);
+    place.qtf(["wait", "last"]).expect_code(0);
+    let left = place.qtf(["ps", "--all", "--json"]).expect_code(0).json();
+    assert_eq!(left["tasks"], serde_json::json!([]));
+}
+
+#[test]
+fn wait_tells_failure_from_success_and_from_too_late() {
+    let (place, _dev) = dev();
+    let good = submit(&place, &["--", "true"]).remove(0);
+    let bad = submit(&place, &["--", "sh", "-c", "exit 3"]).remove(0);
+    let done = place.qtf(["wait", &good, &bad]).expect_code(1);
+    assert!(
+        done.stderr
+            .contains(&format!("task {bad} failed: exit code 3")),
+        "{}",
+        done.stderr
+    );
+    let ends = place
+        .qtf(["wait", &format!("{good},{bad}"), "--json"])
+        .expect_code(1)
+        .json();
+    assert_eq!(ends["schema"], "qtf.ends/1");
+    assert_eq!(ends["ends"].as_array().unwrap().len(), 2);
+    place.qtf(["result", &bad]).expect_code(1);
+    let slow = submit(&place, &["--", "sleep", "1000"]).remove(0);
+    let done = place
+        .qtf(["wait", &slow, "--timeout", "100ms"])
+        .expect_code(6);
+    assert!(
+        done.stderr
+            .contains("1 of 1 tasks have not ended after 100ms"),
+        "{}",
+        done.stderr
+    );
+    let done = place.qtf(["result", &slow]).expect_code(6);
+    assert!(done.stderr.contains("qtf wait"), "{}", done.stderr);
+    place.qtf(["cancel", &slow]).expect_code(0);
+    place.qtf(["wait", &slow]).expect_code(1);
+}
+
+#[test]
+fn waiting_tasks_are_listed_updated_and_cancelled() {
+    let (place, _dev) = dev_without_workers();
+    let id = submit(&place, &["-p", "7", "--", "echo", "a b"]).remove(0);
+    let table = place.qtf(["ps"]).expect_code(0);
+    let lines: Vec<&str> = table.text().lines().collect();
+    assert!(
+        lines[0].starts_with("ID ") && lines[0].ends_with("COMMAND"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].starts_with(&id) && lines[1].ends_with("echo 'a b'"),
+        "{lines:?}"
+    );
+    place.qtf(["update", &id, "-p", "200"]).expect_code(0);
+    let shown = place.qtf(["task", "last", "--json"]).expect_code(0).json();
+    assert_eq!(shown["priority"], 200);
+    place.qtf(["forget", &id]).expect_code(4);
+    place.qtf(["cancel", "all"]).expect_code(0);
+    let done = place.qtf(["wait", &id]).expect_code(1);
+    assert!(done.stderr.contains("cancelled"), "{}", done.stderr);
+    assert_eq!(place.qtf(["ps"]).expect_code(0).text().lines().count(), 1);
+    place.qtf(["update", &id, "-p", "1"]).expect_code(4);
+    let cancelled = place
+        .qtf(["ps", "--state", "cancelled", "--output", "jsonl"])
+        .expect_code(0);
+    let line: serde_json::Value = serde_json::from_str(cancelled.text()).unwrap();
+    assert_eq!(
+        (&line["schema"], &line["id"]),
+        (&"qtf.task/1".into(), &id.as_str().into())
+    );
+}
+
+#[test]
+fn ids_come_from_stdin_too() {
+    let (place, _dev) = dev();
+    let ids = submit(&place, &["--array", "1-3", "--", "true"]);
+    place
+        .qtf_with_stdin(["wait", "-"], ids.join("\n").into_bytes())
+        .expect_code(0);
+    place
+        .qtf_with_stdin(["wait", "-"], b"nonsense".to_vec())
+        .expect_code(2);
+}
+
+#[test]
+fn a_task_gets_stdin_environment_directory_and_retries() {
+    let (place, _dev) = dev();
+    place.file("input", b"from file\xff");
+    let id = submit(
+        &place,
+        &[
+            "--stdin",
+            "input",
+            "--env",
+            "A=b",
+            "--",
+            "sh",
+            "-c",
+            "cat; pwd; echo $A",
+        ],
+    );
+    place.qtf(["wait", &id[0]]).expect_code(0);
+    let done = place.qtf(["result", &id[0]]).expect_code(0);
+    let work = place.work().canonicalize().unwrap();
+    let expected = [
+        b"from file\xff",
+        work.display().to_string().as_bytes(),
+        b"\nb\n",
+    ]
+    .concat();
+    assert_eq!(done.stdout, expected);
+    let id = submit(&place, &["--retries", "2", "--", "false"]);
+    place.qtf(["wait", &id[0]]).expect_code(1);
+    let shown = place.qtf(["task", &id[0], "--json"]).expect_code(0).json();
+    assert_eq!(
+        (&shown["attempt"], &shown["max_attempts"]),
+        (&3.into(), &3.into())
+    );
+}
+
+#[test]
+fn results_in_json_hold_any_bytes() {
+    let (place, _dev) = dev();
+    let id = submit(&place, &["--", "printf", r"\377"]).remove(0);
+    place.qtf(["wait", &id]).expect_code(0);
+    let result = place.qtf(["result", &id, "--json"]).expect_code(0).json();
+    assert_eq!(result["schema"], "qtf.result/1");
+    assert_eq!(result["stdout"]["base64"], "/w==");
+}
+
+#[test]
+fn workers_and_clients_are_listed() {
+    let (place, _dev) = dev();
+    let workers = place.qtf(["worker", "ls", "--json"]).expect_code(0).json();
+    assert_eq!(workers["schema"], "qtf.workers/1");
+    assert_eq!(
+        (
+            &workers["workers"][0]["capacity"],
+            &workers["workers"][0]["state"]
+        ),
+        (&2.into(), &"live".into())
+    );
+    let id = workers["workers"][0]["id"].as_str().unwrap().to_owned();
+    let clients = place.qtf(["client", "ls"]).expect_code(0);
+    assert!(
+        clients
+            .text()
+            .lines()
+            .nth(1)
+            .is_some_and(|line| line.contains("qtf")),
+        "{}",
+        clients.text()
+    );
+    place.qtf(["worker", "drain", "w77"]).expect_code(3);
+    place.qtf(["worker", "drain", "x"]).expect_code(2);
+    place
+        .qtf(["worker", "drain", &id, "--reason", "test"])
+        .expect_code(0);
+}
+
+#[test]
+fn what_this_version_lacks_is_refused_and_not_faked() {
+    let (place, _dev) = dev();
+    let done = place
+        .qtf(["submit", "--durability", "journal", "--", "true"])
+        .expect_code(4);
+    assert!(done.stderr.contains("journal"), "{}", done.stderr);
+    place
+        .qtf(["submit", "--key", "k", "--", "true"])
+        .expect_code(4);
+    place
+        .qtf(["submit", "--durability", "memory", "--", "true"])
+        .expect_code(0);
+}
