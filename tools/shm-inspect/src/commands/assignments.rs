@@ -77,7 +77,7 @@ impl AssignmentsReport {
             .map(|(_, assignment)| assignment)
             .collect();
         Self {
-            schema: "qtf.shm-inspect.assignments.v1",
+            schema: "qtf.shm-inspect.assignments/1",
             assignments,
             workers,
         }

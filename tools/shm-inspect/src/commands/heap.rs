@@ -182,7 +182,7 @@ fn hexadecimal(key: Key) -> String {
 impl Serialize for HeapReport<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut document = serializer.serialize_struct("heap", 3)?;
-        document.serialize_field("schema", "qtf.shm-inspect.heap.v1")?;
+        document.serialize_field("schema", "qtf.shm-inspect.heap/1")?;
         document.serialize_field("heap", self.name())?;
         document.serialize_field("entries", &Entries(self))?;
         document.end()

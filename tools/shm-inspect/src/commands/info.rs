@@ -69,7 +69,7 @@ impl InfoReport {
         let (header, control, geometry) = (view.header(), view.control(), view.geometry());
         let arena = view.arena_usage();
         Self {
-            schema: "qtf.shm-inspect.info.v1",
+            schema: "qtf.shm-inspect.info/1",
             source: match &inspected.origin {
                 Origin::Live { shm_id } => Source::Live { shm_id: *shm_id },
                 Origin::Image { file } => Source::Image {

@@ -69,7 +69,7 @@ impl LayoutReport {
                 .collect(),
         });
         Self {
-            schema: "qtf.shm-inspect.layout.v1",
+            schema: "qtf.shm-inspect.layout/1",
             version: format!("{}.{}", header.layout_major, header.layout_minor),
             hash: format!("{:#018x}", header.layout_hash),
             total_bytes: header.total_bytes,

@@ -41,7 +41,7 @@ impl ListReport {
     /// Attaches to each segment in turn, read-only.
     pub(crate) fn new() -> io::Result<Self> {
         let mut report = Self {
-            schema: "qtf.shm-inspect.list.v1",
+            schema: "qtf.shm-inspect.list/1",
             segments: Vec::new(),
             unreadable: 0,
         };

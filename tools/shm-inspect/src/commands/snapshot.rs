@@ -30,7 +30,7 @@ pub(crate) fn write(inspected: &Inspected, output: &Path) -> Result<SnapshotRepo
         )
     })?;
     Ok(SnapshotReport {
-        schema: "qtf.shm-inspect.snapshot.v1",
+        schema: "qtf.shm-inspect.snapshot/1",
         file: output.display().to_string(),
         image_bytes: written.image_bytes,
         written_bytes: written.written_bytes,

@@ -41,7 +41,7 @@ impl TaskReport {
             return Err(Failure::new(Code::NotFound, message));
         }
         Ok(Self {
-            schema: "qtf.shm-inspect.task.v1",
+            schema: "qtf.shm-inspect.task/1",
             task: inspected.task(&reading),
         })
     }

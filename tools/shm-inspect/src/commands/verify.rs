@@ -43,7 +43,7 @@ impl VerifyReport {
     pub(crate) fn new(inspected: &Inspected) -> Self {
         let report = inspected.view().verify();
         Self {
-            schema: "qtf.shm-inspect.verify.v1",
+            schema: "qtf.shm-inspect.verify/1",
             ok: !report.broken(),
             more_findings: report.more_findings,
             checked: Checked {

@@ -48,7 +48,7 @@ impl WorkerReport {
         }
         let owned = assignments::assignments(inspected, Some(index.get()));
         Ok(Self {
-            schema: "qtf.shm-inspect.worker.v1",
+            schema: "qtf.shm-inspect.worker/1",
             worker: inspected.worker(index, &reading),
             assignments: owned
                 .into_iter()
