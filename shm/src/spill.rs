@@ -24,12 +24,14 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// LIMIT: numbers tried for a new file; each miss means that a file of that number is there.
 const NUMBERS_TRIED_MAX: u32 = 64;
+const SUFFIX: &str = ".spill";
 
 /// Where large blobs go.
 #[derive(Debug, Clone)]
 pub struct SpillStore {
     dir: PathBuf,
     limit: u64,
+    segment_id: u64,
     next: Arc<AtomicU64>,
 }
 
@@ -106,8 +108,43 @@ impl SpillStore {
         Self {
             dir: dir.into(),
             limit: limit.min(BLOB_BYTES_MAX),
+            segment_id: 0,
             next: Arc::new(AtomicU64::new(random_u64())),
         }
+    }
+
+    /// The same for the blobs of one segment: its files are told from those of others in the same directory.
+    #[must_use]
+    pub const fn of_segment(mut self, segment_id: u64) -> Self {
+        self.segment_id = segment_id;
+        self
+    }
+
+    /// Removes the files of this segment whose numbers `keeps` does not want; returns how many. For the start of a
+    /// daemon: files that a killed one had not yet written into a slot.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or a file cannot be removed.
+    pub fn remove_others(&self, keeps: impl Fn(u32) -> bool) -> io::Result<u64> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            entries => entries?,
+        };
+        let prefix = format!("{:016x}-", self.segment_id);
+        let mut removed = 0;
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(SUFFIX))
+                .and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            if number.is_some_and(|number| !keeps(number)) {
+                fs::remove_file(entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     /// The directory.
@@ -204,7 +241,8 @@ impl SpillStore {
     }
 
     fn path_of(&self, number: u32) -> PathBuf {
-        self.dir.join(format!("{number:08x}.spill"))
+        self.dir
+            .join(format!("{:016x}-{number:08x}{SUFFIX}", self.segment_id))
     }
 
     fn new_file(&self) -> Result<(u32, PathBuf, File), SpillError> {
@@ -459,6 +497,25 @@ mod tests {
         let read = store.read_at(BlobRef::Inline { len: 3 }, 0, &mut [0; 3]);
         assert!(matches!(read, Err(SpillError::NotSpilled)));
         store.remove(BlobRef::None).unwrap();
+    }
+
+    #[test]
+    fn files_that_nobody_refers_to_are_removed_and_those_of_other_segments_stay() {
+        let (_dir, store) = store();
+        let ours = store.clone().of_segment(7);
+        assert_eq!(ours.remove_others(|_| false).unwrap(), 0);
+        let kept = ours.store(b"kept").unwrap();
+        ours.store(b"lost").unwrap();
+        let other = store.of_segment(8).store(b"other").unwrap();
+        fs::write(ours.dir().join("note.txt"), "").unwrap();
+        let wanted = |number| kept == BlobRef::Spill { number, len: 4 };
+        assert_eq!(ours.remove_others(wanted).unwrap(), 1);
+        assert_eq!(files(&ours), 3);
+        assert_eq!(ours.read_at(kept, 0, &mut [0; 4]).unwrap(), 4);
+        assert!(
+            ours.read_at(other, 0, &mut [0; 5]).is_err(),
+            "of another segment"
+        );
     }
 
     #[test]

@@ -305,6 +305,7 @@ fn adopt(segment: Segment, spec: &SegmentSpec) -> (Segment, Adoption) {
     let other_sizes = *segment.geometry() != spec.geometry;
     let epoch = segment.raise_epoch();
     segment.rebuild_caches(segment.now());
+    segment.remove_lost_spills();
     let adoption = Adoption::Adopted {
         epoch,
         clean,

@@ -116,6 +116,7 @@ impl Deref for Segment {
 
 impl Segment {
     pub(crate) fn of(mut view: SegmentView, spill: SpillStore) -> Self {
+        let spill = spill.of_segment(view.header.segment_id);
         view.spill = Some(spill.clone());
         Self {
             view,

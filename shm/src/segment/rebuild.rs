@@ -3,9 +3,13 @@
 //! Only while no other process writes: at the start of a daemon. Each step starts from the truth, so a kill during the
 //! rebuild costs another rebuild and nothing else.
 
+use core::ops::Range;
+use std::collections::BTreeSet;
+
 use crate::arena::ChunkState;
 use crate::blob::BlobRef;
-use crate::id::{SlotIndex, WorkerIndex};
+use crate::counters::Counter;
+use crate::id::{AttachIndex, SlotIndex, WorkerIndex};
 use crate::segment::Segment;
 use crate::sync::Ordering;
 use crate::task::slot::TaskSlot;
@@ -61,6 +65,44 @@ impl Segment {
             .high_water
             .store(u64::from(end), Ordering::Relaxed);
         rebuilt
+    }
+
+    /// Removes spill files that no slot refers to. Only at the start of a daemon, after [`Segment::rebuild_caches`].
+    pub fn remove_lost_spills(&self) -> u64 {
+        let mut kept = BTreeSet::new();
+        for slot in self.allocated_slots(0..u32::MAX) {
+            for blob in [self.task(slot).payload(), self.task(slot).result()] {
+                if let BlobRef::Spill { number, .. } = blob {
+                    kept.insert(number);
+                }
+            }
+        }
+        let removed = self.spill().remove_others(|number| kept.contains(&number));
+        removed.unwrap_or_else(|_| {
+            // They cost room and nothing else.
+            self.counters().add(Counter::SpillFailed, 1);
+            0
+        })
+    }
+
+    /// Frees chunks, in some blocks of the arena, of tasks that are gone and of submitters that are dead; returns how many.
+    /// Safe at any time: what a living process is about to refer to stays.
+    pub fn sweep_chunks(&self, blocks: Range<u32>, is_dead: impl Fn(AttachIndex) -> bool) -> u64 {
+        self.view
+            .parts
+            .arena()
+            .sweep(blocks, |chunk| match chunk.state {
+                ChunkState::Free => true,
+                ChunkState::Damaged(_) => false,
+                ChunkState::Claimed { attach } => {
+                    let known = AttachIndex::new_checked(attach, self.geometry().attaches());
+                    known.is_some_and(|attach| !is_dead(attach))
+                }
+                ChunkState::Used(owner) => self.slot(owner.slot).is_some_and(|slot| {
+                    let state = self.task(slot).state();
+                    state.phase() != Phase::Free && state.generation() == owner.generation
+                }),
+            })
     }
 
     fn slots_below(&self, end: u32) -> impl Iterator<Item = SlotIndex> + '_ {

@@ -35,6 +35,13 @@ pub enum Heap {
 }
 
 /// A segment to look at.
+///
+/// There is no way from here to something that writes:
+/// ```compile_fail,E0599
+/// fn write(view: &qtf_shm::SegmentView, slot: qtf_shm::SlotIndex) {
+///     view.task(slot).set_failures(1);
+/// }
+/// ```
 #[derive(Debug)]
 pub struct SegmentView {
     pub(crate) parts: Parts,
@@ -57,7 +64,8 @@ impl SegmentView {
 
     /// Tells where spilled blobs lie, so that [`SegmentView::load_blob`] finds them.
     pub fn set_spill_dir(&mut self, dir: impl Into<PathBuf>) {
-        self.spill = Some(SpillStore::open(dir, self.header.payload_limit));
+        let store = SpillStore::open(dir, self.header.payload_limit);
+        self.spill = Some(store.of_segment(self.header.segment_id));
     }
 
     /// What the segment is: constant since its creation.

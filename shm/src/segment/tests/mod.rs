@@ -14,16 +14,19 @@ use crate::id::{AttachIndex, TaskId};
 use crate::layout::Geometry;
 use crate::task::state::Event;
 
-/// A small segment whose spill files go to `dir`.
-pub(super) fn segment_in(dir: impl Into<PathBuf>, tasks: u64, arena_bytes: u64) -> Segment {
-    let geometry = Geometry::for_counts(tasks, 8)
-        .unwrap()
-        .with_arena_bytes(arena_bytes)
-        .unwrap();
-    Segment::in_process(&SegmentSpec {
+/// What a small segment shall be like whose spill files go to `dir`.
+pub(super) fn spec_in(dir: impl Into<PathBuf>, tasks: u64, arena_bytes: u64) -> SegmentSpec {
+    let geometry = Geometry::for_counts(tasks, 8).unwrap();
+    let geometry = geometry.with_arena_bytes(arena_bytes).unwrap();
+    SegmentSpec {
         geometry,
         ..SegmentSpec::new("test", dir)
-    })
+    }
+}
+
+/// A small segment whose spill files go to `dir`.
+pub(super) fn segment_in(dir: impl Into<PathBuf>, tasks: u64, arena_bytes: u64) -> Segment {
+    Segment::in_process(&spec_in(dir, tasks, arena_bytes))
 }
 
 /// A small segment that spills nothing.

@@ -1,11 +1,12 @@
 //! Random lives of tasks against a plain model: who is best, who has which bytes, what is left in the end.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::segment_in;
+use super::{segment_in, spec_in};
 use crate::arena::Purpose;
 use crate::id::{AttachIndex, TaskId, WorkerIndex};
 use crate::segment::{Part, Segment, StoreError, TaskFields};
@@ -61,8 +62,7 @@ struct World {
 }
 
 impl World {
-    fn new(dir: &std::path::Path) -> Self {
-        let segment = segment_in(dir, TASKS as u64, 1 << 20);
+    fn new(segment: Segment) -> Self {
         let worker = WorkerIndex::new_checked(3, 8).unwrap();
         let slot = segment.worker(worker);
         slot.fill(&WorkerFields::default());
@@ -246,35 +246,49 @@ impl World {
     }
 }
 
+/// Runs the steps and compares; then ends all tasks, and looks for what is left.
+fn live(segment: Segment, dir: &Path, steps: &[Step]) {
+    let mut world = World::new(segment);
+    for step in steps {
+        world.run(step);
+    }
+    world.compare();
+    let ids: Vec<TaskId> = world.model.keys().copied().collect();
+    for id in ids {
+        let phase = world.model[&id].phase;
+        if phase == Phase::Ready {
+            world.apply(id, Event::Cancel);
+        } else if phase == Phase::Running {
+            world.apply(id, Event::RequestCancel);
+            world.apply(id, Event::Cancel);
+            world.worker_apply(WorkerEvent::Give);
+        }
+        let task = world.segment.task(id.slot());
+        world.segment.free_task(id.slot(), task.state()).unwrap();
+    }
+    let report = world.segment.verify();
+    assert!(!report.broken(), "{report:?}");
+    assert_eq!((report.tasks_used, report.chunks), (0, 0));
+    assert_eq!(std::fs::read_dir(dir).map_or(0, Iterator::count), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn any_lives_of_tasks_agree_with_the_model(steps in vec(step(), 1..120)) {
         let dir = tempfile::tempdir().unwrap();
-        let mut world = World::new(dir.path());
-        for step in &steps {
-            world.run(step);
-        }
-        world.compare();
-        // Nothing is left when all have gone.
-        let ids: Vec<TaskId> = world.model.keys().copied().collect();
-        for id in ids {
-            let phase = world.model[&id].phase;
-            if phase == Phase::Ready {
-                world.apply(id, Event::Cancel);
-            } else if phase == Phase::Running {
-                world.apply(id, Event::RequestCancel);
-                world.apply(id, Event::Cancel);
-                world.worker_apply(WorkerEvent::Give);
-            }
-            let task = world.segment.task(id.slot());
-            world.segment.free_task(id.slot(), task.state()).unwrap();
-        }
-        let report = world.segment.verify();
-        prop_assert!(!report.broken(), "{:?}", report);
-        prop_assert_eq!((report.tasks_used, report.chunks), (0, 0));
-        let files = std::fs::read_dir(dir.path()).map_or(0, Iterator::count);
-        prop_assert_eq!(files, 0);
+        live(segment_in(dir.path(), TASKS as u64, 1 << 20), dir.path(), &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn memory_of_the_kernel_behaves_as_memory_of_this_process(steps in vec(step(), 1..120)) {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = spec_in(dir.path(), TASKS as u64, 1 << 20);
+        live(Segment::create_private(&spec).unwrap(), dir.path(), &steps);
     }
 }

@@ -139,6 +139,28 @@ fn second_start_adopts_what_the_first_has_left() {
 }
 
 #[test]
+fn adoption_keeps_spill_files_of_tasks_and_removes_lost_ones() {
+    let instance = Instance::new("spills");
+    let (segment, _) = instance.start().unwrap();
+    let task = submit(&segment, 1, 1, &vec![6; 100_000]);
+    segment.spill().store(&[1; 10]).unwrap();
+    segment.detach();
+    let files = || {
+        std::fs::read_dir(instance.dir.path().join("spill"))
+            .unwrap()
+            .count()
+    };
+    assert_eq!(files(), 2);
+    let (segment, _) = instance.start().unwrap();
+    assert_eq!(files(), 1);
+    let mut out = [0; 16];
+    assert_eq!(
+        segment.load(task, Part::Payload, 99_990, &mut out).unwrap(),
+        10
+    );
+}
+
+#[test]
 fn two_attachments_see_the_same_and_the_view_is_by_id_or_name() {
     let instance = Instance::new("views");
     let (segment, _) = instance.start().unwrap();

@@ -259,6 +259,28 @@ fn chunks_and_references_that_disagree_are_found() {
 }
 
 #[test]
+fn sweep_frees_chunks_of_the_gone_and_of_the_dead_only() {
+    let segment = lively();
+    let arena = segment.view.parts.arena();
+    let gone = ChunkOwner {
+        slot: 63,
+        generation: 9,
+    };
+    arena.store(0, gone, &[1; 10], Purpose::Result).unwrap();
+    let slot = first_in(&segment, Phase::Ready);
+    let id = segment.task(slot).state().id(slot).unwrap();
+    let pending = segment.store(id, &[3; 100], Purpose::Result).unwrap();
+    let dead = arena.allocate(7, 100, Purpose::Result).unwrap();
+    let alive = arena.allocate(2, 100, Purpose::Result).unwrap();
+    let freed = segment.sweep_chunks(0..u32::MAX, |attach| attach.get() == 7);
+    assert_eq!(freed, 2);
+    arena.abandon(alive);
+    arena.abandon(dead);
+    segment.release(id, pending);
+    assert!(!segment.verify().broken());
+}
+
+#[test]
 fn rebuild_heals_everything_that_caches_can_get_wrong() {
     let segment = lively();
     let want: Vec<_> = segment.ready().entries_in_order().collect();
