@@ -210,9 +210,12 @@ impl World {
         (record.unfinished(), record.kept())
     }
 
-    /// State words, leaves and counts agree.
+    /// State words, leaves and counts agree; more strictly than the segment's own check, which allows for
+    /// other processes.
     pub(crate) fn verify(&self) {
         let segment = self.segment();
+        let report = segment.verify();
+        assert!(!report.broken() && !report.torn(), "{report:#?}");
         for heap in [Heap::Task, Heap::Worker, Heap::Timer, Heap::Lease] {
             assert_eq!(segment.heap(heap).check().count(), 0, "{heap:?}");
         }

@@ -1,0 +1,92 @@
+//! What clients do in the simulation.
+
+use qtf_engine::{Payload, RejectReason, Submission};
+use qtf_shm::Phase;
+
+use crate::world::World;
+
+const KINDS: [&str; 3] = ["exec", "render", "odd"];
+
+impl World {
+    pub(crate) fn client_acts(&mut self) {
+        match self.rng.u8(0..10) {
+            0..=5 => self.submit(),
+            6 => self.cancel(),
+            7 => self.reprioritise(),
+            _ => self.forget(),
+        }
+    }
+
+    fn submit(&mut self) {
+        let client = self.clients[self.rng.usize(..self.clients.len())];
+        let bytes = vec![1; self.rng.usize(0..300)];
+        let kind = match self.rng.u8(..) {
+            0..8 => KINDS[2],
+            8..60 => KINDS[1],
+            _ => KINDS[0],
+        };
+        let mut submission = Submission::new(client, kind, Payload::Bytes(&bytes));
+        submission.priority = Some(self.rng.u32(0..4) * 64);
+        submission.retries = self.rng.u32(0..3);
+        submission.discard_result = self.rng.u8(..) < 64;
+        submission.timeout_ms = if self.rng.bool() { 20 } else { 0 };
+        submission.estimate_ms = self.rng.u32(0..2);
+        submission.delay_ms = if self.rng.u8(..) < 32 {
+            self.rng.u64(0..50)
+        } else {
+            0
+        };
+        let (retries, discard) = (submission.retries, submission.discard_result);
+        match self.engine.submit(self.now, &submission) {
+            Ok(id) => self.model.accepted(id, client, (retries, discard)),
+            Err(refused) => assert!(
+                matches!(
+                    refused.reason,
+                    RejectReason::TasksFull | RejectReason::ArenaFull
+                ),
+                "{refused}"
+            ),
+        }
+    }
+
+    fn cancel(&mut self) {
+        let Some(id) = self.model.random(&mut self.rng) else {
+            return;
+        };
+        let answer = self.engine.cancel(self.now, id);
+        let task = self.model.tasks.get_mut(&id).expect("it was found there");
+        match (task.end, answer) {
+            (None, Ok(phase)) => {
+                assert!(
+                    matches!(phase, Phase::Cancelled | Phase::Assigned | Phase::Running),
+                    "{id} is {phase}"
+                );
+                task.is_cancel_asked = true;
+            }
+            (Some((Phase::Cancelled, _)), Ok(phase)) => assert_eq!(phase, Phase::Cancelled),
+            (Some(_), Err(refused)) => assert_eq!(refused.reason, RejectReason::WrongState),
+            (end, answer) => panic!("{id}: {end:?} {answer:?}"),
+        }
+    }
+
+    fn reprioritise(&mut self) {
+        if let Some(id) = self.model.random(&mut self.rng) {
+            let priority = self.rng.u32(0..256);
+            if self.engine.update_priority(self.now, id, priority).is_ok() {
+                assert!(self.model.tasks[&id].end.is_none());
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        let Some(id) = self.model.random(&mut self.rng) else {
+            return;
+        };
+        let answer = self.engine.forget(self.now, id);
+        let has_ended = self.model.tasks[&id].end.is_some();
+        assert_eq!(answer.is_ok(), has_ended, "{id}: {answer:?}");
+        if has_ended {
+            self.model.freed(id);
+        }
+    }
+}
