@@ -43,6 +43,7 @@ mod entries;
 mod key;
 mod repair;
 mod shape;
+mod tenancy;
 #[cfg(test)]
 mod tests;
 
