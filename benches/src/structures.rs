@@ -216,7 +216,7 @@ fn repairs() {
     let tree = MinTree::new(&words, &shape);
     let entries = || (0..CAPACITY).map(|leaf| (leaf, Key::ready(1, u64::from(leaf), 1)));
     measure("tree: rebuild, whole", CAPACITY, 1, || {
-        tree.rebuild(entries())
+        tree.rebuild(entries());
     });
     measure("tree: scrub, whole", CAPACITY, 1, || {
         black_box(tree.scrub());

@@ -130,7 +130,7 @@ impl Desk {
 
 fn model(check: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound.get_or_insert(3);
+    builder.preemption_bound.get_or_insert(4);
     builder.check(check);
 }
 

@@ -7,9 +7,6 @@ use crate::task::slot::TaskSlot;
 use crate::task::state::{Event, IllegalTransition, Phase, StateWord};
 use crate::tree::{Key, MinTree};
 
-/// LIMIT: leaves of earlier tenants that one insertion clears away; more means that somebody keeps writing them.
-const STALE_LEAVES_MAX: u32 = 8;
-
 /// Why a change of a state word was not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
@@ -97,22 +94,9 @@ impl Segment {
         (tree, key): (MinTree<'_>, Key),
         belongs: impl Fn(StateWord) -> bool,
     ) -> bool {
-        if self.slot(slot.get()).is_none() || key.is_empty() {
-            return false;
-        }
-        for _ in 0..STALE_LEAVES_MAX {
-            if !belongs(self.task(slot).state()) {
-                return false;
-            }
-            match tree.insert(slot.get(), key) {
-                Ok(()) => return true,
-                Err(found) if found.0 == key => return true,
-                Err(found) => {
-                    let _ = tree.remove(slot.get(), found.0);
-                }
-            }
-        }
-        false
+        self.slot(slot.get()).is_some()
+            && !key.is_empty()
+            && tree.claim_leaf(slot.get(), key, || belongs(self.task(slot).state()))
     }
 
     fn unindex(&self, slot: SlotIndex, tree: &MinTree<'_>) {

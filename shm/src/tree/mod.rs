@@ -20,6 +20,7 @@
 //! |---|---|---|
 //! | `tree.leaf` | leaf (`insert`, `remove`, `rekey`, `set`), then the parent word | `tree.fix` |
 //! | `tree.fix` | inner word, then its children again: the second look | `tree.leaf`, `tree.fix` one level down |
+//! | `tree.tenancy` | leaf, then the slot's state (`tenancy.rs`) | the state, then the leaf |
 //!
 //! # Why it is right
 //! Whoever changes a word looks at the parent next, and whoever changes an inner word looks at the
@@ -37,7 +38,8 @@
 //! after a death. So "the root is empty" alone must never be taken for "there is no work".
 //!
 //! # Where tested
-//! `tree/tests.rs` (naive model, kill points, corruption), `shm/tests/loom_tree.rs` (models, mutants).
+//! `tree/tests.rs` (naive model, kill points, nonsense, threads), `shm/tests/loom_tree.rs` and
+//! `loom_state.rs` (models, with `loom_mutants.txt`).
 
 mod entries;
 mod key;
