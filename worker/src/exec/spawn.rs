@@ -18,7 +18,8 @@ use crate::attempt::Ending;
 use crate::sys;
 
 /// Of the worker's environment, what each program gets.
-const BASE_ENVIRONMENT: [&str; 7] = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+pub(super) const BASE_ENVIRONMENT: [&str; 7] =
+    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
 // The machine is short of something for a moment: processes, descriptors, memory.
 const SHORTAGE_TRIES: u32 = 5;

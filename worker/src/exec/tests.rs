@@ -155,11 +155,21 @@ async fn environment_is_the_base_and_what_the_task_says() {
         seen[&b"PATH"[..]],
         std::env::var_os("PATH").unwrap().as_bytes()
     );
-    assert!(!seen.contains_key(&b"CARGO_MANIFEST_DIR"[..]), "inherited");
+    let not_base = |name: &String| !super::spawn::BASE_ENVIRONMENT.contains(&name.as_str());
+    let others: Vec<String> = std::env::vars()
+        .map(|(name, _)| name)
+        .filter(not_base)
+        .collect();
+    for name in &others {
+        assert!(!seen.contains_key(name.as_bytes()), "{name} is inherited");
+    }
 
     let policy = ExecPolicy::default().inherit_environment(true);
     let ending = run_with(super::tests::spec(["env"]), policy, 0).await;
-    assert!(text(&ending.output.stdout).contains("CARGO_MANIFEST_DIR="));
+    let all = text(&ending.output.stdout);
+    for name in &others {
+        assert!(all.contains(&format!("{name}=")), "{name} is not inherited");
+    }
 }
 
 #[tokio::test]

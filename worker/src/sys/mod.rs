@@ -20,6 +20,9 @@ use tokio::io::unix::AsyncFd;
 /// Lets the child die with the thread that starts it, so that no task outlives a killed worker, and gives
 /// it no descriptors but its three.
 ///
+/// What a program has started in turn is not reached by this when the worker is killed with SIGKILL: that
+/// takes a control group around the worker, which a service manager gives.
+///
 /// The kernel ties this to the *thread*: start children from threads that live as long as the worker,
 /// never from a pool that shrinks.
 pub(crate) fn isolate_child(command: &mut Command) {
