@@ -73,12 +73,7 @@ fn print_table(record: &SizeRecord) -> std::io::Result<()> {
     };
     let rows: Vec<Vec<String>> = record.regions.iter().map(row).collect();
     let mut out = std::io::stdout().lock();
-    write_table(
-        &["REGION", "COUNT", "EACH", "BYTES"],
-        &rows,
-        false,
-        &mut out,
-    )?;
+    write_table(&["REGION", "COUNT", "EACH", "BYTES"], &rows, None, &mut out)?;
     writeln!(
         out,
         "\n{} tasks, {} workers, {} bytes of arena: {} bytes = {:.1} MiB",

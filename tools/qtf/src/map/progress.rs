@@ -29,9 +29,9 @@ pub(crate) fn set_total(bar: &ProgressBar, total: u64) {
 
 fn style(total_is_known: bool) -> ProgressStyle {
     let template = if total_is_known {
-        "{bar:30} {pos}/{len} {per_sec} eta {eta} {msg}"
+        "{bar:30} {pos}/{len} {elapsed} eta {eta}"
     } else {
-        "{spinner} {pos} done {per_sec} {elapsed} {msg}"
+        "{spinner} {pos} done {elapsed}"
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
@@ -43,8 +43,8 @@ mod tests {
     #[test]
     fn both_templates_are_understood() {
         for template in [
-            "{bar:30} {pos}/{len} {per_sec} eta {eta} {msg}",
-            "{spinner} {pos} done {per_sec} {elapsed} {msg}",
+            "{bar:30} {pos}/{len} {elapsed} eta {eta}",
+            "{spinner} {pos} done {elapsed}",
         ] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }

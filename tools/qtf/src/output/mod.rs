@@ -7,14 +7,14 @@ mod bytes;
 mod command_text;
 mod table;
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 
 use serde::Serialize;
 
 use crate::args::OutputMode;
 pub(crate) use bytes::JsonBytes;
 pub(crate) use command_text::{command_of_payload, quoted, visible};
-pub(crate) use table::{write_fields, write_table};
+pub(crate) use table::{terminal_width, write_fields, write_table};
 
 /// A thing that commands list.
 pub(crate) trait Listed: Serialize {
@@ -41,22 +41,21 @@ struct Document<'a, T: Serialize> {
 
 /// Writes a list in the form that was asked for.
 pub(crate) fn print_list<T: Listed>(mode: OutputMode, items: &[T]) -> io::Result<()> {
-    let terminal = io::stdout().is_terminal();
     let mut out = io::BufWriter::new(io::stdout().lock());
-    write_list(mode, items, terminal, &mut out)?;
+    write_list(mode, items, terminal_width(), &mut out)?;
     out.flush()
 }
 
 fn write_list<T: Listed>(
     mode: OutputMode,
     items: &[T],
-    terminal: bool,
+    width: Option<usize>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     match mode {
         OutputMode::Table => {
             let rows: Vec<Vec<String>> = items.iter().map(Listed::cells).collect();
-            write_table(T::COLUMNS, &rows, terminal, out)
+            write_table(T::COLUMNS, &rows, width, out)
         }
         OutputMode::Json => {
             let body = std::collections::BTreeMap::from([(T::LIST, items)]);
@@ -125,7 +124,7 @@ mod tests {
     fn written(mode: OutputMode) -> String {
         let mut out = Vec::new();
         let things = [Thing { id: "a", count: 1 }, Thing { id: "b", count: 2 }];
-        write_list(mode, &things, false, &mut out).unwrap();
+        write_list(mode, &things, None, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -150,7 +149,7 @@ mod tests {
     #[test]
     fn an_empty_list_is_an_empty_list() {
         let mut out = Vec::new();
-        write_list::<Thing>(OutputMode::Json, &[], false, &mut out).unwrap();
+        write_list::<Thing>(OutputMode::Json, &[], None, &mut out).unwrap();
         assert_eq!(out, b"{\"schema\":\"qtf.things/1\",\"things\":[]}\n");
     }
 }
