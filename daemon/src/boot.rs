@@ -109,10 +109,13 @@ impl BootError {
         let address = address.to_string();
         match error {
             BindError::InUse => Self::AddressInUse { address },
-            other => Self::Address {
+            BindError::NotASocket
+            | BindError::NoAddress
+            | BindError::Unsupported
+            | BindError::Io(_) => Self::Address {
                 address,
-                reason: other.to_string(),
-                kind: other.kind().unwrap_or(io::ErrorKind::Other),
+                reason: error.to_string(),
+                kind: error.kind().unwrap_or(io::ErrorKind::Other),
             },
         }
     }
@@ -130,12 +133,14 @@ fn exit_of_segment(error: &CreateError) -> Exit {
     match error {
         CreateError::Limit { .. } | CreateError::Addresses { .. } => Exit::NoMemory,
         CreateError::WrongOwner { .. } => Exit::NoPermission,
-        CreateError::BeingMade { .. } | CreateError::KeysTaken { .. } => Exit::InUse,
+        CreateError::InUse { .. }
+        | CreateError::BeingMade { .. }
+        | CreateError::KeysTaken { .. } => Exit::InUse,
         CreateError::Instance(_) => Exit::Usage,
         CreateError::Call { source, .. } | CreateError::Park { source, .. } => {
             exit_of(source.kind())
         }
-        _ => Exit::Failed,
+        CreateError::Header(_) => Exit::Failed,
     }
 }
 
@@ -307,7 +312,6 @@ fn report_adoption(segment: &Segment, adoption: &Adoption) {
         Adoption::Parked { file, why } => {
             tracing::warn!(?id, file = %file.display(), why, "the old segment cannot be used: saved to a file, new one made");
         }
-        _ => {}
     }
 }
 

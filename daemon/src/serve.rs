@@ -247,16 +247,20 @@ fn leave(settings: &Settings, segment: Arc<Segment>, lock: Option<LockFile>) {
     match settings.segment {
         SegmentKind::Named if is_ours => segment.set_clean_shutdown(),
         SegmentKind::Named => {}
-        SegmentKind::Private => {
-            if let Err(error) = std::fs::remove_dir_all(&settings.spill_dir) {
-                if error.kind() != std::io::ErrorKind::NotFound {
-                    tracing::warn!(%error, folder = %settings.spill_dir.display(), "spill folder not removed");
-                }
-            }
-        }
+        SegmentKind::Private => remove_spill_dir(&settings.spill_dir),
     }
     drop(segment);
     // Last: while it is held no other daemon touches the segment.
     drop(lock);
     tracing::info!("stopped");
+}
+
+fn remove_spill_dir(folder: &std::path::Path) {
+    match std::fs::remove_dir_all(folder) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(%error, folder = %folder.display(), "spill folder not removed");
+        }
+    }
 }

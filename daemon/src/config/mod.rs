@@ -1,7 +1,9 @@
-//! Configuration: `raw` is what file and flags say, `settings` what the daemon works with.
+//! Configuration: `raw` is what file and flags say, `settings` what the daemon works with, `check` stands
+//! between them.
 //!
 //! Flags stand over the file, the file over defaults. Nothing after start sees `raw`.
 
+mod check;
 pub mod raw;
 pub mod settings;
 

@@ -164,7 +164,6 @@ pub enum ConfigError {
     },
 }
 
-#[expect(clippy::ref_option, reason = "the shape of the error's field")]
 fn suggestion(nearest: &Option<&'static str>) -> String {
     nearest.map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }

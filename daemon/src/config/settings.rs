@@ -1,20 +1,22 @@
 //! The validated configuration; built only by [`Settings::from_raw`] and [`Settings::private`].
 //!
-//! Every limit has a default and a range here and nowhere else. Tested at the end of this file.
+//! Defaults and ranges are in `check`. Tested at the end of this file.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use qtf_proto::address::{self, Address};
 
+use super::check::{
+    access_of, check_durability, check_instance, core_of, idle_of, limits_of, listen_address,
+    network_of, size_of, spill_dir, times_of,
+};
 use super::raw::{CoreValue, RawConfig};
 
 /// Default size of the segment: 256 MiB.
 pub const SEGMENT_BYTES: u64 = 256 << 20;
 /// Largest payload or output by default: 64 MiB.
 pub const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
-/// LIMIT: a blob reference has 30 bits for the length.
-const PAYLOAD_BYTES_HIGHEST: u64 = (1 << 30) - 1;
 
 /// Which core the daemon's thread is pinned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +180,8 @@ impl Settings {
     /// The first value that is out of range, unknown, or contradicts another.
     pub fn from_raw(raw: RawConfig) -> Result<Self, SettingsError> {
         check_durability(raw.durability.as_deref())?;
+        let times = times_of(&raw)?;
+        let limits = limits_of(&raw)?;
         let instance = check_instance(raw.instance.unwrap_or_else(|| "default".to_owned()))?;
         let runtime_dir = raw.runtime_dir.unwrap_or_else(address::runtime_dir);
         let listen = match raw.listen {
@@ -187,7 +191,7 @@ impl Settings {
                 .map(|text| listen_address(text))
                 .collect::<Result<_, _>>()?,
         };
-        Ok(Self {
+        Self {
             listen,
             spill_dir: raw
                 .spill_dir
@@ -199,57 +203,12 @@ impl Settings {
             segment: SegmentKind::Named,
             segment_size: size_of(raw.segment_bytes, raw.segment_tasks, raw.segment_workers)?,
             segment_access: access_of(raw.segment_group, raw.segment_group_access.as_deref())?,
-            times: Times {
-                lease: millis("lease_ms", raw.lease_ms, 5_000, 100, 86_400_000)?,
-                heartbeat: millis("heartbeat_ms", raw.heartbeat_ms, 1_000, 10, 3_600_000)?,
-                probe: millis("probe_ms", raw.probe_ms, 2_000, 10, 3_600_000)?,
-                result_ttl: millis(
-                    "result_ttl_ms",
-                    raw.result_ttl_ms,
-                    3_600_000,
-                    100,
-                    31_536_000_000,
-                )?,
-                stop_grace: millis("stop_grace_ms", raw.stop_grace_ms, 10_000, 10, 3_600_000)?,
-                handshake: millis("handshake_ms", raw.handshake_ms, 5_000, 10, 600_000)?,
-                stop_deadline: millis("stop_deadline_ms", raw.stop_deadline_ms, 5_000, 0, 600_000)?,
-            },
-            limits: Limits {
-                payload_bytes: bounded(
-                    "payload_bytes_max",
-                    raw.payload_bytes_max,
-                    PAYLOAD_BYTES_MAX,
-                    (64, PAYLOAD_BYTES_HIGHEST),
-                )?,
-                message_bytes: count(
-                    "message_bytes_max",
-                    raw.message_bytes_max,
-                    4 << 20,
-                    (128 << 10, 64 << 20),
-                )?,
-                connections: count(
-                    "connections_max",
-                    raw.connections_max,
-                    10_000,
-                    (1, 1_000_000),
-                )?,
-                streams_per_connection: u32_of(
-                    "streams_per_connection_max",
-                    raw.streams_per_connection_max,
-                    256,
-                    (8, 65_535),
-                )?,
-                uploads: count(
-                    "uploads_max",
-                    raw.uploads_max.map(u64::from),
-                    256,
-                    (1, 65_535),
-                )?,
-            },
+            times,
+            limits,
             instance,
             runtime_dir,
         }
-        .checked()?)
+        .checked()
     }
 
     /// For a daemon inside another program: private segment, not pinned, no listening socket.
@@ -416,201 +375,6 @@ impl Settings {
     }
 }
 
-fn check_durability(durability: Option<&str>) -> Result<(), SettingsError> {
-    match durability {
-        None | Some("memory") => Ok(()),
-        Some("journal") => Err(SettingsError::NoJournal),
-        Some(other) => Err(not_one_of("durability", other, "\"memory\"")),
-    }
-}
-
-fn check_instance(instance: String) -> Result<String, SettingsError> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let good = (1..=48).contains(&instance.len())
-        && instance.chars().all(fits)
-        && !instance.starts_with(['.', '-']);
-    if good {
-        return Ok(instance);
-    }
-    Err(not_one_of(
-        "instance",
-        &instance,
-        "1 to 48 letters, digits, `-`, `_`, `.`, first a letter, digit or `_`",
-    ))
-}
-
-fn listen_address(text: &str) -> Result<Address, SettingsError> {
-    // Port 0 is no address to go to, but one to listen on: the kernel chooses.
-    if let Some(host) = text.strip_suffix(":0") {
-        return listen_address(&format!("{host}:1")).map(|_| Address::Tcp(text.to_owned()));
-    }
-    let bad = |message: String| SettingsError::Listen {
-        value: text.to_owned(),
-        message,
-    };
-    match text.parse::<Address>() {
-        Ok(address @ (Address::Unix(_) | Address::Tcp(_))) => Ok(address),
-        Ok(Address::InProcess(_)) => Err(bad("cannot be listened on".to_owned())),
-        Err(error) => Err(bad(error.to_string())),
-    }
-}
-
-fn spill_dir(data_dir: Option<PathBuf>, runtime_dir: &std::path::Path, instance: &str) -> PathBuf {
-    data_dir
-        .unwrap_or_else(|| runtime_dir.to_owned())
-        .join(format!("{instance}.spill"))
-}
-
-fn core_of(core: Option<CoreValue>) -> Result<Core, SettingsError> {
-    match core {
-        None => Ok(Core::Auto),
-        Some(CoreValue::Word(word)) if word == "none" => Ok(Core::None),
-        Some(CoreValue::Word(word)) => Err(not_one_of("core", &word, "a core number or \"none\"")),
-        // LIMIT: the kernel's affinity mask, as libc has it, holds 1,024 cores.
-        Some(CoreValue::Number(number)) => match u16::try_from(number) {
-            Ok(number) if number < 1024 => Ok(Core::Number(number)),
-            _ => Err(SettingsError::OutOfRange {
-                key: "core",
-                value: number.into(),
-                low: 0,
-                high: 1023,
-            }),
-        },
-    }
-}
-
-fn idle_of(idle: Option<&str>) -> Result<Idle, SettingsError> {
-    match idle {
-        None | Some("adaptive") => Ok(Idle::Adaptive),
-        Some("spin") => Ok(Idle::Spin),
-        Some(other) => Err(not_one_of("idle", other, "\"adaptive\" or \"spin\"")),
-    }
-}
-
-fn network_of(network: Option<&str>) -> Result<Network, SettingsError> {
-    match network {
-        None | Some("auto") => Ok(Network::Auto),
-        Some("io_uring") => Ok(Network::IoUring),
-        Some("tokio") => Ok(Network::Tokio),
-        Some(other) => Err(not_one_of(
-            "network",
-            other,
-            "\"auto\", \"io_uring\" or \"tokio\"",
-        )),
-    }
-}
-
-fn size_of(
-    bytes: Option<u64>,
-    tasks: Option<u64>,
-    workers: Option<u64>,
-) -> Result<SegmentSize, SettingsError> {
-    match (bytes, tasks, workers) {
-        (None, None, None) => Ok(SegmentSize::Bytes(SEGMENT_BYTES)),
-        (Some(bytes), None, None) => bounded(
-            "segment_bytes",
-            Some(bytes),
-            SEGMENT_BYTES,
-            (1 << 20, 1 << 40),
-        )
-        .map(SegmentSize::Bytes),
-        (None, Some(tasks), Some(workers)) => Ok(SegmentSize::Counts {
-            tasks: bounded("segment_tasks", Some(tasks), 0, (1, 1 << 24))?,
-            workers: bounded("segment_workers", Some(workers), 0, (1, 4_095))?,
-        }),
-        (None, _, _) => Err(SettingsError::Together(
-            "segment_tasks and segment_workers go together",
-        )),
-        (Some(_), _, _) => Err(SettingsError::Together(
-            "segment_bytes excludes segment_tasks and segment_workers: give one or the other",
-        )),
-    }
-}
-
-fn access_of(group: Option<String>, access: Option<&str>) -> Result<SegmentAccess, SettingsError> {
-    let Some(group) = group else {
-        return match access {
-            None => Ok(SegmentAccess::Owner),
-            Some(_) => Err(SettingsError::Together(
-                "segment_group_access needs segment_group",
-            )),
-        };
-    };
-    let gid = match group.parse::<u32>() {
-        Ok(gid) => gid,
-        Err(_) => match nix::unistd::Group::from_name(&group) {
-            Ok(Some(found)) => found.gid.as_raw(),
-            Ok(None) | Err(_) => return Err(SettingsError::NoSuchGroup(group)),
-        },
-    };
-    match access {
-        None | Some("read") => Ok(SegmentAccess::GroupRead(gid)),
-        Some("write") => Ok(SegmentAccess::GroupWrite(gid)),
-        Some(other) => Err(not_one_of(
-            "segment_group_access",
-            other,
-            "\"read\" or \"write\"",
-        )),
-    }
-}
-
-fn not_one_of(key: &'static str, value: &str, allowed: &'static str) -> SettingsError {
-    SettingsError::NotOneOf {
-        key,
-        value: value.to_owned(),
-        allowed,
-    }
-}
-
-fn bounded(
-    key: &'static str,
-    value: Option<u64>,
-    default: u64,
-    range: (u64, u64),
-) -> Result<u64, SettingsError> {
-    let (low, high) = range;
-    let value = value.unwrap_or(default);
-    if (low..=high).contains(&value) {
-        return Ok(value);
-    }
-    Err(SettingsError::OutOfRange {
-        key,
-        value,
-        low,
-        high,
-    })
-}
-
-fn count(
-    key: &'static str,
-    value: Option<u64>,
-    default: u64,
-    range: (u64, u64),
-) -> Result<usize, SettingsError> {
-    bounded(key, value, default, range).map(|value| usize::try_from(value).unwrap_or(usize::MAX))
-}
-
-fn u32_of(
-    key: &'static str,
-    value: Option<u32>,
-    default: u32,
-    range: (u32, u32),
-) -> Result<u32, SettingsError> {
-    let range = (range.0.into(), range.1.into());
-    bounded(key, value.map(u64::from), default.into(), range)
-        .map(|value| u32::try_from(value).unwrap_or(u32::MAX))
-}
-
-fn millis(
-    key: &'static str,
-    value: Option<u64>,
-    default: u64,
-    low: u64,
-    high: u64,
-) -> Result<Duration, SettingsError> {
-    bounded(key, value, default, (low, high)).map(Duration::from_millis)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -655,78 +419,26 @@ mod tests {
     #[test]
     fn each_bad_value_names_its_key_and_what_is_allowed() {
         let cases = [
+            ("idle = \"nap\"", "idle = \"nap\""),
+            ("network = \"dpdk\"", "network = \"dpdk\""),
+            ("core = \"all\"", "core = \"all\""),
+            ("core = 5000", "core = 5000: must be 0 to 1023"),
+            ("lease_ms = 1", "lease_ms = 1: must be 100"),
+            ("instance = \"a/b\"", "instance = \"a/b\""),
+            ("listen = [\"shm:x\"]", "listen = \"shm:x\""),
+            ("segment_tasks = 5", "segment_tasks and segment_workers"),
+            ("heartbeat_ms = 9000", "heartbeat_ms must be below lease_ms"),
             (
-                RawConfig {
-                    idle: Some("nap".into()),
-                    ..RawConfig::default()
-                },
-                "idle = \"nap\"",
-            ),
-            (
-                RawConfig {
-                    network: Some("dpdk".into()),
-                    ..RawConfig::default()
-                },
-                "network = \"dpdk\"",
-            ),
-            (
-                RawConfig {
-                    core: Some(CoreValue::Word("all".into())),
-                    ..RawConfig::default()
-                },
-                "core = \"all\"",
-            ),
-            (
-                RawConfig {
-                    core: Some(CoreValue::Number(5000)),
-                    ..RawConfig::default()
-                },
-                "core = 5000",
-            ),
-            (
-                RawConfig {
-                    lease_ms: Some(1),
-                    ..RawConfig::default()
-                },
-                "lease_ms = 1: must be 100",
-            ),
-            (
-                RawConfig {
-                    instance: Some("a/b".into()),
-                    ..RawConfig::default()
-                },
-                "instance = \"a/b\"",
-            ),
-            (
-                RawConfig {
-                    listen: Some(vec!["shm:x".into()]),
-                    ..RawConfig::default()
-                },
-                "listen = \"shm:x\"",
-            ),
-            (
-                RawConfig {
-                    segment_tasks: Some(5),
-                    ..RawConfig::default()
-                },
-                "segment_tasks and segment_workers",
-            ),
-            (
-                RawConfig {
-                    heartbeat_ms: Some(9_000),
-                    ..RawConfig::default()
-                },
-                "heartbeat_ms must be below lease_ms",
-            ),
-            (
-                RawConfig {
-                    segment_group: Some("no such group".into()),
-                    ..RawConfig::default()
-                },
+                "segment_group = \"no such group\"",
                 "segment_group = \"no such group\"",
             ),
+            (
+                "segment_group_access = \"read\"",
+                "segment_group_access needs segment_group",
+            ),
         ];
-        for (raw, start) in cases {
+        for (text, start) in cases {
+            let raw = RawConfig::from_toml(std::path::Path::new("case"), text).unwrap();
             let message = refusal(raw);
             assert!(message.starts_with(start), "{message}");
         }

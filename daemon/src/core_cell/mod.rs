@@ -132,7 +132,7 @@ impl Core {
             return 0;
         }
         self.engine.segment().set_daemon_beat(now.stamp());
-        let mut work = u64::from(self.engine.cycle(now).get());
+        let mut work = self.engine.cycle(now).get();
         while let Some(effect) = self.engine.pop_effect() {
             work = work.saturating_add(1);
             self.route(effect);
@@ -142,9 +142,10 @@ impl Core {
     }
 
     fn route(&mut self, effect: Effect) {
-        match effect {
-            Effect::Finished { task, phase } => self.watches.finished(task, phase),
-            other => self.routes.route(other),
+        if let Effect::Finished { task, phase } = effect {
+            self.watches.finished(task, phase);
+        } else {
+            self.routes.route(effect);
         }
     }
 

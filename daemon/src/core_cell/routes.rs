@@ -227,10 +227,10 @@ impl Routes {
 
     /// The worker is no more: its route goes, its streams end.
     pub(crate) fn forget(&mut self, id: WorkerId) {
-        if self.get(id).is_some() {
-            if let Some(route) = self.workers[id.slot().position()].take() {
-                route.wake_both();
-            }
+        if self.get(id).is_some()
+            && let Some(route) = self.workers[id.slot().position()].take()
+        {
+            route.wake_both();
         }
     }
 
@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     fn worker(slot: u16, incarnation: u32) -> WorkerId {
-        WorkerId::from_raw(u64::from(incarnation) << 12 | u64::from(slot)).unwrap()
+        WorkerId::from_raw((u64::from(incarnation) << 12) | u64::from(slot)).unwrap()
     }
 
     fn dispatch(id: WorkerId) -> Effect {

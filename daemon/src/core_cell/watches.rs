@@ -65,10 +65,10 @@ impl Watches {
                 limit: self.watches_max,
             });
         }
-        if let Some(watcher) = self.watchers.get_mut(&key) {
-            if self.by_task.insert((task.as_raw(), key)) {
-                watcher.waiting = watcher.waiting.saturating_add(1);
-            }
+        if let Some(watcher) = self.watchers.get_mut(&key)
+            && self.by_task.insert((task.as_raw(), key))
+        {
+            watcher.waiting = watcher.waiting.saturating_add(1);
         }
         Ok(())
     }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn task(number: u64) -> TaskId {
-        TaskId::from_raw(1 << 24 | number).unwrap()
+        TaskId::from_raw((1 << 24) | number).unwrap()
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
         let mut watches = Watches::new(10);
         let key = watches.open();
         watches.add(key, task(1)).unwrap();
-        watches.finished(TaskId::from_raw(2 << 24 | 1).unwrap(), Phase::Done);
+        watches.finished(TaskId::from_raw((2 << 24) | 1).unwrap(), Phase::Done);
         assert_eq!(watches.next_ended(key), None);
     }
 

@@ -121,7 +121,7 @@ fn is_first_member(side: &qtf_shm::SideRecord) -> bool {
 pub(crate) fn last_worker(core: &Core, record: &TaskRecord) -> Option<(u64, String, String)> {
     let index = match record.state.owner() {
         qtf_shm::Owner::Worker(worker) => worker,
-        _ => record.state.last_worker()?,
+        qtf_shm::Owner::None | qtf_shm::Owner::Attach(_) => record.state.last_worker()?,
     };
     let worker = core.segment().read_worker(index)?.record;
     Some((worker.id.as_raw(), worker.name, worker.host))
@@ -141,7 +141,7 @@ pub(crate) fn uid_of_client(core: &Core, client: u16) -> Option<u32> {
 pub(crate) fn kind_names(core: &Core, kinds: u64) -> Vec<String> {
     let count = core.segment().geometry().kinds().min(64);
     (0..count)
-        .filter(|number| kinds >> number & 1 == 1)
+        .filter(|number| (kinds >> number) & 1 == 1)
         .filter_map(|number| KindIndex::new_checked(u16::try_from(number).ok()?, count))
         .filter_map(|kind| core.segment().kind_name(kind))
         .collect()
@@ -160,7 +160,7 @@ pub(crate) fn ms_of_ns(ns: u64) -> u32 {
 /// The state that a client sees.
 pub(crate) fn state_of(phase: Phase) -> TaskState {
     match phase {
-        Phase::Free | Phase::Claimed => TaskState::Unspecified,
+        Phase::Free | Phase::Claimed | Phase::Reserved => TaskState::Unspecified,
         Phase::Submitted => TaskState::Submitted,
         Phase::Blocked => TaskState::Blocked,
         Phase::Held => TaskState::Held,
@@ -174,7 +174,6 @@ pub(crate) fn state_of(phase: Phase) -> TaskState {
         Phase::Cancelled => TaskState::Cancelled,
         Phase::DeadLetter => TaskState::DeadLetter,
         Phase::Quarantine => TaskState::Quarantine,
-        _ => TaskState::Unspecified,
     }
 }
 

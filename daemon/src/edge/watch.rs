@@ -158,11 +158,11 @@ fn end_of(core: &Core, task: TaskId, phase: Phase, with_output: bool) -> TaskEnd
     if let Some((_, name, _)) = read::last_worker(core, &record) {
         end.worker_name = name;
     }
-    if with_output && end.output_bytes > 0 {
-        if let Some(output) = read::small_blob(core, qtf_shm::Part::Result, task, end.output_bytes)
-        {
-            end.output = output.into();
-        }
+    if with_output
+        && end.output_bytes > 0
+        && let Some(output) = read::small_blob(core, qtf_shm::Part::Result, task, end.output_bytes)
+    {
+        end.output = output.into();
     }
     end
 }

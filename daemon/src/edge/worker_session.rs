@@ -271,7 +271,7 @@ fn watch_process(core: &mut Core, worker: WorkerId, peer: Option<&Peer>) {
                 core_cell::enter(|core| worker_is_gone(core, worker));
             }
             Err(error) => {
-                tracing::warn!(%worker, %error, "worker's process is not watched, its lease decides")
+                tracing::warn!(%worker, %error, "worker's process is not watched, its lease decides");
             }
         }
     });

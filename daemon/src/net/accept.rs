@@ -11,8 +11,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::Backend;
@@ -25,8 +23,8 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 enum Source {
     Ring { listener: Rc<OwnedFd>, is_tcp: bool },
-    Tcp(AsyncFd<std::net::TcpListener>),
-    Unix(AsyncFd<std::os::unix::net::UnixListener>),
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
 }
 
 /// Accepts connections of one listener.
@@ -56,14 +54,14 @@ impl Acceptor {
             (Backend::Tokio, Listener::Tcp(listener)) => {
                 listener.set_nonblocking(true)?;
                 (
-                    Source::Tcp(AsyncFd::with_interest(listener, Interest::READABLE)?),
+                    Source::Tcp(tokio::net::TcpListener::from_std(listener)?),
                     None,
                 )
             }
             (Backend::Tokio, Listener::Unix(listener, file)) => {
                 listener.set_nonblocking(true)?;
                 (
-                    Source::Unix(AsyncFd::with_interest(listener, Interest::READABLE)?),
+                    Source::Unix(tokio::net::UnixListener::from_std(listener)?),
                     Some(file),
                 )
             }
@@ -82,16 +80,12 @@ impl Acceptor {
                 })
             }
             Source::Tcp(listener) => {
-                let (stream, _) = listener
-                    .async_io(Interest::READABLE, |inner| inner.accept())
-                    .await?;
-                Ok(Socket::Tcp(stream))
+                let (stream, _) = listener.accept().await?;
+                Ok(Socket::Tcp(stream.into_std()?))
             }
             Source::Unix(listener) => {
-                let (stream, _) = listener
-                    .async_io(Interest::READABLE, |inner| inner.accept())
-                    .await?;
-                Ok(Socket::Unix(stream))
+                let (stream, _) = listener.accept().await?;
+                Ok(Socket::Unix(stream.into_std()?))
             }
         }
     }
@@ -190,7 +184,9 @@ mod tests {
                 Address::Unix(path) => {
                     Socket::Unix(std::os::unix::net::UnixStream::connect(path).unwrap())
                 }
-                _ => Socket::Tcp(std::net::TcpStream::connect(bound.to_string()).unwrap()),
+                Address::Tcp(_) | Address::InProcess(_) => {
+                    Socket::Tcp(std::net::TcpStream::connect(bound.to_string()).unwrap())
+                }
             });
         }
         while count.get() < 20 {

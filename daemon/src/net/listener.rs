@@ -72,10 +72,11 @@ fn inode_of(path: &Path) -> Option<(u64, u64)> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.inode.is_some() && inode_of(&self.path) == self.inode {
-            if let Err(error) = std::fs::remove_file(&self.path) {
-                tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
-            }
+        if self.inode.is_some()
+            && inode_of(&self.path) == self.inode
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
         }
     }
 }
@@ -139,9 +140,12 @@ fn bind_unix(path: &Path) -> Result<Listener, BindError> {
         }
         other => other,
     };
-    let listener = listener.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse,
-        _ => BindError::Io(error),
+    let listener = listener.map_err(|error| {
+        if error.kind() == io::ErrorKind::AddrInUse {
+            BindError::InUse
+        } else {
+            BindError::Io(error)
+        }
     })?;
     let file = SocketFile::new(path);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;

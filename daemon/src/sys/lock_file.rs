@@ -73,8 +73,8 @@ impl LockFile {
 
 fn first_byte() -> libc::flock {
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: i16::try_from(libc::F_WRLCK).expect("a small constant of the system"),
+        l_whence: i16::try_from(libc::SEEK_SET).expect("a small constant of the system"),
         l_start: 0,
         l_len: 1,
         l_pid: 0,

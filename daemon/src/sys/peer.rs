@@ -51,8 +51,14 @@ fn open_process(pid: u32) -> io::Result<OwnedFd> {
 }
 
 /// Waits until the process has ended.
+#[expect(
+    unsafe_code,
+    reason = "registering a descriptor is safe only while it stays the same"
+)]
 pub(crate) async fn process_ended(process: OwnedFd) -> io::Result<()> {
-    let process = AsyncFd::with_interest(process, Interest::READABLE)?;
+    // SAFETY: an `OwnedFd` refers to the same open descriptor until it is dropped, which happens after the
+    // registration, inside the `AsyncFd`.
+    let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }?;
     process.readable().await?.retain_ready();
     Ok(())
 }

@@ -96,6 +96,7 @@ fn result_that_is_not_the_workers_is_stale_and_counted() {
         };
         assert_eq!(worker.finish(nonsense, b"").await, ResultDisposition::Stale);
         assert_eq!(worker.finish(task, b"").await, ResultDisposition::Recorded);
+        assert_eq!(peer.counter("result_stale").await, 1);
     });
 }
 
@@ -218,7 +219,7 @@ fn large_backlog_of_payloads_arrives_in_several_messages_whole() {
     on_both(&raw, |daemon| async move {
         let mut peer = Peer::new(&daemon).await;
         for number in 0..20 {
-            peer.submit(noop(&[number; 60_000])).await.unwrap();
+            peer.submit(noop(&vec![number; 60_000])).await.unwrap();
         }
         let mut worker = RawWorker::join(&mut peer, hello(20), 20).await;
         let mut seen = 0;

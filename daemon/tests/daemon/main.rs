@@ -1,6 +1,11 @@
 //! The daemon as its peers see it: real sockets, raw generated clients, each test with a daemon of its own
 //! on both kinds of sockets.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it should be"
+)]
+
 mod dispatch;
 mod in_process;
 mod listing;

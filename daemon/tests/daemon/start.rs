@@ -41,7 +41,7 @@ fn serving(runtime: &Path, arguments: &[&str]) -> (Child, Vec<String>) {
             return (child, lines);
         }
     }
-    panic!("{lines:?}");
+    panic!("{:?}: {lines:?}", child.wait());
 }
 
 fn stop(mut child: Child, signal: Signal) -> Option<i32> {

@@ -13,78 +13,58 @@ async fn reason(peer: &mut Peer, task: TaskSpec) -> (tonic::Code, RefusalReason,
     (status.code(), refusal.reason(), refusal.message)
 }
 
+fn bad_tasks() -> Vec<(TaskSpec, RefusalReason)> {
+    let with = |change: fn(&mut TaskSpec)| {
+        let mut task = noop(b"");
+        change(&mut task);
+        task
+    };
+    vec![
+        (
+            with(|task| task.kind = String::new()),
+            RefusalReason::InvalidArgument,
+        ),
+        (
+            with(|task| task.priority = Some(256)),
+            RefusalReason::InvalidArgument,
+        ),
+        (
+            with(|task| task.retries = 254),
+            RefusalReason::InvalidArgument,
+        ),
+        (
+            with(|task| task.delay_ms = u64::MAX),
+            RefusalReason::InvalidArgument,
+        ),
+        (with(|task| task.durability = 2), RefusalReason::NoJournal),
+        (
+            with(|task| task.durability = 77),
+            RefusalReason::InvalidArgument,
+        ),
+        (
+            with(|task| task.idempotency_key = vec![1; 16].into()),
+            RefusalReason::Unsupported,
+        ),
+        (
+            with(|task| task.payload_upload = 99),
+            RefusalReason::UnknownUpload,
+        ),
+        (noop(&vec![0; 65_537]), RefusalReason::PayloadTooLarge),
+        (
+            with(|task| {
+                task.array_member = true;
+                task.array_id = u64::MAX;
+            }),
+            RefusalReason::UnknownTask,
+        ),
+    ]
+}
+
 #[test]
 fn each_bad_field_is_refused_with_its_own_reason() {
     on_both(&small(), |daemon| async move {
         let mut peer = Peer::new(&daemon).await;
-        let cases = [
-            (
-                TaskSpec {
-                    kind: String::new(),
-                    ..noop(b"")
-                },
-                RefusalReason::InvalidArgument,
-            ),
-            (
-                TaskSpec {
-                    priority: Some(256),
-                    ..noop(b"")
-                },
-                RefusalReason::InvalidArgument,
-            ),
-            (
-                TaskSpec {
-                    retries: 254,
-                    ..noop(b"")
-                },
-                RefusalReason::InvalidArgument,
-            ),
-            (
-                TaskSpec {
-                    delay_ms: u64::MAX,
-                    ..noop(b"")
-                },
-                RefusalReason::InvalidArgument,
-            ),
-            (
-                TaskSpec {
-                    durability: 2,
-                    ..noop(b"")
-                },
-                RefusalReason::NoJournal,
-            ),
-            (
-                TaskSpec {
-                    durability: 77,
-                    ..noop(b"")
-                },
-                RefusalReason::InvalidArgument,
-            ),
-            (
-                TaskSpec {
-                    idempotency_key: vec![1; 16].into(),
-                    ..noop(b"")
-                },
-                RefusalReason::Unsupported,
-            ),
-            (
-                TaskSpec {
-                    payload_upload: 99,
-                    ..noop(b"")
-                },
-                RefusalReason::UnknownUpload,
-            ),
-            (noop(&[0; 65_537]), RefusalReason::PayloadTooLarge),
-            (
-                TaskSpec {
-                    array_member: true,
-                    array_id: u64::MAX,
-                    ..noop(b"")
-                },
-                RefusalReason::UnknownTask,
-            ),
-        ];
-        for (task, expected) in cases {
+        for (task, expected) in bad_tasks() {
             let (code, found, message) = reason(&mut peer, task).await;
             assert_eq!(found, expected, "{message}");
             assert_ne!(code, tonic::Code::Unknown);
@@ -146,7 +126,7 @@ fn full_segment_refuses_with_a_hint_and_takes_again_when_there_is_room() {
 fn batches_are_answered_entry_by_entry_in_order() {
     on_both(&small(), |daemon| async move {
         let mut peer = Peer::new(&daemon).await;
-        let large = noop(&[7; 60_000]);
+        let large = noop(&vec![7; 60_000]);
         let bad = TaskSpec {
             priority: Some(999),
             ..noop(b"")
@@ -245,7 +225,7 @@ fn message_over_the_limit_is_refused_and_the_connection_lives() {
     };
     on_both(&raw, |daemon| async move {
         let mut peer = Peer::new(&daemon).await;
-        let status = peer.submit(noop(&[0; 200_000])).await.unwrap_err();
+        let status = peer.submit(noop(&vec![0; 200_000])).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
         peer.submit(noop(b"")).await.unwrap();
     });

@@ -50,7 +50,7 @@ pub(crate) fn run<F: Future<Output = ()>>(test: F) {
     runtime.block_on(async {
         tokio::time::timeout(WATCHDOG, test)
             .await
-            .expect("the test hangs")
+            .expect("the test hangs");
     });
 }
 

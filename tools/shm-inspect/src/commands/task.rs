@@ -80,8 +80,8 @@ impl Report for TaskReport {
                 }),
             ),
             ("client", task.client.clone()),
-            ("timeout", self.timeout()),
-            ("outcome", self.outcome()),
+            ("timeout", Moment::ago_ms(u64::from(task.timeout_ms))),
+            ("outcome", format!("{} {}", task.outcome, task.outcome_code)),
             ("payload", blob(&task.payload)),
             ("result", blob(&task.result)),
             (
@@ -102,22 +102,6 @@ impl Report for TaskReport {
 }
 
 impl TaskReport {
-    /// Nothing where there is no limit.
-    fn timeout(&self) -> String {
-        match self.task.timeout_ms {
-            0 => String::new(),
-            limit => Moment::ago_ms(u64::from(limit)),
-        }
-    }
-
-    /// Nothing before an attempt has ended.
-    fn outcome(&self) -> String {
-        match self.task.outcome {
-            "none" => String::new(),
-            outcome => format!("{outcome} {}", self.task.outcome_code),
-        }
-    }
-
     fn leaves(&self) -> String {
         let leaves = [
             (self.task.in_task_heap, "task heap"),

@@ -1,0 +1,272 @@
+//! The checks of single values: each has its default and its range here and nowhere else.
+//!
+//! Tested through [`super::settings`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use qtf_proto::address::Address;
+
+use super::raw::{CoreValue, RawConfig};
+use super::settings::{
+    Core, Idle, Limits, Network, PAYLOAD_BYTES_MAX, SEGMENT_BYTES, SegmentAccess, SegmentSize,
+    SettingsError, Times,
+};
+
+/// LIMIT: a blob reference has 30 bits for the length.
+const PAYLOAD_BYTES_HIGHEST: u64 = (1 << 30) - 1;
+
+pub(super) fn times_of(raw: &RawConfig) -> Result<Times, SettingsError> {
+    Ok(Times {
+        lease: millis("lease_ms", raw.lease_ms, 5_000, 100, 86_400_000)?,
+        heartbeat: millis("heartbeat_ms", raw.heartbeat_ms, 1_000, 10, 3_600_000)?,
+        probe: millis("probe_ms", raw.probe_ms, 2_000, 10, 3_600_000)?,
+        result_ttl: millis(
+            "result_ttl_ms",
+            raw.result_ttl_ms,
+            3_600_000,
+            100,
+            31_536_000_000,
+        )?,
+        stop_grace: millis("stop_grace_ms", raw.stop_grace_ms, 10_000, 10, 3_600_000)?,
+        handshake: millis("handshake_ms", raw.handshake_ms, 5_000, 10, 600_000)?,
+        stop_deadline: millis("stop_deadline_ms", raw.stop_deadline_ms, 5_000, 0, 600_000)?,
+    })
+}
+
+pub(super) fn limits_of(raw: &RawConfig) -> Result<Limits, SettingsError> {
+    Ok(Limits {
+        payload_bytes: bounded(
+            "payload_bytes_max",
+            raw.payload_bytes_max,
+            PAYLOAD_BYTES_MAX,
+            (64, PAYLOAD_BYTES_HIGHEST),
+        )?,
+        message_bytes: count(
+            "message_bytes_max",
+            raw.message_bytes_max,
+            4 << 20,
+            (128 << 10, 64 << 20),
+        )?,
+        connections: count(
+            "connections_max",
+            raw.connections_max,
+            10_000,
+            (1, 1_000_000),
+        )?,
+        streams_per_connection: u32_of(
+            "streams_per_connection_max",
+            raw.streams_per_connection_max,
+            256,
+            (8, 65_535),
+        )?,
+        uploads: count(
+            "uploads_max",
+            raw.uploads_max.map(u64::from),
+            256,
+            (1, 65_535),
+        )?,
+    })
+}
+
+pub(super) fn check_durability(durability: Option<&str>) -> Result<(), SettingsError> {
+    match durability {
+        None | Some("memory") => Ok(()),
+        Some("journal") => Err(SettingsError::NoJournal),
+        Some(other) => Err(not_one_of("durability", other, "\"memory\"")),
+    }
+}
+
+pub(super) fn check_instance(instance: String) -> Result<String, SettingsError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let good = (1..=48).contains(&instance.len())
+        && instance.chars().all(fits)
+        && !instance.starts_with(['.', '-']);
+    if good {
+        return Ok(instance);
+    }
+    Err(not_one_of(
+        "instance",
+        &instance,
+        "1 to 48 letters, digits, `-`, `_`, `.`, first a letter, digit or `_`",
+    ))
+}
+
+pub(super) fn listen_address(text: &str) -> Result<Address, SettingsError> {
+    // Port 0 is no address to go to, but one to listen on: the kernel chooses.
+    if let Some(host) = text.strip_suffix(":0") {
+        return listen_address(&format!("{host}:1")).map(|_| Address::Tcp(text.to_owned()));
+    }
+    let bad = |message: String| SettingsError::Listen {
+        value: text.to_owned(),
+        message,
+    };
+    match text.parse::<Address>() {
+        Ok(address @ (Address::Unix(_) | Address::Tcp(_))) => Ok(address),
+        Ok(Address::InProcess(_)) => Err(bad("cannot be listened on".to_owned())),
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
+
+pub(super) fn spill_dir(
+    data_dir: Option<PathBuf>,
+    runtime_dir: &std::path::Path,
+    instance: &str,
+) -> PathBuf {
+    data_dir
+        .unwrap_or_else(|| runtime_dir.to_owned())
+        .join(format!("{instance}.spill"))
+}
+
+pub(super) fn core_of(core: Option<CoreValue>) -> Result<Core, SettingsError> {
+    match core {
+        None => Ok(Core::Auto),
+        Some(CoreValue::Word(word)) if word == "none" => Ok(Core::None),
+        Some(CoreValue::Word(word)) => Err(not_one_of("core", &word, "a core number or \"none\"")),
+        // LIMIT: the kernel's affinity mask, as libc has it, holds 1,024 cores.
+        Some(CoreValue::Number(number)) => match u16::try_from(number) {
+            Ok(number) if number < 1024 => Ok(Core::Number(number)),
+            _ => Err(SettingsError::OutOfRange {
+                key: "core",
+                value: number.into(),
+                low: 0,
+                high: 1023,
+            }),
+        },
+    }
+}
+
+pub(super) fn idle_of(idle: Option<&str>) -> Result<Idle, SettingsError> {
+    match idle {
+        None | Some("adaptive") => Ok(Idle::Adaptive),
+        Some("spin") => Ok(Idle::Spin),
+        Some(other) => Err(not_one_of("idle", other, "\"adaptive\" or \"spin\"")),
+    }
+}
+
+pub(super) fn network_of(network: Option<&str>) -> Result<Network, SettingsError> {
+    match network {
+        None | Some("auto") => Ok(Network::Auto),
+        Some("io_uring") => Ok(Network::IoUring),
+        Some("tokio") => Ok(Network::Tokio),
+        Some(other) => Err(not_one_of(
+            "network",
+            other,
+            "\"auto\", \"io_uring\" or \"tokio\"",
+        )),
+    }
+}
+
+pub(super) fn size_of(
+    bytes: Option<u64>,
+    tasks: Option<u64>,
+    workers: Option<u64>,
+) -> Result<SegmentSize, SettingsError> {
+    match (bytes, tasks, workers) {
+        (None, None, None) => Ok(SegmentSize::Bytes(SEGMENT_BYTES)),
+        (Some(bytes), None, None) => bounded(
+            "segment_bytes",
+            Some(bytes),
+            SEGMENT_BYTES,
+            (1 << 20, 1 << 40),
+        )
+        .map(SegmentSize::Bytes),
+        (None, Some(tasks), Some(workers)) => Ok(SegmentSize::Counts {
+            tasks: bounded("segment_tasks", Some(tasks), 0, (1, 1 << 24))?,
+            workers: bounded("segment_workers", Some(workers), 0, (1, 4_095))?,
+        }),
+        (None, _, _) => Err(SettingsError::Together(
+            "segment_tasks and segment_workers go together",
+        )),
+        (Some(_), _, _) => Err(SettingsError::Together(
+            "segment_bytes excludes segment_tasks and segment_workers: give one or the other",
+        )),
+    }
+}
+
+pub(super) fn access_of(
+    group: Option<String>,
+    access: Option<&str>,
+) -> Result<SegmentAccess, SettingsError> {
+    let Some(group) = group else {
+        return match access {
+            None => Ok(SegmentAccess::Owner),
+            Some(_) => Err(SettingsError::Together(
+                "segment_group_access needs segment_group",
+            )),
+        };
+    };
+    let gid = match group.parse::<u32>() {
+        Ok(gid) => gid,
+        Err(_) => match nix::unistd::Group::from_name(&group) {
+            Ok(Some(found)) => found.gid.as_raw(),
+            Ok(None) | Err(_) => return Err(SettingsError::NoSuchGroup(group)),
+        },
+    };
+    match access {
+        None | Some("read") => Ok(SegmentAccess::GroupRead(gid)),
+        Some("write") => Ok(SegmentAccess::GroupWrite(gid)),
+        Some(other) => Err(not_one_of(
+            "segment_group_access",
+            other,
+            "\"read\" or \"write\"",
+        )),
+    }
+}
+
+pub(super) fn not_one_of(key: &'static str, value: &str, allowed: &'static str) -> SettingsError {
+    SettingsError::NotOneOf {
+        key,
+        value: value.to_owned(),
+        allowed,
+    }
+}
+
+pub(super) fn bounded(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    range: (u64, u64),
+) -> Result<u64, SettingsError> {
+    let (low, high) = range;
+    let value = value.unwrap_or(default);
+    if (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    Err(SettingsError::OutOfRange {
+        key,
+        value,
+        low,
+        high,
+    })
+}
+
+pub(super) fn count(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    range: (u64, u64),
+) -> Result<usize, SettingsError> {
+    bounded(key, value, default, range).map(|value| usize::try_from(value).unwrap_or(usize::MAX))
+}
+
+pub(super) fn u32_of(
+    key: &'static str,
+    value: Option<u32>,
+    default: u32,
+    range: (u32, u32),
+) -> Result<u32, SettingsError> {
+    let range = (range.0.into(), range.1.into());
+    bounded(key, value.map(u64::from), default.into(), range)
+        .map(|value| u32::try_from(value).unwrap_or(u32::MAX))
+}
+
+pub(super) fn millis(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    low: u64,
+    high: u64,
+) -> Result<Duration, SettingsError> {
+    bounded(key, value, default, (low, high)).map(Duration::from_millis)
+}
