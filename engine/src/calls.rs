@@ -1,6 +1,6 @@
 //! The calls from outside: each checks who asks, and hands on to the role that decides.
 //!
-//! Every call is bounded and causes two effects at most. Tested in `engine/tests/`.
+//! Every call is bounded and causes two effects at most. Tested in `engine/tests/rules/`.
 
 use qtf_shm::{ClientIndex, Counter, Now, Phase, StateWord, TaskId, WorkerId};
 
@@ -22,8 +22,8 @@ impl Engine {
         parts.plm.submit(&mut parts.turn, submission)
     }
 
-    /// Cancels a task: a waiting one at once, a running one by asking its worker to stop it. Returns the
-    /// phase after the call.
+    /// Cancels a task: a waiting one at once, a running one by asking its worker to stop it.
+    /// Returns the phase after the call.
     ///
     /// # Errors
     /// The task is not known, or has ended.
@@ -32,8 +32,8 @@ impl Engine {
         parts.plm.cancel(&mut parts.turn, parts.workers, task)
     }
 
-    /// Changes the priority of a waiting task; its place in the order of submission stays. Returns its
-    /// phase.
+    /// Changes the priority of a waiting task; its place in the order of submission stays. Returns
+    /// its phase.
     ///
     /// # Errors
     /// The task is not known or does not wait, or the priority is above 255.
@@ -64,8 +64,8 @@ impl Engine {
         find(&self.segment, task).map(|(_, state)| state)
     }
 
-    /// Opens a client's session. Each call counts a connection, which [`Engine::client_closed`] takes
-    /// back.
+    /// Opens a client's session. Each call counts a connection, which [`Engine::client_closed`]
+    /// takes back.
     ///
     /// # Errors
     /// The name is empty or too long, or all records are in use.
@@ -242,8 +242,8 @@ impl Engine {
         }
     }
 
-    /// An operator wants a worker to take no more tasks and to leave. Incarnation 0 means whichever is
-    /// in the slot now. Asking again is no error.
+    /// An operator wants a worker to take no more tasks and to leave. Incarnation 0 means whichever
+    /// is in the slot now. Asking again is no error.
     ///
     /// # Errors
     /// The worker is not known.

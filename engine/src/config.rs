@@ -17,8 +17,8 @@ pub struct EngineConfig {
     pub heartbeat_ns: u64,
     /// How long the result of an ended task is kept when nobody acknowledges it.
     pub result_ttl_ns: u64,
-    /// What a worker gets beyond a task's timeout before it is ordered to stop the attempt, and once
-    /// more before the attempt is ended without it.
+    /// What a worker gets beyond a task's timeout before it is ordered to stop the attempt, and
+    /// once more before the attempt is ended without it.
     pub stop_grace_ns: u64,
     /// Pause before the first retry; it doubles with each failure.
     pub retry_backoff_ns_min: u64,

@@ -1,15 +1,15 @@
-//! The engine as a whole, and the duty cycle that wires its roles together. The calls from outside are
-//! in `calls.rs`.
+//! The engine as a whole, and the duty cycle that wires its roles together. The calls from outside
+//! are in `calls.rs`.
 //!
-//! Order of a cycle, upstream first, so that a lost worker's task can be handed out again in the same
-//! turn: leases, sweep, timers, assignments. Every part is bounded by the configuration; what is left is
-//! done by the next cycle, and the returned [`WorkCount`] says that there was something.
-//! Tested in `engine/tests/`.
+//! Order of a cycle, upstream first, so that a lost worker's task can be handed out again in the
+//! same turn: leases, sweep, timers, assignments. Every part is bounded by the configuration; what
+//! is left is done by the next cycle, and the returned [`WorkCount`] says that there was something.
+//! Tested in `engine/tests/rules/`.
 
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use qtf_shm::{Now, Segment};
+use qtf_shm::{Counter, Now, Segment};
 
 use crate::config::{ConfigError, EngineConfig};
 use crate::effects::{Effect, EffectQueue};
@@ -75,8 +75,8 @@ pub(crate) struct Parts<'e> {
 }
 
 impl Engine {
-    /// Takes over a segment. Workers that it knows get a fresh lease and must come back; the caches of
-    /// the segment must be in order (`Segment::rebuild_caches` after a crash).
+    /// Takes over a segment. Workers that it knows get a fresh lease and must come back; the caches
+    /// of the segment must be in order (`Segment::rebuild_caches` after a crash).
     ///
     /// # Errors
     /// The configuration cannot be used.
@@ -118,7 +118,8 @@ impl Engine {
         &self.config
     }
 
-    /// One turn of every role. Calls that came in are to be made before it, effects to be taken after.
+    /// One turn of every role. Calls that came in are to be made before it, effects to be taken
+    /// after.
     pub fn cycle(&mut self, now: Now) -> WorkCount {
         let is_late = now.since_ns(self.expected) > self.config.lease_ns / 4;
         let mut parts = self.parts(now);
@@ -208,6 +209,13 @@ impl Parts<'_> {
         let high_water = self.turn.segment.high_water();
         let stripe = self.turn.sweep.next_stripe(self.turn.now, high_water, room);
         let was_urgent = self.turn.sweep.is_urgent();
+        // A process that was killed on its way up a tree hides a leaf that is in order itself.
+        let ready = self.turn.segment.ready().scrub_leaves(stripe.clone());
+        let timers = self.turn.segment.timers().scrub_leaves(stripe.clone());
+        self.turn
+            .segment
+            .counters()
+            .add(Counter::LeafRestored, ready.saturating_add(timers));
         for slot in self.turn.segment.allocated_slots(stripe) {
             match self.plm.repair(&mut self.turn, self.workers, slot) {
                 Repaired::Nothing => {}

@@ -1,10 +1,10 @@
 //! What the engine asks the daemon to do, and the bounded queue it waits in.
 //!
 //! Invariant: no effect is ever dropped. What the engine starts on its own (assignments, timers,
-//! probes, sweeps) looks at [`EffectQueue::has_room`] first and stays undone until there is room. What
-//! a call from outside causes (at most [`PER_CALL_MAX`] effects a call) goes into the reserve above
-//! that mark. The caller takes the effects after each batch of calls; one that never does makes the
-//! queue grow instead of losing effects, which [`EffectQueue::overruns`] counts.
+//! probes, sweeps) looks at [`EffectQueue::has_room`] first and stays undone until there is room.
+//! What a call from outside causes (at most [`PER_CALL_MAX`] effects a call) goes into the reserve
+//! above that mark. The caller takes the effects after each batch of calls; one that never does
+//! makes the queue grow instead of losing effects, which [`EffectQueue::overruns`] counts.
 //! Tested at the end of this file.
 
 use std::collections::VecDeque;
@@ -31,8 +31,8 @@ pub enum StopReason {
 /// One thing for the daemon to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// Send the task to the worker. What to send: [`crate::Engine::payload_for`]; if that refuses, the
-    /// attempt is over already and nothing is to be sent.
+    /// Send the task to the worker. What to send: [`crate::Engine::payload_for`]; if that refuses,
+    /// the attempt is over already and nothing is to be sent.
     Dispatch {
         /// Who gets it.
         worker: WorkerId,

@@ -1,15 +1,15 @@
 //! PLM, Scheduler and Register: the decisions of Quantum Taskflow, without I/O.
 //!
 //! [`Engine`] is a passive state machine over a [`qtf_shm::Segment`]. Four principles:
-//! 1. **It reads no clock, opens nothing, starts no thread.** Time, randomness (a seed), heartbeats and
-//!    process death come in as arguments, so the same code runs in the daemon, in tests and in a
-//!    seeded simulator.
+//! 1. **It reads no clock, opens nothing, starts no thread.** Time, randomness (a seed), heartbeats
+//!    and process death come in as arguments, so the same code runs in the daemon, in tests and in
+//!    a seeded simulator.
 //! 2. **The segment is the truth.** What the engine remembers beside it (offers of workers, sweeps,
 //!    sessions) can be lost and is learnt again; the trees and counters are caches.
-//! 3. **Each call is bounded**, and [`Engine::cycle`] does a bounded part of what is to be done on its
-//!    own account. Nothing is allocated in steady state.
-//! 4. **Nothing that comes in is believed.** Ids, attempts, credits and tokens of peers are checked; a
-//!    mad peer gets a [`Rejection`] or [`Disposition::Stale`], never a panic.
+//! 3. **Each call is bounded**, and [`Engine::cycle`] does a bounded part of what is to be done on
+//!    its own account. Nothing is allocated in steady state.
+//! 4. **Nothing that comes in is believed.** Ids, attempts, credits and tokens of peers are
+//!    checked; a mad peer gets a [`Rejection`] or [`Disposition::Stale`], never a panic.
 //!
 //! | folder | is | decides |
 //! |---|---|---|
@@ -19,8 +19,8 @@
 //!
 //! Results of calls: what the daemon is to do comes out of [`Engine::pop_effect`].
 //!
-//! Tested by unit tests in each file, by `engine/tests/` (a file for each rule set) and by the seeded
-//! simulation in `engine/tests/simulation/`.
+//! Tested by unit tests in each file, by `engine/tests/` (a file for each rule set) and by the
+//! seeded simulation in `engine/tests/simulation/`.
 
 #![forbid(unsafe_code)]
 

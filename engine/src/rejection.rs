@@ -1,8 +1,8 @@
 //! Refusals: what the engine does not do, why, and when to ask again.
 //!
-//! The codes are those of `RefusalReason` in `proto/proto/qtf/v1/plm.proto` and never change. The text
-//! is made only when somebody reads it, so that refusing (under overload the most frequent answer)
-//! allocates nothing. Tested at the end of this file.
+//! The codes are those of `RefusalReason` in `proto/proto/qtf/v1/plm.proto` and never change. The
+//! text is made only when somebody reads it, so that refusing (under overload the most frequent
+//! answer) allocates nothing. Tested at the end of this file.
 
 use std::fmt;
 

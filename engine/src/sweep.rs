@@ -2,10 +2,10 @@
 //! seen enough.
 //!
 //! One walk serves three askers, because all of them use the same idempotent repair of one slot
-//! (`plm/repair.rs`): tasks of lost workers, tasks that a reconnected worker no longer holds, parked
-//! tasks whose kind is offered again. An asker gets the number of a pass; what it asked for is certain
-//! once [`Sweep::has_completed`] that pass. While somebody asks, a stripe is walked in each cycle; when
-//! nobody does, one stripe in each background period.
+//! (`plm/repair.rs`): tasks of lost workers, tasks that a reconnected worker no longer holds,
+//! parked tasks whose kind is offered again. An asker gets the number of a pass; what it asked for
+//! is certain once [`Sweep::has_completed`] that pass. While somebody asks, a stripe is walked in
+//! each cycle; when nobody does, one stripe in each background period.
 //!
 //! Invariant: a pass that is completed has looked at every slot that was in use when it began.
 //! Tested at the end of this file.

@@ -1,7 +1,7 @@
-//! What the three roles share during one call: the moment, the segment, the settings, the way out for
-//! effects, and the small steps on a slot that each of them needs.
+//! What the three roles share during one call: the moment, the segment, the settings, the way out
+//! for effects, and the small steps on a slot that each of them needs.
 //!
-//! Tested through the rules of `engine/tests/`.
+//! Tested through `engine/tests/rules/`.
 
 use qtf_shm::{
     BlobRef, Event, Now, Phase, Segment, SlotIndex, StateWord, TaskId, WorkerId, WorkerIndex,
@@ -85,7 +85,8 @@ impl Turn<'_> {
     }
 }
 
-/// Finds the slot of a task; tells an id that never was, or is gone, from one whose slot has moved on.
+/// Finds the slot of a task; tells an id that never was, or is gone, from one whose slot has moved
+/// on.
 pub(crate) fn find(segment: &Segment, id: TaskId) -> Result<(SlotIndex, StateWord), Rejection> {
     let slot = segment.slot_of(id).ok_or(Rejection::unknown_task(id))?;
     let state = segment.task(slot).state();

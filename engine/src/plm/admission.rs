@@ -1,9 +1,9 @@
 //! Admission: from what a client asks for to a task in the segment.
 //!
-//! Everything is checked before a slot is claimed; a slot that was claimed and cannot be filled goes
-//! back at once (dropping [`qtf_shm::ClaimedTask`] frees it). A memory task needs no judgement and goes
-//! CLAIMED -> READY (or DELAYED) directly. Stamps rise strictly, so tasks of one priority keep the order
-//! of their submission. Tested in `engine/tests/rules/submission.rs`.
+//! Everything is checked before a slot is claimed; a slot that was claimed and cannot be filled
+//! goes back at once (dropping [`qtf_shm::ClaimedTask`] frees it). A memory task needs no judgement
+//! and goes CLAIMED -> READY (or DELAYED) directly. Stamps rise strictly, so tasks of one priority
+//! keep the order of their submission. Tested in `engine/tests/rules/submission.rs`.
 
 use qtf_shm::{
     AttachIndex, BlobRef, ClaimError, ClientIndex, Counter, Event, KindIndex, Now, Segment,

@@ -1,7 +1,7 @@
 //! Cancellation, and change of priority.
 //!
-//! A waiting task is cancelled at once. One that a worker holds is flagged and its worker is told to
-//! stop it; what becomes of it is judged when the attempt ends. Asking again changes nothing.
+//! A waiting task is cancelled at once. One that a worker holds is flagged and its worker is told
+//! to stop it; what becomes of it is judged when the attempt ends. Asking again changes nothing.
 //! Tested in `engine/tests/rules/cancellation.rs`.
 
 use qtf_shm::{

@@ -1,7 +1,7 @@
 //! Where a task goes when an attempt is over: to a final state, back to the queue, or to a pause.
 //!
-//! Every way to a final state passes [`Plm::finish`], so that outcome, leaf, time to live, the client's
-//! counts, counters and the notice to waiting clients are the same for all of them.
+//! Every way to a final state passes [`Plm::finish`], so that outcome, leaf, time to live, the
+//! client's counts, counters and the notice to waiting clients are the same for all of them.
 //! Tested in `engine/tests/rules/results.rs`, `losses.rs`, `cancellation.rs`.
 
 use qtf_shm::{
@@ -25,7 +25,8 @@ pub(crate) enum HandBack {
 }
 
 impl Plm {
-    /// Judges a task that is ENDED, with the outcome that lies in its slot. Returns whether it changed.
+    /// Judges a task that is ENDED, with the outcome that lies in its slot. Returns whether it
+    /// changed.
     pub(crate) fn conclude(
         &mut self,
         turn: &mut Turn<'_>,
@@ -85,8 +86,8 @@ impl Plm {
         true
     }
 
-    /// Brings a task to a final state. The outcome lies in the slot already. Returns whether it did;
-    /// if not, another process was quicker and the sweep looks at the slot again.
+    /// Brings a task to a final state. The outcome lies in the slot already. Returns whether it
+    /// did; if not, another process was quicker and the sweep looks at the slot again.
     pub(crate) fn finish(
         &mut self,
         turn: &mut Turn<'_>,

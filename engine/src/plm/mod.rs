@@ -1,4 +1,5 @@
-//! Process Lifecycle Manager: the life of a task from its admission to the day its slot is free again.
+//! Process Lifecycle Manager: the life of a task from its admission to the day its slot is free
+//! again.
 //!
 //! | file | does |
 //! |---|---|
@@ -13,8 +14,8 @@
 //!
 //! Invariants:
 //! - I1: a state changes first, its leaf after it.
-//! - I2: only READY tasks have a ready leaf; DELAYED, DONE, FAILED, CANCELLED tasks and RUNNING ones with
-//!   a timeout have a timer leaf.
+//! - I2: only READY tasks have a ready leaf; DELAYED, DONE, FAILED, CANCELLED tasks and RUNNING
+//!   ones with a timeout have a timer leaf.
 //! - I3: each task is counted at its client exactly once: as unfinished, or as kept.
 
 mod admission;
@@ -38,8 +39,8 @@ pub(crate) use repair::Repaired;
 pub(crate) use results::Fence;
 pub use results::{Disposition, Output, ResultReport, TaskRef};
 
-/// LIMIT: only local processes change a state at the same time, and each of them only a few times (a
-/// flag, a cancellation); what still moves after this many tries is left to the sweep.
+/// LIMIT: only local processes change a state at the same time, and each of them only a few times
+/// (a flag, a cancellation); what still moves after this many tries is left to the sweep.
 pub(crate) const APPLY_TRIES_MAX: u32 = 8;
 
 /// LIMIT: entries of the segment's table of kinds, and bits of a set of kinds.

@@ -1,11 +1,11 @@
 //! The judgement of an attempt that has ended: done, cancelled, once more, or failed.
 //!
-//! A pure function of what the worker reported and what the slot says, and the pause before a retry.
-//! Rules, in this order:
+//! A pure function of what the worker reported and what the slot says, and the pause before a
+//! retry. Rules, in this order:
 //! 1. Exit code 0 is success, also when a cancellation was under way: the work is complete.
 //! 2. A task whose cancellation was asked for is cancelled.
-//! 3. Anything else is a failure, a timeout too. `max_attempts` bounds the failures: the task fails for
-//!    good with failure number `max_attempts` (retries + 1). Lost workers are counted apart.
+//! 3. Anything else is a failure, a timeout too. `max_attempts` bounds the failures: the task fails
+//!    for good with failure number `max_attempts` (retries + 1). Lost workers are counted apart.
 //! 4. No task gets more than [`ATTEMPT_MAX`] attempts of any sort.
 //!
 //! Tested at the end of this file.
@@ -59,8 +59,8 @@ pub(crate) fn judge(record: Record, outcome: Outcome) -> Judgement {
     }
 }
 
-/// The pause before the next attempt: doubles with each failure, plus up to a quarter of jitter so that
-/// tasks that failed together do not come back together; never above the maximum.
+/// The pause before the next attempt: doubles with each failure, plus up to a quarter of jitter so
+/// that tasks that failed together do not come back together; never above the maximum.
 pub(crate) fn retry_pause_ns(config: &EngineConfig, failures: u8, rng: &mut fastrand::Rng) -> u64 {
     let doublings = u32::from(failures.saturating_sub(1)).min(63);
     let pause = config

@@ -1,8 +1,9 @@
-//! The idempotent repair of one slot: whatever was left half-done is brought to where its state says.
+//! The idempotent repair of one slot: whatever was left half-done is brought to where its state
+//! says.
 //!
-//! One function serves the sweep's three purposes (lost workers, reconnected workers, parked kinds) and
-//! its slow background walk. It may be called for any slot at any time; for a slot that is in order it
-//! changes nothing. Tested in `engine/tests/rules/losses.rs` and `repair.rs`.
+//! One function serves the sweep's three purposes (lost workers, reconnected workers, parked kinds)
+//! and its slow background walk. It may be called for any slot at any time; for a slot that is in
+//! order it changes nothing. Tested in `engine/tests/rules/losses.rs` and `repair.rs`.
 
 use qtf_shm::{Counter, Event, Now, Owner, Phase, SlotIndex, StateWord, WorkerIndex};
 

@@ -1,9 +1,9 @@
 //! Reports of workers about attempts: started, ended.
 //!
-//! A report is fenced by worker (with incarnation), task (with generation) and attempt: it counts only
-//! while the segment says that this worker holds this attempt. The result lies in the slot before the
-//! CAS to ENDED, at which it linearizes; the judgement follows in the same call, so ENDED is met by
-//! others only when a daemon died in between (the sweep then judges). Tested in
+//! A report is fenced by worker (with incarnation), task (with generation) and attempt: it counts
+//! only while the segment says that this worker holds this attempt. The result lies in the slot
+//! before the CAS to ENDED, at which it linearizes; the judgement follows in the same call, so
+//! ENDED is met by others only when a daemon died in between (the sweep then judges). Tested in
 //! `engine/tests/rules/results.rs`.
 
 use qtf_shm::{
@@ -19,8 +19,8 @@ use super::{APPLY_TRIES_MAX, Plm};
 use crate::register::Workers;
 use crate::turn::{Turn, find};
 
-/// Code of a timeout that the engine recorded on its own because the worker did not answer; a timeout
-/// that a worker reports has code 0. A late result is told from a repeated one by this.
+/// Code of a timeout that the engine recorded on its own because the worker did not answer; a
+/// timeout that a worker reports has code 0. A late result is told from a repeated one by this.
 pub(crate) const TIMED_OUT_UNANSWERED: u8 = 1;
 
 /// One attempt of one task.
@@ -163,8 +163,8 @@ fn normalised(reported: Outcome) -> Outcome {
     }
 }
 
-/// Puts outcome and output into the slot, before the attempt is ENDED. An output that nobody will ask
-/// for (another attempt follows, or the client does not want it) is dropped at once.
+/// Puts outcome and output into the slot, before the attempt is ENDED. An output that nobody will
+/// ask for (another attempt follows, or the client does not want it) is dropped at once.
 fn keep(
     turn: &Turn<'_>,
     slot: SlotIndex,
@@ -216,9 +216,9 @@ fn settled(segment: &Segment, fence: Fence) -> Disposition {
     }
 }
 
-/// Says whether the slot shows that this attempt's result was recorded: it is the last attempt, and its
-/// outcome is one that a worker reported. An attempt that was taken back has no outcome, one that the
-/// engine ended has an outcome of its own.
+/// Says whether the slot shows that this attempt's result was recorded: it is the last attempt, and
+/// its outcome is one that a worker reported. An attempt that was taken back has no outcome, one
+/// that the engine ended has an outcome of its own.
 fn was_recorded(segment: &Segment, fence: Fence) -> bool {
     let Ok((slot, state)) = find(segment, fence.asked.task) else {
         return false;

@@ -1,8 +1,8 @@
 //! How long the end of a task is remembered: until its client acknowledges it, or its time is over.
 //!
-//! DONE, FAILED and CANCELLED have a time to live (their timer leaf, see `timers.rs`); `DEAD_LETTER` is
-//! kept until somebody forgets it. With the slot go its payload, its result and its side record.
-//! Tested in `engine/tests/rules/retention.rs`.
+//! DONE, FAILED and CANCELLED have a time to live (their timer leaf, see `timers.rs`);
+//! `DEAD_LETTER` is kept until somebody forgets it. With the slot go its payload, its result and
+//! its side record. Tested in `engine/tests/rules/retention.rs`.
 
 use qtf_shm::TaskId;
 

@@ -1,11 +1,12 @@
-//! What happens because of time alone: a delayed task is due, an attempt is overdue, a result expires.
+//! What happens because of time alone: a delayed task is due, an attempt is overdue, a result
+//! expires.
 //!
-//! Each slot has one leaf in the timer tree, its earliest event. The leaf is only a reason to look: the
-//! state says what it means, and a leaf that means nothing is taken out.
+//! Each slot has one leaf in the timer tree, its earliest event. The leaf is only a reason to look:
+//! the state says what it means, and a leaf that means nothing is taken out.
 //!
-//! An attempt that outlives its timeout is stopped by its worker. The engine comes in when the worker does
-//! not: after a grace it orders the stop, after another one it ends the attempt itself; a result that
-//! comes after that is stale. Tested in `engine/tests/rules/timers.rs`.
+//! An attempt that outlives its timeout is stopped by its worker. The engine comes in when the
+//! worker does not: after a grace it orders the stop, after another one it ends the attempt itself;
+//! a result that comes after that is stale. Tested in `engine/tests/rules/timers.rs`.
 
 use qtf_shm::{
     Counter, Event, FLAG_TIMED_OUT, Key, Now, Outcome, OutcomeKind, Owner, Phase, SlotIndex,

@@ -1,12 +1,12 @@
 //! Clients: identities that submit tasks and collect results.
 //!
-//! A record is keyed by (user or TCP, program name, host): several connections of one identity share it
-//! and its token, and its tasks survive them; a client's death ends nothing. A record is given back when
-//! it has neither connection nor task. Record 0 belongs to callers that never registered; its tasks are
-//! counted too.
+//! A record is keyed by (user or TCP, program name, host): several connections of one identity
+//! share it and its token, and its tasks survive them; a client's death ends nothing. A record is
+//! given back when it has neither connection nor task. Record 0 belongs to callers that never
+//! registered; its tasks are counted too.
 //!
-//! Invariant: `unfinished` and `kept` of a record are the numbers of its tasks in these states at all
-//! times; every task is counted by [`Clients::task_accepted`], [`Clients::task_ended`] and
+//! Invariant: `unfinished` and `kept` of a record are the numbers of its tasks in these states at
+//! all times; every task is counted by [`Clients::task_accepted`], [`Clients::task_ended`] and
 //! [`Clients::task_freed`], once each. Tested in `engine/tests/rules/clients.rs`.
 
 use qtf_shm::{ClientFields, ClientIndex, ClientSlot, Now, Segment};

@@ -1,11 +1,12 @@
 //! How a worker joins: hello and welcome, for new workers and for those that come back.
 //!
-//! A worker that comes back names the id and token of its welcome, the segment, and what it holds. If
-//! all of that is right it keeps its id; what it holds and still owns goes on, what it no longer owns it is
-//! told to abandon, and what the segment says it owns but it does not hold goes back to the queue. For
-//! the last part a pass of the sweep is needed; the worker gets nothing new before it is over, so that
-//! "holds" and "was just sent" cannot be mistaken for each other. Credits start over at 0: the worker
-//! grants them on its new dispatch stream. Tested in `engine/tests/rules/joining.rs`.
+//! A worker that comes back names the id and token of its welcome, the segment, and what it holds.
+//! If all of that is right it keeps its id; what it holds and still owns goes on, what it no longer
+//! owns it is told to abandon, and what the segment says it owns but it does not hold goes back to
+//! the queue. For the last part a pass of the sweep is needed; the worker gets nothing new before
+//! it is over, so that "holds" and "was just sent" cannot be mistaken for each other. Credits start
+//! over at 0: the worker grants them on its new dispatch stream. Tested in
+//! `engine/tests/rules/joining.rs`.
 
 use qtf_shm::{Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex, WorkerPhase};
 
@@ -77,8 +78,8 @@ pub struct WorkerWelcome {
 }
 
 impl Workers {
-    /// Registers a worker, or takes one back that was here before. `kinds` has a bit for each kind that
-    /// it names; `capacity` has been checked.
+    /// Registers a worker, or takes one back that was here before. `kinds` has a bit for each kind
+    /// that it names; `capacity` has been checked.
     pub(crate) fn hello(
         &mut self,
         turn: &mut Turn<'_>,

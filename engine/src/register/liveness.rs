@@ -1,12 +1,13 @@
 //! Who is alive: heartbeats, leases, probes, and the ways out (lost, left, drained).
 //!
 //! ```text
-//!   LIVE, DRAINING --lease over--> SUSPECT, probe sent --probe time over--> LOST --clean pass--> FREE
+//!   LIVE, DRAINING --lease over--> SUSPECT, probe sent --probe time over--> LOST --clean pass-->
+//!   FREE
 //!        ^                            |                                      ^
 //!        +----- any sign of life -----+      kernel says dead, goodbye ------+
 //! ```
-//! After a gap of the loop over a quarter of the lease every lease starts over: then it was the daemon
-//! that did not listen. Tested in `engine/tests/rules/liveness.rs`.
+//! After a gap of the loop over a quarter of the lease every lease starts over: then it was the
+//! daemon that did not listen. Tested in `engine/tests/rules/liveness.rs`.
 
 use qtf_shm::{Counter, Key, Now, WorkerEvent, WorkerIndex, WorkerPhase};
 
@@ -39,7 +40,8 @@ impl Workers {
         self.renew_lease(turn, worker);
     }
 
-    /// A report about a task. Each report is followed by a heartbeat, so this only ends a suspicion.
+    /// A report about a task. Each report is followed by a heartbeat, so this only ends a
+    /// suspicion.
     pub(crate) fn heard_of(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
         if turn.segment.worker(worker).state().phase() == WorkerPhase::Suspect {
             self.seen(turn, worker);
@@ -149,8 +151,8 @@ impl Workers {
         }
     }
 
-    /// A pass of the sweep is over: slots that it has proved clean become free, and workers that came
-    /// back may be given tasks again.
+    /// A pass of the sweep is over: slots that it has proved clean become free, and workers that
+    /// came back may be given tasks again.
     pub(crate) fn pass_completed(&mut self, turn: &Turn<'_>) {
         if self.waiting == 0 {
             return;
@@ -241,8 +243,8 @@ impl Workers {
         }
     }
 
-    /// Takes over what the segment says about workers when the engine starts: all of them get a fresh
-    /// lease and no credits, and the slots of lost ones wait for a clean pass.
+    /// Takes over what the segment says about workers when the engine starts: all of them get a
+    /// fresh lease and no credits, and the slots of lost ones wait for a clean pass.
     pub(crate) fn adopt(&mut self, turn: &mut Turn<'_>) {
         for worker in self.all_indices() {
             let slot = turn.segment.worker(worker);

@@ -10,8 +10,8 @@
 //! Invariants:
 //! - I1: the worker heap holds exactly the workers that may be given a task now.
 //! - I2: LIVE, DRAINING and SUSPECT workers have a lease leaf; LOST and FREE ones have none.
-//! - I3: a LOST worker's slot becomes FREE only after a whole pass of the sweep that found none of its
-//!   tasks, so that no task is ever taken for one of the slot's next tenant.
+//! - I3: a LOST worker's slot becomes FREE only after a whole pass of the sweep that found none of
+//!   its tasks, so that no task is ever taken for one of the slot's next tenant.
 
 mod clients;
 mod joining;

@@ -1,8 +1,8 @@
-//! The table of workers: what is remembered of each beside its slot, its leaf in the worker heap, and
-//! how many workers offer each kind.
+//! The table of workers: what is remembered of each beside its slot, its leaf in the worker heap,
+//! and how many workers offer each kind.
 //!
-//! Everything that changes whether a worker may be given a task ends with [`Workers::refresh`], which
-//! derives leaf and offers from the slot; no other code writes them.
+//! Everything that changes whether a worker may be given a task ends with [`Workers::refresh`],
+//! which derives leaf and offers from the slot; no other code writes them.
 //! Tested in `engine/tests/rules/scheduling.rs`, `losses.rs`, `liveness.rs`.
 
 use qtf_shm::{
@@ -112,7 +112,8 @@ impl Workers {
         self.used = self.used.max(worker.get().saturating_add(1));
     }
 
-    /// The worker of this id, if it is there: live, draining or suspected, and the same incarnation.
+    /// The worker of this id, if it is there: live, draining or suspected, and the same
+    /// incarnation.
     pub(crate) fn serving(
         &self,
         segment: &Segment,

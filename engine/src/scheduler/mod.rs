@@ -1,9 +1,9 @@
 //! Main scheduler: takes the best ready task, picks the best worker, assigns.
 //!
-//! Strict priority, then order of submission; a retry and a task of a lost worker keep their stamp, and
-//! with it their place. The order of steps of an assignment is fixed, so that whatever is cut off in
-//! the middle can be told and mended: state READY -> ASSIGNED (the take linearizes here), leaf removed,
-//! worker counted and its leaf re-keyed, dispatch effect.
+//! Strict priority, then order of submission; a retry and a task of a lost worker keep their stamp,
+//! and with it their place. The order of steps of an assignment is fixed, so that whatever is cut
+//! off in the middle can be told and mended: state READY -> ASSIGNED (the take linearizes here),
+//! leaf removed, worker counted and its leaf re-keyed, dispatch effect.
 //!
 //! There is one ready tree (`docs/adr/0004`): a task whose kind nobody offers is parked, so that no
 //! other waits behind it; when its workers are all busy, the head waits, and the rest with it.

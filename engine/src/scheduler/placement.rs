@@ -1,9 +1,9 @@
 //! Which worker gets the task at the head: the least loaded one that offers its kind.
 //!
-//! The worker heap holds exactly the workers that may be given a task now (live, not draining, below
-//! their capacity, with a credit), the least loaded first, then the one assigned to longest ago. In the
-//! usual case its first entry offers the kind; else all workers are looked through, so many times a
-//! cycle at most. Tested in `engine/tests/rules/scheduling.rs`.
+//! The worker heap holds exactly the workers that may be given a task now (live, not draining,
+//! below their capacity, with a credit), the least loaded first, then the one assigned to longest
+//! ago. In the usual case its first entry offers the kind; else all workers are looked through, so
+//! many times a cycle at most. Tested in `engine/tests/rules/scheduling.rs`.
 
 use qtf_shm::{KindIndex, Segment, WorkerIndex};
 
@@ -19,7 +19,8 @@ pub(super) enum Pick {
     Worker(WorkerIndex),
     /// Nowhere: no worker offers its kind.
     NobodyOffers,
-    /// Nowhere yet: those that offer its kind are busy, or were not looked for any more in this cycle.
+    /// Nowhere yet: those that offer its kind are busy, or were not looked for any more in this
+    /// cycle.
     AllBusy,
 }
 

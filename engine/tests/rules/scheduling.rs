@@ -58,8 +58,8 @@ fn tasks_go_to_the_worker_with_the_lowest_share_of_its_slots_in_use() {
     assert_eq!(all.len(), 10);
     let to_small = all.iter().filter(|one| one.0 == small).count();
     assert_eq!(to_small, 2);
-    // One of each goes first; then the large one has the lower share until both have a half, and then
-    // it is the turn of the one that was assigned to longer ago.
+    // One of each goes first; then the large one has the lower share until both have a half, and
+    // then it is the turn of the one that was assigned to longer ago.
     let first: Vec<_> = all[..7].iter().map(|one| one.0).collect();
     assert_eq!(first, [small, large, large, large, large, small, large]);
 }

@@ -1,4 +1,5 @@
-//! A world for rule tests: an engine over a segment in this process, and a clock that the test moves.
+//! A world for rule tests: an engine over a segment in this process, and a clock that the test
+//! moves.
 
 use std::sync::Arc;
 
@@ -210,8 +211,8 @@ impl World {
         (record.unfinished(), record.kept())
     }
 
-    /// State words, leaves and counts agree; more strictly than the segment's own check, which allows for
-    /// other processes.
+    /// State words, leaves and counts agree; more strictly than the segment's own check, which
+    /// allows for other processes.
     pub(crate) fn verify(&self) {
         let segment = self.segment();
         let report = segment.verify();

@@ -1,16 +1,16 @@
 //! A seeded world of clients and workers against a naive model of what must come out.
 //!
-//! Clients submit, cancel, re-prioritise and forget; workers join, run, fail, fall silent, lose their
-//! streams, come back, die, leave, and repeat old results; messages are late, lost or doubled; the loop
-//! stalls; the daemon is killed and started again. Checked all the time:
+//! Clients submit, cancel, re-prioritise and forget; workers join, run, fail, fall silent, lose
+//! their streams, come back, die, leave, and repeat old results; messages are late, lost or
+//! doubled; the loop stalls; the daemon is killed and started again. Checked all the time:
 //! - conservation: each accepted task ends exactly once, or is still there;
 //! - attempts of a task are handed out one after the other, and no result counts twice;
 //! - order: nothing is handed out while something better could be;
 //! - no worker holds more than its capacity or than it granted;
 //! - the counts of clients equal the model's; the segment's `verify` is clean.
 //!
-//! And at the end: all faults stop, everything is run, forgotten, and nothing remains. A failing run
-//! prints its seed. Each test also asserts that the rare paths were really taken.
+//! And at the end: all faults stop, everything is run, forgotten, and nothing remains. A failing
+//! run prints its seed. Each test also asserts that the rare paths were really taken.
 
 #[cfg(test)]
 mod clients;
