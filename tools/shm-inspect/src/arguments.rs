@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok (also for a dead owner), 1 an invariant is broken, 2 usage, \
-3 no segment or no such record, 4 another layout version or a damaged header, 6 the record kept changing while it was read";
+3 no segment or no such record, 4 another layout version or a damaged header, 6 the record kept changing while it was read, or the image is of several moments";
 
 /// Which segment to look at.
 #[derive(Debug, Args)]

@@ -2,13 +2,14 @@
 
 use crate::arguments::SourceArguments;
 use crate::failure::{Code, Failure};
+use crate::image_note::ImageNote;
 use crate::{show, sysvipc};
 use qtf_shm::layout::HeaderError;
 use qtf_shm::segment::{AttachError, ProcessIdentity, SegmentView};
 use qtf_shm::{KindIndex, Now};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 /// The instance that is meant when nothing is said.
@@ -19,8 +20,11 @@ const DEFAULT_INSTANCE: &str = "default";
 pub(crate) enum Origin {
     /// A segment that other processes may change.
     Live { shm_id: i32 },
-    /// A file.
-    Image { file: PathBuf },
+    /// A file, and what is noted behind it.
+    Image {
+        file: PathBuf,
+        note: Option<ImageNote>,
+    },
 }
 
 /// An open view.
@@ -84,23 +88,24 @@ impl Inspected {
         }
     }
 
-    /// Of an image the time that counts is the one at which it was written, as the file system says, or
-    /// the last sign of life of its daemon if that is later.
+    /// Of an image the time that counts is the one at which it was taken: as its note says, else as the
+    /// file system says, else the last sign of life of its daemon.
     fn of_image(view: SegmentView, file: PathBuf) -> Self {
-        let written = std::fs::metadata(&file).and_then(|metadata| metadata.modified());
-        let since_1970 = written
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let unix_ns = since_1970
-            .and_then(|time| u64::try_from(time.as_nanos()).ok())
-            .unwrap_or(0);
-        let age_ns = unix_ns.saturating_sub(view.header().created_unix_ns);
-        let beat = Now::from_stamp(view.control().daemon_beat);
+        let note = ImageNote::read(&file);
+        let now = match note {
+            Some(note) => Now { ns: note.taken_ns },
+            None => written_at(&view, &file).max(Now::from_stamp(view.control().daemon_beat)),
+        };
         Self {
             view,
-            origin: Origin::Image { file },
-            now: Now { ns: age_ns }.max(beat),
+            origin: Origin::Image { file, note },
+            now,
         }
+    }
+
+    /// The segment changed while it was written to the image: contradictions may be no faults.
+    pub(crate) fn may_be_of_several_moments(&self) -> bool {
+        matches!(&self.origin, Origin::Image { note: Some(note), .. } if note.changed_while_written)
     }
 
     pub(crate) fn view(&self) -> &SegmentView {
@@ -177,6 +182,20 @@ impl Moment {
         } else {
             format!("in {duration}")
         }
+    }
+}
+
+/// When a file was last written, since the segment's origin.
+fn written_at(view: &SegmentView, file: &Path) -> Now {
+    let written = std::fs::metadata(file).and_then(|metadata| metadata.modified());
+    let since_1970 = written
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let unix_ns = since_1970
+        .and_then(|time| u64::try_from(time.as_nanos()).ok())
+        .unwrap_or(0);
+    Now {
+        ns: unix_ns.saturating_sub(view.header().created_unix_ns),
     }
 }
 

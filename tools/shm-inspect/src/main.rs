@@ -9,6 +9,7 @@ mod arguments;
 mod commands;
 mod exec_payload;
 mod failure;
+mod image_note;
 mod inspected;
 mod records;
 mod report;

@@ -33,8 +33,13 @@ pub(crate) struct InfoReport {
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Source {
-    Live { shm_id: i32 },
-    Image { file: String },
+    Live {
+        shm_id: i32,
+    },
+    Image {
+        file: String,
+        of_several_moments: bool,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -72,8 +77,9 @@ impl InfoReport {
             schema: "qtf.shm-inspect.info/1",
             source: match &inspected.origin {
                 Origin::Live { shm_id } => Source::Live { shm_id: *shm_id },
-                Origin::Image { file } => Source::Image {
+                Origin::Image { file, .. } => Source::Image {
                     file: file.display().to_string(),
+                    of_several_moments: inspected.may_be_of_several_moments(),
                 },
             },
             instance: show::line(header.instance.as_bytes(), 63),
@@ -123,7 +129,11 @@ impl Report for InfoReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let source = match &self.source {
             Source::Live { shm_id } => format!("shared memory id {shm_id}"),
-            Source::Image { file } => format!("image {file}, possibly torn"),
+            Source::Image {
+                file,
+                of_several_moments: false,
+            } => format!("image {file}"),
+            Source::Image { file, .. } => format!("image {file}, of several moments"),
         };
         let stopped = if self.owner.stopped_in_order {
             ", stopped in order"

@@ -1,12 +1,14 @@
 //! `snapshot -o FILE`: an image of the segment, for people; every other command works on it.
 //!
-//! Nothing is stopped for it, so records that changed while it was written may be torn; the commands
-//! say so of each.
+//! Nothing is stopped for it, so an image of a busy segment is of several moments. A note behind the image
+//! says so, and `verify` takes it into account.
 
 use crate::failure::{Code, Failure};
+use crate::image_note::ImageNote;
 use crate::inspected::Inspected;
 use crate::report::Report;
 use crate::show;
+use qtf_shm::segment::SegmentView;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,22 +21,43 @@ pub(crate) struct SnapshotReport {
     image_bytes: u64,
     /// Without holes.
     written_bytes: u64,
+    /// The image may be of several moments.
+    changed_while_written: bool,
 }
 
 /// Writes the image.
 pub(crate) fn write(inspected: &Inspected, output: &Path) -> Result<SnapshotReport, Failure> {
-    let written = inspected.view().write_snapshot(output).map_err(|error| {
+    let refused = |error: io::Error| {
         Failure::new(
             Code::Usage,
             format!("cannot write {}: {error}", output.display()),
         )
-    })?;
+    };
+    let view = inspected.view();
+    let before = counts(view);
+    let written = view.write_snapshot(output).map_err(refused)?;
+    let changed_while_written = inspected.may_be_of_several_moments() || counts(view) != before;
+    let note = ImageNote {
+        taken_ns: inspected.now().ns,
+        changed_while_written,
+    };
+    note.append(output).map_err(refused)?;
     Ok(SnapshotReport {
         schema: "qtf.shm-inspect.snapshot/1",
         file: output.display().to_string(),
         image_bytes: written.image_bytes,
         written_bytes: written.written_bytes,
+        changed_while_written,
     })
+}
+
+/// What moves when anything happens.
+fn counts(view: &SegmentView) -> Vec<u64> {
+    let counters = view.counters();
+    let gauges = counters.gauges().map(|(_, count)| count);
+    gauges
+        .chain(counters.named().map(|(_, count)| count))
+        .collect()
 }
 
 impl Report for SnapshotReport {
@@ -47,6 +70,13 @@ impl Report for SnapshotReport {
             out,
             "{}: {image}, of which {written} are not empty",
             self.file
-        )
+        )?;
+        if self.changed_while_written {
+            writeln!(
+                out,
+                "the segment changed while it was written: the image is of several moments"
+            )?;
+        }
+        Ok(())
     }
 }

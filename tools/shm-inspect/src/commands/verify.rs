@@ -1,6 +1,7 @@
 //! `verify`: do the truth and its caches agree? Ends with 1 if they do not.
 //!
-//! On a live segment each rule is untrue for moments, so only what is found again and again counts.
+//! An image of a busy segment is of several moments, so contradictions in it may be no faults: then the
+//! end is 6, not 1. On a live segment each rule is untrue for moments, so only what is found again and again counts.
 
 use crate::failure::Code;
 use crate::inspected::Inspected;
@@ -14,6 +15,8 @@ use std::io::{self, Write};
 pub(crate) struct VerifyReport {
     schema: &'static str,
     ok: bool,
+    /// An image that was written while the segment changed: findings may be no faults.
+    of_several_moments: bool,
     findings: Vec<Finding>,
     more_findings: bool,
     checked: Checked,
@@ -45,6 +48,7 @@ impl VerifyReport {
         Self {
             schema: "qtf.shm-inspect.verify/1",
             ok: !report.broken(),
+            of_several_moments: inspected.may_be_of_several_moments(),
             more_findings: report.more_findings,
             checked: Checked {
                 task_slots: report.tasks,
@@ -86,7 +90,11 @@ impl Report for VerifyReport {
             workers,
             chunks,
         } = &self.checked;
-        let verdict = if self.ok { "ok" } else { "BROKEN" };
+        let verdict = match (self.ok, self.of_several_moments) {
+            (true, _) => "ok",
+            (false, true) => "TORN (the segment changed while this image was written)",
+            (false, false) => "BROKEN",
+        };
         write!(
             out,
             "{verdict}: {tasks} tasks in {task_slots} slots, {workers} workers, {chunks} chunks of the arena"
@@ -102,6 +110,10 @@ impl Report for VerifyReport {
     }
 
     fn verdict(&self) -> Option<Code> {
-        (!self.ok).then_some(Code::Broken)
+        match (self.ok, self.of_several_moments) {
+            (true, _) => None,
+            (false, true) => Some(Code::Torn),
+            (false, false) => Some(Code::Broken),
+        }
     }
 }

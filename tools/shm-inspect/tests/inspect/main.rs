@@ -268,3 +268,34 @@ fn reader_that_has_seen_enough_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
+
+#[test]
+fn note_behind_an_image_tells_a_fault_from_a_change_under_way() {
+    let filled = Filled::new();
+    let image = filled.image();
+    let snapshot = std::fs::read(&image).unwrap();
+    let calm = br#""changed_while_written":false"#;
+    let at = snapshot
+        .windows(calm.len())
+        .rposition(|window| window == calm)
+        .unwrap();
+    let mut busy = snapshot.clone();
+    let value = at + calm.len() - 5;
+    busy[value..value + 5].copy_from_slice(b"true ");
+    for (bytes, damaged_ends_with) in [(snapshot, 1), (busy, 6)] {
+        std::fs::write(&image, &bytes).unwrap();
+        assert_eq!(inspect_image(&image, &["verify"]).status.code(), Some(0));
+        let ready = filled
+            .segment
+            .regions()
+            .get(qtf_shm::layout::RegionKind::Ready);
+        let start = usize::try_from(ready.offset).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[start..start + usize::try_from(ready.bytes).unwrap()].fill(0);
+        std::fs::write(&image, &damaged).unwrap();
+        assert_eq!(
+            inspect_image(&image, &["verify"]).status.code(),
+            Some(damaged_ends_with)
+        );
+    }
+}
