@@ -3,32 +3,44 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::Command;
 
 /// Name of the variable that marks all processes of a test, also those that tasks start.
 pub const MARK: &str = "QTF_TEST_MARK";
 
-/// Command lines of the living processes that carry the mark.
+/// A living process of a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    /// Its id.
+    pub pid: i32,
+    /// Its command line.
+    pub command: String,
+}
+
+/// The living processes that carry the mark or run in the folder: workers give tasks a clean
+/// environment, but the folder of their submitter.
 #[must_use]
-pub fn processes(mark: &str) -> Vec<String> {
+pub fn processes(mark: &str, folder: &Path) -> Vec<Leak> {
     let wanted = format!("{MARK}={mark}");
-    let own = std::process::id().to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let is_process = name.as_bytes().iter().all(u8::is_ascii_digit);
-        if !is_process || name.as_bytes() == own.as_bytes() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
             continue;
-        }
+        };
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment
-            .split(|byte| *byte == 0)
-            .any(|variable| variable == wanted.as_bytes())
-        {
+        let mut variables = environment.split(|byte| *byte == 0);
+        let is_marked = variables.any(|variable| variable == wanted.as_bytes());
+        let is_inside =
+            fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+        if is_marked || is_inside {
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            found.push(format!("{}: {command}", name.to_string_lossy()));
+            found.push(Leak { pid, command });
         }
     }
     found

@@ -12,7 +12,7 @@ use std::sync::mpsc::channel;
 use tempfile::TempDir;
 
 use crate::fifo::{Fifo, Gate};
-use crate::leaks;
+use crate::leaks::{self, Leak};
 use crate::process::{Process, WATCHDOG};
 use crate::programs::program;
 
@@ -292,8 +292,18 @@ impl Place {
 
     /// The processes of this place that live.
     #[must_use]
-    pub fn processes(&self) -> Vec<String> {
-        leaks::processes(&self.mark)
+    pub fn processes(&self) -> Vec<Leak> {
+        leaks::processes(&self.mark, self.folder.path())
+    }
+
+    /// Has the inspector check the segment of [`Place::daemon`].
+    ///
+    /// # Panics
+    /// When an invariant is broken; says which.
+    pub fn verify(&self) {
+        let mut inspect = self.command("shm-inspect");
+        inspect.args(["--instance", &self.mark, "verify"]);
+        self.finish(inspect, Vec::new()).expect_code(0);
     }
 
     /// The segments that were made here.
@@ -308,6 +318,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // Of a test that has failed, or that kills a worker whose tasks have children.
+        for leak in self.processes() {
+            let pid = nix::unistd::Pid::from_raw(leak.pid);
+            let _ended = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
         leaks::remove(&self.segments());
     }
 }

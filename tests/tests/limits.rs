@@ -54,6 +54,7 @@ fn a_full_segment_refuses_and_takes_again_when_room_is_back() {
         .qtf(at(&address, &["submit", "--", "true"]))
         .expect_code(0);
     place.qtf(at(&address, &["wait", "last"])).expect_code(0);
+    place.verify();
 }
 
 #[test]
@@ -75,6 +76,7 @@ fn map_through_a_full_segment_waits_for_room_and_loses_nothing() {
     let numbers: String = (1..=300).map(|number| format!("{number}\n")).collect();
     let done = place.qtf_with_stdin(at(&address, &["map", "echo"]), numbers.clone().into_bytes());
     assert_eq!(done.expect_code(0).text(), numbers);
+    place.verify();
 }
 
 #[test]
@@ -91,6 +93,7 @@ fn a_payload_over_the_limit_is_refused_with_the_limit() {
     place
         .qtf(at(&address, &["submit", "--stdin", "small", "--", "cat"]))
         .expect_code(0);
+    place.verify();
 }
 
 #[test]
@@ -113,6 +116,7 @@ fn a_payload_of_many_chunks_comes_back_whole() {
         "{} bytes came back",
         done.stdout.len()
     );
+    place.verify();
 }
 
 #[test]
@@ -152,6 +156,7 @@ fn the_id_of_a_reused_slot_is_not_the_new_task() {
         listed.expect_code(0).text().lines().count(),
         usize::try_from(slots).unwrap()
     );
+    place.verify();
 }
 
 #[test]
@@ -183,6 +188,7 @@ fn garbage_on_the_tcp_port_disturbs_nobody() {
         .qtf(at(&tcp, &["map", "echo", ":::", "still", "here"]))
         .expect_code(0);
     assert_eq!(done.text(), "still\nhere\n");
+    place.verify();
 }
 
 #[test]
@@ -264,4 +270,5 @@ fn a_client_that_disconnects_ends_nothing() {
     let mut lines: Vec<&str> = results.text().lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["end a", "end b"]);
+    place.verify();
 }

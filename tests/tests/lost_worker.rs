@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use nix::sys::signal::Signal;
 use qtf_tests::Place;
 
 #[test]
@@ -12,8 +13,7 @@ fn eight_running_tasks_of_a_killed_worker_run_again_elsewhere() {
     let mut first = place.worker(&address, "first", 8);
     let started = place.fifo("started");
     // First attempts stay until they are killed with their worker; later ones end at once.
-    let script =
-        "echo $QTF_ATTEMPT > $1; [ $QTF_ATTEMPT -gt 1 ] || sleep 1000; echo attempt $QTF_ATTEMPT";
+    let script = "echo $QTF_ATTEMPT > $1; [ $QTF_ATTEMPT -gt 1 ] || exec sleep 1000; echo attempt $QTF_ATTEMPT";
     let mut submit = place.command("qtf");
     submit.args([
         "--addr", &address, "submit", "--array", "1-8", "--", "sh", "-c", script, "x",
@@ -32,6 +32,11 @@ fn eight_running_tasks_of_a_killed_worker_run_again_elsewhere() {
         .qtf(["--addr", &address, "result", "last"])
         .expect_code(0);
     assert_eq!(results.text(), "attempt 2\n".repeat(8));
+    let left = place.processes();
+    assert!(
+        left.iter().all(|leak| !leak.command.contains("sleep")),
+        "{left:?}"
+    );
     for id in ids.text().lines() {
         let task = place
             .qtf(["--addr", &address, "task", id, "--json"])
@@ -43,7 +48,7 @@ fn eight_running_tasks_of_a_killed_worker_run_again_elsewhere() {
             "{task}"
         );
     }
-    verify(&place);
+    place.verify();
 }
 
 #[test]
@@ -77,12 +82,46 @@ fn a_killed_worker_in_the_middle_of_many_tasks_costs_no_result() {
         *seen.entry(record["id"].to_string()).or_default() += 1;
     }
     assert_eq!(seen.len(), 1_000);
-    verify(&place);
+    place.verify();
 }
 
-/// The inspector finds no broken invariant in the segment.
-fn verify(place: &Place) {
-    let mut inspect = place.command("shm-inspect");
-    inspect.args(["--instance", place.instance(), "verify"]);
-    place.finish(inspect, Vec::new()).expect_code(0);
+#[test]
+fn a_silent_worker_loses_its_task_and_its_late_result_is_refused() {
+    let place = Place::new();
+    let tcp = place.free_tcp_address();
+    let config = place.file(
+        "qtfd.toml",
+        "lease_ms = 400\nheartbeat_ms = 100\nprobe_ms = 200\n",
+    );
+    let config = config.to_str().expect("the folder has a plain name");
+    let _daemon = place.daemon(&["--config", config, "--listen", &tcp]);
+    let mut silent = place.worker(&tcp, "silent", 1);
+    let started = place.fifo("started");
+    let mut gate = place.gate("gate");
+    let script = "echo $QTF_ATTEMPT > $1; read x < $2; echo attempt $QTF_ATTEMPT";
+    let mut submit = place.command("qtf");
+    submit.args(["--addr", &tcp, "submit", "--", "sh", "-c", script, "x"]);
+    submit.arg(started.path()).arg(gate.path());
+    place.finish(submit, Vec::new()).expect_code(0);
+    assert_eq!(started.line(), "1");
+    // Its heart stops, its task goes on; the kernel cannot tell the daemon anything.
+    silent.signal(Signal::SIGSTOP);
+    let _other = place.worker(&tcp, "other", 1);
+    assert_eq!(started.line(), "2");
+    gate.let_pass(2);
+    place.qtf(["--addr", &tcp, "wait", "last"]).expect_code(0);
+    silent.signal(Signal::SIGCONT);
+    silent.line_with("registered");
+    let result = place.qtf(["--addr", &tcp, "result", "last"]).expect_code(0);
+    assert_eq!(result.text(), "attempt 2\n");
+    let task = place
+        .qtf(["--addr", &tcp, "task", "last", "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(
+        (&task["attempt"], &task["losses"]),
+        (&2.into(), &1.into()),
+        "{task}"
+    );
+    place.verify();
 }

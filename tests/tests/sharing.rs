@@ -28,11 +28,12 @@ fn workers_on_unix_and_tcp_share_the_load() {
         assert!(worker["tasks_done"].as_u64().unwrap() > 0, "{worker}");
     }
     assert_eq!(listed["workers"].as_array().unwrap().len(), 3);
+    place.verify();
     for worker in &mut workers {
         assert_eq!(worker.terminate(), Some(0));
     }
     assert_eq!(daemon.terminate(), Some(0));
-    assert_eq!(place.processes(), Vec::<String>::new());
+    assert_eq!(place.processes(), []);
     assert_eq!(place.runtime_files(), Vec::<std::path::PathBuf>::new());
     // A named segment is kept on purpose; nobody is attached to it.
     assert!(

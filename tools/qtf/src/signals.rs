@@ -1,6 +1,6 @@
 //! The signals that ask the program to end, as events of the async runtime.
 //!
-//! SIGINT, SIGTERM, and SIGHUP unless it is ignored (`nohup`). Tested in `tests/signals.rs`.
+//! SIGINT, SIGTERM, and SIGHUP unless it is ignored (`nohup`). Tested in `tests/map_ends.rs` and `tests/dev.rs`.
 
 use std::io;
 

@@ -23,7 +23,7 @@ fn it_prints_how_to_reach_it_and_is_found_without_an_address() {
     dev.signal(Signal::SIGINT);
     assert_eq!(dev.wait().code(), Some(130));
     assert_eq!(place.runtime_files(), Vec::<std::path::PathBuf>::new());
-    assert_eq!(place.processes(), Vec::<String>::new());
+    assert_eq!(place.processes(), []);
 }
 
 #[test]
@@ -63,5 +63,5 @@ fn running_tasks_end_with_it() {
     place.finish(command, Vec::new()).expect_code(0);
     assert_eq!(started.line(), "up");
     assert_eq!(dev.terminate(), Some(143));
-    assert_eq!(place.processes(), Vec::<String>::new());
+    assert_eq!(place.processes(), []);
 }

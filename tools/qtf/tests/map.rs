@@ -284,3 +284,25 @@ fn wrong_command_lines_end_with_2_and_the_fix() {
         assert!(done.stderr.contains(text), "{line:?}: {}", done.stderr);
     }
 }
+
+#[test]
+fn a_thousand_files_give_what_a_plain_loop_gives() {
+    let place = Place::new();
+    let names: Vec<String> = (0..1_000).map(|number| format!("file {number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        place.file(name, name.repeat(number));
+    }
+    let line = ["map", "sha256sum {}", ":::"].map(str::to_owned);
+    let done = place
+        .qtf(line.into_iter().chain(names.clone()))
+        .expect_code(0);
+    let mut sums = std::process::Command::new("sha256sum");
+    let plain = place.finish(
+        {
+            sums.args(&names).current_dir(place.work());
+            sums
+        },
+        Vec::new(),
+    );
+    assert!(done.stdout == plain.expect_code(0).stdout);
+}

@@ -23,7 +23,7 @@ fn start_map(place: &Place, started: &Fifo, address: Option<&str>) -> Process {
 }
 
 fn assert_nothing_is_left(place: &Place, creators: &[u32]) {
-    assert_eq!(place.processes(), Vec::<String>::new());
+    assert_eq!(place.processes(), []);
     let creators: HashSet<u32> = creators.iter().copied().collect();
     assert_eq!(leaks::segments(&creators), []);
     let left = place.runtime_files();
@@ -41,6 +41,25 @@ fn ctrl_c_and_sigterm_leave_nothing_behind() {
         assert_eq!(map.wait().code(), Some(code));
         assert_nothing_is_left(&place, &[map.pid()]);
     }
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_tasks_that_ignore_the_first() {
+    let place = Place::new();
+    let started = place.fifo("started");
+    let mut command = place.command("qtf");
+    // TERM ends the sleep, and the shell starts another one.
+    let script = "trap 'echo told > $1' TERM; while :; do echo round > $1; sleep 1000; done";
+    command.args(["map", "-j1", "sh", "-c", script, "x"]);
+    command.arg(started.path()).args([":::", "a"]);
+    let mut map = Process::start(command);
+    assert_eq!(started.line(), "round");
+    map.signal(Signal::SIGINT);
+    // The task has been told, and goes on.
+    while started.line() != "told" {}
+    map.signal(Signal::SIGINT);
+    assert_eq!(map.wait().code(), Some(130));
+    assert_nothing_is_left(&place, &[map.pid()]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The command line: global options and the list of commands; the options of each command stand in
 //! the other files of this folder.
 //!
-//! Tested at the end of this file and in `tests/help.rs`.
+//! Tested at the end of this file and in `tests/exit_codes.rs`.
 
 mod map;
 mod operate;

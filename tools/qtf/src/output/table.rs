@@ -10,7 +10,7 @@ use super::visible;
 
 /// Columns of the terminal on stdout; `None` when stdout is none.
 pub(crate) fn terminal_width() -> Option<usize> {
-    terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0.into())
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.into())
 }
 
 /// Writes a table; lines are cut at `width`.
