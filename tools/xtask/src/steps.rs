@@ -44,14 +44,11 @@ pub(crate) fn test(arguments: &[OsString]) -> anyhow::Result<Tally> {
     Ok(run.tally)
 }
 
-/// Runs `cargo test`. Whole-system tests start the programs and the examples, so these are built first.
+/// Runs `cargo test`. Whole-system tests build the programs that they start.
 fn run_tests(arguments: &[OsString]) -> anyhow::Result<Run> {
     let mut command = cargo::cargo();
     command.args(["test", "--no-fail-fast"]);
     if arguments.is_empty() {
-        let mut build = cargo::cargo();
-        build.args(["build", "--workspace", "--bins", "--examples"]);
-        cargo::run(&mut build)?;
         command.arg("--workspace");
     }
     command.args(arguments);
