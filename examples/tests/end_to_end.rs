@@ -1,4 +1,5 @@
 //! The example programs, the client library and the worker library against the real daemon.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
 
 use core::time::Duration;
 use std::collections::{HashMap, HashSet};

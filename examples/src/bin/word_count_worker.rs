@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     let shutdown = async {
         // Without a signal handler there is no Ctrl-C to wait for.
         if tokio::signal::ctrl_c().await.is_err() {
-            core::future::pending().await
+            core::future::pending::<()>().await;
         }
     };
     Ok(worker.run(shutdown).await?)
