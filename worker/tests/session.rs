@@ -1,4 +1,5 @@
 //! The worker's side of the protocol, against a daemon that does what each test tells it.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
 
 mod fake_daemon;
 

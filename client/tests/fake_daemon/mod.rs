@@ -65,7 +65,7 @@ pub(crate) struct World {
     pub(crate) break_watch_after: usize,
     pub(crate) watches_opened: usize,
     pub(crate) refuse_clients: bool,
-    /// Never answer GetTask.
+    /// Never answer `GetTask`.
     pub(crate) is_mute: bool,
 }
 
