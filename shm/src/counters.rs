@@ -160,6 +160,13 @@ impl<'s> Counters<'s> {
         }
     }
 
+    /// All changes of phase that were counted.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        let matrix = 0..Phase::COUNT * Phase::COUNT;
+        matrix.fold(0, |sum, index| sum.wrapping_add(self.word(index)))
+    }
+
     /// All named counters.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + use<'s> {
         let this = *self;

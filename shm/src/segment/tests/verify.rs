@@ -339,7 +339,16 @@ fn delayed_task_whose_timer_was_lost_gets_its_due_time_again() {
 fn verify_of_a_busy_segment_finds_nothing_and_says_what_it_could_not_compare() {
     let segment = segment(256);
     let stop = crate::sync::AtomicBool::new(false);
+    /// Also when an assertion fails: the scope waits for its threads.
+    struct StopAtEnd<'a>(&'a crate::sync::AtomicBool);
+    impl Drop for StopAtEnd<'_> {
+        fn drop(&mut self) {
+            // ORDERING: a flag alone; nothing else is read because of it.
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     std::thread::scope(|scope| {
+        let _stop_at_end = StopAtEnd(&stop);
         for attach in 1..3_u16 {
             let (segment, stop) = (&segment, &stop);
             scope.spawn(move || {
@@ -359,7 +368,6 @@ fn verify_of_a_busy_segment_finds_nothing_and_says_what_it_could_not_compare() {
             let report = segment.verify();
             assert!(!report.broken(), "{:?}", report.findings);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let report = segment.verify();
     assert!(!report.broken() && !report.torn(), "{report:?}");
