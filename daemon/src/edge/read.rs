@@ -68,11 +68,6 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
     let phase = record.state.phase();
     let (worker_id, worker_name, worker_host) = worker.unwrap_or_default();
     let submitted = record.key.ready_stamp();
-    let array_id = if side.array_id == 0 && side.submitted_unix_ms != 0 && is_first_member(&side) {
-        id.as_raw()
-    } else {
-        side.array_id
-    };
     let blocked_on = if phase == Phase::Blocked {
         "a worker that offers its kind"
     } else {
@@ -102,7 +97,7 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
             Vec::new().into()
         },
         output_bytes: record.result.len(),
-        array_id,
+        array_id: side.array_id,
         array_index: side.array_index,
         client_id: record.client.into(),
         discard_result: record.options.has(TaskOptions::DISCARD_RESULT),
@@ -110,11 +105,6 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
         blocked_on: blocked_on.to_owned(),
         durability: v1::Durability::Memory.into(),
     })
-}
-
-/// Whether a side record without an array id is that of an array's first member.
-fn is_first_member(side: &qtf_shm::SideRecord) -> bool {
-    side.array_index != 0
 }
 
 /// Raw id, name and host of the worker of a task's last attempt, if it is still known.

@@ -177,7 +177,7 @@ fn members_of_an_array_carry_the_first_members_id() {
             tasks,
             ..Default::default()
         };
-        let requests = [batch(vec![member(1), member(2)]), batch(vec![member(3)])];
+        let requests = [batch(vec![member(0), member(1)]), batch(vec![member(2)])];
         let mut answers = peer
             .plm
             .submit_stream(tokio_stream::iter(requests))
@@ -189,7 +189,7 @@ fn members_of_an_array_carry_the_first_members_id() {
             ids.extend(answer.verdicts.iter().map(|verdict| verdict.task_id));
         }
         assert_eq!(ids.len(), 3);
-        for (task_id, index) in ids.iter().zip(1..) {
+        for (task_id, index) in ids.iter().zip(0..) {
             let request = GetTaskRequest { task_id: *task_id };
             let info = peer.plm.get_task(request).await.unwrap().into_inner();
             assert_eq!((info.array_id, info.array_index), (ids[0], index));

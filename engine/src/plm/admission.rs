@@ -113,7 +113,6 @@ struct Checked {
     kind: KindIndex,
     priority: u8,
     max_attempts: u8,
-    side: Option<SideRecord>,
 }
 
 impl Plm {
@@ -147,8 +146,9 @@ impl Plm {
             .segment
             .claim_task(AttachIndex::DAEMON)
             .map_err(|error| refused_claim(turn.segment, error))?;
+        let id = claimed.id();
         claimed
-            .write(&fields(turn.now, submission, checked))
+            .write(&fields(turn.now, submission, (checked, id)))
             .map_err(|error| refused_store(&error))?;
         match submission.payload {
             Payload::Bytes(bytes) => claimed
@@ -246,7 +246,6 @@ impl Plm {
             kind: self.intern_kind(turn.segment, submission.kind)?,
             priority,
             max_attempts: u8::try_from(submission.retries.saturating_add(1)).unwrap_or(u8::MAX),
-            side: side_record(submission),
         })
     }
 }
@@ -290,13 +289,13 @@ fn check_payload(payload: Payload<'_>, limit: u64) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Few tasks need a side record; the others get none.
-fn side_record(submission: &Submission<'_>) -> Option<SideRecord> {
+/// Few tasks need a side record; the others get none. The first member of an array names itself.
+fn side_record(submission: &Submission<'_>, own: TaskId) -> Option<SideRecord> {
     if submission.estimate_ms == 0 && submission.array.is_none() {
         return None;
     }
     let (array_id, array_index) = submission.array.map_or((0, 0), |member| {
-        (member.array.map_or(0, TaskId::as_raw), member.index)
+        (member.array.unwrap_or(own).as_raw(), member.index)
     });
     Some(SideRecord {
         array_id,
@@ -308,7 +307,7 @@ fn side_record(submission: &Submission<'_>) -> Option<SideRecord> {
 }
 
 /// What goes into the slot.
-fn fields(now: Now, submission: &Submission<'_>, checked: Checked) -> TaskFields {
+fn fields(now: Now, submission: &Submission<'_>, (checked, id): (Checked, TaskId)) -> TaskFields {
     let options = if submission.discard_result {
         TaskOptions::DISCARD_RESULT
     } else {
@@ -324,7 +323,7 @@ fn fields(now: Now, submission: &Submission<'_>, checked: Checked) -> TaskFields
         client: Some(submission.client),
         options,
         due: now.plus_ns(delay_ns).stamp(),
-        side: checked.side,
+        side: side_record(submission, id),
     }
 }
 

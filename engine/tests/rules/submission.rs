@@ -93,6 +93,27 @@ fn journal_durability_is_refused_and_not_faked() {
 }
 
 #[test]
+fn every_member_of_an_array_names_the_first_one_and_so_does_the_first() {
+    let mut world = World::new();
+    let member = |world: &mut World, array, index| {
+        let place = ArrayMember { array, index };
+        let taken = world.submit_with("exec", |submission| submission.array = Some(place));
+        taken.unwrap()
+    };
+    let first = member(&mut world, None, 0);
+    let second = member(&mut world, Some(first), 1);
+    for (task, index) in [(first, 0), (second, 1)] {
+        let record = world.segment().read_task(task.slot()).unwrap().record;
+        let side = world.segment().read_side(&record).unwrap();
+        assert_eq!((side.array_id, side.array_index), (first.as_raw(), index));
+    }
+    let alone = world.submit("exec");
+    let record = world.segment().read_task(alone.slot()).unwrap().record;
+    assert!(world.segment().read_side(&record).is_none());
+    world.verify();
+}
+
+#[test]
 fn idempotency_key_is_refused_as_unsupported() {
     let mut world = World::new();
     let refused = world.submit_with("exec", |submission| submission.idempotency_key = &[1; 16]);

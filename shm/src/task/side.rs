@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offset  field             writer: the submitter, before the task is published
-//!      0  array_id          raw task id of the array's first member; 0 = none
+//!      0  array_id          raw task id of the array's first member, its own in the first; 0 = none
 //!      8  array_index
 //!     16  estimate_ms       expected run time; 0 = unknown
 //!     24  submitted_unix_ms wall clock
@@ -43,7 +43,7 @@ shared_layout! {
 /// What few tasks need, copied out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SideRecord {
-    /// Raw id of the array's first member; 0 = not in an array.
+    /// Raw id of the array's first member, which names itself; 0 = not in an array.
     pub array_id: u64,
     /// Index within the array.
     pub array_index: u64,
