@@ -279,6 +279,7 @@ fn spec(settings: &Settings) -> Result<SegmentSpec, BootError> {
             SegmentAccess::GroupWrite(gid) => Access::GroupWrite(gid),
         },
         payload_limit: settings.limits.payload_bytes,
+        spill_limit: settings.limits.spill_bytes,
         ..SegmentSpec::new(settings.instance.clone(), settings.spill_dir.clone())
     })
 }

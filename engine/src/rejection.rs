@@ -112,6 +112,8 @@ pub(crate) enum Detail {
     Size { bytes: u64, limit: u64 },
     /// No room for bytes now.
     NoRoom { bytes: u64 },
+    /// No room for bytes in spill files now.
+    NoSpillRoom { bytes: u64, limit: u64 },
     /// A fixed table is full.
     Full { what: &'static str, count: u64 },
     /// An id or token of a worker.
@@ -150,6 +152,10 @@ impl fmt::Display for Detail {
             Self::NoRoom { bytes } => write!(
                 f,
                 "no room for {bytes} bytes of payload: try again later, or start the daemon with a larger segment"
+            ),
+            Self::NoSpillRoom { bytes, limit } => write!(
+                f,
+                "no room for {bytes} bytes of payload in spill files, which may hold {limit} together: try again later, forget results, or raise spill_limit_bytes"
             ),
             Self::Full { what, count } => write!(
                 f,

@@ -6,6 +6,8 @@
 //! - I2: space is taken before the first byte is written, so a full disk is told at creation; a file that was not finished is
 //!   removed.
 //! - I3: a file's length is compared with its reference at each read.
+//! - I4: the files of one store never hold more than its bound together: a file's length is counted before the file is made, and
+//!   until it is removed. What lies there at the start of a daemon is counted by [`SpillStore::remove_others`].
 //!
 //! The directory is made when first needed, mode 0700; files have mode 0600. Tested at the end of this file.
 
@@ -25,6 +27,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// LIMIT: numbers tried for a new file; each miss means that a file of that number is there.
 const NUMBERS_TRIED_MAX: u32 = 64;
 const SUFFIX: &str = ".spill";
+/// LIMIT: 4 GiB, the default of the daemon's setting.
+pub const SPILL_LIMIT_DEFAULT: u64 = 4 << 30;
 
 /// Where large blobs go.
 #[derive(Debug, Clone)]
@@ -33,6 +37,50 @@ pub struct SpillStore {
     limit: u64,
     segment_id: u64,
     next: Arc<AtomicU64>,
+    room: Arc<Room>,
+}
+
+/// How much the files of a store hold together, and may hold. Shared by its clones.
+#[derive(Debug)]
+struct Room {
+    used: AtomicU64,
+    total: u64,
+}
+
+impl Room {
+    const fn of(total: u64) -> Self {
+        Self {
+            used: AtomicU64::new(0),
+            total,
+        }
+    }
+
+    /// Counts a file that is about to be made, if it fits; else gives what is in use.
+    fn take(&self, bytes: u64) -> Result<(), u64> {
+        self.change(|used| used.checked_add(bytes).filter(|&sum| sum <= self.total))
+    }
+
+    /// A damaged reference may name more bytes than were counted.
+    fn give_back(&self, bytes: u64) {
+        // Always some number, so it cannot be refused.
+        let _ = self.change(|used| Some(used.saturating_sub(bytes)));
+    }
+
+    fn change(&self, to: impl Fn(u64) -> Option<u64>) -> Result<(), u64> {
+        // ORDERING: a count of its own; nothing else is read by it.
+        let mut used = self.used.load(Ordering::Relaxed);
+        loop {
+            let next = to(used).ok_or(used)?;
+            // ORDERING: as above.
+            let changed =
+                self.used
+                    .compare_exchange(used, next, Ordering::Relaxed, Ordering::Relaxed);
+            match changed {
+                Ok(_) => return Ok(()),
+                Err(found) => used = found,
+            }
+        }
+    }
 }
 
 /// A blob could not be written to, or read from, a file.
@@ -44,6 +92,18 @@ pub enum SpillError {
         /// What was to be stored.
         bytes: u64,
         /// The limit.
+        limit: u64,
+    },
+    /// All files together would be larger than allowed.
+    #[error(
+        "no room for {bytes} bytes in spill files: {used} of {limit} are in use; forget results, or raise spill_limit_bytes"
+    )]
+    NoRoom {
+        /// What was to be stored.
+        bytes: u64,
+        /// What the files hold.
+        used: u64,
+        /// What they may hold.
         limit: u64,
     },
     /// The directory cannot be made or written.
@@ -102,7 +162,8 @@ pub enum SpillError {
 }
 
 impl SpillStore {
-    /// Names a directory; nothing is made or opened yet. No blob may be larger than `limit` bytes.
+    /// Names a directory; nothing is made or opened yet. No blob may be larger than `limit` bytes, and all together not
+    /// larger than [`SPILL_LIMIT_DEFAULT`].
     #[must_use]
     pub fn open(dir: impl Into<PathBuf>, limit: u64) -> Self {
         Self {
@@ -110,7 +171,22 @@ impl SpillStore {
             limit: limit.min(BLOB_BYTES_MAX),
             segment_id: 0,
             next: Arc::new(AtomicU64::new(random_u64())),
+            room: Arc::new(Room::of(SPILL_LIMIT_DEFAULT)),
         }
+    }
+
+    /// The same with another bound on all blobs together. Before the first blob: the count starts anew.
+    #[must_use]
+    pub fn bounded(mut self, total_bytes: u64) -> Self {
+        self.room = Arc::new(Room::of(total_bytes));
+        self
+    }
+
+    /// Bytes that the files hold together, those under way with the length that was announced.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        // ORDERING: a count of its own.
+        self.room.used.load(Ordering::Relaxed)
     }
 
     /// The same for the blobs of one segment: its files are told from those of others in the same directory.
@@ -121,7 +197,7 @@ impl SpillStore {
     }
 
     /// Removes the files of this segment whose numbers `keeps` does not want; returns how many. For the start of a
-    /// daemon: files that a killed one had not yet written into a slot.
+    /// daemon: files that a killed one had not yet written into a slot. What is kept is counted as in use.
     ///
     /// # Errors
     /// The directory cannot be read, or a file cannot be removed.
@@ -131,7 +207,9 @@ impl SpillStore {
             entries => entries?,
         };
         let prefix = format!("{:016x}-", self.segment_id);
-        let mut removed = 0;
+        let (mut removed, mut held) = (0, 0_u64);
+        // ORDERING: as in `Room`; nobody else stores blobs yet.
+        self.room.used.store(0, Ordering::Relaxed);
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
@@ -139,7 +217,14 @@ impl SpillStore {
                 .to_str()
                 .and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(SUFFIX))
                 .and_then(|digits| u32::from_str_radix(digits, 16).ok());
-            if number.is_some_and(|number| !keeps(number)) {
+            let Some(number) = number else {
+                continue;
+            };
+            if keeps(number) {
+                held = held.saturating_add(entry.metadata()?.len());
+                // ORDERING: as above. Counted one by one: an error later on must not make these look free.
+                self.room.used.store(held, Ordering::Relaxed);
+            } else {
                 fs::remove_file(entry.path())?;
                 removed += 1;
             }
@@ -156,7 +241,7 @@ impl SpillStore {
     /// Starts a file of `total_len` bytes and takes the space for it.
     ///
     /// # Errors
-    /// Too large, the directory cannot be written, or the disk is full.
+    /// Too large, too much together with the others, the directory cannot be written, or the disk is full.
     pub fn create(&self, total_len: u64) -> Result<SpillWriter, SpillError> {
         let len = u32::try_from(total_len)
             .ok()
@@ -165,7 +250,15 @@ impl SpillStore {
                 bytes: total_len,
                 limit: self.limit,
             })?;
-        let (number, path, file) = self.new_file()?;
+        self.room
+            .take(total_len)
+            .map_err(|used| SpillError::NoRoom {
+                bytes: total_len,
+                used,
+                limit: self.room.total,
+            })?;
+        let made = self.new_file();
+        let (number, path, file) = made.inspect_err(|_| self.room.give_back(total_len))?;
         let writer = SpillWriter {
             file,
             path,
@@ -173,6 +266,7 @@ impl SpillStore {
             len,
             written: 0,
             finished: false,
+            room: Arc::clone(&self.room),
         };
         if len > 0 {
             // LIMIT: blobs are far below the largest offset.
@@ -223,20 +317,22 @@ impl SpillStore {
         Ok(count)
     }
 
-    /// Removes a blob's file. A file that is not there is as good as removed.
+    /// Removes a blob's file, whose bytes are free from now on. A file that is not there is as good as removed.
     ///
     /// # Errors
     /// The file is there and cannot be removed.
     pub fn remove(&self, blob: BlobRef) -> Result<(), SpillError> {
-        let BlobRef::Spill { number, .. } = blob else {
+        let BlobRef::Spill { number, len } = blob else {
             return Ok(());
         };
         let file = self.path_of(number);
         match fs::remove_file(&file) {
-            Err(source) if source.kind() != ErrorKind::NotFound => {
-                Err(SpillError::File { file, source })
+            Ok(()) => {
+                self.room.give_back(u64::from(len));
+                Ok(())
             }
-            _ => Ok(()),
+            Err(source) if source.kind() == ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(SpillError::File { file, source }),
         }
     }
 
@@ -315,6 +411,7 @@ pub struct SpillWriter {
     len: u32,
     written: u64,
     finished: bool,
+    room: Arc<Room>,
 }
 
 impl SpillWriter {
@@ -370,6 +467,7 @@ impl Drop for SpillWriter {
         if !self.finished {
             // Nothing refers to the file; one that cannot be removed stays until the directory is cleaned.
             let _ = fs::remove_file(&self.path);
+            self.room.give_back(u64::from(self.len));
         }
     }
 }
@@ -479,6 +577,69 @@ mod tests {
             Err(SpillError::TooLarge { .. })
         ));
         assert!(store.create(1 << 20).is_ok());
+    }
+
+    #[test]
+    fn all_blobs_together_stay_below_the_bound() {
+        let (_dir, store) = store();
+        let store = store.bounded(1000);
+        let first = store.store(&[1; 600]).unwrap();
+        let under_way = store.clone().create(300).unwrap();
+        let refused = store.store(&[3; 101]).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                SpillError::NoRoom {
+                    bytes: 101,
+                    used: 900,
+                    limit: 1000
+                }
+            ),
+            "{refused}"
+        );
+        assert!(
+            refused.to_string().contains("spill_limit_bytes"),
+            "{refused}"
+        );
+        assert_eq!(files(&store), 2, "nothing is made of what is refused");
+        drop(under_way);
+        let second = store.store(&[2; 400]).unwrap();
+        assert_eq!(store.used_bytes(), 1000);
+        store.remove(first).unwrap();
+        store.remove(first).unwrap();
+        assert_eq!(store.used_bytes(), 400, "given back once");
+        store.remove(second).unwrap();
+        assert_eq!((store.used_bytes(), files(&store)), (0, 0));
+    }
+
+    #[test]
+    fn file_that_cannot_be_made_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let occupied = dir.path().join("file");
+        fs::write(&occupied, "").unwrap();
+        let store = SpillStore::open(occupied.join("spill"), 100);
+        assert!(store.store(b"x").is_err());
+        assert_eq!(store.used_bytes(), 0);
+    }
+
+    #[test]
+    fn files_that_are_kept_at_the_start_of_a_daemon_count() {
+        let (_dir, store) = store();
+        let before = store.of_segment(7);
+        let kept = before.store(&[1; 70]).unwrap();
+        before.store(&[2; 30]).unwrap();
+        let after = SpillStore::open(before.dir(), 1000)
+            .bounded(100)
+            .of_segment(7);
+        let wanted = |number| kept == BlobRef::Spill { number, len: 70 };
+        assert_eq!(after.remove_others(wanted).unwrap(), 1);
+        assert_eq!(after.used_bytes(), 70);
+        assert!(matches!(
+            after.store(&[3; 31]),
+            Err(SpillError::NoRoom { .. })
+        ));
+        after.remove(kept).unwrap();
+        assert!(after.store(&[3; 100]).is_ok());
     }
 
     #[test]

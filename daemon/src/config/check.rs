@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use qtf_proto::address::Address;
+use qtf_shm::spill::SPILL_LIMIT_DEFAULT;
 
 use super::raw::{CoreValue, RawConfig};
 use super::settings::{
@@ -15,6 +16,8 @@ use super::settings::{
 
 /// LIMIT: a blob reference has 30 bits for the length.
 const PAYLOAD_BYTES_HIGHEST: u64 = (1 << 30) - 1;
+/// LIMIT: an exbibyte: beyond any disk, and far from the end of a number.
+const SPILL_BYTES_HIGHEST: u64 = 1 << 60;
 
 pub(super) fn times_of(raw: &RawConfig) -> Result<Times, SettingsError> {
     Ok(Times {
@@ -41,6 +44,12 @@ pub(super) fn limits_of(raw: &RawConfig) -> Result<Limits, SettingsError> {
             raw.payload_bytes_max,
             PAYLOAD_BYTES_MAX,
             (64, PAYLOAD_BYTES_HIGHEST),
+        )?,
+        spill_bytes: bounded(
+            "spill_limit_bytes",
+            raw.spill_limit_bytes,
+            SPILL_LIMIT_DEFAULT,
+            (64, SPILL_BYTES_HIGHEST),
         )?,
         message_bytes: count(
             "message_bytes_max",

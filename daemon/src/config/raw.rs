@@ -66,6 +66,8 @@ raw_config! {
     segment_group_access: String,
     /// Largest payload or output of a task.
     payload_bytes_max: u64,
+    /// Bytes that payloads and outputs in `spill_dir` may take together.
+    spill_limit_bytes: u64,
     /// Time without a heartbeat after which a worker is probed.
     lease_ms: u64,
     /// Time between heartbeats of workers and clients.

@@ -104,6 +104,7 @@ pub(crate) struct Times {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) payload_bytes: u64,
+    pub(crate) spill_bytes: u64,
     pub(crate) message_bytes: usize,
     pub(crate) connections: usize,
     pub(crate) streams_per_connection: u32,
@@ -347,6 +348,7 @@ impl Settings {
         let (times, limits) = (&self.times, &self.limits);
         [
             ("payload_bytes_max", u128::from(limits.payload_bytes)),
+            ("spill_limit_bytes", u128::from(limits.spill_bytes)),
             ("message_bytes_max", limits.message_bytes as u128),
             ("connections_max", limits.connections as u128),
             (
@@ -369,6 +371,11 @@ impl Settings {
         if self.times.heartbeat >= self.times.lease {
             return Err(SettingsError::Together(
                 "heartbeat_ms must be below lease_ms, or every worker looks dead",
+            ));
+        }
+        if self.limits.spill_bytes < self.limits.payload_bytes {
+            return Err(SettingsError::Together(
+                "spill_limit_bytes must be at least payload_bytes_max, or the largest payloads are never taken",
             ));
         }
         Ok(self)
@@ -428,6 +435,10 @@ mod tests {
             ("listen = [\"shm:x\"]", "listen = \"shm:x\""),
             ("segment_tasks = 5", "segment_tasks and segment_workers"),
             ("heartbeat_ms = 9000", "heartbeat_ms must be below lease_ms"),
+            (
+                "spill_limit_bytes = 1000",
+                "spill_limit_bytes must be at least payload_bytes_max",
+            ),
             (
                 "segment_group = \"no such group\"",
                 "segment_group = \"no such group\"",

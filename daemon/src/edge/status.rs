@@ -7,6 +7,7 @@ use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::refusal;
 use qtf_proto::v1::{Refusal, RefusalReason};
 use qtf_shm::TaskId;
+use qtf_shm::spill::SpillError;
 use tonic::Status;
 
 /// LIMIT: long enough for others to finish their uploads, short against the life of a receipt.
@@ -53,6 +54,14 @@ pub(crate) fn too_many_uploads(limit: usize) -> Refusal {
             RefusalReason::SpillFailed,
             format!("all {limit} uploads are in use: try again later, or raise uploads_max"),
         )
+    }
+}
+
+/// Spill files hold as much as they may; there is room again when results are forgotten.
+pub(crate) fn no_spill_room(error: &SpillError) -> Refusal {
+    Refusal {
+        retry_after_ms: UPLOAD_RETRY_MS,
+        ..refuse(RefusalReason::SpillFailed, error.to_string())
     }
 }
 

@@ -14,7 +14,7 @@ use qtf_proto::limits::CHUNK_BYTES;
 use qtf_proto::refusal;
 use qtf_proto::v1::{OutputChunk, RefusalReason, UploadChunk, UploadReceipt};
 use qtf_shm::spill::{SpillError, SpillWriter};
-use qtf_shm::{Part, TaskId};
+use qtf_shm::{Counter, Part, TaskId};
 use tonic::{Status, Streaming};
 
 use super::{session_client, status, worker_session};
@@ -71,6 +71,9 @@ pub(crate) async fn receive(
     }
     let blob = writer.finish().map_err(|error| spill_status(&error))?;
     let kept = core_cell::enter(|core| {
+        let counters = core.segment().counters();
+        counters.add(Counter::SpillWritten, 1);
+        counters.add(Counter::SpillBytes, total);
         let now = core.now();
         let receipt = core.uploads.keep(session, blob, now);
         if receipt.is_none() {
@@ -142,6 +145,9 @@ async fn next_chunk(chunks: &mut Streaming<UploadChunk>) -> Result<Option<Upload
 fn spill_status(error: &SpillError) -> Status {
     if let SpillError::Announced { .. } = error {
         return status::invalid(format!("upload: {error}"));
+    }
+    if let SpillError::NoRoom { .. } = error {
+        return refusal::status_of(status::no_spill_room(error));
     }
     tracing::warn!(%error, "upload not stored");
     refusal::status_of(status::refuse(

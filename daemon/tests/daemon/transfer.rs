@@ -152,6 +152,38 @@ fn number_of_uploads_is_bounded_with_a_hint() {
 }
 
 #[test]
+fn bytes_of_uploads_are_bounded_with_a_hint_and_taken_again_when_there_is_room() {
+    let raw = RawConfig {
+        payload_bytes_max: Some(300_000),
+        spill_limit_bytes: Some(500_000),
+        ..small()
+    };
+    on_both(&raw, |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let bytes = pattern(300_000);
+        let upload = || tokio_stream::iter(chunks(0, 300_000, &bytes));
+        let receipt = peer.plm.upload_payload(upload()).await.unwrap();
+        let status = peer.plm.upload_payload(upload()).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        let refusal = refusal_of(&status).unwrap();
+        assert_eq!(refusal.reason(), RefusalReason::SpillFailed);
+        assert!(refusal.retry_after_ms > 0);
+        assert!(refusal.message.contains("spill_limit_bytes"), "{refusal:?}");
+        let task = TaskSpec {
+            payload_upload: receipt.into_inner().upload,
+            ..noop(b"")
+        };
+        let selection = TaskSelection {
+            task_ids: vec![peer.submit(task).await.unwrap()],
+            ..TaskSelection::default()
+        };
+        peer.plm.cancel_tasks(selection.clone()).await.unwrap();
+        peer.plm.forget_tasks(selection).await.unwrap();
+        peer.plm.upload_payload(upload()).await.unwrap();
+    });
+}
+
+#[test]
 fn stranger_may_not_upload_outputs() {
     on_both(&small(), |daemon| async move {
         let mut peer = Peer::new(&daemon).await;

@@ -10,6 +10,8 @@ use qtf_shm::{
     SideRecord, StoreError, TaskFields, TaskId, TaskOptions,
 };
 
+use qtf_shm::spill::SpillError;
+
 use super::Plm;
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
@@ -23,6 +25,19 @@ const DELAY_MS_MAX: u64 = 315_360_000_000;
 /// Priority of a task that names none.
 const PRIORITY_DEFAULT: u32 = 128;
 const NS_PER_MS: u64 = 1_000_000;
+
+/// Entries of the table of kinds that submissions leave to workers: names that nobody offers must not
+/// keep a worker out.
+const KINDS_KEPT: usize = 16;
+
+/// Who names a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Namer {
+    /// A worker, which offers it.
+    Worker,
+    /// A submission, which may ask for what nobody offers.
+    Submission,
+}
 
 /// How durable the client wants its task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -170,11 +185,13 @@ impl Plm {
         Ok(id)
     }
 
-    /// The number of a kind by its name; a new name gets a number.
+    /// The number of a kind by its name; a new name gets a number, for a submission only while there is
+    /// room for the kinds of workers to come.
     pub(crate) fn intern_kind(
         &mut self,
         segment: &Segment,
         name: &str,
+        namer: Namer,
     ) -> Result<KindIndex, Rejection> {
         if name.is_empty() || name.len() > KIND_BYTES_MAX {
             return Err(Rejection::invalid(
@@ -193,11 +210,18 @@ impl Plm {
                 "kind contains a control character: use exec or the name of a handler",
             ));
         }
-        let kind = segment.kinds().intern(name).map_err(|_| {
-            let count = u64::from(segment.geometry().kinds());
-            let what = "task kinds";
-            Rejection::new(RejectReason::KindsFull, Detail::Full { what, count })
-        })?;
+        let (interned, refusal) = match namer {
+            Namer::Worker => (
+                segment.kinds().intern(name),
+                "the segment's table of task kinds is full: offer fewer kinds, or start a new segment",
+            ),
+            Namer::Submission => (
+                segment.kinds().intern_keeping(name, KINDS_KEPT),
+                "no worker has offered this kind, and the table of task kinds has no room for more such names: use a kind that a worker offers",
+            ),
+        };
+        let kind = interned
+            .map_err(|_| Rejection::new(RejectReason::KindsFull, Detail::Plain(refusal)))?;
         if let Some(place) = self.kind_names.get_mut(kind.position()) {
             *place = name.into();
         }
@@ -243,7 +267,7 @@ impl Plm {
         }
         check_payload(submission.payload, turn.config.payload_limit)?;
         Ok(Checked {
-            kind: self.intern_kind(turn.segment, submission.kind)?,
+            kind: self.intern_kind(turn.segment, submission.kind, Namer::Submission)?,
             priority,
             max_attempts: u8::try_from(submission.retries.saturating_add(1)).unwrap_or(u8::MAX),
         })
@@ -349,6 +373,10 @@ fn refused_store(error: &StoreError) -> Rejection {
         StoreError::ArenaFull { bytes } => {
             Rejection::for_now(RejectReason::ArenaFull, Detail::NoRoom { bytes })
         }
+        StoreError::Spill(SpillError::NoRoom { bytes, limit, .. }) => Rejection::for_now(
+            RejectReason::SpillFailed,
+            Detail::NoSpillRoom { bytes, limit },
+        ),
         StoreError::Spill(_) => Rejection::for_now(
             RejectReason::SpillFailed,
             Detail::Plain(

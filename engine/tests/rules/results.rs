@@ -1,6 +1,6 @@
 //! What becomes of reports about attempts: fencing, judgement, retries, outputs.
 
-use qtf_engine::{Disposition, EngineConfig, Output, ResultReport};
+use qtf_engine::{Disposition, EngineConfig, Output, Payload, RejectReason, ResultReport};
 use qtf_shm::{BlobRef, Counter, OutcomeKind, Part, Phase, TaskId, WorkerCounter, WorkerId};
 
 use crate::world::{MS, SECOND, World, finished, task_ref};
@@ -290,6 +290,51 @@ fn output_that_finds_no_room_is_dropped_and_said_so() {
     assert_eq!(world.phase(task), Phase::Done);
     assert!(world.outcome(task).result_dropped);
     assert_eq!(world.counter(Counter::ResultDropped), 1);
+    world.verify();
+}
+
+#[test]
+fn output_beyond_the_bound_on_spill_files_is_dropped_and_said_so_until_there_is_room_again() {
+    let mut world = World::spilling_at_most(250_000);
+    world.worker(8, &["exec"]);
+    let bytes = vec![1; 100_000];
+    let run = |world: &mut World| {
+        let task = world.submit("exec");
+        let (worker, _, attempt) = world.dispatch();
+        let report = ResultReport {
+            outcome: qtf_shm::Outcome {
+                kind: OutcomeKind::Exited,
+                ..qtf_shm::Outcome::default()
+            },
+            output: Output::Bytes(&bytes),
+        };
+        let now = world.now;
+        let told = world
+            .engine
+            .task_result(now, worker, task_ref(task, attempt), &report);
+        assert_eq!(told, Disposition::Recorded);
+        task
+    };
+    let first = run(&mut world);
+    run(&mut world);
+    let third = run(&mut world);
+    assert!(world.outcome(third).result_dropped);
+    assert_eq!(world.counter(Counter::ResultDropped), 1);
+    let refused = world.submit_with("exec", |submission| {
+        submission.payload = Payload::Bytes(&bytes);
+    });
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.reason, RejectReason::SpillFailed);
+    assert!(refused.retry_after_ms > 0);
+    assert!(
+        refused.to_string().contains("spill_limit_bytes"),
+        "{refused}"
+    );
+    let now = world.now;
+    world.engine.forget(now, first).unwrap();
+    let fourth = run(&mut world);
+    assert!(!world.outcome(fourth).result_dropped);
+    assert_eq!(output(&world, fourth), bytes);
     world.verify();
 }
 

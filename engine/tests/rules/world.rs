@@ -40,6 +40,17 @@ impl World {
         Self::over(segment, config, Now::from_ns(SECOND), directory)
     }
 
+    /// A world whose spill files hold so many bytes together.
+    pub(crate) fn spilling_at_most(bytes: u64) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut spec = SegmentSpec::new("rules", directory.path());
+        spec.geometry = Geometry::for_counts(64, 16).expect("a small segment fits");
+        spec.spill_limit = bytes;
+        let segment = Arc::new(Segment::in_process(&spec));
+        let config = EngineConfig::default();
+        Self::over(segment, config, Now::from_ns(SECOND), directory)
+    }
+
     fn over(
         segment: Arc<Segment>,
         config: EngineConfig,

@@ -268,7 +268,8 @@ fn judge(
         shm_id: Some(shm_id),
         spill: None,
     };
-    let spill = SpillStore::open(&spec.spill_dir, view.header.payload_limit);
+    let spill =
+        SpillStore::open(&spec.spill_dir, view.header.payload_limit).bounded(spec.spill_limit);
     Ok(Found::Usable(Box::new(Segment::of(view, spill))))
 }
 

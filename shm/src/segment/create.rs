@@ -101,7 +101,7 @@ pub(super) fn build(
     };
     Ok(Segment::of(
         view,
-        SpillStore::open(&spec.spill_dir, spec.payload_limit),
+        SpillStore::open(&spec.spill_dir, spec.payload_limit).bounded(spec.spill_limit),
     ))
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::layout::{Geometry, HeaderError};
+use crate::spill::SPILL_LIMIT_DEFAULT;
 
 /// Longest name of an instance in bytes.
 pub(super) const INSTANCE_BYTES_MAX: usize = 63;
@@ -56,6 +57,8 @@ pub struct SegmentSpec {
     pub spill_dir: PathBuf,
     /// Largest payload or result in bytes.
     pub payload_limit: u64,
+    /// Bytes that all spill files together may hold; of this process, not of the segment.
+    pub spill_limit: u64,
 }
 
 impl SegmentSpec {
@@ -68,6 +71,7 @@ impl SegmentSpec {
             mode: Access::Owner,
             spill_dir: spill_dir.into(),
             payload_limit: PAYLOAD_LIMIT_DEFAULT,
+            spill_limit: SPILL_LIMIT_DEFAULT,
         }
     }
 }
