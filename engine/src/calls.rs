@@ -6,7 +6,7 @@ use qtf_shm::{ClientIndex, Counter, Now, Phase, StateWord, TaskId, WorkerId};
 
 use crate::cycle::Engine;
 use crate::effects::Effect;
-use crate::plm::{Disposition, Fence, Order, ResultReport, Submission, TaskRef, order};
+use crate::plm::{Disposition, Fence, Namer, Order, ResultReport, Submission, TaskRef, order};
 use crate::register::{Beat, ClientHello, ClientSession, WorkerHello, WorkerWelcome, check_hello};
 use crate::rejection::Rejection;
 use crate::turn::find;
@@ -113,7 +113,11 @@ impl Engine {
         let capacity = check_hello(hello)?;
         let mut kinds = 0;
         for name in hello.kinds {
-            kinds |= 1 << parts.plm.intern_kind(parts.turn.segment, name)?.get();
+            kinds |= 1
+                << parts
+                    .plm
+                    .intern_kind(parts.turn.segment, name, Namer::Worker)?
+                    .get();
         }
         parts
             .workers

@@ -95,6 +95,25 @@ impl<'s> KindTable<'s> {
         Err(KindsFull::Full(name.to_owned()))
     }
 
+    /// As [`KindTable::intern`], but a new name is taken only while more than `kept` entries are free: those are for
+    /// others. A caller that loses a race against another one may leave one less.
+    ///
+    /// # Errors
+    /// As [`KindTable::intern`].
+    pub fn intern_keeping(&self, name: &str, kept: usize) -> Result<KindIndex, KindsFull> {
+        if let Some(kind) = self.find(name) {
+            return Ok(kind);
+        }
+        let free = self.entries.iter().skip(1).filter(|entry| {
+            // ORDERING: a count; what is taken meanwhile is found by `intern`.
+            entry.tag.load(Ordering::Relaxed) == 0
+        });
+        if free.count() <= kept {
+            return Err(KindsFull::Full(name.to_owned()));
+        }
+        self.intern(name)
+    }
+
     /// The number of a kind that has one.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<KindIndex> {
@@ -186,6 +205,23 @@ mod tests {
             ready: AtomicU64::new(0),
         };
         (0..KINDS_COUNT).map(|_| entry()).collect()
+    }
+
+    #[test]
+    fn entries_that_are_kept_for_others_stay_free() {
+        let entries = entries();
+        let table = KindTable::new(&entries);
+        table.intern(KIND_EXEC).unwrap();
+        let named = (0..KINDS_COUNT)
+            .take_while(|number| table.intern_keeping(&format!("kind {number}"), 16).is_ok())
+            .count();
+        assert_eq!(named, 63 - 1 - 16);
+        assert_eq!(table.intern_keeping(KIND_EXEC, 16).unwrap().get(), 1);
+        assert_eq!(table.intern_keeping("kind 0", 16).unwrap().get(), 2);
+        for number in 0..16 {
+            assert!(table.intern(&format!("other {number}")).is_ok(), "{number}");
+        }
+        assert!(table.intern("one more").is_err());
     }
 
     #[test]

@@ -32,6 +32,7 @@ use qtf_shm::{KindIndex, Now, Phase};
 
 use crate::turn::Turn;
 
+pub(crate) use admission::Namer;
 pub use admission::{ArrayMember, Durability, Payload, Submission};
 pub use lookup::Order;
 pub(crate) use lookup::{is_held_by, order};

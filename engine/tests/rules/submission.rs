@@ -271,3 +271,26 @@ fn ids_that_never_were_and_ids_of_reused_slots_are_told_apart() {
     assert_eq!(stale.reason, RejectReason::StaleTask);
     assert!(stale.to_string().contains(&later.to_string()));
 }
+
+#[test]
+fn names_that_nobody_offers_leave_room_for_the_kinds_of_workers() {
+    let mut world = World::new();
+    let refused = (0..64).find_map(|number| {
+        world
+            .submit_with(&format!("invented {number}"), |_| ())
+            .err()
+    });
+    let refused = refused.unwrap();
+    assert_eq!(refused.reason, RejectReason::KindsFull);
+    assert!(refused.to_string().contains("worker offers"), "{refused}");
+    let offered: Vec<String> = (0..16).map(|number| format!("real {number}")).collect();
+    let offered: Vec<&str> = offered.iter().map(String::as_str).collect();
+    world.worker(1, &offered);
+    let task = world.submit("real 15");
+    assert_eq!(world.dispatch().1, task);
+    assert!(
+        world.submit_with("invented 0", |_| ()).is_ok(),
+        "a known name"
+    );
+    world.verify();
+}
