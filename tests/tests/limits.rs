@@ -272,3 +272,34 @@ fn a_client_that_disconnects_ends_nothing() {
     assert_eq!(lines, ["end a", "end b"]);
     place.verify();
 }
+
+#[test]
+fn programs_go_on_when_the_reader_of_their_log_goes_away() {
+    let place = Place::new();
+    let broken = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let mut map = place.command("qtf");
+    map.args(["map", "echo", "{}", ":::", "a", "b"])
+        .env("QTF_LOG", "trace")
+        .stderr(broken());
+    let done = map.output().unwrap();
+    assert_eq!(done.status.code(), Some(0));
+    assert_eq!(done.stdout, b"a\nb\n");
+    let _daemon = small_daemon(&place, "");
+    let address = place.address();
+    let mut worker = place.command("qtf-worker");
+    worker
+        .args(["--connect", &address, "--slots", "1"])
+        .env("QTF_LOG", "trace")
+        .stderr(broken());
+    let mut worker = worker.spawn().unwrap();
+    place
+        .qtf(at(&address, &["map", "echo", "{}", ":::", "c"]))
+        .expect_code(0);
+    assert_eq!(worker.try_wait().unwrap(), None);
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+}

@@ -74,6 +74,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // A reader of the log that has gone away must not take the worker with it.
+        .log_internal_errors(false)
         .init();
     if let Some(error) = filter_error {
         return Err(error);

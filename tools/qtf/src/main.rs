@@ -78,5 +78,7 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A reader of the log that has gone away must not take what runs with it.
+        .log_internal_errors(false)
         .init();
 }
