@@ -22,9 +22,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
 
-use qtf_engine::{Effect, Engine};
+use qtf_engine::{Effect, Engine, TaskRef};
 use qtf_shm::time::monotonic_ns;
-use qtf_shm::{Now, Segment};
+use qtf_shm::{Now, Segment, WorkerId};
 use tokio::sync::Notify;
 
 use crate::config::settings::Limits;
@@ -144,8 +144,20 @@ impl Core {
     fn route(&mut self, effect: Effect) {
         if let Effect::Finished { task, phase } = effect {
             self.watches.finished(task, phase);
-        } else {
-            self.routes.route(effect);
+        } else if let Some((worker, undelivered)) = self.routes.route(effect) {
+            self.void_credits(worker, &[undelivered]);
+        }
+    }
+
+    /// A worker has no dispatch stream (any more): its credits are void, and what was assigned to it but
+    /// never sent goes back to the queue.
+    pub(crate) fn void_credits(&mut self, worker: WorkerId, undelivered: &[TaskRef]) {
+        let now = self.now();
+        if let Err(error) = self.engine.worker_credits(now, worker, 0, true) {
+            tracing::debug!(%worker, %error, "no credits to void");
+        }
+        for asked in undelivered {
+            self.engine.dispatch_undelivered(now, worker, *asked);
         }
     }
 

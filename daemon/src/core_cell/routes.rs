@@ -1,8 +1,9 @@
 //! What waits to be sent to each worker, and who sends it.
 //!
 //! The engine gives credits their due, so what waits for one worker is bounded by its capacity; only ids
-//! wait, the data is read from the segment when the stream is polled. An order that waits while its
-//! worker has no dispatch stream is sent to the next one, unless it is no longer the worker's by then:
+//! wait, the data is read from the segment when the stream is polled. Credits are a stream's: when it ends
+//! or is replaced, the assignments that it has not sent are given back to whoever ends it, for the
+//! engine's queue. Stops and probes wait for the next stream. Whether an assignment is still the worker's
 //! the sender asks the engine for each.
 //!
 //! Invariants:
@@ -14,7 +15,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use qtf_engine::{Effect, StopReason};
+use qtf_engine::{Effect, StopReason, TaskRef};
 use qtf_shm::{TaskId, WorkerId};
 
 /// LIMIT: stops may come on top of assignments; beyond this the worker is hopeless and loses orders, which
@@ -146,15 +147,19 @@ impl Routes {
         }
     }
 
-    /// A dispatch stream for a worker; an earlier one of it ends. False when the token is wrong.
-    pub(crate) fn open_dispatch(&mut self, id: WorkerId, token: u64, key: StreamKey) -> bool {
-        let Some(route) = self.get_mut(id).filter(|route| route.token == token) else {
-            return false;
-        };
+    /// A dispatch stream for a worker; an earlier one of it ends, and what that had not assigned yet comes
+    /// back. `None` when the token is wrong.
+    pub(crate) fn open_dispatch(
+        &mut self,
+        id: WorkerId,
+        token: u64,
+        key: StreamKey,
+    ) -> Option<Vec<TaskRef>> {
+        let route = self.get_mut(id).filter(|route| route.token == token)?;
         if let Some((_, Some(waker))) = route.dispatch.replace((key, None)) {
             waker.wake();
         }
-        true
+        Some(route.take_assignments())
     }
 
     /// Whether some worker has this token.
@@ -210,11 +215,12 @@ impl Routes {
         }
     }
 
-    /// The dispatch stream `key` is gone; what waits stays for the next.
-    pub(crate) fn close_dispatch(&mut self, id: WorkerId, key: StreamKey) {
-        if let Some(route) = self.get_mut(id) {
-            route.dispatch.take_if(|(now, _)| *now == key);
-        }
+    /// The dispatch stream `key` is gone. If it was the one of its worker, the assignments that it had not
+    /// sent come back; its credits are void then.
+    pub(crate) fn close_dispatch(&mut self, id: WorkerId, key: StreamKey) -> Option<Vec<TaskRef>> {
+        let route = self.get_mut(id)?;
+        route.dispatch.take_if(|(now, _)| *now == key)?;
+        Some(route.take_assignments())
     }
 
     /// The session `key` is gone. True if it was the one of its worker.
@@ -241,15 +247,20 @@ impl Routes {
         }
     }
 
-    /// Brings an effect to the worker that it is for.
-    pub(crate) fn route(&mut self, effect: Effect) {
+    /// Brings an effect to the worker that it is for. An assignment that no stream can take comes back.
+    pub(crate) fn route(&mut self, effect: Effect) -> Option<(WorkerId, TaskRef)> {
         match effect {
             Effect::Dispatch {
                 worker,
                 task,
                 attempt,
             } => {
-                self.order(worker, Order::Assign { task, attempt });
+                let has_stream = self
+                    .get(worker)
+                    .is_some_and(|route| route.dispatch.is_some());
+                if !has_stream || !self.order(worker, Order::Assign { task, attempt }) {
+                    return Some((worker, task_ref(task, attempt)));
+                }
             }
             Effect::Stop {
                 worker,
@@ -266,7 +277,9 @@ impl Routes {
                     },
                 );
             }
-            Effect::Probe { worker, nonce } => self.order(worker, Order::Probe { nonce }),
+            Effect::Probe { worker, nonce } => {
+                self.order(worker, Order::Probe { nonce });
+            }
             Effect::Evict { worker } => {
                 if let Some(route) = self.get_mut(worker) {
                     tracing::warn!(%worker, address = route.address, "worker lost");
@@ -283,23 +296,45 @@ impl Routes {
             }
             Effect::Finished { .. } => {}
         }
+        None
     }
 
-    fn order(&mut self, worker: WorkerId, order: Order) {
+    /// Whether the order now waits to be sent.
+    fn order(&mut self, worker: WorkerId, order: Order) -> bool {
         let Some(route) = self.get_mut(worker) else {
             tracing::debug!(%worker, ?order, "no route to this worker");
-            return;
+            return false;
         };
         if route.orders.len() >= ORDERS_MAX {
             tracing::debug!(%worker, ?order, "too much waits for this worker");
-            return;
+            return false;
         }
         route.orders.push_back(order);
         wake(&route.dispatch);
+        true
+    }
+}
+
+fn task_ref(task: TaskId, attempt: u8) -> TaskRef {
+    TaskRef {
+        task,
+        attempt: attempt.into(),
     }
 }
 
 impl WorkerRoute {
+    fn take_assignments(&mut self) -> Vec<TaskRef> {
+        let mut taken = Vec::new();
+        self.orders.retain(|order| match *order {
+            Order::Assign { task, attempt } => {
+                taken.push(task_ref(task, attempt));
+                false
+            }
+            Order::Stop { .. } | Order::Probe { .. } => true,
+        });
+        taken
+    }
+
     fn wake_both(&self) {
         wake(&self.dispatch);
         wake(&self.session);
@@ -343,7 +378,7 @@ mod tests {
         let session = routes.next_key();
         routes.open_session(id, 7, "here".into(), session);
         let stream = routes.next_key();
-        assert!(routes.open_dispatch(id, 7, stream));
+        assert!(routes.open_dispatch(id, 7, stream).is_some());
         (routes, stream)
     }
 
@@ -360,15 +395,43 @@ mod tests {
     }
 
     #[test]
-    fn order_that_waited_for_a_dispatch_stream_goes_to_the_new_stream_only() {
+    fn assignment_that_a_stream_did_not_send_comes_back_when_it_ends_or_is_replaced() {
         let id = worker(3, 1);
         let (mut routes, first) = with_worker(id);
-        routes.close_dispatch(id, first);
-        routes.route(dispatch(id));
+        assert_eq!(routes.route(dispatch(id)), None);
         let second = routes.next_key();
-        assert!(routes.open_dispatch(id, 7, second));
-        assert_eq!(routes.next_order(id, first), None);
-        assert!(routes.next_order(id, second).is_some());
+        assert_eq!(routes.open_dispatch(id, 7, second).unwrap().len(), 1);
+        assert_eq!(
+            routes.close_dispatch(id, first),
+            None,
+            "not the one of its worker"
+        );
+        assert_eq!(routes.route(dispatch(id)), None);
+        assert_eq!(routes.close_dispatch(id, second).unwrap().len(), 1);
+        assert!(
+            routes.route(dispatch(id)).is_some(),
+            "no stream can take this one"
+        );
+    }
+
+    #[test]
+    fn stop_waits_for_the_next_stream() {
+        let id = worker(3, 1);
+        let (mut routes, first) = with_worker(id);
+        let stop = Effect::Stop {
+            worker: id,
+            task: TaskId::from_raw(1 << 24).unwrap(),
+            attempt: 1,
+            reason: StopReason::Cancelled,
+        };
+        routes.route(stop);
+        routes.close_dispatch(id, first);
+        let second = routes.next_key();
+        assert_eq!(routes.open_dispatch(id, 7, second), Some(Vec::new()));
+        assert!(matches!(
+            routes.next_order(id, second),
+            Some(Order::Stop { .. })
+        ));
     }
 
     #[test]
@@ -382,10 +445,10 @@ mod tests {
         assert!(!routes.is_dispatch(old, stream));
         let stream = routes.next_key();
         assert!(
-            !routes.open_dispatch(new, 7, stream),
+            routes.open_dispatch(new, 7, stream).is_none(),
             "the token of the tenant before"
         );
-        assert!(routes.open_dispatch(new, 8, stream));
+        assert!(routes.open_dispatch(new, 8, stream).is_some());
         assert_eq!(routes.next_order(new, stream), None);
         routes.route(dispatch(old));
         assert_eq!(routes.next_order(new, stream), None);

@@ -115,11 +115,13 @@ impl DispatchStream {
                 Some(worker) => worker,
                 None => {
                     let worker = worker_of(core, request.worker_id, request.token)?;
-                    if !core.routes.open_dispatch(worker, request.token, key) {
-                        return Err(status::invalid(
-                            "the worker has no session: open WorkerSession first",
-                        ));
-                    }
+                    let undelivered = core
+                        .routes
+                        .open_dispatch(worker, request.token, key)
+                        .ok_or_else(|| {
+                            status::invalid("the worker has no session: open WorkerSession first")
+                        })?;
+                    core.void_credits(worker, &undelivered);
                     worker
                 }
             };
@@ -191,8 +193,13 @@ impl Stream for DispatchStream {
 impl Drop for DispatchStream {
     fn drop(&mut self) {
         if let Some(worker) = self.worker {
-            // The end of the stream is not the end of the worker: that the lease or the kernel tells.
-            core_cell::attend(|core| core.routes.close_dispatch(worker, self.key));
+            // The end of the stream is not the end of the worker: that the lease or the kernel tells. It is
+            // the end of its credits.
+            core_cell::enter(|core| {
+                if let Some(undelivered) = core.routes.close_dispatch(worker, self.key) {
+                    core.void_credits(worker, &undelivered);
+                }
+            });
         }
     }
 }

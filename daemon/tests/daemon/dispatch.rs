@@ -211,6 +211,70 @@ fn dispatch_without_a_valid_token_is_refused() {
 }
 
 #[test]
+fn credits_end_with_their_stream_and_a_task_meanwhile_waits_for_somebody_else() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let worker = RawWorker::join(&mut peer, hello(4), 4).await;
+        let RawWorker {
+            grants,
+            orders,
+            reports: _reports,
+            notices: _notices,
+            ..
+        } = worker;
+        drop((grants, orders));
+        let credits = || async {
+            let request = ListWorkersRequest {};
+            let listed = peer.clone().admin.list_workers(request).await;
+            listed.unwrap().into_inner().workers[0].credits
+        };
+        until(|| async { credits().await == 0 }).await;
+        let task_id = peer.clone().submit(noop(b"")).await.unwrap();
+        let mut other = RawWorker::join(&mut peer.clone(), hello(1), 1).await;
+        let task = other.assignments().await.remove(0).task.unwrap();
+        assert_eq!((task.task_id, task.attempt), (task_id, 1));
+        assert_eq!(other.finish(task, b"").await, ResultDisposition::Recorded);
+    });
+}
+
+#[test]
+fn assignments_that_a_stream_has_not_sent_go_to_somebody_else_when_it_ends() {
+    let raw = RawConfig {
+        segment_bytes: Some(64 << 20),
+        ..RawConfig::default()
+    };
+    on_both(&raw, |daemon| async move {
+        let mut slow = Peer::new(&daemon).await;
+        let mut peer = Peer::new(&daemon).await;
+        let reader = RawWorker::join(&mut slow, hello(100), 100).await;
+        // More than the windows of a stream hold, and the worker does not read.
+        for _ in 0..100 {
+            peer.submit(noop(&[7; 60_000])).await.unwrap();
+        }
+        let running = || async {
+            let request = ListWorkersRequest {};
+            let listed = peer.clone().admin.list_workers(request).await;
+            listed.unwrap().into_inner().workers[0].running
+        };
+        until(|| async { running().await == 100 }).await;
+        let RawWorker {
+            grants,
+            orders,
+            reports: _reports,
+            notices: _notices,
+            ..
+        } = reader;
+        drop((grants, orders));
+        let mut other = RawWorker::join(&mut peer, hello(100), 100).await;
+        // All but the few that were on their way, long before the lease of the first ends.
+        let mut seen = 0;
+        while seen < 50 {
+            seen += other.assignments().await.len();
+        }
+    });
+}
+
+#[test]
 fn large_backlog_of_payloads_arrives_in_several_messages_whole() {
     let raw = RawConfig {
         segment_bytes: Some(16 << 20),
