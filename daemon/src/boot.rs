@@ -5,6 +5,7 @@
 //! undone if a later step fails. Tested at the end of this file and in `tests/daemon/start.rs`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -71,6 +72,16 @@ pub enum BootError {
         /// What kind of failure it was.
         kind: io::ErrorKind,
     },
+    /// An address can be reached from elsewhere, and that was not asked for.
+    #[error(
+        "address {address}: other machines can reach {bound}, and there is no authentication yet: whoever does can run commands on the workers; listen on 127.0.0.1 or a Unix socket, or accept that with --allow-unauthenticated-remote (allow_unauthenticated_remote = true in a configuration file)"
+    )]
+    RemoteUnauthenticated {
+        /// The address as given.
+        address: String,
+        /// What it stands for.
+        bound: SocketAddr,
+    },
     /// The sizes of the segment are not possible.
     #[error("size of the segment: {0}; change segment_bytes, or segment_tasks and segment_workers")]
     Size(#[from] GeometryError),
@@ -99,7 +110,7 @@ impl BootError {
             Self::AlreadyRunning { .. } | Self::AddressInUse { .. } => Exit::InUse,
             Self::RuntimeDir { kind, .. } | Self::Address { kind, .. } => exit_of(*kind),
             Self::Lock { source, .. } => exit_of(source.kind()),
-            Self::Size(_) | Self::Engine(_) => Exit::Usage,
+            Self::RemoteUnauthenticated { .. } | Self::Size(_) | Self::Engine(_) => Exit::Usage,
             Self::Segment(error) => exit_of_segment(error),
             Self::NoRing { .. } | Self::Thread(_) => Exit::Failed,
         }
@@ -256,6 +267,13 @@ fn bind(settings: &Settings) -> Result<Vec<Listener>, BootError> {
     for address in &settings.listen {
         let listener = Listener::bind(address).map_err(|error| BootError::bind(address, &error))?;
         if let Some(open) = listener.open_to_others() {
+            if !settings.allow_unauthenticated_remote {
+                // Nobody has been accepted yet; dropping the listener turns away who knocked meanwhile.
+                return Err(BootError::RemoteUnauthenticated {
+                    address: address.to_string(),
+                    bound: open,
+                });
+            }
             tracing::warn!(
                 address = %open,
                 "neither encrypted nor authenticated: whoever reaches this address can run commands on the workers"

@@ -28,6 +28,10 @@ pub struct Flags {
     /// Address to serve; may be repeated [default: the Unix socket in the runtime directory]
     #[arg(long, value_name = "unix:PATH|HOST:PORT")]
     pub listen: Vec<String>,
+    /// Serve TCP addresses beyond the loopback too, unencrypted and to everybody: whoever reaches such an
+    /// address can run commands on the workers
+    #[arg(long)]
+    pub allow_unauthenticated_remote: bool,
     /// Folder for what must outlive a reboot (large payloads and outputs; no journal in this version)
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -61,6 +65,7 @@ impl Flags {
         RawConfig {
             instance: self.instance.clone(),
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
+            allow_unauthenticated_remote: self.allow_unauthenticated_remote.then_some(true),
             data_dir: self.data_dir.clone(),
             core: self.core.clone(),
             idle: self.idle.clone(),

@@ -38,6 +38,8 @@ raw_config! {
     instance: String,
     /// Addresses to serve: `unix:PATH` or `HOST:PORT`.
     listen: Vec<String>,
+    /// Serve addresses that other machines can reach, although nobody there has to say who they are.
+    allow_unauthenticated_remote: bool,
     /// Folder for what must outlive a reboot.
     data_dir: PathBuf,
     /// Durability of tasks that do not ask for one: `"memory"` (`"journal"` is refused in this version).

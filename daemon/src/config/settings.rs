@@ -116,6 +116,7 @@ pub(crate) struct Limits {
 pub struct Settings {
     pub(crate) instance: String,
     pub(crate) listen: Vec<Address>,
+    pub(crate) allow_unauthenticated_remote: bool,
     pub(crate) runtime_dir: PathBuf,
     pub(crate) spill_dir: PathBuf,
     pub(crate) core: Core,
@@ -194,6 +195,7 @@ impl Settings {
         };
         Self {
             listen,
+            allow_unauthenticated_remote: raw.allow_unauthenticated_remote.unwrap_or(false),
             spill_dir: raw
                 .spill_dir
                 .unwrap_or_else(|| spill_dir(raw.data_dir, &runtime_dir, &instance)),
@@ -247,6 +249,14 @@ impl Settings {
     #[must_use]
     pub fn listen_also(mut self, address: Address) -> Self {
         self.listen.push(address);
+        self
+    }
+
+    /// The same, serving also addresses that other machines can reach, if `allow` says so: whoever reaches
+    /// them can run commands on the workers.
+    #[must_use]
+    pub fn allow_unauthenticated_remote(mut self, allow: bool) -> Self {
+        self.allow_unauthenticated_remote = allow;
         self
     }
 
@@ -320,6 +330,10 @@ impl Settings {
         let mut lines = vec![
             format!("instance = {:?}", self.instance),
             format!("listen = [{}]", listen.join(", ")),
+            format!(
+                "allow_unauthenticated_remote = {}",
+                self.allow_unauthenticated_remote
+            ),
             core,
             format!(
                 "idle = \"{}\"",

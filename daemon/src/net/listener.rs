@@ -114,7 +114,7 @@ impl Listener {
             Self::Tcp(listener) => listener
                 .local_addr()
                 .ok()
-                .filter(|bound| !bound.ip().is_loopback()),
+                .filter(|bound| !bound.ip().to_canonical().is_loopback()),
             Self::Unix(..) => None,
         }
     }

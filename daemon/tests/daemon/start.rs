@@ -133,6 +133,44 @@ fn address_in_use_has_its_own_exit_code() {
 }
 
 #[test]
+fn address_that_other_machines_can_reach_is_served_only_when_that_is_accepted() {
+    let runtime = tempfile::tempdir().unwrap();
+    let name = name("remote");
+    let arguments = [
+        "--instance",
+        &name,
+        "--segment-bytes",
+        "8388608",
+        "--core",
+        "none",
+        "--listen",
+    ];
+    for address in ["0.0.0.0:47831", "[::]:47831"] {
+        let (code, text) = output(runtime.path(), &[&arguments[..], &[address]].concat());
+        assert_eq!(code, Some(2), "{text}");
+        assert!(
+            text.contains(&format!("address {address}"))
+                && text.contains("--allow-unauthenticated-remote")
+                && text.contains("allow_unauthenticated_remote = true"),
+            "{text}"
+        );
+    }
+    let accepted = ["0.0.0.0:47831", "--allow-unauthenticated-remote"];
+    let (daemon, lines) = serving(runtime.path(), &[&arguments[..], &accepted].concat());
+    assert!(
+        lines.iter().any(|line| line.contains("authenticated")),
+        "{lines:?}"
+    );
+    assert_eq!(stop(daemon, Signal::SIGTERM), Some(0));
+    let (daemon, _) = serving(
+        runtime.path(),
+        &[&arguments[..], &["localhost:47831"]].concat(),
+    );
+    assert_eq!(stop(daemon, Signal::SIGTERM), Some(0));
+    remove_segment(&lines);
+}
+
+#[test]
 fn configuration_errors_name_file_and_key() {
     let runtime = tempfile::tempdir().unwrap();
     let file = runtime.path().join("qtfd.toml");
@@ -174,6 +212,7 @@ fn help_names_every_flag_and_the_exit_codes() {
         "--config",
         "--instance",
         "--listen",
+        "--allow-unauthenticated-remote",
         "--data-dir",
         "--core",
         "Exit codes",

@@ -57,7 +57,11 @@ impl Crew {
         policy: &ExecPolicy,
     ) -> Result<Self, Failure> {
         let daemon = Daemon::start(settings).map_err(|error| {
-            Failure::new(Exit::Unreachable, format!("cannot start a daemon: {error}"))
+            let exit = match error.exit() {
+                qtf_daemon::Exit::Usage => Exit::Usage,
+                _ => Exit::Unreachable,
+            };
+            Failure::new(exit, format!("cannot start a daemon: {error}"))
         })?;
         let mut crew = Crew {
             daemon,

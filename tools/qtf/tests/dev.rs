@@ -38,6 +38,25 @@ fn it_serves_the_addresses_that_were_asked_for() {
 }
 
 #[test]
+fn an_address_that_other_machines_can_reach_needs_a_flag() {
+    let place = Place::new();
+    let done = place
+        .qtf(["dev", "--listen", "0.0.0.0:47832"])
+        .expect_code(2);
+    for part in ["0.0.0.0:47832", "--allow-unauthenticated-remote"] {
+        assert!(done.stderr.contains(part), "{}", done.stderr);
+    }
+    let _dev = place.dev(&[
+        "--listen",
+        "0.0.0.0:47832",
+        "--allow-unauthenticated-remote",
+    ]);
+    place
+        .qtf(["--addr", "127.0.0.1:47832", "ps"])
+        .expect_code(0);
+}
+
+#[test]
 fn a_second_one_on_the_same_socket_says_so() {
     let place = Place::new();
     let _dev = place.dev(&["--workers", "0"]);

@@ -26,6 +26,9 @@ pub(crate) struct DevArgs {
     /// Address to listen on, instead of the default Unix socket: unix:PATH or HOST:PORT
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Vec<String>,
+    /// Listen on TCP addresses beyond the loopback too: whoever reaches one can run commands here
+    #[arg(long)]
+    pub(crate) allow_unauthenticated_remote: bool,
 }
 
 /// Lists and drains workers

@@ -28,7 +28,8 @@ struct DevRecord {
 
 /// Runs a daemon and workers until a signal.
 pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, signals: &mut EndSignals) -> Ending {
-    let mut settings = Settings::private();
+    let mut settings =
+        Settings::private().allow_unauthenticated_remote(args.allow_unauthenticated_remote);
     for address in addresses(&args.listen)? {
         settings = settings.listen_also(address);
     }
