@@ -135,6 +135,9 @@ pub enum HeaderError {
     /// Not a segment of ours.
     #[error("no segment of Quantum Taskflow: it starts with {0:#018x}")]
     Magic(u64),
+    /// Too small for a segment of ours.
+    #[error("no segment of Quantum Taskflow: {0} bytes are too few for one")]
+    Small(u64),
     /// Both copies fail their checksum.
     #[error("damaged header: neither copy has a valid checksum")]
     Damaged,

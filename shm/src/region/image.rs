@@ -20,6 +20,13 @@ pub(crate) struct ImageMemory {
 impl ImageMemory {
     /// Maps a file.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        // Before it is opened, which for a pipe would wait for a writer.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no regular file, as an image is",
+            ));
+        }
         let file = File::open(path)?;
         let length = file.metadata()?.len();
         if length < 16 * 1024 {

@@ -43,7 +43,6 @@ impl SysvMemory {
     /// Attaches a segment. Read-only means that a write through the mapping is a fault.
     #[expect(unsafe_code, reason = "system call")]
     pub(crate) fn attach(shm_id: i32, read_only: bool) -> io::Result<Self> {
-        let status = status(shm_id)?;
         let flags = if read_only { libc::SHM_RDONLY } else { 0 };
         // SAFETY: no address is asked for, so the kernel chooses one that is free; the id is checked by the kernel.
         let start = unsafe { libc::shmat(shm_id, ptr::null(), flags) };
@@ -51,10 +50,12 @@ impl SysvMemory {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self {
-            start,
-            bytes: status.bytes,
-        })
+        // Detaches when the size cannot be had.
+        let mut memory = Self { start, bytes: 0 };
+        // Asked for only now: what is attached keeps its id, while before it could have gone and the id come back as that of
+        // a smaller one.
+        memory.bytes = status(shm_id)?.bytes;
+        Ok(memory)
     }
 
     pub(super) const fn span(&self) -> (NonNull<u8>, usize) {

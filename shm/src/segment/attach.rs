@@ -44,7 +44,9 @@ impl SegmentView {
                     return Ok(view);
                 }
                 Ok(_)
-                | Err(AttachError::Header(HeaderError::Magic(_) | HeaderError::Size { .. })) => {}
+                | Err(AttachError::Header(
+                    HeaderError::Magic(_) | HeaderError::Small(_) | HeaderError::Size { .. },
+                )) => {}
                 Err(error) => problem = Some(error),
             }
         }

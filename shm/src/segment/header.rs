@@ -206,7 +206,7 @@ pub(crate) fn read_header(
 ) -> Result<(Arc<Mapping>, HeaderInfo, Geometry), HeaderError> {
     let mapping = Arc::new(mapping);
     let memory = mapping.bytes();
-    let front = Front::of(Arc::clone(&mapping)).ok_or(HeaderError::Size { header: 0, memory })?;
+    let front = Front::of(Arc::clone(&mapping)).ok_or(HeaderError::Small(memory))?;
     let (header, geometry) = front.usable()?;
     Ok((mapping, header, geometry))
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::submit;
-use crate::layout::Geometry;
 use crate::layout::header::MAGIC;
+use crate::layout::{Geometry, HeaderError};
 use crate::region::Mapping;
 use crate::region::sysv::{self, SysvMemory};
 use crate::segment::key::keys_of;
@@ -218,6 +218,14 @@ fn foreign_segment_at_our_key_is_left_alone() {
     for shm_id in [tiny, other] {
         assert!(sysv::status(shm_id).is_ok());
     }
+    assert!(matches!(
+        SegmentView::attach_by_id(tiny),
+        Err(AttachError::Header(HeaderError::Small(_)))
+    ));
+    assert!(matches!(
+        SegmentView::attach_by_id(other),
+        Err(AttachError::Header(HeaderError::Magic(_)))
+    ));
     sysv::remove(tiny).unwrap();
     sysv::remove(other).unwrap();
     let segment_id = segment.segment_id();

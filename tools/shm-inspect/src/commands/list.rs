@@ -59,7 +59,11 @@ impl ListReport {
                 self.segments.push(Listed::of(segment, &inspected));
             }
             Err(AttachError::Denied(_)) => self.unreadable = self.unreadable.saturating_add(1),
-            Err(AttachError::Header(HeaderError::Magic(_)) | AttachError::NoId(_)) => {}
+            // Those of other programs, which may be tiny.
+            Err(
+                AttachError::Header(HeaderError::Magic(_) | HeaderError::Small(_))
+                | AttachError::NoId(_),
+            ) => {}
             Err(error) => self
                 .segments
                 .push(Listed::unreadable(segment, error.to_string())),

@@ -121,6 +121,18 @@ fn foreign_files_are_refused() {
 }
 
 #[test]
+fn pipe_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let output = inspect_image(&pipe, &["info"]);
+    assert_eq!(output.status.code(), Some(4));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("no regular file"), "{text}");
+}
+
+#[test]
 fn other_layout_version_is_refused_and_one_good_copy_of_the_header_is_enough() {
     let damaged = Damaged::new();
     let mut bytes = damaged.whole.clone();
