@@ -226,6 +226,16 @@ impl Parts<'_> {
                 }
             }
         }
+        if !was_urgent {
+            let segment = self.turn.segment;
+            let blocks = self
+                .turn
+                .sweep
+                .next_blocks(segment.geometry().arena_blocks());
+            // Whether another process lives is not ours to judge: what it has claimed stays.
+            let freed = segment.sweep_chunks(blocks, |_| false);
+            segment.counters().add(Counter::ChunkReclaimed, freed);
+        }
         if self.turn.sweep.stripe_done(high_water) {
             self.workers.pass_completed(&self.turn);
         }

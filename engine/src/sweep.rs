@@ -7,12 +7,18 @@
 //! is certain once [`Sweep::has_completed`] that pass. While somebody asks, a stripe is walked in
 //! each cycle; when nobody does, one stripe in each background period.
 //!
+//! With each background stripe go some blocks of the arena, whose chunks of tasks that are gone are freed.
+//!
 //! Invariant: a pass that is completed has looked at every slot that was in use when it began.
 //! Tested at the end of this file.
 
 use core::ops::Range;
 
 use qtf_shm::Now;
+
+/// LIMIT: blocks of the arena that are looked at together with a stripe: at most 8,192 chunks, some tens of
+/// microseconds.
+const BLOCKS_PER_STRIPE: u32 = 8;
 
 /// Number of a walk over all slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +35,8 @@ pub(crate) struct Sweep {
     background_due: Now,
     stripe: u32,
     background_ns: u64,
+    /// Where the walk over the arena's blocks stands.
+    block: u32,
 }
 
 impl Sweep {
@@ -40,6 +48,7 @@ impl Sweep {
             background_due: now.plus_ns(background_ns),
             stripe,
             background_ns,
+            block: 0,
         }
     }
 
@@ -91,6 +100,14 @@ impl Sweep {
         start..end
     }
 
+    /// The blocks of the arena to look at together with a stripe; they go round on their own, as nobody waits
+    /// for them.
+    pub(crate) fn next_blocks(&mut self, count: u32) -> Range<u32> {
+        let start = if self.block < count { self.block } else { 0 };
+        self.block = start.saturating_add(BLOCKS_PER_STRIPE).min(count);
+        start..self.block
+    }
+
     /// To be called when a stripe was looked at: completes the pass if it was the last one. Returns
     /// whether it did.
     pub(crate) fn stripe_done(&mut self, high_water: u32) -> bool {
@@ -139,6 +156,15 @@ mod tests {
         assert_eq!(walk(&mut sweep, 10), (0..10).collect::<Vec<_>>());
         assert!(sweep.has_completed(pass));
         assert!(!sweep.is_urgent());
+    }
+
+    #[test]
+    fn blocks_go_round() {
+        let mut sweep = Sweep::new(4, 100, NOW);
+        assert_eq!(sweep.next_blocks(10), 0..8);
+        assert_eq!(sweep.next_blocks(10), 8..10);
+        assert_eq!(sweep.next_blocks(10), 0..8);
+        assert_eq!(sweep.next_blocks(0), 0..0);
     }
 
     #[test]

@@ -107,6 +107,8 @@ named_counters! {
     CycleBusy = "cycle_busy",
     /// Turns of the daemon's loop that found nothing.
     CycleIdle = "cycle_idle",
+    /// Chunks of tasks that were gone, freed by a sweep.
+    ChunkReclaimed = "chunk_reclaimed",
 }
 
 const _: () = assert!(Counter::ALL.len() <= NAMED_WORDS);

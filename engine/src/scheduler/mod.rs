@@ -97,7 +97,16 @@ fn assign(
     (slot, state, key): (SlotIndex, StateWord, Key),
     worker: WorkerIndex,
 ) {
-    let Some(assigned) = turn.advance(slot, state, Event::Assign { worker }) else {
+    let event = Event::Assign { worker };
+    if state.after(event).is_err() {
+        // More attempts than there can be: no state that the engine leaves behind. At the head it would stop all others.
+        turn.segment.counters().add(Counter::WordImpossible, 1);
+        if turn.advance(slot, state, Event::Quarantine).is_some() {
+            turn.segment.ready().remove(slot.get(), key);
+        }
+        return;
+    }
+    let Some(assigned) = turn.advance(slot, state, event) else {
         return;
     };
     turn.segment.ready().remove(slot.get(), key);

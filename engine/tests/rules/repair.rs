@@ -1,6 +1,6 @@
 //! What a new engine makes of a segment, and what the background sweep mends.
 
-use qtf_shm::{Counter, Event, Phase, WorkerPhase};
+use qtf_shm::{Counter, Event, Phase, Purpose, WorkerPhase};
 
 use crate::world::{SECOND, World};
 
@@ -183,5 +183,33 @@ fn new_engine_finishes_the_sweep_for_a_worker_that_was_lost_before() {
     assert_eq!(world.phase(task), Phase::Ready);
     let state = world.segment().worker(worker.slot()).state();
     assert_eq!(state.phase(), WorkerPhase::Free);
+    world.verify();
+}
+
+#[test]
+fn chunks_of_tasks_that_are_gone_are_freed_and_those_of_others_stay() {
+    let mut world = World::new();
+    let (gone, kept) = (world.submit("exec"), world.submit("exec"));
+    let store = |task| world.segment().store(task, &[7; 5_000], Purpose::Result);
+    let blob = store(kept).unwrap();
+    world.segment().task(kept.slot()).set_result(blob);
+    // As a process leaves it that is killed between the free state and the freeing of the bytes.
+    store(gone).unwrap();
+    let now = world.now;
+    world.engine.cancel(now, gone).unwrap();
+    world.engine.forget(now, gone).unwrap();
+    let used = |world: &World| -> u64 {
+        let usage = world.segment().arena_usage();
+        usage
+            .classes
+            .iter()
+            .map(|class| u64::from(class.chunks_used))
+            .sum()
+    };
+    assert_eq!(used(&world), 2);
+    let blocks = u64::from(world.segment().geometry().arena_blocks());
+    world.settle_for(blocks * SECOND);
+    assert_eq!(used(&world), 1);
+    assert_eq!(world.counter(Counter::ChunkReclaimed), 1);
     world.verify();
 }

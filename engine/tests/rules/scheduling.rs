@@ -1,7 +1,7 @@
 //! Who gets what, in which order.
 
 use qtf_engine::EngineConfig;
-use qtf_shm::{Phase, TaskId};
+use qtf_shm::{Counter, Event, Phase, TaskId, WorkerIndex};
 
 use crate::world::{MS, SECOND, World, dispatched};
 
@@ -331,4 +331,27 @@ fn next_deadline_is_the_earliest_event_and_never_far_in_the_past() {
     let next = world.engine.next_deadline().unwrap();
     assert!(next <= world.now.plus_ns(10 * MS));
     assert!(next.plus_ns(256) >= world.now.plus_ns(10 * MS));
+}
+
+#[test]
+fn task_whose_attempts_cannot_be_counted_any_more_is_set_aside_and_blocks_nobody() {
+    let mut world = World::new();
+    let damaged = world.submit("exec");
+    let slot = damaged.slot();
+    let worker = WorkerIndex::new_checked(9, 16).unwrap();
+    // As no engine leaves it behind: 255 attempts, and ready again.
+    for _ in 0..255 {
+        for event in [Event::Assign { worker }, Event::Requeue] {
+            let segment = world.segment();
+            segment
+                .apply(slot, segment.task(slot).state(), event)
+                .unwrap();
+        }
+    }
+    let next = world.submit("exec");
+    world.worker(1, &["exec"]);
+    assert_eq!(world.dispatch().1, next);
+    assert_eq!(world.phase(damaged), Phase::Quarantine);
+    assert_eq!(world.counter(Counter::WordImpossible), 1);
+    assert_eq!(world.segment().ready().leaf(slot.get()), None);
 }
