@@ -48,11 +48,9 @@ struct Room {
 }
 
 impl Room {
-    const fn of(total: u64) -> Self {
-        Self {
-            used: AtomicU64::new(0),
-            total,
-        }
+    fn shared(total: u64) -> Arc<Self> {
+        let used = AtomicU64::new(0);
+        Arc::new(Self { used, total })
     }
 
     /// Counts a file that is about to be made, if it fits; else gives what is in use.
@@ -171,14 +169,14 @@ impl SpillStore {
             limit: limit.min(BLOB_BYTES_MAX),
             segment_id: 0,
             next: Arc::new(AtomicU64::new(random_u64())),
-            room: Arc::new(Room::of(SPILL_LIMIT_DEFAULT)),
+            room: Room::shared(SPILL_LIMIT_DEFAULT),
         }
     }
 
     /// The same with another bound on all blobs together. Before the first blob: the count starts anew.
     #[must_use]
     pub fn bounded(mut self, total_bytes: u64) -> Self {
-        self.room = Arc::new(Room::of(total_bytes));
+        self.room = Room::shared(total_bytes);
         self
     }
 
