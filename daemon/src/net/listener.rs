@@ -9,8 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use qtf_proto::address::Address;
+
+/// LIMIT: a daemon that was killed listens for some milliseconds after its end has been told, until the
+/// kernel has taken its rings down; a restart at once must not fail for that.
+const IN_USE_MAX: Duration = Duration::from_millis(1_000);
+const IN_USE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why an address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +97,20 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Binds an address.
+    /// Binds an address. One in use is tried again for a moment.
     pub(crate) fn bind(address: &Address) -> Result<Self, BindError> {
+        let give_up = Instant::now() + IN_USE_MAX;
+        loop {
+            match Self::bind_now(address) {
+                Err(BindError::InUse) if Instant::now() < give_up => {
+                    std::thread::sleep(IN_USE_PAUSE);
+                }
+                bound => return bound,
+            }
+        }
+    }
+
+    fn bind_now(address: &Address) -> Result<Self, BindError> {
         match address {
             Address::Unix(path) => bind_unix(path),
             Address::Tcp(host_port) => bind_tcp(host_port),
@@ -194,6 +212,20 @@ mod tests {
             Err(BindError::InUse)
         ));
         assert!(path.exists());
+    }
+
+    #[test]
+    fn listener_that_is_about_to_go_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let theirs = UnixListener::bind(&path).unwrap();
+        let killed = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(theirs);
+        });
+        let ours = Listener::bind(&Address::Unix(path.clone()));
+        assert!(ours.is_ok(), "{ours:?}");
+        killed.join().unwrap();
     }
 
     #[test]
