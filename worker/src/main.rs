@@ -4,6 +4,7 @@
 //! Exit status: 0 left as told, 1 refused by the daemon or not able to start, 2 usage.
 
 use core::time::Duration;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -73,6 +74,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         // A reader of the log that has gone away must not take the worker with it.
         .log_internal_errors(false)

@@ -57,9 +57,10 @@ impl Crew {
         policy: &ExecPolicy,
     ) -> Result<Self, Failure> {
         let daemon = Daemon::start(settings).map_err(|error| {
-            let exit = match error.exit() {
-                qtf_daemon::Exit::Usage => Exit::Usage,
-                _ => Exit::Unreachable,
+            let exit = if error.exit() == qtf_daemon::Exit::Usage {
+                Exit::Usage
+            } else {
+                Exit::Unreachable
             };
             Failure::new(exit, format!("cannot start a daemon: {error}"))
         })?;

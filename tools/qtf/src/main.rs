@@ -25,6 +25,7 @@ mod selector;
 mod signals;
 mod template;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -78,6 +79,7 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         // A reader of the log that has gone away must not take what runs with it.
         .log_internal_errors(false)
         .init();
