@@ -14,6 +14,7 @@ use qtf_worker::{ExecPolicy, Worker, WorkerError};
 use tokio::sync::oneshot;
 
 use crate::exit::{Exit, Failure};
+use crate::output::message;
 
 /// LIMIT: stdout and stderr of one task together fit the 64 MiB that a daemon takes by default.
 const MAP_OUTPUT_BYTES_MAX: u64 = 31 << 20;
@@ -28,6 +29,7 @@ pub(crate) struct Crew {
 
 #[derive(Debug)]
 struct WorkerThread {
+    name: String,
     shutdown: oneshot::Sender<()>,
     ended: oneshot::Receiver<Result<(), WorkerError>>,
     thread: JoinHandle<()>,
@@ -91,26 +93,33 @@ impl Crew {
         self.workers.len().saturating_mul(self.slots.into())
     }
 
-    /// Waits until a part ends by itself, which none should.
+    /// Waits until a part ends by itself, which none should. A worker that was drained may: the
+    /// others and the daemon go on.
     pub(crate) async fn ended_by_itself(&mut self) -> Failure {
-        let workers = self
-            .workers
-            .iter_mut()
-            .map(|worker| Box::pin(&mut worker.ended));
-        let any_worker = async {
-            match workers.collect::<Vec<_>>() {
-                workers if workers.is_empty() => std::future::pending().await,
-                workers => futures_util::future::select_all(workers).await.0,
+        let failed = |what: String| Failure::new(Exit::Unreachable, what);
+        loop {
+            let workers = self.workers.iter_mut().map(|worker| &mut worker.ended);
+            let any_worker = async {
+                match workers.collect::<Vec<_>>() {
+                    workers if workers.is_empty() => std::future::pending().await,
+                    workers => futures_util::future::select_all(workers).await,
+                }
+            };
+            let (ended, at, _) = tokio::select! {
+                () = self.daemon.ended() => return failed("the daemon ended by itself".to_owned()),
+                ended = any_worker => ended,
+            };
+            let worker = self.workers.remove(at);
+            match ended {
+                Ok(Ok(())) => message(format!(
+                    "worker {} was drained and has left; {} left in this process",
+                    worker.name,
+                    self.workers.len()
+                )),
+                Ok(Err(error)) => return failed(format!("worker {} ended: {error}", worker.name)),
+                Err(_) => return failed(format!("worker {} ended by itself", worker.name)),
             }
-        };
-        let what = tokio::select! {
-            () = self.daemon.ended() => "the daemon ended by itself".to_owned(),
-            ended = any_worker => match ended {
-                Ok(Err(error)) => format!("a worker ended: {error}"),
-                Ok(Ok(())) | Err(_) => "a worker ended by itself".to_owned(),
-            },
-        };
-        Failure::new(Exit::Unreachable, what)
+        }
     }
 
     /// Lets the workers end, then the daemon. Tasks that still run are ended by their workers.
@@ -157,8 +166,9 @@ impl WorkerThread {
             .enable_all()
             .build()
             .map_err(|error| failed(&error))?;
+        let name = format!("local-{number}");
         let worker = Worker::builder(address)
-            .name(format!("local-{number}"))
+            .name(name.clone())
             .slots(slots.into())
             .exec(policy)
             .build()
@@ -172,6 +182,7 @@ impl WorkerThread {
         let thread = std::thread::Builder::new().name(format!("qtf-worker-{number}"));
         let thread = thread.spawn(run).map_err(|error| failed(&error))?;
         Ok(WorkerThread {
+            name,
             shutdown,
             ended,
             thread,

@@ -84,3 +84,19 @@ fn running_tasks_end_with_it() {
     assert_eq!(dev.terminate(), Some(143));
     assert_eq!(place.processes(), []);
 }
+
+#[test]
+fn a_drained_worker_leaves_and_the_rest_goes_on() {
+    let place = Place::new();
+    let mut dev = place.dev(&["--workers", "2", "--slots", "1"]);
+    place.qtf(["worker", "drain", "w0"]).expect_code(0);
+    let line = dev.line_with("was drained and has left");
+    assert!(line.contains("local-"), "{line}");
+    place.qtf(["submit", "--", "true"]).expect_code(0);
+    place.qtf(["wait", "last"]).expect_code(0);
+    // Also without the last one, tasks are taken and wait.
+    place.qtf(["worker", "drain", "w1"]).expect_code(0);
+    dev.line_with("0 left in this process");
+    place.qtf(["submit", "--", "true"]).expect_code(0);
+    assert_eq!(dev.terminate(), Some(143));
+}

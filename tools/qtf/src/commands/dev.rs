@@ -95,12 +95,15 @@ fn make_runtime_folder() -> Result<(), Failure> {
 
 fn lines(record: &DevRecord) -> Vec<String> {
     let mut lines = vec![format!(
-        "qtf dev: {} of {} slots, segment of {} MiB, pid {}; Ctrl-C ends it",
+        "qtf dev: {} of {}, segment of {} MiB, pid {}; Ctrl-C ends it",
         match record.workers {
             1 => "1 worker".to_owned(),
             workers => format!("{workers} workers"),
         },
-        record.slots,
+        match record.slots {
+            1 => "1 slot".to_owned(),
+            slots => format!("{slots} slots"),
+        },
         record.segment_bytes >> 20,
         record.pid
     )];
