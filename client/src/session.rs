@@ -93,7 +93,7 @@ impl SessionKeeper {
             State::Open(session) if session.number > number => Ok(session),
             State::Opening(Some(error)) => Err(error),
             State::Open(_) | State::Opening(None) => Err(CallError::Unreachable {
-                cause: "no session".to_owned(),
+                cause: format!("no answer within {within:?}; it may be stopped or overloaded"),
             }),
         }
     }

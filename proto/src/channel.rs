@@ -16,9 +16,9 @@ use crate::address::Address;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-// A host that vanished without a word is noticed after 30 s; a socket of this host tells by itself.
-const TCP_PING_INTERVAL: Duration = Duration::from_secs(10);
-const TCP_PING_TIMEOUT: Duration = Duration::from_secs(20);
+// A host that vanished without a word, or a daemon that was stopped, is noticed after 30 s.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -79,11 +79,12 @@ fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     Ok(match address {
-        Address::Tcp(_) => endpoint
-            .http2_keep_alive_interval(TCP_PING_INTERVAL)
-            .keep_alive_timeout(TCP_PING_TIMEOUT)
+        Address::Tcp(_) | Address::Unix(_) => endpoint
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true),
-        Address::Unix(_) | Address::InProcess(_) => endpoint,
+        // Whatever stops the daemon stops this process.
+        Address::InProcess(_) => endpoint,
     })
 }
 

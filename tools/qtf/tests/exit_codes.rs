@@ -138,3 +138,15 @@ fn last_without_a_submission_ends_with_3() {
     let done = place.qtf(["wait", "last"]).expect_code(3);
     assert!(done.stderr.contains("no submission"), "{}", done.stderr);
 }
+
+#[test]
+fn a_daemon_that_does_not_answer_is_given_up_with_a_word() {
+    let place = Place::new();
+    let socket = place.default_address();
+    let path = std::path::Path::new(socket.trim_start_matches("unix:"));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    // The kernel takes the connection; nobody ever reads from it.
+    let _silent = UnixListener::bind(path).unwrap();
+    let done = place.qtf(["ps"]).expect_code(5);
+    assert!(done.stderr.contains("may be stopped"), "{}", done.stderr);
+}
