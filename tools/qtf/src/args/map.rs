@@ -8,17 +8,17 @@ use crate::durations::parse_duration_ms;
 const LONG: &str = "\
 Runs a command once for each input, many at a time, and prints the outputs in input order.
 
-CMD given as one word is split as a shell would split it, but no shell runs; CMD given as several
-words is taken as it is. `{}` stands for the input, byte for byte, inside one argument; without `{}`
-the input becomes the last argument. Inputs are the words after `:::`, the lines of the files after
+CMD given as one word is split as a shell would split it, but no shell runs; CMD given as several \
+words is taken as it is. `{}` stands for the input, byte for byte, inside one argument; without `{}` \
+the input becomes the last argument. Inputs are the words after `:::`, the lines of the files after \
 `::::` (`-` is stdin), or else the lines on stdin.
 
-The stdout and stderr of each task go to stdout and stderr as soon as all earlier inputs have been
-printed. A line on stderr tells of each task that failed, and the exit code is then 1. Tasks run in
+The stdout and stderr of each task go to stdout and stderr as soon as all earlier inputs have been \
+printed. A line on stderr tells of each task that failed, and the exit code is then 1. Tasks run in \
 the current directory.
 
-Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its
-own for the duration, inside this process, and its tasks have the environment of this shell. The
+Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its \
+own for the duration, inside this process, and its tasks have the environment of this shell. The \
 tasks of another daemon have the environment of its workers, plus --env.
 
 Ctrl-C cancels the tasks, waits until they are gone and ends with 130; a second one ends at once.";

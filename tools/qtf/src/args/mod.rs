@@ -52,6 +52,9 @@ Exit codes:
 
 Data goes to stdout, messages to stderr.";
 
+/// Heading under which every help lists them, below the options of the command itself.
+const OF_ALL_COMMANDS: &str = "Options of all commands";
+
 /// Options of all commands.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct GlobalArgs {
@@ -63,7 +66,8 @@ pub(crate) struct GlobalArgs {
         global = true,
         env = "QTF_ADDR",
         value_name = "ADDR",
-        hide_env_values = true
+        hide_env_values = true,
+        help_heading = OF_ALL_COMMANDS
     )]
     pub(crate) addr: Option<String>,
     /// Form of the output
@@ -73,11 +77,12 @@ pub(crate) struct GlobalArgs {
         env = "QTF_OUTPUT",
         value_enum,
         default_value_t,
-        hide_env_values = true
+        hide_env_values = true,
+        help_heading = OF_ALL_COMMANDS
     )]
     output: OutputMode,
     /// Short for --output json
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = OF_ALL_COMMANDS)]
     json: bool,
 }
 

@@ -9,7 +9,7 @@ use clap::Subcommand;
 #[command(long_about = "\
 Runs a daemon and workers in this process until Ctrl-C, and prints how to reach them.
 
-The daemon listens on the default Unix socket, so that the other commands find it without --addr.
+The daemon listens on the default Unix socket, so that the other commands find it without --addr. \
 Its segment is private: nothing stays behind when it ends, and tasks do not survive it.")]
 #[command(after_long_help = "\
 Examples:
@@ -71,7 +71,7 @@ Examples:
 /// Tells how large a segment must be
 #[derive(Debug, clap::Args)]
 #[command(long_about = "\
-Tells how large the segment is for a number of tasks and workers, line by line, from the code that
+Tells how large the segment is for a number of tasks and workers, line by line, from the code that \
 lays out the segment. No daemon is asked.")]
 #[command(after_long_help = "\
 Examples:

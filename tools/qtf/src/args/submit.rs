@@ -11,7 +11,7 @@ use crate::indexes::IndexSet;
 const LONG: &str = "\
 Submits a command and prints the id of its task, or with --array one id a line in index order.
 
-The command runs without a shell, in the current directory, with the environment of the worker plus
+The command runs without a shell, in the current directory, with the environment of the worker plus \
 --env. Ids of the last submission are remembered: `qtf wait last`.";
 
 const EXAMPLES: &str = "\
@@ -48,7 +48,8 @@ pub(crate) struct SubmitArgs {
     /// Earliest start, counted from now
     #[arg(long, value_name = "DURATION", value_parser = crate::durations::parse_duration)]
     pub(crate) delay: Option<std::time::Duration>,
-    /// Idempotency key: a repeat of the same key gives the id of the first task
+    /// Idempotency key: a repeat of the same key gives the id of the first task (refused by the
+    /// daemons of this version)
     #[arg(long, value_name = "KEY", conflicts_with = "array")]
     pub(crate) key: Option<String>,
     /// Environment variable for the task; NAME alone passes the value on
@@ -70,6 +71,6 @@ pub(crate) struct SubmitArgs {
 pub(crate) enum DurabilityName {
     /// Survives the daemon, not a reboot.
     Memory,
-    /// On stable storage before the answer.
+    /// On stable storage before the answer (refused by the daemons of this version).
     Journal,
 }

@@ -10,6 +10,9 @@ use crate::selector::{Selection, parse_selection};
 /// What every SEL may be; part of each long help.
 macro_rules! with_selectors {
     ($text:literal) => {
+        with_selectors!($text, "your unfinished tasks at this moment")
+    };
+    ($text:literal, $all:literal) => {
         concat!(
             $text,
             "
@@ -18,7 +21,9 @@ SEL is one or more of, separated by commas or spaces:
   ID             a task
   ID[1-5,8]      members of the array whose first member is ID (quote it for the shell)
   last           the last submission to this daemon
-  all            your unfinished tasks at this moment
+  all            ",
+            $all,
+            "
   -              ids on stdin"
         )
     };
@@ -26,7 +31,7 @@ SEL is one or more of, separated by commas or spaces:
 
 /// Waits until tasks have ended
 #[derive(Debug, clap::Args)]
-#[command(long_about = with_selectors!("Waits until tasks have ended. Ends with 0 when all are done, 1 when one failed, was cancelled or is in
+#[command(long_about = with_selectors!("Waits until tasks have ended. Ends with 0 when all are done, 1 when one failed, was cancelled or is in \
 the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the tasks."))]
 #[command(after_long_help = "\
 Examples:
@@ -45,22 +50,22 @@ pub(crate) struct WaitArgs {
 
 /// Prints the output of a task
 #[derive(Debug, clap::Args)]
-#[command(long_about = with_selectors!("Prints the stdout of a task on stdout and its stderr on stderr. Ends with 0 when it is done, 1 when it
-failed, 6 when it has not ended. The result stays where it is: `qtf forget` frees it."))]
+#[command(long_about = with_selectors!("Prints the stdout of a task on stdout and its stderr on stderr. Ends with 0 when it is done, 1 when it \
+failed, 6 when it has not ended. The result stays where it is: `qtf forget` frees it.", "your ended tasks whose results are kept"))]
 #[command(after_long_help = "\
 Examples:
   qtf result c5v8z0000400g > out.txt 2> err.txt
   qtf wait last && qtf result last
   qtf result --json c5v8z0000400g")]
 pub(crate) struct ResultArgs {
-    /// Tasks: ID, ID[1-5], last, -
+    /// Tasks: ID, ID[1-5], last, all, -
     #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
     pub(crate) selection: Vec<Selection>,
 }
 
 /// Cancels tasks
 #[derive(Debug, clap::Args)]
-#[command(long_about = with_selectors!("Cancels waiting tasks at once and asks running ones to stop: TERM to their process group, KILL a little
+#[command(long_about = with_selectors!("Cancels waiting tasks at once and asks running ones to stop: TERM to their process group, KILL a little \
 later. Tasks that have already ended stay as they are."))]
 #[command(after_long_help = "\
 Examples:
@@ -78,8 +83,8 @@ pub(crate) struct CancelArgs {
 
 /// Acknowledges results and frees their slots
 #[derive(Debug, clap::Args)]
-#[command(long_about = with_selectors!("Acknowledges the results of ended tasks, which frees their slots and outputs. Here `all` means your
-ended tasks. A task that has not ended is refused: cancel it first."))]
+#[command(long_about = with_selectors!("Acknowledges the results of ended tasks, which frees their slots and outputs. A task \
+that has not ended is refused: cancel it first.", "your ended tasks whose results are kept"))]
 #[command(after_long_help = "\
 Examples:
   qtf forget last
