@@ -3,6 +3,7 @@
 //! Invariant: the ranges rise and do not overlap, so that members come once each and in order.
 //! Tested at the end of this file.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// A set of array indices.
@@ -57,6 +58,12 @@ impl IndexSet {
     pub(crate) fn contains(&self, index: u64) -> bool {
         self.ranges.iter().any(|range| range.contains(index))
     }
+
+    /// The first range, as people write it, that none of `present` is in.
+    pub(crate) fn range_without(&self, present: &[u64]) -> Option<String> {
+        let is_empty = |range: &&IndexRange| !present.iter().any(|index| range.contains(*index));
+        self.ranges.iter().find(is_empty).map(ToString::to_string)
+    }
 }
 
 impl IndexRange {
@@ -95,6 +102,17 @@ impl IndexRange {
             return Err(IndexSetError::Backwards { first, last });
         }
         Ok(IndexRange { first, last, step })
+    }
+}
+
+impl fmt::Display for IndexRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let IndexRange { first, last, step } = self;
+        match (first == last, step) {
+            (true, _) => write!(f, "{first}"),
+            (false, 1) => write!(f, "{first}-{last}"),
+            (false, _) => write!(f, "{first}-{last}:{step}"),
+        }
     }
 }
 
@@ -201,5 +219,15 @@ mod tests {
                 before: 5
             }
         ));
+    }
+
+    #[test]
+    fn a_range_that_meets_nothing_is_named() {
+        let set: IndexSet = "1-3,7,10-20:5".parse().unwrap();
+        let without = |present: &[u64]| set.range_without(present);
+        assert_eq!(without(&[2, 7, 15]), None);
+        assert_eq!(without(&[2, 15]).unwrap(), "7");
+        assert_eq!(without(&[7]).unwrap(), "1-3");
+        assert_eq!(without(&[1, 7, 11]).unwrap(), "10-20:5");
     }
 }

@@ -112,8 +112,8 @@ async fn own_tasks(daemon: &Daemon, all: All) -> Result<Vec<TaskId>, Failure> {
         .collect())
 }
 
-/// The members of an array with the wanted indices, in index order. Each index that is one number or
-/// ends a range must exist, so that a typing error is noticed.
+/// The members of an array with the wanted indices, in index order. Each range must meet a member, so
+/// that a typing error is noticed; members that were forgotten may be missing from it.
 async fn members(
     daemon: &Daemon,
     array: TaskId,
@@ -132,15 +132,17 @@ async fn members(
         .filter_map(|task| Some((task.array_index, TaskId::from_raw(task.task_id)?)))
         .collect();
     found.sort_unstable();
-    if found.is_empty() {
-        let text = if tasks.is_empty() {
-            format!("no array starts with task {array}; its members may have been forgotten")
-        } else {
-            format!("array {array} has no such members; its indices are in `qtf ps --all`")
-        };
-        return Err(Failure::new(Exit::NotFound, text));
-    }
-    Ok(found.into_iter().map(|(_, id)| id).collect())
+    let present: Vec<u64> = found.iter().map(|(index, _)| *index).collect();
+    let text = if tasks.is_empty() {
+        format!("no array starts with task {array}; its members may have been forgotten")
+    } else if let Some(missing) = indexes.range_without(&present) {
+        format!(
+            "array {array} has no member {missing}, or it was forgotten; `qtf ps --all --json` lists the indices"
+        )
+    } else {
+        return Ok(found.into_iter().map(|(_, id)| id).collect());
+    };
+    Err(Failure::new(Exit::NotFound, text))
 }
 
 /// Lists tasks.
