@@ -31,10 +31,10 @@ pub(crate) async fn run(cli: Cli) -> Ending {
         .map_err(|error| Failure::new(Exit::Usage, format!("cannot listen to signals: {error}")))?;
     let signals = &mut signals;
     match command {
-        // These two end what they started before they end themselves.
+        // These do not just stop: they end what they started, or remember what was accepted.
         Command::Dev(args) => dev::run(args, global, signals).await,
         Command::Map(args) => crate::map::run(args, global, signals).await,
-        Command::Submit(args) => or_signal(signals, submit::run(args, global)).await,
+        Command::Submit(args) => submit::run(args, global, signals).await,
         Command::Wait(args) => or_signal(signals, wait::run(args, global)).await,
         Command::Result(args) => or_signal(signals, result::run(args, global)).await,
         Command::Cancel(args) => or_signal(signals, verdicts::cancel(args, global)).await,

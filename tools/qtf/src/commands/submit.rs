@@ -18,6 +18,7 @@ use crate::exit::{Ending, Exit, Failure};
 use crate::indexes::IndexSet;
 use crate::last::Submission;
 use crate::output::{message, print_json, print_lines};
+use crate::signals::EndSignals;
 use crate::template::{Argument, fill_index, names_index};
 
 /// After this time without an answer a person wants to know why.
@@ -33,7 +34,7 @@ struct Common {
 }
 
 /// Submits a command or an array of them, and prints the ids.
-pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs) -> Ending {
+pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut EndSignals) -> Ending {
     let argv: Vec<Argument> = args
         .command
         .iter()
@@ -44,28 +45,39 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs) -> Ending {
             "%{index} in the command needs --array, as in --array 1-10",
         ));
     }
-    let common = Common {
-        argv,
-        directory: working_directory()?,
-        variables: parse_variables(&args.env)?,
-        stdin: stdin_of_task(args.stdin.clone()).await?,
-        args,
+    let ready = async {
+        let common = Common {
+            argv,
+            directory: working_directory()?,
+            variables: parse_variables(&args.env)?,
+            stdin: stdin_of_task(args.stdin.clone()).await?,
+            args,
+        };
+        Ok::<_, Failure>((common, Daemon::connect(global).await?))
     };
-    let daemon = Daemon::connect(global).await?;
+    let (common, daemon) = tokio::select! {
+        ready = ready => ready?,
+        exit = signals.next() => return Ok(exit),
+    };
     let array = common.args.array.clone();
     let mut printer = IdPrinter {
         mode: global.mode(),
         submission: Submission::default(),
     };
     printer.submission.no_result = common.args.no_result;
-    let result = match array {
-        None => printer.one(&daemon, common.task(None)).await,
-        Some(indexes) => printer.array(&daemon, common, indexes).await,
+    let submit = async {
+        match array {
+            None => printer.one(&daemon, common.task(None)).await,
+            Some(indexes) => printer.array(&daemon, common, indexes).await,
+        }
     };
-    // Also after a failure in the middle: what was accepted must be found again.
+    let ending = tokio::select! {
+        submitted = submit => submitted.map(|()| Exit::Ok),
+        exit = signals.next() => Ok(exit),
+    };
+    // Also after a failure or a signal in the middle: what was accepted must be found again.
     printer.remember(&daemon);
-    result?;
-    if printer.mode == OutputMode::Json {
+    if printer.mode == OutputMode::Json && !printer.submission.ids.is_empty() {
         let ids: Vec<String> = printer
             .submission
             .ids
@@ -74,7 +86,7 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs) -> Ending {
             .collect();
         print_json("qtf.submission/1", &serde_json::json!({ "ids": ids }))?;
     }
-    Ok(Exit::Ok)
+    ending
 }
 
 /// Prints ids as they come and remembers them.
