@@ -102,7 +102,7 @@ fn a_missing_program_and_one_that_is_not_executable_are_told_apart() {
         .expect_code(1);
     assert!(
         done.stderr
-            .contains("input a: cannot start the program: no such program"),
+            .contains("input a: cannot start the program: no program \""),
         "{}",
         done.stderr
     );

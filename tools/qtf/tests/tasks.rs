@@ -276,3 +276,77 @@ fn what_this_version_lacks_is_refused_and_not_faked() {
         .qtf(["submit", "--durability", "memory", "--", "true"])
         .expect_code(0);
 }
+
+#[test]
+fn members_that_are_not_there_are_named() {
+    let (place, _dev) = dev_without_workers();
+    let first = submit(&place, &["--array", "1-5", "--", "true"]).remove(0);
+    let members = |text: &str| format!("{first}[{text}]");
+    place.qtf(["cancel", &members("1,4-9")]).expect_code(0);
+    for (text, missing) in [("1-3,99", "99"), ("7-9", "7-9")] {
+        let done = place.qtf(["wait", &members(text)]).expect_code(3);
+        assert!(
+            done.stderr.contains(&format!("no member {missing},")),
+            "{}",
+            done.stderr
+        );
+    }
+    // The first member is gone, the array has its name still.
+    place.qtf(["forget", &first]).expect_code(0);
+    place.qtf(["wait", &members("4-5")]).expect_code(1);
+    place
+        .qtf(["wait", "--timeout", "0", &members("1-4")])
+        .expect_code(6);
+}
+
+#[test]
+fn results_of_several_tasks_are_one_json_document() {
+    let (place, _dev) = dev();
+    let ids = submit(&place, &["--array", "1-2", "--", "echo", "%{index}"]);
+    place.qtf(["wait", "last"]).expect_code(0);
+    let listed = place
+        .qtf(["result", "--json", "last"])
+        .expect_code(0)
+        .json();
+    assert_eq!(listed["schema"], "qtf.results/1");
+    assert_eq!(listed["results"][1]["stdout"], "2\n");
+    assert_eq!(listed["results"][1]["schema"], "qtf.result/1");
+    let one = place
+        .qtf(["result", "--json", &ids[0]])
+        .expect_code(0)
+        .json();
+    assert_eq!(
+        (&one["schema"], &one["stdout"]),
+        (&"qtf.result/1".into(), &"1\n".into())
+    );
+    place.qtf(["forget", "last"]).expect_code(0);
+    let none = place
+        .qtf(["result", "--json", "last"])
+        .expect_code(3)
+        .json();
+    assert_eq!(none["results"], serde_json::json!([]));
+}
+
+#[test]
+fn an_interrupted_array_is_remembered_as_far_as_it_was_accepted() {
+    let (place, _dev) = dev_without_workers();
+    let mut command = place.command("qtf");
+    command.args(["submit", "--array", "1-10000000", "--", "true"]);
+    let mut submitting = Process::start(command);
+    submitting.line_with("0");
+    submitting.signal(nix::sys::signal::Signal::SIGINT);
+    assert_eq!(submitting.wait().code(), Some(130));
+    place.qtf(["wait", "--timeout", "0", "last"]).expect_code(6);
+}
+
+#[test]
+fn an_unknown_worker_is_named_with_the_way_to_find_others() {
+    let (place, _dev) = dev_without_workers();
+    let done = place.qtf(["worker", "drain", "w99"]).expect_code(3);
+    assert!(
+        done.stderr.contains("no worker w99 is at"),
+        "{}",
+        done.stderr
+    );
+    assert!(done.stderr.contains("worker ls"), "{}", done.stderr);
+}

@@ -9,8 +9,10 @@ use super::select::{All, resolve};
 use crate::args::{GlobalArgs, OutputMode, ResultArgs};
 use crate::daemon::Daemon;
 use crate::exit::{Ending, Exit, Failure};
-use crate::output::{JsonBytes, message, print_json};
-use crate::records::{OutcomeRecord, describe, id_text, state_name};
+use crate::output::{JsonBytes, message, print_json, write_json};
+use crate::records::{OutcomeRecord, describe, end_line, id_text, state_name};
+
+const SCHEMA: &str = "qtf.result/1";
 
 /// One result in JSON.
 #[derive(Serialize)]
@@ -27,18 +29,69 @@ struct ResultRecord<'a> {
     message: &'a str,
 }
 
-/// Prints the outputs of tasks; keeps them where they are.
+/// Prints the outputs of tasks; keeps them where they are. One is one JSON document, several are a list.
 pub(crate) async fn run(args: ResultArgs, global: &GlobalArgs) -> Ending {
     let daemon = Daemon::connect(global).await?;
     let selected = resolve(&daemon, args.selection, All::Ended).await?;
     let mut exit = Exit::Ok;
+    let mut printer = Printer {
+        mode: global.mode(),
+        is_list: global.mode() == OutputMode::Json && selected.ids.len() != 1,
+        printed: 0,
+    };
+    printer.begin()?;
     for id in selected.ids {
-        exit = exit.worse(print_one(&daemon, id, global.mode()).await?);
+        exit = exit.worse(print_one(&daemon, id, &mut printer).await?);
     }
+    printer.finish()?;
     Ok(exit)
 }
 
-async fn print_one(daemon: &Daemon, id: TaskId, mode: OutputMode) -> Ending {
+/// Writes each result as it comes, so that only one is in memory.
+struct Printer {
+    mode: OutputMode,
+    /// One JSON document around all.
+    is_list: bool,
+    printed: u64,
+}
+
+impl Printer {
+    fn begin(&self) -> io::Result<()> {
+        self.around(r#"{"schema":"qtf.results/1","results":["#)
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.around("\n]}\n")
+    }
+
+    fn around(&self, text: &str) -> io::Result<()> {
+        if !self.is_list {
+            return Ok(());
+        }
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
+    fn one(&mut self, info: &TaskInfo, output: &TaskOutput) -> io::Result<()> {
+        if self.mode == OutputMode::Table {
+            return print_bytes(output);
+        }
+        if !self.is_list {
+            return print_json(SCHEMA, &record(info, output));
+        }
+        let mut document = Vec::new();
+        write_json(SCHEMA, &record(info, output), &mut document)?;
+        document.pop();
+        let mut out = io::stdout().lock();
+        out.write_all(if self.printed == 0 { b"\n" } else { b",\n" })?;
+        out.write_all(&document)?;
+        self.printed += 1;
+        out.flush()
+    }
+}
+
+async fn print_one(daemon: &Daemon, id: TaskId, printer: &mut Printer) -> Ending {
     let (info, output) = match look_up(daemon, id).await {
         Ok(found) => found,
         Err(CallError::Refused(refusal)) if refusal.is_unknown() => {
@@ -55,12 +108,7 @@ async fn print_one(daemon: &Daemon, id: TaskId, mode: OutputMode) -> Ending {
         ));
         return Ok(Exit::TimedOut);
     };
-    match mode {
-        OutputMode::Table => print_bytes(&output)?,
-        OutputMode::Json | OutputMode::Jsonl => {
-            print_json("qtf.result/1", &record(&info, &output))?;
-        }
-    }
+    printer.one(&info, &output)?;
     tell(id, &info, &output);
     Ok(if state == TaskState::Done {
         Exit::Ok
@@ -117,15 +165,11 @@ fn record<'a>(info: &TaskInfo, output: &'a TaskOutput) -> ResultRecord<'a> {
 /// Says on stderr what the bytes do not say.
 fn tell(id: TaskId, info: &TaskInfo, output: &TaskOutput) {
     if info.state() != TaskState::Done {
-        let ending = describe(info.state(), info.outcome.as_ref());
-        let reason = if output.message.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", output.message)
-        };
-        message(format!(
-            "task {id} {}: {ending}{reason}",
-            state_name(info.state()).replace('_', " ")
+        message(end_line(
+            id,
+            info.state(),
+            info.outcome.as_ref(),
+            &output.message,
         ));
     }
     for note in notes(

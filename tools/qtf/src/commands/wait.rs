@@ -13,7 +13,7 @@ use crate::daemon::{Daemon, exit_of};
 use crate::durations::age;
 use crate::exit::{Ending, Exit, Failure};
 use crate::output::{Listed, message, print_list};
-use crate::records::{OutcomeRecord, describe, state_name};
+use crate::records::{OutcomeRecord, describe, end_line, state_name};
 
 /// How one task ended.
 #[derive(Clone, Debug, Serialize)]
@@ -136,12 +136,7 @@ impl Waiting {
     fn on_end(&mut self, end: &TaskEnd) {
         self.open.remove(&end.id);
         if !end.is_done() {
-            let ending = describe(end.state, Some(&end.outcome));
-            message(format!(
-                "task {} {}: {ending}",
-                end.id,
-                state_name(end.state).replace('_', " ")
-            ));
+            message(end_line(end.id, end.state, Some(&end.outcome), ""));
             self.exit = self.exit.worse(Exit::TaskFailed);
         }
         if self.keep_records {

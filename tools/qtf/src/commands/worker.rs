@@ -1,6 +1,6 @@
 //! `qtf worker`.
 
-use qtf_client::WorkerId;
+use qtf_client::{CallError, WorkerId};
 
 use crate::args::{GlobalArgs, OutputMode, WorkerCommand};
 use crate::daemon::Daemon;
@@ -24,12 +24,20 @@ async fn list(global: &GlobalArgs) -> Ending {
 }
 
 async fn drain(worker: &str, reason: &str, global: &GlobalArgs) -> Ending {
-    let worker: WorkerId = worker.parse().map_err(Failure::usage)?;
-    Daemon::connect(global)
-        .await?
-        .client
-        .drain(worker, reason)
-        .await?;
+    let id: WorkerId = worker.parse().map_err(Failure::usage)?;
+    let worker = name_of(id);
+    let daemon = Daemon::connect(global).await?;
+    match daemon.client.drain(id, reason).await {
+        Ok(()) => {}
+        Err(CallError::Refused(refusal)) if refusal.is_unknown() => {
+            let text = format!(
+                "no worker {worker} is at {}; `qtf worker ls` lists them",
+                daemon.address
+            );
+            return Err(Failure::new(Exit::NotFound, text));
+        }
+        Err(error) => return Err(error.into()),
+    }
     match global.mode() {
         OutputMode::Table => {
             message(format!(
@@ -37,9 +45,32 @@ async fn drain(worker: &str, reason: &str, global: &GlobalArgs) -> Ending {
             ));
         }
         OutputMode::Json | OutputMode::Jsonl => {
-            let body = serde_json::json!({ "worker": worker.to_string(), "draining": true });
+            let body = serde_json::json!({ "worker": worker, "draining": true });
             print_json("qtf.drain/1", &body)?;
         }
     }
     Ok(Exit::Ok)
+}
+
+/// As it was typed: without an incarnation, `w3` means whoever is in that slot.
+fn name_of(worker: WorkerId) -> String {
+    let text = worker.to_string();
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_named_as_it_was_typed() {
+        for (typed, name) in [
+            ("3", "w3"),
+            ("w3", "w3"),
+            ("w3.1", "w3.1"),
+            ("w3.10", "w3.10"),
+        ] {
+            assert_eq!(name_of(typed.parse().unwrap()), name);
+        }
+    }
 }

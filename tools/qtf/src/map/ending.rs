@@ -14,7 +14,7 @@ use crate::commands::notes;
 use crate::daemon::exit_of_call;
 use crate::exit::Exit;
 use crate::output::{JsonBytes, quoted, write_json};
-use crate::records::{OutcomeRecord, describe, state_name};
+use crate::records::{OutcomeRecord, describe, explain, state_name};
 
 /// LIMIT: bytes handed to the printer at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -192,8 +192,11 @@ fn lines(input: &[u8], ended: &Ended, (ending, reason): (&str, &str), notes: &[S
     let name = shown(input);
     let mut text = match ended {
         Ended::Task(end) if end.is_done() => String::new(),
-        Ended::Task(end) => failure_line(&name, ending, reason, end.attempt),
-        Ended::Not { .. } => failure_line(&name, ending, "", 1),
+        Ended::Task(end) => {
+            let ending = explain(end.state, Some(&end.outcome), reason);
+            failure_line(&name, &ending, end.attempt)
+        }
+        Ended::Not { .. } => failure_line(&name, ending, 1),
     };
     for note in notes {
         text.push_str(&format!("qtf: input {name}: {note}\n"));
@@ -201,18 +204,13 @@ fn lines(input: &[u8], ended: &Ended, (ending, reason): (&str, &str), notes: &[S
     text
 }
 
-fn failure_line(name: &str, ending: &str, reason: &str, attempt: u32) -> String {
+fn failure_line(name: &str, ending: &str, attempt: u32) -> String {
     let attempts = if attempt > 1 {
         format!(" (attempt {attempt})")
     } else {
         String::new()
     };
-    let reason = if reason.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", crate::output::visible(reason))
-    };
-    format!("qtf: input {name}: {ending}{attempts}{reason}\n")
+    format!("qtf: input {name}: {ending}{attempts}\n")
 }
 
 /// An input, quoted and short enough for a line.
@@ -231,12 +229,12 @@ mod tests {
     #[test]
     fn a_failure_names_input_what_happened_and_the_attempt() {
         assert_eq!(
-            failure_line("a", "exit code 3", "", 1),
+            failure_line("a", "exit code 3", 1),
             "qtf: input a: exit code 3\n"
         );
         assert_eq!(
-            failure_line("'a b'", "killed by SIGKILL", "why\u{1b}", 3),
-            "qtf: input 'a b': killed by SIGKILL (attempt 3): why\\u{1b}\n"
+            failure_line("'a b'", "killed by SIGKILL", 3),
+            "qtf: input 'a b': killed by SIGKILL (attempt 3)\n"
         );
     }
 

@@ -9,6 +9,6 @@ mod task;
 mod worker;
 
 pub(crate) use client::ClientRecord;
-pub(crate) use outcome::{OutcomeRecord, describe};
+pub(crate) use outcome::{OutcomeRecord, describe, end_line, explain};
 pub(crate) use task::{TaskRecord, id_text, proto_state, state_name};
 pub(crate) use worker::{WorkerRecord, worker_text};

@@ -2,8 +2,11 @@
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use qtf_client::TaskId;
 use qtf_proto::v1::{Outcome, OutcomeKind, TaskState};
 use serde::Serialize;
+
+use crate::output::visible;
 
 /// The outcome of a task in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,14 +50,44 @@ fn kind_name(kind: OutcomeKind) -> &'static str {
 
 /// What happened, for people.
 pub(crate) fn describe(state: TaskState, outcome: Option<&Outcome>) -> String {
+    explain(state, outcome, "")
+}
+
+/// What happened, with the reason that the worker gave; nothing is said twice.
+pub(crate) fn explain(state: TaskState, outcome: Option<&Outcome>, reason: &str) -> String {
+    let reason = visible(reason);
     let Some(outcome) = outcome.filter(|outcome| outcome.kind() != OutcomeKind::Unspecified) else {
         return super::state_name(state).replace('_', " ");
     };
-    let text = in_words(outcome);
+    let kind = outcome.kind();
+    let text = if reason.is_empty() || kind == OutcomeKind::TimedOut {
+        in_words(outcome)
+    } else if kind == OutcomeKind::SpawnFailed {
+        // The reason names the program, the number of the error does not.
+        format!("cannot start the program: {reason}")
+    } else {
+        format!("{}: {reason}", in_words(outcome))
+    };
     if state == TaskState::DeadLetter {
         return format!("dead letter: {text}, no attempts left");
     }
     text
+}
+
+/// The line that tells of a task that did not end well.
+pub(crate) fn end_line(
+    id: TaskId,
+    state: TaskState,
+    outcome: Option<&Outcome>,
+    reason: &str,
+) -> String {
+    let name = super::state_name(state).replace('_', " ");
+    let ending = explain(state, outcome, reason);
+    if ending.starts_with(&name) {
+        format!("task {id}: {ending}")
+    } else {
+        format!("task {id} {name}: {ending}")
+    }
 }
 
 fn in_words(outcome: &Outcome) -> String {
@@ -120,6 +153,38 @@ mod tests {
         let lost = outcome(OutcomeKind::WorkerLost, 0);
         let text = describe(TaskState::DeadLetter, Some(&lost));
         assert_eq!(text, "dead letter: its worker was lost, no attempts left");
+    }
+
+    #[test]
+    fn a_reason_is_told_and_nothing_twice() {
+        let told =
+            |kind, code, reason| explain(TaskState::Failed, Some(&outcome(kind, code)), reason);
+        assert_eq!(
+            told(OutcomeKind::SpawnFailed, 2, "no program \"x\""),
+            "cannot start the program: no program \"x\""
+        );
+        assert_eq!(
+            told(OutcomeKind::TimedOut, 0, "it ran longer than its timeout"),
+            "stopped: it ran longer than its --timeout"
+        );
+        assert_eq!(
+            told(OutcomeKind::HandlerFailed, 0, "why\u{1b}"),
+            "its handler failed: why\\u{1b}"
+        );
+        let id = TaskId::from_raw(1 << 24).unwrap();
+        let line = |state, kind| end_line(id, state, Some(&outcome(kind, 3)), "");
+        assert_eq!(
+            [
+                line(TaskState::Failed, OutcomeKind::Exited),
+                line(TaskState::Cancelled, OutcomeKind::Cancelled),
+                line(TaskState::DeadLetter, OutcomeKind::WorkerLost),
+            ],
+            [
+                format!("task {id} failed: exit code 3"),
+                format!("task {id}: cancelled"),
+                format!("task {id}: dead letter: its worker was lost, no attempts left"),
+            ]
+        );
     }
 
     #[test]
