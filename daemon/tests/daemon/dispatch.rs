@@ -249,7 +249,7 @@ fn assignments_that_a_stream_has_not_sent_go_to_somebody_else_when_it_ends() {
         let reader = RawWorker::join(&mut slow, hello(100), 100).await;
         // More than the windows of a stream hold, and the worker does not read.
         for _ in 0..100 {
-            peer.submit(noop(&[7; 60_000])).await.unwrap();
+            peer.submit(noop(&vec![7; 60_000])).await.unwrap();
         }
         let running = || async {
             let request = ListWorkersRequest {};

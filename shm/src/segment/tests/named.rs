@@ -516,3 +516,24 @@ fn snapshot_of_a_live_segment_reads_like_the_segment() {
         Err(AttachError::Header(_))
     ));
 }
+
+#[test]
+fn spill_files_of_an_adopted_segment_count_and_lost_ones_do_not() {
+    let instance = Instance::new("spilled");
+    let (segment, _) = instance.start().unwrap();
+    let bytes = vec![7; 100_000];
+    let task = submit(&segment, 1, 1, &bytes);
+    let lost = segment.spill().store(&bytes[..70_000]).unwrap();
+    assert_eq!(segment.spill().used_bytes(), 170_000);
+    segment.detach();
+    let (segment, _) = instance.start().unwrap();
+    assert_eq!(segment.spill().used_bytes(), 100_000);
+    assert!(segment.spill().read_at(lost, 0, &mut [0]).is_err());
+    let cancelled = segment.apply(
+        task.slot(),
+        segment.task(task.slot()).state(),
+        crate::task::state::Event::Cancel,
+    );
+    segment.free_task(task.slot(), cancelled.unwrap()).unwrap();
+    assert_eq!(segment.spill().used_bytes(), 0);
+}
