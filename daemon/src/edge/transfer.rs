@@ -116,6 +116,10 @@ fn open(
 }
 
 fn write(writer: &mut SpillWriter, chunk: &UploadChunk, total: u64) -> Result<(), Status> {
+    if chunk.data.is_empty() {
+        // It would hold the upload open for ever.
+        return Err(status::invalid("chunk without data"));
+    }
     if chunk.data.len() > UPLOAD_CHUNK_BYTES_MAX {
         return Err(status::invalid(format!(
             "chunk of {} bytes: at most {UPLOAD_CHUNK_BYTES_MAX} are taken",

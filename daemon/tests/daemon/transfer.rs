@@ -192,3 +192,19 @@ fn stranger_may_not_upload_outputs() {
         assert_eq!(status.code(), tonic::Code::Unauthenticated);
     });
 }
+
+#[test]
+fn chunk_without_data_is_refused_because_it_would_hold_the_upload_open() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let mut upload = chunks(0, 200_000, &pattern(100_000));
+        upload.push(UploadChunk::default());
+        let status = peer
+            .plm
+            .upload_payload(tokio_stream::iter(upload))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains("without data"), "{status}");
+    });
+}
