@@ -19,8 +19,9 @@ pub(crate) mod uploads;
 pub(crate) mod watches;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use qtf_engine::{Effect, Engine, TaskRef};
 use qtf_shm::time::monotonic_ns;
@@ -48,8 +49,9 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) info: DaemonInfo,
     pub(crate) started: Now,
-    /// Streams that only wait for the stop.
-    stop_wakers: Vec<Waker>,
+    /// Streams that wait for the stop beside what their peer sends, by their number.
+    stop_wakers: HashMap<u64, Waker>,
+    last_stop_waker: u64,
     is_stopping: bool,
     epoch: u64,
     is_taken_over: bool,
@@ -72,7 +74,8 @@ impl Core {
             limits,
             info,
             started: now_since(origin_ns),
-            stop_wakers: Vec::new(),
+            stop_wakers: HashMap::new(),
+            last_stop_waker: 0,
             is_stopping: false,
             epoch: engine.segment().epoch(),
             is_taken_over: false,
@@ -102,24 +105,13 @@ impl Core {
         self.is_stopping
     }
 
-    /// Wakes a stream when the daemon begins to stop.
-    pub(crate) fn wake_at_stop(&mut self, waker: &Waker) {
-        if !self.stop_wakers.iter().any(|known| known.will_wake(waker)) {
-            self.stop_wakers.push(waker.clone());
-        }
-        // LIMIT: wakers of streams that are gone do no harm but take room.
-        if self.stop_wakers.len() > (1 << 20) {
-            self.stop_wakers.drain(..1 << 19);
-        }
-    }
-
     /// No more tasks are taken; every stream is woken to say so.
     pub(crate) fn begin_stop(&mut self) {
         self.is_stopping = true;
         self.engine.stop_intake();
         self.routes.wake_all();
         self.watches.wake_all();
-        for waker in self.stop_wakers.drain(..) {
+        for (_, waker) in self.stop_wakers.drain() {
             waker.wake();
         }
     }
@@ -205,6 +197,39 @@ pub(crate) fn look<R>(action: impl FnOnce(&Core) -> R) -> Option<R> {
 /// Enters the core to note that a stream waits; changes nothing that the engine must see.
 pub(crate) fn attend<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
     CORE.with(|cell| cell.try_borrow_mut().ok()?.as_mut().map(action))
+}
+
+/// A stream's place among those that are woken when the daemon begins to stop; given back when dropped.
+#[derive(Debug, Default)]
+pub(crate) struct StopPlace(Option<u64>);
+
+impl StopPlace {
+    /// Whether the daemon is stopping, or gone from this thread. If not, the stream is woken when it is.
+    pub(crate) fn is_stopping(&mut self, cx: &Context<'_>) -> bool {
+        let is_stopping = attend(|core| {
+            if core.is_stopping {
+                return true;
+            }
+            let number = *self.0.get_or_insert_with(|| {
+                core.last_stop_waker = core.last_stop_waker.saturating_add(1);
+                core.last_stop_waker
+            });
+            core.stop_wakers
+                .entry(number)
+                .or_insert_with(|| cx.waker().clone())
+                .clone_from(cx.waker());
+            false
+        });
+        is_stopping.unwrap_or(true)
+    }
+}
+
+impl Drop for StopPlace {
+    fn drop(&mut self) {
+        if let Some(number) = self.0 {
+            attend(|core| core.stop_wakers.remove(&number));
+        }
+    }
 }
 
 /// One turn of the engine. Returns how much was done and when something is due next.

@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use super::peer::Peer;
 use super::{MESSAGES_PER_POLL_MAX, read, status};
-use crate::core_cell::{self, Core};
+use crate::core_cell::{self, Core, StopPlace};
 
 /// The notices of one `ClientSession` call; reads its heartbeats while it is polled.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub(crate) struct ClientSessionStream {
     beats: Streaming<ClientHeartbeat>,
     peer: Option<Arc<Peer>>,
     client: Option<ClientIndex>,
+    stop_place: StopPlace,
     notice: ClientNotice,
     has_left: bool,
     has_ended: bool,
@@ -37,6 +38,7 @@ impl ClientSessionStream {
             beats,
             peer,
             client: None,
+            stop_place: StopPlace::default(),
             notice,
             has_left: false,
             has_ended: false,
@@ -118,11 +120,7 @@ impl Stream for ClientSessionStream {
                 return Poll::Ready(Some(Err(status)));
             }
         }
-        let is_stopping = core_cell::attend(|core| {
-            core.wake_at_stop(cx.waker());
-            core.is_stopping()
-        });
-        self.notice.daemon_stopping |= is_stopping.unwrap_or(true);
+        self.notice.daemon_stopping |= self.stop_place.is_stopping(cx);
         self.has_ended |= self.notice.daemon_stopping || self.has_left;
         let notice = std::mem::take(&mut self.notice);
         match (notice == ClientNotice::default(), self.has_ended) {

@@ -18,7 +18,7 @@ use qtf_shm::{ClientIndex, TaskId};
 use tonic::{Status, Streaming};
 
 use super::{COPIED_PER_POLL_MAX, session_client, status};
-use crate::core_cell::{self, Core};
+use crate::core_cell::{self, Core, StopPlace};
 
 /// Takes one task in.
 pub(crate) fn submit_one(
@@ -125,6 +125,7 @@ pub(crate) struct SubmitStream {
     batch: Option<Batch>,
     /// First member of the stream's array.
     array: Option<TaskId>,
+    stop_place: StopPlace,
     has_ended: bool,
 }
 
@@ -135,6 +136,7 @@ impl SubmitStream {
             requests,
             batch: None,
             array: None,
+            stop_place: StopPlace::default(),
             has_ended: false,
         }
     }
@@ -143,10 +145,12 @@ impl SubmitStream {
         if let Some(batch) = self.batch.take() {
             return Poll::Ready(Some(Ok(batch)));
         }
-        let request = match ready!(Pin::new(&mut self.requests).poll_next(cx)) {
-            None => return Poll::Ready(None),
-            Some(Err(status)) => return Poll::Ready(Some(Err(status))),
-            Some(Ok(request)) => request,
+        let request = match Pin::new(&mut self.requests).poll_next(cx) {
+            Poll::Pending if self.stop_place.is_stopping(cx) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
+            Poll::Ready(Some(Ok(request))) => request,
         };
         if let Err(status) = status::check_batch(request.tasks.len()) {
             return Poll::Ready(Some(Err(status)));

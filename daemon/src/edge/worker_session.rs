@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 use super::peer::Peer;
 use super::{MESSAGES_PER_POLL_MAX, read, status};
 use crate::core_cell::routes::{ProcessWatch, StreamKey};
-use crate::core_cell::{self, Core};
+use crate::core_cell::{self, Core, StopPlace};
 use crate::sys::peer::process_ended;
 
 /// LIMIT: verdicts in one message.
@@ -35,6 +35,7 @@ pub(crate) struct WorkerSessionStream {
     key: StreamKey,
     peer: Option<Arc<Peer>>,
     worker: Option<(WorkerId, u64)>,
+    stop_place: StopPlace,
     notice: WorkerNotice,
     has_left: bool,
     has_ended: bool,
@@ -52,6 +53,7 @@ impl WorkerSessionStream {
             key,
             peer,
             worker: None,
+            stop_place: StopPlace::default(),
             notice: WorkerNotice::default(),
             has_left: false,
             has_ended: false,
@@ -205,12 +207,8 @@ impl WorkerSessionStream {
         }
     }
 
-    fn wait_for_stop(&self, cx: &Context<'_>) -> Poll<Option<WorkerNotice>> {
-        let is_stopping = core_cell::attend(|core| {
-            core.wake_at_stop(cx.waker());
-            core.is_stopping()
-        });
-        if is_stopping.unwrap_or(true) {
+    fn wait_for_stop(&mut self, cx: &Context<'_>) -> Poll<Option<WorkerNotice>> {
+        if self.stop_place.is_stopping(cx) {
             Poll::Ready(None)
         } else {
             Poll::Pending

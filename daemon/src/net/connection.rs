@@ -141,7 +141,14 @@ impl Connections {
                 return;
             }
         };
-        match tokio::time::timeout(self.limits.handshake, io.speaks_http2()).await {
+        let mut stop = self.stop.clone();
+        let greeting = tokio::time::timeout(self.limits.handshake, io.speaks_http2());
+        let greeting = tokio::select! {
+            biased;
+            greeting = greeting => greeting,
+            _ = stop.wait_for(|stop| *stop) => return tracing::debug!(%peer, "silent at the stop, closed"),
+        };
+        match greeting {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => return tracing::debug!(%peer, "not HTTP/2, closed"),
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "closed before it spoke"),

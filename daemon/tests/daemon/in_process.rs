@@ -32,18 +32,40 @@ fn several_daemons_live_in_one_process() {
 }
 
 #[test]
-fn connection_that_does_not_end_is_cut_at_the_deadline() {
+fn call_that_does_not_end_is_cut_at_the_deadline() {
     use qtf_daemon::config::RawConfig;
     let raw = RawConfig {
         stop_deadline_ms: Some(50),
         ..small()
     };
     on_both(&raw, |daemon| async move {
-        let stuck = daemon.in_process().open().unwrap();
         let mut peer = Peer::new(&daemon).await;
+        let (chunks, upload) = tokio::sync::mpsc::channel(1);
+        let first = qtf_proto::v1::UploadChunk {
+            session: 0,
+            total_bytes: 100_000,
+            data: vec![1; 10].into(),
+        };
+        chunks.send(first).await.unwrap();
+        let mut plm = peer.plm.clone();
+        let upload = tokio_stream::wrappers::ReceiverStream::new(upload);
+        let unfinished = tokio::spawn(async move { plm.upload_payload(upload).await });
         peer.submit(noop(b"")).await.unwrap();
         let error = daemon.stop().unwrap_err();
         assert!(error.to_string().contains("stop_deadline_ms"), "{error}");
-        drop(stuck);
+        assert!(unfinished.await.unwrap().is_err());
+        drop(chunks);
+    });
+}
+
+#[test]
+fn peer_that_has_not_spoken_holds_no_stop_up() {
+    on_both(&small(), |daemon| async move {
+        let silent = daemon.in_process().open().unwrap();
+        Peer::new(&daemon).await.submit(noop(b"")).await.unwrap();
+        let begun = std::time::Instant::now();
+        daemon.stop().unwrap();
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+        drop(silent);
     });
 }

@@ -219,6 +219,9 @@ fn stopping_daemon_tells_workers_and_clients_and_ends_cleanly() {
         let mut worker = RawWorker::join(&mut peer, hello(1), 1).await;
         let (_beats, mut notices, _) = client_session(&mut peer, "tester").await;
         let (watch, mut ends) = peer.watch().await;
+        let (_batches, none_yet) = tokio::sync::mpsc::channel(1);
+        let none_yet = ReceiverStream::new(none_yet);
+        let mut verdicts = peer.plm.submit_stream(none_yet).await.unwrap().into_inner();
         daemon.request_stop();
         assert!(
             worker
@@ -232,7 +235,8 @@ fn stopping_daemon_tells_workers_and_clients_and_ends_cleanly() {
         assert!(notices.message().await.unwrap().unwrap().daemon_stopping);
         assert!(worker.orders.message().await.unwrap().is_none());
         assert!(ends.message().await.unwrap().is_none());
-        drop((watch, worker, notices, ends, peer));
+        assert!(verdicts.message().await.unwrap().is_none());
+        drop((watch, worker, notices, ends, verdicts, peer));
         daemon.ended().await;
         daemon.stop().unwrap();
     });
