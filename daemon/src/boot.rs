@@ -170,7 +170,7 @@ impl Daemon {
             SegmentKind::Private => None,
         };
         let listeners = bind(&settings)?;
-        let segment = make_segment(&settings)?;
+        let (segment, shortage) = make_segment(&settings)?;
         if let Some((device, inode)) = lock.as_ref().and_then(LockFile::identity) {
             segment.set_lock_file(device, inode);
         }
@@ -182,6 +182,7 @@ impl Daemon {
             lock,
             listeners,
             segment,
+            shortage,
             arrivals,
             stop: stop_seen,
         };
@@ -302,14 +303,15 @@ fn spec(settings: &Settings) -> Result<SegmentSpec, BootError> {
     })
 }
 
-fn make_segment(settings: &Settings) -> Result<Segment, BootError> {
+/// The segment, and why it is smaller than was asked for.
+fn make_segment(settings: &Settings) -> Result<(Segment, Option<String>), BootError> {
     let spec = spec(settings)?;
     match settings.segment {
         SegmentKind::Private => private_segment(spec),
         SegmentKind::Named => {
             let (segment, adoption) = Segment::create_or_adopt_named(&spec, &settings.runtime_dir)?;
             report_adoption(&segment, &adoption);
-            Ok(segment)
+            Ok((segment, None))
         }
     }
 }
@@ -335,14 +337,21 @@ fn report_adoption(segment: &Segment, adoption: &Adoption) {
 }
 
 /// A private segment, half as large and again if the system does not give that much.
-fn private_segment(mut spec: SegmentSpec) -> Result<Segment, BootError> {
+fn private_segment(mut spec: SegmentSpec) -> Result<(Segment, Option<String>), BootError> {
+    let mut shortage = None;
     loop {
-        let bytes = spec.geometry.total_bytes();
         match Segment::create_private(&spec) {
-            Ok(segment) => return Ok(segment),
+            Ok(segment) => {
+                if let Some(why) = &shortage {
+                    let bytes = spec.geometry.total_bytes();
+                    tracing::warn!(bytes, "smaller segment taken: {why}");
+                }
+                return Ok((segment, shortage));
+            }
             Err(error @ CreateError::Limit { .. }) => match spec.geometry.halved() {
                 Some(half) => {
-                    tracing::warn!(bytes, "{error}: trying with half of it");
+                    // The first refusal tells of the size that was asked for.
+                    shortage.get_or_insert_with(|| error.to_string());
                     spec.geometry = half;
                 }
                 None => return Err(error.into()),

@@ -47,7 +47,8 @@ fn run(settings: Settings) -> Exit {
         Ok(daemon) => daemon,
         Err(error) => {
             let exit = error.exit();
-            say(&format!("qtfd: {:#}", anyhow::Error::from(error)));
+            // Its text has that of its source in it.
+            say(&format!("qtfd: {error}"));
             return exit;
         }
     };

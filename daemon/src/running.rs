@@ -18,6 +18,8 @@ pub struct DaemonInfo {
     pub shm_id: i32,
     /// Size of the segment.
     pub segment_bytes: u64,
+    /// Why it is smaller than was asked for, if it is.
+    pub segment_shortage: Option<String>,
     /// Task slots in it.
     pub task_slots: u64,
     /// Worker slots in it.

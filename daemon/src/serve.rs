@@ -35,6 +35,8 @@ pub(crate) struct Parts {
     pub(crate) lock: Option<LockFile>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) segment: Segment,
+    /// Why the segment is smaller than was asked for, if it is.
+    pub(crate) shortage: Option<String>,
     pub(crate) arrivals: Arrivals,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -99,6 +101,7 @@ fn info_of(parts: &Parts, backend: Backend, core: Option<u16>) -> DaemonInfo {
         instance: parts.settings.instance.clone(),
         shm_id: parts.segment.shm_id().unwrap_or(-1),
         segment_bytes: geometry.total_bytes(),
+        segment_shortage: parts.shortage.clone(),
         task_slots: geometry.tasks().into(),
         worker_slots: geometry.workers().into(),
         segment_is_private: parts.settings.segment == SegmentKind::Private,
@@ -126,6 +129,7 @@ async fn serve(
         segment,
         arrivals,
         stop,
+        ..
     } = parts;
     let segment = Arc::new(segment);
     let wake = Rc::new(Notify::new());

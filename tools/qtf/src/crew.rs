@@ -66,6 +66,13 @@ impl Crew {
             };
             Failure::new(exit, format!("cannot start a daemon: {error}"))
         })?;
+        let info = daemon.info();
+        if let Some(why) = &info.segment_shortage {
+            message(format!(
+                "going on with {} KiB: {why}",
+                info.segment_bytes >> 10
+            ));
+        }
         let mut crew = Crew {
             daemon,
             workers: Vec::new(),
