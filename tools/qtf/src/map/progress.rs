@@ -7,6 +7,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 const REDRAW: Duration = Duration::from_millis(200);
 
+// The bar takes what the numbers leave, so that a narrow terminal still has one line.
+const KNOWN: &str = "{pos}/{len} {elapsed} eta {eta} {wide_bar}";
+const UNKNOWN: &str = "{spinner} {pos} done {elapsed}";
+
 /// A bar for `total` inputs, or a counter when the total is not known yet. Hidden when stderr is no
 /// terminal or `wanted` is false.
 pub(crate) fn progress_bar(total: Option<u64>, wanted: bool) -> ProgressBar {
@@ -28,11 +32,7 @@ pub(crate) fn set_total(bar: &ProgressBar, total: u64) {
 }
 
 fn style(total_is_known: bool) -> ProgressStyle {
-    let template = if total_is_known {
-        "{bar:30} {pos}/{len} {elapsed} eta {eta}"
-    } else {
-        "{spinner} {pos} done {elapsed}"
-    };
+    let template = if total_is_known { KNOWN } else { UNKNOWN };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
@@ -42,10 +42,7 @@ mod tests {
 
     #[test]
     fn both_templates_are_understood() {
-        for template in [
-            "{bar:30} {pos}/{len} {elapsed} eta {eta}",
-            "{spinner} {pos} done {elapsed}",
-        ] {
+        for template in [KNOWN, UNKNOWN] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
     }
