@@ -15,6 +15,9 @@ use crate::exit::{Ending, Exit, Failure};
 use crate::output::{Listed, message, print_list};
 use crate::records::{OutcomeRecord, describe, end_line, state_name};
 
+/// The daemon is asked also with --timeout 0; a busy machine needs this long for its answer.
+const ASK: Duration = Duration::from_millis(200);
+
 /// How one task ended.
 #[derive(Clone, Debug, Serialize)]
 struct EndRecord {
@@ -86,8 +89,7 @@ pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
             .map(|()| true)?,
         Some(timeout) => {
             let all = waiting.until_all_have_ended(&daemon, ids);
-            // The daemon is asked at least once, also with --timeout 0.
-            match tokio::time::timeout(timeout.max(Duration::from_millis(20)), all).await {
+            match tokio::time::timeout(timeout.max(ASK), all).await {
                 Ok(result) => result.map(|()| true)?,
                 Err(_elapsed) => false,
             }
