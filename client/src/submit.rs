@@ -57,6 +57,7 @@ impl Client {
         let request = SubmitTaskRequest {
             session: session.token,
             task: Some(self.sendable(spec, session).await?),
+            ..SubmitTaskRequest::default()
         };
         let mut plm = self.plm();
         let answer = self.timed(plm.submit_task(request)).await?;
@@ -331,6 +332,7 @@ impl Pump {
             batch,
             tasks,
             as_array: self.as_array,
+            ..SubmitStreamRequest::default()
         };
         match wire {
             // The queue holds as many batches as may be in flight.

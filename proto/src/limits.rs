@@ -8,3 +8,5 @@ pub const BATCH_ENTRIES_MAX: usize = 1024;
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Bytes in one chunk of an upload or a download.
 pub const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes of an idempotency key.
+pub const KEY_BYTES: usize = 16;

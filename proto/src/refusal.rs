@@ -21,11 +21,13 @@ pub const fn code_of(reason: RefusalReason) -> Code {
         | Reason::ClientsFull
         | Reason::KindsFull
         | Reason::IdsExhausted
-        | Reason::SpillFailed => Code::ResourceExhausted,
+        | Reason::SpillFailed
+        | Reason::KeysFull
+        | Reason::JournalFull => Code::ResourceExhausted,
         Reason::PayloadTooLarge | Reason::InvalidArgument => Code::InvalidArgument,
         Reason::UnknownTask | Reason::StaleTask | Reason::UnknownUpload => Code::NotFound,
         Reason::NoJournal | Reason::WrongState => Code::FailedPrecondition,
-        Reason::Stopping => Code::Unavailable,
+        Reason::Stopping | Reason::JournalFailed => Code::Unavailable,
         Reason::UnknownWorker | Reason::UnknownSession => Code::Unauthenticated,
         Reason::Unsupported => Code::Unimplemented,
         Reason::Unspecified => Code::Unknown,
@@ -64,8 +66,8 @@ mod tests {
 
     #[test]
     fn every_refusal_survives_its_way_through_a_status() {
-        for number in 1..=18 {
-            let reason = RefusalReason::try_from(number).unwrap();
+        let reasons = (1..).map_while(|number| RefusalReason::try_from(number).ok());
+        for (number, reason) in (1_i32..).zip(reasons) {
             let refusal = Refusal {
                 reason: reason.into(),
                 message: "32 of 32 task slots in use: wait".into(),
@@ -75,6 +77,8 @@ mod tests {
             assert_ne!(status.code(), Code::Unknown, "{reason:?}");
             assert_eq!(refusal_of(&status), Some(refusal));
         }
+        let last = RefusalReason::JournalFailed;
+        assert!(RefusalReason::try_from(i32::from(last) + 1).is_err());
     }
 
     #[test]

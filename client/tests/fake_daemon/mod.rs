@@ -476,6 +476,14 @@ impl Plm for Service {
         let request = request.into_inner();
         self.verdicts(request.session, request.task_ids, TaskState::Ready)
     }
+
+    async fn revive_tasks(
+        &self,
+        request: Request<TaskSelection>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let request = request.into_inner();
+        self.verdicts(request.session, request.task_ids, TaskState::Ready)
+    }
 }
 
 pub(crate) struct FakeDaemon {

@@ -4,7 +4,7 @@
 
 use qtf_proto::v1::admin_server::Admin;
 use qtf_proto::v1::{
-    ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, GetInfoRequest,
+    ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, Durability, GetInfoRequest,
     ListClientsRequest, ListClientsResponse, ListWorkersRequest, ListWorkersResponse, NamedValue,
     WorkerInfo, WorkerState,
 };
@@ -99,6 +99,8 @@ fn info(core: &Core) -> DaemonInfo {
             .collect(),
         private_segment: core.info.segment_is_private,
         core: core.info.core.map_or(-1, i32::from),
+        default_durability: Durability::Memory.into(),
+        ..DaemonInfo::default()
     }
 }
 

@@ -42,6 +42,7 @@ impl Plm for PlmEdge {
         Ok(Response::new(SubmitTaskResponse {
             task_id: task.as_raw(),
             durability: v1::Durability::Memory.into(),
+            ..SubmitTaskResponse::default()
         }))
     }
 
@@ -143,6 +144,17 @@ impl Plm for PlmEdge {
         verdicts(&request.task_ids, |core, now, task| {
             core.engine.update_priority(now, task, priority)
         })
+    }
+
+    async fn revive_tasks(
+        &self,
+        request: Request<TaskSelection>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let tasks = request.into_inner().task_ids.len();
+        Err(refusal::status_of(status::refuse(
+            RefusalReason::Unsupported,
+            format!("{tasks} tasks: this daemon does not revive dead letters, submit them anew"),
+        )))
     }
 }
 

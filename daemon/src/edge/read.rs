@@ -104,6 +104,7 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
         cancel_requested: record.state.has_flag(FLAG_CANCEL),
         blocked_on: blocked_on.to_owned(),
         durability: v1::Durability::Memory.into(),
+        ..TaskInfo::default()
     })
 }
 

@@ -111,10 +111,10 @@ mod tests {
             assert_eq!(name.to_lowercase(), format!("{reason:?}").to_lowercase());
             assert_ne!(refusal::code_of(wire), tonic::Code::Unknown, "{reason:?}");
         }
-        assert_eq!(
-            RejectReason::ALL.len(),
-            18,
-            "all reasons of the wire are the engine's"
+        let on_the_wire = (1..).map_while(|number| RefusalReason::try_from(number).ok());
+        assert!(
+            RejectReason::ALL.len() <= on_the_wire.count(),
+            "the wire has every reason of the engine"
         );
     }
 

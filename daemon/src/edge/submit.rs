@@ -212,11 +212,12 @@ fn verdict(result: Result<TaskId, Refusal>) -> SubmitVerdict {
             task_id: task.as_raw(),
             refusal: None,
             durability: v1::Durability::Memory.into(),
+            ..SubmitVerdict::default()
         },
         Err(refusal) => SubmitVerdict {
             task_id: 0,
             refusal: Some(refusal),
-            durability: v1::Durability::Unspecified.into(),
+            ..SubmitVerdict::default()
         },
     }
 }

@@ -37,6 +37,7 @@ fn client_is_listed_while_its_session_is_open_and_its_tasks_outlive_it() {
         let request = SubmitTaskRequest {
             session: session.2.session,
             task: Some(noop(b"")),
+            ..SubmitTaskRequest::default()
         };
         let task_id = peer
             .plm

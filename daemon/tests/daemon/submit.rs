@@ -73,6 +73,7 @@ fn each_bad_field_is_refused_with_its_own_reason() {
         let request = SubmitTaskRequest {
             session: 12_345,
             task: Some(noop(b"")),
+            ..SubmitTaskRequest::default()
         };
         let status = peer.plm.submit_task(request).await.unwrap_err();
         assert_eq!(
@@ -82,6 +83,7 @@ fn each_bad_field_is_refused_with_its_own_reason() {
         let request = SubmitTaskRequest {
             session: 0,
             task: None,
+            ..SubmitTaskRequest::default()
         };
         let status = peer.plm.submit_task(request).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
@@ -143,7 +145,7 @@ fn batches_are_answered_entry_by_entry_in_order() {
             session: 0,
             batch: 42,
             tasks,
-            as_array: false,
+            ..SubmitStreamRequest::default()
         };
         let mut answers = peer
             .plm

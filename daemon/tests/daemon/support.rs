@@ -94,6 +94,7 @@ impl Peer {
         let request = SubmitTaskRequest {
             session: 0,
             task: Some(task),
+            ..SubmitTaskRequest::default()
         };
         Ok(self.plm.submit_task(request).await?.into_inner().task_id)
     }
