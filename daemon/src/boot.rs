@@ -28,13 +28,23 @@ use crate::sys::lock_file::{LockError, LockFile};
 pub enum BootError {
     /// Another daemon has the name.
     #[error(
-        "a daemon named \"{instance}\" is already running (pid {pid}): stop it, or choose another name with --instance"
+        "a daemon named \"{instance}\" is already running (pid {pid}): stop it, choose another name with --instance, or take over with --take-over"
     )]
     AlreadyRunning {
         /// The name.
         instance: String,
         /// The holder of the lock; 0 if it has not said.
         pid: u32,
+    },
+    /// The daemon that has the name could not be ended.
+    #[error("the daemon named \"{instance}\" (pid {pid}) cannot be taken over: {why}")]
+    NotTakenOver {
+        /// The name.
+        instance: String,
+        /// The holder of the lock.
+        pid: u32,
+        /// What went wrong.
+        why: String,
     },
     /// The folder for lock and socket cannot be used.
     #[error("runtime folder {}: {reason}; set runtime_dir or XDG_RUNTIME_DIR to a folder of your own", folder.display())]
@@ -107,7 +117,9 @@ impl BootError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::AlreadyRunning { .. } | Self::AddressInUse { .. } => Exit::InUse,
+            Self::AlreadyRunning { .. } | Self::NotTakenOver { .. } | Self::AddressInUse { .. } => {
+                Exit::InUse
+            }
             Self::RuntimeDir { kind, .. } | Self::Address { kind, .. } => exit_of(*kind),
             Self::Lock { source, .. } => exit_of(source.kind()),
             Self::RemoteUnauthenticated { .. } | Self::Size(_) | Self::Engine(_) => Exit::Usage,
@@ -221,13 +233,28 @@ fn lock(settings: &Settings) -> Result<LockFile, BootError> {
     let file = settings
         .runtime_dir
         .join(format!("{}.lock", settings.instance));
-    LockFile::acquire(&file).map_err(|error| match error {
+    let instance = || settings.instance.clone();
+    let locked = if settings.take_over {
+        LockFile::take_over(&file)
+    } else {
+        LockFile::acquire(&file).map(|lock| (lock, None))
+    };
+    let (lock, taken_from) = locked.map_err(|error| match error {
         LockError::Held { pid } => BootError::AlreadyRunning {
-            instance: settings.instance.clone(),
+            instance: instance(),
             pid,
         },
+        LockError::NotTaken { pid, why } => BootError::NotTakenOver {
+            instance: instance(),
+            pid,
+            why,
+        },
         LockError::Io { file, source } => BootError::Lock { file, source },
-    })
+    })?;
+    if let Some(pid) = taken_from {
+        tracing::warn!(pid, "daemon of the same name killed and taken over from");
+    }
+    Ok(lock)
 }
 
 /// Makes the runtime folder, or checks that the one there is safe: in a folder that others can write, like

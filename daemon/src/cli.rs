@@ -32,9 +32,19 @@ pub struct Flags {
     /// address can run commands on the workers
     #[arg(long)]
     pub allow_unauthenticated_remote: bool,
-    /// Folder for what must outlive a reboot (large payloads and outputs; no journal in this version)
+    /// Folder for what must outlive a reboot: journal, snapshots, large payloads and outputs. Without it
+    /// tasks outlive the daemon, but not a reboot
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Durability of tasks that do not ask for one [default: journal with --data-dir, else memory]
+    #[arg(long, value_name = "memory|journal")]
+    pub durability: Option<String>,
+    /// What writes the journal; `auto` takes io_uring where the daemon's sockets are on it [default: auto]
+    #[arg(long, value_name = "auto|io_uring|thread", env = "QTF_JOURNAL")]
+    pub journal: Option<String>,
+    /// If a daemon of this name runs (or is stopped), kill it and take its place
+    #[arg(long)]
+    pub take_over: bool,
     /// Core the daemon's thread is pinned to [default: the last one the process may use]
     #[arg(long, value_name = "N|none")]
     pub core: Option<CoreValue>,
@@ -67,6 +77,8 @@ impl Flags {
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
             allow_unauthenticated_remote: self.allow_unauthenticated_remote.then_some(true),
             data_dir: self.data_dir.clone(),
+            durability: self.durability.clone(),
+            journal: self.journal.clone(),
             core: self.core.clone(),
             idle: self.idle.clone(),
             network: self.network.clone(),

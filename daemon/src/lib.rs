@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`config`] | file, flags, validated settings |
+//! | [`clock`] | the clocks, which tests may step |
 //! | `boot` | the order of start, and what can go wrong |
 //! | `running` | the daemon as its starter sees it |
 //! | `core_cell` | the one door to the engine, entered synchronously |
@@ -18,6 +19,7 @@
 
 pub mod boot;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod exit;
 pub mod logging;

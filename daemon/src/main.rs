@@ -33,7 +33,7 @@ fn configure(flags: &Flags) -> anyhow::Result<Settings> {
         None => "flags".to_owned(),
     })?;
     logging::start(settings.log())?;
-    Ok(settings)
+    Ok(settings.take_over(flags.take_over))
 }
 
 fn run(settings: Settings) -> Exit {

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::boot::{BootError, Report, ThreadEnd};
 use crate::config::settings::{Network, SegmentKind, Settings};
-use crate::core_cell::{self, Core};
+use crate::core_cell::{self, Core, CoreParts};
 use crate::duty_cycle;
 use crate::edge::service::{EdgeService, Health};
 use crate::idle::Rest;
@@ -133,18 +133,16 @@ async fn serve(
     } = parts;
     let segment = Arc::new(segment);
     let wake = Rc::new(Notify::new());
-    let engine = Engine::new(
-        Arc::clone(&segment),
-        engine_config(&settings),
-        segment.now(),
-    )
-    .map_err(|error| ThreadEnd::Boot(error.into()))?;
-    core_cell::install(Core::new(
-        engine,
-        settings.limits,
-        info.clone(),
-        Rc::clone(&wake),
-    ));
+    let now = core_cell::now_since(&*settings.clock, segment.header().origin_ns);
+    let engine = Engine::new(Arc::clone(&segment), engine_config(&settings), now)
+        .map_err(|error| ThreadEnd::Boot(error.into()))?;
+    let parts = CoreParts {
+        limits: settings.limits,
+        info: info.clone(),
+        clock: Arc::clone(&settings.clock),
+        wake: Rc::clone(&wake),
+    };
+    core_cell::install(Core::new(engine, parts));
     let (service, health) = EdgeService::new(settings.limits.message_bytes).await;
     let connections = open(&settings, backend, service, &stop);
     if let Err(error) = listen(listeners, backend, &connections, &stop) {

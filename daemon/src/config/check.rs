@@ -78,12 +78,8 @@ pub(super) fn limits_of(raw: &RawConfig) -> Result<Limits, SettingsError> {
     })
 }
 
-pub(super) fn check_durability(durability: Option<&str>) -> Result<(), SettingsError> {
-    match durability {
-        None | Some("memory") => Ok(()),
-        Some("journal") => Err(SettingsError::NoJournal),
-        Some(other) => Err(not_one_of("durability", other, "\"memory\"")),
-    }
+pub(super) fn key_ttl_of(raw: &RawConfig) -> Result<Duration, SettingsError> {
+    millis("key_ttl_ms", raw.key_ttl_ms, 3_600_000, 100, 31_536_000_000)
 }
 
 pub(super) fn check_instance(instance: String) -> Result<String, SettingsError> {
@@ -122,9 +118,10 @@ pub(super) fn spill_dir(
     runtime_dir: &std::path::Path,
     instance: &str,
 ) -> PathBuf {
-    data_dir
-        .unwrap_or_else(|| runtime_dir.to_owned())
-        .join(format!("{instance}.spill"))
+    match data_dir {
+        Some(data_dir) => data_dir.join("spill"),
+        None => runtime_dir.join(format!("{instance}.spill")),
+    }
 }
 
 pub(super) fn core_of(core: Option<CoreValue>) -> Result<Core, SettingsError> {

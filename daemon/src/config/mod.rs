@@ -4,8 +4,11 @@
 //! Flags stand over the file, the file over defaults. Nothing after start sees `raw`.
 
 mod check;
+pub(crate) mod journal;
+mod print;
 pub mod raw;
 pub mod settings;
 
+pub use journal::JournalBackend;
 pub use raw::{ConfigError, RawConfig};
 pub use settings::{Core, Idle, Network, SegmentAccess, SegmentKind, Settings, SettingsError};

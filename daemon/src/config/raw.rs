@@ -42,8 +42,18 @@ raw_config! {
     allow_unauthenticated_remote: bool,
     /// Folder for what must outlive a reboot.
     data_dir: PathBuf,
-    /// Durability of tasks that do not ask for one: `"memory"` (`"journal"` is refused in this version).
+    /// Durability of tasks that do not ask for one: `"memory"` or `"journal"`.
     durability: String,
+    /// What writes the journal: `"auto"`, `"io_uring"` or `"thread"`.
+    journal: String,
+    /// Size of each file of the journal.
+    journal_file_bytes: u64,
+    /// Bytes of records after which a snapshot is taken.
+    snapshot_after_bytes: u64,
+    /// Time after which a snapshot is taken if anything was written.
+    snapshot_interval_ms: u64,
+    /// Time that the key of a submission is remembered when the submission does not say.
+    key_ttl_ms: u64,
     /// Core to pin to: a number, or `"none"`.
     core: CoreValue,
     /// `"adaptive"` (spin a little, then sleep) or `"spin"` (never sleep).

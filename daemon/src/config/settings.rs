@@ -3,15 +3,18 @@
 //! Defaults and ranges are in `check`. Tested at the end of this file.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use qtf_proto::address::{self, Address};
 
 use super::check::{
-    access_of, check_durability, check_instance, core_of, idle_of, limits_of, listen_address,
-    network_of, size_of, spill_dir, times_of,
+    access_of, check_instance, core_of, idle_of, key_ttl_of, limits_of, listen_address, network_of,
+    size_of, spill_dir, times_of,
 };
+use super::journal::{JournalSettings, journal_of};
 use super::raw::{CoreValue, RawConfig};
+use crate::clock::{Clock, SystemClock};
 
 /// Default size of the segment: 256 MiB.
 pub const SEGMENT_BYTES: u64 = 256 << 20;
@@ -50,7 +53,7 @@ pub enum Network {
 }
 
 impl Network {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::IoUring => "io_uring",
@@ -128,6 +131,14 @@ pub struct Settings {
     pub(crate) segment_access: SegmentAccess,
     pub(crate) times: Times,
     pub(crate) limits: Limits,
+    /// What outlives a reboot, and how; `None` without a data folder.
+    pub(crate) journal: Option<JournalSettings>,
+    /// Whether a task that does not ask is journalled.
+    pub(crate) durable_by_default: bool,
+    /// How long the key of a submission is remembered when the submission does not say.
+    pub(crate) key_ttl: Duration,
+    pub(crate) take_over: bool,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// Why a value was not taken. Each names the key, the value and what is allowed.
@@ -167,9 +178,11 @@ pub enum SettingsError {
     /// The group does not exist on this machine.
     #[error("segment_group = \"{0}\": no such group; create it with groupadd, or give its number")]
     NoSuchGroup(String),
-    /// The journal is not in this version.
-    #[error("durability = \"journal\": this version has no journal; use \"memory\"")]
-    NoJournal,
+    /// The journal needs a place.
+    #[error(
+        "durability = \"journal\" needs a folder for the journal: set data_dir (--data-dir), or use \"memory\""
+    )]
+    NoDataDir,
     /// Two keys exclude or need each other.
     #[error("{0}")]
     Together(&'static str),
@@ -181,9 +194,10 @@ impl Settings {
     /// # Errors
     /// The first value that is out of range, unknown, or contradicts another.
     pub fn from_raw(raw: RawConfig) -> Result<Self, SettingsError> {
-        check_durability(raw.durability.as_deref())?;
+        let (journal, durable_by_default) = journal_of(&raw)?;
         let times = times_of(&raw)?;
         let limits = limits_of(&raw)?;
+        let key_ttl = key_ttl_of(&raw)?;
         let instance = check_instance(raw.instance.unwrap_or_else(|| "default".to_owned()))?;
         let runtime_dir = raw.runtime_dir.unwrap_or_else(address::runtime_dir);
         let listen = match raw.listen {
@@ -208,6 +222,11 @@ impl Settings {
             segment_access: access_of(raw.segment_group, raw.segment_group_access.as_deref())?,
             times,
             limits,
+            journal,
+            durable_by_default,
+            key_ttl,
+            take_over: false,
+            clock: Arc::new(SystemClock),
             instance,
             runtime_dir,
         }
@@ -289,6 +308,20 @@ impl Settings {
         self
     }
 
+    /// The same, ending a daemon of the same name first if one runs.
+    #[must_use]
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.take_over = take_over;
+        self
+    }
+
+    /// The same under another clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Name of this daemon.
     #[must_use]
     pub fn instance(&self) -> &str {
@@ -299,86 +332,6 @@ impl Settings {
     #[must_use]
     pub fn log(&self) -> &str {
         &self.log
-    }
-
-    /// The configuration as it is used, as a file.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        let listen: Vec<String> = self
-            .listen
-            .iter()
-            .map(|address| format!("{:?}", address.to_string()))
-            .collect();
-        let core = match self.core {
-            Core::Auto => "# core = the last one that the process may use".to_owned(),
-            Core::None => "core = \"none\"".to_owned(),
-            Core::Number(number) => format!("core = {number}"),
-        };
-        let size = match self.segment_size {
-            SegmentSize::Bytes(bytes) => format!("segment_bytes = {bytes}"),
-            SegmentSize::Counts { tasks, workers } => {
-                format!("segment_tasks = {tasks}\nsegment_workers = {workers}")
-            }
-        };
-        let access = match self.segment_access {
-            SegmentAccess::Owner => "# segment_group = none: only the daemon's own user".to_owned(),
-            SegmentAccess::GroupRead(gid) => format!("segment_group = \"{gid}\""),
-            SegmentAccess::GroupWrite(gid) => {
-                format!("segment_group = \"{gid}\"\nsegment_group_access = \"write\"")
-            }
-        };
-        let mut lines = vec![
-            format!("instance = {:?}", self.instance),
-            format!("listen = [{}]", listen.join(", ")),
-            format!(
-                "allow_unauthenticated_remote = {}",
-                self.allow_unauthenticated_remote
-            ),
-            core,
-            format!(
-                "idle = \"{}\"",
-                if self.idle == Idle::Spin {
-                    "spin"
-                } else {
-                    "adaptive"
-                }
-            ),
-            format!("network = \"{}\"", self.network.name()),
-            format!("log = {:?}", self.log),
-            format!("runtime_dir = {:?}", self.runtime_dir),
-            format!("spill_dir = {:?}", self.spill_dir),
-            size,
-            access,
-        ];
-        lines.extend(
-            self.numbers()
-                .map(|(key, value)| format!("{key} = {value}")),
-        );
-        lines.push(String::new());
-        lines.join("\n")
-    }
-
-    fn numbers(&self) -> impl Iterator<Item = (&'static str, u128)> {
-        let (times, limits) = (&self.times, &self.limits);
-        [
-            ("payload_bytes_max", u128::from(limits.payload_bytes)),
-            ("spill_limit_bytes", u128::from(limits.spill_bytes)),
-            ("message_bytes_max", limits.message_bytes as u128),
-            ("connections_max", limits.connections as u128),
-            (
-                "streams_per_connection_max",
-                u128::from(limits.streams_per_connection),
-            ),
-            ("uploads_max", limits.uploads as u128),
-            ("lease_ms", times.lease.as_millis()),
-            ("heartbeat_ms", times.heartbeat.as_millis()),
-            ("probe_ms", times.probe.as_millis()),
-            ("result_ttl_ms", times.result_ttl.as_millis()),
-            ("stop_grace_ms", times.stop_grace.as_millis()),
-            ("handshake_ms", times.handshake.as_millis()),
-            ("stop_deadline_ms", times.stop_deadline.as_millis()),
-        ]
-        .into_iter()
     }
 
     fn checked(self) -> Result<Self, SettingsError> {
@@ -418,6 +371,8 @@ mod tests {
         let settings = Settings::from_raw(RawConfig {
             listen: Some(vec!["127.0.0.1:0".into()]),
             core: Some(CoreValue::Number(1)),
+            data_dir: Some("/data".into()),
+            journal: Some("thread".into()),
             ..RawConfig::default()
         });
         let text = settings.unwrap().to_toml();
@@ -426,15 +381,30 @@ mod tests {
     }
 
     #[test]
-    fn journal_durability_is_refused_not_faked() {
+    fn journal_without_a_data_folder_is_refused_not_faked() {
         let raw = RawConfig {
             durability: Some("journal".into()),
             ..RawConfig::default()
         };
-        assert_eq!(
-            refusal(raw),
-            "durability = \"journal\": this version has no journal; use \"memory\""
-        );
+        assert!(refusal(raw).starts_with("durability = \"journal\" needs a folder"));
+    }
+
+    #[test]
+    fn tasks_are_journalled_by_default_where_there_is_a_data_folder() {
+        let with = |durability: Option<&str>| {
+            let raw = RawConfig {
+                data_dir: Some("/data".into()),
+                durability: durability.map(str::to_owned),
+                ..RawConfig::default()
+            };
+            Settings::from_raw(raw).unwrap()
+        };
+        assert!(with(None).durable_by_default);
+        assert!(!with(Some("memory")).durable_by_default);
+        assert!(with(Some("memory")).journal.is_some(), "for those that ask");
+        assert_eq!(with(None).spill_dir, std::path::Path::new("/data/spill"));
+        let without = Settings::from_raw(RawConfig::default()).unwrap();
+        assert!(!without.durable_by_default && without.journal.is_none());
     }
 
     #[test]
@@ -443,6 +413,17 @@ mod tests {
             ("idle = \"nap\"", "idle = \"nap\""),
             ("network = \"dpdk\"", "network = \"dpdk\""),
             ("core = \"all\"", "core = \"all\""),
+            ("journal = \"paper\"", "journal = \"paper\""),
+            (
+                "journal_file_bytes = 1000",
+                "journal_file_bytes = 1000: must be 524288 to",
+            ),
+            ("durability = \"much\"", "durability = \"much\""),
+            (
+                "snapshot_after_bytes = 1",
+                "snapshot_after_bytes = 1: must be 524288 to",
+            ),
+            ("key_ttl_ms = 1", "key_ttl_ms = 1: must be 100"),
             ("core = 5000", "core = 5000: must be 0 to 1023"),
             ("lease_ms = 1", "lease_ms = 1: must be 100"),
             ("instance = \"a/b\"", "instance = \"a/b\""),

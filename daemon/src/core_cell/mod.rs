@@ -21,13 +21,14 @@ pub(crate) mod watches;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use qtf_engine::{Effect, Engine, TaskRef};
-use qtf_shm::time::monotonic_ns;
 use qtf_shm::{Now, Segment, WorkerId};
 use tokio::sync::Notify;
 
+use crate::clock::Clock;
 use crate::config::settings::Limits;
 use crate::running::DaemonInfo;
 use routes::Routes;
@@ -56,12 +57,28 @@ pub(crate) struct Core {
     epoch: u64,
     is_taken_over: bool,
     origin_ns: u64,
+    clock: Arc<dyn Clock>,
     wake: Rc<Notify>,
 }
 
+/// What the core is given beside the engine.
+pub(crate) struct CoreParts {
+    pub(crate) limits: Limits,
+    pub(crate) info: DaemonInfo,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Wakes the duty cycle.
+    pub(crate) wake: Rc<Notify>,
+}
+
 impl Core {
-    /// Puts the parts together. `wake` wakes the duty cycle.
-    pub(crate) fn new(engine: Engine, limits: Limits, info: DaemonInfo, wake: Rc<Notify>) -> Self {
+    /// Puts the parts together.
+    pub(crate) fn new(engine: Engine, parts: CoreParts) -> Self {
+        let CoreParts {
+            limits,
+            info,
+            clock,
+            wake,
+        } = parts;
         let origin_ns = engine.segment().header().origin_ns;
         let watches_max = usize::try_from(engine.segment().geometry().tasks())
             .unwrap_or(usize::MAX)
@@ -73,13 +90,14 @@ impl Core {
             uploads: Uploads::new(engine.segment().spill().clone(), limits.uploads),
             limits,
             info,
-            started: now_since(origin_ns),
+            started: now_since(&*clock, origin_ns),
             stop_wakers: HashMap::new(),
             last_stop_waker: 0,
             is_stopping: false,
             epoch: engine.segment().epoch(),
             is_taken_over: false,
             origin_ns,
+            clock,
             wake,
             engine,
         }
@@ -87,7 +105,12 @@ impl Core {
 
     /// The time of the segment.
     pub(crate) fn now(&self) -> Now {
-        now_since(self.origin_ns)
+        now_since(&*self.clock, self.origin_ns)
+    }
+
+    /// Milliseconds since 1970-01-01 UTC, for people and for what must keep its meaning over a reboot.
+    pub(crate) fn unix_ms(&self) -> u64 {
+        self.clock.wall_ns() / 1_000_000
     }
 
     /// The segment.
@@ -159,8 +182,9 @@ impl Core {
     }
 }
 
-fn now_since(origin_ns: u64) -> Now {
-    Now::from_ns(monotonic_ns().saturating_sub(origin_ns))
+/// The time of a segment with this origin.
+pub(crate) fn now_since(clock: &dyn Clock, origin_ns: u64) -> Now {
+    Now::from_ns(clock.monotonic_ns().saturating_sub(origin_ns))
 }
 
 /// Puts the core into the calling thread.

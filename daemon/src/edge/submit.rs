@@ -13,7 +13,6 @@ use qtf_proto::v1::{
     self, Refusal, RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitVerdict,
     TaskSpec,
 };
-use qtf_shm::time::wall_ns;
 use qtf_shm::{ClientIndex, TaskId};
 use tonic::{Status, Streaming};
 
@@ -66,7 +65,7 @@ pub(crate) fn submit_one(
         idempotency_key: &spec.idempotency_key,
         discard_result: spec.discard_result,
         array,
-        submitted_unix_ms: wall_ns() / 1_000_000,
+        submitted_unix_ms: core.unix_ms(),
         ..Submission::new(client, &spec.kind, payload)
     };
     let task = core

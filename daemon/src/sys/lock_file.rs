@@ -1,17 +1,28 @@
-//! The lock file: one daemon for each name and user.
+//! Lock files: one daemon for each name and user, one for each data folder.
 //!
 //! Byte 0 is locked by the daemon for as long as it lives (an open-file-description lock: the kernel
-//! drops it with the last descriptor, however the process ends). Bytes 1 + n belong to attach records.
-//! The file is kept when the daemon stops, so that its inode stays the one that others know. It holds
-//! the pid, for the message of a second daemon. Tested at the end.
+//! drops it with the last descriptor, however the process ends). In the file of a name bytes 1 + n belong
+//! to attach records. A file is kept when the daemon stops, so that its inode stays the one that others
+//! know. It holds the pid, for the message of a second daemon; who it names is believed to be the holder
+//! only if the kernel says so too. Tested at the end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+
+use super::process::{kill_process, open_process, wait_for_end};
+
+/// LIMIT: time that a killed process may take to end: what it has in the kernel must come to an end first.
+const END_MAX: Duration = Duration::from_secs(10);
+/// LIMIT: time between the end of a process and that of its lock.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+const RELEASE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The lock, held until dropped.
 #[derive(Debug)]
@@ -25,6 +36,9 @@ pub(crate) enum LockError {
     /// Another process has it.
     #[error("held by pid {pid}")]
     Held { pid: u32 },
+    /// The holder could not be ended.
+    #[error("held by pid {pid}, which cannot be taken over: {why}")]
+    NotTaken { pid: u32, why: String },
     /// The file cannot be made, opened or locked.
     #[error("lock file {}", file.display())]
     Io {
@@ -63,12 +77,99 @@ impl LockFile {
         Ok(Self { file: opened })
     }
 
+    /// The same; a holder is killed first, and its end waited for. Gives the holder's pid if there was one.
+    pub(crate) fn take_over(file: &Path) -> Result<(Self, Option<u32>), LockError> {
+        let pid = match Self::acquire(file) {
+            Err(LockError::Held { pid }) => pid,
+            other => return other.map(|lock| (lock, None)),
+        };
+        end_holder(file, pid).map_err(|why| LockError::NotTaken { pid, why })?;
+        wait_for_release(file).map(|lock| (lock, Some(pid)))
+    }
+
     /// Device and inode, by which others know the file.
     pub(crate) fn identity(&self) -> Option<(u64, u64)> {
-        use std::os::unix::fs::MetadataExt as _;
         let metadata = self.file.metadata().ok()?;
         Some((metadata.dev(), metadata.ino()))
     }
+}
+
+/// The process has ended; its lock goes with the last of its threads.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a lock of another process can be waited for only without a bound; nothing runs yet"
+)]
+fn wait_for_release(file: &Path) -> Result<LockFile, LockError> {
+    let give_up = Instant::now() + RELEASE_MAX;
+    loop {
+        match LockFile::acquire(file) {
+            Err(LockError::Held { .. }) if Instant::now() < give_up => {
+                std::thread::sleep(RELEASE_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Kills the process that holds the lock.
+fn end_holder(file: &Path, pid: u32) -> Result<(), String> {
+    if pid == 0 {
+        return Err("the lock file does not say who it is; try again".to_owned());
+    }
+    let Some(process) = open_holder(file, pid)? else {
+        return Ok(());
+    };
+    kill_process(&process).map_err(|error| format!("it cannot be killed: {error}"))?;
+    match wait_for_end(&process, END_MAX) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!(
+            "it was killed and has not ended within {} s: the kernel holds it, see /proc/{pid}/stack",
+            END_MAX.as_secs()
+        )),
+        Err(error) => Err(format!("its end cannot be waited for: {error}")),
+    }
+}
+
+/// The holder of the lock, if it is alive. Whoever the text in the file names is killed only if the kernel
+/// says that this very process has the lock: its pid may be somebody else's by now.
+fn open_holder(file: &Path, pid: u32) -> Result<Option<OwnedFd>, String> {
+    let process = match open_process(pid) {
+        Ok(process) => process,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(format!("it cannot be opened: {error}")),
+    };
+    let holds = holds_lock(file, pid).map_err(|error| format!("it cannot be asked: {error}"))?;
+    match wait_for_end(&process, Duration::ZERO) {
+        // The process behind the descriptor lives, so the pid was its own while we asked.
+        Ok(false) if holds => Ok(Some(process)),
+        Ok(false) => Err("the kernel does not name it as the holder of the lock".to_owned()),
+        Ok(true) => Ok(None),
+        Err(error) => Err(format!("it cannot be asked: {error}")),
+    }
+}
+
+/// Whether the kernel's list of a process's descriptors has one of `file` with a lock.
+fn holds_lock(file: &Path, pid: u32) -> io::Result<bool> {
+    let wanted = std::fs::metadata(file)?;
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    for entry in std::fs::read_dir(folder.join("fd"))? {
+        let name = entry?.file_name();
+        let Ok(found) = std::fs::metadata(folder.join("fd").join(&name)) else {
+            // Closed meanwhile, or a descriptor that names no file.
+            continue;
+        };
+        if (found.dev(), found.ino()) != (wanted.dev(), wanted.ino()) {
+            continue;
+        }
+        let info = std::fs::read_to_string(folder.join("fdinfo").join(&name)).unwrap_or_default();
+        if info
+            .lines()
+            .any(|line| line.starts_with("lock:") && line.contains("OFDLCK"))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn first_byte() -> libc::flock {
@@ -87,6 +188,7 @@ fn read_pid(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
+/// The text is shorter than before only between the two calls; a reader then finds no pid.
 fn write_pid(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
@@ -109,6 +211,35 @@ mod tests {
         drop(first);
         assert!(LockFile::acquire(&file).is_ok());
         assert!(file.exists(), "kept, so that its inode stays");
+    }
+
+    #[test]
+    fn process_that_the_kernel_does_not_name_as_the_holder_is_not_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.lock");
+        let _lock = LockFile::acquire(&file).unwrap();
+        let mut bystander = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        std::fs::write(&file, format!("{}\n", bystander.id())).unwrap();
+        match LockFile::take_over(&file) {
+            Err(LockError::NotTaken { pid, why }) => {
+                assert_eq!(pid, bystander.id());
+                assert!(why.contains("does not name it"), "{why}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(bystander.try_wait().unwrap(), None, "it lives");
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
+    }
+
+    #[test]
+    fn free_lock_is_taken_over_from_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_lock, from) = LockFile::take_over(&folder.path().join("a.lock")).unwrap();
+        assert_eq!(from, None);
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! System calls and what wraps them; the only place of this crate with `unsafe`.
 //!
 //! - `affinity`: which cores there are, pinning the thread to one
-//! - `lock_file`: one daemon for each name
+//! - `lock_file`: one daemon for each name and data folder
 //! - `peer`: who is at the other end of a socket, and when that process ends
+//! - `process`: other processes by pidfd
 //! - `ring`: the `io_uring` runtime, or why there is none
 //! - `socket_op`: accept, receive and send as `io_uring` operations
+//! - `synced_write`: a write that is stable when it is answered
 
 pub(crate) mod affinity;
 pub(crate) mod lock_file;
 pub(crate) mod peer;
+pub(crate) mod process;
 pub(crate) mod ring;
 pub(crate) mod socket_op;
+pub(crate) mod synced_write;

@@ -5,11 +5,13 @@
 //! away since; before that, `pidfd_open` is used at once after accept. Tested at the end.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::process::open_process;
 
 /// A local process, as the kernel names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,18 +38,6 @@ pub(crate) fn peer_process(socket: impl AsFd, peer: LocalPeer) -> io::Result<Own
         Ok(process) => Ok(process),
         Err(_) => open_process(peer.pid),
     }
-}
-
-#[expect(unsafe_code, reason = "pidfd_open has no safe wrapper in nix")]
-fn open_process(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes two integers and touches no memory of ours.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just returned this descriptor to us, so it is open and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Waits until the process has ended.

@@ -9,11 +9,13 @@
 mod dispatch;
 mod in_process;
 mod listing;
+mod process;
 mod services;
 mod sessions;
 mod sockets;
 mod start;
 mod submit;
 mod support;
+mod take_over;
 mod transfer;
 mod watch;

@@ -42,7 +42,7 @@ pub(crate) fn on_both<F: Future<Output = ()>>(raw: &RawConfig, test: impl Fn(Run
 }
 
 /// Runs a test's future under the watchdog.
-pub(crate) fn run<F: Future<Output = ()>>(test: F) {
+pub(crate) fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -50,8 +50,8 @@ pub(crate) fn run<F: Future<Output = ()>>(test: F) {
     runtime.block_on(async {
         tokio::time::timeout(WATCHDOG, test)
             .await
-            .expect("the test hangs");
-    });
+            .expect("the test hangs")
+    })
 }
 
 /// Waits until a condition holds, looking again and again.

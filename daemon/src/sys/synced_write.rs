@@ -1,0 +1,173 @@
+//! One write that is on stable storage when it is answered (`RWF_DSYNC`): as an `io_uring` operation, or as a
+//! blocking call for a thread of its own.
+//!
+//! Invariants:
+//! - I1: an operation owns its buffer and a share of its file until the kernel has answered, so neither the
+//!   memory nor the descriptor number can be used again before (dropping the future keeps both alive inside
+//!   the driver).
+//! - I2: an operation is never dropped by its owner before the answer: nobody could tell what became of it.
+//!
+//! Buffered, never `O_DIRECT`: direct writes through the ring complete on a queue that is bound to the
+//! submitting core and takes milliseconds when that is busy. Tested at the end.
+
+#![expect(
+    unsafe_code,
+    reason = "a buffer is lent to the kernel; pwritev2 has no safe wrapper in nix"
+)]
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use io_uring::{cqueue, opcode, types};
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+/// What is to be written where.
+#[derive(Debug)]
+pub(crate) struct WriteOrder {
+    pub(crate) file: Arc<File>,
+    /// Position in the file of `bytes[from]`.
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
+    /// Bytes before this one are not written (again).
+    pub(crate) from: usize,
+}
+
+impl WriteOrder {
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.from..).unwrap_or_default()
+    }
+}
+
+/// What came of it: how many bytes are stable, and the buffer.
+pub(crate) type Answer = (io::Result<usize>, Vec<u8>);
+
+struct Written;
+
+impl OneshotOutputTransform for Written {
+    type Output = Answer;
+    type StoredData = WriteOrder;
+
+    fn transform_oneshot_output(self, order: WriteOrder, entry: cqueue::Entry) -> Answer {
+        let result = entry.result();
+        let count = usize::try_from(result)
+            .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
+        (count, order.bytes)
+    }
+}
+
+/// A write in flight on the ring. It must be awaited to its end (I2).
+pub(crate) struct RingWrite(InFlightOneshot<WriteOrder, Written>);
+
+impl RingWrite {
+    /// Starts to write.
+    pub(crate) fn start(order: WriteOrder) -> Self {
+        let rest = order.rest();
+        // LIMIT: one write of the kernel takes less than 2 GiB; what is left is a short write's rest.
+        let length = u32::try_from(rest.len()).unwrap_or(1 << 30);
+        let entry = opcode::Write::new(types::Fd(order.file.as_raw_fd()), rest.as_ptr(), length)
+            .offset(order.offset)
+            .rw_flags(libc::RWF_DSYNC)
+            .build();
+        Self(UnsubmittedOneshot::new(order, Written, entry).submit())
+    }
+}
+
+impl Future for RingWrite {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// Writes and waits until it is stable.
+pub(crate) fn write_blocking(order: WriteOrder) -> Answer {
+    let rest = order.rest();
+    let Ok(offset) = libc::off_t::try_from(order.offset) else {
+        return (Err(io::ErrorKind::InvalidInput.into()), order.bytes);
+    };
+    let vector = libc::iovec {
+        iov_base: rest.as_ptr().cast_mut().cast(),
+        iov_len: rest.len(),
+    };
+    // SAFETY: the kernel reads one iovec and the bytes that it names, which `order` owns and which nobody
+    // writes before the call returns; it keeps no pointer.
+    let count = unsafe {
+        libc::pwritev2(
+            order.file.as_raw_fd(),
+            &raw const vector,
+            1,
+            offset,
+            libc::RWF_DSYNC,
+        )
+    };
+    let result = usize::try_from(count).map_err(|_| io::Error::last_os_error());
+    (result, order.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(file: &Arc<File>) -> WriteOrder {
+        WriteOrder {
+            file: Arc::clone(file),
+            offset: 3,
+            bytes: b"xxhello".to_vec(),
+            from: 2,
+        }
+    }
+
+    fn file(folder: &tempfile::TempDir) -> (Arc<File>, std::path::PathBuf) {
+        let path = folder.path().join("f");
+        std::fs::write(&path, "0123456789").unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        (Arc::new(file), path)
+    }
+
+    #[test]
+    fn blocking_write_puts_the_rest_of_the_buffer_at_its_offset_and_gives_it_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, path) = file(&folder);
+        let (result, bytes) = write_blocking(order(&file));
+        assert_eq!(
+            (result.unwrap(), bytes.as_slice()),
+            (5, b"xxhello".as_slice())
+        );
+        assert_eq!(std::fs::read(path).unwrap(), b"012hello89");
+    }
+
+    #[test]
+    fn blocking_write_that_the_system_refuses_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let unwritable = File::open(file(&folder).1).unwrap();
+        let (result, _) = write_blocking(order(&Arc::new(unwritable)));
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn write_on_the_ring_is_as_the_blocking_one() {
+        if let Err(refused) = crate::sys::ring::probe() {
+            eprintln!("no io_uring here: {refused}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (file, path) = file(&folder);
+        tokio_uring::start(async {
+            let (result, bytes) = RingWrite::start(order(&file)).await;
+            assert_eq!(
+                (result.unwrap(), bytes.as_slice()),
+                (5, b"xxhello".as_slice())
+            );
+            let unwritable = File::open(&path).unwrap();
+            let (result, _) = RingWrite::start(order(&Arc::new(unwritable))).await;
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBADF));
+        });
+        assert_eq!(std::fs::read(path).unwrap(), b"012hello89");
+    }
+}
