@@ -156,7 +156,7 @@ impl Bench {
     fn submit(&mut self) -> Result<TaskId, Box<dyn Error>> {
         let mut submission = Submission::new(self.client, "noop", Payload::Bytes(b"a payload"));
         submission.priority = Some(self.random.u8(..).into());
-        Ok(self.engine.submit(self.now(), &submission)?)
+        Ok(self.engine.submit(self.now(), &submission)?.task)
     }
 
     /// One batch through its life; nanoseconds a task of each step.

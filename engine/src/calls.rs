@@ -2,8 +2,10 @@
 //!
 //! Every call is bounded and causes two effects at most. Tested in `engine/tests/rules/`.
 
-use qtf_shm::{ClientIndex, Counter, Now, Phase, StateWord, TaskId, WorkerId};
+use qtf_shm::{ClientIndex, Counter, Now, StateWord, TaskId, WorkerId};
 
+use crate::Lsn;
+use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
 use crate::effects::Effect;
 use crate::plm::{Disposition, Fence, Namer, Order, ResultReport, Submission, TaskRef, order};
@@ -17,17 +19,17 @@ impl Engine {
     ///
     /// # Errors
     /// A field is out of range, something is full, or the daemon stops. Nothing is left behind.
-    pub fn submit(&mut self, now: Now, submission: &Submission<'_>) -> Result<TaskId, Rejection> {
+    pub fn submit(&mut self, now: Now, submission: &Submission<'_>) -> Result<Accepted, Rejection> {
         let mut parts = self.parts(now);
         parts.plm.submit(&mut parts.turn, submission)
     }
 
     /// Cancels a task: a waiting one at once, a running one by asking its worker to stop it.
-    /// Returns the phase after the call.
+    /// The answer names the phase after the call.
     ///
     /// # Errors
     /// The task is not known, or has ended.
-    pub fn cancel(&mut self, now: Now, task: TaskId) -> Result<Phase, Rejection> {
+    pub fn cancel(&mut self, now: Now, task: TaskId) -> Result<Answer, Rejection> {
         let mut parts = self.parts(now);
         parts.plm.cancel(&mut parts.turn, parts.workers, task)
     }
@@ -42,18 +44,35 @@ impl Engine {
         now: Now,
         task: TaskId,
         priority: u32,
-    ) -> Result<Phase, Rejection> {
+    ) -> Result<Answer, Rejection> {
         let parts = self.parts(now);
         parts.plm.update_priority(&parts.turn, task, priority)
     }
 
-    /// Acknowledges the result of a task that has ended, and frees its slot.
+    /// Acknowledges the result of a task that has ended, or purges a dead letter, and frees its slot. The
+    /// answer names the phase it was in.
     ///
     /// # Errors
     /// The task is not known, or has not ended.
-    pub fn forget(&mut self, now: Now, task: TaskId) -> Result<(), Rejection> {
+    pub fn forget(&mut self, now: Now, task: TaskId) -> Result<Answer, Rejection> {
         let mut parts = self.parts(now);
         parts.plm.forget(&mut parts.turn, task)
+    }
+
+    /// Gives a dead letter new attempts: it becomes READY at its old place in the order, its losses start over,
+    /// its attempts count on.
+    ///
+    /// # Errors
+    /// The task is not known or is no dead letter, or its attempts are used up.
+    pub fn revive(&mut self, now: Now, task: TaskId) -> Result<Answer, Rejection> {
+        let mut parts = self.parts(now);
+        parts.plm.revive(&mut parts.turn, task)
+    }
+
+    /// Everything up to this record is on stable storage: answers that wait for it may be passed on.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        Lsn::NONE
     }
 
     /// The state of a task.
@@ -196,11 +215,11 @@ impl Engine {
         worker: WorkerId,
         asked: TaskRef,
         report: &ResultReport<'_>,
-    ) -> Disposition {
+    ) -> ResultAnswer {
         let mut parts = self.parts(now);
         let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) else {
             parts.turn.segment.counters().add(Counter::ResultStale, 1);
-            return Disposition::Stale;
+            return ResultAnswer::at_once(Disposition::Stale);
         };
         parts.workers.heard_of(&mut parts.turn, worker);
         let fence = Fence { worker, asked };

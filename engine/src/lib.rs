@@ -24,10 +24,12 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
 mod calls;
 mod config;
 mod cycle;
 mod effects;
+mod lsn;
 mod plm;
 mod register;
 mod rejection;
@@ -35,9 +37,11 @@ mod scheduler;
 mod sweep;
 mod turn;
 
+pub use answers::{Accepted, Answer, ResultAnswer};
 pub use config::{ConfigError, EngineConfig};
 pub use cycle::{Engine, WorkCount};
 pub use effects::{Effect, StopReason};
+pub use lsn::Lsn;
 pub use plm::{
     ArrayMember, Disposition, Durability, Order, Output, Payload, ResultReport, Submission, TaskRef,
 };

@@ -54,11 +54,17 @@ pub enum RejectReason {
     IdsExhausted = 17,
     /// Spill directory full or failing.
     SpillFailed = 18,
+    /// The table of idempotency keys is full.
+    KeysFull = 19,
+    /// The journal has no room.
+    JournalFull = 20,
+    /// The journal cannot be written any more.
+    JournalFailed = 21,
 }
 
 impl RejectReason {
     /// Every reason, in the order of the codes.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::TasksFull,
         Self::ArenaFull,
         Self::PayloadTooLarge,
@@ -77,6 +83,9 @@ impl RejectReason {
         Self::Unsupported,
         Self::IdsExhausted,
         Self::SpillFailed,
+        Self::KeysFull,
+        Self::JournalFull,
+        Self::JournalFailed,
     ];
 
     /// The number of this reason in `RefusalReason`.
@@ -254,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_one_to_eighteen_without_a_gap() {
+    fn codes_are_numbered_from_one_without_a_gap() {
         for (place, reason) in RejectReason::ALL.into_iter().enumerate() {
             assert_eq!(usize::from(reason.code()), place + 1, "{reason:?}");
         }

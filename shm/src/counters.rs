@@ -109,6 +109,8 @@ named_counters! {
     CycleIdle = "cycle_idle",
     /// Chunks of tasks that were gone, freed by a sweep.
     ChunkReclaimed = "chunk_reclaimed",
+    /// Dead letters that an operator gave new attempts.
+    TaskRevived = "task_revived",
 }
 
 const _: () = assert!(Counter::ALL.len() <= NAMED_WORDS);

@@ -50,7 +50,7 @@ pub use id::{
     AttachIndex, ClientIndex, KindIndex, ParseIdError, SlotIndex, TaskId, WorkerId, WorkerIndex,
 };
 pub use task::state::{
-    Event, FLAG_CANCEL, FLAG_TIMED_OUT, IllegalTransition, Owner, Phase, StateWord,
+    Event, FLAG_CANCEL, FLAG_JUDGED, FLAG_TIMED_OUT, IllegalTransition, Owner, Phase, StateWord,
 };
 pub use time::Now;
 pub use tree::{Key, MinTree};

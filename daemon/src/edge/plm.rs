@@ -119,7 +119,7 @@ impl Plm for PlmEdge {
             tracing::info!(tasks = request.task_ids.len(), reason, "cancellation");
         }
         verdicts(&request.task_ids, |core, now, task| {
-            core.engine.cancel(now, task)
+            Ok(core.engine.cancel(now, task)?.phase)
         })
     }
 
@@ -129,9 +129,7 @@ impl Plm for PlmEdge {
     ) -> Result<Response<TaskVerdicts>, Status> {
         let request = request.into_inner();
         verdicts(&request.task_ids, |core, now, task| {
-            let phase = core.engine.check(task)?.phase();
-            core.engine.forget(now, task)?;
-            Ok(phase)
+            Ok(core.engine.forget(now, task)?.phase)
         })
     }
 
@@ -142,7 +140,7 @@ impl Plm for PlmEdge {
         let request = request.into_inner();
         let priority = request.priority;
         verdicts(&request.task_ids, |core, now, task| {
-            core.engine.update_priority(now, task, priority)
+            Ok(core.engine.update_priority(now, task, priority)?.phase)
         })
     }
 
@@ -150,11 +148,10 @@ impl Plm for PlmEdge {
         &self,
         request: Request<TaskSelection>,
     ) -> Result<Response<TaskVerdicts>, Status> {
-        let tasks = request.into_inner().task_ids.len();
-        Err(refusal::status_of(status::refuse(
-            RefusalReason::Unsupported,
-            format!("{tasks} tasks: this daemon does not revive dead letters, submit them anew"),
-        )))
+        let request = request.into_inner();
+        verdicts(&request.task_ids, |core, now, task| {
+            Ok(core.engine.revive(now, task)?.phase)
+        })
     }
 }
 

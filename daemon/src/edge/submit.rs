@@ -71,7 +71,8 @@ pub(crate) fn submit_one(
     let task = core
         .engine
         .submit(now, &submission)
-        .map_err(|rejection| status::refusal_of(&rejection))?;
+        .map_err(|rejection| status::refusal_of(&rejection))?
+        .task;
     if uploaded.is_some() {
         core.uploads.use_up(spec.payload_upload);
     }

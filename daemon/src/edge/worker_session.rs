@@ -349,9 +349,10 @@ fn take_result(
         task,
         attempt: asked.attempt,
     };
-    let disposition =
-        core.engine
-            .task_result(now, worker, reference, &ResultReport { outcome, output });
+    let disposition = core
+        .engine
+        .task_result(now, worker, reference, &ResultReport { outcome, output })
+        .disposition;
     if let (Some(blob @ BlobRef::Spill { .. }), true) =
         (uploaded, disposition != Disposition::Recorded)
     {
@@ -361,6 +362,11 @@ fn take_result(
         Disposition::Recorded => ResultDisposition::Recorded,
         Disposition::AlreadyRecorded => ResultDisposition::AlreadyRecorded,
         Disposition::Stale => ResultDisposition::Stale,
+        Disposition::NotNow => {
+            return Err(Status::resource_exhausted(
+                "the journal has no room for this result now: report it again",
+            ));
+        }
     }))
 }
 

@@ -13,6 +13,7 @@ use qtf_shm::{
 use qtf_shm::spill::SpillError;
 
 use super::Plm;
+use crate::answers::Accepted;
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
 
@@ -136,7 +137,7 @@ impl Plm {
         &mut self,
         turn: &mut Turn<'_>,
         submission: &Submission<'_>,
-    ) -> Result<TaskId, Rejection> {
+    ) -> Result<Accepted, Rejection> {
         let taken = self.take_in(turn, submission);
         if let Err(refused) = &taken {
             let counter = if refused.reason == RejectReason::TasksFull {
@@ -155,7 +156,7 @@ impl Plm {
         &mut self,
         turn: &Turn<'_>,
         submission: &Submission<'_>,
-    ) -> Result<TaskId, Rejection> {
+    ) -> Result<Accepted, Rejection> {
         let checked = self.check_submission(turn, submission)?;
         let mut claimed = turn
             .segment
@@ -182,7 +183,13 @@ impl Plm {
             .publish(event, stamp)
             .map_err(|_| refused_claim(turn.segment, ClaimError::Full))?;
         turn.clients.task_accepted(turn.segment, submission.client);
-        Ok(id)
+        Ok(Accepted {
+            task: id,
+            durable: None,
+            durability: Durability::Memory,
+            is_repeat: false,
+            result_expired: false,
+        })
     }
 
     /// The number of a kind by its name; a new name gets a number, for a submission only while there is

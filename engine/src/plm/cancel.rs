@@ -10,6 +10,7 @@ use qtf_shm::{
 
 use super::endings::outcome;
 use super::{APPLY_TRIES_MAX, Plm};
+use crate::answers::Answer;
 use crate::effects::{Effect, StopReason};
 use crate::register::Workers;
 use crate::rejection::Rejection;
@@ -22,7 +23,7 @@ impl Plm {
         turn: &mut Turn<'_>,
         workers: &mut Workers,
         id: TaskId,
-    ) -> Result<Phase, Rejection> {
+    ) -> Result<Answer, Rejection> {
         for _ in 0..APPLY_TRIES_MAX {
             let (slot, state) = turn.find(id)?;
             match state.phase() {
@@ -31,18 +32,18 @@ impl Plm {
                         .task(slot)
                         .set_outcome(outcome(OutcomeKind::Cancelled));
                     if self.finish(turn, slot, state, Event::Cancel) {
-                        return Ok(Phase::Cancelled);
+                        return Ok(Answer::at_once(Phase::Cancelled));
                     }
                 }
                 Phase::Assigned | Phase::Running => {
                     if request_stop(turn, slot, state, id) {
-                        return Ok(state.phase());
+                        return Ok(Answer::at_once(state.phase()));
                     }
                 }
                 Phase::Ended => {
                     self.conclude(turn, workers, slot, state);
                 }
-                Phase::Cancelled => return Ok(Phase::Cancelled),
+                Phase::Cancelled => return Ok(Answer::at_once(Phase::Cancelled)),
                 phase @ (Phase::Done | Phase::Failed | Phase::DeadLetter) => {
                     return Err(Rejection::wrong_state(
                         id,
@@ -69,7 +70,7 @@ impl Plm {
         turn: &Turn<'_>,
         id: TaskId,
         priority: u32,
-    ) -> Result<Phase, Rejection> {
+    ) -> Result<Answer, Rejection> {
         let Ok(priority) = u8::try_from(priority) else {
             return Err(Rejection::range("priority", u64::from(priority), 0, 255));
         };
@@ -94,7 +95,7 @@ impl Plm {
             turn.index_ready(slot, state);
         }
         turn.segment.counters().add(Counter::TaskUpdated, 1);
-        Ok(phase)
+        Ok(Answer::at_once(phase))
     }
 }
 

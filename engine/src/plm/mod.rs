@@ -9,6 +9,7 @@
 //! | `endings.rs` | brings a task to its final state, or back to the queue |
 //! | `cancel.rs` | cancellation and change of priority |
 //! | `retention.rs` | acknowledgement and freeing |
+//! | `dead_letters.rs` | new attempts for dead letters |
 //! | `timers.rs` | due tasks, timeouts, time to live |
 //! | `repair.rs` | one idempotent repair of one slot |
 //!
@@ -20,6 +21,7 @@
 
 mod admission;
 mod cancel;
+mod dead_letters;
 mod endings;
 mod lookup;
 mod outcome;

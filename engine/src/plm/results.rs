@@ -16,6 +16,7 @@ use super::lookup::held;
 use super::outcome::{Judgement, Record, judge};
 use super::timers::overdue_at;
 use super::{APPLY_TRIES_MAX, Plm};
+use crate::answers::ResultAnswer;
 use crate::register::Workers;
 use crate::turn::{Turn, find};
 
@@ -53,7 +54,7 @@ pub struct ResultReport<'a> {
     pub output: Output<'a>,
 }
 
-/// What became of a reported result. In each case the worker may forget it.
+/// What became of a reported result. In each case but the last the worker may forget it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// It was current and is recorded.
@@ -62,6 +63,8 @@ pub enum Disposition {
     AlreadyRecorded,
     /// The attempt is no longer current: refused and counted.
     Stale,
+    /// The journal has no room for it now: nothing changed, the worker keeps the result and reports it again.
+    NotNow,
 }
 
 /// Who reports about what, with the worker checked already.
@@ -112,12 +115,12 @@ impl Plm {
         workers: &mut Workers,
         fence: Fence,
         report: &ResultReport<'_>,
-    ) -> Disposition {
+    ) -> ResultAnswer {
         let reported = normalised(report.outcome);
         let mut is_kept = false;
         for _ in 0..APPLY_TRIES_MAX {
             let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
-                return settled(turn.segment, fence);
+                return ResultAnswer::at_once(settled(turn.segment, fence));
             };
             let running = if state.phase() == Phase::Assigned {
                 match turn.advance(slot, state, Event::Start) {
@@ -134,11 +137,11 @@ impl Plm {
             if let Some(ended) = turn.advance(slot, running, Event::End) {
                 turn.segment.counters().add(Counter::ResultRecorded, 1);
                 self.conclude(turn, workers, slot, ended);
-                return Disposition::Recorded;
+                return ResultAnswer::at_once(Disposition::Recorded);
             }
         }
         // Another process changes this word again and again: nothing is recorded.
-        Disposition::Stale
+        ResultAnswer::at_once(Disposition::Stale)
     }
 }
 

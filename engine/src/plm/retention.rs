@@ -7,12 +7,13 @@
 use qtf_shm::TaskId;
 
 use super::Plm;
+use crate::answers::Answer;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 
 impl Plm {
     /// Frees the slot of a task that has ended.
-    pub(crate) fn forget(&mut self, turn: &mut Turn<'_>, id: TaskId) -> Result<(), Rejection> {
+    pub(crate) fn forget(&mut self, turn: &mut Turn<'_>, id: TaskId) -> Result<Answer, Rejection> {
         let (slot, state) = turn.find(id)?;
         if !state.phase().is_final() {
             return Err(Rejection::wrong_state(
@@ -22,7 +23,7 @@ impl Plm {
             ));
         }
         if turn.free(slot, state) {
-            Ok(())
+            Ok(Answer::at_once(state.phase()))
         } else {
             Err(Rejection::unknown_task(id))
         }

@@ -7,7 +7,7 @@
 //!
 //! Invariant: `unfinished` and `kept` of a record are the numbers of its tasks in these states at
 //! all times; every task is counted by [`Clients::task_accepted`], [`Clients::task_ended`] and
-//! [`Clients::task_freed`], once each. Tested in `engine/tests/rules/clients.rs`.
+//! [`Clients::task_freed`], once each, unless [`Clients::task_revived`] takes an end back. Tested in `engine/tests/rules/clients.rs`.
 
 use qtf_shm::{ClientFields, ClientIndex, ClientSlot, Now, Segment};
 
@@ -144,6 +144,15 @@ impl Clients {
             let record = segment.client(client);
             record.set_unfinished(record.unfinished().saturating_sub(1));
             record.set_kept(record.kept().saturating_add(1));
+        }
+    }
+
+    /// A task that had ended waits again.
+    pub(crate) fn task_revived(&self, segment: &Segment, client: ClientIndex) {
+        if client.position() < self.tokens.len() {
+            let record = segment.client(client);
+            record.set_unfinished(record.unfinished().saturating_add(1));
+            record.set_kept(record.kept().saturating_sub(1));
         }
     }
 

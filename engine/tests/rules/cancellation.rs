@@ -9,6 +9,7 @@ fn cancel(world: &mut World, task: TaskId) -> Result<Phase, RejectReason> {
     world
         .engine
         .cancel(world.now, task)
+        .map(|answer| answer.phase)
         .map_err(|refused| refused.reason)
 }
 

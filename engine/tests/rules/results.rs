@@ -259,7 +259,7 @@ fn large_output_is_kept_and_given_back_with_the_slot() {
     let told = world
         .engine
         .task_result(now, worker, task_ref(task, attempt), &report);
-    assert_eq!(told, Disposition::Recorded);
+    assert_eq!(told.disposition, Disposition::Recorded);
     assert_eq!(output(&world, task), bytes);
     world.engine.forget(now, task).unwrap();
     world.verify();
@@ -312,7 +312,7 @@ fn output_beyond_the_bound_on_spill_files_is_dropped_and_said_so_until_there_is_
         let told = world
             .engine
             .task_result(now, worker, task_ref(task, attempt), &report);
-        assert_eq!(told, Disposition::Recorded);
+        assert_eq!(told.disposition, Disposition::Recorded);
         task
     };
     let first = run(&mut world);

@@ -74,7 +74,8 @@ impl Fuzz {
                 submission.retries = rng.u32(0..300);
                 submission.delay_ms = rng.u64(0..3);
                 submission.priority = Some(rng.u32(0..300));
-                self.known.extend(engine.submit(now, &submission));
+                let taken = engine.submit(now, &submission);
+                self.known.extend(taken.map(|taken| taken.task));
             }
         }
     }

@@ -145,7 +145,8 @@ impl World {
     ) -> Result<TaskId, Rejection> {
         let mut submission = Submission::new(self.client, kind, Payload::Bytes(b"payload"));
         change(&mut submission);
-        self.engine.submit(self.now, &submission)
+        let accepted = self.engine.submit(self.now, &submission)?;
+        Ok(accepted.task)
     }
 
     /// A worker that has granted all it can take.
@@ -194,6 +195,7 @@ impl World {
         };
         self.engine
             .task_result(self.now, worker, task_ref(task, attempt), &report)
+            .disposition
     }
 
     pub(crate) fn beat(&mut self, worker: WorkerId, holding: u32) -> Result<(), Rejection> {

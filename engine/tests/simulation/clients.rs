@@ -38,7 +38,7 @@ impl World {
         };
         let (retries, discard) = (submission.retries, submission.discard_result);
         match self.engine.submit(self.now, &submission) {
-            Ok(id) => self.model.accepted(id, client, (retries, discard)),
+            Ok(taken) => self.model.accepted(taken.task, client, (retries, discard)),
             Err(refused) => assert!(
                 matches!(
                     refused.reason,
@@ -53,7 +53,7 @@ impl World {
         let Some(id) = self.model.random(&mut self.rng) else {
             return;
         };
-        let answer = self.engine.cancel(self.now, id);
+        let answer = self.engine.cancel(self.now, id).map(|answer| answer.phase);
         let task = self.model.tasks.get_mut(&id).expect("it was found there");
         match (task.end, answer) {
             (None, Ok(phase)) => {

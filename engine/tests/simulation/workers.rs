@@ -144,7 +144,10 @@ impl World {
             },
             output: Output::Bytes(&bytes),
         };
-        let told = self.engine.task_result(self.now, id, one, &report);
+        let told = self
+            .engine
+            .task_result(self.now, id, one, &report)
+            .disposition;
         if told == Disposition::Recorded {
             let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
             self.model.recorded(one.task, attempt, (kind, code));

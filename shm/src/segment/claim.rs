@@ -233,7 +233,9 @@ impl ClaimedTask<'_> {
         }
         task.set_key(Key::ready(task.priority(), stamp, self.state.generation()));
         let delayed = to.phase() == Phase::Delayed;
-        task.set_phase_time(if delayed { self.due } else { stamp });
+        // A SUBMITTED task with a later start keeps its due time for the PLM.
+        let is_later = delayed || to.phase() == Phase::Submitted && self.due > stamp;
+        task.set_phase_time(if is_later { self.due } else { stamp });
         segment.exchange(task, self.state, to)?;
         // From here on the slot is a task's and not the claim's.
         self.published = true;

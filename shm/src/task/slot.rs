@@ -17,7 +17,8 @@
 //! Invariants:
 //! - I1: the fields behind the state are written with relaxed stores by whoever the state makes their writer, and
 //!   published by that writer's next change of the state (label `task.state`).
-//! - I2: `phase_time` is the moment of the last change of phase; in DELAYED it is the moment the task is due.
+//! - I2: `phase_time` is the moment of the last change of phase; in DELAYED, and in SUBMITTED if the start is later than
+//!   the stamp of the key, it is the moment the task is due.
 //!
 //! Tested at the end of this file and through `segment/`.
 

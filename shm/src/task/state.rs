@@ -5,9 +5,10 @@
 //! +-------+-------+--------------+------------+--------------------------------------+
 //! | phase | flags |  owner (12)  | attempt (8)|           generation (36)            |
 //! +-------+-------+--------------+------------+--------------------------------------+
-//! flags: 1 CANCEL (stop was ordered by a client), 2 TIMED_OUT (stop was ordered because of time)
+//! flags: 1 CANCEL (stop was ordered by a client), 2 TIMED_OUT (stop was ordered because of time), 4 JUDGED (in ENDED: the
+//!        outcome is decided and its record waits for its sync)
 //! owner: attach record in CLAIMED and SUBMITTED; worker in ASSIGNED, RUNNING and ENDED; the last worker, if there was
-//!        one, in DONE, FAILED, CANCELLED and DEAD_LETTER (it owns nothing there); else all ones
+//!        one, in DONE, FAILED, CANCELLED, DEAD_LETTER and judged ENDED (it owns nothing there); else all ones
 //! ```
 //! The word 0 is a slot that was never used: FREE, generation 0.
 //!
@@ -42,10 +43,11 @@
 //! ENDED       Complete, Fail         DONE, FAILED
 //!             Retry, RetryLater      READY, DELAYED   flags cleared
 //!             Bury, Cancel           DEAD_LETTER, CANCELLED
+//!             Judge                  ENDED      flag JUDGED: the worker owns it no longer; Retry and RetryLater only without
 //! DONE        Free                   FREE       generation kept
 //! FAILED      Free                   FREE
 //! CANCELLED   Free                   FREE
-//! DEAD_LETTER Free, Revive           FREE, READY (attempt 0)
+//! DEAD_LETTER Free, Revive           FREE, READY      attempt kept, so that results of its old attempts stay stale
 //! any but QUARANTINE  Quarantine     QUARANTINE everything else kept, as evidence
 //! ```
 //! Every pair that is not listed is refused. The test enumerates all pairs against a second, independent writing of
@@ -67,6 +69,8 @@ pub const ATTEMPT_MAX: u8 = u8::MAX;
 pub const FLAG_CANCEL: u8 = 1;
 /// The task was told to stop because its time was over.
 pub const FLAG_TIMED_OUT: u8 = 2;
+/// In ENDED: what becomes of the task is decided, and the record of it waits for its sync.
+pub const FLAG_JUDGED: u8 = 4;
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -246,6 +250,8 @@ pub enum Event {
     Start,
     /// The worker has reported the attempt's end.
     End,
+    /// The PLM has decided what becomes of a journal task, and waits for the record's sync.
+    Judge,
     /// Ended well.
     Complete,
     /// Ended badly, no attempt left.
@@ -329,6 +335,7 @@ impl StateWord {
                     None => Owner::None,
                 }
             }
+            Phase::Ended if self.has_flag(FLAG_JUDGED) => Owner::None,
             Phase::Assigned | Phase::Running | Phase::Ended => match self.worker_bits() {
                 Some(worker) => Owner::Worker(worker),
                 None => Owner::None,
@@ -345,6 +352,18 @@ impl StateWord {
             | Phase::Quarantine
             | Phase::Reserved => Owner::None,
         }
+    }
+
+    /// The owner bits name the worker that holds the task.
+    #[must_use]
+    pub const fn is_with_worker(self) -> bool {
+        self.phase().is_with_worker() && !self.is_judged()
+    }
+
+    /// ENDED, decided, and waiting for the sync of its outcome's record.
+    #[must_use]
+    pub const fn is_judged(self) -> bool {
+        matches!(self.phase(), Phase::Ended) && self.has_flag(FLAG_JUDGED)
     }
 
     /// The worker that holds the task, or held it last in a finished one.
@@ -429,11 +448,12 @@ impl StateWord {
             }
             Event::Start => self.moved(&[Phase::Assigned], Phase::Running),
             Event::End => self.moved(&[Phase::Running], Phase::Ended),
-            Event::Complete => self.moved(&[Phase::Ended], Phase::Done),
-            Event::Fail => self.moved(&[Phase::Ended], Phase::Failed),
+            Event::Judge => self.judged(),
+            Event::Complete => self.concluded(&[Phase::Ended], Phase::Done),
+            Event::Fail => self.concluded(&[Phase::Ended], Phase::Failed),
             Event::Retry => self.retried(Phase::Ready),
             Event::RetryLater => self.retried(Phase::Delayed),
-            Event::Bury => self.moved(
+            Event::Bury => self.concluded(
                 &[Phase::Ended, Phase::Assigned, Phase::Running],
                 Phase::DeadLetter,
             ),
@@ -442,7 +462,10 @@ impl StateWord {
             Event::RequestCancel => self.flagged(FLAG_CANCEL),
             Event::RequestStop => self.flagged(FLAG_TIMED_OUT),
             Event::CompleteUnattended => self.moved(&[Phase::Running], Phase::Done),
-            Event::Revive => self.cleared(&[Phase::DeadLetter], Phase::Ready),
+            Event::Revive => match self.unowned(&[Phase::DeadLetter], Phase::Ready) {
+                Some(next) => Some(next.with_flags(0)),
+                None => None,
+            },
             Event::Free => self.cleared(
                 &[
                     Phase::Done,
@@ -492,7 +515,26 @@ impl StateWord {
         )
     }
 
+    const fn judged(self) -> Option<Self> {
+        if matches!(self.phase(), Phase::Ended) && !self.is_judged() {
+            Some(self.with_flags(self.flags() | FLAG_JUDGED))
+        } else {
+            None
+        }
+    }
+
+    /// A final phase: the flag of the waiting goes.
+    const fn concluded(self, from: &[Phase], to: Phase) -> Option<Self> {
+        match self.moved(from, to) {
+            Some(next) => Some(next.with_flags(next.flags() & !FLAG_JUDGED)),
+            None => None,
+        }
+    }
+
     const fn retried(self, to: Phase) -> Option<Self> {
+        if self.is_judged() {
+            return None;
+        }
         match self.unowned(&[Phase::Ended], to) {
             Some(next) => Some(next.with_flags(0)),
             None => None,
@@ -504,7 +546,7 @@ impl StateWord {
         if phase.is_with_worker() {
             let judged = matches!(phase, Phase::Ended) || self.has_flag(FLAG_CANCEL);
             return if judged {
-                Some(self.with_phase(Phase::Cancelled))
+                self.concluded(&[phase], Phase::Cancelled)
             } else {
                 None
             };

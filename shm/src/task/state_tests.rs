@@ -25,6 +25,7 @@ fn all_events() -> Vec<(&'static str, Event)> {
         ("assign", Event::Assign { worker }),
         ("start", Event::Start),
         ("end", Event::End),
+        ("judge", Event::Judge),
         ("complete", Event::Complete),
         ("fail", Event::Fail),
         ("retry", Event::Retry),
@@ -63,8 +64,8 @@ fn expected(phase: &str) -> &'static str {
              complete_unattended>done quarantine>quarantine"
         }
         "ended" => {
-            "complete>done fail>failed retry>ready retry_later>delayed bury>dead_letter cancel>cancelled \
-             quarantine>quarantine"
+            "judge>ended complete>done fail>failed retry>ready retry_later>delayed bury>dead_letter \
+             cancel>cancelled quarantine>quarantine"
         }
         "done" | "failed" | "cancelled" => "free>free quarantine>quarantine",
         "dead_letter" => "revive>ready free>free quarantine>quarantine",
@@ -84,7 +85,7 @@ fn word(phase: Phase, flags: u8, attempt: u8) -> StateWord {
 #[test]
 fn every_pair_of_phase_and_event_is_as_the_table_says() {
     for phase in Phase::ALL {
-        for flags in 0..4 {
+        for flags in 0..8 {
             let from = word(phase, flags, 5);
             let legal: Vec<String> = all_events()
                 .into_iter()
@@ -98,6 +99,10 @@ fn every_pair_of_phase_and_event_is_as_the_table_says() {
                 .split_whitespace()
                 .map(str::to_owned)
                 .collect();
+            if phase == Phase::Ended && flags & FLAG_JUDGED != 0 {
+                // Decided: it is not decided again, and no retry follows.
+                wanted.retain(|step| !step.starts_with("retry") && !step.starts_with("judge"));
+            }
             if matches!(phase, Phase::Assigned | Phase::Running) && flags & FLAG_CANCEL != 0 {
                 wanted.push("cancel>cancelled".to_owned());
             }
@@ -123,6 +128,7 @@ fn owner_follows_the_phase() {
                 "submit"
                 | "start"
                 | "end"
+                | "judge"
                 | "complete"
                 | "fail"
                 | "bury"
@@ -152,7 +158,9 @@ fn attempt_and_flags_follow_the_event() {
                 continue;
             };
             let (attempt, left) = match name {
-                "claim" | "abandon" | "refuse" | "revive" | "free" => (0, 0),
+                "claim" | "abandon" | "refuse" | "free" => (0, 0),
+                "revive" => (5, 0),
+                "judge" => (5, flags | FLAG_JUDGED),
                 "assign" => (6, FLAG_CANCEL),
                 "retry" | "retry_later" => (5, 0),
                 _ => (5, flags),
@@ -255,5 +263,22 @@ fn any_bit_pattern_can_be_read_and_offered_every_event() {
                 assert_ne!(to.phase(), Phase::Reserved);
             }
         }
+    }
+}
+
+#[test]
+fn judged_task_is_nobodys_and_loses_the_flag_with_the_phase() {
+    let ended = word(Phase::Ended, FLAG_CANCEL, 2);
+    assert!(matches!(ended.owner(), Owner::Worker(_)) && ended.is_with_worker());
+    let judged = ended.after(Event::Judge).unwrap();
+    assert!(judged.is_judged() && !judged.is_with_worker());
+    assert_eq!(judged.owner(), Owner::None);
+    assert_eq!(judged.last_worker(), ended.last_worker());
+    for event in [Event::Complete, Event::Fail, Event::Bury, Event::Cancel] {
+        let end = judged.after(event).unwrap();
+        assert_eq!(
+            (end.flags(), end.last_worker()),
+            (FLAG_CANCEL, ended.last_worker())
+        );
     }
 }

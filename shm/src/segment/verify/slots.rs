@@ -66,7 +66,7 @@ fn check_state(view: &SegmentView, slot: SlotIndex, state: StateWord, pass: &mut
         Owner::Worker(worker) => Some(worker),
         Owner::Attach(_) | Owner::None => None,
     };
-    if !phase.is_with_worker() {
+    if !state.is_with_worker() {
         return;
     }
     let Some(slot) = owner.and_then(|worker| view.parts.workers.get(worker.position())) else {

@@ -1,0 +1,39 @@
+//! Dead letters: tasks that took their workers down until nobody gave them another one.
+//!
+//! A dead letter stays until an operator purges it ([`crate::Engine::forget`]) or gives it new attempts
+//! here. Its attempts count on, so that a result of an earlier one stays stale; its losses start over.
+//! Tested in `engine/tests/rules/dead_letters.rs`.
+
+use qtf_shm::{Counter, Event, Outcome, Phase, TaskId};
+
+use super::Plm;
+use super::outcome::ATTEMPT_MAX;
+use crate::answers::Answer;
+use crate::rejection::Rejection;
+use crate::turn::Turn;
+
+impl Plm {
+    /// `DEAD_LETTER` -> READY, at its old place in the order.
+    pub(crate) fn revive(&mut self, turn: &mut Turn<'_>, id: TaskId) -> Result<Answer, Rejection> {
+        let (slot, state) = turn.find(id)?;
+        if state.phase() != Phase::DeadLetter {
+            let action = "only a dead letter can be revived";
+            return Err(Rejection::wrong_state(id, state.phase(), action));
+        }
+        if state.attempt() >= ATTEMPT_MAX {
+            let action = "all of its 254 attempts are used up: purge it and submit it anew";
+            return Err(Rejection::wrong_state(id, state.phase(), action));
+        }
+        let task = turn.segment.task(slot);
+        turn.drop_result(slot, state);
+        task.set_losses(0);
+        task.set_outcome(Outcome::default());
+        let Some(ready) = turn.advance(slot, state, Event::Revive) else {
+            return Err(Rejection::unknown_task(id));
+        };
+        turn.clients.task_revived(turn.segment, task.client());
+        turn.index_ready(slot, ready);
+        turn.segment.counters().add(Counter::TaskRevived, 1);
+        Ok(Answer::at_once(Phase::Ready))
+    }
+}
