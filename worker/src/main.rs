@@ -3,54 +3,24 @@
 //! SIGTERM or SIGINT: takes nothing new, finishes what runs, leaves; a second one kills what runs.
 //! Exit status: 0 left as told, 1 refused by the daemon or not able to start, 2 usage.
 
-use core::time::Duration;
+mod arguments;
+
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::Parser as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use qtf_proto::address::{Address, DEFAULT_INSTANCE};
 use qtf_worker::{ExecPolicy, Worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use arguments::Arguments;
+
 /// Descriptors a running task takes: three pipes and its notice of end.
 const DESCRIPTORS_PER_SLOT: u64 = 4;
 const DESCRIPTORS_BESIDES: u64 = 128;
-
-/// Runs the tasks of a Quantum Taskflow daemon on this machine.
-#[derive(Debug, Parser)]
-#[command(name = "qtf-worker", version)]
-struct Arguments {
-    /// Daemon to work for: unix:PATH or HOST:PORT [default: the socket in the runtime directory]
-    #[arg(long, value_name = "ADDRESS", env = "QTF_ADDR")]
-    connect: Option<Address>,
-    /// Name in lists [default: the host's name]
-    #[arg(long)]
-    name: Option<String>,
-    /// Tasks that run at the same time [default: number of cores]
-    #[arg(long)]
-    slots: Option<u32>,
-    /// Tasks taken ahead, to hide the way to a distant daemon
-    #[arg(long, default_value_t = 0)]
-    prefetch: u32,
-    /// Bytes kept of standard output, and as many of standard error
-    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
-    output_limit: u64,
-    /// Time between SIGTERM and SIGKILL for a task that is cancelled or out of time
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "2s")]
-    stop_grace: Duration,
-    /// How long a drain waits for what runs
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
-    drain_timeout: Duration,
-    /// Give the worker's whole environment to programs
-    #[arg(long)]
-    inherit_environment: bool,
-    /// What is logged on stderr: error, warn, info, debug, trace, or a filter by module
-    #[arg(long, value_name = "LEVEL", env = "QTF_LOG", default_value = "info")]
-    log: String,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -1,7 +1,6 @@
 //! Why a command could not do what it was asked, and the exit code for it.
 
 use std::fmt;
-use std::process::ExitCode;
 
 /// The exit codes, as `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +15,6 @@ pub(crate) enum Code {
     Unreadable = 4,
     /// A record kept changing while it was read.
     Torn = 6,
-}
-
-impl From<Code> for ExitCode {
-    fn from(code: Code) -> Self {
-        Self::from(code as u8)
-    }
 }
 
 /// One line for people and a code for programs.

@@ -10,9 +10,11 @@
 )]
 
 mod cargo;
+mod fuzz;
 mod loom;
 mod steps;
 mod tidy;
+mod totals;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -48,6 +50,8 @@ enum Command {
         #[arg(long)]
         mutants: bool,
     },
+    /// Builds the fuzz targets and runs each for some time
+    Fuzz(fuzz::FuzzArguments),
     /// Checks layout rules, tagged comments, words, dependencies and documents
     Tidy,
     /// Runs everything, in order, and counts the tests that ran
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Clippy => steps::clippy(),
         Command::Test { arguments } => steps::test(&arguments),
         Command::Loom { mutants } => loom::run(mutants),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Tidy => tidy::run(),
         Command::Ci => return steps::ci(),
     };

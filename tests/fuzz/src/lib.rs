@@ -1,0 +1,77 @@
+//! Fuzz targets: each takes any bytes and panics when a promise does not hold for them.
+//!
+//! | target | bytes are | promise |
+//! |---|---|---|
+//! | `segment` | changes of an image, or an image | every command of the inspector ends with one of its exit codes |
+//! | `request` | a call of a service with its messages | the daemon answers or refuses, and goes on |
+//! | `config` | a configuration file | it is refused with a line for people, or what is printed of it means the same |
+//! | `arguments` | a command line of one of the four programs | it is understood, or refused with a message |
+//!
+//! The bodies are plain functions. `cargo xtask fuzz` has libFuzzer drive them (`src/bin/qtf-fuzz.rs`), `cargo test -p
+//! qtf-fuzz` runs each over its committed corpus (`corpus/TARGET/`), which `cargo run -p qtf-fuzz --bin qtf-fuzz-corpus`
+//! writes anew.
+
+#![expect(
+    dead_code,
+    unused_imports,
+    reason = "of the files taken in from programs only the parsing is used"
+)]
+
+mod targets;
+
+pub use targets::{Seed, seeds};
+
+// The command line of `qtf` and of `qtf-worker`, as they are: programs have no library that shows it.
+#[path = "../../../tools/qtf/src/args/mod.rs"]
+mod args;
+#[path = "../../../tools/qtf/src/durations.rs"]
+mod durations;
+#[path = "../../../tools/qtf/src/indexes.rs"]
+mod indexes;
+#[path = "../../../tools/qtf/src/selector.rs"]
+mod selector;
+#[path = "../../../tools/qtf/src/template.rs"]
+mod template;
+#[path = "../../../worker/src/arguments.rs"]
+mod worker_arguments;
+
+/// One target.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its name: of the folder of its corpus, and for `cargo xtask fuzz`.
+    pub name: &'static str,
+    /// Runs it on one input; panics when a promise does not hold.
+    pub run: fn(&[u8]),
+    /// Longest input that makes sense.
+    pub bytes_max: usize,
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "segment",
+        run: targets::segment::run,
+        bytes_max: 1 << 20,
+    },
+    Target {
+        name: "request",
+        run: targets::request::run,
+        bytes_max: 64 << 10,
+    },
+    Target {
+        name: "config",
+        run: targets::config::run,
+        bytes_max: 16 << 10,
+    },
+    Target {
+        name: "arguments",
+        run: targets::arguments::run,
+        bytes_max: 4 << 10,
+    },
+];
+
+/// The target of this name.
+#[must_use]
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}

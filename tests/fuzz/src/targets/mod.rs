@@ -1,0 +1,36 @@
+//! The bodies of the targets, one file each, with the seeds of their corpora.
+
+pub(crate) mod arguments;
+pub(crate) mod config;
+pub(crate) mod request;
+mod request_seeds;
+pub(crate) mod segment;
+
+/// One input of a committed corpus.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// The target it is for.
+    pub target: &'static str,
+    /// The name of its file: what it shows.
+    pub name: String,
+    /// The input.
+    pub bytes: Vec<u8>,
+}
+
+/// Every input that the committed corpus is made of, but for inputs that were once found to break something.
+#[must_use]
+pub fn seeds() -> Vec<Seed> {
+    let mut all = Vec::new();
+    let mut add = |target, seeds: Vec<(String, Vec<u8>)>| {
+        all.extend(seeds.into_iter().map(|(name, bytes)| Seed {
+            target,
+            name,
+            bytes,
+        }));
+    };
+    add("segment", segment::seeds());
+    add("request", request_seeds::seeds());
+    add("config", config::seeds());
+    add("arguments", arguments::seeds());
+    all
+}

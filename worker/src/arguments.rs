@@ -1,0 +1,41 @@
+//! The command line of `qtf-worker`.
+//!
+//! Tested by a fuzz target, which takes this file in.
+
+use core::time::Duration;
+
+use clap::Parser;
+use qtf_proto::address::Address;
+
+/// Runs the tasks of a Quantum Taskflow daemon on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "qtf-worker", version)]
+pub(crate) struct Arguments {
+    /// Daemon to work for: unix:PATH or HOST:PORT [default: the socket in the runtime directory]
+    #[arg(long, value_name = "ADDRESS", env = "QTF_ADDR")]
+    pub(crate) connect: Option<Address>,
+    /// Name in lists [default: the host's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Tasks that run at the same time [default: number of cores]
+    #[arg(long)]
+    pub(crate) slots: Option<u32>,
+    /// Tasks taken ahead, to hide the way to a distant daemon
+    #[arg(long, default_value_t = 0)]
+    pub(crate) prefetch: u32,
+    /// Bytes kept of standard output, and as many of standard error
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    pub(crate) output_limit: u64,
+    /// Time between SIGTERM and SIGKILL for a task that is cancelled or out of time
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "2s")]
+    pub(crate) stop_grace: Duration,
+    /// How long a drain waits for what runs
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
+    pub(crate) drain_timeout: Duration,
+    /// Give the worker's whole environment to programs
+    #[arg(long)]
+    pub(crate) inherit_environment: bool,
+    /// What is logged on stderr: error, warn, info, debug, trace, or a filter by module
+    #[arg(long, value_name = "LEVEL", env = "QTF_LOG", default_value = "info")]
+    pub(crate) log: String,
+}
