@@ -9,6 +9,7 @@
 //! | [`layout`] | header, regions, geometry: where everything lies |
 //! | [`region`] | memory that holds a segment; the only place with addresses |
 //! | [`segment`] | a segment as a whole: made, adopted, written, read, verified |
+//! | [`keys`] | idempotency keys |
 //! | [`kinds`], [`counters`] | names of task kinds; counters |
 //! | [`blob`], [`spill`] | where the bytes of a task lie; large ones in files |
 //! | [`tree`] | the lock-free min-tree: task, worker and timer heaps |
@@ -19,6 +20,7 @@
 pub mod arena;
 pub mod bitmap;
 pub mod id;
+pub mod keys;
 pub mod sync;
 pub mod task;
 pub mod time;
@@ -49,6 +51,7 @@ pub use arena::Purpose;
 pub use id::{
     AttachIndex, ClientIndex, KindIndex, ParseIdError, SlotIndex, TaskId, WorkerId, WorkerIndex,
 };
+pub use keys::{KeyEntry, KeyId, KeyPlace, KeyTable, KeyView, KeysFull, SettledKeys};
 pub use task::state::{
     Event, FLAG_CANCEL, FLAG_JUDGED, FLAG_TIMED_OUT, IllegalTransition, Owner, Phase, StateWord,
 };
@@ -68,9 +71,9 @@ pub use kinds::{KIND_ECHO, KIND_EXEC, KIND_NOOP, KindTable, KindsFull};
 pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 #[cfg(not(loom))]
 pub use segment::{
-    Access, Adoption, ApplyError, AttachError, ClaimError, ClaimedTask, CreateError, Heap,
-    LoadError, Part, Reading, Segment, SegmentSpec, SegmentView, StoreError, TaskFields,
-    TaskRecord,
+    Access, Adoption, ApplyError, AttachError, ClaimError, ClaimedTask, CreateError, Earlier, Heap,
+    LoadError, Part, Reading, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec,
+    SegmentView, StoreError, TaskFields, TaskRecord,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

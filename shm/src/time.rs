@@ -56,6 +56,31 @@ impl Now {
     }
 }
 
+/// The moment of a reading of `CLOCK_MONOTONIC`, for a segment with this origin. The only way from one to the other.
+///
+/// Origins wrap: that of a segment which goes on after restored stamps lies before the machine's start. A clock before the
+/// origin (which no process of the same boot sees) is moment 0.
+#[must_use]
+pub const fn since_origin(monotonic_ns: u64, origin_ns: u64) -> Now {
+    let ns = monotonic_ns.wrapping_sub(origin_ns);
+    Now {
+        ns: if ns >> 63 != 0 { 0 } else { ns },
+    }
+}
+
+/// The origin of a segment whose time starts after `first_stamp`, made at this reading of `CLOCK_MONOTONIC`.
+#[must_use]
+pub const fn origin_after(monotonic_ns: u64, first_stamp: u64) -> u64 {
+    let start = if first_stamp == 0 {
+        0
+    } else if first_stamp >= STAMP_MAX {
+        STAMP_MAX
+    } else {
+        first_stamp + 1
+    };
+    monotonic_ns.wrapping_sub(start << STAMP_SHIFT)
+}
+
 /// Reads `CLOCK_MONOTONIC`. 0 if the clock cannot be read, which Linux does not do.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
@@ -94,6 +119,27 @@ mod tests {
         assert_eq!(Now::from_ns(u64::MAX).stamp(), STAMP_MAX);
         assert_eq!(Now::from_ns(u64::MAX).plus_ns(5).ns, u64::MAX);
         assert_eq!(Now::from_ns(3).since_ns(Now::from_ns(9)), 0);
+    }
+
+    #[test]
+    fn time_goes_on_after_restored_stamps_also_on_a_machine_that_has_just_started() {
+        for clock in [0, 1, 12_345_678, 1 << 55] {
+            for first in [0, 1, 77, 1 << 40, STAMP_MAX - 1, STAMP_MAX, u64::MAX] {
+                let origin = origin_after(clock, first);
+                let start = since_origin(clock, origin);
+                let first = first.min(STAMP_MAX - 1);
+                assert!(start.stamp() > first || first == 0, "{clock} {first}");
+                assert!(start.stamp() <= first + 1);
+                let later = since_origin(clock + 1_000, origin);
+                assert_eq!(later.since_ns(start), 1_000);
+            }
+        }
+    }
+
+    #[test]
+    fn clock_before_the_origin_is_moment_zero() {
+        assert_eq!(since_origin(5, 9).ns, 0);
+        assert_eq!(since_origin(9, 5).ns, 4);
     }
 
     #[test]

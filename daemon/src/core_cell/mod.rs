@@ -184,7 +184,7 @@ impl Core {
 
 /// The time of a segment with this origin.
 pub(crate) fn now_since(clock: &dyn Clock, origin_ns: u64) -> Now {
-    Now::from_ns(clock.monotonic_ns().saturating_sub(origin_ns))
+    qtf_shm::time::since_origin(clock.monotonic_ns(), origin_ns)
 }
 
 /// Puts the core into the calling thread.

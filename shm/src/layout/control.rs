@@ -13,8 +13,10 @@
 //!    168  shutdown         daemon: 0 = runs or was killed, 1 = stopped in order
 //!    176  daemon_beat      daemon: stamp of its last turn of the loop that published counters
 //!    256  gen_limit        journal's reservation: claims above are refused; 0 = no limit
+//!    264  gen_top          any submitter: highest generation ever claimed
 //!    384  high_water       any submitter: number of the highest slot ever claimed, plus one
 //!    512  sleeping         reserved for the daemon's futex
+//!    520  keys_used        PLM: 1 = an idempotency key was put in at some time
 //! ```
 //! Groups lie 128 bytes apart, so that two cores that write different groups do not share a line or its neighbour.
 
@@ -46,10 +48,12 @@ shared_layout! {
         176 => daemon_beat: AtomicU64,
         184 => reserved_daemon: [AtomicU64; 9],
         256 => gen_limit: AtomicU64,
-        264 => reserved_gen: [AtomicU64; 15],
+        264 => gen_top: AtomicU64,
+        272 => reserved_gen: [AtomicU64; 14],
         384 => high_water: AtomicU64,
         392 => reserved_high_water: [AtomicU64; 15],
         512 => sleeping: AtomicU64,
-        520 => reserved: [AtomicU64; 447],
+        520 => keys_used: AtomicU64,
+        528 => reserved: [AtomicU64; 446],
     }
 }

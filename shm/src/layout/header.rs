@@ -8,7 +8,7 @@
 //!     24      8  total_bytes
 //!     32      8  creator_version  major << 32 | minor << 16 | patch
 //!     40      8  created_unix_ns  wall clock, for display
-//!     48      8  origin_ns        CLOCK_MONOTONIC at creation: time 0 of every stamp
+//!     48      8  origin_ns        CLOCK_MONOTONIC at time 0 of every stamp; wraps, see `time.rs`
 //!     56     16  boot_id
 //!     72      8  ipc_namespace    inode of /proc/self/ns/ipc
 //!     80      8  owner_uid
@@ -20,7 +20,9 @@
 //!    128     64  instance_name
 //!    192     64  tasks, workers, clients, attaches, kinds, arena_blocks, idempotency_bytes, regions_count
 //!    256   1024  regions          32 entries of offset, bytes, count, unit_bytes
-//!   1280   2808  reserved         zero
+//!   1280      8  spill_id         first part of the names of spill files
+//!   1288      8  created_ns       the creation as a moment of the segment's own time
+//!   1296   2792  reserved         zero
 //!   4088      8  crc              CRC32C of bytes 0 to 4087
 //! ```
 //! Tested in `layout/mod.rs` (listing) and at the end of this file.
@@ -67,7 +69,9 @@ shared_layout! {
         240 => idempotency_bytes: AtomicU64,
         248 => regions_count: AtomicU64,
         256 => regions: [AtomicU64; 128],
-        1280 => reserved: [AtomicU64; 351],
+        1280 => spill_id: AtomicU64,
+        1288 => created_ns: AtomicU64,
+        1296 => reserved: [AtomicU64; 349],
         4088 => crc: AtomicU64,
     }
 }
@@ -89,7 +93,8 @@ pub struct HeaderInfo {
     pub creator_version: u64,
     /// Wall clock at creation, nanoseconds since 1970.
     pub created_unix_ns: u64,
-    /// `CLOCK_MONOTONIC` at creation.
+    /// `CLOCK_MONOTONIC` at time 0: the creation, or as long before it as restored stamps need. Wraps: only
+    /// [`crate::time::since_origin`] reads it.
     pub origin_ns: u64,
     /// The kernel's boot id.
     pub boot_id: [u64; 2],
@@ -125,6 +130,10 @@ pub struct HeaderInfo {
     pub arena_blocks: u64,
     /// Bytes of the idempotency table.
     pub idempotency_bytes: u64,
+    /// First part of the names of spill files.
+    pub spill_id: u64,
+    /// The creation as a moment of the segment's own time: 0, or after the highest restored stamp.
+    pub created_ns: u64,
     /// Where the regions lie.
     pub regions: Vec<RegionEntry>,
 }
@@ -215,6 +224,8 @@ impl HeaderLayout {
             kinds: read(&self.kinds),
             arena_blocks: read(&self.arena_blocks),
             idempotency_bytes: read(&self.idempotency_bytes),
+            spill_id: read(&self.spill_id),
+            created_ns: read(&self.created_ns),
             regions: regions
                 .map(|entry| RegionEntry {
                     offset: read(&entry[0]),

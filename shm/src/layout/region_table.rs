@@ -11,6 +11,7 @@ use crate::arena::ArenaShape;
 use crate::bitmap;
 use crate::client::slot::ClientSlot;
 use crate::counters::COUNTER_WORDS;
+use crate::keys::BUCKET_BYTES;
 use crate::kinds::KindEntry;
 use crate::layout::attach::AttachRecord;
 use crate::layout::control::CONTROL_BYTES;
@@ -187,7 +188,10 @@ fn size_of_region(kind: RegionKind, geometry: &Geometry) -> (u64, u64) {
         RegionKind::TaskBitmap => words(bitmap::words_for(geometry.tasks())),
         RegionKind::Ready | RegionKind::Timers => words(tree::words_for(geometry.tasks())),
         RegionKind::Tasks => of(geometry.tasks(), size_of::<TaskSlot>()),
-        RegionKind::Idempotency => (geometry.idempotency_bytes() / 64, 64),
+        RegionKind::Idempotency => {
+            let bytes = BUCKET_BYTES as u64;
+            (geometry.idempotency_bytes() / bytes, bytes)
+        }
         RegionKind::ArenaIndex => words(<ArenaShape>::new(geometry.arena_blocks()).meta_words()),
         RegionKind::ArenaData => of(geometry.arena_blocks(), 64 * 1024),
     }

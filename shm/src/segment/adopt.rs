@@ -33,7 +33,7 @@ use crate::segment::limits::refusal;
 use crate::segment::parts::Parts;
 use crate::segment::process::{ProcessIdentity, boot_id};
 use crate::segment::snapshot::park;
-use crate::segment::spec::{Adoption, CreateError, SegmentSpec};
+use crate::segment::spec::{Adoption, CreateError, Earlier, SegmentSpec};
 use crate::segment::{Segment, SegmentView};
 use crate::spill::SpillStore;
 use crate::time::wall_ns;
@@ -64,7 +64,7 @@ impl Segment {
     /// The kernel gives no memory of this size.
     pub fn create_private(spec: &SegmentSpec) -> Result<Self, CreateError> {
         check_instance(&spec.instance)?;
-        let made = make(libc::IPC_PRIVATE, spec)?;
+        let made = furnish(memory_at(libc::IPC_PRIVATE, spec)?, spec, nothing)?;
         // Attached by now, so it lives on; removed, so it cannot outlive us.
         sysv::remove(made.shm_id().unwrap_or(-1)).map_err(|source| CreateError::Call {
             call: "shmctl(IPC_RMID)",
@@ -74,8 +74,9 @@ impl Segment {
         Ok(made)
     }
 
-    /// Adopts the segment of the instance, or makes one. The caller holds the instance's lock file. What cannot be used
-    /// is saved to a file in `runtime_dir` first.
+    /// Adopts the segment of the instance, or makes an empty one. The caller holds the instance's lock file. What cannot be
+    /// used is saved to a file in `runtime_dir` first. A daemon with a journal calls [`Segment::adopt_named`] and
+    /// [`Segment::create_named`] instead.
     ///
     /// # Errors
     /// See [`CreateError`].
@@ -83,6 +84,18 @@ impl Segment {
         spec: &SegmentSpec,
         runtime_dir: &Path,
     ) -> Result<(Self, Adoption), CreateError> {
+        match Self::adopt_named(spec, runtime_dir)? {
+            Earlier::Adopted(segment, adoption) => Ok((*segment, adoption)),
+            Earlier::None(adoption) => Ok((make_named(spec, nothing)?, adoption)),
+        }
+    }
+
+    /// Adopts the segment of the instance, if there is one that can be used: the hot restart. The caller holds the
+    /// instance's lock file. What cannot be used is saved to a file in `runtime_dir` and removed; then there is none.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub fn adopt_named(spec: &SegmentSpec, runtime_dir: &Path) -> Result<Earlier, CreateError> {
         check_instance(&spec.instance)?;
         let uid = nix::unistd::geteuid().as_raw();
         let mut adoption = Adoption::Created;
@@ -107,19 +120,34 @@ impl Segment {
                     remove(shm_id, spec)?;
                     adoption = Adoption::Parked { file, why };
                 }
-                Found::Usable(segment) => return Ok(adopt(*segment, spec)),
+                Found::Usable(segment) => {
+                    let (segment, adoption) = adopt(*segment, spec);
+                    return Ok(Earlier::Adopted(Box::new(segment), adoption));
+                }
             }
         }
-        for key in keys_of(&spec.instance, uid) {
-            match make(key, spec) {
-                Ok(segment) => return Ok((segment, adoption)),
-                Err(CreateError::Call { source, .. }) if is(&source, Errno::EEXIST) => {}
-                Err(error) => return Err(error),
+        Ok(Earlier::None(adoption))
+    }
+
+    /// Makes the segment of the instance and lets `fill` put restored tasks and keys in, before anybody may attach: the cold
+    /// start. Afterwards the caches are built, and spill files that no restored task refers to are removed (only where
+    /// [`SegmentSpec::spill_id`] is given). A process that dies meanwhile leaves a segment that says it is not finished, and
+    /// that the next one removes.
+    ///
+    /// # Errors
+    /// See [`CreateError`], or what `fill` says; then there is no segment.
+    pub fn create_named<E: From<CreateError>>(
+        spec: &SegmentSpec,
+        fill: impl FnOnce(&Self) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        check_instance(&spec.instance)?;
+        make_named(spec, |segment| {
+            fill(segment)?;
+            segment.rebuild_caches(segment.now());
+            if spec.spill_id.is_some() {
+                segment.remove_lost_spills();
             }
-        }
-        Err(CreateError::KeysTaken {
-            first: keys_of(&spec.instance, uid).next().unwrap_or(0),
-            keys: KEYS_PROBED,
+            Ok(())
         })
     }
 
@@ -145,31 +173,72 @@ impl Segment {
     }
 }
 
-fn make(key: i32, spec: &SegmentSpec) -> Result<Segment, CreateError> {
+/// Nothing to put in.
+fn nothing(_: &Segment) -> Result<(), CreateError> {
+    Ok(())
+}
+
+/// A new segment at the first key that is not taken.
+fn make_named<E: From<CreateError>>(
+    spec: &SegmentSpec,
+    fill: impl FnOnce(&Segment) -> Result<(), E>,
+) -> Result<Segment, E> {
+    let uid = nix::unistd::geteuid().as_raw();
+    for key in keys_of(&spec.instance, uid) {
+        match memory_at(key, spec) {
+            Ok(shm_id) => return furnish(shm_id, spec, fill),
+            Err(CreateError::Call { source, .. }) if is(&source, Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let taken = CreateError::KeysTaken {
+        first: keys_of(&spec.instance, uid).next().unwrap_or(0),
+        keys: KEYS_PROBED,
+    };
+    Err(taken.into())
+}
+
+/// Memory of the kernel, zeroed, without a name of ours in it.
+fn memory_at(key: i32, spec: &SegmentSpec) -> Result<i32, CreateError> {
     let bytes = spec.geometry.total_bytes();
     let size = usize::try_from(bytes).map_err(|_| CreateError::Addresses { bytes })?;
-    let mode = spec.mode.mode();
-    let refused = |source, call| refusal(source, call, bytes, &spec.instance);
-    let shm_id = sysv::create(key, size, mode).map_err(|source| refused(source, "shmget"))?;
-    let built = SysvMemory::attach(shm_id, false)
-        .map_err(|source| refused(source, "shmat"))
+    sysv::create(key, size, spec.mode.mode())
+        .map_err(|source| refusal(source, "shmget", bytes, &spec.instance))
+}
+
+/// Makes a segment of it, lets it be filled, and says that it is ready.
+fn furnish<E: From<CreateError>>(
+    shm_id: i32,
+    spec: &SegmentSpec,
+    fill: impl FnOnce(&Segment) -> Result<(), E>,
+) -> Result<Segment, E> {
+    let built = attach_new(shm_id, spec)
+        .map_err(E::from)
         .and_then(|memory| {
-            if let Some(group) = spec.mode.group() {
-                sysv::set_group(shm_id, group).map_err(|source| CreateError::Call {
-                    call: "shmctl(IPC_SET), giving the segment to its group,",
-                    instance: spec.instance.clone(),
-                    source,
-                })?;
-            }
-            let segment = build(Mapping::Sysv(memory), Some(shm_id), spec, Identity::fresh())?;
-            segment.raise_epoch();
-            Ok(segment)
+            let unpublished = build(memory, Some(shm_id), spec, Identity::fresh(spec))
+                .map_err(|error| E::from(error.into()))?;
+            unpublished.segment().raise_epoch();
+            fill(unpublished.segment())?;
+            Ok(unpublished.publish())
         });
     if built.is_err() {
-        // Nothing is in it yet; an error of the removal would hide the one that matters.
+        // Nobody could use it yet; an error of the removal would hide the one that matters.
         let _ = sysv::remove(shm_id);
     }
     built
+}
+
+fn attach_new(shm_id: i32, spec: &SegmentSpec) -> Result<Mapping, CreateError> {
+    let memory = SysvMemory::attach(shm_id, false)
+        .map_err(|source| refusal(source, "shmat", spec.geometry.total_bytes(), &spec.instance))?;
+    if let Some(group) = spec.mode.group() {
+        sysv::set_group(shm_id, group).map_err(|source| CreateError::Call {
+            call: "shmctl(IPC_SET), giving the segment to its group,",
+            instance: spec.instance.clone(),
+            source,
+        })?;
+    }
+    Ok(Mapping::Sysv(memory))
 }
 
 fn look(key: i32, uid: u32, spec: &SegmentSpec) -> Result<Found, CreateError> {

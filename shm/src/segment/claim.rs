@@ -106,6 +106,7 @@ impl Segment {
             fence(Ordering::Release);
             task.clear();
             self.raise_high_water(slot);
+            self.raise_gen_top(to.generation());
             return Ok(ClaimedTask {
                 segment: self,
                 slot,
@@ -124,7 +125,17 @@ impl Segment {
         limit != 0 && raised.generation() >= limit.min(GENERATION_MAX)
     }
 
-    fn raise_high_water(&self, slot: SlotIndex) {
+    /// A generation is new to the segment once in thousands of claims.
+    pub(super) fn raise_gen_top(&self, generation: u64) {
+        let top = &self.view.parts.control().gen_top;
+        // ORDERING: a hint for the journal's reservation; the limit itself is checked at each claim.
+        if top.load(Ordering::Relaxed) < generation {
+            // ORDERING: as above.
+            top.fetch_max(generation, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn raise_high_water(&self, slot: SlotIndex) {
         let high_water = &self.view.parts.control().high_water;
         let end = u64::from(slot.get()) + 1;
         // ORDERING: a hint for sweeps; the bitmap tells too.

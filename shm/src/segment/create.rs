@@ -1,7 +1,7 @@
 //! Making a new segment.
 //!
 //! Order: memory (zeroed by the kernel); "building" and who builds; header twice; the kinds that every segment has; the
-//! ready word, last. A creator that dies before that leaves a segment that the next one removes.
+//! ready word, last. What a cold start restores goes in before it. A creator that dies before that leaves a segment that the next one removes.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::segment::process::{ProcessIdentity, boot_id, ipc_namespace};
 use crate::segment::spec::{CreateError, INSTANCE_BYTES_MAX, SegmentSpec};
 use crate::segment::{Segment, SegmentView};
 use crate::spill::SpillStore;
-use crate::time::{monotonic_ns, wall_ns};
+use crate::time::{monotonic_ns, origin_after, since_origin, wall_ns};
 
 /// What tells one segment from another, chosen at its creation.
 #[derive(Debug, Clone, Copy)]
@@ -26,27 +26,33 @@ pub(super) struct Identity {
     gen_base: u64,
     origin_ns: u64,
     created_unix_ns: u64,
+    created_clock_ns: u64,
 }
 
 impl Identity {
     /// For a segment that other processes see: random, so that an id of an earlier segment is not taken for one of this.
-    pub(super) fn fresh() -> Self {
+    pub(super) fn fresh(spec: &SegmentSpec) -> Self {
+        let created_clock_ns = monotonic_ns();
         Self {
             segment_id: random_u64(),
             // Below 2^35, so that at least half of the generations are left.
-            gen_base: random_u64() >> (64 - (GENERATION_BITS - 1)),
-            origin_ns: monotonic_ns(),
+            gen_base: spec
+                .gen_base
+                .unwrap_or_else(|| random_u64() >> (64 - (GENERATION_BITS - 1))),
+            origin_ns: origin_after(created_clock_ns, spec.first_stamp),
+            created_clock_ns,
             created_unix_ns: wall_ns(),
         }
     }
 
     /// For tests and the simulator: the same each time.
-    fn fixed(instance: &str) -> Self {
+    fn fixed(spec: &SegmentSpec) -> Self {
         Self {
-            segment_id: hash_of(instance),
-            gen_base: 0,
-            origin_ns: 0,
+            segment_id: hash_of(&spec.instance),
+            gen_base: spec.gen_base.unwrap_or(0),
+            origin_ns: origin_after(0, spec.first_stamp),
             created_unix_ns: 0,
+            created_clock_ns: 0,
         }
     }
 }
@@ -62,10 +68,29 @@ impl Segment {
         let bytes =
             usize::try_from(spec.geometry.total_bytes()).expect("geometry fits into addresses");
         let memory = Mapping::Heap(HeapMemory::zeroed(bytes));
-        let identity = Identity::fixed(&spec.instance);
+        let identity = Identity::fixed(spec);
         let segment = build(memory, None, spec, identity).expect("own layout is readable");
-        segment.raise_epoch();
-        segment
+        segment.segment().raise_epoch();
+        segment.publish()
+    }
+}
+
+/// A segment that is made, and that nobody else may use before it is published.
+#[must_use = "a segment that is not published is removed by the next process that finds it"]
+pub(super) struct Unpublished {
+    segment: Segment,
+    front: Front,
+}
+
+impl Unpublished {
+    pub(super) const fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// Lets others attach: the last store of a creator.
+    pub(super) fn publish(self) -> Segment {
+        self.front.publish();
+        self.segment
     }
 }
 
@@ -75,7 +100,7 @@ pub(super) fn build(
     shm_id: Option<i32>,
     spec: &SegmentSpec,
     identity: Identity,
-) -> Result<Segment, HeaderError> {
+) -> Result<Unpublished, HeaderError> {
     let memory = Arc::new(memory);
     let bytes = memory.bytes();
     let front = Front::of(Arc::clone(&memory)).ok_or(HeaderError::Size {
@@ -90,19 +115,19 @@ pub(super) fn build(
         // A new table has room for three.
         let _ = parts.kinds().intern(kind);
     }
-    front.publish();
     // Read back what was written: the numbers in the view are those that others see.
-    let (header, geometry) = front.usable()?;
+    let (header, geometry) = front.consistent()?;
     let view = SegmentView {
         parts: Parts::of(&memory, geometry)?,
         header,
         shm_id,
         spill: None,
     };
-    Ok(Segment::of(
-        view,
-        SpillStore::open(&spec.spill_dir, spec.payload_limit).bounded(spec.spill_limit),
-    ))
+    let spill = SpillStore::open(&spec.spill_dir, spec.payload_limit).bounded(spec.spill_limit);
+    Ok(Unpublished {
+        segment: Segment::of(view, spill),
+        front,
+    })
 }
 
 fn header_of(spec: &SegmentSpec, identity: Identity) -> HeaderInfo {
@@ -124,6 +149,8 @@ fn header_of(spec: &SegmentSpec, identity: Identity) -> HeaderInfo {
         instance_hash: instance_hash(&spec.instance, uid),
         gen_base: identity.gen_base,
         payload_limit: spec.payload_limit,
+        spill_id: spec.spill_id.unwrap_or(identity.segment_id),
+        created_ns: since_origin(identity.created_clock_ns, identity.origin_ns).ns,
         instance: spec.instance.clone(),
         tasks: u64::from(spec.geometry.tasks()),
         workers: u64::from(spec.geometry.workers()),

@@ -36,8 +36,12 @@ pub struct ControlInfo {
     pub clean_shutdown: bool,
     /// Stamp of the daemon's last sign of life in the segment.
     pub daemon_beat: u64,
-    /// Claims above this generation are refused; 0 = no limit.
+    /// Claims at or above this generation are refused; 0 = no limit.
     pub gen_limit: u64,
+    /// Highest generation ever claimed.
+    pub gen_top: u64,
+    /// An idempotency key was put in at some time.
+    pub keys_used: bool,
     /// Number of the highest slot ever claimed, plus one.
     pub high_water: u32,
 }
@@ -58,6 +62,8 @@ impl ControlInfo {
             clean_shutdown: read(&control.shutdown) == SHUTDOWN_CLEAN,
             daemon_beat: read(&control.daemon_beat),
             gen_limit: read(&control.gen_limit),
+            gen_top: read(&control.gen_top),
+            keys_used: read(&control.keys_used) != 0,
             high_water: small(&control.high_water),
         }
     }
@@ -139,6 +145,18 @@ impl Front {
 
     /// Header and geometry, if this program can use the segment.
     pub(crate) fn usable(&self) -> Result<(HeaderInfo, Geometry), HeaderError> {
+        let consistent = self.consistent()?;
+        let control = self.control();
+        if !control.ready {
+            return Err(HeaderError::NotReady {
+                pid: control.creator_pid,
+            });
+        }
+        Ok(consistent)
+    }
+
+    /// The same for the creator itself, who has not published it yet.
+    pub(crate) fn consistent(&self) -> Result<(HeaderInfo, Geometry), HeaderError> {
         let header = self.header()?;
         if header.layout_major != LAYOUT_MAJOR || header.layout_hash != LAYOUT_HASH {
             return Err(HeaderError::Layout {
@@ -159,12 +177,6 @@ impl Front {
             if wanted != written {
                 return Err(HeaderError::Region(kind.name()));
             }
-        }
-        let control = self.control();
-        if !control.ready {
-            return Err(HeaderError::NotReady {
-                pid: control.creator_pid,
-            });
         }
         Ok((header, geometry))
     }
@@ -236,6 +248,8 @@ fn fill(header: &HeaderLayout, info: &HeaderInfo, geometry: &Geometry) {
     write(&header.instance_hash, info.instance_hash);
     write(&header.gen_base, info.gen_base);
     write(&header.payload_limit, info.payload_limit);
+    write(&header.spill_id, info.spill_id);
+    write(&header.created_ns, info.created_ns);
     store_text(&header.instance_name, &info.instance);
     write(&header.tasks, u64::from(geometry.tasks()));
     write(&header.workers, u64::from(geometry.workers()));

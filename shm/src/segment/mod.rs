@@ -36,6 +36,7 @@ mod parts;
 mod process;
 mod rebuild;
 mod records;
+mod restore;
 mod snapshot;
 mod spec;
 #[cfg(test)]
@@ -48,12 +49,14 @@ use core::ops::Deref;
 use crate::client::ClientSlot;
 use crate::counters::Counters;
 use crate::id::{AttachIndex, ClientIndex, SlotIndex, WorkerIndex};
+use crate::keys::{KeyTable, SettledKeys};
 use crate::kinds::KindTable;
 use crate::layout::attach::AttachRole;
 use crate::region::{HeapMemory, Mapping, SharedSlice};
 use crate::spill::SpillStore;
 use crate::sync::{AtomicU64, Ordering};
 use crate::task::slot::TaskSlot;
+use crate::task::state::Phase;
 use crate::tree::MinTree;
 use crate::worker::WorkerSlot;
 
@@ -64,8 +67,9 @@ pub use header::ControlInfo;
 pub use process::ProcessIdentity;
 pub use rebuild::Rebuilt;
 pub use records::{ClientRecord, Part, Reading, TaskRecord, WorkerRecord};
+pub use restore::{RestoreError, RestoredBytes, RestoredTask};
 pub use snapshot::SnapshotReport;
-pub use spec::{Access, Adoption, AttachError, CreateError, SegmentSpec};
+pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, SegmentSpec};
 pub use verify::VerifyReport;
 pub use view::{CounterView, Heap, HeapView, SegmentView};
 
@@ -116,7 +120,7 @@ impl Deref for Segment {
 
 impl Segment {
     pub(crate) fn of(mut view: SegmentView, spill: SpillStore) -> Self {
-        let spill = spill.of_segment(view.header.segment_id);
+        let spill = spill.of_segment(view.header.spill_id);
         view.spill = Some(spill.clone());
         Self {
             view,
@@ -198,6 +202,20 @@ impl Segment {
     #[must_use]
     pub fn kinds(&self) -> KindTable<'_> {
         self.view.parts.kinds()
+    }
+
+    /// The idempotency keys. Written by the PLM only.
+    #[must_use]
+    pub fn keys(&self) -> KeyTable<'_> {
+        KeyTable::new(self.view.keys(), &self.view.parts.control().keys_used)
+    }
+
+    /// Settles the idempotency keys that a killed daemon left unconfirmed.
+    pub(super) fn settle_keys(&self) -> SettledKeys {
+        self.keys().settle_by(|task| {
+            let state = self.task(self.slot_of(task)?).state();
+            Some(state.is_of(task) && state.phase() != Phase::Claimed)
+        })
     }
 
     /// The counters.
@@ -282,7 +300,23 @@ impl Segment {
             .store(crate::layout::control::SHUTDOWN_CLEAN, Ordering::Relaxed);
     }
 
-    /// Highest generation that claims may reach; 0 = no limit.
+    /// Claims stay below this generation; 0 = no limit.
+    #[must_use]
+    pub fn gen_limit(&self) -> u64 {
+        // ORDERING: the value that the daemon itself wrote, or one before it.
+        self.view.parts.control().gen_limit.load(Ordering::Acquire)
+    }
+
+    /// Highest generation that any claim has reached so far (at least the first one of the segment): when it comes near
+    /// [`Segment::gen_limit`], the journal must reserve more.
+    #[must_use]
+    pub fn gen_top(&self) -> u64 {
+        // ORDERING: a hint: a limit that is reached meanwhile refuses claims, no more.
+        let top = self.view.parts.control().gen_top.load(Ordering::Relaxed);
+        top.max(self.view.header.gen_base)
+    }
+
+    /// Claims must stay below this generation; 0 = no limit.
     pub fn set_gen_limit(&self, generation: u64) {
         // ORDERING: raised after the journal's reservation is stable; a claim that sees the old one is refused.
         self.view

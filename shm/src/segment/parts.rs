@@ -9,6 +9,7 @@ use crate::arena::{Arena, ArenaShape};
 use crate::bitmap::Bitmap;
 use crate::client::ClientSlot;
 use crate::counters::Counters;
+use crate::keys::KeyView;
 use crate::kinds::{KindEntry, KindTable};
 use crate::layout::attach::AttachRecord;
 use crate::layout::control::ControlLayout;
@@ -37,6 +38,7 @@ pub(crate) struct Parts {
     timers: SharedSlice<AtomicU64>,
     worker_heap: SharedSlice<AtomicU64>,
     leases: SharedSlice<AtomicU64>,
+    keys: SharedSlice<AtomicU64>,
     arena_index: SharedSlice<AtomicU64>,
     arena_data: SharedSlice<AtomicU64>,
     task_shape: TreeShape,
@@ -64,6 +66,7 @@ impl Parts {
             timers: structs.words(RegionKind::Timers)?,
             worker_heap: structs.words(RegionKind::WorkerHeap)?,
             leases: structs.words(RegionKind::Leases)?,
+            keys: structs.words(RegionKind::Idempotency)?,
             arena_index: structs.words(RegionKind::ArenaIndex)?,
             arena_data: structs.words(RegionKind::ArenaData)?,
             task_shape: TreeShape::new(geometry.tasks()),
@@ -97,6 +100,11 @@ impl Parts {
     #[inline]
     pub(crate) fn leases(&self) -> MinTree<'_> {
         MinTree::new(&self.leases, &self.worker_shape)
+    }
+
+    /// The idempotency keys; `seed` is the segment's id.
+    pub(crate) fn keys(&self, seed: u64) -> KeyView<'_> {
+        KeyView::new(&self.keys, seed)
     }
 
     #[inline]

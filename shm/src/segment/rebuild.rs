@@ -10,6 +10,7 @@ use crate::arena::ChunkState;
 use crate::blob::BlobRef;
 use crate::counters::Counter;
 use crate::id::{AttachIndex, SlotIndex, WorkerIndex};
+use crate::keys::SettledKeys;
 use crate::segment::Segment;
 use crate::sync::Ordering;
 use crate::task::slot::TaskSlot;
@@ -27,6 +28,8 @@ pub struct Rebuilt {
     pub abandoned: u64,
     /// Words that name something which does not exist: their slots were put into quarantine.
     pub impossible: u64,
+    /// Idempotency keys that were not confirmed.
+    pub keys: SettledKeys,
 }
 
 impl Segment {
@@ -58,6 +61,7 @@ impl Segment {
         self.timers().rebuild(timers);
         self.rebuild_arena();
         self.rebuild_counts(used());
+        rebuilt.keys = self.settle_keys();
         // ORDERING: nobody else writes.
         self.view
             .parts

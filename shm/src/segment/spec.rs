@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::layout::{Geometry, HeaderError};
+use crate::segment::Segment;
 use crate::spill::SPILL_LIMIT_DEFAULT;
 
 /// Longest name of an instance in bytes.
@@ -59,6 +60,14 @@ pub struct SegmentSpec {
     pub payload_limit: u64,
     /// Bytes that all spill files together may hold; of this process, not of the segment.
     pub spill_limit: u64,
+    /// For a segment that is made: generation of slots that were never used. `None` = random. A daemon with a journal gives
+    /// the reserved limit of the ids of earlier segments, so that no id is given twice.
+    pub gen_base: Option<u64>,
+    /// For a segment that is made: its time starts after this stamp, the highest one that will be restored; 0 = at 0.
+    pub first_stamp: u64,
+    /// For a segment that is made: first part of the names of its spill files. `None` = the segment's random id. A daemon
+    /// with a journal gives the same number each time, so that the files of journal tasks are found again.
+    pub spill_id: Option<u64>,
 }
 
 impl SegmentSpec {
@@ -72,6 +81,9 @@ impl SegmentSpec {
             spill_dir: spill_dir.into(),
             payload_limit: PAYLOAD_LIMIT_DEFAULT,
             spill_limit: SPILL_LIMIT_DEFAULT,
+            gen_base: None,
+            first_stamp: 0,
+            spill_id: None,
         }
     }
 }
@@ -199,6 +211,15 @@ pub enum Adoption {
         /// Why it could not be used.
         why: String,
     },
+}
+
+/// Whether an earlier daemon left a segment.
+#[derive(Debug)]
+pub enum Earlier {
+    /// It did: adopted, with its tasks.
+    Adopted(Box<Segment>, Adoption),
+    /// None that can be used: one must be made, which is then this kind of start.
+    None(Adoption),
 }
 
 /// Why a segment or an image cannot be looked at.

@@ -12,13 +12,14 @@ use std::path::PathBuf;
 use crate::bitmap::Bitmap;
 use crate::counters::Counters;
 use crate::id::{ClientIndex, KindIndex, SlotIndex, TaskId, WorkerIndex};
+use crate::keys::KeyView;
 use crate::layout::{Geometry, HeaderError, HeaderInfo, RegionTable};
 use crate::region::Mapping;
 use crate::segment::header::{ControlInfo, read_header};
 use crate::segment::parts::Parts;
 use crate::spill::SpillStore;
 use crate::task::state::StateWord;
-use crate::time::{Now, monotonic_ns};
+use crate::time::{Now, monotonic_ns, since_origin};
 use crate::tree::{Key, MinTree, Violation};
 
 /// One of the four heaps.
@@ -65,7 +66,7 @@ impl SegmentView {
     /// Tells where spilled blobs lie, so that [`SegmentView::load_blob`] finds them.
     pub fn set_spill_dir(&mut self, dir: impl Into<PathBuf>) {
         let store = SpillStore::open(dir, self.header.payload_limit);
-        self.spill = Some(store.of_segment(self.header.segment_id));
+        self.spill = Some(store.of_segment(self.header.spill_id));
     }
 
     /// What the segment is: constant since its creation.
@@ -107,7 +108,7 @@ impl SegmentView {
     /// The time now, since the segment's origin. Reads the clock.
     #[must_use]
     pub fn now(&self) -> Now {
-        Now::from_ns(monotonic_ns().saturating_sub(self.header.origin_ns))
+        since_origin(monotonic_ns(), self.header.origin_ns)
     }
 
     /// A slot by its number; `None` beyond the last.
@@ -141,6 +142,12 @@ impl SegmentView {
             .tasks
             .get(slot.position())
             .map_or(StateWord::default(), |slot| slot.state())
+    }
+
+    /// The idempotency keys.
+    #[must_use]
+    pub fn keys(&self) -> KeyView<'_> {
+        self.parts.keys(self.header.segment_id)
     }
 
     /// The counters.

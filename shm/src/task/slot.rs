@@ -231,10 +231,16 @@ impl TaskSlot {
         part16(read(&self.phase_time))
     }
 
-    /// Log sequence number of the record that made the task durable; 0 = none.
+    /// Log sequence number of the task's last record in the journal; 0 = none.
     #[must_use]
     pub fn lsn(&self) -> u64 {
         read(&self.journal) >> 16
+    }
+
+    /// Sets the log sequence number of the task's last record; cut to 48 bits. PLM only, after the state was changed, so
+    /// that a reader may meet the newer state with the older number and never the reverse.
+    pub fn set_lsn(&self, lsn: u64) {
+        replace(&self.journal, 16, STAMP_MAX, lsn);
     }
 
     /// The kind of work, as the number in the slot: check it against the kind table before use.

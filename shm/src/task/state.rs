@@ -417,6 +417,27 @@ impl StateWord {
         }
     }
 
+    /// The word of a task that comes out of a journal: nobody's, in a phase that needs no process behind it. `None` for
+    /// the other phases.
+    #[must_use]
+    pub const fn restored(phase: Phase, flags: u8, attempt: u8, generation: u64) -> Option<Self> {
+        let waits = matches!(
+            phase,
+            Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready
+        );
+        if !waits && !phase.is_final() {
+            return None;
+        }
+        let flags = (flags & 0xF) as u64;
+        Some(Self(
+            ((phase as u64) << PHASE_SHIFT)
+                | (flags << FLAGS_SHIFT)
+                | ((OWNER_NONE as u64) << OWNER_SHIFT)
+                | ((attempt as u64) << ATTEMPT_SHIFT)
+                | (generation & GENERATION_MAX),
+        ))
+    }
+
     /// What the word becomes by `event`: the whole table.
     ///
     /// # Errors

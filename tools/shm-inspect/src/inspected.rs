@@ -122,6 +122,12 @@ impl Inspected {
         self.now.since_ns(Now::from_stamp(stamp)) / 1_000_000
     }
 
+    /// Milliseconds since the segment was made.
+    pub(crate) fn segment_age_ms(&self) -> u64 {
+        let created = Now::from_ns(self.view.header().created_ns);
+        self.now.since_ns(created) / 1_000_000
+    }
+
     /// Milliseconds until a moment; negative when it is over.
     pub(crate) fn until_ms(&self, moment: Now) -> i64 {
         let milliseconds = |ns: u64| i64::try_from(ns / 1_000_000).unwrap_or(i64::MAX);
@@ -194,9 +200,8 @@ fn written_at(view: &SegmentView, file: &Path) -> Now {
     let unix_ns = since_1970
         .and_then(|time| u64::try_from(time.as_nanos()).ok())
         .unwrap_or(0);
-    Now {
-        ns: unix_ns.saturating_sub(view.header().created_unix_ns),
-    }
+    let age_ns = unix_ns.saturating_sub(view.header().created_unix_ns);
+    Now::from_ns(view.header().created_ns).plus_ns(age_ns)
 }
 
 /// The user of this process, as the kernel says.

@@ -15,6 +15,7 @@
 
 mod chunks;
 mod counts;
+mod keys;
 mod slots;
 mod trees;
 
@@ -66,6 +67,8 @@ pub enum Rule {
     RunningCount,
     /// A gauge equals the recount of its phase.
     Gauge,
+    /// An idempotency key is found where it lies, and stands for a task that was accepted.
+    Key,
 }
 
 impl Rule {
@@ -88,6 +91,7 @@ impl Rule {
             Self::ArenaBlock => "arena_block",
             Self::RunningCount => "running_count",
             Self::Gauge => "gauge",
+            Self::Key => "key",
         }
     }
 }
@@ -128,6 +132,8 @@ pub struct VerifyReport {
     pub workers: u64,
     /// Chunks of the arena that are in use.
     pub chunks: u64,
+    /// Idempotency keys in use.
+    pub keys: u64,
     /// Passes made.
     pub passes: u32,
 }
@@ -156,6 +162,7 @@ struct Pass {
     tasks_used: u64,
     workers: u64,
     chunks: u64,
+    keys: u64,
 }
 
 impl Pass {
@@ -165,6 +172,7 @@ impl Pass {
         slots::check(view, &mut pass);
         chunks::check(view, &mut pass);
         counts::check(view, &mut pass);
+        keys::check(view, &mut pass);
         pass
     }
 
@@ -216,6 +224,7 @@ impl SegmentView {
             tasks_used: pass.tasks_used,
             workers: pass.workers,
             chunks: pass.chunks,
+            keys: pass.keys,
             passes,
         }
     }

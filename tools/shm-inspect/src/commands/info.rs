@@ -90,7 +90,7 @@ impl InfoReport {
             mode: format!("{:04o}", header.mode),
             uid: header.owner_uid,
             created_unix_ms: header.created_unix_ns / 1_000_000,
-            age_ms: inspected.now().ns / 1_000_000,
+            age_ms: inspected.segment_age_ms(),
             owner: Owner {
                 pid: daemon_of(view).pid,
                 state: match inspected.owner_lives() {

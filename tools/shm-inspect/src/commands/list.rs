@@ -79,7 +79,7 @@ impl Listed {
             instance: Some(show::line(header.instance.as_bytes(), 63)),
             owner_pid: Some(daemon_of(inspected.view()).pid),
             owner: Some(if alive { "alive" } else { "dead" }),
-            age_ms: Some(inspected.now().ns / 1_000_000),
+            age_ms: Some(inspected.segment_age_ms()),
             layout_version: Some(format!("{}.{}", header.layout_major, header.layout_minor)),
             problem: None,
             // This look is no attachment of others.
