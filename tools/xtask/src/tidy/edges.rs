@@ -17,13 +17,17 @@ pub(crate) struct Edge {
 }
 
 /// What each crate may depend on. Tools and whole-system tests may use everything but tools.
-const ALLOWED: [(&str, &[&str]); 6] = [
+const ALLOWED: [(&str, &[&str]); 7] = [
     ("qtf-shm", &[]),
     ("qtf-proto", &[]),
-    ("qtf-engine", &["qtf-shm"]),
+    ("qtf-journal", &["qtf-shm"]),
+    ("qtf-engine", &["qtf-shm", "qtf-journal"]),
     ("qtf-client", &["qtf-shm", "qtf-proto"]),
     ("qtf-worker", &["qtf-shm", "qtf-proto"]),
-    ("qtf-daemon", &["qtf-engine", "qtf-shm", "qtf-proto"]),
+    (
+        "qtf-daemon",
+        &["qtf-engine", "qtf-journal", "qtf-shm", "qtf-proto"],
+    ),
 ];
 
 /// What tests and examples of a crate may use besides: an example of a worker submits to itself.
@@ -126,6 +130,7 @@ mod tests {
         for (from, to) in [
             ("qtf-shm", "qtf-proto"),
             ("qtf-engine", "qtf-proto"),
+            ("qtf-journal", "qtf-engine"),
             ("qtf-client", "qtf-daemon"),
             ("qtf-worker", "qtf-engine"),
             ("qtf-daemon", "qtf-client"),
@@ -146,6 +151,7 @@ mod tests {
     fn drawn_edges_pass() {
         for (from, to) in [
             ("qtf-engine", "qtf-shm"),
+            ("qtf-engine", "qtf-journal"),
             ("qtf-client", "qtf-shm"),
             ("qtf-worker", "qtf-proto"),
             ("qtf-daemon", "qtf-engine"),

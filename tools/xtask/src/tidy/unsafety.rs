@@ -3,9 +3,10 @@
 use super::tree::{File, Finding, Tree};
 
 /// The folders where `unsafe` may stand, each with its reason.
-const PLACES: [(&str, &str); 3] = [
+const PLACES: [(&str, &str); 4] = [
     ("shm/", "memory that other processes write"),
     ("daemon/src/sys/", "system calls without a safe face"),
+    ("journal/src/sys/", "memory maps of files"),
     ("worker/src/sys/", "starting processes"),
 ];
 

@@ -1,0 +1,219 @@
+//! Opening a journal: where it ends, and how to go on.
+//!
+//! A new daemon never appends to a file of its predecessor. It brings the last records, of which nothing proves that they are
+//! stable, to the disk once more (the predecessor may have died before its sync, or after a sync that failed), then begins a
+//! new file whose header says which record it follows. Tested in `journal/tests/files.rs` and `crashes.rs`.
+
+use crate::Lsn;
+use crate::error::JournalError;
+use crate::file::{FileKey, HEADER_BYTES, Header, JournalConfig, epoch_of, is_unfinished, mix};
+use crate::record::Record;
+use crate::record::decode;
+use crate::record::frame::Kind;
+use crate::spare::{demote, make_spare};
+use crate::storage::{Mapped, Storage, write_all};
+use crate::walk::{End, Log, TornTail, Walk, logs};
+use crate::writer::{FilePlan, Writer};
+
+/// A journal whose end is known.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Its last record; [`Lsn::NONE`] if it has none.
+    pub end: Lsn,
+    /// Up to which generation ids may be given, if a record that was read says so.
+    pub gen_limit: Option<u64>,
+    /// What was cut off.
+    pub cut: Option<TornTail>,
+    /// Logs that are there.
+    pub files: usize,
+    end_crc: u32,
+    lineage: Option<u64>,
+    last_sequence: u64,
+    /// Written and perhaps not synced: name, from, to.
+    unproven: Option<(String, u64, u64)>,
+    /// Logs without records.
+    leftovers: Vec<FileKey>,
+}
+
+impl Opened {
+    fn nothing() -> Self {
+        Self {
+            end: Lsn::NONE,
+            gen_limit: None,
+            cut: None,
+            files: 0,
+            end_crc: 0,
+            lineage: None,
+            last_sequence: 0,
+            unproven: None,
+            leftovers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn at(logs: &[Log], end: End, gen_limit: Option<u64>) -> Self {
+        let Some(newest) = logs.last() else {
+            return Self::nothing();
+        };
+        let is_empty = end.offset == HEADER_BYTES;
+        let kept = if is_empty { end.log } else { end.log + 1 };
+        let unproven = (end.unproven < end.offset).then(|| {
+            (
+                logs[end.log].name.clone(),
+                end.unproven as u64,
+                end.offset as u64,
+            )
+        });
+        Self {
+            end: end.lsn,
+            gen_limit,
+            cut: end.cut,
+            files: logs.len(),
+            end_crc: end.crc,
+            lineage: Some(newest.header.lineage),
+            last_sequence: newest.key.0,
+            unproven,
+            leftovers: logs.iter().skip(kept).map(|log| log.key).collect(),
+        }
+    }
+
+    /// Makes the end stable, begins a new file after it, and gives the writer. From here on the cut of a torn tail holds for
+    /// ever. Blocks.
+    ///
+    /// # Errors
+    /// An operation failed; start again.
+    pub fn start(
+        &self,
+        storage: &dyn Storage,
+        config: &JournalConfig,
+    ) -> Result<Writer, JournalError> {
+        config.check()?;
+        self.secure(storage)?;
+        remove_unfinished(storage)?;
+        storage
+            .sync_dir()
+            .map_err(JournalError::io("sync the directory of", "the journal"))?;
+        let number = self.last_sequence.saturating_add(1);
+        let header = Header {
+            is_snapshot: false,
+            number,
+            file_bytes: config.file_bytes,
+            epoch: epoch_of(config.nonce, number),
+            follows: Some((self.end, self.end_crc)),
+            lineage: self.lineage.unwrap_or_else(|| mix(config.nonce)),
+            instance: config.instance_text().to_owned(),
+        };
+        let file = make_spare(storage, FilePlan { header })?;
+        for &key in &self.leftovers {
+            demote(storage, key)?;
+        }
+        storage
+            .sync_dir()
+            .map_err(JournalError::io("sync the directory of", "the journal"))?;
+        Ok(Writer::new(config.clone(), (self.end, self.end_crc), &file))
+    }
+
+    /// Writes the unproven records again, byte for byte, and syncs: after a failed sync the kernel holds bytes to be clean that
+    /// are not on the disk.
+    fn secure(&self, storage: &dyn Storage) -> Result<(), JournalError> {
+        let Some((name, from, to)) = &self.unproven else {
+            return Ok(());
+        };
+        let file = storage.open(name).map_err(JournalError::io("open", name))?;
+        let len = usize::try_from(to.saturating_sub(*from)).unwrap_or(0);
+        let mut bytes = vec![0; len];
+        let read = file
+            .read_at(*from, &mut bytes)
+            .map_err(JournalError::io("read", name))?;
+        if read != len {
+            return Err(JournalError::io("read", name)(
+                std::io::ErrorKind::UnexpectedEof.into(),
+            ));
+        }
+        write_all(&*file, *from, &bytes).map_err(JournalError::io("write", name))?;
+        file.sync_data().map_err(JournalError::io("sync", name))
+    }
+}
+
+fn remove_unfinished(storage: &dyn Storage) -> Result<(), JournalError> {
+    let names = storage
+        .list()
+        .map_err(JournalError::io("list", "the journal's directory"))?;
+    for name in names.iter().filter(|name| is_unfinished(name)) {
+        storage
+            .remove(name)
+            .map_err(JournalError::io("remove", name))?;
+    }
+    Ok(())
+}
+
+/// Finds the end of a journal for a hot restart, where the segment knows the tasks: reads the last file that has records, and
+/// nothing else. A journal that does not exist yet is empty.
+///
+/// # Errors
+/// The end is damaged, of another version or instance, or cannot be read.
+pub fn open_tail(storage: &dyn Storage, config: &JournalConfig) -> Result<Opened, JournalError> {
+    let logs = logs(storage, Some(config))?;
+    let Some(from) = logs.iter().rposition(|log| log.first.is_some()) else {
+        return if logs.is_empty() {
+            Ok(Opened::nothing())
+        } else {
+            walk(&logs, &[], 0, &mut |_| {}).map(|end| Opened::at(&logs, end, None))
+        };
+    };
+    let maps = map_from(storage, &logs, from)?;
+    let mut gen_limit = None;
+    let end = walk(&logs, &maps, from, &mut |limit| {
+        gen_limit = gen_limit.max(Some(limit))
+    })?;
+    Ok(Opened::at(&logs, end, gen_limit))
+}
+
+/// Maps of the logs from `from` on.
+pub(crate) fn map_from(
+    storage: &dyn Storage,
+    logs: &[Log],
+    from: usize,
+) -> Result<Vec<Mapped>, JournalError> {
+    logs.iter()
+        .skip(from)
+        .map(|log| {
+            storage
+                .map(&log.name)
+                .map_err(JournalError::io("map", &log.name))
+        })
+        .collect()
+}
+
+fn walk(
+    logs: &[Log],
+    maps: &[Mapped],
+    from: usize,
+    reserve: &mut dyn FnMut(u64),
+) -> Result<End, JournalError> {
+    let content = |at: usize| maps.get(at.checked_sub(from)?);
+    let walk = Walk {
+        logs,
+        content: &content,
+    };
+    walk.run(from, &mut |_, _, frame| {
+        if frame.kind == Kind::Reserve
+            && let Record::Reserve { gen_limit } = decode::record(frame.kind, frame.body)?
+        {
+            reserve(gen_limit);
+        }
+        Ok(())
+    })
+}
+
+/// Logs that a snapshot with this start makes superfluous, oldest first.
+pub(crate) fn superfluous(storage: &dyn Storage, start: Lsn) -> Result<Vec<FileKey>, JournalError> {
+    let logs = logs(storage, None)?;
+    let needed = logs
+        .iter()
+        .rposition(|log| log.first.is_some_and(|first| first <= start.next()));
+    Ok(logs
+        .iter()
+        .take(needed.unwrap_or(0))
+        .map(|log| log.key)
+        .collect())
+}
