@@ -11,12 +11,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use qtf_proto::address::Address;
+use qtf_shm::segment::ProcessIdentity;
+
+use crate::sys::peer::local_peer;
 
 /// LIMIT: a daemon that was killed listens for some milliseconds after its end has been told, until the
 /// kernel has taken its rings down; a restart at once must not fail for that.
 const IN_USE_MAX: Duration = Duration::from_millis(1_000);
-const IN_USE_PAUSE: Duration = Duration::from_millis(20);
+const IN_USE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why an address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -154,40 +159,92 @@ fn bind_tcp(host_port: &str) -> Result<Listener, BindError> {
     Err(last)
 }
 
+/// Binds beside the wanted name and renames, so that the name never stands for a socket that nobody listens on
+/// or that has the wrong permissions, and a listener that is about to go need not be waited for.
 fn bind_unix(path: &Path) -> Result<Listener, BindError> {
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            remove_stale(path)?;
-            UnixListener::bind(path)
-        }
-        other => other,
+    let replaces = check_free(path)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    match std::fs::remove_file(&beside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let listener = match UnixListener::bind(&beside) {
+        // LIMIT: a socket's name has 107 bytes; where only the wanted one fits, it is bound at once.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return bind_in_place(path),
+        other => other?,
     };
-    let listener = listener.map_err(|error| {
-        if error.kind() == io::ErrorKind::AddrInUse {
-            BindError::InUse
-        } else {
-            BindError::Io(error)
-        }
-    })?;
+    let ready = std::fs::set_permissions(&beside, permissions());
+    if let Err(error) = ready.and_then(|()| rename(&beside, path, replaces)) {
+        // The error that is told is the first one.
+        let _ = std::fs::remove_file(&beside);
+        return Err(match error.kind() {
+            io::ErrorKind::AlreadyExists => BindError::InUse,
+            _ => BindError::Io(error),
+        });
+    }
+    Ok(Listener::Unix(listener, SocketFile::new(path)))
+}
+
+/// Where nothing was, somebody else may have put a socket meanwhile: that is not replaced.
+fn rename(from: &Path, to: &Path, replaces: bool) -> io::Result<()> {
+    if replaces {
+        return std::fs::rename(from, to);
+    }
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        // A file system without the flag.
+        Err(Errno::EINVAL | Errno::ENOSYS) => std::fs::rename(from, to),
+        other => Ok(other?),
+    }
+}
+
+fn bind_in_place(path: &Path) -> Result<Listener, BindError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let listener = UnixListener::bind(path)?;
     let file = SocketFile::new(path);
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    std::fs::set_permissions(path, permissions())?;
     Ok(Listener::Unix(listener, file))
 }
 
-/// Removes a socket file if nobody listens on it.
-fn remove_stale(path: &Path) -> Result<(), BindError> {
-    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Err(BindError::NotASocket);
+fn permissions() -> std::fs::Permissions {
+    std::fs::Permissions::from_mode(0o660)
+}
+
+/// The name may be taken if nothing is there, or a socket that nobody listens on, or that only the kernel still
+/// holds for a process that has ended. Says whether there is something to replace.
+fn check_free(path: &Path) -> Result<bool, BindError> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(BindError::NotASocket),
+        Ok(_) => {}
     }
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "socket file left by a daemon that is gone, replaced");
-            Ok(std::fs::remove_file(path)?)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Ok(stream) if is_of_the_dead(&stream) => {}
         // Somebody listens, or listens with a full queue (WouldBlock), or we may not know.
-        Ok(_) | Err(_) => Err(BindError::InUse),
+        Ok(_) | Err(_) => return Err(BindError::InUse),
     }
+    tracing::info!(path = %path.display(), "socket file left by a daemon that is gone, replaced");
+    Ok(true)
+}
+
+/// Whether the process that listens at the other end has ended. The kernel remembers who it was.
+fn is_of_the_dead(stream: &UnixStream) -> bool {
+    local_peer(stream).is_some_and(|listener| {
+        let listener = ProcessIdentity {
+            pid: listener.pid,
+            start_time: 0,
+        };
+        !listener.is_alive()
+    })
 }
 
 #[cfg(test)]
@@ -234,6 +291,18 @@ mod tests {
         let ours = Listener::bind(&Address::Unix(path.clone()));
         assert!(ours.is_ok(), "{ours:?}");
         killed.join().unwrap();
+    }
+
+    #[test]
+    fn name_too_long_for_another_beside_it_is_bound_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let used = folder.path().as_os_str().len() + 1;
+        let path = folder.path().join("s".repeat(107 - used));
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(listener);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
