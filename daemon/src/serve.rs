@@ -138,6 +138,7 @@ async fn serve(
         .map_err(|error| ThreadEnd::Boot(error.into()))?;
     let parts = CoreParts {
         limits: settings.limits,
+        durable_by_default: settings.durable_by_default,
         info: info.clone(),
         clock: Arc::clone(&settings.clock),
         wake: Rc::clone(&wake),

@@ -12,9 +12,11 @@
 //! |---|---|
 //! | `routes.rs` | what waits to be sent to each worker |
 //! | `watches.rs` | who waits for the end of which task |
+//! | `stability.rs` | who waits for which record of the journal |
 //! | `uploads.rs` | payloads and outputs that were uploaded and not yet used |
 
 pub(crate) mod routes;
+pub(crate) mod stability;
 pub(crate) mod uploads;
 pub(crate) mod watches;
 
@@ -32,6 +34,7 @@ use crate::clock::Clock;
 use crate::config::settings::Limits;
 use crate::running::DaemonInfo;
 use routes::Routes;
+use stability::Stability;
 use uploads::Uploads;
 use watches::Watches;
 
@@ -47,7 +50,9 @@ pub(crate) struct Core {
     pub(crate) routes: Routes,
     pub(crate) watches: Watches,
     pub(crate) uploads: Uploads,
+    pub(crate) stability: Stability,
     pub(crate) limits: Limits,
+    pub(crate) durable_by_default: bool,
     pub(crate) info: DaemonInfo,
     pub(crate) started: Now,
     /// Streams that wait for the stop beside what their peer sends, by their number.
@@ -64,6 +69,8 @@ pub(crate) struct Core {
 /// What the core is given beside the engine.
 pub(crate) struct CoreParts {
     pub(crate) limits: Limits,
+    /// Whether a task that does not ask is journalled.
+    pub(crate) durable_by_default: bool,
     pub(crate) info: DaemonInfo,
     pub(crate) clock: Arc<dyn Clock>,
     /// Wakes the duty cycle.
@@ -75,6 +82,7 @@ impl Core {
     pub(crate) fn new(engine: Engine, parts: CoreParts) -> Self {
         let CoreParts {
             limits,
+            durable_by_default,
             info,
             clock,
             wake,
@@ -87,8 +95,10 @@ impl Core {
         Self {
             routes: Routes::default(),
             watches: Watches::new(watches_max),
+            stability: Stability::default(),
             uploads: Uploads::new(engine.segment().spill().clone(), limits.uploads),
             limits,
+            durable_by_default,
             info,
             started: now_since(&*clock, origin_ns),
             stop_wakers: HashMap::new(),

@@ -97,6 +97,7 @@ impl Uploads {
         self.waiting.remove(&receipt);
     }
 
+    #[cfg(test)]
     /// Uses a receipt up. `None` if it is not known, expired, or another session's.
     pub(crate) fn take(&mut self, receipt: u64, session: u64, now: Now) -> Option<BlobRef> {
         let blob = self.peek(receipt, session, now)?;

@@ -9,7 +9,7 @@
 //! | `service.rs` | finds the service by the path of a request |
 //! | `plm.rs`, `submit.rs`, `watch.rs`, `listing.rs` | clients |
 //! | `scheduler.rs` | assignments to workers |
-//! | `register.rs`, `worker_session.rs`, `client_session.rs` | sessions |
+//! | `register.rs`, `worker_session.rs`, `results.rs`, `client_session.rs` | sessions |
 //! | `transfer.rs` | payloads and outputs that are too large for a message |
 //! | `admin.rs` | operators |
 //! | `status.rs` | refusals as gRPC statuses, all of them |
@@ -23,6 +23,7 @@ pub(crate) mod peer;
 pub(crate) mod plm;
 pub(crate) mod read;
 pub(crate) mod register;
+pub(crate) mod results;
 pub(crate) mod scheduler;
 pub(crate) mod service;
 pub(crate) mod status;

@@ -2,23 +2,24 @@
 //!
 //! Tested in `tests/daemon/submit.rs`, `tests/daemon/watch.rs`, `tests/daemon/listing.rs`, `tests/daemon/transfer.rs`.
 
-use qtf_engine::Rejection;
+use qtf_engine::{Accepted, Answer, Lsn, Rejection};
 use qtf_proto::refusal;
 use qtf_proto::v1::plm_server::Plm;
 use qtf_proto::v1::{
-    self, FetchOutputRequest, GetTaskRequest, ListTasksRequest, Refusal, RefusalReason,
+    FetchOutputRequest, GetTaskRequest, ListTasksRequest, Refusal, RefusalReason,
     SubmitStreamRequest, SubmitTaskRequest, SubmitTaskResponse, TaskInfo, TaskSelection, TaskState,
     TaskVerdict, TaskVerdicts, UpdateTasksRequest, UploadChunk, UploadReceipt, WatchRequest,
 };
-use qtf_shm::{Now, Part, Phase, TaskId};
+use qtf_shm::{Now, Part, TaskId};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::listing::{ListStream, Whose};
 use super::service::peer_of;
-use super::submit::{SubmitStream, array_of, submit_one};
+use super::submit::{SubmitStream, array_of, reached, submit_one};
 use super::transfer::{self, BlobStream};
 use super::watch::WatchStream;
 use super::{read, session_client, status};
+use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core};
 
 /// The service.
@@ -37,12 +38,15 @@ impl Plm for PlmEdge {
         request: Request<SubmitTaskRequest>,
     ) -> Result<Response<SubmitTaskResponse>, Status> {
         let request = request.into_inner();
-        let task = core_cell::enter(|core| submit_task(core, &request)).ok_or_else(status::gone)?;
-        let task = task.map_err(refusal::status_of)?;
+        let accepted =
+            core_cell::enter(|core| submit_task(core, &request)).ok_or_else(status::gone)?;
+        let accepted = accepted.map_err(refusal::status_of)?;
+        stable(accepted.durable).await?;
         Ok(Response::new(SubmitTaskResponse {
-            task_id: task.as_raw(),
-            durability: v1::Durability::Memory.into(),
-            ..SubmitTaskResponse::default()
+            task_id: accepted.task.as_raw(),
+            durability: reached(accepted.durability).into(),
+            is_repeat: accepted.is_repeat,
+            result_expired: accepted.result_expired,
         }))
     }
 
@@ -119,8 +123,9 @@ impl Plm for PlmEdge {
             tracing::info!(tasks = request.task_ids.len(), reason, "cancellation");
         }
         verdicts(&request.task_ids, |core, now, task| {
-            Ok(core.engine.cancel(now, task)?.phase)
+            core.engine.cancel(now, task)
         })
+        .await
     }
 
     async fn forget_tasks(
@@ -129,8 +134,9 @@ impl Plm for PlmEdge {
     ) -> Result<Response<TaskVerdicts>, Status> {
         let request = request.into_inner();
         verdicts(&request.task_ids, |core, now, task| {
-            Ok(core.engine.forget(now, task)?.phase)
+            core.engine.forget(now, task)
         })
+        .await
     }
 
     async fn update_tasks(
@@ -140,8 +146,9 @@ impl Plm for PlmEdge {
         let request = request.into_inner();
         let priority = request.priority;
         verdicts(&request.task_ids, |core, now, task| {
-            Ok(core.engine.update_priority(now, task, priority)?.phase)
+            core.engine.update_priority(now, task, priority)
         })
+        .await
     }
 
     async fn revive_tasks(
@@ -150,12 +157,13 @@ impl Plm for PlmEdge {
     ) -> Result<Response<TaskVerdicts>, Status> {
         let request = request.into_inner();
         verdicts(&request.task_ids, |core, now, task| {
-            Ok(core.engine.revive(now, task)?.phase)
+            core.engine.revive(now, task)
         })
+        .await
     }
 }
 
-fn submit_task(core: &mut Core, request: &SubmitTaskRequest) -> Result<TaskId, Refusal> {
+fn submit_task(core: &mut Core, request: &SubmitTaskRequest) -> Result<Accepted, Refusal> {
     let spec = request.task.as_ref().ok_or_else(|| {
         status::refuse(
             RefusalReason::InvalidArgument,
@@ -168,18 +176,31 @@ fn submit_task(core: &mut Core, request: &SubmitTaskRequest) -> Result<TaskId, R
     submit_one(core, (client, request.session), spec, array)
 }
 
-/// Does the same to each task of a selection.
-fn verdicts(
+/// Does the same to each task of a selection, and answers when all of it is stable.
+async fn verdicts(
     tasks: &[u64],
-    mut act: impl FnMut(&mut Core, Now, TaskId) -> Result<Phase, Rejection>,
+    act: impl FnMut(&mut Core, Now, TaskId) -> Result<Answer, Rejection>,
 ) -> Result<Response<TaskVerdicts>, Status> {
+    let (verdicts, durable) = act_on_each(tasks, act)?;
+    stable(durable).await?;
+    Ok(Response::new(TaskVerdicts { verdicts }))
+}
+
+fn act_on_each(
+    tasks: &[u64],
+    mut act: impl FnMut(&mut Core, Now, TaskId) -> Result<Answer, Rejection>,
+) -> Result<(Vec<TaskVerdict>, Option<Lsn>), Status> {
     status::check_batch(tasks.len())?;
+    let mut durable = None;
     let verdicts = core_cell::enter(|core| {
         let now = core.now();
         let mut one = |raw: u64| match status::task_id(raw) {
             Err(refusal) => (TaskState::Unspecified, Some(refusal)),
             Ok(task) => match act(core, now, task) {
-                Ok(phase) => (read::state_of(phase), None),
+                Ok(answer) => {
+                    durable = durable.max(answer.durable);
+                    (read::state_of(answer.phase), None)
+                }
                 Err(rejection) => {
                     let phase = core
                         .engine
@@ -204,9 +225,7 @@ fn verdicts(
             })
             .collect()
     });
-    Ok(Response::new(TaskVerdicts {
-        verdicts: verdicts.ok_or_else(status::gone)?,
-    }))
+    Ok((verdicts.ok_or_else(status::gone)?, durable))
 }
 
 fn fetch_output(core: &Core, raw: u64) -> Result<BlobStream, Refusal> {

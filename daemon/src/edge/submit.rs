@@ -1,14 +1,15 @@
 //! Submissions: from the wire to the engine, one at a time or in streams of batches.
 //!
-//! Each entry of a batch is answered on its own, in order. A large batch is taken over several polls, so
-//! that others have their turn. Tested in `tests/daemon/submit.rs`.
+//! Each entry of a batch is answered on its own, in order, and no batch before all that its answer promises is on
+//! stable storage. A large batch is taken over several polls, so that others have their turn. Tested in `tests/daemon/submit.rs`.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
-use qtf_engine::{ArrayMember, Durability, Payload, Submission};
-use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_engine::{Accepted, ArrayMember, Durability, Lsn, Payload, Submission};
+use qtf_proto::limits::{BATCH_ENTRIES_MAX, INLINE_BYTES_MAX};
 use qtf_proto::v1::{
     self, Refusal, RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitVerdict,
     TaskSpec,
@@ -17,6 +18,7 @@ use qtf_shm::{ClientIndex, TaskId};
 use tonic::{Status, Streaming};
 
 use super::{COPIED_PER_POLL_MAX, session_client, status};
+use crate::core_cell::stability::StablePlace;
 use crate::core_cell::{self, Core, StopPlace};
 
 /// Takes one task in.
@@ -25,7 +27,7 @@ pub(crate) fn submit_one(
     (client, session): (ClientIndex, u64),
     spec: &TaskSpec,
     array: Option<ArrayMember>,
-) -> Result<TaskId, Refusal> {
+) -> Result<Accepted, Refusal> {
     let now = core.now();
     let uploaded = match spec.payload_upload {
         0 => None,
@@ -61,27 +63,27 @@ pub(crate) fn submit_one(
         retries: spec.retries,
         estimate_ms: spec.estimate_ms,
         delay_ms: spec.delay_ms,
-        durability: durability_of(spec)?,
+        durability: durability_of(core, spec)?,
         idempotency_key: &spec.idempotency_key,
         discard_result: spec.discard_result,
         array,
         submitted_unix_ms: core.unix_ms(),
         ..Submission::new(client, &spec.kind, payload)
     };
-    let task = core
+    let accepted = core
         .engine
         .submit(now, &submission)
-        .map_err(|rejection| status::refusal_of(&rejection))?
-        .task;
-    if uploaded.is_some() {
+        .map_err(|rejection| status::refusal_of(&rejection))?;
+    if uploaded.is_some() && !accepted.is_repeat {
         core.uploads.use_up(spec.payload_upload);
     }
-    Ok(task)
+    Ok(accepted)
 }
 
-fn durability_of(spec: &TaskSpec) -> Result<Durability, Refusal> {
+fn durability_of(core: &Core, spec: &TaskSpec) -> Result<Durability, Refusal> {
     match v1::Durability::try_from(spec.durability) {
-        Ok(v1::Durability::Unspecified) => Ok(Durability::Best),
+        Ok(v1::Durability::Unspecified) if core.durable_by_default => Ok(Durability::Best),
+        Ok(v1::Durability::Unspecified) => Ok(Durability::Memory),
         Ok(v1::Durability::Memory) => Ok(Durability::Memory),
         Ok(v1::Durability::Journal) => Ok(Durability::Journal),
         Err(_) => Err(status::refuse(
@@ -112,20 +114,41 @@ pub(crate) fn array_of(
     }))
 }
 
+/// LIMIT: entries whose answers wait for the journal; while there are more, no batch is read.
+const UNANSWERED_MAX: usize = 16 * BATCH_ENTRIES_MAX;
+
+/// A batch that is being taken in.
 #[derive(Debug)]
 struct Batch {
     request: SubmitStreamRequest,
     verdicts: Vec<SubmitVerdict>,
+    /// Highest record that an answer of it waits for.
+    durable: Option<Lsn>,
+}
+
+/// A batch that was taken in, and what its answer waits for.
+#[derive(Debug)]
+struct Answer {
+    response: SubmitStreamResponse,
+    durable: Option<Lsn>,
 }
 
 /// The answers of one `SubmitStream` call; reads its batches while it is polled.
+///
+/// Batches are answered in their order, each when all of it is stable; meanwhile further ones are taken.
 #[derive(Debug)]
 pub(crate) struct SubmitStream {
     requests: Streaming<SubmitStreamRequest>,
     batch: Option<Batch>,
+    answers: VecDeque<Answer>,
+    /// Entries in `answers`.
+    unanswered: usize,
+    place: StablePlace,
     /// First member of the stream's array.
     array: Option<TaskId>,
     stop_place: StopPlace,
+    /// How the stream ends after the last answer.
+    ending: Option<Result<(), Status>>,
     has_ended: bool,
 }
 
@@ -135,8 +158,12 @@ impl SubmitStream {
         Self {
             requests,
             batch: None,
+            answers: VecDeque::new(),
+            unanswered: 0,
+            place: StablePlace::default(),
             array: None,
             stop_place: StopPlace::default(),
+            ending: None,
             has_ended: false,
         }
     }
@@ -155,27 +182,37 @@ impl SubmitStream {
         if let Err(status) = status::check_batch(request.tasks.len()) {
             return Poll::Ready(Some(Err(status)));
         }
-        let verdicts = Vec::with_capacity(request.tasks.len());
-        Poll::Ready(Some(Ok(Batch { request, verdicts })))
+        Poll::Ready(Some(Ok(Batch {
+            verdicts: Vec::with_capacity(request.tasks.len()),
+            request,
+            durable: None,
+        })))
     }
 
-    /// Submits entries until the batch is done or enough was copied. True when it is done.
-    fn work_on(&mut self, batch: &mut Batch) -> Result<bool, Status> {
-        let Batch { request, verdicts } = batch;
+    /// Submits entries until the batch is done or `copied` is beyond what one poll may copy. True when it is
+    /// done.
+    fn work_on(&mut self, batch: &mut Batch, copied: &mut usize) -> Result<bool, Status> {
+        let Batch {
+            request,
+            verdicts,
+            durable,
+        } = batch;
         core_cell::enter(|core| {
             let client = session_client(core, request.session);
-            let mut copied = 0_usize;
             for spec in request.tasks.iter().skip(verdicts.len()) {
-                if copied > COPIED_PER_POLL_MAX {
+                if *copied > COPIED_PER_POLL_MAX {
                     return false;
                 }
-                copied = copied.saturating_add(spec.payload.len()).saturating_add(64);
+                *copied = copied.saturating_add(spec.payload.len()).saturating_add(64);
                 let result = match &client {
                     Ok(client) => {
                         self.submit(core, (*client, request.session), spec, request.as_array)
                     }
                     Err(rejection) => Err(status::refusal_of(rejection)),
                 };
+                if let Ok(accepted) = &result {
+                    *durable = (*durable).max(accepted.durable);
+                }
                 verdicts.push(verdict(result));
             }
             true
@@ -189,7 +226,7 @@ impl SubmitStream {
         who: (ClientIndex, u64),
         spec: &TaskSpec,
         as_array: bool,
-    ) -> Result<TaskId, Refusal> {
+    ) -> Result<Accepted, Refusal> {
         let array = match array_of(spec, self.array)? {
             None if as_array => Some(ArrayMember {
                 array: self.array,
@@ -197,28 +234,83 @@ impl SubmitStream {
             }),
             array => array,
         };
-        let task = submit_one(core, who, spec, array)?;
+        let accepted = submit_one(core, who, spec, array)?;
         if as_array && self.array.is_none() {
             let named = array.and_then(|member| member.array);
-            self.array = Some(named.unwrap_or(task));
+            self.array = Some(named.unwrap_or(accepted.task));
         }
-        Ok(task)
+        Ok(accepted)
+    }
+
+    /// Takes one batch in, or a part of it. False when there is nothing to take now.
+    fn take(&mut self, copied: &mut usize, cx: &mut Context<'_>) -> bool {
+        let mut batch = match self.poll_batch(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(None) => {
+                self.ending = Some(Ok(()));
+                return true;
+            }
+            Poll::Ready(Some(Err(status))) => {
+                self.ending = Some(Err(status));
+                return true;
+            }
+            Poll::Ready(Some(Ok(batch))) => batch,
+        };
+        match self.work_on(&mut batch, copied) {
+            Err(status) => self.ending = Some(Err(status)),
+            Ok(false) => self.batch = Some(batch),
+            Ok(true) => {
+                self.unanswered = self.unanswered.saturating_add(batch.verdicts.len().max(1));
+                self.answers.push_back(Answer {
+                    response: SubmitStreamResponse {
+                        batch: batch.request.batch,
+                        verdicts: batch.verdicts,
+                    },
+                    durable: batch.durable,
+                });
+            }
+        }
+        true
+    }
+
+    /// The next answer, if it may be given.
+    fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<Result<SubmitStreamResponse, Status>> {
+        let Some(answer) = self.answers.front() else {
+            return Poll::Pending;
+        };
+        ready!(self.place.poll(answer.durable, cx))?;
+        let Some(answer) = self.answers.pop_front() else {
+            return Poll::Pending;
+        };
+        let entries = answer.response.verdicts.len().max(1);
+        self.unanswered = self.unanswered.saturating_sub(entries);
+        Poll::Ready(Ok(answer.response))
     }
 }
 
-fn verdict(result: Result<TaskId, Refusal>) -> SubmitVerdict {
+/// A verdict on the wire.
+fn verdict(result: Result<Accepted, Refusal>) -> SubmitVerdict {
     match result {
-        Ok(task) => SubmitVerdict {
-            task_id: task.as_raw(),
+        Ok(accepted) => SubmitVerdict {
+            task_id: accepted.task.as_raw(),
             refusal: None,
-            durability: v1::Durability::Memory.into(),
-            ..SubmitVerdict::default()
+            durability: reached(accepted.durability).into(),
+            is_repeat: accepted.is_repeat,
+            result_expired: accepted.result_expired,
         },
         Err(refusal) => SubmitVerdict {
-            task_id: 0,
             refusal: Some(refusal),
             ..SubmitVerdict::default()
         },
+    }
+}
+
+/// The durability that an answer promises.
+pub(crate) fn reached(durability: Durability) -> v1::Durability {
+    match durability {
+        Durability::Journal => v1::Durability::Journal,
+        // The engine answers with what it did, never with `Best`.
+        Durability::Memory | Durability::Best => v1::Durability::Memory,
     }
 }
 
@@ -226,26 +318,30 @@ impl Stream for SubmitStream {
     type Item = Result<SubmitStreamResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.has_ended {
-            return Poll::Ready(None);
+        let mut copied = 0;
+        while !self.has_ended {
+            if let Poll::Ready(answer) = self.poll_answer(cx) {
+                self.has_ended = answer.is_err();
+                return Poll::Ready(Some(answer));
+            }
+            match &self.ending {
+                None if self.unanswered >= UNANSWERED_MAX => return Poll::Pending,
+                None => {}
+                Some(_) if !self.answers.is_empty() => return Poll::Pending,
+                Some(_) => break,
+            }
+            if !self.take(&mut copied, cx) {
+                return Poll::Pending;
+            }
+            if copied > COPIED_PER_POLL_MAX {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
-        let done = match ready!(self.poll_batch(cx)) {
-            None => None,
-            Some(Err(status)) => Some(Err(status)),
-            Some(Ok(mut batch)) => match self.work_on(&mut batch) {
-                Err(status) => Some(Err(status)),
-                Ok(true) => Some(Ok(SubmitStreamResponse {
-                    batch: batch.request.batch,
-                    verdicts: batch.verdicts,
-                })),
-                Ok(false) => {
-                    self.batch = Some(batch);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-            },
-        };
-        self.has_ended = !matches!(done, Some(Ok(_)));
-        Poll::Ready(done)
+        self.has_ended = true;
+        match self.ending.take() {
+            Some(Err(status)) => Poll::Ready(Some(Err(status))),
+            _ => Poll::Ready(None),
+        }
     }
 }

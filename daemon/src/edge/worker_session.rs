@@ -9,24 +9,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use qtf_engine::{Beat, Disposition, Held, Output, Reconnect, ResultReport, TaskRef, WorkerHello};
-use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_engine::{Beat, Held, Reconnect, TaskRef, WorkerHello};
 use qtf_proto::refusal;
-use qtf_proto::v1::{
-    self, RefusalReason, ResultDisposition, ResultVerdict, TaskResult, WorkerNotice, WorkerReport,
-    WorkerWelcome,
-};
-use qtf_shm::{BlobRef, TaskId, WorkerId};
+use qtf_proto::v1::{self, RefusalReason, WorkerNotice, WorkerReport, WorkerWelcome};
+use qtf_shm::{TaskId, WorkerId};
 use tonic::{Status, Streaming};
 
 use super::peer::Peer;
+use super::results::Results;
 use super::{MESSAGES_PER_POLL_MAX, read, status};
 use crate::core_cell::routes::{ProcessWatch, StreamKey};
 use crate::core_cell::{self, Core, StopPlace};
 use crate::sys::peer::process_ended;
-
-/// LIMIT: verdicts in one message.
-const VERDICTS_MAX: usize = 1024;
 
 /// The notices of one `WorkerSession` call; reads its reports while it is polled.
 #[derive(Debug)]
@@ -36,6 +30,7 @@ pub(crate) struct WorkerSessionStream {
     peer: Option<Arc<Peer>>,
     worker: Option<(WorkerId, u64)>,
     stop_place: StopPlace,
+    results: Results,
     notice: WorkerNotice,
     has_left: bool,
     has_ended: bool,
@@ -54,6 +49,7 @@ impl WorkerSessionStream {
             peer,
             worker: None,
             stop_place: StopPlace::default(),
+            results: Results::default(),
             notice: WorkerNotice::default(),
             has_left: false,
             has_ended: false,
@@ -63,7 +59,7 @@ impl WorkerSessionStream {
     /// Takes reports in. True when there may be more at once.
     fn take_reports(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
         for _ in 0..MESSAGES_PER_POLL_MAX {
-            if self.has_left || self.notice.verdicts.len() >= VERDICTS_MAX {
+            if self.has_left || self.results.are_too_many() {
                 return Ok(false);
             }
             match Pin::new(&mut self.reports).poll_next(cx) {
@@ -84,8 +80,7 @@ impl WorkerSessionStream {
             self.take_started(core, worker, report)?;
             status::check_batch(report.results.len())?;
             for result in &report.results {
-                let verdict = take_result(core, (worker, token), result)?;
-                self.notice.verdicts.push(verdict);
+                self.results.take(core, (worker, token), result)?;
             }
             let now = core.now();
             if report.goodbye {
@@ -231,6 +226,13 @@ impl Stream for WorkerSessionStream {
                 return Poll::Ready(Some(Err(status)));
             }
         }
+        if let Some(who) = self.worker
+            && let Err(status) = self.results.progress(who, cx)
+        {
+            self.has_ended = true;
+            return Poll::Ready(Some(Err(status)));
+        }
+        self.notice.verdicts = self.results.verdicts();
         self.poll_notice(cx).map(|notice| notice.map(Ok))
     }
 }
@@ -305,69 +307,6 @@ fn welcome_message(core: &Core, welcome: &qtf_engine::WorkerWelcome) -> WorkerWe
         output_limit_bytes: core.limits.payload_bytes,
         abandon,
     }
-}
-
-fn take_result(
-    core: &mut Core,
-    (worker, token): (WorkerId, u64),
-    result: &TaskResult,
-) -> Result<ResultVerdict, Status> {
-    let now = core.now();
-    let asked = result
-        .task
-        .as_ref()
-        .ok_or_else(|| status::invalid("task of a result is missing"))?;
-    let verdict = |disposition: ResultDisposition| ResultVerdict {
-        task: Some(*asked),
-        disposition: disposition.into(),
-    };
-    let Some(task) = TaskId::from_raw(asked.task_id) else {
-        return Ok(verdict(ResultDisposition::Stale));
-    };
-    if result.output.len() > INLINE_BYTES_MAX {
-        return Err(status::invalid(format!(
-            "output of {} bytes: more than {INLINE_BYTES_MAX} go through UploadOutput",
-            result.output.len()
-        )));
-    }
-    let mut outcome = read::outcome_from(result.outcome.as_ref());
-    let uploaded = match result.output_upload {
-        0 => None,
-        receipt => core.uploads.take(receipt, token, now),
-    };
-    let output = match uploaded {
-        Some(blob) => Output::Stored(blob),
-        None if result.output_upload != 0 => {
-            // The receipt has expired. The attempt has ended all the same.
-            outcome.result_dropped = true;
-            Output::None
-        }
-        None if result.output.is_empty() => Output::None,
-        None => Output::Bytes(&result.output),
-    };
-    let reference = TaskRef {
-        task,
-        attempt: asked.attempt,
-    };
-    let disposition = core
-        .engine
-        .task_result(now, worker, reference, &ResultReport { outcome, output })
-        .disposition;
-    if let (Some(blob @ BlobRef::Spill { .. }), true) =
-        (uploaded, disposition != Disposition::Recorded)
-    {
-        core.uploads.discard(blob);
-    }
-    Ok(verdict(match disposition {
-        Disposition::Recorded => ResultDisposition::Recorded,
-        Disposition::AlreadyRecorded => ResultDisposition::AlreadyRecorded,
-        Disposition::Stale => ResultDisposition::Stale,
-        Disposition::NotNow => {
-            return Err(Status::resource_exhausted(
-                "the journal has no room for this result now: report it again",
-            ));
-        }
-    }))
 }
 
 /// Whether the token is that of some worker: then it may upload.

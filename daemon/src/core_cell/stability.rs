@@ -1,0 +1,180 @@
+//! Who waits for which record of the journal to be on stable storage.
+//!
+//! An answer that names a record may be given only then. Waiters are woken once, all that a write has made
+//! answerable together. Invariants:
+//! - I1: `durable` never falls; after a failure it never rises.
+//! - I2: each waiter stands here once, under the record that it waits for, and is gone when its place is dropped.
+//!
+//! Tested at the end of this file.
+
+use std::collections::BTreeMap;
+use std::task::{Context, Poll, Waker};
+
+use qtf_engine::Lsn;
+use qtf_proto::refusal;
+use qtf_proto::v1::RefusalReason;
+use tonic::Status;
+
+use crate::edge::status;
+
+/// The journal cannot be written: what is not stable yet never will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JournalFailed;
+
+impl From<JournalFailed> for Status {
+    fn from(JournalFailed: JournalFailed) -> Self {
+        refusal::status_of(status::refuse(
+            RefusalReason::JournalFailed,
+            "the journal cannot be written and the daemon stops: repeat the call with its key when it is back",
+        ))
+    }
+}
+
+type Key = (Lsn, u64);
+
+/// All waiters, by record.
+#[derive(Debug, Default)]
+pub(crate) struct Stability {
+    durable: Lsn,
+    has_failed: bool,
+    waiting: BTreeMap<Key, Waker>,
+    last_number: u64,
+}
+
+impl Stability {
+    /// Everything up to `lsn` is stable.
+    pub(crate) fn reached(&mut self, lsn: Lsn) {
+        if self.has_failed || lsn <= self.durable {
+            return;
+        }
+        self.durable = lsn;
+        let later = self
+            .waiting
+            .split_off(&(Lsn::new(lsn.get().saturating_add(1)), 0));
+        for waker in std::mem::replace(&mut self.waiting, later).into_values() {
+            waker.wake();
+        }
+    }
+
+    /// Nothing more becomes stable.
+    pub(crate) fn fail(&mut self) {
+        self.has_failed = true;
+        for waker in std::mem::take(&mut self.waiting).into_values() {
+            waker.wake();
+        }
+    }
+
+    /// Whether a record is stable.
+    pub(crate) fn is_stable(&self, lsn: Option<Lsn>) -> bool {
+        lsn.is_none_or(|lsn| lsn <= self.durable)
+    }
+
+    fn poll(
+        &mut self,
+        place: &mut Option<Key>,
+        lsn: Option<Lsn>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), JournalFailed>> {
+        if let Some(key) = place.take_if(|key| Some(key.0) != lsn) {
+            self.waiting.remove(&key);
+        }
+        let Some(lsn) = lsn.filter(|lsn| *lsn > self.durable) else {
+            return Poll::Ready(Ok(()));
+        };
+        if self.has_failed {
+            return Poll::Ready(Err(JournalFailed));
+        }
+        let key = place.get_or_insert_with(|| {
+            self.last_number = self.last_number.saturating_add(1);
+            (lsn, self.last_number)
+        });
+        self.waiting
+            .entry(*key)
+            .or_insert_with(|| cx.waker().clone())
+            .clone_from(cx.waker());
+        Poll::Pending
+    }
+}
+
+/// The place of one stream or call among those that wait; given back when dropped.
+#[derive(Debug, Default)]
+pub(crate) struct StablePlace(Option<Key>);
+
+impl StablePlace {
+    /// Whether the record is stable; `None` waits for nothing. If not, the caller is woken when it is.
+    pub(crate) fn poll(&mut self, lsn: Option<Lsn>, cx: &Context<'_>) -> Poll<Result<(), Status>> {
+        if lsn.is_none() && self.0.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = super::attend(|core| core.stability.poll(&mut self.0, lsn, cx));
+        match polled {
+            Some(polled) => polled.map_err(Status::from),
+            None => Poll::Ready(Err(status::gone())),
+        }
+    }
+}
+
+impl Drop for StablePlace {
+    fn drop(&mut self) {
+        if let Some(key) = self.0 {
+            super::attend(|core| core.stability.waiting.remove(&key));
+        }
+    }
+}
+
+/// Waits until a record is stable.
+pub(crate) async fn stable(lsn: Option<Lsn>) -> Result<(), Status> {
+    let mut place = StablePlace::default();
+    std::future::poll_fn(|cx| place.poll(lsn, cx)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(stability: &mut Stability, place: &mut Option<Key>, lsn: u64) -> Poll<bool> {
+        let cx = Context::from_waker(Waker::noop());
+        stability
+            .poll(place, Some(Lsn::new(lsn)), &cx)
+            .map(|result| result.is_ok())
+    }
+
+    #[test]
+    fn waiters_are_woken_up_to_what_is_stable_and_not_beyond() {
+        let mut stability = Stability::default();
+        let (mut first, mut second) = (None, None);
+        assert!(poll(&mut stability, &mut first, 3).is_pending());
+        assert!(poll(&mut stability, &mut second, 5).is_pending());
+        stability.reached(Lsn::new(4));
+        assert_eq!(stability.waiting.len(), 1);
+        assert_eq!(poll(&mut stability, &mut first, 3), Poll::Ready(true));
+        assert!(poll(&mut stability, &mut second, 5).is_pending());
+        stability.reached(Lsn::new(2));
+        assert!(stability.is_stable(Some(Lsn::new(4))), "it never falls");
+        stability.reached(Lsn::new(5));
+        assert_eq!(poll(&mut stability, &mut second, 5), Poll::Ready(true));
+    }
+
+    #[test]
+    fn waiter_that_moves_on_to_another_record_stands_there_once() {
+        let mut stability = Stability::default();
+        let mut place = None;
+        assert!(poll(&mut stability, &mut place, 3).is_pending());
+        assert!(poll(&mut stability, &mut place, 3).is_pending());
+        assert!(poll(&mut stability, &mut place, 7).is_pending());
+        assert_eq!(stability.waiting.len(), 1);
+    }
+
+    #[test]
+    fn after_a_failure_only_what_was_stable_is_answered() {
+        let mut stability = Stability::default();
+        let mut place = None;
+        stability.reached(Lsn::new(2));
+        assert!(poll(&mut stability, &mut place, 3).is_pending());
+        stability.fail();
+        assert_eq!(poll(&mut stability, &mut place, 3), Poll::Ready(false));
+        stability.reached(Lsn::new(9));
+        assert_eq!(poll(&mut stability, &mut place, 3), Poll::Ready(false));
+        assert_eq!(poll(&mut stability, &mut None, 2), Poll::Ready(true));
+    }
+}

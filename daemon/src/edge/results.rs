@@ -1,0 +1,177 @@
+//! Results of one worker's session on their way in, and their verdicts on the way back.
+//!
+//! A verdict is given when what it says is on stable storage; until then the worker keeps the result. A result that
+//! the journal has no room for now is held here and tried again, in order, while the session goes on. Tested in
+//! `tests/daemon/journal.rs`.
+
+use std::collections::VecDeque;
+use std::task::Context;
+
+use qtf_engine::{Disposition, Lsn, Output, ResultReport, TaskRef};
+use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_proto::v1::{ResultDisposition, ResultVerdict, TaskResult};
+use qtf_shm::{BlobRef, TaskId, WorkerId};
+use tonic::Status;
+
+use super::{read, status};
+use crate::core_cell::stability::StablePlace;
+use crate::core_cell::{self, Core};
+
+/// LIMIT: verdicts in one message.
+const VERDICTS_MAX: usize = 1024;
+/// LIMIT: results that are held for one worker; at more its session ends and it reports them again.
+const HELD_MAX: usize = 1024;
+
+/// A worker and its token.
+type Who = (WorkerId, u64);
+
+/// The results of one session.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    /// Verdicts that may be given.
+    ready: Vec<ResultVerdict>,
+    /// Verdicts that wait for a record, in its order.
+    waiting: VecDeque<(Lsn, ResultVerdict)>,
+    /// Results that the journal had no room for.
+    held: VecDeque<TaskResult>,
+    place: StablePlace,
+}
+
+impl Results {
+    /// Whether no more reports are to be read now.
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.ready.len().saturating_add(self.waiting.len()) >= VERDICTS_MAX
+    }
+
+    /// Takes a result in.
+    pub(crate) fn take(
+        &mut self,
+        core: &mut Core,
+        who: Who,
+        result: &TaskResult,
+    ) -> Result<(), Status> {
+        if self.held.is_empty() && self.judge(core, who, result)? {
+            return Ok(());
+        }
+        if self.held.len() >= HELD_MAX {
+            return Err(Status::resource_exhausted(
+                "the journal has no room for more results now: connect and report them again",
+            ));
+        }
+        self.held.push_back(result.clone());
+        Ok(())
+    }
+
+    /// Hands a result to the engine. False if the journal has no room for it now.
+    fn judge(&mut self, core: &mut Core, who: Who, result: &TaskResult) -> Result<bool, Status> {
+        let Some((disposition, durable)) = record(core, who, result)? else {
+            return Ok(false);
+        };
+        let verdict = ResultVerdict {
+            task: result.task,
+            disposition: disposition.into(),
+        };
+        match durable {
+            Some(lsn) if !core.stability.is_stable(durable) => {
+                self.waiting.push_back((lsn, verdict));
+            }
+            _ => self.ready.push(verdict),
+        }
+        Ok(true)
+    }
+
+    /// Tries again what is held, and moves on what has become stable. The session is woken when there is more.
+    pub(crate) fn progress(&mut self, who: Who, cx: &Context<'_>) -> Result<(), Status> {
+        if !self.held.is_empty() {
+            core_cell::enter(|core| self.try_again(core, who)).ok_or_else(status::gone)??;
+        }
+        while let Some((lsn, _)) = self.waiting.front() {
+            match self.place.poll(Some(*lsn), cx) {
+                std::task::Poll::Pending => return Ok(()),
+                std::task::Poll::Ready(result) => result?,
+            }
+            self.ready
+                .extend(self.waiting.pop_front().map(|(_, verdict)| verdict));
+        }
+        if !self.held.is_empty() {
+            // Whatever is written next makes room; if nothing is, the worker's heartbeat comes by.
+            let next = core_cell::look(|core| core.engine.durable_lsn().get().saturating_add(1));
+            let next = next.map(Lsn::new);
+            if self.place.poll(next, cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Ok(())
+    }
+
+    fn try_again(&mut self, core: &mut Core, who: Who) -> Result<(), Status> {
+        while let Some(result) = self.held.pop_front() {
+            if !self.judge(core, who, &result)? {
+                self.held.push_front(result);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The verdicts that may be given now.
+    pub(crate) fn verdicts(&mut self) -> Vec<ResultVerdict> {
+        std::mem::take(&mut self.ready)
+    }
+}
+
+/// What became of a result, and what its verdict waits for; `None` if the journal has no room for it now.
+fn record(
+    core: &mut Core,
+    (worker, token): Who,
+    result: &TaskResult,
+) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
+    let now = core.now();
+    let asked = result
+        .task
+        .as_ref()
+        .ok_or_else(|| status::invalid("task of a result is missing"))?;
+    let Some(task) = TaskId::from_raw(asked.task_id) else {
+        return Ok(Some((ResultDisposition::Stale, None)));
+    };
+    if result.output.len() > INLINE_BYTES_MAX {
+        return Err(status::invalid(format!(
+            "output of {} bytes: more than {INLINE_BYTES_MAX} go through UploadOutput",
+            result.output.len()
+        )));
+    }
+    let mut outcome = read::outcome_from(result.outcome.as_ref());
+    let uploaded = match result.output_upload {
+        0 => None,
+        receipt => core.uploads.peek(receipt, token, now),
+    };
+    let output = match uploaded {
+        Some(blob) => Output::Stored(blob),
+        None if result.output_upload != 0 => {
+            // The receipt has expired. The attempt has ended all the same.
+            outcome.result_dropped = true;
+            Output::None
+        }
+        None if result.output.is_empty() => Output::None,
+        None => Output::Bytes(&result.output),
+    };
+    let reference = TaskRef {
+        task,
+        attempt: asked.attempt,
+    };
+    let report = ResultReport { outcome, output };
+    let answer = core.engine.task_result(now, worker, reference, &report);
+    let disposition = match answer.disposition {
+        Disposition::NotNow => return Ok(None),
+        Disposition::Recorded => ResultDisposition::Recorded,
+        Disposition::AlreadyRecorded => ResultDisposition::AlreadyRecorded,
+        Disposition::Stale => ResultDisposition::Stale,
+    };
+    if let Some(blob) = uploaded {
+        core.uploads.use_up(result.output_upload);
+        if disposition != ResultDisposition::Recorded && matches!(blob, BlobRef::Spill { .. }) {
+            core.uploads.discard(blob);
+        }
+    }
+    Ok(Some((disposition, answer.durable)))
+}
