@@ -5,6 +5,8 @@
 //! | [`place`] | a runtime folder of its own for each test, and how programs run in it |
 //! | [`process`] | a child process: its lines as events, its end, a kill on drop |
 //! | [`fifo`] | pipes through which tasks say where they are, and that hold them up |
+//! | [`system`] | daemon, workers and clients that are killed or stopped, and what they have written down |
+//! | [`ledger`] | the files they write it to, and what must hold of them |
 //! | [`leaks`] | what is left of a place: processes and shared memory |
 //! | [`programs`] | where the binaries are, built first |
 //!
@@ -13,9 +15,11 @@
 
 pub mod fifo;
 pub mod leaks;
+pub mod ledger;
 pub mod place;
 pub mod process;
 pub mod programs;
+pub mod system;
 
 pub use fifo::{Fifo, Gate};
 pub use place::{Finished, Place};

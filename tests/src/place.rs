@@ -168,7 +168,13 @@ impl Place {
     /// A program of this workspace, to be run here.
     #[must_use]
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(program(name));
+        self.command_of(&program(name))
+    }
+
+    /// Any program, to be run here.
+    #[must_use]
+    pub fn command_of(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command
             .current_dir(self.work())
             .env("XDG_RUNTIME_DIR", self.folder.path().join("run"))
@@ -265,11 +271,24 @@ impl Place {
 
     /// Remembers a process whose segment is removed with the place.
     fn started(&self, process: Process) -> Process {
-        self.makers
-            .lock()
-            .expect("no test panics here")
-            .insert(process.pid());
+        self.remember_maker(process.pid());
         process
+    }
+
+    /// Remembers a process whose segment is removed with the place.
+    ///
+    /// # Panics
+    /// Never in a test that has not panicked before.
+    pub fn remember_maker(&self, pid: u32) {
+        self.makers.lock().expect("no test panics here").insert(pid);
+    }
+
+    /// Takes the segments that were made here away, as a reboot would.
+    ///
+    /// # Panics
+    /// When `ipcrm` is not there.
+    pub fn remove_segments(&self) {
+        leaks::remove(&self.segments());
     }
 
     /// Files in the runtime folder, but for lock files, which stay on purpose.

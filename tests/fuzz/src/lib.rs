@@ -5,6 +5,7 @@
 //! | `segment` | changes of an image, or an image | every command of the inspector ends with one of its exit codes |
 //! | `request` | a call of a service with its messages | the daemon answers or refuses, and goes on |
 //! | `config` | a configuration file | it is refused with a line for people, or what is printed of it means the same |
+//! | `commands` | calls of the engine | tasks run and end as the model of them says, and all of them end |
 //! | `arguments` | a command line of one of the four programs | it is understood, or refused with a message |
 //!
 //! The bodies are plain functions. `cargo xtask fuzz` has libFuzzer drive them (`src/bin/qtf-fuzz.rs`), `cargo test -p
@@ -62,6 +63,11 @@ pub const TARGETS: &[Target] = &[
         name: "config",
         run: targets::config::run,
         bytes_max: 16 << 10,
+    },
+    Target {
+        name: "commands",
+        run: targets::commands::run,
+        bytes_max: 2 << 10,
     },
     Target {
         name: "arguments",

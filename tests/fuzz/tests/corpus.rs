@@ -58,6 +58,11 @@ fn committed_command_lines_are_understood_or_refused() {
 }
 
 #[test]
+fn committed_lists_of_calls_leave_an_engine_in_which_every_task_ends() {
+    run_all("commands");
+}
+
+#[test]
 fn every_seed_is_committed_as_it_is_generated() {
     for seed in qtf_fuzz::seeds() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,10 +1,12 @@
 //! The bodies of the targets, one file each, with the seeds of their corpora.
 
 pub(crate) mod arguments;
+pub(crate) mod commands;
 pub(crate) mod config;
 pub(crate) mod request;
 mod request_seeds;
 pub(crate) mod segment;
+mod world;
 
 /// One input of a committed corpus.
 #[derive(Debug, Clone)]
@@ -31,6 +33,7 @@ pub fn seeds() -> Vec<Seed> {
     add("segment", segment::seeds());
     add("request", request_seeds::seeds());
     add("config", config::seeds());
+    add("commands", commands::seeds());
     add("arguments", arguments::seeds());
     all
 }
