@@ -44,7 +44,7 @@ const INSTANCE_BYTES: usize = 64;
 const AT_CRC: usize = HEADER_BYTES - 4;
 
 const _: () = assert!(
-    FILE_BYTES_MIN as usize >= HEADER_BYTES + 3 * RECORD_BYTES_MAX,
+    FILE_BYTES_MIN >= (HEADER_BYTES + 3 * RECORD_BYTES_MAX) as u64,
     "any record fits any file"
 );
 

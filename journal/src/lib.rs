@@ -21,7 +21,9 @@ mod file;
 mod lsn;
 mod open;
 mod record;
+mod recover;
 mod scan;
+mod snapshot;
 mod spare;
 mod storage;
 mod sys;
@@ -37,6 +39,8 @@ pub use lsn::{LSN_MAX, Lsn};
 pub use open::{Opened, open_tail};
 pub use record::frame::BadFrame;
 pub use record::{BadRecord, Blob, ClientRef, RECORD_BYTES_MAX, Record, TaskImage};
+pub use recover::{Recovered, recover};
+pub use snapshot::SnapshotWriter;
 pub use spare::{Reclaimed, SpareFile, make_spare, reclaim};
 pub use storage::{
     Fault, FaultyStorage, Mapped, Operation, SimDisk, StdStorage, Storage, StorageFile, write_group,

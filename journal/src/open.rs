@@ -36,7 +36,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         Self {
             end: Lsn::NONE,
             gen_limit: None,
@@ -163,7 +163,7 @@ pub fn open_tail(storage: &dyn Storage, config: &JournalConfig) -> Result<Opened
     let maps = map_from(storage, &logs, from)?;
     let mut gen_limit = None;
     let end = walk(&logs, &maps, from, &mut |limit| {
-        gen_limit = gen_limit.max(Some(limit))
+        gen_limit = gen_limit.max(Some(limit));
     })?;
     Ok(Opened::at(&logs, end, gen_limit))
 }

@@ -134,7 +134,7 @@ fn names(storage: &dyn Storage) -> Result<Vec<String>, JournalError> {
         .map_err(JournalError::io("list", "the journal's directory"))
 }
 
-fn remove_if_there(storage: &dyn Storage, name: &str) -> Result<(), JournalError> {
+pub(crate) fn remove_if_there(storage: &dyn Storage, name: &str) -> Result<(), JournalError> {
     match storage.remove(name) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(JournalError::io("remove", name)(error))

@@ -178,7 +178,7 @@ impl<'a> Walk<'a> {
             let limit = self.limit(at);
             let scanner =
                 Scanner::new(self.bytes(at)?, log.header.epoch).after(Some(end.lsn.next()), chain);
-            let stop = self.read(at, scanner, limit.map(|(_, lsn)| lsn), visit, &mut end)?;
+            let stop = self.read(at, scanner, visit, &mut end)?;
             chain = (end.lsn >= first).then_some(end.crc).or(chain);
             match (limit, stop) {
                 (Some((next, lsn)), _) if lsn == end.lsn => at = next,
@@ -203,11 +203,11 @@ impl<'a> Walk<'a> {
         &self,
         at: usize,
         mut scanner: Scanner<'a>,
-        limit: Option<Lsn>,
         visit: &mut dyn FnMut(usize, usize, &Frame<'a>) -> Result<(), Why>,
         end: &mut End,
     ) -> Result<Option<BadFrame>, JournalError> {
         let name = &self.log(at)?.name;
+        let limit = self.limit(at).map(|(_, lsn)| lsn);
         let mut durable = None;
         loop {
             if limit.is_some_and(|limit| limit <= end.lsn) {

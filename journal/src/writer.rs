@@ -190,6 +190,12 @@ impl Writer {
         }
     }
 
+    /// Which journal this is; for [`crate::SnapshotWriter::create`].
+    #[must_use]
+    pub const fn lineage(&self) -> u64 {
+        self.lineage
+    }
+
     /// The file that is being written.
     #[must_use]
     pub const fn file(&self) -> FileKey {
@@ -240,12 +246,9 @@ impl Writer {
             "the file that was planned"
         );
         self.prepared.push_back(file);
-        if !matches!(self.state, State::Waiting(..)) {
-            return None;
-        }
         match core::mem::replace(&mut self.state, State::Idle) {
             State::Waiting(under, buffer) => Some(self.next_write(under, buffer)),
-            other => {
+            other @ (State::Idle | State::Writing(_) | State::Failed(_)) => {
                 self.state = other;
                 None
             }

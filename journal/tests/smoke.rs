@@ -16,7 +16,7 @@ fn config(nonce: u64) -> JournalConfig {
 
 /// Drives a writer until the group is durable.
 fn write(storage: &dyn Storage, writer: &mut Writer, appender: &mut Appender) -> Lsn {
-    let group = appender.take_group().unwrap();
+    let group = appender.take_group().expect("records wait");
     let mut step = writer.begin(group);
     loop {
         step = match step {
@@ -25,11 +25,11 @@ fn write(storage: &dyn Storage, writer: &mut Writer, appender: &mut Appender) ->
                 writer.written(buffer, result)
             }
             Step::NeedFile => {
-                let file = make_spare(storage, writer.file_plan()).unwrap();
-                writer.add_file(file).unwrap()
+                let file = make_spare(storage, writer.file_plan()).expect("room");
+                writer.add_file(file).expect("it waits")
             }
             Step::Durable(lsn) => {
-                appender.give_back(writer.take_buffer().unwrap());
+                appender.give_back(writer.take_buffer().expect("written"));
                 return lsn;
             }
             Step::Failed => panic!("{:?}", writer.failure()),

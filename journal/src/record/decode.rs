@@ -248,59 +248,47 @@ fn outcome<'a>(parts: &mut Parts<'a>) -> Result<Record<'a>, BadRecord> {
     })
 }
 
+/// Reads the body of a submission.
+pub(crate) fn image(body: &[u8]) -> Result<TaskImage<'_>, BadRecord> {
+    let mut parts = Parts { rest: body };
+    let image = task(&mut parts)?;
+    parts.end()?;
+    Ok(image)
+}
+
+/// What stands in the fixed part of a task about its variable part.
+struct Variable {
+    uid: u32,
+    kind_len: u8,
+    name_len: u8,
+    host_len: u8,
+    payload: BlobHead,
+    result: BlobHead,
+}
+
 fn task<'a>(parts: &mut Parts<'a>) -> Result<TaskImage<'a>, BadRecord> {
-    let id = parts.task()?;
-    let (stamp, lsn) = (parts.u64()?, parts.u64()?);
+    let (id, stamp, lsn) = (parts.task()?, parts.u64()?, parts.u64()?);
     let (submitted_unix_ms, due_unix_ms, ended_unix_ms) =
         (parts.u64()?, parts.u64()?, parts.u64()?);
     let (timeout_ms, estimate_ms) = (parts.u32()?, parts.u32()?);
-    let [
-        phase_number,
-        attempt,
-        failures,
-        losses,
-        max_attempts,
-        options,
-        priority,
-        flags,
-    ] = parts.array()?;
-    if flags & !(FLAG_CANCEL_REQUESTED | FLAG_UID | FLAG_ARRAY | FLAG_KEY) != 0 {
-        return Err(BadRecord::Field);
-    }
+    let [phase_number, attempt, failures, losses] = parts.array()?;
+    let [max_attempts, options, priority, flags] = parts.array()?;
     let outcome = Outcome::from_bits(parts.u16()?);
-    let [kind_len, name_len, host_len, payload_tag, result_tag] = parts.array()?;
-    parts.zeros(1)?;
-    let uid = parts.u32()?;
-    parts.zeros(4)?;
-    let (payload_len, result_len) = (parts.u64()?, parts.u64()?);
-    let payload = BlobHead {
-        tag: payload_tag,
-        len: payload_len,
-        number: parts.u32()?,
-        crc32c: parts.u32()?,
-    };
-    let result = BlobHead {
-        tag: result_tag,
-        len: result_len,
-        number: parts.u32()?,
-        crc32c: parts.u32()?,
-    };
+    let variable = variable(parts, flags)?;
     let has = |flag: u8| flags & flag != 0;
-    let array = if has(FLAG_ARRAY) {
-        Some((parts.u64()?, parts.u64()?))
-    } else {
-        None
+    let array = match has(FLAG_ARRAY) {
+        true => Some((parts.u64()?, parts.u64()?)),
+        false => None,
     };
-    let key = if has(FLAG_KEY) {
-        Some((parts.key()?, parts.u64()?))
-    } else {
-        None
+    let key = match has(FLAG_KEY) {
+        true => Some((parts.key()?, parts.u64()?)),
+        false => None,
     };
-    let kind = parts.text(kind_len)?;
+    let kind = parts.text(variable.kind_len)?;
     let client = ClientRef {
-        uid: has(FLAG_UID).then_some(uid),
-        name: parts.text(name_len)?,
-        host: parts.text(host_len)?,
+        uid: has(FLAG_UID).then_some(variable.uid),
+        name: parts.text(variable.name_len)?,
+        host: parts.text(variable.host_len)?,
     };
     if Lsn::new(lsn).get() != lsn {
         return Err(BadRecord::Field);
@@ -326,8 +314,35 @@ fn task<'a>(parts: &mut Parts<'a>) -> Result<TaskImage<'a>, BadRecord> {
         array,
         key,
         outcome,
-        payload: payload.take(parts)?,
-        result: result.take(parts)?,
+        payload: variable.payload.take(parts)?,
+        result: variable.result.take(parts)?,
         lsn: Lsn::new(lsn),
+    })
+}
+
+fn variable(parts: &mut Parts<'_>, flags: u8) -> Result<Variable, BadRecord> {
+    if flags & !(FLAG_CANCEL_REQUESTED | FLAG_UID | FLAG_ARRAY | FLAG_KEY) != 0 {
+        return Err(BadRecord::Field);
+    }
+    let [kind_len, name_len, host_len, payload_tag, result_tag] = parts.array()?;
+    parts.zeros(1)?;
+    let uid = parts.u32()?;
+    parts.zeros(4)?;
+    let (payload_len, result_len) = (parts.u64()?, parts.u64()?);
+    let mut head = |tag, len| {
+        Ok(BlobHead {
+            tag,
+            len,
+            number: parts.u32()?,
+            crc32c: parts.u32()?,
+        })
+    };
+    Ok(Variable {
+        uid,
+        kind_len,
+        name_len,
+        host_len,
+        payload: head(payload_tag, payload_len)?,
+        result: head(result_tag, result_len)?,
     })
 }

@@ -1,0 +1,366 @@
+//! What each record does to the tasks.
+//!
+//! Invariants:
+//! - I1: a record applies only if its lsn is above the task's and the generation is the same; a submission also if its
+//!   generation is higher than that of the slot's last tenant. So nothing that a snapshot shows already is done again, and
+//!   nothing that was meant for an earlier tenant touches a later one.
+//! - I2: nothing is copied: an entry holds what records change, and points to the record with the rest.
+//! - I3: memory grows with the slots that were used, in pages of 4,096 entries, 48 bytes each.
+
+use qtf_shm::{KeyId, Phase, SlotIndex, TaskId};
+
+use crate::Lsn;
+use crate::error::Why;
+use crate::record::decode::{self, BadRecord};
+use crate::record::frame::{self, Frame, HEAD_BYTES, Kind};
+use crate::record::{Record, TaskImage};
+use crate::storage::Mapped;
+
+const PAGE_ENTRIES: usize = 4096;
+const OFFSET_BITS: u32 = 48;
+const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
+
+const FLAG_CANCEL: u8 = 1;
+/// The outcome that the submission carries no longer counts.
+const FLAG_VOID: u8 = 2;
+const FLAG_GONE: u8 = 4;
+const FLAG_KEY: u8 = 8;
+
+/// Where a record lies: number of the file 16 bits | offset 48 bits. 0 = nowhere, since a file begins with its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Place(u64);
+
+impl Place {
+    pub(crate) fn new(file: u16, offset: usize) -> Self {
+        Self((u64::from(file) << OFFSET_BITS) | (offset as u64 & OFFSET_MASK))
+    }
+
+    const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    /// Raw task id; 0 = the slot was never used.
+    id: u64,
+    lsn: Lsn,
+    /// The submission.
+    base: Place,
+    /// The outcome, if a record of its own says it.
+    ending: Place,
+    due_unix_ms: u64,
+    phase: u8,
+    attempt: u8,
+    failures: u8,
+    losses: u8,
+    priority: u8,
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<Entry>() == 48, "a million tasks take 48 MB");
+
+impl Entry {
+    const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// [`PAGE_ENTRIES`] of them.
+type Page = Box<[Entry]>;
+
+/// The tasks so far.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    files: Vec<Mapped>,
+    pages: Vec<Option<Page>>,
+    keys: Vec<(KeyId, TaskId, u64)>,
+    gen_limit: u64,
+    live: usize,
+}
+
+impl Replay {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// LIMIT: 65,535 files; the number of one more would be taken for that of the last.
+    pub(crate) fn add_file(&mut self, file: Mapped) -> u16 {
+        self.files.push(file);
+        u16::try_from(self.files.len() - 1).unwrap_or(u16::MAX)
+    }
+
+    pub(crate) fn reserved(&mut self, gen_limit: u64) {
+        self.gen_limit = self.gen_limit.max(gen_limit);
+    }
+
+    pub(crate) const fn gen_limit(&self) -> u64 {
+        self.gen_limit
+    }
+
+    pub(crate) const fn tasks_count(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn max_stamp(&self) -> u64 {
+        let live = self.entries().filter_map(|entry| self.base(entry).ok());
+        live.map(|image| image.stamp).max().unwrap_or(0)
+    }
+
+    /// Takes a record of a snapshot, whose images carry the lsn up to which they are true.
+    pub(crate) fn restore(&mut self, frame: &Frame<'_>, place: Place) -> Result<(), Why> {
+        let record = decode::record(frame.kind, frame.body)?;
+        let shown = match &record {
+            Record::Task(image) => image.lsn,
+            Record::Key { .. } => frame.lsn,
+            Record::Attempt { .. }
+            | Record::Requeue { .. }
+            | Record::Outcome { .. }
+            | Record::Cancel { .. }
+            | Record::Acknowledged { .. }
+            | Record::Purge { .. }
+            | Record::Reserve { .. }
+            | Record::Update { .. } => return Err(BadRecord::Kind(frame.kind as u8).into()),
+        };
+        self.take(&record, shown, place)
+    }
+
+    /// Takes a record of a log.
+    pub(crate) fn apply(&mut self, frame: &Frame<'_>, place: Place) -> Result<(), Why> {
+        let record = decode::record(frame.kind, frame.body)?;
+        self.take(&record, frame.lsn, place)
+    }
+
+    fn take(&mut self, record: &Record<'_>, lsn: Lsn, place: Place) -> Result<(), Why> {
+        match *record {
+            Record::Task(ref image) => self.task(image, lsn, place),
+            Record::Reserve { gen_limit } => self.reserved(gen_limit),
+            Record::Key {
+                key,
+                task,
+                expires_unix_ms,
+            } => self.keys.push((key, task, expires_unix_ms)),
+            Record::Attempt { task, .. }
+            | Record::Requeue { task, .. }
+            | Record::Outcome { task, .. }
+            | Record::Cancel { task }
+            | Record::Acknowledged { task }
+            | Record::Purge { task }
+            | Record::Update { task, .. } => return self.change(task, record, lsn, place),
+        }
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        task: TaskId,
+        record: &Record<'_>,
+        lsn: Lsn,
+        place: Place,
+    ) -> Result<(), Why> {
+        let Some(entry) = self.entry_of(task, lsn) else {
+            return Ok(());
+        };
+        change(entry, record, place);
+        entry.lsn = lsn;
+        if entry.has(FLAG_GONE) {
+            let gone = *entry;
+            self.live = self.live.saturating_sub(1);
+            self.keep_key(&gone)?;
+        }
+        Ok(())
+    }
+
+    /// The entry of a task that a record with this lsn may change.
+    fn entry_of(&mut self, id: TaskId, lsn: Lsn) -> Option<&mut Entry> {
+        self.slot(id.slot())
+            .filter(|entry| entry.id == id.as_raw() && !entry.has(FLAG_GONE) && entry.lsn < lsn)
+    }
+
+    fn slot(&mut self, slot: SlotIndex) -> Option<&mut Entry> {
+        let position = slot.position();
+        let page = self.pages.get_mut(position / PAGE_ENTRIES)?.as_mut()?;
+        page.get_mut(position % PAGE_ENTRIES)
+    }
+
+    fn slot_or_new(&mut self, slot: SlotIndex) -> &mut Entry {
+        let position = slot.position();
+        let page = position / PAGE_ENTRIES;
+        if self.pages.len() <= page {
+            self.pages.resize_with(page + 1, || None);
+        }
+        let empty = || vec![Entry::default(); PAGE_ENTRIES].into_boxed_slice();
+        let page = self.pages[page].get_or_insert_with(empty);
+        &mut page[position % PAGE_ENTRIES]
+    }
+
+    fn task(&mut self, image: &TaskImage<'_>, lsn: Lsn, place: Place) {
+        let entry = self.slot_or_new(image.id.slot());
+        let raw = image.id.as_raw();
+        let is_new = entry.id == 0 || entry.id < raw;
+        if !is_new && (entry.id != raw || entry.lsn >= lsn) {
+            return;
+        }
+        let was_live = entry.id != 0 && !entry.has(FLAG_GONE);
+        let mut flags = 0;
+        if image.cancel_requested {
+            flags |= FLAG_CANCEL;
+        }
+        if image.key.is_some() {
+            flags |= FLAG_KEY;
+        }
+        *entry = Entry {
+            id: raw,
+            lsn,
+            base: place,
+            ending: Place::default(),
+            due_unix_ms: image.due_unix_ms,
+            phase: image.phase as u8,
+            attempt: image.attempt,
+            failures: image.failures,
+            losses: image.losses,
+            priority: image.priority,
+            flags,
+        };
+        self.live += usize::from(!was_live);
+    }
+
+    /// A key outlives its task.
+    fn keep_key(&mut self, entry: &Entry) -> Result<(), Why> {
+        if entry.has(FLAG_KEY) {
+            let image = self.base(entry)?;
+            if let Some((key, expiry)) = image.key {
+                let id = image.id;
+                self.keys.push((key, id, expiry));
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let pages = self.pages.iter().flatten();
+        pages
+            .flat_map(|page| page.iter())
+            .filter(|entry| entry.id != 0 && !entry.has(FLAG_GONE))
+    }
+
+    fn body(&self, place: Place) -> &[u8] {
+        let offset = usize::try_from(place.0 & OFFSET_MASK).unwrap_or(usize::MAX);
+        let file = usize::try_from(place.0 >> OFFSET_BITS).unwrap_or(usize::MAX);
+        let record = self
+            .files
+            .get(file)
+            .and_then(|file| file.get(offset..))
+            .unwrap_or_default();
+        let length = frame::read_u32(record, frame::AT_BYTES) as usize;
+        record.get(HEAD_BYTES..length).unwrap_or_default()
+    }
+
+    /// The submission; it was decoded once already, so this fails only if the file has changed since.
+    fn base(&self, entry: &Entry) -> Result<TaskImage<'_>, BadRecord> {
+        decode::image(self.body(entry.base))
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (KeyId, TaskId, u64)> + '_ {
+        self.keys.iter().copied()
+    }
+
+    pub(crate) fn tasks(&self) -> impl Iterator<Item = TaskImage<'_>> {
+        self.entries().filter_map(|entry| self.image(entry).ok())
+    }
+
+    fn image(&self, entry: &Entry) -> Result<TaskImage<'_>, BadRecord> {
+        let mut image = self.base(entry)?;
+        image.lsn = entry.lsn;
+        image.attempt = entry.attempt;
+        image.failures = entry.failures;
+        image.losses = entry.losses;
+        image.priority = entry.priority;
+        image.due_unix_ms = entry.due_unix_ms;
+        image.cancel_requested = entry.has(FLAG_CANCEL);
+        image.phase = resting(entry);
+        if entry.has(FLAG_VOID) {
+            image.outcome = qtf_shm::Outcome::default();
+            image.result = crate::Blob::None;
+            image.ended_unix_ms = 0;
+        }
+        if !entry.ending.is_none()
+            && let Record::Outcome {
+                outcome,
+                ended_unix_ms,
+                result,
+                ..
+            } = decode::record(Kind::Outcome, self.body(entry.ending))?
+        {
+            image.outcome = outcome;
+            image.ended_unix_ms = ended_unix_ms;
+            image.result = result;
+        }
+        Ok(image)
+    }
+}
+
+fn change(entry: &mut Entry, record: &Record<'_>, place: Place) {
+    match *record {
+        Record::Attempt { attempt, .. } => {
+            entry.phase = Phase::Assigned as u8;
+            entry.attempt = attempt;
+        }
+        Record::Requeue {
+            phase,
+            attempt,
+            failures,
+            losses,
+            due_unix_ms,
+            ..
+        } => {
+            entry.phase = phase as u8;
+            (entry.attempt, entry.failures, entry.losses) = (attempt, failures, losses);
+            entry.due_unix_ms = due_unix_ms;
+            entry.ending = Place::default();
+            entry.flags |= FLAG_VOID;
+            if attempt == 0 {
+                // An operator wants it to be done after all.
+                entry.flags &= !FLAG_CANCEL;
+            }
+        }
+        Record::Outcome {
+            attempt,
+            phase,
+            failures,
+            losses,
+            ..
+        } => {
+            entry.phase = phase as u8;
+            (entry.attempt, entry.failures, entry.losses) = (attempt, failures, losses);
+            entry.ending = place;
+        }
+        Record::Cancel { .. } => entry.flags |= FLAG_CANCEL,
+        Record::Acknowledged { .. } | Record::Purge { .. } => entry.flags |= FLAG_GONE,
+        Record::Update { priority, .. } => entry.priority = priority,
+        Record::Task(_) | Record::Reserve { .. } | Record::Key { .. } => {}
+    }
+}
+
+/// Where a task stands when no worker has it.
+fn resting(entry: &Entry) -> Phase {
+    let phase = Phase::ALL
+        .get(usize::from(entry.phase))
+        .copied()
+        .unwrap_or(Phase::Ready);
+    match phase {
+        Phase::Submitted | Phase::Delayed if entry.due_unix_ms > 0 => Phase::Delayed,
+        Phase::Held | Phase::Done | Phase::Failed | Phase::Cancelled | Phase::DeadLetter => phase,
+        Phase::Free
+        | Phase::Claimed
+        | Phase::Submitted
+        | Phase::Blocked
+        | Phase::Delayed
+        | Phase::Ready
+        | Phase::Assigned
+        | Phase::Running
+        | Phase::Ended
+        | Phase::Quarantine
+        | Phase::Reserved => Phase::Ready,
+    }
+}
