@@ -2,6 +2,8 @@
 //!
 //! | target | bytes are | promise |
 //! |---|---|---|
+//! | `journal` | changes of the files of a journal | it opens or is refused by name; one that opens goes on |
+//! | `record` | kind and body of a record | the same, for a journal of that record |
 //! | `segment` | changes of an image, or an image | every command of the inspector ends with one of its exit codes |
 //! | `request` | a call of a service with its messages | the daemon answers or refuses, and goes on |
 //! | `config` | a configuration file | it is refused with a line for people, or what is printed of it means the same |
@@ -49,6 +51,16 @@ pub struct Target {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    Target {
+        name: "journal",
+        run: targets::journal::run,
+        bytes_max: 4 << 10,
+    },
+    Target {
+        name: "record",
+        run: targets::journal::run_record,
+        bytes_max: 160 << 10,
+    },
     Target {
         name: "segment",
         run: targets::segment::run,

@@ -38,6 +38,16 @@ fn run_all(name: &str) {
 }
 
 #[test]
+fn committed_journals_open_and_go_on_or_are_refused() {
+    run_all("journal");
+}
+
+#[test]
+fn committed_records_are_replayed_or_refused() {
+    run_all("record");
+}
+
+#[test]
 fn committed_segments_are_read_without_a_crash() {
     run_all("segment");
 }

@@ -3,6 +3,7 @@
 pub(crate) mod arguments;
 pub(crate) mod commands;
 pub(crate) mod config;
+pub(crate) mod journal;
 pub(crate) mod request;
 mod request_seeds;
 pub(crate) mod segment;
@@ -30,6 +31,8 @@ pub fn seeds() -> Vec<Seed> {
             bytes,
         }));
     };
+    add("journal", journal::seeds());
+    add("record", journal::record_seeds());
     add("segment", segment::seeds());
     add("request", request_seeds::seeds());
     add("config", config::seeds());
