@@ -42,16 +42,6 @@ pub struct ResultAnswer {
     pub durable: Option<Lsn>,
 }
 
-impl Answer {
-    /// An answer that waits for nothing.
-    pub(crate) const fn at_once(phase: Phase) -> Self {
-        Self {
-            phase,
-            durable: None,
-        }
-    }
-}
-
 impl ResultAnswer {
     /// An answer that waits for nothing.
     pub(crate) const fn at_once(disposition: Disposition) -> Self {

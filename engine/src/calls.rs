@@ -4,7 +4,6 @@
 
 use qtf_shm::{ClientIndex, Counter, Now, StateWord, TaskId, WorkerId};
 
-use crate::Lsn;
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
 use crate::effects::Effect;
@@ -15,7 +14,7 @@ use crate::turn::find;
 
 /// What clients ask.
 impl Engine {
-    /// Takes a task in.
+    /// Takes a task in, or answers the repeat of a known key with the first task.
     ///
     /// # Errors
     /// A field is out of range, something is full, or the daemon stops. Nothing is left behind.
@@ -67,12 +66,6 @@ impl Engine {
     pub fn revive(&mut self, now: Now, task: TaskId) -> Result<Answer, Rejection> {
         let mut parts = self.parts(now);
         parts.plm.revive(&mut parts.turn, task)
-    }
-
-    /// Everything up to this record is on stable storage: answers that wait for it may be passed on.
-    #[must_use]
-    pub fn durable_lsn(&self) -> Lsn {
-        Lsn::NONE
     }
 
     /// The state of a task.

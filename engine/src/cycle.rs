@@ -2,7 +2,7 @@
 //! are in `calls.rs`.
 //!
 //! Order of a cycle, upstream first, so that a lost worker's task can be handed out again in the
-//! same turn: leases, sweep, timers, assignments. Every part is bounded by the configuration; what
+//! same turn: what waited for the journal, leases, sweep, timers, assignments. Every part is bounded by the configuration; what
 //! is left is done by the next cycle, and the returned [`WorkCount`] says that there was something.
 //! Tested in `engine/tests/rules/`.
 
@@ -13,7 +13,7 @@ use qtf_shm::{Counter, Now, Segment};
 
 use crate::config::{ConfigError, EngineConfig};
 use crate::effects::{Effect, EffectQueue};
-use crate::plm::{Plm, Repaired};
+use crate::plm::{Journal, Plm, Repaired};
 use crate::register::{Clients, Workers};
 use crate::scheduler::Scheduler;
 use crate::sweep::Sweep;
@@ -56,7 +56,7 @@ pub struct Engine {
     sweep: Sweep,
     pub(crate) clients: Clients,
     pub(crate) workers: Workers,
-    plm: Plm,
+    pub(crate) plm: Plm,
     scheduler: Scheduler,
     rng: fastrand::Rng,
     /// Moment of the last cycle.
@@ -75,12 +75,21 @@ pub(crate) struct Parts<'e> {
 }
 
 impl Engine {
-    /// Takes over a segment. Workers that it knows get a fresh lease and must come back; the caches
+    /// Takes over a segment, without a journal ([`Engine::with_journal`] has one). Workers that it knows get a fresh lease and must come back; the caches
     /// of the segment must be in order (`Segment::rebuild_caches` after a crash).
     ///
     /// # Errors
     /// The configuration cannot be used.
     pub fn new(segment: Arc<Segment>, config: EngineConfig, now: Now) -> Result<Self, ConfigError> {
+        Self::over(segment, config, now, None)
+    }
+
+    pub(crate) fn over(
+        segment: Arc<Segment>,
+        config: EngineConfig,
+        now: Now,
+        journal: Option<Box<Journal>>,
+    ) -> Result<Self, ConfigError> {
         let config = config.checked()?;
         let mut rng = fastrand::Rng::with_seed(config.seed);
         let mut engine = Self {
@@ -92,7 +101,7 @@ impl Engine {
             ),
             clients: Clients::new(&segment),
             workers: Workers::new(&segment, rng.u64(..)),
-            plm: Plm::new(rng.u64(..), now),
+            plm: Plm::new(rng.u64(..), now, journal),
             scheduler: Scheduler::default(),
             rng,
             last_cycle: now,
@@ -102,7 +111,7 @@ impl Engine {
         };
         let mut parts = engine.parts(now);
         parts.workers.adopt(&mut parts.turn);
-        parts.plm.adopt(&parts.turn);
+        parts.plm.adopt(&mut parts.turn, parts.workers);
         Ok(engine)
     }
 
@@ -123,7 +132,14 @@ impl Engine {
     pub fn cycle(&mut self, now: Now) -> WorkCount {
         let is_late = now.since_ns(self.expected) > self.config.lease_ns / 4;
         let mut parts = self.parts(now);
-        let mut work = WorkCount::NONE;
+        let mut work = parts.plm.serve_durable(&mut parts.turn);
+        if parts.plm.is_adopting() {
+            work += parts.plm.adopt_more(&mut parts.turn, parts.workers);
+            parts.workers.renew_all_leases(&parts.turn);
+            self.last_cycle = now;
+            self.expected = now;
+            return work;
+        }
         if is_late {
             // The daemon did not listen: nobody's silence counts.
             parts.workers.renew_all_leases(&parts.turn);
@@ -153,6 +169,7 @@ impl Engine {
             .flatten()
             .map(|key| Now::from_stamp(key.timed_stamp()))
             .chain(Some(self.sweep.due(self.last_cycle)))
+            .chain(self.plm.has_durable_waits().then_some(self.last_cycle))
             .min()
     }
 
@@ -227,6 +244,8 @@ impl Parts<'_> {
             }
         }
         if !was_urgent {
+            self.plm.expire_keys(&self.turn);
+            self.plm.look_at_ids(&self.turn);
             let segment = self.turn.segment;
             let blocks = self
                 .turn

@@ -29,21 +29,26 @@ mod calls;
 mod config;
 mod cycle;
 mod effects;
-mod lsn;
+mod image;
+mod journal_calls;
 mod plm;
 mod register;
 mod rejection;
 mod scheduler;
+pub mod snapshot;
 mod sweep;
 mod turn;
+mod wall;
 
 pub use answers::{Accepted, Answer, ResultAnswer};
 pub use config::{ConfigError, EngineConfig};
 pub use cycle::{Engine, WorkCount};
 pub use effects::{Effect, StopReason};
-pub use lsn::Lsn;
 pub use plm::{
-    ArrayMember, Disposition, Durability, Order, Output, Payload, ResultReport, Submission, TaskRef,
+    ATTEMPTS_USED_UP, ArrayMember, Disposition, Durability, Order, Output, Payload, ResultReport,
+    Submission, TaskRef,
 };
+pub use qtf_journal::Lsn;
 pub use register::{Beat, ClientHello, ClientSession, Held, Reconnect, WorkerHello, WorkerWelcome};
 pub use rejection::{RejectReason, Rejection};
+pub use wall::WallTime;

@@ -165,6 +165,16 @@ impl Appender {
         self.limits.group_bytes.saturating_sub(self.pending.len())
     }
 
+    /// Bytes that [`Appender::push_always`] still takes.
+    #[must_use]
+    pub const fn free_reserve_bytes(&self) -> usize {
+        let bound = self
+            .limits
+            .group_bytes
+            .saturating_add(self.limits.reserve_bytes);
+        bound.saturating_sub(self.pending.len())
+    }
+
     /// Takes everything that waits; `None` if nothing does, or if the other buffer has not been given back yet.
     pub fn take_group(&mut self) -> Option<Group> {
         if self.pending.is_empty() {

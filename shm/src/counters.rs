@@ -111,6 +111,28 @@ named_counters! {
     ChunkReclaimed = "chunk_reclaimed",
     /// Dead letters that an operator gave new attempts.
     TaskRevived = "task_revived",
+    /// Submissions whose record was appended to the journal.
+    TaskJournalled = "task_journalled",
+    /// Tasks that were written to the journal once more, as a whole.
+    TaskJournalledAgain = "task_journalled_again",
+    /// Tasks that a cold start brought back from the journal.
+    TaskRestored = "task_restored",
+    /// Submissions refused because the journal had no room.
+    RefusedJournalFull = "refused_journal_full",
+    /// Submissions refused because the table of idempotency keys was full.
+    RefusedKeysFull = "refused_keys_full",
+    /// Submissions that were answered with the first task of their key.
+    KeyRepeated = "key_repeated",
+    /// Keys that clients gave back.
+    KeyReleased = "key_released",
+    /// Keys whose time was over.
+    KeyExpired = "key_expired",
+    /// Turns in which a task was not handed out, because its outcome might find no room in the journal.
+    DispatchPutOff = "dispatch_put_off",
+    /// Results that a worker must report again, because the journal had no room.
+    ResultPutOff = "result_put_off",
+    /// Times that the journal has reserved more ids.
+    IdsReserved = "ids_reserved",
 }
 
 const _: () = assert!(Counter::ALL.len() <= NAMED_WORDS);

@@ -14,7 +14,7 @@ use qtf_proto::v1::{
     self, Refusal, RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitVerdict,
     TaskSpec,
 };
-use qtf_shm::{ClientIndex, TaskId};
+use qtf_shm::{ClientIndex, KeyId, TaskId};
 use tonic::{Status, Streaming};
 
 use super::{COPIED_PER_POLL_MAX, session_client, status};
@@ -64,7 +64,8 @@ pub(crate) fn submit_one(
         estimate_ms: spec.estimate_ms,
         delay_ms: spec.delay_ms,
         durability: durability_of(core, spec)?,
-        idempotency_key: &spec.idempotency_key,
+        key: key_of(spec)?,
+        key_ttl_ms: spec.key_ttl_ms,
         discard_result: spec.discard_result,
         array,
         submitted_unix_ms: core.unix_ms(),
@@ -78,6 +79,23 @@ pub(crate) fn submit_one(
         core.uploads.use_up(spec.payload_upload);
     }
     Ok(accepted)
+}
+
+/// The idempotency key of a task, if it has one.
+fn key_of(spec: &TaskSpec) -> Result<Option<KeyId>, Refusal> {
+    if spec.idempotency_key.is_empty() {
+        return Ok(None);
+    }
+    let bytes = <&[u8; 16]>::try_from(&*spec.idempotency_key).ok();
+    bytes.and_then(KeyId::from_bytes).map(Some).ok_or_else(|| {
+        status::refuse(
+            RefusalReason::InvalidArgument,
+            format!(
+                "idempotency_key has {} bytes: it must have 16 that are not all zero, or none",
+                spec.idempotency_key.len()
+            ),
+        )
+    })
 }
 
 fn durability_of(core: &Core, spec: &TaskSpec) -> Result<Durability, Refusal> {

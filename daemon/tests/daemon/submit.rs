@@ -42,8 +42,8 @@ fn bad_tasks() -> Vec<(TaskSpec, RefusalReason)> {
             RefusalReason::InvalidArgument,
         ),
         (
-            with(|task| task.idempotency_key = vec![1; 16].into()),
-            RefusalReason::Unsupported,
+            with(|task| task.idempotency_key = vec![1; 15].into()),
+            RefusalReason::InvalidArgument,
         ),
         (
             with(|task| task.payload_upload = 99),

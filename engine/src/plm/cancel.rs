@@ -4,11 +4,13 @@
 //! to stop it; what becomes of it is judged when the attempt ends. Asking again changes nothing.
 //! Tested in `engine/tests/rules/cancellation.rs`.
 
+use qtf_journal as journal;
 use qtf_shm::{
     Counter, Event, FLAG_CANCEL, Key, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskId,
 };
 
 use super::endings::outcome;
+use super::outcome::{Judgement, Record, judge};
 use super::{APPLY_TRIES_MAX, Plm};
 use crate::answers::Answer;
 use crate::effects::{Effect, StopReason};
@@ -28,22 +30,28 @@ impl Plm {
             let (slot, state) = turn.find(id)?;
             match state.phase() {
                 Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready => {
+                    self.check_change(turn.segment.task(slot))?;
                     turn.segment
                         .task(slot)
                         .set_outcome(outcome(OutcomeKind::Cancelled));
                     if self.finish(turn, slot, state, Event::Cancel) {
-                        return Ok(Answer::at_once(Phase::Cancelled));
+                        return Ok(self.answer(turn.segment.task(slot), Phase::Cancelled));
                     }
                 }
                 Phase::Assigned | Phase::Running => {
-                    if request_stop(turn, slot, state, id) {
-                        return Ok(Answer::at_once(state.phase()));
+                    if self.request_stop(turn, slot, state)? {
+                        return Ok(self.answer(turn.segment.task(slot), state.phase()));
                     }
+                }
+                Phase::Ended if state.is_judged() => {
+                    return self.cancel_judged(turn, slot, (id, state));
                 }
                 Phase::Ended => {
                     self.conclude(turn, workers, slot, state);
                 }
-                Phase::Cancelled => return Ok(Answer::at_once(Phase::Cancelled)),
+                Phase::Cancelled => {
+                    return Ok(self.answer(turn.segment.task(slot), Phase::Cancelled));
+                }
                 phase @ (Phase::Done | Phase::Failed | Phase::DeadLetter) => {
                     return Err(Rejection::wrong_state(
                         id,
@@ -62,6 +70,60 @@ impl Plm {
             state.phase(),
             "it changes too quickly: ask again",
         ))
+    }
+
+    /// A task that is cancelled or otherwise decided already, and waits for the record of that.
+    fn cancel_judged(
+        &self,
+        turn: &Turn<'_>,
+        slot: SlotIndex,
+        (id, state): (TaskId, StateWord),
+    ) -> Result<Answer, Rejection> {
+        let task = turn.segment.task(slot);
+        match judge(Record::of(task, state), task.outcome()) {
+            Judgement::Cancelled => Ok(self.answer(task, Phase::Cancelled)),
+            Judgement::Done | Judgement::Again { .. } | Judgement::Failed { .. } => {
+                let action = "it has ended and cannot be cancelled";
+                Err(Rejection::wrong_state(id, state.phase(), action))
+            }
+        }
+    }
+
+    /// Flags a task that a worker holds and tells the worker, once. Returns whether it is flagged.
+    fn request_stop(
+        &mut self,
+        turn: &mut Turn<'_>,
+        slot: SlotIndex,
+        state: StateWord,
+    ) -> Result<bool, Rejection> {
+        let task = turn.segment.task(slot);
+        if state.has_flag(FLAG_CANCEL) {
+            return Ok(true);
+        }
+        self.check_change(task)?;
+        let mark = self.mark(task, state);
+        if turn
+            .segment
+            .apply(slot, state, Event::RequestCancel)
+            .is_err()
+        {
+            self.unmark(task, mark);
+            return Ok(false);
+        }
+        let Some(id) = state.id(slot) else {
+            return Ok(false);
+        };
+        self.note(turn, (slot, mark), &journal::Record::Cancel { task: id });
+        turn.segment.counters().add(Counter::TaskStopped, 1);
+        if let Owner::Worker(worker) = state.owner() {
+            turn.effects.push(Effect::Stop {
+                worker: turn.worker_id(worker),
+                task: id,
+                attempt: state.attempt(),
+                reason: StopReason::Cancelled,
+            });
+        }
+        Ok(true)
     }
 
     /// Changes the priority of a waiting task; its place in the order of submission stays.
@@ -88,6 +150,8 @@ impl Plm {
             ));
         }
         let task = turn.segment.task(slot);
+        self.check_change(task)?;
+        let mark = self.mark(task, state);
         let old = task.key();
         let new = Key::ready(priority, old.ready_stamp(), state.generation());
         task.set_key(new);
@@ -95,30 +159,8 @@ impl Plm {
             turn.index_ready(slot, state);
         }
         turn.segment.counters().add(Counter::TaskUpdated, 1);
-        Ok(Answer::at_once(phase))
+        let record = journal::Record::Update { task: id, priority };
+        self.note(turn, (slot, mark), &record);
+        Ok(self.answer(task, phase))
     }
-}
-
-/// Flags a task that a worker holds and tells the worker, once. Returns whether it is flagged.
-fn request_stop(turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord, id: TaskId) -> bool {
-    if state.has_flag(FLAG_CANCEL) {
-        return true;
-    }
-    if turn
-        .segment
-        .apply(slot, state, Event::RequestCancel)
-        .is_err()
-    {
-        return false;
-    }
-    turn.segment.counters().add(Counter::TaskStopped, 1);
-    if let Owner::Worker(worker) = state.owner() {
-        turn.effects.push(Effect::Stop {
-            worker: turn.worker_id(worker),
-            task: id,
-            attempt: state.attempt(),
-            reason: StopReason::Cancelled,
-        });
-    }
-    true
 }

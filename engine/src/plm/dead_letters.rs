@@ -25,15 +25,22 @@ impl Plm {
             return Err(Rejection::wrong_state(id, state.phase(), action));
         }
         let task = turn.segment.task(slot);
+        self.check_change(task)?;
+        let mark = self.mark(task, state);
         turn.drop_result(slot, state);
         task.set_losses(0);
         task.set_outcome(Outcome::default());
         let Some(ready) = turn.advance(slot, state, Event::Revive) else {
+            self.unmark(task, mark);
             return Err(Rejection::unknown_task(id));
         };
         turn.clients.task_revived(turn.segment, task.client());
         turn.index_ready(slot, ready);
         turn.segment.counters().add(Counter::TaskRevived, 1);
-        Ok(Answer::at_once(Phase::Ready))
+        let durable = self.note_requeue(turn, (slot, mark), ready);
+        Ok(Answer {
+            phase: Phase::Ready,
+            durable,
+        })
     }
 }

@@ -4,16 +4,23 @@
 //! client's counts, counters and the notice to waiting clients are the same for all of them.
 //! Tested in `engine/tests/rules/results.rs`, `losses.rs`, `cancellation.rs`.
 
+use qtf_journal::{self as journal, Lsn};
 use qtf_shm::{
-    Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskOptions,
+    Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskId,
+    TaskOptions,
 };
 
+use super::journal::{End, Mark};
 use super::outcome::{ATTEMPT_MAX, Judgement, Record, judge, retry_pause_ns};
+use super::pending::Then;
 use super::{APPLY_TRIES_MAX, Plm};
 
 use crate::effects::Effect;
 use crate::register::{Ending, Workers};
 use crate::turn::Turn;
+
+/// Code of the outcome `WorkerLost` of a task that got all the attempts there are; 0 = its workers were lost too often.
+pub const ATTEMPTS_USED_UP: u8 = 1;
 
 /// Why a worker no longer holds a task that it did not end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +42,8 @@ impl Plm {
         ended: StateWord,
     ) -> bool {
         let task = turn.segment.task(slot);
-        let outcome = task.outcome();
-        let record = Record {
-            cancel_requested: ended.has_flag(FLAG_CANCEL),
-            attempt: ended.attempt(),
-            failures: task.failures(),
-            max_attempts: task.max_attempts(),
-        };
-        let judgement = judge(record, outcome);
+        let judgement = judge(Record::of(task, ended), task.outcome());
+        let is_journalled = self.is_journalled(task);
         if let Owner::Worker(worker) = ended.owner() {
             let ending = match judgement {
                 Judgement::Done => Ending::Done,
@@ -50,19 +51,76 @@ impl Plm {
                 Judgement::Again { .. } | Judgement::Failed { .. } => Ending::Failed,
             };
             workers.let_go(turn, worker, ending);
+            self.count_handed_back(task);
         }
         match judgement {
-            Judgement::Done => self.finish(turn, slot, ended, Event::Complete),
-            Judgement::Cancelled => self.finish(turn, slot, ended, Event::Cancel),
-            Judgement::Failed { failures } => {
-                task.set_failures(failures);
-                self.finish(turn, slot, ended, Event::Fail)
+            Judgement::Again { failures } => self.pause(turn, slot, ended, failures),
+            Judgement::Done | Judgement::Cancelled | Judgement::Failed { .. } if is_journalled => {
+                self.await_outcome(turn, slot, ended, judgement)
             }
-            Judgement::Again { failures } => {
-                task.set_failures(failures);
-                self.pause(turn, slot, ended, failures)
+            Judgement::Done | Judgement::Cancelled | Judgement::Failed { .. } => {
+                self.finish_judged(turn, slot, ended, judgement)
             }
         }
+    }
+
+    /// Brings a judged task to the phase that was decided: its outcome is durable now.
+    pub(crate) fn settle(
+        &mut self,
+        turn: &mut Turn<'_>,
+        slot: SlotIndex,
+        judged: StateWord,
+    ) -> bool {
+        let task = turn.segment.task(slot);
+        let judgement = judge(Record::of(task, judged), task.outcome());
+        self.finish_judged(turn, slot, judged, judgement)
+    }
+
+    fn finish_judged(
+        &mut self,
+        turn: &mut Turn<'_>,
+        slot: SlotIndex,
+        ended: StateWord,
+        judgement: Judgement,
+    ) -> bool {
+        let event = match judgement {
+            Judgement::Done => Event::Complete,
+            Judgement::Cancelled => Event::Cancel,
+            Judgement::Again { failures } | Judgement::Failed { failures } => {
+                turn.segment.task(slot).set_failures(failures);
+                Event::Fail
+            }
+        };
+        self.finish(turn, slot, ended, event)
+    }
+
+    /// ENDED -> ENDED, judged: the outcome is recorded, the rest waits until that is durable.
+    fn await_outcome(
+        &mut self,
+        turn: &Turn<'_>,
+        slot: SlotIndex,
+        ended: StateWord,
+        judgement: Judgement,
+    ) -> bool {
+        let task = turn.segment.task(slot);
+        let Some(mark) = self.mark(task, ended) else {
+            return false;
+        };
+        let Ok(judged) = turn.segment.apply(slot, ended, Event::Judge) else {
+            self.unmark(task, Some(mark));
+            return false;
+        };
+        if task.timeout_ms() > 0 {
+            turn.clear_timer(slot);
+        }
+        let (phase, failures) = judgement.end(task.failures());
+        if let (Some(id), Some(journal)) = (judged.id(slot), &mut self.journal) {
+            let end = End { phase, failures };
+            if let Some(lsn) = journal.note_outcome(turn, (slot, mark), (id, end)) {
+                journal.wait(lsn, id, Then::Settle);
+            }
+        }
+        true
     }
 
     /// ENDED -> DELAYED, until the pause before the next attempt is over.
@@ -78,11 +136,15 @@ impl Plm {
         let due = turn
             .now
             .plus_ns(retry_pause_ns(turn.config, failures, &mut self.rng));
+        let mark = self.mark(task, ended);
+        task.set_failures(failures);
         task.set_phase_time(due.stamp());
         let Ok(delayed) = turn.segment.apply(slot, ended, Event::RetryLater) else {
+            self.unmark(task, mark);
             return false;
         };
         turn.set_timer(slot, delayed, due);
+        self.note_requeue(turn, (slot, mark), delayed);
         true
     }
 
@@ -96,7 +158,9 @@ impl Plm {
         event: Event,
     ) -> bool {
         let task = turn.segment.task(slot);
+        let mark = self.mark(task, from);
         let Some(ended) = turn.advance(slot, from, event) else {
+            self.unmark(task, mark);
             return false;
         };
         if from.phase() == Phase::Ready {
@@ -110,10 +174,7 @@ impl Plm {
         let client = task.client();
         turn.clients.task_ended(turn.segment, client);
         if let Some(task) = ended.id(slot) {
-            turn.effects.push(Effect::Finished {
-                task,
-                phase: ended.phase(),
-            });
+            self.tell(turn, (slot, mark), (task, ended));
         }
         let succeeded_unwanted =
             ended.phase() == Phase::Done && task.options().has(TaskOptions::DISCARD_RESULT);
@@ -126,6 +187,25 @@ impl Plm {
             turn.set_timer(slot, ended, over);
         }
         true
+    }
+
+    /// Gives notice of a task's end: at once, or when the record of it is durable.
+    fn tell(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (slot, mark): (SlotIndex, Option<Mark>),
+        (task, ended): (TaskId, StateWord),
+    ) {
+        let phase = ended.phase();
+        let (Some(mark), Some(journal)) = (mark, &mut self.journal) else {
+            turn.effects.push(Effect::Finished { task, phase });
+            return;
+        };
+        let failures = turn.segment.task(slot).failures();
+        let end = End { phase, failures };
+        if let Some(lsn) = journal.note_outcome(turn, (slot, mark), (task, end)) {
+            journal.wait(lsn, task, Then::Tell(phase));
+        }
     }
 
     /// Takes a task from the worker that holds it without a result. Returns whether it changed.
@@ -157,12 +237,13 @@ impl Plm {
                 task.set_outcome(outcome(OutcomeKind::Cancelled));
                 self.finish(turn, slot, held, Event::Cancel)
             } else if is_spent {
-                task.set_outcome(outcome(OutcomeKind::WorkerLost));
+                task.set_outcome(buried(held));
                 self.finish(turn, slot, held, Event::Bury)
             } else {
-                requeue(turn, slot, held)
+                self.requeue(turn, slot, held)
             };
             if changed {
+                self.count_handed_back(task);
                 let ending = match why {
                     HandBack::WorkerLost => Ending::Lost,
                     HandBack::Returned => Ending::Neither,
@@ -173,6 +254,59 @@ impl Plm {
         }
         false
     }
+
+    /// ASSIGNED or RUNNING -> READY, at its old place in the order.
+    fn requeue(&mut self, turn: &Turn<'_>, slot: SlotIndex, held: StateWord) -> bool {
+        let task = turn.segment.task(slot);
+        let mark = self.mark(task, held);
+        task.set_outcome(Outcome::default());
+        let Some(ready) = turn.advance(slot, held, Event::Requeue) else {
+            self.unmark(task, mark);
+            return false;
+        };
+        turn.clear_timer(slot);
+        turn.index_ready(slot, ready);
+        self.note_requeue(turn, (slot, mark), ready);
+        true
+    }
+
+    /// Records that a journal task waits again. Nobody waits for that.
+    pub(super) fn note_requeue(
+        &mut self,
+        turn: &Turn<'_>,
+        (slot, mark): (SlotIndex, Option<Mark>),
+        waiting: StateWord,
+    ) -> Option<Lsn> {
+        let (Some(mark), Some(journal)) = (mark, &mut self.journal) else {
+            return None;
+        };
+        let task = turn.segment.task(slot);
+        let due_unix_ms = match waiting.phase() {
+            Phase::Delayed => journal.wall.unix_ms_of(task.phase_time()),
+            _ => 0,
+        };
+        let record = journal::Record::Requeue {
+            task: waiting.id(slot)?,
+            phase: waiting.phase(),
+            attempt: waiting.attempt(),
+            failures: task.failures(),
+            losses: task.losses(),
+            due_unix_ms,
+        };
+        journal.note(turn, (slot, mark), &record)
+    }
+}
+
+/// The reason of a dead letter: its workers were lost too often, or all of its attempts are used up.
+fn buried(held: StateWord) -> Outcome {
+    Outcome {
+        code: if held.attempt() >= ATTEMPT_MAX {
+            ATTEMPTS_USED_UP
+        } else {
+            0
+        },
+        ..outcome(OutcomeKind::WorkerLost)
+    }
 }
 
 /// An outcome without a code.
@@ -181,15 +315,4 @@ pub(crate) fn outcome(kind: OutcomeKind) -> Outcome {
         kind,
         ..Outcome::default()
     }
-}
-
-/// ASSIGNED or RUNNING -> READY, at its old place in the order.
-fn requeue(turn: &Turn<'_>, slot: SlotIndex, held: StateWord) -> bool {
-    turn.segment.task(slot).set_outcome(Outcome::default());
-    let Some(ready) = turn.advance(slot, held, Event::Requeue) else {
-        return false;
-    };
-    turn.clear_timer(slot);
-    turn.index_ready(slot, ready);
-    true
 }

@@ -3,7 +3,12 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | `admission.rs` | checks a submission and brings it into the segment |
+//! | `submission.rs`, `admission.rs` | checks a submission and brings it into the segment |
+//! | `accepting.rs` | SUBMITTED -> READY, and what else waits for durable records |
+//! | `journal.rs`, `pending.rs`, `room.rs` | records of journal tasks, who waits for them, whether there is room |
+//! | `reservation.rs` | reserves ids ahead of need |
+//! | `adoption.rs` | takes over the tasks of a segment at the start |
+//! | `keys.rs`, `kinds.rs` | idempotency keys; names of task kinds |
 //! | `results.rs` | started, ended; fencing; records results |
 //! | `outcome.rs` | judges an attempt that has ended (pure) |
 //! | `endings.rs` | brings a task to its final state, or back to the queue |
@@ -19,28 +24,47 @@
 //!   ones with a timeout have a timer leaf.
 //! - I3: each task is counted at its client exactly once: as unfinished, or as kept.
 
+mod accepting;
 mod admission;
+mod adoption;
 mod cancel;
 mod dead_letters;
 mod endings;
+mod journal;
+mod keys;
+mod kinds;
 mod lookup;
 mod outcome;
+mod pending;
 mod repair;
+mod reservation;
 mod results;
 mod retention;
+mod room;
+mod submission;
 mod timers;
 
-use qtf_shm::{KindIndex, Now, Phase};
+use qtf_journal::{Lsn, Record};
+use qtf_shm::{
+    Event, KindIndex, Now, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot, WorkerIndex,
+};
 
+use crate::answers::Answer;
+use crate::rejection::Rejection;
 use crate::turn::Turn;
+use journal::Mark;
 
-pub(crate) use admission::Namer;
-pub use admission::{ArrayMember, Durability, Payload, Submission};
+pub use endings::ATTEMPTS_USED_UP;
+pub(crate) use journal::{Journal, LSN_UNDER_WAY};
+pub(crate) use kinds::Namer;
 pub use lookup::Order;
 pub(crate) use lookup::{is_held_by, order};
+pub(crate) use outcome::judged_end;
 pub(crate) use repair::Repaired;
+pub(crate) use reservation::Reservation;
 pub(crate) use results::Fence;
 pub use results::{Disposition, Output, ResultReport, TaskRef};
+pub use submission::{ArrayMember, Durability, Payload, Submission};
 
 /// LIMIT: only local processes change a state at the same time, and each of them only a few times
 /// (a flag, a cancellation); what still moves after this many tries is left to the sweep.
@@ -59,28 +83,122 @@ pub(crate) struct Plm {
     parked: [u32; KINDS_COUNT],
     /// Names of kinds by number, so that a known kind is found without a look into the segment.
     kind_names: Vec<Box<str>>,
+    /// `None` in memory operation.
+    pub(crate) journal: Option<Box<Journal>>,
+    /// Where the walk over the table of keys stands.
+    keys_cursor: u32,
 }
 
 impl Plm {
-    pub(crate) fn new(seed: u64, now: Now) -> Self {
+    pub(crate) fn new(seed: u64, now: Now, journal: Option<Box<Journal>>) -> Self {
         Self {
             rng: fastrand::Rng::with_seed(seed),
             last_stamp: now.stamp(),
             intake_is_stopped: false,
             parked: [0; KINDS_COUNT],
             kind_names: vec![Box::default(); KINDS_COUNT],
+            journal,
+            keys_cursor: 0,
         }
     }
 
-    /// Takes over what the segment says about parked tasks when the engine starts.
-    pub(crate) fn adopt(&mut self, turn: &Turn<'_>) {
-        for slot in turn.segment.allocated_slots(0..turn.segment.high_water()) {
-            let task = turn.segment.task(slot);
-            if task.state().phase() == Phase::Blocked
-                && let Some(kind) = task.kind()
-            {
-                self.count_parked(kind);
+    /// The task is durable by this engine's journal.
+    fn is_journalled(&self, task: &TaskSlot) -> bool {
+        self.journal.is_some() && task.options().has(TaskOptions::JOURNAL)
+    }
+
+    /// The journal, if the task is in it.
+    fn journal_of(&mut self, task: &TaskSlot) -> Option<&mut Journal> {
+        let journal = self.journal.as_deref_mut()?;
+        task.options().has(TaskOptions::JOURNAL).then_some(journal)
+    }
+
+    /// To be called before the state of a task changes; `None` if that need not be recorded (any more).
+    fn mark(&mut self, task: &TaskSlot, from: StateWord) -> Option<Mark> {
+        let journal = self.journal_of(task)?;
+        (!from.is_judged()).then(|| journal.mark(task))
+    }
+
+    /// The state did not change after all.
+    fn unmark(&mut self, task: &TaskSlot, mark: Option<Mark>) {
+        if let (Some(journal), Some(mark)) = (&mut self.journal, mark) {
+            journal.unmark(task, mark);
+        }
+    }
+
+    /// Records a change of a marked task.
+    fn note(
+        &mut self,
+        turn: &Turn<'_>,
+        (slot, mark): (SlotIndex, Option<Mark>),
+        record: &Record<'_>,
+    ) {
+        if let (Some(journal), Some(mark)) = (&mut self.journal, mark) {
+            journal.note(turn, (slot, mark), record);
+        }
+    }
+
+    /// Says why a change of this task cannot be recorded now.
+    fn check_change(&mut self, task: &TaskSlot) -> Result<(), Rejection> {
+        match self.journal_of(task) {
+            Some(journal) => journal.check_change(),
+            None => Ok(()),
+        }
+    }
+
+    /// What a caller must wait for if it depends on what the slot says.
+    fn awaited(&self, task: &TaskSlot) -> Option<Lsn> {
+        let journal = self.journal.as_ref()?;
+        task.options()
+            .has(TaskOptions::JOURNAL)
+            .then(|| journal.awaited(task))?
+    }
+
+    /// An answer that waits for everything the slot says.
+    fn answer(&self, task: &TaskSlot, phase: Phase) -> Answer {
+        Answer {
+            phase,
+            durable: self.awaited(task),
+        }
+    }
+
+    /// The task may be handed out: its outcome will find room.
+    pub(crate) fn may_hand_out(&mut self, task: &TaskSlot) -> bool {
+        self.journal_of(task)
+            .is_none_or(|journal| journal.may_hand_out())
+    }
+
+    /// READY -> ASSIGNED; the attempt of a journal task is recorded, and nobody waits for that.
+    pub(crate) fn hand_out(
+        &mut self,
+        turn: &Turn<'_>,
+        (slot, state): (SlotIndex, StateWord),
+        worker: WorkerIndex,
+    ) -> Option<StateWord> {
+        let task = turn.segment.task(slot);
+        let mark = self.mark(task, state);
+        let Some(assigned) = turn.advance(slot, state, Event::Assign { worker }) else {
+            self.unmark(task, mark);
+            return None;
+        };
+        if let (Some(mark), Some(journal)) = (mark, &mut self.journal) {
+            journal.room.handed_out();
+            if let Some(task) = assigned.id(slot) {
+                let record = Record::Attempt {
+                    task,
+                    attempt: assigned.attempt(),
+                    worker: turn.worker_id(worker).as_raw(),
+                };
+                journal.note(turn, (slot, mark), &record);
             }
+        }
+        Some(assigned)
+    }
+
+    /// A worker no longer holds a task.
+    fn count_handed_back(&mut self, task: &TaskSlot) {
+        if let Some(journal) = self.journal_of(task) {
+            journal.room.handed_back();
         }
     }
 

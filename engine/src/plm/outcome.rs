@@ -10,7 +10,7 @@
 //!
 //! Tested at the end of this file.
 
-use qtf_shm::{Outcome, OutcomeKind};
+use qtf_shm::{FLAG_CANCEL, Outcome, OutcomeKind, Phase, StateWord, TaskRecord, TaskSlot};
 
 use crate::EngineConfig;
 
@@ -28,6 +28,40 @@ pub(crate) struct Record {
     pub(crate) failures: u8,
     /// Failures that end the task: retries + 1.
     pub(crate) max_attempts: u8,
+}
+
+impl Record {
+    /// What the slot says; `ended` is its state word.
+    pub(crate) fn of(task: &TaskSlot, ended: StateWord) -> Self {
+        Self {
+            cancel_requested: ended.has_flag(FLAG_CANCEL),
+            attempt: ended.attempt(),
+            failures: task.failures(),
+            max_attempts: task.max_attempts(),
+        }
+    }
+}
+
+/// The phase in which a judged task will end, and its failures then.
+pub(crate) fn judged_end(task: &TaskRecord) -> (Phase, u8) {
+    let record = Record {
+        cancel_requested: task.state.has_flag(FLAG_CANCEL),
+        attempt: task.state.attempt(),
+        failures: task.failures,
+        max_attempts: task.max_attempts,
+    };
+    judge(record, task.outcome).end(task.failures)
+}
+
+impl Judgement {
+    /// The final phase, and the failures then, of a task that has so many now.
+    pub(crate) const fn end(self, failures: u8) -> (Phase, u8) {
+        match self {
+            Self::Done => (Phase::Done, failures),
+            Self::Cancelled => (Phase::Cancelled, failures),
+            Self::Again { failures } | Self::Failed { failures } => (Phase::Failed, failures),
+        }
+    }
 }
 
 /// What becomes of the task.

@@ -32,6 +32,9 @@ impl Plm {
         workers: &mut Workers,
         slot: SlotIndex,
     ) -> Repaired {
+        if self.repair_record(turn, slot) {
+            return Repaired::Index;
+        }
         let task = turn.segment.task(slot);
         let state = task.state();
         let is_mended = match state.phase() {
@@ -44,13 +47,14 @@ impl Plm {
             Phase::Assigned | Phase::Running => {
                 return self.repair_held(turn, workers, slot, state);
             }
+            Phase::Submitted => self.repair_submitted(turn, slot, state),
+            Phase::Ended if state.is_judged() => self.repair_judged(turn, slot, state),
             Phase::Ended => self.conclude(turn, workers, slot, state),
             Phase::Done | Phase::Failed | Phase::Cancelled => {
                 restore_timer(turn, slot, state, expires_at(turn, slot))
             }
             Phase::Free
             | Phase::Claimed
-            | Phase::Submitted
             | Phase::Held
             | Phase::DeadLetter
             | Phase::Quarantine
@@ -62,6 +66,31 @@ impl Plm {
         } else {
             Repaired::Nothing
         }
+    }
+
+    /// Journals a task again whose last change found no room, or that a local process has submitted. Returns
+    /// whether it did.
+    fn repair_record(&mut self, turn: &Turn<'_>, slot: SlotIndex) -> bool {
+        let task = turn.segment.task(slot);
+        let Some(journal) = self.journal_of(task) else {
+            return false;
+        };
+        let phase = task.state().phase();
+        let is_task = phase.is_unfinished() || phase.is_final();
+        is_task
+            && !journal.has_record_of(task)
+            && journal.check_change().is_ok()
+            && journal.note_again(turn, slot).is_some()
+    }
+
+    /// A judged task whose outcome is durable goes on, should nobody have seen to it.
+    fn repair_judged(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord) -> bool {
+        let task = turn.segment.task(slot);
+        let is_durable = match self.journal_of(task) {
+            Some(journal) => journal.is_durable(task),
+            None => true,
+        };
+        is_durable && self.settle(turn, slot, state)
     }
 
     fn repair_held(

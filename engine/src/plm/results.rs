@@ -3,12 +3,12 @@
 //! A report is fenced by worker (with incarnation), task (with generation) and attempt: it counts
 //! only while the segment says that this worker holds this attempt. The result lies in the slot
 //! before the CAS to ENDED, at which it linearizes; the judgement follows in the same call, so
-//! ENDED is met by others only when a daemon died in between (the sweep then judges). Tested in
-//! `engine/tests/rules/results.rs`.
+//! unjudged ENDED is met by others only when a daemon died in between (the sweep then judges). Tested
+//! in `engine/tests/rules/results.rs` and `journal.rs`.
 
 use qtf_shm::{
-    BlobRef, Counter, Event, FLAG_CANCEL, Outcome, OutcomeKind, Phase, Purpose, Segment, SlotIndex,
-    StateWord, TaskId, TaskOptions, WorkerCounter, WorkerIndex,
+    BlobRef, Counter, Event, Outcome, OutcomeKind, Phase, Purpose, Segment, SlotIndex, StateWord,
+    TaskId, TaskOptions, TaskSlot, WorkerCounter, WorkerIndex,
 };
 
 use super::endings::HandBack;
@@ -120,7 +120,7 @@ impl Plm {
         let mut is_kept = false;
         for _ in 0..APPLY_TRIES_MAX {
             let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
-                return ResultAnswer::at_once(settled(turn.segment, fence));
+                return self.settled(turn.segment, fence);
             };
             let running = if state.phase() == Phase::Assigned {
                 match turn.advance(slot, state, Event::Start) {
@@ -131,17 +131,65 @@ impl Plm {
                 state
             };
             if !is_kept {
+                if !self.has_room_for_outcome(turn.segment.task(slot), report.output) {
+                    turn.segment.counters().add(Counter::ResultPutOff, 1);
+                    return ResultAnswer::at_once(Disposition::NotNow);
+                }
                 is_kept = true;
                 keep(turn, slot, running, (reported, report.output));
             }
             if let Some(ended) = turn.advance(slot, running, Event::End) {
                 turn.segment.counters().add(Counter::ResultRecorded, 1);
                 self.conclude(turn, workers, slot, ended);
-                return ResultAnswer::at_once(Disposition::Recorded);
+                return self.recorded(turn.segment, slot, Disposition::Recorded);
             }
         }
         // Another process changes this word again and again: nothing is recorded.
         ResultAnswer::at_once(Disposition::Stale)
+    }
+}
+
+impl Plm {
+    /// What to say about a result of an attempt that its worker does not hold (any more).
+    fn settled(&self, segment: &Segment, fence: Fence) -> ResultAnswer {
+        if was_recorded(segment, fence) {
+            segment.counters().add(Counter::ResultRepeated, 1);
+            let slot = fence.asked.task.slot();
+            self.recorded(segment, slot, Disposition::AlreadyRecorded)
+        } else {
+            segment.counters().add(Counter::ResultStale, 1);
+            segment.worker(fence.worker).count(WorkerCounter::Stale);
+            ResultAnswer::at_once(Disposition::Stale)
+        }
+    }
+
+    /// A result is acknowledged when its outcome is durable; one after which another attempt follows at once.
+    fn recorded(
+        &self,
+        segment: &Segment,
+        slot: SlotIndex,
+        disposition: Disposition,
+    ) -> ResultAnswer {
+        let task = segment.task(slot);
+        let state = task.state();
+        let waits = state.is_judged() || state.phase().is_final();
+        ResultAnswer {
+            disposition,
+            durable: if waits { self.awaited(task) } else { None },
+        }
+    }
+
+    fn has_room_for_outcome(&self, task: &TaskSlot, output: Output<'_>) -> bool {
+        let bytes = match output {
+            Output::None | Output::Stored(_) => 0,
+            Output::Bytes(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        };
+        match &self.journal {
+            Some(journal) if task.options().has(TaskOptions::JOURNAL) => {
+                journal.has_room_for_outcome(bytes)
+            }
+            Some(_) | None => true,
+        }
     }
 }
 
@@ -175,13 +223,7 @@ fn keep(
     (mut outcome, output): (Outcome, Output<'_>),
 ) {
     let task = turn.segment.task(slot);
-    let record = Record {
-        cancel_requested: running.has_flag(FLAG_CANCEL),
-        attempt: running.attempt(),
-        failures: task.failures(),
-        max_attempts: task.max_attempts(),
-    };
-    let is_wanted = match judge(record, outcome) {
+    let is_wanted = match judge(Record::of(task, running), outcome) {
         Judgement::Done => !task.options().has(TaskOptions::DISCARD_RESULT),
         Judgement::Again { .. } => false,
         Judgement::Cancelled | Judgement::Failed { .. } => true,
@@ -207,18 +249,6 @@ fn keep(
     task.set_outcome(outcome);
 }
 
-/// What to say about a result of an attempt that its worker does not hold (any more).
-fn settled(segment: &Segment, fence: Fence) -> Disposition {
-    if was_recorded(segment, fence) {
-        segment.counters().add(Counter::ResultRepeated, 1);
-        Disposition::AlreadyRecorded
-    } else {
-        segment.counters().add(Counter::ResultStale, 1);
-        segment.worker(fence.worker).count(WorkerCounter::Stale);
-        Disposition::Stale
-    }
-}
-
 /// Says whether the slot shows that this attempt's result was recorded: it is the last attempt, and
 /// its outcome is one that a worker reported. An attempt that was taken back has no outcome, one
 /// that the engine ended has an outcome of its own.
@@ -229,7 +259,7 @@ fn was_recorded(segment: &Segment, fence: Fence) -> bool {
     if u32::from(state.attempt()) != fence.asked.attempt || state.attempt() == 0 {
         return false;
     }
-    let was_its_own = if state.phase().is_final() {
+    let was_its_own = if state.phase().is_final() || state.is_judged() {
         // A task that was cancelled while it waited has no last worker.
         state.last_worker() == Some(fence.worker)
     } else {

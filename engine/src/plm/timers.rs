@@ -49,7 +49,7 @@ impl Plm {
         match state.phase() {
             Phase::Delayed => self.serve_delayed(turn, slot, state),
             Phase::Running => self.serve_running(turn, workers, slot, state),
-            Phase::Done | Phase::Failed | Phase::Cancelled => serve_ended(turn, slot, state),
+            Phase::Done | Phase::Failed | Phase::Cancelled => self.serve_ended(turn, slot, state),
             Phase::Free
             | Phase::Claimed
             | Phase::Submitted
@@ -138,16 +138,6 @@ impl Plm {
             turn.clear_timer(slot);
             self.conclude(turn, workers, slot, ended);
         }
-    }
-}
-
-/// The result of an ended task expires, unless its leaf came too early.
-fn serve_ended(turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord) {
-    let over = expires_at(turn, slot);
-    if over.stamp() > turn.now.stamp() {
-        turn.set_timer(slot, state, over);
-    } else if turn.free(slot, state) {
-        turn.segment.counters().add(Counter::ResultExpired, 1);
     }
 }
 

@@ -9,6 +9,7 @@
 //! all times; every task is counted by [`Clients::task_accepted`], [`Clients::task_ended`] and
 //! [`Clients::task_freed`], once each, unless [`Clients::task_revived`] takes an end back. Tested in `engine/tests/rules/clients.rs`.
 
+use qtf_journal::ClientRef;
 use qtf_shm::{ClientFields, ClientIndex, ClientSlot, Now, Segment};
 
 use crate::rejection::{Detail, RejectReason, Rejection};
@@ -47,21 +48,39 @@ pub struct ClientSession {
 pub(crate) struct Clients {
     /// Tokens by record; 0 = none given since the daemon started.
     tokens: Vec<u64>,
+    /// Who they are, by record, so that a submission is journalled without a look into the segment.
+    identities: Vec<Identity>,
+}
+
+/// Who a client is, wherever its connection comes from.
+#[derive(Debug, Clone, Default)]
+struct Identity {
+    uid: Option<u32>,
+    name: String,
+    host: String,
 }
 
 impl Clients {
     pub(crate) fn new(segment: &Segment) -> Self {
         let count = usize::try_from(segment.geometry().clients()).unwrap_or(0);
+        let mut identities = vec![Identity::default(); count];
         for index in indices(count) {
             // The connections of the daemon before are gone.
             let record = segment.client(index);
             if record.is_used() {
                 record.set_connections(0);
-                close_if_idle(record);
+                if !close_if_idle(record) {
+                    identities[index.position()] = Identity {
+                        uid: Some(record.uid()).filter(|&uid| uid != u32::MAX),
+                        name: record.name(),
+                        host: record.host(),
+                    };
+                }
             }
         }
         Self {
             tokens: vec![0; count],
+            identities,
         }
     }
 
@@ -86,6 +105,11 @@ impl Clients {
         let record = segment.client(index);
         record.set_connections(record.connections().saturating_add(1));
         record.set_heartbeat(now.stamp());
+        self.identities[index.position()] = Identity {
+            uid: hello.uid,
+            name: hello.name.to_owned(),
+            host: hello.host.to_owned(),
+        };
         let token = &mut self.tokens[index.position()];
         if *token == 0 {
             let secret = rng.u64(1..1 << (u64::BITS - INDEX_BITS));
@@ -106,6 +130,18 @@ impl Clients {
                 ClientIndex::new_checked(number, u32::from(u16::MAX)).ok_or(unknown)
             }
             Some(_) | None => Err(unknown),
+        }
+    }
+
+    /// Who a client is; nobody in particular for one that never registered.
+    pub(crate) fn named(&self, client: ClientIndex) -> ClientRef<'_> {
+        match self.identities.get(client.position()) {
+            Some(identity) if client != ClientIndex::UNKNOWN => ClientRef {
+                uid: identity.uid,
+                name: &identity.name,
+                host: &identity.host,
+            },
+            Some(_) | None => ClientRef::default(),
         }
     }
 

@@ -79,9 +79,13 @@ fn place_head(
         return Step::Moved;
     }
     match pick(turn.segment, workers, task.kind(), scans_left) {
-        Pick::Worker(worker) => {
-            assign(turn, workers, (slot, state, key), worker);
+        Pick::Worker(worker) if plm.may_hand_out(task) => {
+            assign(turn, (plm, workers), (slot, state, key), worker);
             Step::Moved
+        }
+        Pick::Worker(_) => {
+            turn.segment.counters().add(Counter::DispatchPutOff, 1);
+            Step::Waits
         }
         Pick::NobodyOffers => {
             park(turn, plm, (slot, state, key));
@@ -93,7 +97,7 @@ fn place_head(
 
 fn assign(
     turn: &mut Turn<'_>,
-    workers: &mut Workers,
+    (plm, workers): (&mut Plm, &mut Workers),
     (slot, state, key): (SlotIndex, StateWord, Key),
     worker: WorkerIndex,
 ) {
@@ -106,7 +110,7 @@ fn assign(
         }
         return;
     }
-    let Some(assigned) = turn.advance(slot, state, event) else {
+    let Some(assigned) = plm.hand_out(turn, (slot, state), worker) else {
         return;
     };
     turn.segment.ready().remove(slot.get(), key);

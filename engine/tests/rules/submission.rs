@@ -114,13 +114,6 @@ fn every_member_of_an_array_names_the_first_one_and_so_does_the_first() {
 }
 
 #[test]
-fn idempotency_key_is_refused_as_unsupported() {
-    let mut world = World::new();
-    let refused = world.submit_with("exec", |submission| submission.idempotency_key = &[1; 16]);
-    assert_eq!(reason(refused), RejectReason::Unsupported);
-}
-
-#[test]
 fn payload_at_the_limit_is_accepted_and_one_byte_more_is_refused() {
     let config = EngineConfig {
         payload_limit: 100_000,

@@ -1,0 +1,176 @@
+//! From SUBMITTED to READY, and everything else that a durable record sets off.
+//!
+//! A submission's record is appended before its slot becomes SUBMITTED (nobody writes the group in between: both happen
+//! in one call). What waits is served in the order of the records, a bounded part in each cycle. A SUBMITTED task that
+//! nobody here has appended (a local process submitted it, or there was no room) is met by the sweep.
+//! Tested in `engine/tests/rules/journal.rs` and `restart.rs`.
+
+use qtf_journal::{Blob, Lsn, Record, TaskImage};
+use qtf_shm::{Event, Now, Outcome, Phase, SlotIndex, StateWord, TaskId};
+
+use super::Plm;
+use super::admission::{Checked, array_of, options_of};
+use super::pending::{Then, Wait};
+use super::submission::{Durability, Payload, Submission};
+use crate::cycle::WorkCount;
+use crate::effects::{Effect, PER_CALL_MAX};
+use crate::image::in_file;
+use crate::rejection::Rejection;
+use crate::turn::Turn;
+
+/// LIMIT: so many waits are served for each task that a cycle may assign: accepting costs a fifth of assigning, and
+/// submissions come in larger groups.
+const WAITS_PER_TASK: u32 = 4;
+
+impl Plm {
+    /// Appends the record of a submission; `None` for a memory task.
+    pub(super) fn record_submission(
+        &mut self,
+        turn: &Turn<'_>,
+        submission: &Submission<'_>,
+        (checked, id, stamp): (Checked, TaskId, u64),
+    ) -> Result<Option<Lsn>, Rejection> {
+        if checked.durability != Durability::Journal {
+            return Ok(None);
+        }
+        let Some(journal) = &mut self.journal else {
+            return Ok(None);
+        };
+        let image = TaskImage {
+            id,
+            phase: Phase::Submitted,
+            cancel_requested: false,
+            attempt: 0,
+            failures: 0,
+            losses: 0,
+            max_attempts: checked.max_attempts,
+            options: options_of(submission, checked.durability).bits(),
+            priority: checked.priority,
+            stamp,
+            timeout_ms: submission.timeout_ms,
+            estimate_ms: submission.estimate_ms,
+            kind: submission.kind,
+            client: turn.clients.named(submission.client),
+            submitted_unix_ms: submission.submitted_unix_ms,
+            due_unix_ms: match submission.delay_ms {
+                0 => 0,
+                delay_ms => journal.wall.unix_ms_at(turn.now).saturating_add(delay_ms),
+            },
+            ended_unix_ms: 0,
+            array: array_of(submission, id),
+            key: submission
+                .key
+                .map(|key| (key, journal.wall.unix_ms_of(checked.key_expiry))),
+            outcome: Outcome::default(),
+            payload: match submission.payload {
+                Payload::Bytes(&[]) => Blob::None,
+                Payload::Bytes(bytes) => Blob::Bytes(bytes),
+                Payload::Stored(blob) => in_file(blob).unwrap_or_default(),
+            },
+            result: Blob::None,
+            lsn: Lsn::NONE,
+        };
+        journal.try_append(&Record::Task(image)).map(Some)
+    }
+
+    /// Everything up to this record is durable now.
+    pub(crate) fn note_durable(&mut self, turn: &Turn<'_>, lsn: Lsn) {
+        if let Some(journal) = &mut self.journal {
+            let lsn = lsn.min(journal.appender.last_lsn());
+            journal.durable = journal.durable.max(lsn);
+            if journal.reservation.durable(turn.segment, journal.durable) {
+                turn.segment
+                    .counters()
+                    .add(qtf_shm::Counter::IdsReserved, 1);
+            }
+        }
+    }
+
+    /// Says whether something waits that is durable by now.
+    pub(crate) fn has_durable_waits(&self) -> bool {
+        self.journal
+            .as_ref()
+            .is_some_and(|journal| journal.pending.is_due(journal.durable))
+    }
+
+    /// Does what waited for records that are durable by now, up to a number of tasks.
+    pub(crate) fn serve_durable(&mut self, turn: &mut Turn<'_>) -> WorkCount {
+        let mut work = WorkCount::NONE;
+        if self.journal.is_none() {
+            return work;
+        }
+        for _ in 0..turn
+            .config
+            .tasks_per_cycle_max
+            .saturating_mul(WAITS_PER_TASK)
+        {
+            if !turn.effects.has_room(PER_CALL_MAX) {
+                break;
+            }
+            let Some(wait) = self
+                .journal
+                .as_mut()
+                .and_then(|journal| journal.pending.pop(journal.durable))
+            else {
+                break;
+            };
+            self.go_on(turn, wait);
+            work += WorkCount::ONE;
+        }
+        work
+    }
+
+    fn go_on(&mut self, turn: &mut Turn<'_>, Wait { task, then, .. }: Wait) {
+        if let Then::Tell(phase) = then {
+            // Its slot may be free by now.
+            turn.effects.push(Effect::Finished { task, phase });
+            return;
+        }
+        let Ok((slot, state)) = turn.find(task) else {
+            return;
+        };
+        match (then, state.phase()) {
+            (Then::Accept, Phase::Submitted) => {
+                accept(turn, slot, state);
+            }
+            (Then::Settle, Phase::Ended) if state.is_judged() => {
+                self.settle(turn, slot, state);
+            }
+            // Cancelled meanwhile, for example: that has a record of its own.
+            _ => {}
+        }
+    }
+
+    /// Judges a SUBMITTED task that the sweep has met and whose record is appended. Returns whether it changed.
+    pub(super) fn repair_submitted(
+        &mut self,
+        turn: &Turn<'_>,
+        slot: SlotIndex,
+        state: StateWord,
+    ) -> bool {
+        let task = turn.segment.task(slot);
+        let Some(journal) = self.journal_of(task) else {
+            return accept(turn, slot, state);
+        };
+        journal.has_record_of(task) && journal.is_durable(task) && accept(turn, slot, state)
+    }
+}
+
+/// SUBMITTED -> READY, or DELAYED if its start is later. Returns whether it did.
+pub(super) fn accept(turn: &Turn<'_>, slot: SlotIndex, state: StateWord) -> bool {
+    let task = turn.segment.task(slot);
+    let due = task.phase_time();
+    // Without a later start this is the moment of submission, which is the stamp of the key.
+    if due > task.key().ready_stamp() && due > turn.now.stamp() {
+        let Ok(delayed) = turn.segment.apply(slot, state, Event::AcceptDelayed) else {
+            return false;
+        };
+        turn.set_timer(slot, delayed, Now::from_stamp(due));
+        return true;
+    }
+    let Some(ready) = turn.advance(slot, state, Event::Accept) else {
+        return false;
+    };
+    turn.index_ready(slot, ready);
+    true
+}

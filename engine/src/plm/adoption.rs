@@ -1,0 +1,147 @@
+//! Taking over the tasks of a segment when the engine starts.
+//!
+//! The segment is the truth. Parked tasks are counted, for their kinds. With a journal, every task whose last change is
+//! not in it is journalled again before anything else is: those with an lsn behind the end that was found (their record
+//! was never synced), those that say that a change is under way, and everything SUBMITTED or ENDED, as what was to be
+//! done when their records are durable was known to the daemon before only. If they do not all fit into a group, the
+//! rest follows in later cycles, and until then nothing is taken in, handed out or changed.
+//! Tested in `engine/tests/rules/restart.rs`.
+
+use qtf_shm::{Phase, SlotIndex, StateWord};
+
+use super::Plm;
+use super::journal::Journal;
+use crate::cycle::WorkCount;
+use crate::register::Workers;
+use crate::turn::Turn;
+
+/// LIMIT: slots looked at in one call; a million take some tens of milliseconds, at a start only.
+const SLOTS_PER_CALL: u32 = 1 << 20;
+
+impl Plm {
+    /// Takes over what the segment says about parked tasks, and as many journal tasks as fit.
+    pub(crate) fn adopt(&mut self, turn: &mut Turn<'_>, workers: &mut Workers) {
+        for slot in turn.segment.allocated_slots(0..turn.segment.high_water()) {
+            let task = turn.segment.task(slot);
+            let phase = task.state().phase();
+            if phase == Phase::Blocked
+                && let Some(kind) = task.kind()
+            {
+                self.count_parked(kind);
+            }
+            if matches!(phase, Phase::Assigned | Phase::Running)
+                && let Some(journal) = self.journal_of(task)
+            {
+                journal.room.handed_out();
+            }
+        }
+        if let Some(journal) = &mut self.journal {
+            // Each journal file chain then says how far ids are reserved, also if earlier files are lost.
+            let limit = journal.reservation.highest();
+            if limit != 0 {
+                let record = qtf_journal::Record::Reserve { gen_limit: limit };
+                let _ = journal.append(&record);
+            }
+            journal.reserve_ids(turn.segment.gen_top());
+        }
+        self.adopt_more(turn, workers);
+    }
+
+    /// Has ids reserved that local processes are about to use up.
+    pub(crate) fn look_at_ids(&mut self, turn: &Turn<'_>) {
+        if let Some(journal) = &mut self.journal {
+            journal.reserve_ids(turn.segment.gen_top());
+        }
+    }
+
+    /// Says whether journal tasks are left to be taken over.
+    pub(crate) fn is_adopting(&self) -> bool {
+        self.journal
+            .as_ref()
+            .is_some_and(|journal| journal.adopting.is_some())
+    }
+
+    /// Takes over the next journal tasks.
+    pub(crate) fn adopt_more(&mut self, turn: &mut Turn<'_>, workers: &mut Workers) -> WorkCount {
+        let mut work = WorkCount::NONE;
+        let Some(start) = self.journal.as_ref().and_then(|journal| journal.adopting) else {
+            return work;
+        };
+        let high_water = turn.segment.high_water();
+        let end = start.saturating_add(SLOTS_PER_CALL).min(high_water);
+        let mut next = (end < high_water).then_some(end);
+        for slot in turn.segment.allocated_slots(start..end) {
+            match self.adopt_task(turn, workers, slot) {
+                Adopted::Nothing => {}
+                Adopted::Written => work += WorkCount::ONE,
+                Adopted::Full => {
+                    next = Some(slot.get());
+                    break;
+                }
+            }
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.adopting = next;
+        }
+        work
+    }
+
+    fn adopt_task(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        slot: SlotIndex,
+    ) -> Adopted {
+        let task = turn.segment.task(slot);
+        let state = task.state();
+        let Some(journal) = self.journal_of(task) else {
+            return Adopted::Nothing;
+        };
+        if !is_left_open(journal, task.lsn(), state) {
+            return Adopted::Nothing;
+        }
+        if !journal.room.has_for_adoption(&journal.appender) {
+            return Adopted::Full;
+        }
+        let is_written = if state.phase() == Phase::Ended && !state.is_judged() {
+            self.conclude(turn, workers, slot, state)
+        } else {
+            journal.note_again(turn, slot).is_some()
+        };
+        if is_written {
+            Adopted::Written
+        } else {
+            // Its bytes are damaged: the sweep reports it.
+            Adopted::Nothing
+        }
+    }
+}
+
+/// What became of one slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adopted {
+    /// The journal has it.
+    Nothing,
+    /// It was journalled again.
+    Written,
+    /// No room in the group.
+    Full,
+}
+
+/// Says whether a journal task has something that the journal does not have, or may not have.
+fn is_left_open(journal: &Journal, lsn: u64, state: StateWord) -> bool {
+    match state.phase() {
+        Phase::Free | Phase::Claimed | Phase::Quarantine | Phase::Reserved => false,
+        Phase::Submitted | Phase::Ended => true,
+        Phase::Blocked
+        | Phase::Held
+        | Phase::Delayed
+        | Phase::Ready
+        | Phase::Assigned
+        | Phase::Running
+        | Phase::Done
+        | Phase::Failed
+        | Phase::Cancelled
+        | Phase::DeadLetter => lsn == 0 || lsn > journal.found.get(),
+    }
+}

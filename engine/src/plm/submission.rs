@@ -1,0 +1,90 @@
+//! What a submission says, before anything is checked.
+
+use qtf_shm::{BlobRef, ClientIndex, KeyId, TaskId};
+
+/// How durable the client wants its task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The best that the daemon can do: journal if it has one.
+    #[default]
+    Best,
+    /// Survives the daemon, not a reboot.
+    Memory,
+    /// On stable storage before the answer. Refused by a daemon without a journal.
+    Journal,
+}
+
+/// The bytes of a task's payload.
+#[derive(Debug, Clone, Copy)]
+pub enum Payload<'a> {
+    /// To be copied into the segment.
+    Bytes(&'a [u8]),
+    /// In a spill file already. It becomes the task's when the submission is accepted; when it is
+    /// refused it stays the caller's, who removes it.
+    Stored(BlobRef),
+}
+
+/// The place of a task in an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArrayMember {
+    /// The first member; `None` in the first member itself.
+    pub array: Option<TaskId>,
+    /// The member's index.
+    pub index: u64,
+}
+
+/// What a client asks for, as it came from the wire: every field is checked here.
+#[derive(Debug, Clone, Copy)]
+pub struct Submission<'a> {
+    /// Who asks.
+    pub client: ClientIndex,
+    /// `exec` or the name of a handler; 1 to 48 bytes.
+    pub kind: &'a str,
+    /// What the worker gets.
+    pub payload: Payload<'a>,
+    /// 0 to 255, higher first; `None` means 128.
+    pub priority: Option<u32>,
+    /// Longest run time of one attempt; 0 = no limit.
+    pub timeout_ms: u32,
+    /// Attempts after the first that failures may use; 0 to 253. Lost workers use their own budget.
+    pub retries: u32,
+    /// Expected run time; 0 = unknown.
+    pub estimate_ms: u32,
+    /// Earliest start, counted from now; 0 = at once.
+    pub delay_ms: u64,
+    /// What is asked for.
+    pub durability: Durability,
+    /// A repeat of a known key gets the first task, whatever else it says.
+    pub key: Option<KeyId>,
+    /// How long the key is known; 0 = one hour. At most a week.
+    pub key_ttl_ms: u64,
+    /// Free the slot as soon as the task has succeeded.
+    pub discard_result: bool,
+    /// Membership in an array.
+    pub array: Option<ArrayMember>,
+    /// Wall clock, for display only.
+    pub submitted_unix_ms: u64,
+}
+
+impl<'a> Submission<'a> {
+    /// A submission with defaults for everything but these.
+    #[must_use]
+    pub const fn new(client: ClientIndex, kind: &'a str, payload: Payload<'a>) -> Self {
+        Self {
+            client,
+            kind,
+            payload,
+            priority: None,
+            timeout_ms: 0,
+            retries: 0,
+            estimate_ms: 0,
+            delay_ms: 0,
+            durability: Durability::Best,
+            key: None,
+            key_ttl_ms: 0,
+            discard_result: false,
+            array: None,
+            submitted_unix_ms: 0,
+        }
+    }
+}

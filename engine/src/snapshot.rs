@@ -1,0 +1,148 @@
+//! Images of all journal tasks, for a snapshot, read beside the running engine.
+//!
+//! A thread of its own reads them, slot range by slot range, so the core is not held up. Each task is copied as an
+//! inspector copies it, so what is read are tasks of different moments; replaying the journal from
+//! [`crate::Engine::snapshot_start`] (asked before the first read) on top brings all of them to the same one.
+//!
+//! Rule: a snapshot may be **published only when the journal is durable up to [`Images::highest`]** and further up to
+//! the engine's last record at the end of reading ([`crate::Engine::journal`], `last_lsn`), else it could say more than
+//! the journal does and a crash would leave lsns in it that are given again.
+//!
+//! Tested in `engine/tests/rules/snapshot.rs`.
+
+use core::ops::Range;
+use std::sync::Arc;
+
+use qtf_journal::{Lsn, TaskImage};
+use qtf_shm::{KeyId, Segment, SlotIndex, TaskId, TaskOptions};
+
+use crate::image::{ImageBuffer, image_of};
+use crate::wall::WallTime;
+
+/// LIMIT: copies of a task that changes while it is read; each change takes the engine a microsecond.
+const LOOKS_MAX: u32 = 10_000;
+
+/// A task that cannot be read as it must be: there is no snapshot without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "task {task} cannot be read for the snapshot: its slot or its payload is damaged, see `shm-inspect verify`"
+)]
+pub struct Unreadable {
+    /// Which.
+    pub task: TaskId,
+}
+
+/// A reader of journal tasks.
+#[derive(Debug)]
+pub struct Images {
+    segment: Arc<Segment>,
+    wall: WallTime,
+    buffer: ImageBuffer,
+    highest: Lsn,
+}
+
+/// A key that is alive though its task is gone, or is a memory task: its times are of the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveKey {
+    /// The key.
+    pub key: KeyId,
+    /// The task it stands for.
+    pub task: TaskId,
+    /// When it may be forgotten.
+    pub expires_unix_ms: u64,
+}
+
+impl Images {
+    /// Times are converted by `wall`.
+    #[must_use]
+    pub fn new(segment: Arc<Segment>, wall: WallTime) -> Self {
+        Self {
+            segment,
+            wall,
+            buffer: ImageBuffer::default(),
+            highest: Lsn::NONE,
+        }
+    }
+
+    /// Slots to be read: all below this one.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        self.segment.high_water()
+    }
+
+    /// Hands the journal tasks of some slots to `take`; returns how many.
+    ///
+    /// # Errors
+    /// A task cannot be read, or `take` fails.
+    pub fn read<E: From<Unreadable>>(
+        &mut self,
+        slots: Range<u32>,
+        mut take: impl FnMut(&TaskImage<'_>) -> Result<(), E>,
+    ) -> Result<u32, E> {
+        let segment = Arc::clone(&self.segment);
+        let mut count = 0_u32;
+        for slot in segment.allocated_slots(slots) {
+            count = count.saturating_add(u32::from(self.hand_over(&segment, slot, &mut take)?));
+        }
+        Ok(count)
+    }
+
+    /// All live keys. Those of journal tasks are in the tasks' images too, which does no harm.
+    pub fn keys(&self) -> impl Iterator<Item = LiveKey> + '_ {
+        let now = self.segment.now().stamp();
+        self.segment
+            .keys()
+            .iter()
+            .filter(move |entry| entry.confirmed && entry.expiry > now)
+            .map(|entry| LiveKey {
+                key: entry.key,
+                task: entry.task,
+                expires_unix_ms: self.wall.unix_ms_of(entry.expiry),
+            })
+    }
+
+    /// The highest lsn that was read so far.
+    #[must_use]
+    pub const fn highest(&self) -> Lsn {
+        self.highest
+    }
+
+    /// Hands one slot's task over, if it is a journal task.
+    fn hand_over<E: From<Unreadable>>(
+        &mut self,
+        segment: &Segment,
+        slot: SlotIndex,
+        take: &mut impl FnMut(&TaskImage<'_>) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        for _ in 0..LOOKS_MAX {
+            let Some(reading) = segment.read_task(slot) else {
+                return Ok(false);
+            };
+            if reading.torn {
+                core::hint::spin_loop();
+                continue;
+            }
+            let record = reading.record;
+            let phase = record.state.phase();
+            let is_task = phase.is_unfinished() || phase.is_final();
+            let Some(task) = record
+                .id
+                .filter(|_| is_task && record.options.has(TaskOptions::JOURNAL))
+            else {
+                return Ok(false);
+            };
+            if let Some(image) = image_of(segment, &record, self.wall, &mut self.buffer) {
+                self.highest = self.highest.max(image.lsn);
+                take(&image)?;
+                return Ok(true);
+            }
+            if segment.state(slot) == record.state {
+                return Err(Unreadable { task }.into());
+            }
+        }
+        match segment.state(slot).id(slot) {
+            Some(task) => Err(Unreadable { task }.into()),
+            None => Ok(false),
+        }
+    }
+}
