@@ -5,8 +5,8 @@ use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::v1::admin_client::AdminClient;
 use qtf_proto::v1::{
     ClientInfo, DaemonInfo, DrainWorkerRequest, GetInfoRequest, GetTaskRequest, ListClientsRequest,
-    ListTasksRequest, ListWorkersRequest, TaskInfo, TaskSelection, TaskState, TaskVerdicts,
-    UpdateTasksRequest, WorkerInfo,
+    ListTasksRequest, ListWorkersRequest, RefusalReason, TaskInfo, TaskSelection, TaskState,
+    TaskVerdicts, UpdateTasksRequest, WorkerInfo,
 };
 use tonic::transport::Channel;
 
@@ -43,10 +43,25 @@ enum Change<'a> {
     Cancel(&'a str),
     Forget,
     Priority(u8),
+    Revive(&'a str),
+}
+
+impl Change<'_> {
+    /// Of a repeat whose first answer was lost: a refusal that only says that the first was carried out.
+    const fn is_done_before(&self, refusal: &Refusal, state: TaskState) -> bool {
+        let is_wrong_state = matches!(refusal.reason, RefusalReason::WrongState);
+        match self {
+            Self::Forget => refusal.is_unknown(),
+            Self::Cancel(_) => is_wrong_state && matches!(state, TaskState::Cancelled),
+            Self::Revive(_) => is_wrong_state && !matches!(state, TaskState::DeadLetter),
+            Self::Priority(_) => false,
+        }
+    }
 }
 
 impl Client {
     /// Cancels waiting tasks at once and asks running ones to stop; answers in the order of `ids`.
+    /// Repeated when the answer is lost.
     ///
     /// # Errors
     /// See [`CallError`]; refusals of single ids are in the verdicts.
@@ -58,7 +73,9 @@ impl Client {
         self.change(ids, &Change::Cancel(reason)).await
     }
 
-    /// Acknowledges results: frees the slots of ended tasks. Answers in the order of `ids`.
+    /// Acknowledges results: frees the slots of ended tasks. Answers in the order of `ids`. Repeated when
+    /// the answer is lost; a task that is not there any more is then taken as forgotten by the first call,
+    /// in state [`TaskState::Unspecified`].
     ///
     /// # Errors
     /// See [`CallError`]; refusals of single ids are in the verdicts.
@@ -78,27 +95,54 @@ impl Client {
         self.change(ids, &Change::Priority(priority)).await
     }
 
+    /// Gives dead letters new attempts: they are ready again. Answers in the order of `ids`. To purge a dead
+    /// letter is to [`forget`](Client::forget) it.
+    ///
+    /// # Errors
+    /// See [`CallError`]; refusals of single ids are in the verdicts.
+    pub async fn revive(
+        &self,
+        ids: &[TaskId],
+        reason: &str,
+    ) -> Result<Vec<TaskVerdict>, CallError> {
+        self.change(ids, &Change::Revive(reason)).await
+    }
+
     async fn change(
         &self,
         ids: &[TaskId],
         change: &Change<'_>,
     ) -> Result<Vec<TaskVerdict>, CallError> {
         let mut verdicts = Vec::with_capacity(ids.len());
-        let mut session = self.session().await?;
+        let mut after = 0;
         for ids in ids.chunks(BATCH_ENTRIES_MAX) {
-            let mut answer = self.change_once(ids, change, &session).await;
-            if let Err(error) = &answer {
-                // All three are idempotent, so one more try is safe.
-                if error.is_unknown_session() {
-                    session = self.renewed_session(&session).await?;
-                } else if matches!(error, CallError::Unreachable { .. }) {
-                    session = self.session().await?;
-                } else {
-                    return Err(error.clone());
-                }
-                answer = self.change_once(ids, change, &session).await;
-            }
-            append_verdicts(&mut verdicts, ids, answer?)?;
+            let mut patience = self.patience();
+            let mut is_repeat = false;
+            let answer = loop {
+                let session = self.session_after(after, &patience).await;
+                let error = match &session {
+                    Ok(session) => match self.change_once(ids, change, session).await {
+                        Ok(answer) => match passing_refusal(&answer) {
+                            None => break answer,
+                            Some(refusal) => {
+                                is_repeat = true;
+                                CallError::Refused(refusal)
+                            }
+                        },
+                        Err(error) => {
+                            is_repeat |= !matches!(error, CallError::Refused(_));
+                            error
+                        }
+                    },
+                    Err(error) => error.clone(),
+                };
+                let failed = (error, session.as_ref().ok());
+                self.before_repeat(&mut patience, &mut after, failed)
+                    .await?;
+            };
+            append_verdicts(&mut verdicts, ids, answer, |refusal, state| {
+                is_repeat && change.is_done_before(refusal, state)
+            })?;
         }
         Ok(verdicts)
     }
@@ -120,6 +164,10 @@ impl Client {
         match change {
             Change::Cancel(reason) => {
                 let call = plm.cancel_tasks(selection(reason, task_ids));
+                self.timed(call).await
+            }
+            Change::Revive(reason) => {
+                let call = plm.revive_tasks(selection(reason, task_ids));
                 self.timed(call).await
             }
             Change::Forget => {
@@ -227,10 +275,17 @@ impl Client {
     }
 }
 
+/// A daemon that stops in the middle of a call says so for each task.
+fn passing_refusal(answer: &TaskVerdicts) -> Option<Refusal> {
+    let refusals = answer.verdicts.iter().filter_map(|one| one.refusal.clone());
+    refusals.map(Refusal::from).find(Refusal::is_passing)
+}
+
 fn append_verdicts(
     verdicts: &mut Vec<TaskVerdict>,
     ids: &[TaskId],
     answer: TaskVerdicts,
+    is_done_before: impl Fn(&Refusal, TaskState) -> bool,
 ) -> Result<(), CallError> {
     if answer.verdicts.len() != ids.len() {
         return Err(CallError::protocol(format!(
@@ -241,11 +296,11 @@ fn append_verdicts(
     }
     verdicts.extend(ids.iter().zip(answer.verdicts).map(|(id, verdict)| {
         let state = verdict.state();
+        let refusal = verdict.refusal.map(Refusal::from);
+        let refusal = refusal.filter(|refusal| !is_done_before(refusal, state));
         TaskVerdict {
             id: *id,
-            result: verdict
-                .refusal
-                .map_or(Ok(state), |refusal| Err(refusal.into())),
+            result: refusal.map_or(Ok(state), Err),
         }
     }));
     Ok(())

@@ -12,10 +12,16 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::error::{CallError, ConnectError};
+use crate::key::{KEY_TTL, KeyMint};
+use crate::notice::{Listener, Notice};
+use crate::patience::Patience;
 use crate::session::{Session, SessionKeeper};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-const RECONNECT_FOR: Duration = Duration::from_secs(10);
+const RECONNECT_FOR: Duration = Duration::from_secs(30);
+/// An automatic key lives at least so long, and several times as long as calls are repeated.
+const AUTOMATIC_KEY_TTL_MIN: Duration = Duration::from_secs(120);
+const AUTOMATIC_KEY_TTL_FACTOR: u32 = 4;
 // LIMIT: field `name` of `ClientHello` and of the client record.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -32,6 +38,9 @@ pub(crate) struct Inner {
     pub(crate) channel: Channel,
     pub(crate) call_timeout: Duration,
     pub(crate) reconnect_for: Duration,
+    /// `None`: only tasks with a key of their own are repeated.
+    pub(crate) keys: Option<KeyMint>,
+    pub(crate) listener: Listener,
     session: SessionKeeper,
 }
 
@@ -42,6 +51,8 @@ pub struct ClientBuilder {
     name: String,
     call_timeout: Duration,
     reconnect_for: Duration,
+    has_automatic_keys: bool,
+    listener: Listener,
 }
 
 impl ClientBuilder {
@@ -60,11 +71,27 @@ impl ClientBuilder {
         self
     }
 
-    /// How long [`Client::wait`] and result streams try to reach a daemon that went away; 10 s when not
-    /// set.
+    /// How long a daemon that went away is waited for by submissions, cancellations, acknowledgements,
+    /// [`Client::wait`] and result streams; 30 s when not set. Zero means that nothing is tried twice.
     #[must_use]
     pub const fn reconnect_for(mut self, duration: Duration) -> Self {
         self.reconnect_for = duration;
+        self
+    }
+
+    /// Submits tasks that have no [`Task::key`](crate::Task::key) without one. A submission whose answer is
+    /// lost is then not repeated, since it could have been accepted.
+    #[must_use]
+    pub const fn without_automatic_keys(mut self) -> Self {
+        self.has_automatic_keys = false;
+        self
+    }
+
+    /// Calls `listener` when the daemon goes, comes back or is full while calls wait for it. It is called
+    /// from the tasks that do the work, so it must not block.
+    #[must_use]
+    pub fn on_notice(mut self, listener: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
+        self.listener = Listener::new(listener);
         self
     }
 
@@ -79,12 +106,14 @@ impl ClientBuilder {
             host: host_name(),
             pid: std::process::id(),
         };
-        let session = SessionKeeper::start(channel.clone(), hello);
+        let session = SessionKeeper::start(channel.clone(), hello, self.listener.clone());
         let client = Client {
             inner: Arc::new(Inner {
                 channel,
                 call_timeout: self.call_timeout,
                 reconnect_for: self.reconnect_for,
+                keys: self.has_automatic_keys.then(KeyMint::new),
+                listener: self.listener,
                 session,
             }),
         };
@@ -117,6 +146,8 @@ impl Client {
             name: program_name(),
             call_timeout: CALL_TIMEOUT,
             reconnect_for: RECONNECT_FOR,
+            has_automatic_keys: true,
+            listener: Listener::default(),
         }
     }
 
@@ -130,13 +161,48 @@ impl Client {
 
     /// The current session; waits for its renewal when it was lost.
     pub(crate) async fn session(&self) -> Result<Session, CallError> {
-        self.inner.session.current(self.inner.call_timeout).await
+        self.inner
+            .session
+            .newer_than(0, self.inner.call_timeout)
+            .await
     }
 
-    /// Says that the daemon does not know this session, and waits for another.
-    pub(crate) async fn renewed_session(&self, lost: &Session) -> Result<Session, CallError> {
-        let within = self.inner.call_timeout;
-        self.inner.session.renewed(lost, within).await
+    /// An open session, newer than the one with this number, for as long as there is patience.
+    pub(crate) async fn session_after(
+        &self,
+        number: u64,
+        patience: &Patience,
+    ) -> Result<Session, CallError> {
+        self.inner.session.newer_than(number, patience.left()).await
+    }
+
+    /// After a failure of a call that may be repeated: notes a session that the daemon does not know any
+    /// more as lost, and waits before the next try; the error comes back when there is to be none.
+    pub(crate) async fn before_repeat(
+        &self,
+        patience: &mut Patience,
+        after: &mut u64,
+        (error, session): (CallError, Option<&Session>),
+    ) -> Result<(), CallError> {
+        if let Some(session) = session
+            && error.is_unknown_session()
+        {
+            self.inner.session.is_lost(session.number);
+            *after = session.number;
+        }
+        patience.after(error).await
+    }
+
+    /// Patience as it was asked for when connecting.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(self.inner.reconnect_for)
+    }
+
+    /// Life of automatic keys.
+    pub(crate) fn automatic_key_ttl(&self) -> Duration {
+        let repeated_for = self.inner.reconnect_for.max(self.inner.call_timeout);
+        let ttl = repeated_for.saturating_mul(AUTOMATIC_KEY_TTL_FACTOR);
+        ttl.clamp(AUTOMATIC_KEY_TTL_MIN, KEY_TTL)
     }
 
     pub(crate) fn plm(&self) -> PlmClient<Channel> {

@@ -2,12 +2,14 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::io;
 
 use qtf_proto::refusal::refusal_of;
 use qtf_proto::v1::{self, RefusalReason};
 use tonic::{Code, Status};
 
 use crate::TaskId;
+use crate::key::TaskKey;
 
 /// The daemon said no.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,20 @@ impl Refusal {
                 | RefusalReason::ArenaFull
                 | RefusalReason::IdsExhausted
                 | RefusalReason::SpillFailed
+                | RefusalReason::KeysFull
+                | RefusalReason::JournalFull
+        )
+    }
+
+    /// The daemon is about to go, or has forgotten us or an upload: a repeat to it or to its successor may be
+    /// answered.
+    pub(crate) const fn is_passing(&self) -> bool {
+        matches!(
+            self.reason,
+            RefusalReason::Stopping
+                | RefusalReason::JournalFailed
+                | RefusalReason::UnknownSession
+                | RefusalReason::UnknownUpload
         )
     }
 
@@ -108,6 +124,12 @@ pub enum CallError {
     /// The daemon said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Nobody listens at the address, and nobody came in time.
+    #[error("the daemon is not there: {cause}")]
+    NotThere {
+        /// What the system says.
+        cause: String,
+    },
     /// The connection broke and did not come back in time.
     #[error("the daemon cannot be reached: {cause}")]
     Unreachable {
@@ -138,6 +160,9 @@ impl CallError {
         if let Some(refusal) = refusal_of(status) {
             return Self::Refused(refusal.into());
         }
+        if let Some(cause) = not_there(status) {
+            return Self::NotThere { cause };
+        }
         let refused = |reason| {
             Self::Refused(Refusal {
                 reason,
@@ -167,6 +192,15 @@ impl CallError {
         }
     }
 
+    /// Trying again may help.
+    pub(crate) const fn is_passing(&self) -> bool {
+        match self {
+            Self::NotThere { .. } | Self::Unreachable { .. } | Self::TimedOut { .. } => true,
+            Self::Refused(refusal) => refusal.is_passing(),
+            Self::Protocol { .. } => false,
+        }
+    }
+
     pub(crate) const fn is_unknown_session(&self) -> bool {
         matches!(
             self,
@@ -178,24 +212,41 @@ impl CallError {
     }
 }
 
-/// Why a task was not submitted.
+/// What the system says when nobody listens; `None` when the status has another cause.
+fn not_there(status: &Status) -> Option<String> {
+    let mut next = core::error::Error::source(status);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{ConnectionRefused, NotFound};
+            let is_not_there = matches!(error.kind(), ConnectionRefused | NotFound);
+            return is_not_there.then(|| error.to_string());
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Why there is no task id: what is known of a submission that was not accepted, or not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
     /// The daemon said no; nothing was submitted.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The connection broke before the answer: the task may or may not have been accepted.
-    #[error("the daemon cannot be reached, the task may have been accepted: {cause}")]
-    Unreachable {
+    /// It never went out: nothing was submitted.
+    #[error("nothing was submitted: {cause}")]
+    NotSent {
         /// What happened.
-        cause: String,
+        cause: CallError,
     },
-    /// No answer in time: the task may or may not have been accepted.
-    #[error("no answer within {} ms, the task may have been accepted", after.as_millis())]
-    TimedOut {
-        /// The time.
-        after: Duration,
+    /// It went out and no answer came, within the time for repeating it: it may or may not have been
+    /// accepted. Submitting it again with the same key tells, as long as the daemon knows the key.
+    #[error("the task may have been accepted{}: {cause}", with_key(key.as_ref()))]
+    Unanswered {
+        /// The user's or the automatic key; `None` when it was sent without one.
+        key: Option<TaskKey>,
+        /// What happened.
+        cause: CallError,
     },
     /// The answer makes no sense: another version, or not a daemon.
     #[error("unexpected answer from the daemon: {what}")]
@@ -205,15 +256,10 @@ pub enum SubmitError {
     },
 }
 
-impl From<CallError> for SubmitError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Refused(refusal) => Self::Refused(refusal),
-            CallError::Unreachable { cause } => Self::Unreachable { cause },
-            CallError::TimedOut { after } => Self::TimedOut { after },
-            CallError::Protocol { what } => Self::Protocol { what },
-        }
-    }
+fn with_key(key: Option<&TaskKey>) -> String {
+    key.map_or_else(String::new, |key| {
+        format!(", submit it again with key {key} to learn")
+    })
 }
 
 /// Why the end of a task was not learned.

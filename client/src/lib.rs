@@ -11,7 +11,7 @@
 //! let client = Client::connect(&"127.0.0.1:7878".parse::<Address>()?).await?;
 //!
 //! // One task, from its submission to its output.
-//! let id = client.submit(Task::exec(["uname", "-r"])).await?;
+//! let id = client.submit(Task::exec(["uname", "-r"])).await?.id;
 //! let end = client.wait(id).await?;
 //! let stdout = end.output.map(|output| output.stdout).unwrap_or_default();
 //! println!("{}", String::from_utf8_lossy(&stdout));
@@ -35,6 +35,10 @@
 //! # }
 //! ```
 //!
+//! When the daemon goes away, calls wait for it or its successor ([`ClientBuilder::reconnect_for`]): what
+//! was not answered is repeated with the same key, so nothing is submitted twice; watched tasks are named
+//! again; each end is told once. [`Accepted`] says how durable a task is.
+//!
 //! What is where: [`Task`] says what is to be done, [`Client`] has the calls, [`Submissions`] and
 //! [`ResultStream`] are the two streams, [`Refusal`] is a "no" of the daemon with its reason.
 //! Tested in `client/tests/` against a daemon that misbehaves on purpose, and in `examples/tests/`
@@ -43,6 +47,9 @@
 mod calls;
 mod client;
 mod error;
+mod key;
+mod notice;
+mod patience;
 mod results;
 mod session;
 mod submit;
@@ -52,12 +59,15 @@ mod transfer;
 pub use calls::{ListFilter, TaskVerdict};
 pub use client::{Client, ClientBuilder};
 pub use error::{CallError, ConnectError, Refusal, SubmitError, WatchError};
+pub use key::TaskKey;
+pub use notice::Notice;
 pub use qtf_proto::address::{Address, AddressError, InProcess};
 pub use qtf_proto::v1::{
-    ClientInfo, DaemonInfo, Durability, EnvironmentVariable, ExecSpec, NamedValue, Outcome,
-    OutcomeKind, RefusalReason, TaskInfo, TaskOutput, TaskState, WorkerInfo, WorkerState,
+    ClientInfo, DaemonInfo, Durability, EnvironmentVariable, ExecSpec, JournalInfo, JournalState,
+    NamedValue, Outcome, OutcomeKind, RefusalReason, StartKind, TaskInfo, TaskOutput, TaskState,
+    WorkerInfo, WorkerState,
 };
 pub use qtf_shm::{TaskId, WorkerId};
 pub use results::{Outputs, ResultFeed, ResultStream, TaskEnd};
-pub use submit::Submissions;
+pub use submit::{Accepted, Submissions};
 pub use task::Task;

@@ -1,7 +1,9 @@
 //! The ends of tasks, as they happen.
 //!
-//! Invariants: each watched id is answered once, also over breaks of the connection, after which all ids
-//! that are still open are named again; acknowledgements are sent in the order they are made.
+//! Invariants: each watched id is answered once, also over breaks of the connection and restarts of the
+//! daemon, after which all ids that are still open are named again; acknowledgements are sent in the order
+//! they are made, and the last of them again after a break, since nothing tells which were read.
+//! Tested in `client/tests/calls.rs` and `client/tests/restarts.rs`.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -20,16 +22,22 @@ use tonic::Streaming;
 
 use crate::TaskId;
 use crate::client::Client;
-use crate::error::{CallError, WatchError};
-use crate::submit::task_id;
+use crate::error::{CallError, Refusal, WatchError};
+use crate::patience::Patience;
+use crate::session::Session;
 use crate::transfer::decode_output;
 
 const EVENTS_QUEUED: usize = 64;
 const EVENTS_WAITING_MAX: usize = BATCH_ENTRIES_MAX;
 const FETCHES_MAX: usize = 8;
-const BACKOFF_FIRST: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A stream that held for so long was a good one, also when nothing was heard.
+const GOOD_WIRE: Duration = Duration::from_secs(2);
+/// LIMIT: acknowledgements that are sent again after a break; older ones have been read by then, or their
+/// results stay until their time to live is over.
+const RESENT_MAX: usize = 4 * BATCH_ENTRIES_MAX;
+/// Pause before ids that the daemon had no room to watch are named again.
+const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
 /// Which outputs come with the ends of tasks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,8 +85,8 @@ impl Client {
     /// # Errors
     /// [`CallError::Refused`] for an unknown task, [`CallError::Unreachable`] when the daemon is away
     /// for too long.
-    pub async fn wait(&self, id: TaskId) -> Result<TaskEnd, CallError> {
-        let mut results = self.results([id]);
+    pub async fn wait(&self, id: impl Into<TaskId>) -> Result<TaskEnd, CallError> {
+        let mut results = self.results([id.into()]);
         match results.next().await {
             Some(Ok(end)) => Ok(end),
             Some(Err(WatchError::Task { refusal, .. })) => Err(CallError::Refused(refusal)),
@@ -88,7 +96,7 @@ impl Client {
     }
 
     /// Streams the ends of these tasks in the order they happen, then ends.
-    pub fn results(&self, ids: impl IntoIterator<Item = TaskId>) -> ResultStream {
+    pub fn results(&self, ids: impl IntoIterator<Item = impl Into<TaskId>>) -> ResultStream {
         self.results_with(ids, Outputs::All)
     }
 
@@ -96,7 +104,7 @@ impl Client {
     /// ended need not move what they left behind.
     pub fn results_with(
         &self,
-        ids: impl IntoIterator<Item = TaskId>,
+        ids: impl IntoIterator<Item = impl Into<TaskId>>,
         outputs: Outputs,
     ) -> ResultStream {
         let (feed, results) = self.result_feed_with(outputs);
@@ -125,6 +133,9 @@ impl Client {
             open_ids: HashSet::new(),
             to_watch: VecDeque::new(),
             to_acknowledge: VecDeque::new(),
+            acknowledged_last: VecDeque::new(),
+            watch_again: Vec::new(),
+            watch_again_at: Instant::now(),
             waiting: VecDeque::new(),
             fetches: FuturesUnordered::new(),
         };
@@ -137,6 +148,7 @@ impl Client {
             events,
             acknowledge,
             pump,
+            close_within: CLOSE_TIMEOUT.max(self.inner.reconnect_for),
         };
         (feed, results)
     }
@@ -151,14 +163,15 @@ pub struct ResultFeed {
 
 impl ResultFeed {
     /// Asks for the ends of these tasks. Takes memory for each id until its end is read.
-    pub fn watch(&self, ids: impl IntoIterator<Item = TaskId>) {
+    pub fn watch(&self, ids: impl IntoIterator<Item = impl Into<TaskId>>) {
         // A closed queue means that the stream was dropped: nobody wants to know.
-        let _ = self.watch.send(ids.into_iter().collect());
+        let _ = self.watch.send(ids.into_iter().map(Into::into).collect());
     }
 
     /// See [`ResultStream::acknowledge`].
-    pub fn acknowledge(&self, ids: impl IntoIterator<Item = TaskId>) {
-        let _ = self.acknowledge.send(ids.into_iter().collect());
+    pub fn acknowledge(&self, ids: impl IntoIterator<Item = impl Into<TaskId>>) {
+        let ids = ids.into_iter().map(Into::into).collect();
+        let _ = self.acknowledge.send(ids);
     }
 }
 
@@ -169,13 +182,15 @@ pub struct ResultStream {
     events: mpsc::Receiver<Result<TaskEnd, WatchError>>,
     acknowledge: mpsc::UnboundedSender<Vec<TaskId>>,
     pump: JoinHandle<()>,
+    close_within: Duration,
 }
 
 impl ResultStream {
     /// Says that these results were received, so that their slots may be freed. Sent in the background;
     /// [`ResultStream::close`] waits until it is.
-    pub fn acknowledge(&self, ids: impl IntoIterator<Item = TaskId>) {
-        let _ = self.acknowledge.send(ids.into_iter().collect());
+    pub fn acknowledge(&self, ids: impl IntoIterator<Item = impl Into<TaskId>>) {
+        let ids = ids.into_iter().map(Into::into).collect();
+        let _ = self.acknowledge.send(ids);
     }
 
     /// Ends the stream after all acknowledgements have gone out.
@@ -188,17 +203,14 @@ impl ResultStream {
             events,
             acknowledge,
             mut pump,
+            close_within: after,
         } = self;
         drop((events, acknowledge));
-        match tokio::time::timeout(CLOSE_TIMEOUT, &mut pump).await {
-            Ok(_) => Ok(()),
-            Err(_elapsed) => {
-                pump.abort();
-                Err(CallError::TimedOut {
-                    after: CLOSE_TIMEOUT,
-                })
-            }
+        if tokio::time::timeout(after, &mut pump).await.is_err() {
+            pump.abort();
+            return Err(CallError::TimedOut { after });
         }
+        Ok(())
     }
 }
 
@@ -231,6 +243,11 @@ struct Pump {
     open_ids: HashSet<u64>,
     to_watch: VecDeque<u64>,
     to_acknowledge: VecDeque<u64>,
+    /// The last that were sent, oldest first.
+    acknowledged_last: VecDeque<u64>,
+    /// Ids that the daemon had no room to watch.
+    watch_again: Vec<u64>,
+    watch_again_at: Instant,
     waiting: VecDeque<Event>,
     fetches: FuturesUnordered<Fetch>,
 }
@@ -238,32 +255,30 @@ struct Pump {
 impl Pump {
     async fn run(mut self, out: mpsc::Sender<Event>) {
         let mut out = Some(out);
-        let mut backoff = BACKOFF_FIRST;
-        let mut away_since: Option<Instant> = None;
+        let mut patience = self.client.patience();
+        let mut after = 0;
         loop {
-            let error = match self.open().await {
-                Ok(mut wire) => match self.serve(&mut wire, &mut out).await {
-                    Ok(()) => return finish(wire).await,
-                    Err((error, heard)) => {
-                        if heard {
-                            away_since = None;
-                            backoff = BACKOFF_FIRST;
+            let session = self.client.session_after(after, &patience).await;
+            let opened_at = Instant::now();
+            let error = match &session {
+                Ok(session) => match self.open(session).await {
+                    Ok(wire) => match self.serve(wire, &mut out, &mut patience).await {
+                        Ok(()) => return,
+                        Err(error) => {
+                            if opened_at.elapsed() > GOOD_WIRE {
+                                patience.heard();
+                            }
+                            error
                         }
-                        error
-                    }
+                    },
+                    Err(error) => error,
                 },
-                Err(error) => error,
+                Err(error) => error.clone(),
             };
-            tracing::debug!(%error, "watch stream broke");
-            let since = *away_since.get_or_insert_with(Instant::now);
-            let is_final = match &error {
-                CallError::Refused(_) => !error.is_unknown_session(),
-                CallError::Unreachable { .. } | CallError::TimedOut { .. } => {
-                    since.elapsed() + backoff > self.client.inner.reconnect_for
-                }
-                CallError::Protocol { .. } => true,
-            };
-            if is_final {
+            tracing::debug!(%error, "no watch stream");
+            let failed = (error, session.as_ref().ok());
+            let repeat = self.client.before_repeat(&mut patience, &mut after, failed);
+            if let Err(error) = repeat.await {
                 if let Some(out) = out {
                     while let Some(event) = self.waiting.pop_front() {
                         let _ = out.send(event).await;
@@ -272,62 +287,63 @@ impl Pump {
                 }
                 return;
             }
-            tokio::time::sleep(backoff).await;
-            backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
         }
     }
 
-    /// Opens the stream and names all open ids again.
-    async fn open(&mut self) -> Result<Wire, CallError> {
-        let session = self.client.session().await?;
+    /// Opens the stream, names all open ids again and acknowledges again what may not have been read.
+    async fn open(&mut self, session: &Session) -> Result<Wire, CallError> {
         self.to_watch = self.open_ids.iter().copied().collect();
+        self.watch_again.clear();
+        for id in core::mem::take(&mut self.acknowledged_last)
+            .into_iter()
+            .rev()
+        {
+            self.to_acknowledge.push_front(id);
+        }
         let (requests, queue) = mpsc::channel(8);
         requests
             .try_send(self.next_request(session.token))
             .map_err(|_| CallError::protocol("the watch queue is full at its start"))?;
         let mut plm = self.client.plm();
         let call = plm.watch(ReceiverStream::new(queue));
-        match self.client.timed(call).await {
-            Ok(responses) => Ok(Wire {
-                requests,
-                responses,
-                session: session.token,
-            }),
-            Err(error) if error.is_unknown_session() => {
-                self.client.renewed_session(&session).await?;
-                Err(error)
-            }
-            Err(error) => Err(error),
-        }
+        Ok(Wire {
+            requests,
+            responses: self.client.timed(call).await?,
+            session: session.token,
+        })
     }
 
     fn next_request(&mut self, session: u64) -> WatchRequest {
-        let take = |ids: &mut VecDeque<u64>| {
+        let take = |ids: &mut VecDeque<u64>| -> Vec<u64> {
             let count = ids.len().min(BATCH_ENTRIES_MAX);
             ids.drain(..count).collect()
         };
+        let acknowledge = take(&mut self.to_acknowledge);
+        self.acknowledged_last.extend(&acknowledge);
+        let over = self.acknowledged_last.len().saturating_sub(RESENT_MAX);
+        self.acknowledged_last.drain(..over);
         WatchRequest {
             session,
             watch: take(&mut self.to_watch),
-            acknowledge: take(&mut self.to_acknowledge),
+            acknowledge,
             with_output: self.outputs != Outputs::Leave,
         }
     }
 
-    /// Runs until nothing is left to do, or the stream breaks: then the error, and whether anything was
-    /// heard before.
+    /// Runs until nothing is left to do, or the stream breaks.
     async fn serve(
         &mut self,
-        wire: &mut Wire,
+        mut wire: Wire,
         out: &mut Option<mpsc::Sender<Event>>,
-    ) -> Result<(), (CallError, bool)> {
-        let mut heard = false;
+        patience: &mut Patience,
+    ) -> Result<(), CallError> {
         loop {
             self.drop_output_when_over(out);
             let has_request = !self.to_watch.is_empty() || !self.to_acknowledge.is_empty();
             if self.acknowledged.is_none() && out.is_none() && !has_request {
-                return Ok(());
+                return finish(wire).await;
             }
+            let watch_again_at = self.watch_again_at;
             let may_hear =
                 self.waiting.len() < EVENTS_WAITING_MAX && self.fetches.len() < FETCHES_MAX;
             let reader_is_gone = tokio::select! {
@@ -346,7 +362,7 @@ impl Pump {
                         permit.send(self.next_request(wire.session));
                         false
                     }
-                    Err(_closed) => return Err((broken(), heard)),
+                    Err(_closed) => return Err(broken()),
                 },
                 ids = next_ids(&mut self.watched) => {
                     self.on_watched(ids);
@@ -362,13 +378,17 @@ impl Pump {
                 }
                 response = wire.responses.message(), if may_hear => match response {
                     Ok(Some(response)) => {
-                        heard = true;
-                        self.on_response(response).map_err(|error| (error, heard))?;
+                        patience.heard();
+                        self.on_response(response)?;
                         false
                     }
-                    Ok(None) => return Err((broken(), heard)),
-                    Err(status) => return Err((CallError::of_status(&status), heard)),
+                    Ok(None) => return Err(broken()),
+                    Err(status) => return Err(CallError::of_status(&status)),
                 },
+                () = tokio::time::sleep_until(watch_again_at), if !self.watch_again.is_empty() => {
+                    self.to_watch.extend(self.watch_again.drain(..));
+                    false
+                }
             };
             if reader_is_gone {
                 *out = None;
@@ -393,6 +413,7 @@ impl Pump {
         self.watched = None;
         self.open_ids.clear();
         self.to_watch.clear();
+        self.watch_again.clear();
         self.waiting.clear();
         self.fetches.clear();
     }
@@ -419,6 +440,11 @@ impl Pump {
 
     fn on_response(&mut self, response: WatchResponse) -> Result<(), CallError> {
         for end in response.ends {
+            if self.has_no_room(&end) {
+                self.watch_again.push(end.task_id);
+                self.watch_again_at = Instant::now() + WATCH_AGAIN;
+                continue;
+            }
             // An end that was told before the break, or is not ours, is no news.
             if self.open_ids.remove(&end.task_id) {
                 self.on_end(end)?;
@@ -427,8 +453,17 @@ impl Pump {
         Ok(())
     }
 
+    /// The daemon watches as many tasks as it can; this one is still wanted.
+    fn has_no_room(&self, end: &v1::TaskEnd) -> bool {
+        let is_full = |refusal: &v1::Refusal| {
+            refusal.retry_after_ms > 0 && Refusal::from(refusal.clone()).is_full()
+        };
+        end.refusal.as_ref().is_some_and(is_full) && self.open_ids.contains(&end.task_id)
+    }
+
     fn on_end(&mut self, end: v1::TaskEnd) -> Result<(), CallError> {
-        let id = task_id(end.task_id)?;
+        let id = TaskId::from_raw(end.task_id)
+            .ok_or_else(|| CallError::protocol(format!("{:#x} is no task id", end.task_id)))?;
         if let Some(refusal) = end.refusal {
             let refusal = refusal.into();
             self.waiting
@@ -458,12 +493,18 @@ impl Pump {
         } else if end.output_bytes > 0 {
             let client = self.client.clone();
             self.fetches.push(Box::pin(async move {
-                match client.fetch_output(id).await {
-                    Ok(output) => {
-                        known.output = Some(output);
-                        Ok(known)
+                let mut patience = client.patience();
+                loop {
+                    let error = match client.fetch_output(id).await {
+                        Ok(output) => {
+                            known.output = Some(output);
+                            return Ok(known);
+                        }
+                        Err(error) => error,
+                    };
+                    if let Err(error) = patience.after(error).await {
+                        return Err(WatchError::Output { id, error });
                     }
-                    Err(error) => Err(WatchError::Output { id, error }),
                 }
             }));
         } else {
@@ -473,16 +514,29 @@ impl Pump {
     }
 }
 
-/// Lets the daemon read what was sent: closes our half, and waits for its.
-async fn finish(wire: Wire) {
+/// Lets the daemon read what was sent: closes our half, and waits for its. An error is that it may not have
+/// been read.
+async fn finish(wire: Wire) -> Result<(), CallError> {
     let Wire {
         requests,
         mut responses,
         ..
     } = wire;
     drop(requests);
-    let rest = async { while let Ok(Some(_)) = responses.message().await {} };
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT / 2, rest).await;
+    let rest = async {
+        loop {
+            match responses.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(CallError::of_status(&status)),
+            }
+        }
+    };
+    let after = CLOSE_TIMEOUT / 2;
+    match tokio::time::timeout(after, rest).await {
+        Ok(ended) => ended,
+        Err(_elapsed) => Err(CallError::TimedOut { after }),
+    }
 }
 
 async fn reserve(out: Option<&mpsc::Sender<Event>>) -> Option<mpsc::Permit<'_, Event>> {

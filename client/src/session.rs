@@ -2,6 +2,7 @@
 //!
 //! Invariant: the published session is the newest one the daemon has given; it is taken back as soon
 //! as its stream is known to be broken, so a call never knowingly uses a dead token.
+//! A break that the first new hello mends is not told to the listener.
 
 use core::time::Duration;
 
@@ -9,14 +10,17 @@ use qtf_proto::v1::register_client::RegisterClient;
 use qtf_proto::v1::{ClientHeartbeat, ClientHello, ClientNotice, ClientWelcome};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::error::CallError;
+use crate::notice::{Listener, Notice};
+use crate::patience::spread;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 // A daemon's word about periods is taken within these bounds.
 const HEARTBEAT_MS: core::ops::RangeInclusive<u32> = 20..=60_000;
@@ -28,8 +32,10 @@ pub(crate) struct Session {
     pub(crate) client_id: u32,
     pub(crate) payload_limit_bytes: u64,
     pub(crate) payload_inline_limit_bytes: u64,
-    /// Counts the sessions of this client.
-    number: u64,
+    /// The daemon knows keys.
+    pub(crate) has_keys: bool,
+    /// Counts the sessions of this client; the first is 1.
+    pub(crate) number: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -55,34 +61,39 @@ impl Drop for SessionKeeper {
 }
 
 impl SessionKeeper {
-    pub(crate) fn start(channel: Channel, hello: ClientHello) -> Self {
+    pub(crate) fn start(channel: Channel, hello: ClientHello, listener: Listener) -> Self {
         let (publish, state) = watch::channel(State::Opening(None));
         let (lost, lost_numbers) = mpsc::channel(4);
-        let task = tokio::spawn(keep(channel, hello, publish, lost_numbers));
+        let keeping = Keeping {
+            channel,
+            hello,
+            listener,
+            publish,
+            lost: lost_numbers,
+        };
+        let task = tokio::spawn(keeping.run());
         Self { state, lost, task }
     }
 
-    /// The open session; waits at most `within` for one. A refusal is final for the caller.
-    pub(crate) async fn current(&self, within: Duration) -> Result<Session, CallError> {
-        self.newer_than(0, within).await
+    /// The daemon said that it does not know this session: it is given up for another.
+    pub(crate) fn is_lost(&self, number: u64) {
+        // A full queue means that the keeper has been told already.
+        let _ = self.lost.try_send(number);
     }
 
-    /// A session opened after `lost`.
-    pub(crate) async fn renewed(
+    /// An open session with a higher number; waits at most `within` for one. A refusal that does not pass
+    /// is final for the caller.
+    pub(crate) async fn newer_than(
         &self,
-        lost: &Session,
+        number: u64,
         within: Duration,
     ) -> Result<Session, CallError> {
-        // A full queue means that the keeper has been told already.
-        let _ = self.lost.try_send(lost.number);
-        self.newer_than(lost.number, within).await
-    }
-
-    async fn newer_than(&self, number: u64, within: Duration) -> Result<Session, CallError> {
         let mut state = self.state.clone();
         let usable = state.wait_for(|state| match state {
             State::Open(session) => session.number > number,
-            State::Opening(error) => matches!(error, Some(CallError::Refused(_))),
+            State::Opening(error) => error
+                .as_ref()
+                .is_some_and(|error| matches!(error, CallError::Refused(_)) && !error.is_passing()),
         });
         let usable = async { usable.await.map(|found| found.clone()) };
         let found = match tokio::time::timeout(within, usable).await {
@@ -99,34 +110,67 @@ impl SessionKeeper {
     }
 }
 
-async fn keep(
+/// What the background task has.
+struct Keeping {
     channel: Channel,
     hello: ClientHello,
+    listener: Listener,
     publish: watch::Sender<State>,
-    mut lost: mpsc::Receiver<u64>,
-) {
-    let mut backoff = BACKOFF_FIRST;
-    for number in 1_u64.. {
-        let error = match open(&channel, &hello).await {
-            Ok(opened) => {
-                backoff = BACKOFF_FIRST;
-                let welcome = &opened.welcome;
-                tracing::debug!(client_id = welcome.client_id, "client session open");
-                publish.send_replace(State::Open(Session {
-                    token: welcome.session,
-                    client_id: welcome.client_id,
-                    payload_limit_bytes: welcome.payload_limit_bytes,
-                    payload_inline_limit_bytes: welcome.payload_inline_limit_bytes,
-                    number,
-                }));
-                stay(opened, number, &mut lost).await
-            }
-            Err(error) => error,
-        };
-        tracing::debug!(%error, "client session lost");
-        publish.send_replace(State::Opening(Some(error)));
-        tokio::time::sleep(backoff).await;
-        backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
+    lost: mpsc::Receiver<u64>,
+}
+
+impl Keeping {
+    async fn run(mut self) {
+        let mut backoff = BACKOFF_FIRST;
+        let mut segment_id = None;
+        // When the last session was lost, and whether that was told.
+        let mut away: Option<(Instant, bool)> = None;
+        for number in 1_u64.. {
+            let error = match open(&self.channel, &self.hello).await {
+                Ok(opened) => {
+                    backoff = BACKOFF_FIRST;
+                    let welcome = &opened.welcome;
+                    tracing::debug!(client_id = welcome.client_id, "client session open");
+                    let is_new_segment = segment_id.is_some_and(|id| id != welcome.segment_id);
+                    segment_id = Some(welcome.segment_id);
+                    self.publish_session(welcome, number);
+                    if let Some((since, true)) = away {
+                        let after = since.elapsed();
+                        self.listener.tell(&Notice::Back {
+                            after,
+                            is_new_segment,
+                        });
+                    }
+                    let error = stay(opened, number, &mut self.lost).await;
+                    away = Some((Instant::now(), false));
+                    error
+                }
+                Err(error) => {
+                    if let Some((_, is_told @ false)) = &mut away {
+                        *is_told = true;
+                        self.listener.tell(&Notice::Away {
+                            cause: error.clone(),
+                        });
+                    }
+                    error
+                }
+            };
+            tracing::debug!(%error, "no client session");
+            self.publish.send_replace(State::Opening(Some(error)));
+            tokio::time::sleep(spread(backoff)).await;
+            backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
+        }
+    }
+
+    fn publish_session(&self, welcome: &ClientWelcome, number: u64) {
+        self.publish.send_replace(State::Open(Session {
+            token: welcome.session,
+            client_id: welcome.client_id,
+            payload_limit_bytes: welcome.payload_limit_bytes,
+            payload_inline_limit_bytes: welcome.payload_inline_limit_bytes,
+            has_keys: welcome.key_slots > 0,
+            number,
+        }));
     }
 }
 

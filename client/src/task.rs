@@ -10,6 +10,7 @@ use prost::Message as _;
 use qtf_proto::v1::{Durability, EnvironmentVariable, ExecSpec, TaskSpec};
 
 use crate::TaskId;
+use crate::key::TaskKey;
 
 /// One task to be submitted.
 ///
@@ -138,10 +139,20 @@ impl Task {
         self
     }
 
-    /// A repeat of the same key gives the id of the first task instead of another one.
+    /// Names the submission: submitting with a key that the daemon knows gives the first task of this key
+    /// instead of another one. Without it the client gives each submission a key of its own, so that it
+    /// can repeat what was not answered.
     #[must_use]
-    pub fn idempotency_key(mut self, key: [u8; 16]) -> Self {
-        self.spec.idempotency_key = Bytes::copy_from_slice(&key);
+    pub fn key(mut self, key: impl Into<TaskKey>) -> Self {
+        self.spec.idempotency_key = key.into().on_the_wire();
+        self
+    }
+
+    /// How long the daemon knows the key, counted from the first submission; 1 h when not set. No effect
+    /// without a key.
+    #[must_use]
+    pub fn key_ttl(mut self, ttl: Duration) -> Self {
+        self.spec.key_ttl_ms = millis_up(ttl);
         self
     }
 

@@ -172,7 +172,7 @@ async fn ten_thousand_tasks_come_back_once_each_over_three_workers() {
     let submitting = async move {
         let mut ids = Vec::new();
         while let Some(answer) = answers.next().await {
-            let id = answer.unwrap();
+            let id = answer.unwrap().id;
             feed.watch([id]);
             ids.push(id);
         }
@@ -219,7 +219,8 @@ async fn large_payload_and_large_output_make_the_round() {
     let id = client
         .submit(Task::exec(["cat"]).stdin(large.clone()))
         .await
-        .unwrap();
+        .unwrap()
+        .id;
     let end = soon(client.wait(id)).await.unwrap();
     assert!(end.is_done(), "{end:?}");
     assert!(end.output.unwrap().stdout == large);
@@ -234,11 +235,19 @@ async fn large_payload_and_large_output_make_the_round() {
 async fn waiting_and_running_tasks_are_cancelled() {
     let place = start();
     let client = place.client().await;
-    let waiting = client.submit(Task::exec(["sleep", "1000"])).await.unwrap();
+    let waiting = client
+        .submit(Task::exec(["sleep", "1000"]))
+        .await
+        .unwrap()
+        .id;
     let verdicts = client.cancel(&[waiting], "test").await.unwrap();
     assert_eq!(verdicts[0].result, Ok(TaskState::Cancelled));
     let worker = place.worker(1);
-    let running = client.submit(Task::exec(["sleep", "1000"])).await.unwrap();
+    let running = client
+        .submit(Task::exec(["sleep", "1000"]))
+        .await
+        .unwrap()
+        .id;
     soon(async {
         while client.task(running).await.unwrap().state() != TaskState::Running {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -257,7 +266,7 @@ async fn timeout_and_retries_use_up_the_attempts() {
     let worker = place.worker(1);
     let client = place.client().await;
     let timed = Task::exec(["sleep", "1000"]).timeout(Duration::from_millis(100));
-    let id = client.submit(timed).await.unwrap();
+    let id = client.submit(timed).await.unwrap().id;
     let end = soon(client.wait(id)).await.unwrap();
     assert_eq!(end.state, TaskState::Failed);
     assert_eq!(end.outcome.kind(), OutcomeKind::TimedOut);
@@ -292,7 +301,7 @@ async fn worker_killed_with_its_tasks_loses_none_of_them() {
         .map(|n| Task::exec(["sh", "-c", &script, &n.to_string()]))
         .collect();
     let answers = client.submit_many(tasks);
-    let ids: Vec<TaskId> = answers.map(Result::unwrap).collect().await;
+    let ids: Vec<TaskId> = answers.map(|answer| answer.unwrap().id).collect().await;
     soon(async {
         while client.workers().await.unwrap()[0].running < 8 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -332,7 +341,8 @@ async fn drained_worker_finishes_what_it_runs_and_leaves() {
     let id = client
         .submit(Task::exec(["sh", "-c", &script]))
         .await
-        .unwrap();
+        .unwrap()
+        .id;
     soon(async {
         while client.task(id).await.unwrap().state() != TaskState::Running {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -378,7 +388,7 @@ async fn full_segment_takes_all_tasks_in_the_end_and_loses_none() {
         // Full: one more is refused with a hint, and then a worker comes.
         loop {
             match client.submit(Task::handler("echo", "one more")).await {
-                Ok(id) => drop(client.cancel(&[id], "test").await.unwrap()),
+                Ok(accepted) => drop(client.cancel(&[accepted.id], "test").await.unwrap()),
                 Err(SubmitError::Refused(refusal)) => {
                     assert_eq!(refusal.reason, RefusalReason::TasksFull);
                     assert!(refusal.retry_after_ms > 0);
@@ -400,7 +410,7 @@ async fn client_that_goes_away_leaves_its_tasks_and_results_behind() {
     let place = start();
     let client = place.client().await;
     let answers = client.submit_many((0..100).map(|n| Task::handler("echo", n.to_string())));
-    let ids: Vec<TaskId> = answers.map(Result::unwrap).collect().await;
+    let ids: Vec<TaskId> = answers.map(|answer| answer.unwrap().id).collect().await;
     drop(client);
     let worker = place.worker(4);
     let client = place.client().await;

@@ -1,8 +1,11 @@
-//! A daemon that keeps tasks in a map and misbehaves as a test tells it, over a real Unix socket.
+//! A daemon that keeps tasks in a map and misbehaves as a test tells it, over a real Unix socket. It has
+//! a runtime of its own, so that it can die with all its connections and be started again.
+#![expect(dead_code, reason = "each test file uses another part of it")]
 
 use core::pin::Pin;
 use core::time::Duration;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -12,13 +15,14 @@ use qtf_proto::refusal::status_of;
 use qtf_proto::v1::plm_server::{Plm, PlmServer};
 use qtf_proto::v1::register_server::{Register, RegisterServer};
 use qtf_proto::v1::{
-    ClientHeartbeat, ClientHello, ClientNotice, ClientWelcome, FetchOutputRequest, GetTaskRequest,
-    ListTasksRequest, ListTasksResponse, Outcome, OutcomeKind, OutputChunk, Refusal, RefusalReason,
-    SubmitStreamRequest, SubmitStreamResponse, SubmitTaskRequest, SubmitTaskResponse,
-    SubmitVerdict, TaskEnd, TaskInfo, TaskOutput, TaskSelection, TaskSpec, TaskState, TaskVerdict,
-    TaskVerdicts, UpdateTasksRequest, UploadChunk, UploadReceipt, WatchRequest, WatchResponse,
-    WorkerNotice, WorkerReport,
+    ClientHeartbeat, ClientHello, ClientNotice, ClientWelcome, Durability, FetchOutputRequest,
+    GetTaskRequest, ListTasksRequest, ListTasksResponse, Outcome, OutcomeKind, OutputChunk,
+    Refusal, RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitTaskRequest,
+    SubmitTaskResponse, SubmitVerdict, TaskEnd, TaskInfo, TaskOutput, TaskSelection, TaskSpec,
+    TaskState, TaskVerdict, TaskVerdicts, UpdateTasksRequest, UploadChunk, UploadReceipt,
+    WatchRequest, WatchResponse, WorkerNotice, WorkerReport,
 };
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
@@ -40,12 +44,18 @@ pub(crate) async fn soon<T>(thing: impl Future<Output = T>) -> T {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
+    /// Of its key; empty = none.
+    key: Bytes,
     pub(crate) spec: TaskSpec,
     pub(crate) end: Option<TaskOutput>,
 }
 
 /// What the daemon knows, and how it is to misbehave.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one way to misbehave, and any may be combined"
+)]
 pub(crate) struct World {
     pub(crate) hello: Option<ClientHello>,
     pub(crate) heartbeats: u32,
@@ -55,6 +65,7 @@ pub(crate) struct World {
     pub(crate) tasks: BTreeMap<u64, Kept>,
     pub(crate) acknowledged: Vec<u64>,
     uploads: BTreeMap<u64, Bytes>,
+    uploads_seen: u64,
     /// So many slots; 0 = no limit.
     pub(crate) capacity: usize,
     /// Entries in stream batches that arrived, accepted or not.
@@ -65,6 +76,24 @@ pub(crate) struct World {
     pub(crate) break_watch_after: usize,
     pub(crate) watches_opened: usize,
     pub(crate) refuse_clients: bool,
+    pub(crate) segment_id: u64,
+    pub(crate) key_slots: usize,
+    /// Task of each key.
+    pub(crate) keys: HashMap<Bytes, u64>,
+    /// Keys that were given back.
+    pub(crate) keys_received: usize,
+    /// Submissions whose key was known.
+    pub(crate) repeats: usize,
+    pub(crate) journal_is_full: bool,
+    /// Accept so many entries of the stream and then break it without an answer to their batch; once.
+    pub(crate) break_after_entries: Option<usize>,
+    /// Carry so many single calls out without answering them.
+    pub(crate) answers_to_lose: u32,
+    /// Take submissions in without answering them.
+    pub(crate) hold_answers: bool,
+    /// Send each answer of the two streams twice.
+    pub(crate) answers_twice: bool,
+    next_slot: u64,
     /// Never answer `GetTask`.
     pub(crate) is_mute: bool,
 }
@@ -107,6 +136,19 @@ impl World {
             .values()
             .filter(|task| task.end.is_none())
             .count();
+        let key = core::mem::take(&mut spec.idempotency_key);
+        if let Some(id) = self.keys.get(&key) {
+            self.repeats += 1;
+            return Ok(*id);
+        }
+        if !key.is_empty() && self.keys.len() >= self.key_slots {
+            let message = "all keys in use";
+            return Err(refusal(RefusalReason::KeysFull, message, 10));
+        }
+        if self.journal_is_full && spec.durability() != Durability::Memory {
+            let message = "the journal has no room";
+            return Err(refusal(RefusalReason::JournalFull, message, 10));
+        }
         if self.capacity > 0 && waiting >= self.capacity {
             return Err(refusal(
                 RefusalReason::TasksFull,
@@ -114,16 +156,48 @@ impl World {
                 10,
             ));
         }
-        let slot = u64::try_from(self.tasks.len()).unwrap();
-        let id = (1 << 24) | slot;
-        self.tasks.insert(id, Kept { spec, end: None });
+        let id = (self.segment_id << 24) | self.next_slot;
+        self.next_slot += 1;
+        if !key.is_empty() {
+            self.keys.insert(key.clone(), id);
+        }
+        let end = None;
+        self.tasks.insert(id, Kept { key, spec, end });
         Ok(id)
     }
 
+    fn take_back(&mut self, keys: &[Bytes]) {
+        for key in keys {
+            self.keys.remove(key);
+        }
+        self.keys_received += keys.len();
+    }
+
+    /// What a new daemon with an empty segment finds: the tasks of the journal.
+    fn start_cold(&mut self) {
+        self.segment_id += 1;
+        self.next_slot = 0;
+        let is_kept = |kept: &Kept| kept.spec.durability() == Durability::Journal;
+        self.tasks.retain(|_, kept| is_kept(kept));
+        let tasks = &self.tasks;
+        self.keys.retain(|_, id| tasks.contains_key(id));
+    }
+
+    /// True when the answer to this call is to be lost.
+    fn loses_answer(&mut self) -> bool {
+        let loses = self.answers_to_lose > 0;
+        self.answers_to_lose = self.answers_to_lose.saturating_sub(1);
+        loses
+    }
+
     fn verdict(&mut self, spec: TaskSpec) -> SubmitVerdict {
+        let durability = spec.durability;
+        let repeats = self.repeats;
         match self.submit(spec) {
             Ok(task_id) => SubmitVerdict {
                 task_id,
+                durability,
+                is_repeat: self.repeats > repeats,
                 ..SubmitVerdict::default()
             },
             Err(refusal) => SubmitVerdict {
@@ -204,6 +278,7 @@ impl Service {
                 verdict.set_state(state);
                 if state == TaskState::Done {
                     world.acknowledged.push(task_id);
+                    world.tasks.remove(&task_id);
                 }
             } else {
                 verdict.refusal = Some(refusal(RefusalReason::UnknownTask, "no such task", 0));
@@ -211,6 +286,9 @@ impl Service {
             verdict
         });
         let verdicts = verdicts.collect();
+        if world.loses_answer() {
+            return Err(lost());
+        }
         Ok(Response::new(TaskVerdicts { verdicts }))
     }
 
@@ -237,8 +315,12 @@ impl Service {
                 _ => true,
             });
             told += ends.len();
-            if !ends.is_empty() && answers.send(Ok(WatchResponse { ends })).await.is_err() {
-                return;
+            let times = if self.world().answers_twice { 2 } else { 1 };
+            for _ in 0..times {
+                let ends = ends.clone();
+                if !ends.is_empty() && answers.send(Ok(WatchResponse { ends })).await.is_err() {
+                    return;
+                }
             }
             if limit > 0 && told >= limit {
                 return;
@@ -283,7 +365,7 @@ impl Register for Service {
     ) -> Result<Response<Self::ClientSessionStream>, Status> {
         let mut heartbeats = request.into_inner();
         let first = heartbeats.message().await?.and_then(|first| first.hello);
-        let session = {
+        let (session, segment_id, key_slots) = {
             let mut world = self.world();
             if world.refuse_clients {
                 let message = "64 of 64 client records in use";
@@ -293,16 +375,18 @@ impl Register for Service {
             world.next_session += 1;
             let session = 100 + world.next_session;
             world.sessions.insert(session);
-            session
+            let key_slots = u64::try_from(world.key_slots).unwrap();
+            (session, world.segment_id, key_slots)
         };
         let welcome = ClientNotice {
             welcome: Some(ClientWelcome {
                 session,
                 client_id: 5,
-                segment_id: 7,
+                segment_id,
                 heartbeat_ms: 20,
                 payload_limit_bytes: PAYLOAD_BYTES,
                 payload_inline_limit_bytes: INLINE_BYTES,
+                key_slots,
             }),
             daemon_stopping: false,
         };
@@ -333,10 +417,19 @@ impl Plm for Service {
         let request = request.into_inner();
         let mut world = self.world();
         world.check_session(request.session).map_err(status_of)?;
-        let task_id = world.submit(request.task.unwrap()).map_err(status_of)?;
+        world.take_back(&request.received_keys);
+        let verdict = world.verdict(request.task.unwrap());
+        if world.loses_answer() {
+            return Err(lost());
+        }
+        if let Some(refusal) = verdict.refusal {
+            return Err(status_of(refusal));
+        }
         Ok(Response::new(SubmitTaskResponse {
-            task_id,
-            ..SubmitTaskResponse::default()
+            task_id: verdict.task_id,
+            durability: verdict.durability,
+            is_repeat: verdict.is_repeat,
+            result_expired: verdict.result_expired,
         }))
     }
 
@@ -350,13 +443,39 @@ impl Plm for Service {
             let mut world = service.world();
             world.check_session(request.session).map_err(status_of)?;
             world.entries_seen += request.tasks.len();
+            world.take_back(&request.received_keys);
             if request.batch == world.break_before_batch {
-                return Err(Status::unavailable("the connection broke"));
+                return Err(lost());
             }
-            let verdicts = request.tasks.into_iter().map(|spec| world.verdict(spec));
-            let verdicts = verdicts.collect();
+            let mut verdicts = Vec::new();
+            for spec in request.tasks {
+                verdicts.push(world.verdict(spec));
+                match &mut world.break_after_entries {
+                    Some(0) => {
+                        world.break_after_entries = None;
+                        return Err(lost());
+                    }
+                    Some(left) => *left -= 1,
+                    None => {}
+                }
+            }
             let batch = request.batch;
             Ok(SubmitStreamResponse { batch, verdicts })
+        });
+        let service = self.clone();
+        let answers = answers.then(move |answer| {
+            let holds = service.world().hold_answers;
+            async move {
+                if holds {
+                    core::future::pending::<()>().await;
+                }
+                answer
+            }
+        });
+        let service = self.clone();
+        let answers = futures_util::StreamExt::flat_map(answers, move |answer| {
+            let times = if service.world().answers_twice { 2 } else { 1 };
+            tokio_stream::iter(vec![answer; times])
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -376,7 +495,8 @@ impl Plm for Service {
             data.extend_from_slice(&chunk.data);
         }
         let mut world = self.world();
-        let upload = 1 + u64::try_from(world.uploads.len()).unwrap();
+        world.uploads_seen += 1;
+        let upload = world.uploads_seen;
         world.uploads.insert(upload, data.into());
         Ok(Response::new(UploadReceipt { upload }))
     }
@@ -486,16 +606,26 @@ impl Plm for Service {
     }
 }
 
+/// What a new daemon finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restart {
+    /// The segment of the one before.
+    Hot,
+    /// An empty segment, and a journal.
+    Cold,
+}
+
 pub(crate) struct FakeDaemon {
     pub(crate) address: Address,
+    path: PathBuf,
     service: Service,
-    server: tokio::task::JoinHandle<()>,
+    runtime: Option<Runtime>,
     _directory: tempfile::TempDir,
 }
 
 impl Drop for FakeDaemon {
     fn drop(&mut self) {
-        self.server.abort();
+        self.kill();
     }
 }
 
@@ -503,22 +633,42 @@ impl FakeDaemon {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("daemon.sock");
-        let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let service = Service {
-            world: Arc::new(Mutex::new(World::default())),
+            world: Arc::new(Mutex::new(World {
+                segment_id: 7,
+                key_slots: 100_000,
+                ..World::default()
+            })),
             changed: Arc::new(Notify::new()),
         };
-        let server = tonic::transport::Server::builder()
-            .add_service(RegisterServer::new(service.clone()))
-            .add_service(PlmServer::new(service.clone()))
-            .serve_with_incoming(UnixListenerStream::new(listener));
-        let server = tokio::spawn(async move { server.await.unwrap() });
         Self {
-            address: Address::Unix(path),
+            address: Address::Unix(path.clone()),
+            runtime: Some(serve(&path, &service)),
+            path,
             service,
-            server,
             _directory: directory,
         }
+    }
+
+    /// Ends it as SIGKILL does: its connections break, its socket file stays.
+    pub(crate) fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Starts another one at the same address.
+    pub(crate) fn start_again(&mut self, restart: Restart) {
+        self.kill();
+        {
+            let mut world = self.service.world();
+            world.forget_sessions();
+            if restart == Restart::Cold {
+                world.start_cold();
+            }
+        }
+        std::fs::remove_file(&self.path).unwrap();
+        self.runtime = Some(serve(&self.path, &self.service));
     }
 
     /// Changes or reads the world, and lets watchers look again.
@@ -537,4 +687,26 @@ impl FakeDaemon {
         })
         .await;
     }
+}
+
+fn lost() -> Status {
+    Status::unavailable("the connection broke")
+}
+
+fn serve(path: &Path, service: &Service) -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::UnixListener::bind(path).unwrap()
+    };
+    let server = tonic::transport::Server::builder()
+        .add_service(RegisterServer::new(service.clone()))
+        .add_service(PlmServer::new(service.clone()))
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    runtime.spawn(server);
+    runtime
 }

@@ -34,7 +34,7 @@ async fn main() -> anyhow::Result<()> {
         let mut n = 0;
         while let Some(answer) = answers.next().await {
             n += 1;
-            let id = answer?;
+            let id = answer?.id;
             numbers.insert(id, n);
             feed.watch([id]);
         }

@@ -180,7 +180,10 @@ mod tests {
             Exit::Unreachable
         );
         assert_eq!(
-            Failure::from(SubmitError::Unreachable { cause: cause() }).exit(),
+            Failure::from(SubmitError::NotSent {
+                cause: CallError::Unreachable { cause: cause() }
+            })
+            .exit(),
             Exit::Unreachable
         );
     }

@@ -97,8 +97,8 @@ struct IdPrinter {
 
 impl IdPrinter {
     async fn one(&mut self, daemon: &Daemon, task: Task) -> Result<(), Failure> {
-        let id = daemon.client.submit(task).await?;
-        self.print(&[id])?;
+        let accepted = daemon.client.submit(task).await?;
+        self.print(&[accepted.id])?;
         Ok(())
     }
 
@@ -114,7 +114,7 @@ impl IdPrinter {
             return Ok(());
         };
         let task = common.task(Some(first_index)).array(None, first_index);
-        let first = daemon.client.submit(task).await?;
+        let first = daemon.client.submit(task).await?.id;
         self.print(&[first])?;
         let tasks = indexes
             .clone()
@@ -137,7 +137,7 @@ impl IdPrinter {
             let mut failure = None;
             for answer in batch {
                 match answer {
-                    Ok(id) => ids.push(id),
+                    Ok(accepted) => ids.push(accepted.id),
                     Err(error) => failure = failure.or(Some(error)),
                 }
             }
@@ -219,7 +219,7 @@ impl Common {
             Some(DurabilityName::Journal) => task.durability(Durability::Journal),
         };
         if let Some(key) = &args.key {
-            task = task.idempotency_key(key_bytes(key));
+            task = task.key(key.as_str());
         }
         if args.no_result {
             task.discard_result()
@@ -227,16 +227,6 @@ impl Common {
             task
         }
     }
-}
-
-/// The 16 bytes of the wire for a key of any length: FNV-1a, the same in every version.
-fn key_bytes(key: &str) -> [u8; 16] {
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    let hash = key.bytes().fold(BASIS, |hash, byte| {
-        (hash ^ u128::from(byte)).wrapping_mul(PRIME)
-    });
-    hash.to_be_bytes()
 }
 
 /// The directory that tasks run in: that of the submitter.
@@ -265,20 +255,5 @@ fn read_stdin(file: Option<&Path>) -> Result<Bytes, Failure> {
             "--stdin {}: {error}",
             file.unwrap_or(Path::new("-")).display()
         ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_of_any_length_become_16_bytes_that_differ() {
-        assert_eq!(
-            key_bytes("a"),
-            0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964_u128.to_be_bytes()
-        );
-        assert_ne!(key_bytes("a"), key_bytes("b"));
-        assert_ne!(key_bytes(""), key_bytes(&"x".repeat(10_000)));
     }
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use indicatif::ProgressBar;
 use qtf_client::{
-    Client, Outputs, ResultFeed, ResultStream, Submissions, SubmitError, Task, TaskEnd, TaskId,
-    WatchError,
+    Accepted, Client, Outputs, ResultFeed, ResultStream, Submissions, SubmitError, Task, TaskEnd,
+    TaskId, WatchError,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -218,11 +218,11 @@ impl Drive {
         progress::set_total(&self.job.bar, self.inputs_read);
     }
 
-    fn on_answer(&mut self, answer: Option<Result<TaskId, SubmitError>>) -> Result<(), Failure> {
+    fn on_answer(&mut self, answer: Option<Result<Accepted, SubmitError>>) -> Result<(), Failure> {
         let number = self.next_answer;
         self.next_answer += 1;
         match answer {
-            Some(Ok(id)) => {
+            Some(Ok(Accepted { id, .. })) => {
                 self.numbers.insert(id, number);
                 if let Some(flight) = self.line_up.get_mut(number) {
                     flight.id = Some(id);

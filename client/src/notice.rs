@@ -1,0 +1,51 @@
+//! What a program may want to tell its user while calls wait: [`Notice`].
+
+use core::fmt;
+use core::time::Duration;
+use std::sync::Arc;
+
+use crate::error::{CallError, Refusal};
+
+/// Something happened that calls in progress outlive, or try to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The daemon went away and did not answer at once; calls wait for it.
+    Away {
+        /// What happened.
+        cause: CallError,
+    },
+    /// It is back, or another one in its place.
+    Back {
+        /// How long it was away.
+        after: Duration,
+        /// It has another segment: what was not in the journal is gone.
+        is_new_segment: bool,
+    },
+    /// It has no room; the submission is tried again until there is. Told once until something is accepted.
+    Full(Refusal),
+}
+
+type Hears = dyn Fn(&Notice) + Send + Sync;
+
+/// Who wants to hear them.
+#[derive(Clone, Default)]
+pub(crate) struct Listener(Option<Arc<Hears>>);
+
+impl Listener {
+    pub(crate) fn new(listener: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(listener)))
+    }
+
+    pub(crate) fn tell(&self, notice: &Notice) {
+        if let Some(listener) = &self.0 {
+            listener(notice);
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Listener" } else { "None" })
+    }
+}
