@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use qtf_client::{Address, Client, Durability, ResultFeed, ResultStream, Task, TaskId};
+use qtf_client::{Address, Client, Durability, ResultFeed, ResultStream, Task, TaskId, TaskKey};
 use qtf_tests::ledger::{Ledger, append};
 
 /// Long enough for every restart of a daemon that a busy machine can ask for.
@@ -89,7 +89,8 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         tokio::select! {
             answer = answers.next(), if feed.is_some() => match (answer, asked.next()) {
                 (Some(answer), Some(number)) => {
-                    let id = answer.map_err(|error| (1, format!("submission {number}: {error}")))?;
+                    let answer = answer.map_err(|error| (1, format!("submission {number}: {error}")))?;
+                    let id = answer.id;
                     accepted(&known, *number, id)?;
                     append(&file, &format!("accepted {number} {id}")).map_err(|error| failed(&error))?;
                     numbers.insert(id, *number);
@@ -144,21 +145,15 @@ fn task(arguments: &Arguments, number: u64) -> Task {
     let runs = arguments.runs.to_string_lossy().into_owned();
     let number_text = number.to_string();
     Task::exec(["sh", "-c", SCRIPT, "x", &number_text, &runs])
-        .idempotency_key(key(&arguments.name, number))
+        .key(key(&arguments.name, number))
         .durability(Durability::Journal)
         // A killed worker must not use a task up: its tasks die with it through no fault of theirs.
         .retries(100)
 }
 
 /// The same for each life of this client.
-fn key(name: &str, number: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    for (to, from) in key.iter_mut().zip(name.bytes()) {
-        *to = from;
-    }
-    key[8..].copy_from_slice(&number.to_be_bytes());
-    key[7] = 1;
-    key
+fn key(name: &str, number: u64) -> TaskKey {
+    TaskKey::of(&format!("{name} {number}"))
 }
 
 fn accepted(known: &Ledger, number: u64, id: TaskId) -> Result<(), Failure> {
