@@ -155,8 +155,12 @@ impl Rustc {
 }
 
 fn fuzzer(program: &Path, target: &str) -> Command {
-    let mut command = Command::new(program);
+    // libFuzzer's `main` leaves SIGPIPE deadly, and a Rust program starts others with it as it was at first: a shell
+    // turns it off.
+    let mut command = Command::new("sh");
     command
+        .args(["-c", r#"trap "" PIPE; exec "$0" "$@""#])
+        .arg(program)
         .env("QTF_FUZZ_TARGET", target)
         // The stack of a panic is in the log.
         .env("RUST_BACKTRACE", "1")

@@ -8,11 +8,12 @@
 //! written then is found again; after flipped bits alone it holds what some prefix of its records says, and nothing else.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use qtf_journal::{
     Appender, AppenderLimits, Blob, ClientRef, FILE_BYTES_MIN, HEADER_BYTES, JournalConfig, Lsn,
-    Record, SimDisk, Step, Storage, TaskImage, Writer, make_spare, open_tail, write_group,
+    Record, SimDisk, SnapshotWriter, Step, Storage, TaskImage, Writer, make_spare, open_tail,
+    recover, write_group,
 };
 use qtf_shm::id::SlotIndex;
 use qtf_shm::{KeyId, Outcome, OutcomeKind, Phase, TaskId};
@@ -33,6 +34,8 @@ const AT_HEADER_CRC: usize = HEADER_BYTES - 4;
 struct Base {
     files: BTreeMap<String, Vec<u8>>,
     end: Lsn,
+    /// What recovery gives when the journal ends with each of its records; some have none, as they are in a snapshot.
+    states: BTreeMap<Lsn, String>,
 }
 
 fn config(nonce: u64) -> JournalConfig {
@@ -62,9 +65,33 @@ pub(crate) fn run(bytes: &[u8]) {
         }
     }
     let disk = disk_of(&files);
+    let state = recovered(&disk);
     let end = open_and_go_on(&disk);
     if how % 3 == 2 {
         assert!(end.is_none_or(|end| end <= base().end), "{end:?}");
+        if let Some((end, state)) = state {
+            assert_eq!(base().states.get(&end), Some(&state), "after {end:?}");
+        }
+    }
+}
+
+/// What a cold start would begin with, in words; `None` when it is refused.
+fn recovered(disk: &SimDisk) -> Option<(Lsn, String)> {
+    match recover(disk, &config(8)) {
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            None
+        }
+        Ok(recovered) => {
+            let mut text = String::new();
+            for task in recovered.tasks() {
+                text.push_str(&format!("{task:?}\n"));
+            }
+            for key in recovered.keys() {
+                text.push_str(&format!("{key:?}\n"));
+            }
+            Some((recovered.opened.end, text))
+        }
     }
 }
 
@@ -91,7 +118,9 @@ pub(crate) fn run_record(bytes: &[u8]) {
     place[HEAD_BYTES..].copy_from_slice(body);
     put_checksums_right(&mut file, 0);
     let files = BTreeMap::from([(name.clone(), file)]);
-    open_and_go_on(&disk_of(&files));
+    let disk = disk_of(&files);
+    let _state = recovered(&disk);
+    open_and_go_on(&disk);
 }
 
 fn disk_of(files: &BTreeMap<String, Vec<u8>>) -> SimDisk {
@@ -325,10 +354,11 @@ fn groups() -> Vec<Vec<Record<'static>>> {
 }
 
 impl Base {
-    /// A journal of two daemons.
+    /// A journal of two daemons, with a snapshot of what the first one left.
     fn new() -> Self {
         let disk = SimDisk::new();
         let mut end = Lsn::NONE;
+        let mut snapshot = Lsn::NONE;
         for nonce in 1..=2 {
             let opened = open_tail(&disk, &config(nonce)).expect("a good journal opens");
             let mut writer = opened
@@ -341,14 +371,27 @@ impl Base {
                 }
                 end = write(&disk, &mut writer, &mut appender);
             }
+            if nonce == 1 {
+                snapshot = end;
+                write_snapshot(&disk, writer.lineage(), end);
+            }
         }
         let names = disk.list().expect("a disk in memory can be listed");
-        let files = names
+        let files: BTreeMap<String, Vec<u8>> = names
             .into_iter()
             .filter_map(|name| Some((name.clone(), disk.content(&name)?)))
             .filter(|(name, _)| name.starts_with("log-") || name.starts_with("snapshot-"))
             .collect();
-        Self { files, end }
+        let states = (0..=end.get())
+            .map(Lsn::new)
+            .map(|last| {
+                let disk = disk_of(&cut_behind(&files, last, snapshot));
+                let (end, state) = recovered(&disk).expect("each prefix is a journal");
+                assert_eq!(end, last);
+                (last, state)
+            })
+            .collect();
+        Self { files, end, states }
     }
 
     /// Kind and body of each record of the first file.
@@ -370,6 +413,55 @@ impl Base {
             at += length.next_multiple_of(8);
         }
     }
+}
+
+fn write_snapshot(disk: &SimDisk, lineage: u64, start: Lsn) {
+    let recovered = recover(disk, &config(1)).expect("a good journal is read");
+    let storage = Arc::new(disk.clone());
+    let mut snapshot = SnapshotWriter::create(storage, &config(1), lineage, start)
+        .expect("a disk in memory has room");
+    for task in recovered.tasks() {
+        snapshot.push(&task).expect("small images are taken");
+    }
+    let key = KeyId::from_bytes(&[9; 16]).expect("it is not zero");
+    snapshot
+        .push_key(key, task(9), 1_700_000_900_000)
+        .expect("a key is small");
+    snapshot.reserve(recovered.gen_limit);
+    snapshot
+        .publish(start)
+        .expect("everything it shows is durable");
+}
+
+/// The files as they were when `last` was the last record.
+fn cut_behind(
+    files: &BTreeMap<String, Vec<u8>>,
+    last: Lsn,
+    snapshot: Lsn,
+) -> BTreeMap<String, Vec<u8>> {
+    let mut cut = BTreeMap::new();
+    for (name, content) in files {
+        if name.starts_with("snapshot-") {
+            if snapshot <= last {
+                cut.insert(name.clone(), content.clone());
+            }
+            continue;
+        }
+        let mut content = content.clone();
+        let mut at = HEADER_BYTES;
+        loop {
+            let length = word(&content, at + AT_BYTES) as usize;
+            if length < HEAD_BYTES || u64::from(word(&content, at + AT_LSN)) > last.get() {
+                break;
+            }
+            at += length.next_multiple_of(8);
+        }
+        content[at..].fill(0);
+        if at > HEADER_BYTES || cut.is_empty() {
+            cut.insert(name.clone(), content);
+        }
+    }
+    cut
 }
 
 /// What the corpus of `journal` starts from.
