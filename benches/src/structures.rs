@@ -10,7 +10,7 @@ use std::collections::BinaryHeap;
 use std::hint::black_box;
 use std::time::Instant;
 
-use qtf_shm::arena::{Arena, ArenaShape, ChunkOwner, Purpose};
+use qtf_shm::arena::{Arena, ArenaShape, ChunkOwner, Claimant, Purpose};
 use qtf_shm::bitmap::{self, Bitmap};
 use qtf_shm::sync::zeroed_words;
 use qtf_shm::tree::{Key, MinTree, TreeShape};
@@ -196,13 +196,14 @@ fn arena_pairs(bytes: usize) {
     };
     let payload = vec![7; bytes];
     let mut out = vec![0; bytes];
-    let _ = arena.store(0, owner, &payload, Purpose::Submission);
+    let _ = arena.store(Claimant::default(), owner, &payload, Purpose::Submission);
     measure(
         &format!("arena: store + read + release, {bytes} bytes"),
         1,
         1_000,
         || {
-            if let Ok(unit) = arena.store(0, owner, &payload, Purpose::Submission) {
+            if let Ok(unit) = arena.store(Claimant::default(), owner, &payload, Purpose::Submission)
+            {
                 black_box(arena.read(unit, owner, 0, &mut out)).unwrap_or_default();
                 arena.release(unit, owner);
             }

@@ -242,6 +242,46 @@ impl<'s> Counters<'s> {
         }
     }
 
+    /// Changes into and out of each phase so far.
+    #[must_use]
+    pub(crate) fn traffic(&self) -> [u64; Phase::COUNT] {
+        Phase::ALL.map(|phase| {
+            Phase::ALL.into_iter().fold(0_u64, |sum, other| {
+                sum.wrapping_add(self.transitions(other, phase))
+                    .wrapping_add(self.transitions(phase, other))
+            })
+        })
+    }
+
+    /// Makes the gauges those of a recount, as far as nothing has changed since `before`, the traffic at its
+    /// beginning; returns how many were wrong. Others may change phases and correct gauges meanwhile.
+    pub(crate) fn correct(
+        &self,
+        before: &[u64; Phase::COUNT],
+        counted: &[u64; Phase::COUNT],
+    ) -> u64 {
+        let mut corrected = 0;
+        for phase in Phase::ALL.into_iter().skip(1) {
+            let Some(base) = self.words.get(MATRIX_WORDS + phase as usize) else {
+                return corrected;
+            };
+            // ORDERING: statistics.
+            let old = base.load(Ordering::Relaxed);
+            let moved = Phase::ALL.into_iter().fold(0_u64, |sum, other| {
+                sum.wrapping_add(self.transitions(other, phase))
+                    .wrapping_sub(self.transitions(phase, other))
+            });
+            let new = counted[phase as usize].wrapping_sub(moved);
+            if new == old || self.traffic()[phase as usize] != before[phase as usize] {
+                continue;
+            }
+            // ORDERING: statistics. By compare-and-swap, so that two that count at once correct once.
+            let done = base.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed);
+            corrected += u64::from(done.is_ok());
+        }
+        corrected
+    }
+
     fn word(&self, index: usize) -> u64 {
         // ORDERING: statistics.
         self.words

@@ -71,9 +71,11 @@ pub use kinds::{KIND_ECHO, KIND_EXEC, KIND_NOOP, KindTable, KindsFull};
 pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 #[cfg(not(loom))]
 pub use segment::{
-    Access, Adoption, ApplyError, AttachError, ClaimError, ClaimedTask, CreateError, Earlier, Heap,
-    LoadError, Part, Reading, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec,
-    SegmentView, StoreError, TaskFields, TaskRecord,
+    Access, Adoption, ApplyError, AttachError, AttachInfo, Attachment, AttachmentSpec, ClaimError,
+    ClaimedTask, Convicted, CreateError, Earlier, Heap, Liveness, LoadError, LocalWorker,
+    LocalWorkerSpec, LockFile, OpenError, Part, PidFd, ProcessIdentity, Reading, RepairCounts,
+    RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec,
+    SegmentView, StoreError, Taken, TaskFields, TaskRecord,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

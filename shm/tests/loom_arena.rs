@@ -9,7 +9,9 @@
 use std::sync::Arc;
 
 use loom::thread;
-use qtf_shm::arena::{Arena, ArenaShape, ArenaViolation, ChunkOwner, ChunkState, Purpose};
+use qtf_shm::arena::{
+    Arena, ArenaShape, ArenaViolation, ChunkOwner, ChunkState, Claimant, Purpose,
+};
 use qtf_shm::sync::kill::killed_after;
 use qtf_shm::sync::{AtomicU64, zeroed_words};
 
@@ -52,6 +54,13 @@ impl Ground {
     }
 }
 
+fn by(attach: u16) -> Claimant {
+    Claimant {
+        attach,
+        incarnation: 1,
+    }
+}
+
 fn model(check: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound.get_or_insert(4);
@@ -69,7 +78,7 @@ fn spawn<T: 'static>(
 
 /// Claims, writes one word that tells the owner, commits.
 fn store(arena: Arena<'_, 2>, owner: ChunkOwner, bytes: usize) -> Option<u32> {
-    let claim = arena.allocate(1, bytes, Purpose::Result).ok()?;
+    let claim = arena.allocate(by(1), bytes, Purpose::Result).ok()?;
     assert!(arena.write(&claim, 0, &u64::from(owner.slot).to_ne_bytes()));
     arena.commit(claim, owner).ok()
 }
@@ -188,13 +197,16 @@ fn an_allocation_killed_at_any_write_costs_at_most_its_room() {
             let ground = Ground::new(1);
             let unit = store(ground.arena(), A, 64).unwrap();
             let killed = spawn(&ground, move |arena| {
-                killed_after(writes, || arena.allocate(9, 64, Purpose::Result).is_ok()).is_err()
+                killed_after(writes, || {
+                    arena.allocate(by(9), 64, Purpose::Result).is_ok()
+                })
+                .is_err()
             });
             assert!(ground.arena().release(unit, A));
             let _ = killed.join().unwrap();
-            ground.arena().sweep(0..1, |chunk| {
-                chunk.state != ChunkState::Claimed { attach: 9 }
-            });
+            ground
+                .arena()
+                .sweep(0..1, |chunk| chunk.state != ChunkState::Claimed(by(9)));
             assert_eq!(ground.arena().chunks(0..1).count(), 0);
             let lost = |found: &ArenaViolation| {
                 matches!(

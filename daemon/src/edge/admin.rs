@@ -111,7 +111,9 @@ fn workers(core: &Core) -> Vec<WorkerInfo> {
         .filter_map(|index| {
             let record = core.segment().read_worker(index)?.record;
             let state = match record.state.phase() {
-                WorkerPhase::Free | WorkerPhase::Reserved => return None,
+                WorkerPhase::Free | WorkerPhase::Joining | WorkerPhase::Reserved => {
+                    return None;
+                }
                 WorkerPhase::Live => WorkerState::Live,
                 WorkerPhase::Draining => WorkerState::Draining,
                 WorkerPhase::Suspect => WorkerState::Suspect,

@@ -164,7 +164,7 @@ impl Plm {
             return false;
         };
         if from.phase() == Phase::Ready {
-            turn.segment.ready().remove(slot.get(), task.key());
+            turn.segment.unindex_ready_key(slot, task.key());
         }
         if from.phase() == Phase::Blocked
             && let Some(kind) = task.kind()

@@ -50,6 +50,11 @@ impl Plm {
             Phase::Delayed => self.serve_delayed(turn, slot, state),
             Phase::Running => self.serve_running(turn, workers, slot, state),
             Phase::Done | Phase::Failed | Phase::Cancelled => self.serve_ended(turn, slot, state),
+            // By a local worker, which says so in this way.
+            Phase::Ended if !state.is_judged() => {
+                turn.segment.timers().remove(slot.get(), key);
+                self.conclude(turn, workers, slot, state);
+            }
             Phase::Free
             | Phase::Claimed
             | Phase::Submitted

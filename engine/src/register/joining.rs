@@ -8,7 +8,9 @@
 //! over at 0: the worker grants them on its new dispatch stream. Tested in
 //! `engine/tests/rules/joining.rs`.
 
-use qtf_shm::{Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex, WorkerPhase};
+use qtf_shm::{
+    AttachIndex, Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex, WorkerPhase,
+};
 
 use super::workers::{Workers, apply};
 use crate::effects::Effect;
@@ -89,7 +91,8 @@ impl Workers {
         if let Some(worker) = self.known(turn, hello.reconnect) {
             return Ok(self.take_back(turn, worker, (hello, capacity, kinds)));
         }
-        let worker = self.free_slot(turn)?;
+        // Local processes join as workers too: the slot is ours before it is filled in.
+        let worker = self.join_slot(turn)?;
         let token = self.rng.u64(1..);
         let slot = turn.segment.worker(worker);
         slot.fill(&WorkerFields {
@@ -101,7 +104,7 @@ impl Workers {
             kinds,
             registered: turn.now.stamp(),
         });
-        apply(slot, WorkerEvent::Register { capacity });
+        apply(slot, WorkerEvent::Open { capacity });
         self.note_used(worker);
         self.notes[worker.position()].sent = turn.now;
         self.renew_lease(turn, worker);
@@ -177,9 +180,14 @@ impl Workers {
         self.refresh(turn.segment, worker);
     }
 
-    fn free_slot(&self, turn: &Turn<'_>) -> Result<WorkerIndex, Rejection> {
+    fn join_slot(&self, turn: &Turn<'_>) -> Result<WorkerIndex, Rejection> {
+        let attach = AttachIndex::DAEMON;
         self.all_indices()
-            .find(|&worker| turn.segment.worker(worker).state().phase() == WorkerPhase::Free)
+            .find(|&worker| {
+                let slot = turn.segment.worker(worker);
+                slot.apply(slot.state(), WorkerEvent::Join { attach })
+                    .is_ok()
+            })
             .ok_or_else(|| {
                 let count = u64::try_from(self.notes.len()).unwrap_or(u64::MAX);
                 let what = "worker slots";

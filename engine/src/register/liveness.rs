@@ -221,7 +221,10 @@ impl Workers {
                 turn.effects.push(Effect::Probe { worker, nonce });
             }
             WorkerPhase::Suspect => self.lose(turn, worker),
-            WorkerPhase::Free | WorkerPhase::Lost | WorkerPhase::Reserved => {
+            WorkerPhase::Free
+            | WorkerPhase::Lost
+            | WorkerPhase::Joining
+            | WorkerPhase::Reserved => {
                 turn.segment
                     .leases()
                     .set(u32::from(worker.get()), Key::EMPTY);

@@ -73,7 +73,7 @@ fn place_head(
     let state = task.state();
     if state.phase() != Phase::Ready || task.key() != key {
         // A leaf that its slot has moved on from; a READY slot gets its own back.
-        turn.segment.ready().remove(slot.get(), key);
+        turn.segment.unindex_ready_key(slot, key);
         turn.index_ready(slot, state);
         turn.segment.counters().add(Counter::LeafStale, 1);
         return Step::Moved;
@@ -106,14 +106,14 @@ fn assign(
         // More attempts than there can be: no state that the engine leaves behind. At the head it would stop all others.
         turn.segment.counters().add(Counter::WordImpossible, 1);
         if turn.advance(slot, state, Event::Quarantine).is_some() {
-            turn.segment.ready().remove(slot.get(), key);
+            turn.segment.unindex_ready_key(slot, key);
         }
         return;
     }
     let Some(assigned) = plm.hand_out(turn, (slot, state), worker) else {
         return;
     };
-    turn.segment.ready().remove(slot.get(), key);
+    turn.segment.unindex_ready_key(slot, key);
     workers.take(turn, worker);
     if let Some(task) = assigned.id(slot) {
         turn.effects.push(Effect::Dispatch {
@@ -126,7 +126,7 @@ fn assign(
 
 fn park(turn: &mut Turn<'_>, plm: &mut Plm, (slot, state, key): (SlotIndex, StateWord, Key)) {
     if turn.advance(slot, state, Event::Park).is_some() {
-        turn.segment.ready().remove(slot.get(), key);
+        turn.segment.unindex_ready_key(slot, key);
         if let Some(kind) = turn.segment.task(slot).kind() {
             plm.count_parked(kind);
         }

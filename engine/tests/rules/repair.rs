@@ -1,17 +1,23 @@
 //! What a new engine makes of a segment, and what the background sweep mends.
 
-use qtf_shm::{Counter, Event, Phase, Purpose, WorkerPhase};
+use qtf_shm::{Counter, Event, MinTree, Phase, Purpose, TaskId, WorkerPhase};
 
 use crate::world::{SECOND, World};
 
 /// Long enough for the background sweep to come by everywhere.
 const A_WHILE: u64 = 3 * SECOND;
 
+/// What a kill between state and leaf leaves behind.
+fn lose_leaf(tree: MinTree<'_>, task: TaskId) {
+    let leaf = task.slot().get();
+    assert!(tree.remove(leaf, tree.leaf(leaf).unwrap()));
+}
+
 #[test]
 fn missing_ready_leaf_is_put_back() {
     let mut world = World::new();
     let task = world.submit("exec");
-    world.segment().unindex_ready(task.slot());
+    lose_leaf(world.segment().ready(), task);
     world.settle_for(A_WHILE);
     world.verify();
     assert_eq!(world.counter(Counter::LeafRestored), 1);
@@ -39,7 +45,7 @@ fn missing_timers_are_put_back() {
         .map(|task| world.segment().timers().leaf(task.slot().get()))
         .collect();
     for task in [running, delayed, cancelled] {
-        world.segment().unindex_timer(task.slot());
+        lose_leaf(world.segment().timers(), task);
     }
     world.settle_for(A_WHILE);
     world.beat(worker, 1).unwrap();

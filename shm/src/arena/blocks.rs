@@ -93,6 +93,7 @@ impl<const UNITS: u32> Arena<'_, UNITS> {
             // ORDERING: [arena.room] the block's earlier life is over for whoever wins this.
             if self.is_clean(block) && store_load_cas(word, BlockWord::UNASSIGNED.0, opened).is_ok()
             {
+                self.settle_block(block);
                 if ArenaShape::<UNITS>::chunks_in_block(class) > 1 {
                     self.set_room(block, class);
                 }
@@ -127,12 +128,22 @@ impl<const UNITS: u32> Arena<'_, UNITS> {
                 Ok(_) if left == 0 => {
                     self.clear_room(block, class);
                     self.free.give_back(block);
+                    self.settle_block(block);
                     return;
                 }
                 Ok(_) => return self.set_room(block, class),
                 Err(found) => now = BlockWord(found),
             }
             backoff.pause();
+        }
+    }
+
+    /// Makes the block's bit in the free bitmap say what its word says.
+    pub(super) fn settle_block(&self, block: u32) {
+        if let Some(word) = self.blocks.get(block as usize) {
+            // ORDERING: [bitmap.tenancy] look half; pairs with the CAS in `open` and `unreserve`.
+            self.free
+                .settle(block, || store_load_load(word) != BlockWord::UNASSIGNED.0);
         }
     }
 

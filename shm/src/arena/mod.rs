@@ -14,7 +14,7 @@
 //!   raises it before it looks for a chunk and lowers it after the chunk word is free.
 //! - **I2** So a block loses its class only when no chunk of it is in use or about to be: chunks of
 //!   different classes never overlap.
-//! - **I3** A kill leaves the count too high at worst (a chunk's worth of room, back after `rebuild`),
+//! - **I3** A kill leaves the count too high at worst (a chunk's worth of room, back after `correct_count`),
 //!   or a claimed chunk, or a block that nobody finds (both back after `sweep`).
 //! - **I4** Submissions open no block beyond 75 % of them, so that results find room.
 //! - **I5** Every number that comes from the words is checked: nonsense costs room, not safety.
@@ -26,6 +26,7 @@
 //! | `arena.reuse` | chunk word -> claimed, release fence, then bytes | `read`: bytes, acquire fence, then chunk word again |
 //! | `arena.free` | chunk word -> free (release) | `allocate`: chunk word -> claimed (acquire) |
 //! | `arena.room` | block word lowered, then "has room" set | block word raised to full, "has room" cleared, then block word again |
+//! | `arena.quiet` | a section is entered (release), then the block word is raised or a chunk freed | `correct_count`: block and chunk words (acquire), then sections again |
 //!
 //! `arena.reuse` is a sequence lock with the chunk word as its version: a reader that met a byte of the
 //! next tenant also meets a chunk word that is no longer its own. `arena.room` is a store-load pair, as
@@ -47,7 +48,7 @@ use core::fmt;
 pub use bytes::{copy_in, copy_out};
 pub use repair::{ArenaUsage, ArenaViolation, ChunkEntry, ClassUsage};
 pub use shape::ArenaShape;
-pub use words::{ChunkOwner, ChunkState};
+pub use words::{ChunkOwner, ChunkState, Claimant};
 
 use crate::bitmap::Bitmap;
 use crate::sync::{AtomicU64, Backoff, Ordering, fence};
@@ -102,7 +103,7 @@ pub struct ChunkGone {
 pub struct Claim {
     unit: u32,
     bytes: usize,
-    attach: u16,
+    claimant: Claimant,
 }
 
 impl Claim {
@@ -163,7 +164,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         self.shape
     }
 
-    /// Claims a chunk of at least `bytes` bytes for the process of attach record `attach`.
+    /// Claims a chunk of at least `bytes` bytes for a process.
     ///
     /// While the last free block is on its way from one class to another it may say full for a moment.
     ///
@@ -171,7 +172,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
     /// No room for this purpose, or more bytes than a block holds.
     pub fn allocate(
         &self,
-        attach: u16,
+        claimant: Claimant,
         bytes: usize,
         purpose: Purpose,
     ) -> Result<Claim, AllocateError> {
@@ -182,11 +183,11 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
             let Some((block, class)) = self.reserve(wanted, purpose) else {
                 break;
             };
-            if let Some(unit) = self.claim_in(block, class, attach) {
+            if let Some(unit) = self.claim_in(block, class, claimant) {
                 return Ok(Claim {
                     unit,
                     bytes: ArenaShape::<UNITS>::chunk_bytes(class),
-                    attach,
+                    claimant,
                 });
             }
             // The count promised room that is not there: somebody wrote nonsense. The reservation
@@ -211,7 +212,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         let gone = ChunkGone { unit: claim.unit };
         let word = self.chunks.get(claim.unit as usize).ok_or(gone)?;
         let (from, to) = (
-            ChunkState::claimed_word(claim.attach),
+            ChunkState::claimed_word(claim.claimant),
             ChunkState::used_word(owner),
         );
         let order = if cfg!(qtf_mutant = "arena_commit_without_release") {
@@ -230,7 +231,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
     /// Gives a claimed chunk back.
     #[expect(clippy::needless_pass_by_value, reason = "the claim ends here")]
     pub fn abandon(&self, claim: Claim) {
-        self.free_chunk(claim.unit, ChunkState::claimed_word(claim.attach));
+        self.free_chunk(claim.unit, ChunkState::claimed_word(claim.claimant));
     }
 
     /// Claims, fills and commits in one go; returns the chunk's name.
@@ -239,13 +240,13 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
     /// As [`allocate`](Self::allocate).
     pub fn store(
         &self,
-        attach: u16,
+        claimant: Claimant,
         owner: ChunkOwner,
         bytes: &[u8],
         purpose: Purpose,
     ) -> Result<u32, AllocateError> {
         let full = AllocateError::Full { bytes: bytes.len() };
-        let claim = self.allocate(attach, bytes.len(), purpose)?;
+        let claim = self.allocate(claimant, bytes.len(), purpose)?;
         if !self.write(&claim, 0, bytes) {
             self.abandon(claim);
             return Err(full);
@@ -303,14 +304,14 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
     }
 
     /// Finds a chunk in a block of which one is reserved, and claims it.
-    fn claim_in(&self, block: u32, class: u32, attach: u16) -> Option<u32> {
+    fn claim_in(&self, block: u32, class: u32, claimant: Claimant) -> Option<u32> {
         let chunks = ArenaShape::<UNITS>::chunks_in_block(class);
         let mut backoff = Backoff::new();
         for _ in 0..CLAIM_ROUNDS_MAX {
             let Some(index) = self.take_bit(block, chunks, &mut backoff) else {
                 break;
             };
-            if let Some(unit) = self.claim_chunk(block, class, index, attach) {
+            if let Some(unit) = self.claim_chunk(block, class, index, claimant) {
                 return Some(unit);
             }
             // The chunk is in use: the bit was wrongly 0, and is right now.
@@ -318,13 +319,13 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         // Bits may be wrongly 1 after a kill; the reservation says that there is a free chunk.
         // It may move behind our back while others claim and free, hence the second pass.
         let mut twice = (0..chunks).chain(0..chunks);
-        twice.find_map(|index| self.claim_chunk(block, class, index, attach))
+        twice.find_map(|index| self.claim_chunk(block, class, index, claimant))
     }
 
-    fn claim_chunk(&self, block: u32, class: u32, index: u32, attach: u16) -> Option<u32> {
+    fn claim_chunk(&self, block: u32, class: u32, index: u32, claimant: Claimant) -> Option<u32> {
         let unit = block * UNITS + (index << class);
         let word = self.chunks.get(unit as usize)?;
-        let claimed = ChunkState::claimed_word(attach);
+        let claimed = ChunkState::claimed_word(claimant);
         // ORDERING: [arena.free] Acquire: the last owner is done with the bytes before we write ours.
         word.compare_exchange(0, claimed, Ordering::AcqRel, Ordering::Relaxed)
             .ok()?;

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::words::BlockWord;
 use super::{Arena, ArenaShape, ChunkState};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, store_load_cas};
 
 /// A chunk that is not free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,17 +169,89 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
             }
         }
         for block in blocks.start..blocks.end.min(self.shape.blocks()) {
-            match self.word_of(block).class(ArenaShape::<UNITS>::CLASS_MAX) {
-                Some(class) if self.has_room(block, class) => self.set_room(block, class),
-                Some(_) => {}
-                // A slow opener whose bit we give back loses its CAS on the block word, no more.
-                None if !self.free.is_free(block) && self.is_clean(block) => {
-                    self.free.give_back(block);
-                }
-                None => {}
+            self.clear_stale_bits(block);
+            if let Some(class) = self.class_of(block)
+                && self.has_room(block, class)
+            {
+                self.set_room(block, class);
             }
+            // A slow opener whose bit is given back here still has the block if it wins the CAS on the block word,
+            // and then sets the bit again.
+            self.settle_block(block);
         }
         freed
+    }
+
+    /// Corrects the count of a block that a killed process has left too high; returns whether it did. `is_quiet` says
+    /// that nobody alive was within an operation on the arena when the count was taken, and since `look` was called.
+    ///
+    /// The count is the chunks in use, plus what is being reserved or freed at this moment, plus what the dead have left.
+    /// Without the second part the third is known exactly. It may be taken off by a CAS from the very word that was
+    /// compared: if the word comes back to its value in between, then what is used or reserved has the same sum again.
+    pub fn correct_count<T: PartialEq>(&self, block: u32, look: impl Fn() -> Option<T>) -> bool {
+        let Some(word) = self.blocks.get(block as usize) else {
+            return false;
+        };
+        let Some(before) = look() else {
+            return false;
+        };
+        // ORDERING: [arena.quiet] Acquire: whoever has raised it had entered its section before.
+        let counted = BlockWord(word.load(Ordering::Acquire));
+        let Some(class) = counted.class(ArenaShape::<UNITS>::CLASS_MAX) else {
+            return false;
+        };
+        let used = self.count_used(block, class);
+        if used >= counted.count() || look() != Some(before) {
+            return false;
+        }
+        let corrected = if used == 0 {
+            BlockWord::UNASSIGNED
+        } else {
+            BlockWord::new(class, used)
+        };
+        // ORDERING: [arena.room] write half; looking for "has room" is the other half.
+        if store_load_cas(word, counted.0, corrected.0).is_err() {
+            return false;
+        }
+        if used == 0 {
+            self.clear_room(block, class);
+            self.settle_block(block);
+        } else {
+            self.set_room(block, class);
+        }
+        true
+    }
+
+    /// Chunk words of a block that are not free.
+    fn count_used(&self, block: u32, class: u32) -> u32 {
+        let first = block * UNITS;
+        let units =
+            (0..ArenaShape::<UNITS>::chunks_in_block(class)).map(|index| first + (index << class));
+        let used = units.filter(|&unit| self.state(unit) != Some(ChunkState::Free));
+        u32::try_from(used.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Takes back bits of chunks that are free: left by a process that was killed before it had the chunk. A living one
+    /// that is about to claim the chunk decides by the chunk word.
+    fn clear_stale_bits(&self, block: u32) {
+        let class = self.class_of(block);
+        for (word, base) in self.bits_of(block).iter().zip((0_u32..).step_by(64)) {
+            // ORDERING: a hint; the chunk word decides.
+            let mut bits = word.load(Ordering::Acquire);
+            while bits != 0 {
+                let index = base + bits.trailing_zeros();
+                bits &= bits - 1;
+                let in_use = class.is_some_and(|class| {
+                    let within = u64::from(index) << class;
+                    let unit = u64::from(block * UNITS).saturating_add(within);
+                    let state = u32::try_from(unit).ok().and_then(|unit| self.state(unit));
+                    within < u64::from(UNITS) && state != Some(ChunkState::Free)
+                });
+                if !in_use {
+                    self.clear_bit(block, index);
+                }
+            }
+        }
     }
 
     /// Makes everything agree with the chunk words, of which only those that are used and `keeps` says
@@ -265,8 +337,8 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
             let fits = class.is_some_and(|class| within.trailing_zeros() >= class);
             match state {
                 ChunkState::Free => {}
-                ChunkState::Claimed { .. } | ChunkState::Used(_) if fits => used += 1,
-                ChunkState::Claimed { .. } | ChunkState::Used(_) | ChunkState::Damaged(_) => {
+                ChunkState::Claimed(_) | ChunkState::Used(_) if fits => used += 1,
+                ChunkState::Claimed(_) | ChunkState::Used(_) | ChunkState::Damaged(_) => {
                     let (unit, word) = (first + within, state.word());
                     found.push(ArenaViolation::StrayChunk { unit, word });
                 }

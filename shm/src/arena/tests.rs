@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{AllocateError, Arena, ArenaShape, ArenaViolation, ChunkOwner, ChunkState, Purpose};
+use super::{
+    AllocateError, Arena, ArenaShape, ArenaViolation, ChunkOwner, ChunkState, Claimant, Purpose,
+};
 use crate::sync::kill::{Killed, killed_after};
 use crate::sync::{AtomicU64, Ordering, zeroed_words};
 
-const ME: u16 = 7;
+const ME: Claimant = Claimant {
+    attach: 7,
+    incarnation: 3,
+};
 
 /// An arena with its memory.
 struct Ground {
@@ -185,7 +190,7 @@ proptest! {
             // count too high; chunks can still be used.
             arena.sweep(0..4, |chunk| match chunk.state {
                 ChunkState::Used(owner) => kept.contains_key(&owner.slot),
-                ChunkState::Free | ChunkState::Claimed { .. } | ChunkState::Damaged(_) => false,
+                ChunkState::Free | ChunkState::Claimed(_) | ChunkState::Damaged(_) => false,
             });
             assert_holds(arena, &kept);
             let lost: Vec<_> = arena.check().collect();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! chunk   0                                  free
-//!         1 in 2 bits | 0 .. | attach 16     claimed by a process that is filling it
+//!         1 in 2 bits | 0 .. | incarnation 32 | attach 16     claimed by a process that is filling it
 //!         2 in 2 bits | 2 | slot 24 | generation 36    used by that task
 //! block   0                                  unassigned
 //!         0 .. | count 16 | 0 4 | class + 1 in 4 bits
@@ -13,9 +13,21 @@ use core::fmt;
 const TAG_SHIFT: u32 = 62;
 const TAG_CLAIMED: u64 = 1;
 const TAG_USED: u64 = 2;
+const INCARNATION_SHIFT: u32 = 16;
+const ATTACH_MASK: u64 = 0xFFFF;
 const GENERATION_BITS: u32 = 36;
 const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
 const SLOT_MAX: u32 = (1 << 24) - 1;
+
+/// Who fills a chunk: an attach record, and how often it had been given out. So a word that a dead process has left
+/// behind never comes again, and a slow sweep cannot take it for that of a later process with the same record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Claimant {
+    /// Index of the attach record.
+    pub attach: u16,
+    /// Its incarnation.
+    pub incarnation: u32,
+}
 
 /// The task that a chunk belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,10 +44,7 @@ pub enum ChunkState {
     /// Nobody's.
     Free,
     /// Being filled by the process of this attach record.
-    Claimed {
-        /// Index of the attach record.
-        attach: u16,
-    },
+    Claimed(Claimant),
     /// Holds bytes of this task.
     Used(ChunkOwner),
     /// None of these: written by a process that has gone mad.
@@ -52,15 +61,17 @@ impl ChunkState {
 
     /// The word for a chunk that is being filled.
     #[inline]
-    pub(super) const fn claimed_word(attach: u16) -> u64 {
-        (TAG_CLAIMED << TAG_SHIFT) | attach as u64
+    pub(super) const fn claimed_word(claimant: Claimant) -> u64 {
+        (TAG_CLAIMED << TAG_SHIFT)
+            | ((claimant.incarnation as u64) << INCARNATION_SHIFT)
+            | claimant.attach as u64
     }
 
     /// The word that says this.
     pub(super) const fn word(self) -> u64 {
         match self {
             Self::Free => 0,
-            Self::Claimed { attach } => Self::claimed_word(attach),
+            Self::Claimed(claimant) => Self::claimed_word(claimant),
             Self::Used(owner) => Self::used_word(owner),
             Self::Damaged(word) => word,
         }
@@ -69,10 +80,17 @@ impl ChunkState {
     /// What a word says.
     pub(super) fn of_word(word: u64) -> Self {
         let payload = word & !(u64::MAX << TAG_SHIFT);
-        match (word >> TAG_SHIFT, u16::try_from(payload)) {
-            (0, Ok(0)) => Self::Free,
-            (TAG_CLAIMED, Ok(attach)) => Self::Claimed { attach },
-            (TAG_USED, _) => match u32::try_from(payload >> GENERATION_BITS) {
+        match word >> TAG_SHIFT {
+            0 if payload == 0 => Self::Free,
+            TAG_CLAIMED => match u32::try_from(payload >> INCARNATION_SHIFT) {
+                Ok(incarnation) => Self::Claimed(Claimant {
+                    // LIMIT: masked to 16 bits.
+                    attach: u16::try_from(payload & ATTACH_MASK).unwrap_or(u16::MAX),
+                    incarnation,
+                }),
+                Err(_) => Self::Damaged(word),
+            },
+            TAG_USED => match u32::try_from(payload >> GENERATION_BITS) {
                 Ok(slot) if slot <= SLOT_MAX => Self::Used(ChunkOwner {
                     slot,
                     generation: payload & GENERATION_MAX,
@@ -128,15 +146,21 @@ impl fmt::Debug for BlockWord {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{BlockWord, ChunkOwner, ChunkState};
+    use super::{BlockWord, ChunkOwner, ChunkState, Claimant};
 
     proptest! {
         #[test]
-        fn chunk_words_can_be_read_back(slot in 0_u32..1 << 24, generation in 0_u64..1 << 36, attach: u16) {
+        fn chunk_words_can_be_read_back(
+            slot in 0_u32..1 << 24,
+            generation in 0_u64..1 << 36,
+            attach: u16,
+            incarnation: u32,
+        ) {
             let owner = ChunkOwner { slot, generation };
             prop_assert_eq!(ChunkState::of_word(ChunkState::used_word(owner)), ChunkState::Used(owner));
-            let claimed = ChunkState::claimed_word(attach);
-            prop_assert_eq!(ChunkState::of_word(claimed), ChunkState::Claimed { attach });
+            let claimant = Claimant { attach, incarnation };
+            let claimed = ChunkState::claimed_word(claimant);
+            prop_assert_eq!(ChunkState::of_word(claimed), ChunkState::Claimed(claimant));
         }
 
         #[test]

@@ -22,7 +22,9 @@
 //! | `bitmap.full` | summary bit set, then the word below again | `bitmap.room` |
 //! | `bitmap.room` | bit cleared, then the summary bit above | `bitmap.full` |
 //!
-//! The pair is the one of the trees: either the releaser sees the summary bit and clears it, or the
+//! | `bitmap.tenancy` | bit changed, then the slot's state (`settle`) | state changed, then the bit (`settle`) |
+//!
+//! The first pair is the one of the trees: either the releaser sees the summary bit and clears it, or the
 //! taker's second look sees the released bit and takes the summary back.
 //!
 //! # Allocation
@@ -44,6 +46,9 @@ use crate::sync::{
 
 const WORD: usize = 64;
 const GROUP: usize = 8;
+
+/// LIMIT: each round means that the entry was taken or freed in between.
+const SETTLE_ROUNDS_MAX: u32 = 64;
 
 /// LIMIT: a word of 64 entries that changed so often under one taker is being written nonsense to.
 const TAKE_ROUNDS_MAX: u32 = 10_000;
@@ -155,6 +160,40 @@ impl<'s> Bitmap<'s> {
         let before = store_load_clear_bits(&self.levels[0][word], bit);
         self.unmark(0, word);
         before & bit != 0
+    }
+
+    /// Makes the bit of an entry say what `in_use` says, which reads the truth by `store_load_load`; returns whether
+    /// the bit was changed. Safe at any time.
+    ///
+    /// Whoever changes the truth (a claimer, one that frees) looks at the bit afterwards, whoever changes the bit looks
+    /// at the truth: so a repairer may give back a bit that a slow claimer has taken and not yet used. The
+    /// claimer's own compare-and-swap still decides who has the slot, and one of the two sets the bit again.
+    pub fn settle(&self, entry: u32, in_use: impl Fn() -> bool) -> bool {
+        if entry >= self.len {
+            return false;
+        }
+        let (word, bit) = place(entry as usize);
+        let mut changed = false;
+        for _ in 0..SETTLE_ROUNDS_MAX {
+            // ORDERING: [bitmap.tenancy] look half, at the truth and at the bit.
+            let used = in_use();
+            // ORDERING: [bitmap.tenancy] as above.
+            let taken = store_load_load(&self.levels[0][word]) & bit != 0;
+            if used == taken {
+                return changed;
+            }
+            // ORDERING: [bitmap.tenancy] write half; the next round's look at the truth is the other half.
+            if used {
+                self.take_at(entry);
+            } else {
+                self.give_back(entry);
+            }
+            changed = true;
+            if cfg!(qtf_mutant = "bitmap_settle_looks_once") {
+                return true;
+            }
+        }
+        changed
     }
 
     /// Is the entry free? False for entries that do not exist.

@@ -2,23 +2,30 @@
 //!
 //! ```text
 //! offset  field       writer: the process it is about, unless told otherwise
-//!      0  state       0 free, 1 live; low 32 bits of the incarnation above
+//!      0  state       phase 4 | incarnation 20 | low 16 bits of the pid namespace | pid 24, upper part first;
+//!                     phases: 0 free, 1 joins (the rest is not yet written), 2 live
 //!      8  pid
 //!     16  start_time  ticks since boot
 //!     24  pid_namespace
 //!     32  uid
 //!     40  role        1 daemon, 2 edge, 3 client, 4 worker
 //!     48  heartbeat   stamp
-//!     56  intent      reserved: what it is about to do, for repair
+//!     56  sections    entered 32 | left 32: pieces of work during which caches differ from the truth (see `quiet.rs`)
 //!     64  lane        reserved: where its lane lies
 //!     72  name        31 bytes
-//!    104  reserved
+//!    104  lock_device device and inode of the lock file of which it holds byte 1 + n; 0 = it holds none
+//!    112  lock_inode
+//!    120  reserved
 //! ```
-//! Record 0 is the daemon's.
+//! Record 0 is the daemon's, which holds byte 0.
+//!
+//! Invariants:
+//! - I1: only the process that the state word names writes the other fields.
+//! - I2: a record becomes free again by its own process, which has then left nothing behind, or by a repairer after a
+//!   whole pass over the segment that met nothing of the dead process any more.
 
 use crate::layout::shared::shared_layout;
-use crate::layout::text::store_text;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::AtomicU64;
 
 shared_layout! {
     /// One attach record as it lies in the segment; see the drawing in this file's head.
@@ -30,15 +37,17 @@ shared_layout! {
         32 => uid: AtomicU64,
         40 => role: AtomicU64,
         48 => heartbeat: AtomicU64,
-        56 => intent: AtomicU64,
+        56 => sections: AtomicU64,
         64 => lane: AtomicU64,
         72 => name: [AtomicU64; 4],
-        104 => reserved: [AtomicU64; 3],
+        104 => lock_device: AtomicU64,
+        112 => lock_inode: AtomicU64,
+        120 => reserved: AtomicU64,
     }
 }
 
 /// What a process does with the segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum AttachRole {
     /// The daemon.
@@ -49,21 +58,159 @@ pub enum AttachRole {
     Client = 3,
     /// A local worker.
     Worker = 4,
+    /// Repairs and nothing else.
+    Repairer = 5,
 }
 
-impl AttachRecord {
-    /// Gives the record to a process.
-    pub(crate) fn occupy(&self, pid: u32, start_time: u64, role: AttachRole, name: &str) {
-        // ORDERING: read for display, and by repairers after the kernel has told of the death.
-        let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
-        write(&self.pid, u64::from(pid));
-        write(&self.start_time, start_time);
-        write(&self.uid, u64::from(nix::unistd::geteuid().as_raw()));
-        write(&self.role, role as u64);
-        store_text(&self.name, name);
-        // ORDERING: the record counts from here on; Release, so that whoever sees it live sees whose it is.
-        let incarnation = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
-        // ORDERING: as above.
-        self.state.store(1 | (incarnation << 32), Ordering::Release);
+impl AttachRole {
+    /// The name in listings; `None` for a number that no version has written.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Option<Self> {
+        match number {
+            1 => Some(Self::Daemon),
+            2 => Some(Self::Edge),
+            3 => Some(Self::Client),
+            4 => Some(Self::Worker),
+            5 => Some(Self::Repairer),
+            _ => None,
+        }
+    }
+
+    /// The name in listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Daemon => "daemon",
+            Self::Edge => "edge",
+            Self::Client => "client",
+            Self::Worker => "worker",
+            Self::Repairer => "repairer",
+        }
+    }
+}
+
+/// Where an attach record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum AttachPhase {
+    /// Nobody's.
+    Free = 0,
+    /// Taken; its fields are being written. Its process owns nothing yet.
+    Joins = 1,
+    /// A process's.
+    Live = 2,
+    /// Never written by this version.
+    Reserved = 15,
+}
+
+/// The state word of an attach record: changed by compare-and-swap, never the same twice while anyone remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct AttachState(u64);
+
+impl AttachState {
+    const PHASE_SHIFT: u32 = 60;
+    const INCARNATION_SHIFT: u32 = 40;
+    const INCARNATION_MASK: u64 = (1 << 20) - 1;
+    const NAMESPACE_SHIFT: u32 = 24;
+    const PID_MASK: u64 = (1 << 24) - 1;
+
+    /// A word as it was loaded; every bit pattern is one.
+    #[must_use]
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The bits.
+    #[must_use]
+    pub const fn as_raw(self) -> u64 {
+        self.0
+    }
+
+    /// Where the record stands.
+    #[must_use]
+    pub const fn phase(self) -> AttachPhase {
+        match self.0 >> Self::PHASE_SHIFT {
+            0 => AttachPhase::Free,
+            1 => AttachPhase::Joins,
+            2 => AttachPhase::Live,
+            _ => AttachPhase::Reserved,
+        }
+    }
+
+    /// How often the record has been given out, modulo 2^20.
+    #[must_use]
+    pub const fn incarnation(self) -> u32 {
+        // LIMIT: 20 bits.
+        ((self.0 >> Self::INCARNATION_SHIFT) & Self::INCARNATION_MASK) as u32
+    }
+
+    /// The process; 0 in a free record.
+    #[must_use]
+    pub const fn pid(self) -> u32 {
+        // LIMIT: Linux gives no process a higher number than 2^22.
+        (self.0 & Self::PID_MASK) as u32
+    }
+
+    /// Low bits of the inode of its pid namespace.
+    #[must_use]
+    pub const fn namespace(self) -> u16 {
+        ((self.0 >> Self::NAMESPACE_SHIFT) & 0xFFFF) as u16
+    }
+
+    /// What the next process that takes the record writes first.
+    #[must_use]
+    pub const fn joined_by(self, pid: u32, namespace: u64) -> Self {
+        let incarnation = (self.incarnation() as u64 + 1) & Self::INCARNATION_MASK;
+        Self(
+            ((AttachPhase::Joins as u64) << Self::PHASE_SHIFT)
+                | (incarnation << Self::INCARNATION_SHIFT)
+                | ((namespace & 0xFFFF) << Self::NAMESPACE_SHIFT)
+                | (pid as u64 & Self::PID_MASK),
+        )
+    }
+
+    /// The same process, live.
+    #[must_use]
+    pub const fn live(self) -> Self {
+        Self(
+            self.0 & !(0xF << Self::PHASE_SHIFT)
+                | ((AttachPhase::Live as u64) << Self::PHASE_SHIFT),
+        )
+    }
+
+    /// Nobody's; the incarnation stays, so that the next one is another.
+    #[must_use]
+    pub const fn freed(self) -> Self {
+        Self(self.0 & (Self::INCARNATION_MASK << Self::INCARNATION_SHIFT))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_word_do_not_touch_each_other_and_incarnations_rise() {
+        let joins = AttachState::default().joined_by(0x003f_ffff, 0xffff_1234);
+        assert_eq!(
+            (
+                joins.phase(),
+                joins.incarnation(),
+                joins.pid(),
+                joins.namespace()
+            ),
+            (AttachPhase::Joins, 1, 0x003f_ffff, 0x1234)
+        );
+        let live = joins.live();
+        assert_eq!((live.phase(), live.pid()), (AttachPhase::Live, 0x003f_ffff));
+        let free = live.freed();
+        assert_eq!(
+            (free.phase(), free.pid(), free.incarnation()),
+            (AttachPhase::Free, 0, 1)
+        );
+        assert_eq!(free.joined_by(1, 1).incarnation(), 2);
+        let last = AttachState::from_raw(u64::MAX);
+        assert_eq!(last.joined_by(1, 1).incarnation(), 0);
+        assert_eq!(last.phase(), AttachPhase::Reserved);
     }
 }

@@ -12,6 +12,7 @@
 //!    160  lock_inode       daemon
 //!    168  shutdown         daemon: 0 = runs or was killed, 1 = stopped in order
 //!    176  daemon_beat      daemon: stamp of its last turn of the loop that published counters
+//!    184  rebuilding       daemon: 1 while it builds the caches anew and nobody may attach
 //!    256  gen_limit        journal's reservation: claims above are refused; 0 = no limit
 //!    264  gen_top          any submitter: highest generation ever claimed
 //!    384  high_water       any submitter: number of the highest slot ever claimed, plus one
@@ -46,7 +47,8 @@ shared_layout! {
         160 => lock_inode: AtomicU64,
         168 => shutdown: AtomicU64,
         176 => daemon_beat: AtomicU64,
-        184 => reserved_daemon: [AtomicU64; 9],
+        184 => rebuilding: AtomicU64,
+        192 => reserved_daemon: [AtomicU64; 8],
         256 => gen_limit: AtomicU64,
         264 => gen_top: AtomicU64,
         272 => reserved_gen: [AtomicU64; 14],

@@ -30,6 +30,7 @@ use crate::segment::create::{Identity, build, check_instance, instance_hash};
 use crate::segment::header::Front;
 use crate::segment::key::keys_of;
 use crate::segment::limits::refusal;
+use crate::segment::lock_file::LockFile;
 use crate::segment::parts::Parts;
 use crate::segment::process::{ProcessIdentity, boot_id};
 use crate::segment::snapshot::park;
@@ -121,7 +122,7 @@ impl Segment {
                     adoption = Adoption::Parked { file, why };
                 }
                 Found::Usable(segment) => {
-                    let (segment, adoption) = adopt(*segment, spec);
+                    let (segment, adoption) = adopt(*segment, spec, runtime_dir);
                     return Ok(Earlier::Adopted(Box::new(segment), adoption));
                 }
             }
@@ -370,12 +371,13 @@ fn unfinished(
     Ok(Found::Unfinished { shm_id })
 }
 
-fn adopt(segment: Segment, spec: &SegmentSpec) -> (Segment, Adoption) {
+fn adopt(segment: Segment, spec: &SegmentSpec, runtime_dir: &Path) -> (Segment, Adoption) {
     let clean = segment.control().clean_shutdown;
     let other_sizes = *segment.geometry() != spec.geometry;
     let epoch = segment.raise_epoch();
-    segment.rebuild_caches(segment.now());
-    segment.remove_lost_spills();
+    let lock_file = runtime_dir.join(format!("{}.lock", spec.instance));
+    // Without the file, process ids and start times decide.
+    segment.bring_in_order(LockFile::open(&lock_file).ok().as_ref());
     let adoption = Adoption::Adopted {
         epoch,
         clean,

@@ -2,10 +2,13 @@
 
 use crate::id::SlotIndex;
 use crate::segment::Segment;
-use crate::sync::Ordering;
+use crate::sync::store_load_cas;
 use crate::task::slot::TaskSlot;
 use crate::task::state::{Event, IllegalTransition, Phase, StateWord};
 use crate::tree::{Key, MinTree};
+
+/// LIMIT: changes of priority that one indexing of a slot follows.
+const KEYS_TRIED_MAX: u32 = 8;
 
 /// Why a change of a state word was not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,14 +48,9 @@ impl Segment {
         from: StateWord,
         to: StateWord,
     ) -> Result<StateWord, ApplyError> {
-        // ORDERING: [task.state] AcqRel: publishes the fields written before; pairs with the Acquire of `TaskSlot::state`.
-        task.state
-            .compare_exchange(
-                from.as_raw(),
-                to.as_raw(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            )
+        // ORDERING: [task.state] Release: publishes the fields written before; pairs with the Acquire of `TaskSlot::state`.
+        // [tree.tenancy], [bitmap.tenancy] write half: leaf and bit are looked at afterwards.
+        store_load_cas(&task.state, from.as_raw(), to.as_raw())
             .map_err(|found| ApplyError::Moved(StateWord::from_raw(found)))?;
         self.counters().count_transition(from.phase(), to.phase());
         Ok(to)
@@ -62,48 +60,87 @@ impl Segment {
     ///
     /// Clears away what an earlier tenant left in the leaf. Safe to repeat.
     pub fn index_ready(&self, slot: SlotIndex, state: StateWord) -> bool {
-        let key = self.task(slot).key();
-        let ready = |now: StateWord| now.phase() == Phase::Ready;
-        self.index(slot, (self.ready(), key), |now| {
-            ready(now) && now.generation() == state.generation()
-        })
+        let task = self.task(slot);
+        for _ in 0..KEYS_TRIED_MAX {
+            let key = task.key();
+            let indexed = self.index(slot, (self.ready(), key), || {
+                wants_ready_leaf(task, state, key)
+            });
+            // Changed meanwhile, by a change of priority: the key in the slot counts.
+            if task.key() == key {
+                return indexed;
+            }
+        }
+        false
     }
 
     /// Puts `stamp` into the timer heap as the slot's earliest event, replacing a later or earlier one of the same task.
     /// False when the slot has moved on to another task.
     pub fn index_timer(&self, slot: SlotIndex, state: StateWord, stamp: u64) -> bool {
+        let task = self.task(slot);
         let key = Key::timed(stamp, state.generation());
-        self.index(slot, (self.timers(), key), |now| {
+        self.index(slot, (self.timers(), key), || {
+            let now = task.state_in_order();
             now.phase() != Phase::Free && now.generation() == state.generation()
         })
     }
 
-    /// Takes the slot's key out of the task heap, whatever it is.
-    pub fn unindex_ready(&self, slot: SlotIndex) {
-        self.unindex(slot, &self.ready());
+    /// Takes a key out of the task heap whose slot has moved on: after a take, a cancellation, a park. If the slot is READY
+    /// again with this very key, because the task was handed back meanwhile, the key is put back.
+    pub fn unindex_ready_key(&self, slot: SlotIndex, key: Key) {
+        if self.slot(slot.get()).is_none() || key.is_empty() {
+            return;
+        }
+        let task = self.task(slot);
+        self.ready().release_leaf(slot.get(), key, || {
+            let now = task.state_in_order();
+            now.phase() == Phase::Ready && task.key() == key
+        });
     }
 
-    /// Takes the slot's entry out of the timer heap, whatever it is.
+    /// Takes the slot's key out of the task heap, whatever it is.
+    pub fn unindex_ready(&self, slot: SlotIndex) {
+        if self.slot(slot.get()).is_some()
+            && let Some(key) = self.ready().leaf(slot.get())
+        {
+            self.unindex_ready_key(slot, key);
+        }
+    }
+
+    /// Takes the slot's entry out of the timer heap, whatever it is. If the slot is DELAYED (again), its due time is put
+    /// there.
     pub fn unindex_timer(&self, slot: SlotIndex) {
-        self.unindex(slot, &self.timers());
+        if self.slot(slot.get()).is_none() {
+            return;
+        }
+        if let Some(key) = self.timers().leaf(slot.get()) {
+            self.unindex_timer_key(slot, key);
+        }
+    }
+
+    /// Takes this entry out of the timer heap, unless a DELAYED slot wants it.
+    pub(super) fn unindex_timer_key(&self, slot: SlotIndex, key: Key) {
+        let task = self.task(slot);
+        self.timers().release_leaf(slot.get(), key, || {
+            let now = task.state_in_order();
+            now.phase() == Phase::Delayed && key == Key::timed(task.phase_time(), now.generation())
+        });
     }
 
     fn index(
         &self,
         slot: SlotIndex,
         (tree, key): (MinTree<'_>, Key),
-        belongs: impl Fn(StateWord) -> bool,
+        belongs: impl Fn() -> bool,
     ) -> bool {
         self.slot(slot.get()).is_some()
             && !key.is_empty()
-            && tree.claim_leaf(slot.get(), key, || belongs(self.task(slot).state()))
+            && tree.claim_leaf(slot.get(), key, belongs)
     }
+}
 
-    fn unindex(&self, slot: SlotIndex, tree: &MinTree<'_>) {
-        if self.slot(slot.get()).is_some()
-            && let Some(key) = tree.leaf(slot.get())
-        {
-            let _ = tree.remove(slot.get(), key);
-        }
-    }
+/// The slot is READY, still of the tenant that `state` tells of, and has this key.
+fn wants_ready_leaf(task: &TaskSlot, state: StateWord, key: Key) -> bool {
+    let now = task.state_in_order();
+    now.phase() == Phase::Ready && now.generation() == state.generation() && task.key() == key
 }

@@ -69,7 +69,7 @@ impl SegmentView {
     }
 }
 
-fn refusal(source: io::Error, shm_id: i32) -> AttachError {
+pub(super) fn refusal(source: io::Error, shm_id: i32) -> AttachError {
     let is = |errno: Errno| source.raw_os_error() == Some(errno as i32);
     if is(Errno::EINVAL) || is(Errno::EIDRM) {
         AttachError::NoId(shm_id)

@@ -101,7 +101,9 @@ impl Segment {
             return self.store_in_file(bytes);
         }
         let arena = self.view.parts.arena();
-        match arena.store(self.attach.get(), chunk_owner(owner), bytes, purpose) {
+        let stored =
+            self.section(|| arena.store(self.claimant(), chunk_owner(owner), bytes, purpose));
+        match stored {
             Ok(unit) => Ok(BlobRef::Arena { unit, len }),
             Err(AllocateError::Full { .. }) if purpose == Purpose::Submission => {
                 Err(StoreError::ArenaFull {

@@ -63,6 +63,7 @@ pub struct ClaimedTask<'s> {
     state: StateWord,
     id: TaskId,
     due: u64,
+    attach: AttachIndex,
     published: bool,
 }
 
@@ -98,14 +99,19 @@ impl Segment {
                 continue;
             };
             let task = self.task(slot);
+            // Before the slot is in use, so that a sweep that knows how far slots are used also knows this one.
+            self.raise_high_water(slot);
             if self.exchange(task, from, to).is_err() {
+                // Somebody else had the bit as well (a repairer had given it back under one of us), and has the slot.
                 continue;
+            }
+            if !cfg!(qtf_mutant = "claim_looks_at_no_bit") {
+                self.settle_bit(slot);
             }
             // ORDERING: [task.reuse] Release: whoever meets a field of this tenant also meets its CLAIMED state; pairs
             // with the fence in `read_between` and `read_blob`.
             fence(Ordering::Release);
             task.clear();
-            self.raise_high_water(slot);
             self.raise_gen_top(to.generation());
             return Ok(ClaimedTask {
                 segment: self,
@@ -113,10 +119,20 @@ impl Segment {
                 state: to,
                 id: TaskId::new(to.generation(), slot),
                 due: 0,
+                attach,
                 published: false,
             });
         }
         Err(ClaimError::Full)
+    }
+
+    /// Makes the slot's free bit say what its state says.
+    pub(super) fn settle_bit(&self, slot: SlotIndex) -> bool {
+        let task = self.task(slot);
+        self.view
+            .parts
+            .bitmap()
+            .settle(slot.get(), || task.state_in_order().phase() != Phase::Free)
     }
 
     fn is_beyond_limit(&self, raised: StateWord) -> bool {
@@ -212,18 +228,15 @@ impl ClaimedTask<'_> {
         let task = self.segment.task(self.slot);
         let arena = self.segment.view.parts.arena();
         let owner = chunk_owner(self.id);
-        let unit = arena
-            .store(
-                self.segment.attach.get(),
-                owner,
-                &side.encode(),
-                Purpose::Submission,
-            )
-            .map_err(|_| StoreError::ArenaFull {
-                bytes: crate::task::side::SIDE_BYTES as u64,
-            })?;
+        let (claimant, bytes) = (self.segment.claimant(), side.encode());
+        let stored = self
+            .segment
+            .section(|| arena.store(claimant, owner, &bytes, Purpose::Submission));
+        let unit = stored.map_err(|_| StoreError::ArenaFull {
+            bytes: crate::task::side::SIDE_BYTES as u64,
+        })?;
         if let Some(before) = task.side_unit() {
-            arena.release(before, owner);
+            self.segment.release_unit(self.id, before);
         }
         task.set_side_unit(Some(unit));
         Ok(())
@@ -254,6 +267,9 @@ impl ClaimedTask<'_> {
             segment.index_ready(self.slot, to);
         } else if delayed {
             segment.index_timer(self.slot, to, self.due);
+        } else if to.phase() == Phase::Submitted && self.attach != AttachIndex::DAEMON {
+            // Another process's PLM judges it: it looks where something is due.
+            segment.index_timer(self.slot, to, 0);
         }
         Ok(self.id)
     }

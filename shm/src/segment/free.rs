@@ -19,6 +19,21 @@ pub(super) struct References {
     pub(super) side: Option<u32>,
 }
 
+impl References {
+    /// Without what lies in files.
+    fn without_files(self) -> Self {
+        let kept = |blob| match blob {
+            BlobRef::Spill { .. } => BlobRef::None,
+            other @ (BlobRef::None | BlobRef::Inline { .. } | BlobRef::Arena { .. }) => other,
+        };
+        Self {
+            payload: kept(self.payload),
+            result: kept(self.result),
+            side: self.side,
+        }
+    }
+}
+
 impl Segment {
     /// Gives the slot of a finished, refused or abandoned task back, if its state still is `from`.
     ///
@@ -45,13 +60,30 @@ impl Segment {
         };
         let references = self.references(slot);
         self.apply(slot, from, event)?;
+        self.after_free(slot, from, references);
+        Ok(())
+    }
+
+    fn after_free(&self, slot: SlotIndex, from: StateWord, references: References) {
         self.unindex_ready(slot);
         self.unindex_timer(slot);
         if let Some(owner) = from.id(slot) {
             self.release_all(owner, references);
         }
+        // The bit was ours until here, unless a repairer has given it back already; then the next tenant may have it.
         self.view.parts.bitmap().give_back(slot.get());
-        Ok(())
+        self.settle_bit(slot);
+    }
+
+    /// CLAIMED by a dead submitter -> FREE. A spill file is left to the next start of a daemon: the reference may still
+    /// be that of the tenant before, and its number a living task's by now.
+    pub(super) fn give_up_claim(&self, slot: SlotIndex, from: StateWord) -> bool {
+        let references = self.references(slot).without_files();
+        if self.apply(slot, from, Event::Abandon).is_err() {
+            return false;
+        }
+        self.after_free(slot, from, references);
+        true
     }
 
     /// Frees the bytes of a blob that belongs to a task. What is not the task's (any more) stays as it is.
@@ -59,7 +91,7 @@ impl Segment {
         match blob {
             BlobRef::None | BlobRef::Inline { .. } => {}
             BlobRef::Arena { unit, .. } => {
-                self.view.parts.arena().release(unit, chunk_owner(owner));
+                self.release_unit(owner, unit);
             }
             BlobRef::Spill { .. } => {
                 if self.spill.remove(blob).is_err() {
@@ -67,6 +99,11 @@ impl Segment {
                 }
             }
         }
+    }
+
+    pub(super) fn release_unit(&self, owner: TaskId, unit: u32) {
+        let arena = self.view.parts.arena();
+        self.section(|| arena.release(unit, chunk_owner(owner)));
     }
 
     pub(super) fn references(&self, slot: SlotIndex) -> References {
@@ -82,7 +119,7 @@ impl Segment {
         self.release(owner, references.payload);
         self.release(owner, references.result);
         if let Some(unit) = references.side {
-            self.view.parts.arena().release(unit, chunk_owner(owner));
+            self.release_unit(owner, unit);
         }
     }
 }

@@ -5,10 +5,13 @@
 //! | `spec` | what a segment shall be like, errors |
 //! | `create`, `adopt`, `key`, `limits` | how one is had |
 //! | `attach` | how one is looked at |
-//! | `header`, `parts`, `process` | its front, its regions, who made it |
+//! | `attachment`, `local_worker` | how a local process writes to one: its record, its submissions, the tasks it takes |
+//! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
+//! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
 //! | `blobs` | payloads and results |
-//! | `rebuild` | the caches anew from the state words |
+//! | `rebuild` | the caches anew from the state words, while nobody else is attached |
+//! | `repair`, `repairer`, `quiet` | what the dead left behind, brought in order while others live |
 //! | `view`, `records` | reading |
 //! | `verify` | do truth and caches agree |
 //! | `snapshot` | an image in a file |
@@ -25,17 +28,25 @@
 mod adopt;
 mod apply;
 mod attach;
+mod attachment;
 mod blobs;
 mod claim;
 mod create;
 mod free;
 mod header;
+mod judge;
 mod key;
 mod limits;
+mod local_worker;
+mod lock_file;
 mod parts;
+mod pidfd;
 mod process;
+mod quiet;
 mod rebuild;
 mod records;
+mod repair;
+mod repairer;
 mod restore;
 mod snapshot;
 mod spec;
@@ -46,6 +57,7 @@ mod view;
 
 use core::ops::Deref;
 
+use crate::arena::Claimant;
 use crate::client::ClientSlot;
 use crate::counters::Counters;
 use crate::id::{AttachIndex, ClientIndex, SlotIndex, WorkerIndex};
@@ -54,19 +66,26 @@ use crate::kinds::KindTable;
 use crate::layout::attach::AttachRole;
 use crate::region::{HeapMemory, Mapping, SharedSlice};
 use crate::spill::SpillStore;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::task::slot::TaskSlot;
 use crate::task::state::Phase;
 use crate::tree::MinTree;
 use crate::worker::WorkerSlot;
 
 pub use apply::ApplyError;
+pub use attachment::{Attachment, AttachmentSpec, OpenError};
 pub use blobs::{LoadError, StoreError};
 pub use claim::{ClaimError, ClaimedTask, TaskFields};
 pub use header::ControlInfo;
-pub use process::ProcessIdentity;
+pub use judge::AttachInfo;
+pub use local_worker::{JoinError, LocalWorker, LocalWorkerSpec, Taken};
+pub use lock_file::LockFile;
+pub use pidfd::PidFd;
+pub use process::{Liveness, ProcessIdentity};
 pub use rebuild::Rebuilt;
 pub use records::{ClientRecord, Part, Reading, TaskRecord, WorkerRecord};
+pub use repair::{Convicted, RepairCounts, RepairScope};
+pub use repairer::Repairer;
 pub use restore::{RestoreError, RestoredBytes, RestoredTask};
 pub use snapshot::SnapshotReport;
 pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, SegmentSpec};
@@ -78,7 +97,9 @@ pub use view::{CounterView, Heap, HeapView, SegmentView};
 pub struct Segment {
     view: SegmentView,
     spill: SpillStore,
+    /// The attach record of this process, and its incarnation; the daemon's gets one when it raises the epoch.
     attach: AttachIndex,
+    incarnation: AtomicU32,
     /// Where the next claim starts to look; of this process only.
     hint: AtomicU64,
     spare: Spare,
@@ -126,6 +147,7 @@ impl Segment {
             view,
             spill,
             attach: AttachIndex::DAEMON,
+            incarnation: AtomicU32::new(0),
             hint: AtomicU64::new(0),
             spare: Spare::new(),
         }
@@ -241,9 +263,7 @@ impl Segment {
     pub fn raise_epoch(&self) -> u64 {
         let control = self.view.parts.control();
         let own = ProcessIdentity::own();
-        if let Some(record) = self.view.parts.attaches.get(AttachIndex::DAEMON.position()) {
-            record.occupy(own.pid, own.start_time, AttachRole::Daemon, "qtfd");
-        }
+        self.take_daemons_record(own.pid);
         // ORDERING: read for display, and by the daemon itself once a turn.
         control
             .daemon_pid
@@ -272,8 +292,37 @@ impl Segment {
             .load(Ordering::Acquire)
     }
 
+    /// Takes the daemon's attach record. Who calls it holds the instance's lock, so nobody else writes there.
+    fn take_daemons_record(&self, pid: u32) {
+        let Some(record) = self.view.parts.attaches.get(AttachIndex::DAEMON.position()) else {
+            return;
+        };
+        let before = record.state();
+        let joins = before.joined_by(pid, process::pid_namespace());
+        if record.change(before, joins) {
+            let control = self.control();
+            record.fill(AttachRole::Daemon, "qtfd", control.lock_file);
+            record.change(joins, joins.live());
+            // ORDERING: of this process; written before anything is claimed.
+            self.incarnation
+                .store(joins.incarnation(), Ordering::Relaxed);
+        }
+    }
+
+    /// Who this process is when it claims a chunk.
+    fn claimant(&self) -> Claimant {
+        Claimant {
+            attach: self.attach.get(),
+            // ORDERING: of this process; see `take_daemons_record`.
+            incarnation: self.incarnation.load(Ordering::Relaxed),
+        }
+    }
+
     /// Writes which lock file the daemon holds.
     pub fn set_lock_file(&self, device: u64, inode: u64) {
+        if let Some(record) = self.view.parts.attaches.get(AttachIndex::DAEMON.position()) {
+            record.set_lock_file((device, inode));
+        }
         let control = self.view.parts.control();
         // ORDERING: read by people and by the next daemon, which compares with its own.
         control.lock_device.store(device, Ordering::Relaxed);

@@ -6,6 +6,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
 /// A process that cannot be taken for a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessIdentity {
@@ -15,42 +19,90 @@ pub struct ProcessIdentity {
     pub start_time: u64,
 }
 
+/// What can be said of another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// It runs, or is stopped.
+    Alive,
+    /// It has ended. A zombie has.
+    Dead,
+    /// It cannot be seen from here; nothing of its may be touched.
+    Unknown,
+}
+
 impl ProcessIdentity {
     /// This process.
     #[must_use]
     pub fn own() -> Self {
         let pid = std::process::id();
-        Self {
-            pid,
-            start_time: start_time_of(pid).unwrap_or(0),
+        let start_time = match look_at(pid) {
+            Look::Runs(start) => start,
+            Look::Ended | Look::Hidden => 0,
+        };
+        Self { pid, start_time }
+    }
+
+    /// Whether the process still is there. Where nothing is known of its start time, a process with its id counts as
+    /// itself. Only for ids of this process's pid namespace.
+    #[must_use]
+    pub fn liveness(self) -> Liveness {
+        match look_at(self.pid) {
+            Look::Ended => Liveness::Dead,
+            Look::Hidden => Liveness::Unknown,
+            Look::Runs(start) if self.start_time == 0 || start == self.start_time => {
+                Liveness::Alive
+            }
+            Look::Runs(_) => Liveness::Dead,
         }
     }
 
-    /// The process still runs (or is stopped). A zombie is dead. Where nothing is known of its start time, a process with
-    /// its id counts as itself.
+    /// The process still runs (or is stopped), as far as one can see from here.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        match start_time_of(self.pid) {
-            None => false,
-            Some(start) => self.start_time == 0 || start == self.start_time,
-        }
+        self.liveness() != Liveness::Dead
     }
 }
 
-/// Start time of a living process, in ticks since boot.
-fn start_time_of(pid: u32) -> Option<u64> {
-    if pid == 0 {
-        return None;
+/// What there is of a process id.
+enum Look {
+    /// A process that runs or is stopped, by its start time in ticks since boot.
+    Runs(u64),
+    /// None, or a zombie.
+    Ended,
+    /// Somebody else's, of whom nothing can be read.
+    Hidden,
+}
+
+fn look_at(pid: u32) -> Look {
+    let Some(number) = i32::try_from(pid).ok().filter(|&pid| pid > 0) else {
+        return Look::Ended;
+    };
+    // Signal 0 is sent to nobody, and answered also where /proc hides the processes of others.
+    if kill(Pid::from_raw(number), None) == Err(Errno::ESRCH) {
+        return Look::Ended;
     }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => read_stat(&stat).unwrap_or(Look::Hidden),
+        // Gone in between, or hidden: the next look tells.
+        Err(_) => Look::Hidden,
+    }
+}
+
+fn read_stat(stat: &str) -> Option<Look> {
     // The name in parentheses may hold anything, also parentheses and blanks.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
-    if matches!(fields.next()?, "Z" | "X" | "x") {
-        return None;
-    }
-    // Field 22 of the line; the state was field 3.
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?;
+    // Fields 20 and 22 of the line; the state was field 3.
+    let threads: u64 = fields.nth(16)?.parse().ok()?;
+    let start = fields.nth(1)?.parse().ok()?;
+    // The first thread may have ended before the others.
+    let ended = matches!(state, "Z" | "X" | "x") && threads <= 1;
+    Some(if ended {
+        Look::Ended
+    } else {
+        Look::Runs(start)
+    })
 }
 
 /// The kernel's boot id; zeros when it cannot be read.
@@ -64,6 +116,11 @@ pub(crate) fn boot_id() -> [u64; 2] {
             .unwrap_or(0)
     };
     [half(0..16), half(16..32)]
+}
+
+/// Inode of this process's pid namespace; 0 when it cannot be read.
+pub(crate) fn pid_namespace() -> u64 {
+    fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino())
 }
 
 /// Inode of this process's IPC namespace; 0 when it cannot be read.

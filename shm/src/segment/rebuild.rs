@@ -6,10 +6,10 @@
 use core::ops::Range;
 use std::collections::BTreeSet;
 
-use crate::arena::ChunkState;
+use crate::arena::{ChunkState, Claimant};
 use crate::blob::BlobRef;
 use crate::counters::Counter;
-use crate::id::{AttachIndex, SlotIndex, WorkerIndex};
+use crate::id::{SlotIndex, WorkerIndex};
 use crate::keys::SettledKeys;
 use crate::segment::Segment;
 use crate::sync::Ordering;
@@ -91,22 +91,9 @@ impl Segment {
 
     /// Frees chunks, in some blocks of the arena, of tasks that are gone and of submitters that are dead; returns how many.
     /// Safe at any time: what a living process is about to refer to stays.
-    pub fn sweep_chunks(&self, blocks: Range<u32>, is_dead: impl Fn(AttachIndex) -> bool) -> u64 {
-        self.view
-            .parts
-            .arena()
-            .sweep(blocks, |chunk| match chunk.state {
-                ChunkState::Free => true,
-                ChunkState::Damaged(_) => false,
-                ChunkState::Claimed { attach } => {
-                    let known = AttachIndex::new_checked(attach, self.geometry().attaches());
-                    known.is_some_and(|attach| !is_dead(attach))
-                }
-                ChunkState::Used(owner) => self.slot(owner.slot).is_some_and(|slot| {
-                    let state = self.task(slot).state();
-                    state.phase() != Phase::Free && state.generation() == owner.generation
-                }),
-            })
+    pub fn sweep_chunks(&self, blocks: Range<u32>, is_dead: impl Fn(Claimant) -> bool) -> u64 {
+        let arena = self.view.parts.arena();
+        self.section(|| arena.sweep(blocks, |chunk| self.keeps_chunk(chunk.state, &is_dead)))
     }
 
     fn slots_below(&self, end: u32) -> impl Iterator<Item = SlotIndex> + '_ {
@@ -216,8 +203,10 @@ impl Segment {
         let workers = || (0..u16::MAX).map_while(|number| self.worker_index(number));
         for (worker, running) in workers().zip(running) {
             let state = self.worker(worker).state();
-            if !matches!(state.phase(), WorkerPhase::Free | WorkerPhase::Reserved)
-                && state.running() != running
+            if !matches!(
+                state.phase(),
+                WorkerPhase::Free | WorkerPhase::Joining | WorkerPhase::Reserved
+            ) && state.running() != running
             {
                 // Nobody else writes, so it cannot have moved.
                 let _ = self

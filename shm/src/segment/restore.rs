@@ -269,7 +269,7 @@ impl Segment {
                 .view
                 .parts
                 .arena()
-                .store(self.attach.get(), chunk_owner(id), &bytes, Purpose::Result)
+                .store(self.claimant(), chunk_owner(id), &bytes, Purpose::Result)
                 .map_err(|_| RestoreError::Store {
                     task: id,
                     bytes: bytes.len() as u64,

@@ -25,7 +25,7 @@
 use crate::blob::BlobRef;
 use crate::id::{ClientIndex, KindIndex};
 use crate::layout::shared::shared_layout;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, store_load_load};
 use crate::task::state::StateWord;
 use crate::time::STAMP_MAX;
 use crate::tree::Key;
@@ -194,6 +194,15 @@ impl TaskSlot {
         StateWord::from_raw(self.state.load(Ordering::Acquire))
     }
 
+    /// The state, read after everything that this process wrote before: the look half of a pair with the write of a leaf
+    /// or a free bit.
+    #[inline]
+    #[must_use]
+    pub(crate) fn state_in_order(&self) -> StateWord {
+        // ORDERING: [tree.tenancy], [bitmap.tenancy] look half; pairs with the CAS in `Segment::apply`.
+        StateWord::from_raw(store_load_load(&self.state))
+    }
+
     /// The key of the ready heap.
     #[must_use]
     pub fn key(&self) -> Key {
@@ -287,6 +296,18 @@ impl TaskSlot {
     /// Sets the number of attempts whose worker was lost. PLM only.
     pub fn set_losses(&self, count: u8) {
         replace(&self.limits, 8, 0xFF, u64::from(count));
+    }
+
+    /// Counts a lost worker, if nobody else changes the limits meanwhile: a repairer that comes second counts nothing.
+    pub(crate) fn count_loss(&self) {
+        // ORDERING: published by the change of state that follows; the CAS keeps a late repairer from undoing what others wrote.
+        let now = self.limits.load(Ordering::Relaxed);
+        let losses = u64::from(part8(now >> 8).saturating_add(1));
+        let counted = now & !(0xFF << 8) | (losses << 8);
+        // ORDERING: as above.
+        let _ = self
+            .limits
+            .compare_exchange(now, counted, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// What was asked for.

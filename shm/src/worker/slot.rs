@@ -19,7 +19,7 @@
 //!    224  host         31 bytes
 //! ```
 //! (The first part of a bit list is the upper one.) Fields are published by the state word, label
-//! `worker.state`. Only the daemon writes a slot, except `state`, which whoever takes a task changes too.
+//! `worker.state`. Only the daemon writes a slot, except `state`, which whoever takes a task changes too; a local worker fills in its own (JOINING).
 //! Tested at the end of this file.
 
 use crate::layout::shared::shared_layout;
@@ -149,6 +149,21 @@ impl WorkerSlot {
         for counter in &self.counters {
             write(counter, 0);
         }
+    }
+
+    /// The attach record of the local process that is this worker; `None` for one that is connected to the daemon.
+    #[must_use]
+    pub fn local(&self) -> Option<u16> {
+        let attach = part16(read(&self.links) >> 48);
+        (attach != 0).then_some(attach)
+    }
+
+    /// Makes the slot that of a local process. Only while it is being filled in.
+    pub(crate) fn set_local(&self, attach: u16) {
+        write(
+            &self.links,
+            (read(&self.links) & !(0xFFFF << 48)) | (u64::from(attach) << 48),
+        );
     }
 
     /// The key it has, or would have, in the worker heap.
@@ -299,6 +314,14 @@ fn write(word: &AtomicU64, value: u64) {
 )]
 const fn low(word: u64) -> u32 {
     word as u32
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low part is what is asked for"
+)]
+const fn part16(word: u64) -> u16 {
+    word as u16
 }
 
 #[cfg(test)]

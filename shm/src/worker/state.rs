@@ -9,6 +9,9 @@
 //!
 //! from \ event      to
 //! FREE      Register         LIVE      incarnation + 1, running 0
+//!           Join             JOINING   incarnation + 1; the capacity bits name the attach record of who joins
+//! JOINING   Open             LIVE      the slot is filled in
+//!           Leave            FREE      gave up, or died
 //! LIVE      Take             LIVE      running + 1, only below the capacity
 //!           Drain            DRAINING
 //!           Suspect          SUSPECT
@@ -18,7 +21,7 @@
 //! LIVE, DRAINING, SUSPECT
 //!           Lose             LOST
 //!           Resize           the same  new capacity (a worker that reconnects)
-//! all but FREE
+//! all but FREE, JOINING
 //!           Give             the same  running - 1, not below 0
 //!           Recount          the same  running as counted
 //!           Leave            FREE      only with running 0: its tasks have been handed back
@@ -26,6 +29,8 @@
 //! Tested at the end of this file.
 
 use core::fmt;
+
+use crate::id::AttachIndex;
 
 const RUNNING_SHIFT: u32 = 40;
 const CAPACITY_SHIFT: u32 = 24;
@@ -48,6 +53,8 @@ pub enum WorkerPhase {
     Suspect = 3,
     /// Dead; its tasks are being handed back.
     Lost = 4,
+    /// Somebody is filling the slot in.
+    Joining = 5,
     /// Never written by this version.
     Reserved = 15,
 }
@@ -62,6 +69,7 @@ impl WorkerPhase {
             Self::Draining => "draining",
             Self::Suspect => "suspect",
             Self::Lost => "lost",
+            Self::Joining => "joining",
             Self::Reserved => "reserved",
         }
     }
@@ -73,6 +81,7 @@ impl WorkerPhase {
             2 => Self::Draining,
             3 => Self::Suspect,
             4 => Self::Lost,
+            5 => Self::Joining,
             _ => Self::Reserved,
         }
     }
@@ -89,6 +98,16 @@ impl fmt::Display for WorkerPhase {
 pub enum WorkerEvent {
     /// A worker gets the slot.
     Register {
+        /// Tasks it takes at most.
+        capacity: u16,
+    },
+    /// A process takes the slot, to fill it in before it is a worker's. Several may try.
+    Join {
+        /// The attach record of that process.
+        attach: AttachIndex,
+    },
+    /// The slot is filled in.
+    Open {
         /// Tasks it takes at most.
         capacity: u16,
     },
@@ -157,6 +176,16 @@ impl WorkerState {
         ((self.0 >> RUNNING_SHIFT) & 0xFFFF) as u16
     }
 
+    /// The attach record of the process that fills the slot in, in JOINING.
+    #[must_use]
+    pub const fn joiner(self) -> Option<u16> {
+        if matches!(self.phase(), WorkerPhase::Joining) {
+            Some(self.capacity())
+        } else {
+            None
+        }
+    }
+
     /// Tasks it takes at most.
     #[must_use]
     pub const fn capacity(self) -> u16 {
@@ -200,11 +229,18 @@ impl WorkerState {
         );
         let exists = serves || matches!(phase, WorkerPhase::Lost);
         match event {
-            WorkerEvent::Register { capacity } if matches!(phase, WorkerPhase::Free) => {
-                let next = (self.incarnation() + 1) & INCARNATION_MASK;
-                let incarnation = if next == 0 { 1 } else { next };
-                let fresh = Self(incarnation as u64);
-                Some(fresh.with_capacity(capacity).with_phase(WorkerPhase::Live))
+            WorkerEvent::Register { capacity } if matches!(phase, WorkerPhase::Free) => Some(
+                self.next_incarnation()
+                    .with_capacity(capacity)
+                    .with_phase(WorkerPhase::Live),
+            ),
+            WorkerEvent::Join { attach } if matches!(phase, WorkerPhase::Free) => Some(
+                self.next_incarnation()
+                    .with_capacity(attach.get())
+                    .with_phase(WorkerPhase::Joining),
+            ),
+            WorkerEvent::Open { capacity } if matches!(phase, WorkerPhase::Joining) => {
+                Some(self.with_capacity(capacity).with_phase(WorkerPhase::Live))
             }
             WorkerEvent::Take if self.has_room() => Some(self.with_running(self.running() + 1)),
             WorkerEvent::Give if exists && self.running() > 0 => {
@@ -229,10 +265,14 @@ impl WorkerState {
                 Some(self.with_flags(0).with_phase(back))
             }
             WorkerEvent::Lose if serves => Some(self.with_phase(WorkerPhase::Lost)),
-            WorkerEvent::Leave if exists && self.running() == 0 => {
+            WorkerEvent::Leave
+                if (exists || matches!(phase, WorkerPhase::Joining)) && self.running() == 0 =>
+            {
                 Some(Self(self.incarnation() as u64))
             }
             WorkerEvent::Register { .. }
+            | WorkerEvent::Join { .. }
+            | WorkerEvent::Open { .. }
             | WorkerEvent::Take
             | WorkerEvent::Give
             | WorkerEvent::Recount { .. }
@@ -244,6 +284,12 @@ impl WorkerState {
         }
     }
 
+    /// A fresh word of the next registration; its incarnation is never 0.
+    const fn next_incarnation(self) -> Self {
+        let next = (self.incarnation() + 1) & INCARNATION_MASK;
+        Self(if next == 0 { 1 } else { next as u64 })
+    }
+
     const fn draining(self) -> Option<Self> {
         match self.phase() {
             WorkerPhase::Live => Some(self.with_phase(WorkerPhase::Draining)),
@@ -251,6 +297,7 @@ impl WorkerState {
             WorkerPhase::Free
             | WorkerPhase::Draining
             | WorkerPhase::Lost
+            | WorkerPhase::Joining
             | WorkerPhase::Reserved => None,
         }
     }
@@ -293,12 +340,13 @@ impl fmt::Debug for WorkerState {
 mod tests {
     use super::*;
 
-    const PHASES: [WorkerPhase; 6] = [
+    const PHASES: [WorkerPhase; 7] = [
         WorkerPhase::Free,
         WorkerPhase::Live,
         WorkerPhase::Draining,
         WorkerPhase::Suspect,
         WorkerPhase::Lost,
+        WorkerPhase::Joining,
         WorkerPhase::Reserved,
     ];
 
@@ -312,6 +360,13 @@ mod tests {
     fn events() -> Vec<(&'static str, WorkerEvent)> {
         vec![
             ("register", WorkerEvent::Register { capacity: 7 }),
+            (
+                "join",
+                WorkerEvent::Join {
+                    attach: AttachIndex::new_checked(5, 8).unwrap(),
+                },
+            ),
+            ("open", WorkerEvent::Open { capacity: 7 }),
             ("take", WorkerEvent::Take),
             ("give", WorkerEvent::Give),
             ("recount", WorkerEvent::Recount { running: 3 }),
@@ -327,7 +382,8 @@ mod tests {
     /// `event>phase running/capacity` of what is legal with 2 of 4 slots in use.
     fn expected(phase: WorkerPhase) -> &'static str {
         match phase {
-            WorkerPhase::Free => "register>live 0/7",
+            WorkerPhase::Free => "register>live 0/7, join>joining 0/5",
+            WorkerPhase::Joining => "open>live 2/7",
             WorkerPhase::Live => {
                 "take>live 3/4, give>live 1/4, recount>live 3/4, resize>live 2/9, \
                  drain>draining 2/4, suspect>suspect 2/4, lose>lost 2/4"

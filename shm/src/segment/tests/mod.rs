@@ -1,5 +1,6 @@
 //! Tests of the segment as a whole, over memory of this process.
 
+mod attachment;
 mod blobs;
 mod life;
 mod model;

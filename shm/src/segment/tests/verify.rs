@@ -1,7 +1,7 @@
 //! Each rule of `verify` holds in a healthy segment, and is reported when it is broken.
 
 use super::{segment, submit};
-use crate::arena::{ChunkOwner, Purpose};
+use crate::arena::{ChunkOwner, Claimant, Purpose};
 use crate::blob::BlobRef;
 use crate::id::{AttachIndex, SlotIndex, WorkerIndex};
 use crate::layout::RegionKind;
@@ -12,6 +12,13 @@ use crate::task::state::{Event, Phase};
 use crate::time::Now;
 use crate::tree::Key;
 use crate::worker::{WorkerEvent, WorkerFields};
+
+fn by(attach: u16) -> Claimant {
+    Claimant {
+        attach,
+        incarnation: 1,
+    }
+}
 
 fn rules(segment: &Segment) -> Vec<Rule> {
     let mut rules: Vec<_> = segment
@@ -86,18 +93,29 @@ fn healthy_segment_has_no_findings() {
     assert!(!super::segment(16).verify().broken());
 }
 
+/// What a kill does: the leaf is gone, whatever the slot says.
+fn forget_ready(segment: &Segment, slot: SlotIndex) {
+    let key = segment.ready().leaf(slot.get()).unwrap();
+    assert!(segment.ready().remove(slot.get(), key));
+}
+
+fn forget_timer(segment: &Segment, slot: SlotIndex) {
+    let key = segment.timers().leaf(slot.get()).unwrap();
+    assert!(segment.timers().remove(slot.get(), key));
+}
+
 #[test]
 fn missing_and_stale_leaves_are_found() {
     let segment = lively();
     let ready = first_in(&segment, Phase::Ready);
-    segment.unindex_ready(ready);
+    forget_ready(&segment, ready);
     assert_eq!(rules(&segment), [Rule::ReadyLeaf]);
     segment
         .ready()
         .insert(ready.get(), Key::ready(1, 1, 1))
         .unwrap();
     assert_eq!(rules(&segment), [Rule::ReadyLeaf], "another key");
-    segment.unindex_ready(ready);
+    forget_ready(&segment, ready);
     segment.index_ready(ready, segment.task(ready).state());
     let assigned = first_in(&segment, Phase::Assigned);
     segment
@@ -105,7 +123,7 @@ fn missing_and_stale_leaves_are_found() {
         .insert(assigned.get(), segment.task(assigned).key())
         .unwrap();
     assert_eq!(rules(&segment), [Rule::ReadyLeaf], "left in the heap");
-    segment.unindex_ready(assigned);
+    forget_ready(&segment, assigned);
     segment.ready().insert(60, Key::ready(1, 1, 1)).unwrap();
     assert_eq!(rules(&segment), [Rule::ReadyLeaf], "of a slot never used");
 }
@@ -114,14 +132,14 @@ fn missing_and_stale_leaves_are_found() {
 fn timers_of_nobody_and_missing_timers_are_found() {
     let segment = lively();
     let delayed = first_in(&segment, Phase::Delayed);
-    segment.unindex_timer(delayed);
+    forget_timer(&segment, delayed);
     assert_eq!(rules(&segment), [Rule::TimerLeaf]);
     segment
         .timers()
         .insert(delayed.get(), Key::timed(900, 77))
         .unwrap();
     assert_eq!(rules(&segment), [Rule::TimerLeaf], "of another generation");
-    segment.unindex_timer(delayed);
+    forget_timer(&segment, delayed);
     segment.index_timer(delayed, segment.task(delayed).state(), 900);
     segment.timers().insert(50, Key::timed(5, 0)).unwrap();
     assert_eq!(rules(&segment), [Rule::TimerLeaf], "of a free slot");
@@ -235,7 +253,7 @@ fn chunks_and_references_that_disagree_are_found() {
         .view
         .parts
         .arena()
-        .allocate(7, 100, Purpose::Result)
+        .allocate(by(7), 100, Purpose::Result)
         .unwrap();
     assert_eq!(
         rules(&segment),
@@ -251,7 +269,7 @@ fn chunks_and_references_that_disagree_are_found() {
         .view
         .parts
         .arena()
-        .store(0, owner, &[1; 10], Purpose::Result)
+        .store(by(0), owner, &[1; 10], Purpose::Result)
         .unwrap();
     assert_eq!(rules(&segment), [Rule::Chunk], "of a slot that is free");
     segment.rebuild_caches(Now::default());
@@ -266,13 +284,13 @@ fn sweep_frees_chunks_of_the_gone_and_of_the_dead_only() {
         slot: 63,
         generation: 9,
     };
-    arena.store(0, gone, &[1; 10], Purpose::Result).unwrap();
+    arena.store(by(0), gone, &[1; 10], Purpose::Result).unwrap();
     let slot = first_in(&segment, Phase::Ready);
     let id = segment.task(slot).state().id(slot).unwrap();
     let pending = segment.store(id, &[3; 100], Purpose::Result).unwrap();
-    let dead = arena.allocate(7, 100, Purpose::Result).unwrap();
-    let alive = arena.allocate(2, 100, Purpose::Result).unwrap();
-    let freed = segment.sweep_chunks(0..u32::MAX, |attach| attach.get() == 7);
+    let dead = arena.allocate(by(7), 100, Purpose::Result).unwrap();
+    let alive = arena.allocate(by(2), 100, Purpose::Result).unwrap();
+    let freed = segment.sweep_chunks(0..u32::MAX, |claimant| claimant.attach == 7);
     assert_eq!(freed, 2);
     arena.abandon(alive);
     arena.abandon(dead);
@@ -327,7 +345,7 @@ fn rebuild_heals_everything_that_caches_can_get_wrong() {
 fn delayed_task_whose_timer_was_lost_gets_its_due_time_again() {
     let segment = lively();
     let delayed = first_in(&segment, Phase::Delayed);
-    segment.unindex_timer(delayed);
+    forget_timer(&segment, delayed);
     segment.rebuild_caches(Now::default());
     assert_eq!(
         segment.timers().leaf(delayed.get()).map(Key::timed_stamp),

@@ -21,7 +21,8 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
         let subject = || format!("unit {}", chunk.unit);
         match chunk.state {
             ChunkState::Free => {}
-            ChunkState::Claimed { attach } => {
+            ChunkState::Claimed(claimant) => {
+                let attach = claimant.attach;
                 pass.found(
                     Rule::Chunk,
                     subject(),

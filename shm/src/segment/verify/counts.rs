@@ -74,7 +74,12 @@ fn traffic(counters: &Counters<'_>) -> [u64; Phase::COUNT] {
 
 /// Running counts of registered workers.
 fn running_counts(view: &SegmentView) -> Vec<Option<u64>> {
-    let counted = |phase| !matches!(phase, WorkerPhase::Free | WorkerPhase::Reserved);
+    let counted = |phase| {
+        !matches!(
+            phase,
+            WorkerPhase::Free | WorkerPhase::Joining | WorkerPhase::Reserved
+        )
+    };
     let states = view.parts.workers.iter().map(|slot| slot.state());
     states
         .map(|state| counted(state.phase()).then_some(u64::from(state.running())))

@@ -79,7 +79,7 @@ fn check_state(view: &SegmentView, slot: SlotIndex, state: StateWord, pass: &mut
     };
     if matches!(
         slot.state().phase(),
-        WorkerPhase::Free | WorkerPhase::Reserved
+        WorkerPhase::Free | WorkerPhase::Joining | WorkerPhase::Reserved
     ) {
         let text = format!("{phase} with a worker that is not registered: {state:?}");
         pass.found(Rule::Owner, subject(number), text);

@@ -1,0 +1,148 @@
+//! Who is attached, and who of them is dead.
+//!
+//! Death is told by the kernel, never by silence: by the byte in the lock file if the process holds one there, else by process id and
+//! start time, if it is of this pid namespace; else nothing is known, and nothing of its is touched. A stopped process is
+//! alive.
+//!
+//! Invariant: a judgement is about one state word of an attach record, which never comes again: a repairer that was
+//! stopped after the judgement compares the word once more after it has read what it is about to repair. If the word still is there, what was
+//! read is of the dead process or older; a later tenant of the record has another word.
+//!
+//! Tested in `segment/tests/attachment.rs`.
+
+use crate::id::AttachIndex;
+use crate::layout::attach::{AttachPhase, AttachRecord, AttachRole, AttachState};
+use crate::layout::text::load_text;
+use crate::segment::SegmentView;
+use crate::segment::lock_file::LockFile;
+use crate::segment::process::{Liveness, ProcessIdentity, pid_namespace};
+use crate::sync::{AtomicU64, Ordering, store_load_cas, store_load_load};
+
+/// An attached process, copied out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachInfo {
+    /// Its record.
+    pub index: AttachIndex,
+    /// The state of the record.
+    pub state: AttachState,
+    /// The process.
+    pub process: ProcessIdentity,
+    /// Inode of its pid namespace; 0 when it could not be read.
+    pub pid_namespace: u64,
+    /// Its user.
+    pub uid: u32,
+    /// What it does; `None` for a number of a later version.
+    pub role: Option<AttachRole>,
+    /// Its name.
+    pub name: String,
+    /// Device and inode of the file in which it holds its byte; zeros if it holds none.
+    pub lock_file: (u64, u64),
+}
+
+impl SegmentView {
+    /// Processes that are attached to write, dead or alive.
+    pub fn attached(&self) -> impl Iterator<Item = AttachInfo> + '_ {
+        let count = self.geometry().attaches();
+        (0..u16::MAX)
+            .map_while(move |number| AttachIndex::new_checked(number, count))
+            .filter_map(|index| self.attach_info(index))
+    }
+
+    /// The process behind an attach record; `None` if there is none.
+    #[must_use]
+    pub fn attach_info(&self, index: AttachIndex) -> Option<AttachInfo> {
+        let record = self.parts.attaches.get(index.position())?;
+        let state = record.state();
+        (state.phase() != AttachPhase::Free).then(|| record.info(index, state))
+    }
+
+    /// Whether the process of an attach record lives. `lock` is the instance's lock file, if it can be read.
+    #[must_use]
+    pub fn judge(&self, info: &AttachInfo, lock: Option<&LockFile>) -> Liveness {
+        let byte = LockFile::byte_of(info.index);
+        let same_file =
+            |lock: &&LockFile| lock.identity() == info.lock_file && info.lock_file.1 != 0;
+        match info.state.phase() {
+            AttachPhase::Free => Liveness::Dead,
+            AttachPhase::Reserved => Liveness::Unknown,
+            AttachPhase::Joins => {
+                // It owns nothing yet. Which file it has locked is not written yet either.
+                let held = lock.is_some_and(|lock| lock.is_locked(byte).unwrap_or(true));
+                let visible = u64::from(info.state.namespace()) == pid_namespace() & 0xFFFF;
+                let start_time = 0;
+                let pid = info.state.pid();
+                match (held, visible) {
+                    (true, _) => Liveness::Alive,
+                    (false, true) => ProcessIdentity { pid, start_time }.liveness(),
+                    (false, false) => Liveness::Unknown,
+                }
+            }
+            AttachPhase::Live => match lock.filter(same_file).map(|lock| lock.is_locked(byte)) {
+                Some(Ok(true)) => Liveness::Alive,
+                Some(Ok(false)) => Liveness::Dead,
+                Some(Err(_)) | None if info.pid_namespace == pid_namespace() => {
+                    info.process.liveness()
+                }
+                Some(Err(_)) | None => Liveness::Unknown,
+            },
+        }
+    }
+}
+
+impl AttachRecord {
+    /// The state, with the fields that its process wrote before.
+    pub(crate) fn state(&self) -> AttachState {
+        // ORDERING: [attach.state] Acquire pairs with the CAS in `change`: the fields are visible. [attach.alone] look half of
+        // a daemon that wants to be alone.
+        AttachState::from_raw(store_load_load(&self.state))
+    }
+
+    /// Changes the state if it still is `from`.
+    pub(crate) fn change(&self, from: AttachState, to: AttachState) -> bool {
+        // ORDERING: [attach.state] AcqRel: publishes the fields; a new tenant comes after all that the one before did.
+        // [attach.alone] write half: who joins looks afterwards whether somebody wants to be alone.
+        store_load_cas(&self.state, from.as_raw(), to.as_raw()).is_ok()
+    }
+
+    /// Writes who the process is. The record is the caller's, and JOINS.
+    pub(crate) fn fill(&self, role: AttachRole, name: &str, lock_file: (u64, u64)) {
+        let own = ProcessIdentity::own();
+        // ORDERING: published by [attach.state].
+        let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
+        write(&self.pid, u64::from(own.pid));
+        write(&self.start_time, own.start_time);
+        write(&self.pid_namespace, pid_namespace());
+        write(&self.uid, u64::from(nix::unistd::geteuid().as_raw()));
+        write(&self.role, role as u64);
+        write(&self.heartbeat, 0);
+        write(&self.sections, 0);
+        write(&self.lane, 0);
+        crate::layout::text::store_text(&self.name, name);
+        self.set_lock_file(lock_file);
+    }
+
+    pub(crate) fn set_lock_file(&self, (device, inode): (u64, u64)) {
+        // ORDERING: published by [attach.state], or the daemon's own, which is told by its process id until it is there.
+        self.lock_device.store(device, Ordering::Relaxed);
+        // ORDERING: as above.
+        self.lock_inode.store(inode, Ordering::Relaxed);
+    }
+
+    fn info(&self, index: AttachIndex, state: AttachState) -> AttachInfo {
+        // ORDERING: published by [attach.state], which the caller has acquired.
+        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        AttachInfo {
+            index,
+            state,
+            process: ProcessIdentity {
+                pid: u32::try_from(read(&self.pid)).unwrap_or(0),
+                start_time: read(&self.start_time),
+            },
+            pid_namespace: read(&self.pid_namespace),
+            uid: u32::try_from(read(&self.uid)).unwrap_or(u32::MAX),
+            role: AttachRole::from_number(read(&self.role)),
+            name: load_text(&self.name),
+            lock_file: (read(&self.lock_device), read(&self.lock_inode)),
+        }
+    }
+}

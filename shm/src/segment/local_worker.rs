@@ -1,0 +1,431 @@
+//! A local process that takes tasks directly: no daemon hands them out, none need live.
+//!
+//! Order of a take, as the Scheduler's: READY -> ASSIGNED (the take linearizes here), leaf removed, worker counted. Order of an end: result and
+//! outcome into the slot, then RUNNING -> ENDED (the result linearizes here), then a timer entry, so that the PLM looks. While no
+//! daemon lives a memory task that ended well goes RUNNING -> DONE.
+//!
+//! Invariant: as long as the process lives, nobody takes an attempt away from it, so it may write result and outcome into
+//! the slot: a stop is asked for by a flag, and the worker obeys. When it is dead, its tasks go back to the queue by the engine
+//! (`attach_gone`), or by a repairer while no daemon lives.
+//!
+//! A local worker has no lease and no credits: its process's life is told by the kernel, and nothing is dispatched to it. Tested in
+//! `segment/tests/attachment.rs` and `segment/tests/torture`.
+
+use core::cell::Cell;
+
+use crate::arena::Purpose;
+use crate::blob::BlobRef;
+use crate::counters::Counter;
+use crate::id::{AttachIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
+use crate::segment::attachment::Attachment;
+use crate::segment::process::Liveness;
+use crate::segment::{ApplyError, Segment};
+use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
+use crate::task::state::{Event, FLAG_CANCEL, Owner, Phase, StateWord};
+use crate::tree::Key;
+use crate::worker::{WorkerEvent, WorkerFields, WorkerState};
+
+/// LIMIT: heads of the queue that others took first, in one take.
+const TAKES_TRIED_MAX: u32 = 64;
+/// LIMIT: entries behind a head that this worker cannot run which one take looks at.
+const LOOKED_BEYOND_MAX: usize = 64;
+/// LIMIT: flags set on one task while it ends, or changes of a worker's word by the daemon.
+const APPLY_TRIES_MAX: u32 = 64;
+
+/// What a local worker says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalWorkerSpec<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its machine.
+    pub host: &'a str,
+    /// One bit for each kind that it can run, by the table of kinds.
+    pub kinds: u64,
+    /// Tasks it takes at most at once.
+    pub capacity: u16,
+    /// A task that took more workers down than this is left to the daemon, which buries it.
+    pub losses_max: u8,
+}
+
+/// No slot for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// All are in use.
+    #[error(
+        "all {slots} worker slots of the segment are in use: end some workers, or make the segment larger"
+    )]
+    Full {
+        /// How many there are.
+        slots: u32,
+    },
+}
+
+/// A worker slot of this process.
+#[derive(Debug)]
+pub struct LocalWorker<'a> {
+    attachment: &'a Attachment,
+    index: WorkerIndex,
+    incarnation: u32,
+    kinds: u64,
+    losses_max: u8,
+}
+
+/// A task that this worker holds. Dropped, it goes back to the queue.
+#[derive(Debug)]
+#[must_use = "a task that is dropped goes back to the queue"]
+pub struct Taken<'w> {
+    worker: &'w LocalWorker<'w>,
+    slot: SlotIndex,
+    id: TaskId,
+    state: Cell<StateWord>,
+    over: bool,
+}
+
+/// What became of the head of the queue.
+enum Head {
+    Taken(SlotIndex, StateWord),
+    /// It moved on, or was cleared away.
+    Gone,
+    /// This worker cannot run it, or must not.
+    NotOurs,
+}
+
+impl Attachment {
+    /// Joins as a worker that takes tasks directly.
+    ///
+    /// # Errors
+    /// All worker slots are in use.
+    pub fn join_as_worker(&self, spec: &LocalWorkerSpec<'_>) -> Result<LocalWorker<'_>, JoinError> {
+        let own = crate::segment::ProcessIdentity::own();
+        let slots = self.geometry().workers();
+        for index in (0..u16::MAX).map_while(|number| WorkerIndex::new_checked(number, slots)) {
+            let slot = self.worker(index);
+            let join = WorkerEvent::Join {
+                attach: self.index(),
+            };
+            let Ok(joining) = slot.apply(slot.state(), join) else {
+                continue;
+            };
+            slot.fill(&WorkerFields {
+                name: spec.name,
+                host: spec.host,
+                pid: own.pid,
+                uid: nix::unistd::geteuid().as_raw(),
+                token: 0,
+                kinds: spec.kinds,
+                registered: self.now().stamp(),
+            });
+            slot.set_local(self.index().get());
+            let capacity = spec.capacity;
+            if slot.apply(joining, WorkerEvent::Open { capacity }).is_err() {
+                // A daemon that was starting has taken the slot back; we had nothing in it.
+                continue;
+            }
+            self.counters().add(Counter::WorkerJoined, 1);
+            return Ok(LocalWorker {
+                attachment: self,
+                index,
+                incarnation: joining.incarnation(),
+                kinds: spec.kinds,
+                losses_max: spec.losses_max,
+            });
+        }
+        Err(JoinError::Full { slots })
+    }
+
+    /// A daemon is there, or one cannot tell.
+    #[must_use]
+    pub fn daemon_lives(&self) -> bool {
+        self.attach_info(AttachIndex::DAEMON)
+            .is_some_and(|info| self.judge(&info, self.lock()) != Liveness::Dead)
+    }
+}
+
+impl LocalWorker<'_> {
+    /// The worker's id.
+    #[must_use]
+    pub const fn id(&self) -> WorkerId {
+        WorkerId::new(self.index, self.incarnation)
+    }
+
+    /// The worker's word.
+    #[must_use]
+    pub fn state(&self) -> WorkerState {
+        self.segment().worker(self.index).state()
+    }
+
+    /// Takes the best task that this worker can run; `None` if there is none, or no room for it. When the best one of all is
+    /// not for this worker, some behind it are looked at.
+    #[must_use]
+    pub fn take(&self) -> Option<Taken<'_>> {
+        for _ in 0..TAKES_TRIED_MAX {
+            if !self.state().has_room() {
+                return None;
+            }
+            let (leaf, key) = self.segment().ready().locate()?;
+            match self.try_take(leaf, key) {
+                Head::Taken(slot, state) => return self.taken(slot, state),
+                Head::Gone => {}
+                Head::NotOurs => return self.take_beyond(),
+            }
+        }
+        None
+    }
+
+    fn take_beyond(&self) -> Option<Taken<'_>> {
+        let entries = self.segment().ready().entries_in_order();
+        for (leaf, key) in entries.take(LOOKED_BEYOND_MAX) {
+            if let Head::Taken(slot, state) = self.try_take(leaf, key) {
+                return self.taken(slot, state);
+            }
+        }
+        None
+    }
+
+    fn try_take(&self, leaf: u32, key: Key) -> Head {
+        let segment = self.segment();
+        let Some(slot) = segment.slot(leaf) else {
+            return Head::NotOurs;
+        };
+        let task = segment.task(slot);
+        let state = task.state();
+        if state.phase() != Phase::Ready || task.key() != key {
+            // A leaf that its slot has moved on from; a READY slot gets its own back.
+            segment.unindex_ready_key(slot, key);
+            segment.index_ready(slot, state);
+            segment.counters().add(Counter::LeafStale, 1);
+            return Head::Gone;
+        }
+        let can_run = task
+            .kind()
+            .is_some_and(|kind| (self.kinds >> kind.get()) & 1 == 1);
+        if !can_run || segment.is_spent(slot, self.losses_max) {
+            return Head::NotOurs;
+        }
+        let event = Event::Assign { worker: self.index };
+        if state.after(event).is_err() {
+            // As many attempts as there can be.
+            return Head::NotOurs;
+        }
+        segment.section(|| match segment.apply(slot, state, event) {
+            Ok(assigned) => {
+                segment.unindex_ready_key(slot, key);
+                self.count(WorkerEvent::Take);
+                Head::Taken(slot, assigned)
+            }
+            Err(_) => Head::Gone,
+        })
+    }
+
+    fn taken(&self, slot: SlotIndex, state: StateWord) -> Option<Taken<'_>> {
+        let id = state.id(slot)?;
+        Some(Taken {
+            worker: self,
+            slot,
+            id,
+            state: Cell::new(state),
+            over: false,
+        })
+    }
+
+    /// Changes the worker's word; a change that the table refuses (a full or lost worker) is left out.
+    fn count(&self, event: WorkerEvent) {
+        let slot = self.segment().worker(self.index);
+        for _ in 0..APPLY_TRIES_MAX {
+            let state = slot.state();
+            if state.incarnation() != self.incarnation || slot.apply(state, event).is_ok() {
+                return;
+            }
+        }
+    }
+
+    const fn segment(&self) -> &Segment {
+        self.attachment.segment()
+    }
+}
+
+impl Drop for LocalWorker<'_> {
+    fn drop(&mut self) {
+        let slot = self.segment().worker(self.index);
+        let state = slot.state();
+        if state.incarnation() != self.incarnation || !self.attachment.is_own_process() {
+            return;
+        }
+        if slot.apply(state, WorkerEvent::Leave).is_ok() {
+            self.segment().counters().add(Counter::WorkerLeft, 1);
+        } else {
+            // What it ended is not judged yet: slot and record stay until the process is gone and a repairer has seen that.
+            self.attachment.keep_record();
+            self.count(WorkerEvent::Drain);
+        }
+    }
+}
+
+impl Taken<'_> {
+    /// The task.
+    #[must_use]
+    pub const fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// Its slot.
+    #[must_use]
+    pub const fn slot(&self) -> SlotIndex {
+        self.slot
+    }
+
+    /// Which attempt this is; the first is 1.
+    #[must_use]
+    pub fn attempt(&self) -> u8 {
+        self.state.get().attempt()
+    }
+
+    /// Somebody asks for it to be stopped: because it was cancelled, or its time is over. Returns the flags.
+    #[must_use]
+    pub fn stop_flags(&self) -> u8 {
+        let now = self.task().state();
+        if self.is_same_attempt(now) {
+            now.flags()
+        } else {
+            FLAG_CANCEL
+        }
+    }
+
+    /// ASSIGNED -> RUNNING.
+    ///
+    /// # Errors
+    /// The attempt is no longer this worker's.
+    pub fn start(&self) -> Result<(), ApplyError> {
+        let segment = self.worker.segment();
+        let now = segment.now();
+        self.task().set_phase_time(now.stamp());
+        let running = self.advance(Event::Start)?;
+        let timeout_ms = self.task().timeout_ms();
+        if timeout_ms > 0 {
+            let over = now.plus_ns(u64::from(timeout_ms).saturating_mul(1_000_000));
+            segment.index_timer(self.slot, running, over.stamp());
+        }
+        Ok(())
+    }
+
+    /// Ends the attempt with what it left behind.
+    ///
+    /// # Errors
+    /// The attempt is no longer this worker's: nothing was recorded.
+    pub fn finish(mut self, outcome: Outcome, output: &[u8]) -> Result<Phase, ApplyError> {
+        if self.state.get().phase() == Phase::Assigned {
+            self.start()?;
+        }
+        let segment = self.worker.segment();
+        self.keep(outcome, output);
+        self.task().set_phase_time(segment.now().stamp());
+        let event = self.ending(outcome);
+        let ended = segment.section(|| -> Result<StateWord, ApplyError> {
+            let ended = self.advance(event)?;
+            if ended.phase() == Phase::Done {
+                self.worker.count(WorkerEvent::Give);
+            }
+            Ok(ended)
+        })?;
+        self.over = true;
+        segment.counters().add(Counter::ResultRecorded, 1);
+        // The PLM looks where something is due.
+        segment.index_timer(self.slot, ended, 0);
+        Ok(ended.phase())
+    }
+
+    /// Hands the task back: it counts against nobody.
+    pub fn give_back(mut self) {
+        self.hand_back();
+    }
+
+    fn hand_back(&mut self) {
+        self.over = true;
+        let segment = self.worker.segment();
+        segment.section(|| {
+            if let Ok(ready) = self.advance(Event::Requeue) {
+                segment.unindex_timer(self.slot);
+                segment.index_ready(self.slot, ready);
+                self.worker.count(WorkerEvent::Give);
+            }
+        });
+    }
+
+    /// Result and outcome into the slot. What an earlier attempt left there goes first.
+    fn keep(&self, mut outcome: Outcome, output: &[u8]) {
+        let (segment, task) = (self.worker.segment(), self.task());
+        let before = task.result();
+        if before != BlobRef::None {
+            task.set_result(BlobRef::None);
+            segment.release(self.id, before);
+        }
+        let wanted = !task.options().has(TaskOptions::DISCARD_RESULT)
+            || outcome.kind != OutcomeKind::Exited
+            || outcome.code != 0;
+        if wanted && !output.is_empty() {
+            match segment.store(self.id, output, Purpose::Result) {
+                Ok(blob) => task.set_result(blob),
+                Err(_) => {
+                    outcome.result_dropped = true;
+                    segment.counters().add(Counter::ResultDropped, 1);
+                }
+            }
+        }
+        task.set_outcome(outcome);
+    }
+
+    /// ENDED, for the PLM to judge; or DONE at once when no daemon lives and there is nothing to judge.
+    fn ending(&self, outcome: Outcome) -> Event {
+        let (task, state) = (self.task(), self.state.get());
+        let plain = outcome.kind == OutcomeKind::Exited
+            && outcome.code == 0
+            && state.flags() == 0
+            && !task.options().has(TaskOptions::JOURNAL)
+            && !task.options().has(TaskOptions::DISCARD_RESULT);
+        if plain && !self.worker.attachment.daemon_lives() {
+            Event::CompleteUnattended
+        } else {
+            Event::End
+        }
+    }
+
+    /// One event; again when only a flag was set meanwhile.
+    fn advance(&self, event: Event) -> Result<StateWord, ApplyError> {
+        let segment = self.worker.segment();
+        let mut from = self.state.get();
+        for _ in 0..APPLY_TRIES_MAX {
+            match segment.apply(self.slot, from, event) {
+                Ok(to) => {
+                    self.state.set(to);
+                    return Ok(to);
+                }
+                Err(ApplyError::Moved(found))
+                    if self.is_same_attempt(found) && found.phase() == from.phase() =>
+                {
+                    from = found;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ApplyError::Moved(from))
+    }
+
+    fn is_same_attempt(&self, state: StateWord) -> bool {
+        state.is_of(self.id)
+            && matches!(state.phase(), Phase::Assigned | Phase::Running)
+            && state.owner() == Owner::Worker(self.worker.index)
+            && state.attempt() == self.attempt()
+    }
+
+    fn task(&self) -> &TaskSlot {
+        self.worker.segment().task(self.slot)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.over && self.worker.attachment.is_own_process() {
+            self.hand_back();
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Local processes: attach records, submissions and takes without a daemon, and who is dead.
+
+use std::path::PathBuf;
+
+use super::spec_in;
+use crate::id::{AttachIndex, TaskId};
+use crate::layout::attach::AttachRole;
+use crate::segment::{
+    Attachment, AttachmentSpec, Liveness, LocalWorkerSpec, LockFile, OpenError, Part, Segment,
+    TaskFields,
+};
+use crate::task::slot::{Outcome, OutcomeKind};
+use crate::task::state::{Event, Phase};
+
+/// A real segment with a lock file, as a daemon makes it, which this process is.
+struct Ground {
+    segment: Segment,
+    folder: tempfile::TempDir,
+    daemon: LockFile,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join("a.lock");
+        std::fs::write(&lock, "").unwrap();
+        let segment = Segment::create_private(&spec_in(folder.path(), 64, 1 << 20)).unwrap();
+        let daemon = LockFile::open(&lock).unwrap();
+        assert!(daemon.lock(0).unwrap());
+        let (device, inode) = daemon.identity();
+        segment.set_lock_file(device, inode);
+        Self {
+            segment,
+            folder,
+            daemon,
+        }
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.folder.path().join("a.lock")
+    }
+
+    fn spec(&self, role: AttachRole) -> AttachmentSpec {
+        AttachmentSpec::new(role, "local", self.folder.path()).with_lock_file(self.lock_path())
+    }
+
+    fn open(&self, role: AttachRole) -> Attachment {
+        Attachment::open_id(self.segment.shm_id().unwrap(), &self.spec(role)).unwrap()
+    }
+}
+
+fn submit(client: &Attachment, payload: &[u8]) -> TaskId {
+    let mut claimed = client.claim().unwrap();
+    claimed.set_payload(payload).unwrap();
+    let fields = TaskFields {
+        kind: client.kinds().find("noop"),
+        priority: 9,
+        ..TaskFields::default()
+    };
+    claimed.write(&fields).unwrap();
+    claimed.publish(Event::Admit, client.next_stamp()).unwrap()
+}
+
+const WORKER: LocalWorkerSpec<'static> = LocalWorkerSpec {
+    name: "w",
+    host: "here",
+    kinds: u64::MAX,
+    capacity: 2,
+    losses_max: 3,
+};
+
+const WELL: Outcome = Outcome {
+    kind: OutcomeKind::Exited,
+    code: 0,
+    result_dropped: false,
+};
+
+#[test]
+fn what_one_process_submits_another_takes_and_ends_without_a_daemon() {
+    let ground = Ground::new();
+    ground.daemon.unlock(0).unwrap();
+    let client = ground.open(AttachRole::Client);
+    let process = ground.open(AttachRole::Worker);
+    assert!(!client.daemon_lives());
+    let worker = process.join_as_worker(&WORKER).unwrap();
+    assert!(worker.take().is_none());
+    let large = vec![7; 5_000];
+    let tasks = [submit(&client, b"small"), submit(&client, &large)];
+    let (first, second) = (worker.take().unwrap(), worker.take().unwrap());
+    assert_eq!([first.id(), second.id()], tasks);
+    assert!(worker.take().is_none(), "two at once");
+    let mut payload = [0; 8];
+    assert_eq!(
+        process
+            .load(first.id(), Part::Payload, 0, &mut payload)
+            .unwrap(),
+        5
+    );
+    first.start().unwrap();
+    assert_eq!(first.finish(WELL, b"done").unwrap(), Phase::Done);
+    assert_eq!(
+        client
+            .load(tasks[0], Part::Result, 0, &mut payload)
+            .unwrap(),
+        4
+    );
+    second.give_back();
+    let again = worker.take().unwrap();
+    assert_eq!((again.id(), again.attempt()), (tasks[1], 2));
+    assert_eq!(again.finish(WELL, &large).unwrap(), Phase::Done);
+    assert_eq!(worker.state().running(), 0);
+    drop(worker);
+    for task in tasks {
+        let slot = client.slot_of(task).unwrap();
+        client.free_task(slot, client.state(slot)).unwrap();
+    }
+    assert_eq!(ground.segment.verify().findings, []);
+    drop((client, process));
+    assert_eq!(ground.segment.attached().count(), 1, "the daemon's");
+}
+
+#[test]
+fn with_a_daemon_the_result_is_left_to_its_judgement_and_its_attention_is_called() {
+    let ground = Ground::new();
+    let process = ground.open(AttachRole::Worker);
+    assert!(process.daemon_lives());
+    let worker = process.join_as_worker(&WORKER).unwrap();
+    let task = submit(&process, b"x");
+    assert_eq!(
+        worker.take().unwrap().finish(WELL, b"").unwrap(),
+        Phase::Ended
+    );
+    let (slot, _) = ground.segment.timers().locate().unwrap();
+    assert_eq!(slot, task.slot().get());
+    drop(worker);
+    let index = process.index();
+    drop(process);
+    let left = ground.segment.attach_info(index);
+    assert!(left.is_some(), "what it ended still names its worker");
+}
+
+#[test]
+fn records_are_told_from_one_another_and_run_out() {
+    let ground = Ground::new();
+    let count = ground.segment.geometry().attaches();
+    let mut open: Vec<_> = (1..count)
+        .map(|_| ground.open(AttachRole::Client))
+        .collect();
+    let spec = ground.spec(AttachRole::Client);
+    let full = Attachment::open_id(ground.segment.shm_id().unwrap(), &spec);
+    assert!(matches!(full, Err(OpenError::Full { .. })), "{full:?}");
+    let lock = LockFile::open(&ground.lock_path()).unwrap();
+    for info in ground.segment.attached() {
+        assert_eq!(ground.segment.judge(&info, Some(&lock)), Liveness::Alive);
+        assert_eq!(
+            ground.segment.judge(&info, None),
+            Liveness::Alive,
+            "by its pid"
+        );
+    }
+    let gone = open.pop().unwrap();
+    let (index, before) = (
+        gone.index(),
+        ground.segment.attach_info(gone.index()).unwrap(),
+    );
+    drop(gone);
+    assert!(ground.segment.attach_info(index).is_none());
+    assert_eq!(
+        ground.segment.judge(&before, Some(&lock)),
+        Liveness::Dead,
+        "its byte is free"
+    );
+    let next = ground.open(AttachRole::Worker);
+    assert_eq!(next.index(), index);
+    let after = ground.segment.attach_info(index).unwrap();
+    assert_ne!(after.state, before.state);
+    assert_eq!(after.role, Some(AttachRole::Worker));
+    assert_ne!(index, AttachIndex::DAEMON);
+}
+
+#[test]
+fn stamps_of_a_process_rise() {
+    let ground = Ground::new();
+    let client = ground.open(AttachRole::Client);
+    let stamps: Vec<u64> = (0..1_000).map(|_| client.next_stamp()).collect();
+    assert!(stamps.is_sorted_by(|a, b| a < b));
+}
