@@ -102,13 +102,13 @@ impl Engine {
         self.plm.is_adopting()
     }
 
-    /// Where replay must start for a snapshot that is begun now. To be asked on the engine's thread before the first
-    /// [`crate::snapshot::Images`] is read. A snapshot may be published only when everything it read is durable: see
-    /// there.
+    /// The record behind which replay must start for a snapshot that is begun now. To be asked on the engine's thread
+    /// before the first of [`crate::snapshot::Images`] is read. A snapshot may be published only when everything it
+    /// shows is durable: see there.
     #[must_use]
     pub fn snapshot_start(&self) -> Lsn {
         match &self.plm.journal {
-            Some(journal) => journal.last().next(),
+            Some(journal) => journal.last(),
             None => Lsn::NONE,
         }
     }

@@ -34,6 +34,7 @@ mod journal_calls;
 mod plm;
 mod register;
 mod rejection;
+mod restore;
 mod scheduler;
 pub mod snapshot;
 mod sweep;
@@ -51,4 +52,5 @@ pub use plm::{
 pub use qtf_journal::Lsn;
 pub use register::{Beat, ClientHello, ClientSession, Held, Reconnect, WorkerHello, WorkerWelcome};
 pub use rejection::{RejectReason, Rejection};
+pub use restore::{RestoreError, Restored, restore};
 pub use wall::WallTime;

@@ -4,9 +4,8 @@
 //! inspector copies it, so what is read are tasks of different moments; replaying the journal from
 //! [`crate::Engine::snapshot_start`] (asked before the first read) on top brings all of them to the same one.
 //!
-//! Rule: a snapshot may be **published only when the journal is durable up to [`Images::highest`]** and further up to
-//! the engine's last record at the end of reading ([`crate::Engine::journal`], `last_lsn`), else it could say more than
-//! the journal does and a crash would leave lsns in it that are given again.
+//! Rule: a snapshot may be **published only when the journal is durable up to [`Images::highest`]**, else it could show
+//! more than the journal does, and a crash would leave lsns in it that are given again.
 //!
 //! Tested in `engine/tests/rules/snapshot.rs`.
 

@@ -1,0 +1,285 @@
+//! Cold start: from what the journal remembers to tasks in a new segment.
+//!
+//! Each task goes back into its own slot and generation, at its old place in the order. Nobody runs anything after a
+//! cold start: what was handed out waits again, with its attempt; what was to be cancelled is cancelled. Delays and
+//! times to live are converted by the wall clock, here and nowhere else. Memory tasks are gone, their ids are never
+//! given again (`plm/reservation.rs`).
+//!
+//! To be called on a new segment before anybody else attaches; it rebuilds the segment's caches at the end. The engine
+//! that follows ([`crate::Engine::with_journal`]) journals what was changed here. Tested in
+//! `engine/tests/rules/cold_start.rs`.
+
+use std::collections::HashMap;
+
+use qtf_journal::{Blob, ClientRef, Recovered, TaskImage};
+use qtf_shm::{
+    ClientFields, ClientIndex, Counter, KeyId, KindsFull, Now, Outcome, OutcomeKind, Phase,
+    RestoreError as SlotError, RestoredBytes, RestoredTask, Segment, SideRecord, TaskId,
+    TaskOptions,
+};
+
+use crate::plm::LSN_UNDER_WAY;
+use crate::wall::WallTime;
+
+/// What a cold start has brought back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Restored {
+    /// Tasks that are there again.
+    pub tasks: u64,
+    /// Those of them that were to be cancelled, and are.
+    pub cancelled: u64,
+    /// Idempotency keys that are known again.
+    pub keys: u64,
+    /// Keys that found no room: a repeat of one of these would be a new task.
+    pub keys_dropped: u64,
+}
+
+/// A journal and a segment do not fit each other.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A task cannot be put into its slot.
+    #[error(transparent)]
+    Task(#[from] SlotError),
+    /// There are more kinds than the segment's table holds.
+    #[error("task {task} is of kind {kind}, and the segment's table of kinds is full: {source}")]
+    Kind {
+        /// The task.
+        task: TaskId,
+        /// Its kind.
+        kind: String,
+        /// What was said.
+        source: KindsFull,
+    },
+}
+
+/// Puts everything that the journal remembers into a new segment, whose time and wall clock are `wall`.
+///
+/// # Errors
+/// The segment is too small, or not new. It is to be thrown away then.
+pub fn restore(
+    segment: &Segment,
+    recovered: &Recovered,
+    wall: WallTime,
+) -> Result<Restored, RestoreError> {
+    let mut restored = Restored::default();
+    let mut clients = RestoredClients::default();
+    for image in recovered.tasks() {
+        if is_unwanted(&image) {
+            continue;
+        }
+        let mut task = task_of(segment, &image, wall)?;
+        let client = clients.index(segment, wall.now, image.client);
+        task.client = Some(client);
+        segment.restore_task(&task)?;
+        clients.count(segment, client, task.phase);
+        restored.tasks = restored.tasks.saturating_add(1);
+        restored.cancelled = restored
+            .cancelled
+            .saturating_add(u64::from(task.lsn == LSN_UNDER_WAY));
+        if let Some((key, expires_unix_ms)) = image.key {
+            put_key(
+                segment,
+                wall,
+                (key, image.id, expires_unix_ms),
+                &mut restored,
+            );
+        }
+    }
+    for key in recovered.keys() {
+        put_key(segment, wall, key, &mut restored);
+    }
+    segment.rebuild_caches(wall.now);
+    segment
+        .counters()
+        .add(Counter::TaskRestored, restored.tasks);
+    Ok(restored)
+}
+
+/// Its slot was freed when it had succeeded, and no record says so.
+fn is_unwanted(image: &TaskImage<'_>) -> bool {
+    image.phase == Phase::Done
+        && TaskOptions::from_bits(image.options).has(TaskOptions::DISCARD_RESULT)
+}
+
+fn task_of<'a>(
+    segment: &Segment,
+    image: &TaskImage<'a>,
+    wall: WallTime,
+) -> Result<RestoredTask<'a>, RestoreError> {
+    let kind = segment
+        .kinds()
+        .intern(image.kind)
+        .map_err(|source| RestoreError::Kind {
+            task: image.id,
+            kind: image.kind.to_owned(),
+            source,
+        })?;
+    let mut task = RestoredTask {
+        phase: phase_of(image, wall),
+        attempt: image.attempt,
+        failures: image.failures,
+        losses: image.losses,
+        max_attempts: image.max_attempts,
+        options: TaskOptions::from_bits(image.options).with(TaskOptions::JOURNAL),
+        priority: image.priority,
+        stamp: image.stamp,
+        timeout_ms: image.timeout_ms,
+        kind: Some(kind),
+        outcome: image.outcome,
+        payload: bytes_of(image.payload),
+        result: bytes_of(image.result),
+        side: side_of(image, wall),
+        lsn: image.lsn.get(),
+        ..RestoredTask::new(image.id)
+    };
+    let moment = |unix_ms| wall.moment_of(unix_ms).stamp();
+    task.phase_time = match task.phase {
+        Phase::Delayed => moment(image.due_unix_ms),
+        phase if phase.is_final() && image.ended_unix_ms > 0 => moment(image.ended_unix_ms),
+        _ => wall.now.stamp(),
+    };
+    if image.cancel_requested && !task.phase.is_final() {
+        task.phase = Phase::Cancelled;
+        task.phase_time = wall.now.stamp();
+        task.outcome = Outcome {
+            kind: OutcomeKind::Cancelled,
+            ..Outcome::default()
+        };
+        // Not in the journal yet: the engine sees to it.
+        task.lsn = LSN_UNDER_WAY;
+    }
+    Ok(task)
+}
+
+/// Where a task stands when no worker has it.
+fn phase_of(image: &TaskImage<'_>, wall: WallTime) -> Phase {
+    match image.phase {
+        Phase::Submitted | Phase::Delayed if image.due_unix_ms > wall.unix_ms => Phase::Delayed,
+        phase @ (Phase::Held
+        | Phase::Done
+        | Phase::Failed
+        | Phase::Cancelled
+        | Phase::DeadLetter) => phase,
+        Phase::Free
+        | Phase::Claimed
+        | Phase::Submitted
+        | Phase::Blocked
+        | Phase::Delayed
+        | Phase::Ready
+        | Phase::Assigned
+        | Phase::Running
+        | Phase::Ended
+        | Phase::Quarantine
+        | Phase::Reserved => Phase::Ready,
+    }
+}
+
+const fn bytes_of(blob: Blob<'_>) -> RestoredBytes<'_> {
+    match blob {
+        Blob::None => RestoredBytes::None,
+        Blob::Bytes(bytes) => RestoredBytes::Bytes(bytes),
+        Blob::Spill { number, len, .. } => RestoredBytes::Spill { number, len },
+    }
+}
+
+fn side_of(image: &TaskImage<'_>, wall: WallTime) -> Option<SideRecord> {
+    if image.estimate_ms == 0 && image.array.is_none() && image.key.is_none() {
+        return None;
+    }
+    let (array_id, array_index) = image.array.unwrap_or((0, 0));
+    let (key, key_expiry) = match image.key {
+        Some((key, expires_unix_ms)) => (key.words(), wall.moment_of(expires_unix_ms).stamp()),
+        None => ([0, 0], 0),
+    };
+    Some(SideRecord {
+        array_id,
+        array_index,
+        estimate_ms: image.estimate_ms,
+        submitted_unix_ms: image.submitted_unix_ms,
+        key,
+        key_expiry,
+        ..SideRecord::default()
+    })
+}
+
+/// Makes a key stand for its task again, for the rest of its time.
+fn put_key(
+    segment: &Segment,
+    wall: WallTime,
+    (key, task, expires_unix_ms): (KeyId, TaskId, u64),
+    restored: &mut Restored,
+) {
+    if expires_unix_ms <= wall.unix_ms {
+        return;
+    }
+    let expiry = wall.moment_of(expires_unix_ms).stamp();
+    let table = segment.keys();
+    match table.reserve(key, task, expiry, wall.now) {
+        Ok(place) => {
+            table.confirm(place);
+            restored.keys = restored.keys.saturating_add(1);
+        }
+        Err(_) => restored.keys_dropped = restored.keys_dropped.saturating_add(1),
+    }
+}
+
+/// Records of the clients whose tasks come back.
+#[derive(Debug, Default)]
+struct RestoredClients {
+    known: HashMap<(Option<u32>, String, String), ClientIndex>,
+    /// The client of the task before: tasks of one client come in rows.
+    last: Option<(Option<u32>, String, String, ClientIndex)>,
+}
+
+impl RestoredClients {
+    /// The record of a client; record 0 for one that never registered, or if there are no more.
+    fn index(&mut self, segment: &Segment, now: Now, client: ClientRef<'_>) -> ClientIndex {
+        if client.name.is_empty() {
+            return ClientIndex::UNKNOWN;
+        }
+        if let Some((uid, name, host, index)) = &self.last
+            && *uid == client.uid
+            && name == client.name
+            && host == client.host
+        {
+            return *index;
+        }
+        let (name, host) = (client.name.to_owned(), client.host.to_owned());
+        let next = self.known.len().saturating_add(1);
+        let index = *self
+            .known
+            .entry((client.uid, name.clone(), host.clone()))
+            .or_insert_with(|| open(segment, now, (next, client)));
+        self.last = Some((client.uid, name, host, index));
+        index
+    }
+
+    fn count(&self, segment: &Segment, client: ClientIndex, phase: Phase) {
+        let record = segment.client(client);
+        record.set_submitted(record.submitted().saturating_add(1));
+        if phase.is_final() {
+            record.set_kept(record.kept().saturating_add(1));
+        } else {
+            record.set_unfinished(record.unfinished().saturating_add(1));
+        }
+    }
+}
+
+/// Opens the record of this number for a client, without connections.
+fn open(segment: &Segment, now: Now, (number, client): (usize, ClientRef<'_>)) -> ClientIndex {
+    let Some(index) = u16::try_from(number)
+        .ok()
+        .and_then(|number| segment.client_index(number))
+    else {
+        return ClientIndex::UNKNOWN;
+    };
+    segment.client(index).open(&ClientFields {
+        name: client.name,
+        host: client.host,
+        address: "",
+        pid: 0,
+        uid: client.uid.unwrap_or(u32::MAX),
+        registered: now.stamp(),
+    });
+    index
+}
