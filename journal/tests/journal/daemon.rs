@@ -18,6 +18,10 @@ pub(crate) fn config(nonce: u64) -> JournalConfig {
     }
 }
 
+/// What a driver does with a write.
+pub(crate) type Execute<'a> =
+    dyn FnMut(&dyn Storage, Write) -> (Vec<u8>, std::io::Result<usize>) + 'a;
+
 pub(crate) struct Daemon {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) config: JournalConfig,
@@ -87,7 +91,7 @@ impl Daemon {
     pub(crate) fn drive(
         &mut self,
         mut step: Step,
-        execute: &mut dyn FnMut(&dyn Storage, Write) -> (Vec<u8>, std::io::Result<usize>),
+        execute: &mut Execute<'_>,
     ) -> Result<bool, JournalError> {
         loop {
             step = match step {
