@@ -8,25 +8,38 @@ use tokio::sync::{Notify, watch};
 use crate::core_cell::{self, Core};
 use crate::idle::Rest;
 
-/// Turns until `stop` becomes true, or its sender is gone, or another daemon has taken over.
+/// Turns until `stop` becomes true, or its sender is gone, or another daemon has taken over, or the journal has
+/// failed.
 pub(crate) async fn run(rest: &mut Rest, wake: &Notify, mut stop: watch::Receiver<bool>) {
     tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => {}
-        () = turn_for_ever(rest, wake) => {}
+        () = turn_until(rest, wake, Core::is_over) => {}
     }
 }
 
-/// Turns until the core is gone from this thread, or another daemon has taken over.
-pub(crate) async fn turn_for_ever(rest: &mut Rest, wake: &Notify) {
+/// The same at the end: until another daemon has taken over. After a failure of the journal nothing is decided any
+/// more, and refusals are still to be sent.
+pub(crate) async fn turn_at_the_end(rest: &mut Rest, wake: &Notify) {
+    turn_until(rest, wake, Core::is_taken_over).await;
+}
+
+/// Turns until what the daemon found is in its journal, and the ids that it gives are reserved; or the journal has
+/// failed.
+pub(crate) async fn settle(rest: &mut Rest, wake: &Notify) {
+    turn_until(rest, wake, |core| core.is_over() || core.is_settled()).await;
+}
+
+async fn turn_until(rest: &mut Rest, wake: &Notify, is_over: impl Fn(&Core) -> bool) {
     while let Some((work, due)) = core_cell::turn() {
-        if core_cell::look(Core::is_taken_over).unwrap_or(true) {
-            tracing::error!("another daemon has taken over the segment, stopping");
-            return;
-        }
-        let Some(now) = core_cell::look(Core::now) else {
+        let seen = core_cell::look(|core| (is_over(core), core.now(), core.is_writing()));
+        let Some((false, now, is_writing)) = seen else {
+            if core_cell::look(Core::is_taken_over) == Some(true) {
+                tracing::error!("another daemon has taken over the segment, stopping");
+            }
             return;
         };
+        rest.note_write(is_writing);
         rest.rest(work, now, due, wake).await;
     }
 }

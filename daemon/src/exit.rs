@@ -1,6 +1,6 @@
 //! The exit codes of `qtfd`: each start error has one, so that a service manager can tell them apart.
 //!
-//! Tested by `boot::tests::each_start_error_names_a_remedy_and_has_an_exit_code`.
+//! Tested by `boot::error::tests::each_start_error_names_a_remedy_and_has_an_exit_code`.
 
 use std::process::ExitCode;
 
@@ -19,6 +19,10 @@ pub enum Exit {
     NoPermission,
     /// No shared memory of the wanted size can be had.
     NoMemory,
+    /// Journal or snapshot are damaged (65, `EX_DATAERR`): nothing was changed.
+    Damaged,
+    /// The journal cannot be read or written (74, `EX_IOERR`): nothing is acknowledged that is not on the disk.
+    JournalFailed,
 }
 
 impl Exit {
@@ -32,6 +36,8 @@ impl Exit {
             Self::InUse => 3,
             Self::NoPermission => 4,
             Self::NoMemory => 5,
+            Self::Damaged => 65,
+            Self::JournalFailed => 74,
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::net::Backend;
 /// How long `adaptive` spins after the last work: a few times what a request takes, and about what a
 /// sleeping core needs to wake up.
 const SPIN_BUDGET: Duration = Duration::from_micros(50);
+/// How long `adaptive` spins while a write of the journal is under way: a few times what a fast disk takes. A slow
+/// one takes so long that the time to wake up does not matter.
+const WRITE_BUDGET: Duration = Duration::from_micros(500);
 /// Longest sleep, so that nothing that only the segment shows waits for ever.
 const SLEEP_MAX: Duration = Duration::from_millis(500);
 
@@ -23,6 +26,8 @@ pub(crate) struct Rest {
     idle: Idle,
     backend: Backend,
     last_work: Instant,
+    /// Since when a write of the journal is under way.
+    writing: Option<Instant>,
 }
 
 impl Rest {
@@ -32,7 +37,26 @@ impl Rest {
             idle,
             backend,
             last_work: Instant::now(),
+            writing: None,
         }
+    }
+
+    /// Says whether a write of the journal is under way: its answer is expected soon, and a sleeping core would be
+    /// late for it.
+    pub(crate) fn note_write(&mut self, is_writing: bool) {
+        match self.writing {
+            _ if !is_writing => self.writing = None,
+            None => self.writing = Some(Instant::now()),
+            Some(_) => {}
+        }
+    }
+
+    fn is_awake(&self) -> bool {
+        self.idle == Idle::Spin
+            || self.last_work.elapsed() < SPIN_BUDGET
+            || self
+                .writing
+                .is_some_and(|begun| begun.elapsed() < WRITE_BUDGET)
     }
 
     /// Comes back when there may be work: at once after work, else as the strategy says.
@@ -40,7 +64,7 @@ impl Rest {
         if work > 0 {
             self.last_work = Instant::now();
         }
-        if self.idle == Idle::Spin || self.last_work.elapsed() < SPIN_BUDGET {
+        if self.is_awake() {
             self.backend.turn().await;
             return;
         }

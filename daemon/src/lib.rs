@@ -15,6 +15,7 @@
 //! | `edge` | gRPC handlers: decode, check, call the engine, encode |
 //! | `serve` | the pinned thread from its first to its last moment |
 //! | `net` | sockets and HTTP/2 on either backend |
+//! | [`journal`] | what must outlive a reboot |
 //! | `sys` | system calls; the only `unsafe` of this crate |
 
 pub mod boot;
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod exit;
+pub mod journal;
 pub mod logging;
 pub mod running;
 
@@ -36,4 +38,4 @@ mod sys;
 pub use boot::{BootError, Daemon};
 pub use config::Settings;
 pub use exit::Exit;
-pub use running::{DaemonInfo, RunningDaemon, StopError};
+pub use running::{DaemonInfo, RunningDaemon, StartKind, StopError};

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use qtf_daemon::cli::Flags;
-use qtf_daemon::{Daemon, Exit, Settings, logging};
+use qtf_daemon::{Daemon, Exit, RunningDaemon, Settings, logging};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -52,26 +52,46 @@ fn run(settings: Settings) -> Exit {
             return exit;
         }
     };
-    loop {
-        match signals.wait() {
-            Ok(signal) => {
-                tracing::info!(%signal, "stopping");
-                break;
-            }
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot wait for signals, stopping");
-                break;
-            }
-        }
-    }
+    wait_for_end(&daemon, signals);
     match daemon.stop() {
         Ok(()) => Exit::Stopped,
         Err(error) => {
-            say(&format!("qtfd: {:#}", anyhow::Error::from(error)));
-            Exit::Failed
+            say(&format!("qtfd: {error}"));
+            error.exit()
         }
     }
+}
+
+/// Comes back when a signal asks for the end, or the daemon has ended by itself.
+fn wait_for_end(daemon: &RunningDaemon, signals: SigSet) {
+    let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let listener = std::thread::Builder::new()
+        .name("qtfd-signals".to_owned())
+        .spawn(move || {
+            loop {
+                match signals.wait() {
+                    Err(nix::errno::Errno::EINTR) => {}
+                    // Nobody waits any more when the daemon has ended by itself.
+                    signal => return sender.send(signal),
+                }
+            }
+        });
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let (Ok(_), Ok(runtime)) = (listener, runtime) else {
+        tracing::error!("cannot wait for signals, stopping");
+        return;
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = daemon.ended() => {}
+            signal = asked.recv() => match signal {
+                Some(Ok(signal)) => tracing::info!(%signal, "stopping"),
+                Some(Err(error)) => tracing::error!(%error, "cannot wait for signals, stopping"),
+                None => tracing::error!("cannot wait for signals, stopping"),
+            },
+        }
+    });
 }
 
 fn say(line: &str) {

@@ -8,6 +8,18 @@ use qtf_proto::address::{Address, InProcess};
 use tokio::sync::watch;
 
 use crate::boot::ThreadEnd;
+use crate::exit::Exit;
+
+/// How a daemon found its tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartKind {
+    /// There were none.
+    Fresh,
+    /// In the segment of an earlier daemon.
+    Hot,
+    /// In the journal.
+    Cold,
+}
 
 /// What a daemon is.
 #[derive(Debug, Clone)]
@@ -30,6 +42,10 @@ pub struct DaemonInfo {
     pub core: Option<u16>,
     /// `io_uring` or `tokio`.
     pub network: &'static str,
+    /// How it found its tasks.
+    pub start: StartKind,
+    /// What writes its journal: `io_uring` or `thread`; `None` without a data folder.
+    pub journal: Option<&'static str>,
     /// Addresses that are served.
     pub addresses: Vec<Address>,
 }
@@ -41,6 +57,9 @@ pub enum StopError {
     /// The thread ended by a panic: a bug.
     #[error("the daemon's thread panicked")]
     Panicked,
+    /// The journal could not be written.
+    #[error("{0}")]
+    JournalFailed(String),
     /// Another daemon has taken the segment over.
     #[error("another daemon has taken over the segment of this one")]
     TakenOver,
@@ -49,6 +68,17 @@ pub enum StopError {
         "connections were still open at the stop deadline and were cut; raise stop_deadline_ms if they need longer"
     )]
     Cut,
+}
+
+impl StopError {
+    /// The exit code of `qtfd`.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::JournalFailed(_) => Exit::JournalFailed,
+            Self::Panicked | Self::TakenOver | Self::Cut => Exit::Failed,
+        }
+    }
 }
 
 /// A daemon that serves. Dropping it stops it.

@@ -7,24 +7,30 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use qtf_engine::{Engine, EngineConfig};
+use qtf_engine::{Engine, EngineConfig, WallTime};
+use qtf_journal::{Appender, AppenderLimits};
 use qtf_shm::Segment;
 use tokio::sync::{Notify, watch};
 
 use crate::boot::{BootError, Report, ThreadEnd};
 use crate::config::settings::{Network, SegmentKind, Settings};
+use crate::core_cell::journal::Journal;
+use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core, CoreParts};
 use crate::duty_cycle;
 use crate::edge::service::{EdgeService, Health};
 use crate::idle::Rest;
+use crate::journal::driver::{tend, write_groups};
+use crate::journal::threads::ThreadedJournal;
 use crate::net::Backend;
 use crate::net::accept::Acceptor;
 use crate::net::connection::{ConnectionLimits, Connections};
 use crate::net::edge_io::Socket;
 use crate::net::in_process::Arrivals;
 use crate::net::listener::Listener;
-use crate::running::{DaemonInfo, StopError};
+use crate::running::{DaemonInfo, StartKind, StopError};
 use crate::sys::lock_file::LockFile;
 use crate::sys::{affinity, ring};
 
@@ -37,6 +43,8 @@ pub(crate) struct Parts {
     pub(crate) segment: Segment,
     /// Why the segment is smaller than was asked for, if it is.
     pub(crate) shortage: Option<String>,
+    pub(crate) start: StartKind,
+    pub(crate) journal: Option<ThreadedJournal>,
     pub(crate) arrivals: Arrivals,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -80,7 +88,7 @@ fn choose_network(
 }
 
 fn engine_config(settings: &Settings) -> EngineConfig {
-    let ns = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let times = &settings.times;
     EngineConfig {
         lease_ns: ns(times.lease),
@@ -107,6 +115,11 @@ fn info_of(parts: &Parts, backend: Backend, core: Option<u16>) -> DaemonInfo {
         segment_is_private: parts.settings.segment == SegmentKind::Private,
         core,
         network: backend.name(),
+        start: parts.start,
+        journal: parts
+            .journal
+            .as_ref()
+            .map(|journal| journal.backend(backend)),
         addresses: parts
             .listeners
             .iter()
@@ -127,30 +140,37 @@ async fn serve(
         lock,
         listeners,
         segment,
+        journal,
         arrivals,
         stop,
         ..
     } = parts;
     let segment = Arc::new(segment);
     let wake = Rc::new(Notify::new());
-    let now = core_cell::now_since(&*settings.clock, segment.header().origin_ns);
-    let engine = Engine::new(Arc::clone(&segment), engine_config(&settings), now)
-        .map_err(|error| ThreadEnd::Boot(error.into()))?;
     let parts = CoreParts {
         limits: settings.limits,
         durable_by_default: settings.durable_by_default,
+        key_ttl: settings.key_ttl,
         info: info.clone(),
         clock: Arc::clone(&settings.clock),
         wake: Rc::clone(&wake),
     };
-    core_cell::install(Core::new(engine, parts));
+    let data_lock = put_together(&settings, &segment, journal, (backend, parts))?;
+    duty_cycle::settle(&mut Rest::new(settings.idle, backend), &wake).await;
+    let failure = core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
+    if let Some(failure) = failure {
+        core_cell::remove();
+        return Err(ThreadEnd::Boot(BootError::JournalFailed(failure)));
+    }
     let (service, health) = EdgeService::new(settings.limits.message_bytes).await;
-    let connections = open(&settings, backend, service, &stop);
-    if let Err(error) = listen(listeners, backend, &connections, &stop) {
+    // The daemon may also end by itself.
+    let (end_all, ending) = watch::channel(false);
+    let connections = open(&settings, backend, service, &ending);
+    if let Err(error) = listen(listeners, backend, &connections, &ending) {
         core_cell::remove();
         return Err(ThreadEnd::Boot(BootError::Thread(error)));
     }
-    take_in_process(arrivals, &connections, stop.clone());
+    take_in_process(arrivals, &connections, ending);
     tracing::info!(
         instance = info.instance, shm_id = info.shm_id, network = info.network,
         addresses = ?info.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -158,10 +178,53 @@ async fn serve(
     );
     // Nobody waits for the report when the starter has given up; then the stop comes at once.
     let _ = report.send(info);
-    duty_cycle::run(&mut Rest::new(settings.idle, backend), &wake, stop).await;
+    // Its starter is told of the end by this receiver's, so it stays until then.
+    let asked = stop.clone();
+    duty_cycle::run(&mut Rest::new(settings.idle, backend), &wake, asked).await;
+    core_cell::attend(Core::begin_stop);
+    end_all.send_replace(true);
     let result = end(&settings, backend, &wake, (&connections, &health)).await;
-    leave(&settings, segment, lock);
+    drop(stop);
+    // Last: while they are held no other daemon touches segment and data.
+    leave(&settings, segment, (lock, data_lock));
     result.map_err(ThreadEnd::Stop)
+}
+
+/// Engine and core, and the tasks that move the journal. Gives the lock of the data folder.
+fn put_together(
+    settings: &Settings,
+    segment: &Arc<Segment>,
+    journal: Option<ThreadedJournal>,
+    (backend, parts): (Backend, CoreParts),
+) -> Result<Option<LockFile>, ThreadEnd> {
+    let now = core_cell::now_since(&*settings.clock, segment.header().origin_ns);
+    let config = engine_config(settings);
+    let boot = |error: qtf_engine::ConfigError| ThreadEnd::Boot(error.into());
+    let Some(journal) = journal else {
+        let engine = Engine::new(Arc::clone(segment), config, now).map_err(boot)?;
+        core_cell::install(Core::new(engine, parts, None));
+        return Ok(None);
+    };
+    let wall = WallTime {
+        now,
+        unix_ms: settings.clock.wall_ns() / 1_000_000,
+    };
+    let appender = Appender::new(journal.open.end.next(), AppenderLimits::default());
+    let engine = Engine::with_journal(Arc::clone(segment), config, appender, wall).map_err(boot)?;
+    let (parts_of_journal, rest) = journal.split(settings, backend)?;
+    tracing::info!(
+        backend = rest.disk.backend.name(),
+        data_dir = %parts_of_journal.facts.data_dir.display(),
+        end = engine.durable_lsn().get(),
+        "journal"
+    );
+    let kick = Rc::new(Notify::new());
+    let journal = Journal::new(parts_of_journal, now, Rc::clone(&kick));
+    core_cell::install(Core::new(engine, parts, Some(journal)));
+    core_cell::attend(Core::tend_journal);
+    tokio::task::spawn_local(write_groups(rest.disk, kick));
+    tokio::task::spawn_local(tend(rest.events));
+    Ok(Some(rest.lock))
 }
 
 fn open(
@@ -213,6 +276,9 @@ fn take_in_process(
     });
 }
 
+/// LIMIT: after the journal has failed only refusals are left to be sent.
+const FAILED_DEADLINE: Duration = Duration::from_millis(500);
+
 /// Says that the daemon stops, and finishes what is under way until the deadline.
 async fn end(
     settings: &Settings,
@@ -221,17 +287,32 @@ async fn end(
     (connections, health): (&Connections, &Health),
 ) -> Result<(), StopError> {
     let was_taken_over = core_cell::look(Core::is_taken_over).unwrap_or(false);
-    core_cell::attend(Core::begin_stop);
+    let failure = || core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
+    let deadline = match failure() {
+        None => settings.times.stop_deadline,
+        Some(_) => settings.times.stop_deadline.min(FAILED_DEADLINE),
+    };
     health.stops().await;
     let mut rest = Rest::new(settings.idle, backend);
-    tokio::select! {
+    let all_told = async {
+        connections.all_closed().await;
+        // What nobody waits for is written all the same.
+        let end = core_cell::look(Core::unstable_end).flatten();
+        // A failure is told below.
+        let _ = stable(end).await;
+    };
+    let is_cut = tokio::select! {
         biased;
-        () = connections.all_closed() => {}
-        () = tokio::time::sleep(settings.times.stop_deadline) => {
-            tracing::warn!("connections still open at the stop deadline are cut");
-            return Err(StopError::Cut);
-        }
-        () = duty_cycle::turn_for_ever(&mut rest, wake) => {}
+        () = all_told => false,
+        () = tokio::time::sleep(deadline) => true,
+        () = duty_cycle::turn_at_the_end(&mut rest, wake) => false,
+    };
+    if let Some(failure) = failure() {
+        return Err(StopError::JournalFailed(failure));
+    }
+    if is_cut {
+        tracing::warn!("connections still open at the stop deadline are cut");
+        return Err(StopError::Cut);
     }
     if was_taken_over {
         Err(StopError::TakenOver)
@@ -240,21 +321,21 @@ async fn end(
     }
 }
 
-fn leave(settings: &Settings, segment: Arc<Segment>, lock: Option<LockFile>) {
+fn leave(settings: &Settings, segment: Arc<Segment>, locks: (Option<LockFile>, Option<LockFile>)) {
     let Some(mut core) = core_cell::remove() else {
         return;
     };
     core.uploads.remove_all();
     let is_ours = !core.is_taken_over();
+    let is_sound = core.journal_failure().is_none() && core.unstable_end().is_none();
     drop(core);
     match settings.segment {
-        SegmentKind::Named if is_ours => segment.set_clean_shutdown(),
+        SegmentKind::Named if is_ours && is_sound => segment.set_clean_shutdown(),
         SegmentKind::Named => {}
         SegmentKind::Private => remove_spill_dir(&settings.spill_dir),
     }
     drop(segment);
-    // Last: while it is held no other daemon touches the segment.
-    drop(lock);
+    drop(locks);
     tracing::info!("stopped");
 }
 

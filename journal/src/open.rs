@@ -5,11 +5,8 @@
 //! new file whose header says which record it follows. Tested in `journal/tests/files.rs` and `crashes.rs`.
 
 use crate::Lsn;
-use crate::error::{JournalError, Why};
-use crate::file::{
-    FileKey, HEADER_BYTES, Header, JournalConfig, epoch_of, is_unfinished, mix, snapshot_name,
-    snapshot_of_name,
-};
+use crate::error::JournalError;
+use crate::file::{FileKey, HEADER_BYTES, Header, JournalConfig, epoch_of, is_unfinished, mix};
 use crate::record::Record;
 use crate::record::decode;
 use crate::record::frame::Kind;
@@ -79,6 +76,12 @@ impl Opened {
         }
     }
 
+    /// Which journal this is: the same number for as long as it has a file.
+    #[must_use]
+    pub fn lineage(&self, config: &JournalConfig) -> u64 {
+        self.lineage.unwrap_or_else(|| mix(config.nonce))
+    }
+
     /// Makes the end stable, begins a new file after it, and gives the writer. From here on the cut of a torn tail holds for
     /// ever. Blocks.
     ///
@@ -92,6 +95,11 @@ impl Opened {
         config.check()?;
         self.secure(storage)?;
         remove_unfinished(storage)?;
+        // All but one become spares before a file is made, so that it need not be filled with zeros; and on stable storage
+        // before one of them gets another header, which does not fit its old name. The one left says which journal this is.
+        for &key in self.leftovers.iter().skip(1) {
+            demote(storage, key)?;
+        }
         storage
             .sync_dir()
             .map_err(JournalError::io("sync the directory of", "the journal"))?;
@@ -102,16 +110,16 @@ impl Opened {
             file_bytes: config.file_bytes,
             epoch: epoch_of(config.nonce, number),
             follows: Some((self.end, self.end_crc)),
-            lineage: self.lineage.unwrap_or_else(|| mix(config.nonce)),
+            lineage: self.lineage(config),
             instance: config.instance_text().to_owned(),
         };
         let file = make_spare(storage, FilePlan { header })?;
-        for &key in &self.leftovers {
+        if let Some(&key) = self.leftovers.first() {
             demote(storage, key)?;
+            storage
+                .sync_dir()
+                .map_err(JournalError::io("sync the directory of", "the journal"))?;
         }
-        storage
-            .sync_dir()
-            .map_err(JournalError::io("sync the directory of", "the journal"))?;
         Ok(Writer::new(config.clone(), (self.end, self.end_crc), &file))
     }
 
@@ -156,35 +164,19 @@ fn remove_unfinished(storage: &dyn Storage) -> Result<(), JournalError> {
 /// The end is damaged, of another version or instance, or cannot be read.
 pub fn open_tail(storage: &dyn Storage, config: &JournalConfig) -> Result<Opened, JournalError> {
     let logs = logs(storage, Some(config))?;
-    let names = storage
-        .list()
-        .map_err(JournalError::io("list", "the journal's directory"))?;
-    let snapshot = names.iter().filter_map(|name| snapshot_of_name(name)).max();
-    let newest = logs.iter().rposition(|log| log.first.is_some());
-    let opened = if logs.is_empty() {
-        Opened::nothing()
-    } else {
-        let from = newest.unwrap_or(0);
-        let maps = map_from(storage, &logs, from)?;
-        let mut gen_limit = None;
-        let end = walk(&logs, &maps, from, &mut |limit| {
-            gen_limit = gen_limit.max(Some(limit));
-        })?;
-        Opened::at(&logs, end, gen_limit)
+    let Some(from) = logs.iter().rposition(|log| log.first.is_some()) else {
+        return if logs.is_empty() {
+            Ok(Opened::nothing())
+        } else {
+            walk(&logs, &[], 0, &mut |_| {}).map(|end| Opened::at(&logs, end, None))
+        };
     };
-    match snapshot {
-        Some(start) if start > opened.end => Err(behind(&opened, start)),
-        _ => Ok(opened),
-    }
-}
-
-/// What a snapshot starts with was durable before it was published.
-fn behind(opened: &Opened, start: Lsn) -> JournalError {
-    let why = format!(
-        "the journal ends at lsn {}, below the start of its snapshot; files are missing",
-        opened.end
-    );
-    JournalError::damaged(&snapshot_name(start), 0, opened.end.next(), Why::Gap(why))
+    let maps = map_from(storage, &logs, from)?;
+    let mut gen_limit = None;
+    let end = walk(&logs, &maps, from, &mut |limit| {
+        gen_limit = gen_limit.max(Some(limit));
+    })?;
+    Ok(Opened::at(&logs, end, gen_limit))
 }
 
 /// Maps of the logs from `from` on.

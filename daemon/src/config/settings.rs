@@ -15,6 +15,7 @@ use super::check::{
 use super::journal::{JournalSettings, journal_of};
 use super::raw::{CoreValue, RawConfig};
 use crate::clock::{Clock, SystemClock};
+use crate::journal::faults::DiskFaults;
 
 /// Default size of the segment: 256 MiB.
 pub const SEGMENT_BYTES: u64 = 256 << 20;
@@ -139,6 +140,7 @@ pub struct Settings {
     pub(crate) key_ttl: Duration,
     pub(crate) take_over: bool,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) disk_faults: Option<Arc<dyn DiskFaults>>,
 }
 
 /// Why a value was not taken. Each names the key, the value and what is allowed.
@@ -227,6 +229,7 @@ impl Settings {
             key_ttl,
             take_over: false,
             clock: Arc::new(SystemClock),
+            disk_faults: None,
             instance,
             runtime_dir,
         }
@@ -257,6 +260,11 @@ impl Settings {
             spill_dir: Some(spill_dir),
             ..RawConfig::default()
         };
+        if raw.data_dir.is_some() {
+            return Err(SettingsError::Together(
+                "data_dir needs a segment with a name: a private one is gone with its daemon",
+            ));
+        }
         let settings = Self::from_raw(raw.over(private))?;
         Ok(Self {
             segment: SegmentKind::Private,
@@ -319,6 +327,13 @@ impl Settings {
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// The same with something between the daemon and its disk, for tests.
+    #[must_use]
+    pub fn disk_faults(mut self, faults: Arc<dyn DiskFaults>) -> Self {
+        self.disk_faults = Some(faults);
         self
     }
 

@@ -10,11 +10,13 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `journal.rs` | what is written to the journal next, and what has become stable |
 //! | `routes.rs` | what waits to be sent to each worker |
 //! | `watches.rs` | who waits for the end of which task |
 //! | `stability.rs` | who waits for which record of the journal |
 //! | `uploads.rs` | payloads and outputs that were uploaded and not yet used |
 
+pub(crate) mod journal;
 pub(crate) mod routes;
 pub(crate) mod stability;
 pub(crate) mod uploads;
@@ -25,6 +27,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use qtf_engine::{Effect, Engine, TaskRef};
 use qtf_shm::{Now, Segment, WorkerId};
@@ -33,6 +36,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::config::settings::Limits;
 use crate::running::DaemonInfo;
+use journal::Journal;
 use routes::Routes;
 use stability::Stability;
 use uploads::Uploads;
@@ -51,8 +55,11 @@ pub(crate) struct Core {
     pub(crate) watches: Watches,
     pub(crate) uploads: Uploads,
     pub(crate) stability: Stability,
+    pub(crate) journal: Option<Journal>,
     pub(crate) limits: Limits,
     pub(crate) durable_by_default: bool,
+    /// How long the key of a submission is remembered that does not say.
+    pub(crate) key_ttl: Duration,
     pub(crate) info: DaemonInfo,
     pub(crate) started: Now,
     /// Streams that wait for the stop beside what their peer sends, by their number.
@@ -71,6 +78,7 @@ pub(crate) struct CoreParts {
     pub(crate) limits: Limits,
     /// Whether a task that does not ask is journalled.
     pub(crate) durable_by_default: bool,
+    pub(crate) key_ttl: Duration,
     pub(crate) info: DaemonInfo,
     pub(crate) clock: Arc<dyn Clock>,
     /// Wakes the duty cycle.
@@ -79,10 +87,11 @@ pub(crate) struct CoreParts {
 
 impl Core {
     /// Puts the parts together.
-    pub(crate) fn new(engine: Engine, parts: CoreParts) -> Self {
+    pub(crate) fn new(engine: Engine, parts: CoreParts, journal: Option<Journal>) -> Self {
         let CoreParts {
             limits,
             durable_by_default,
+            key_ttl,
             info,
             clock,
             wake,
@@ -95,10 +104,12 @@ impl Core {
         Self {
             routes: Routes::default(),
             watches: Watches::new(watches_max),
-            stability: Stability::default(),
+            stability: Stability::starting_at(engine.durable_lsn()),
+            journal,
             uploads: Uploads::new(engine.segment().spill().clone(), limits.uploads),
             limits,
             durable_by_default,
+            key_ttl,
             info,
             started: now_since(&*clock, origin_ns),
             stop_wakers: HashMap::new(),
@@ -153,17 +164,25 @@ impl Core {
     fn turn(&mut self) -> u64 {
         let now = self.now();
         self.is_taken_over |= self.engine.segment().epoch() != self.epoch;
-        if self.is_taken_over {
+        if self.is_over() {
             return 0;
         }
         self.engine.segment().set_daemon_beat(now.stamp());
+        self.engine.set_wall(now, self.unix_ms());
         let mut work = self.engine.cycle(now).get();
         while let Some(effect) = self.engine.pop_effect() {
             work = work.saturating_add(1);
             self.route(effect);
         }
         self.uploads.expire(now);
+        self.note_turn(Duration::from_nanos(self.now().since_ns(now)));
+        self.kick_journal();
         work
+    }
+
+    /// Whether the engine must not turn any more: another daemon has the segment, or the journal has failed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_taken_over || self.journal_failure().is_some()
     }
 
     fn route(&mut self, effect: Effect) {
@@ -213,6 +232,7 @@ pub(crate) fn enter<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
         let mut cell = cell.try_borrow_mut().ok()?;
         let core = cell.as_mut()?;
         let result = action(core);
+        core.kick_journal();
         if !IS_DIRTY.replace(true) {
             core.wake.notify_one();
         }

@@ -42,6 +42,14 @@ pub(crate) struct Stability {
 }
 
 impl Stability {
+    /// Nobody waits; everything up to `durable` is stable.
+    pub(crate) fn starting_at(durable: Lsn) -> Self {
+        Self {
+            durable,
+            ..Self::default()
+        }
+    }
+
     /// Everything up to `lsn` is stable.
     pub(crate) fn reached(&mut self, lsn: Lsn) {
         if self.has_failed || lsn <= self.durable {

@@ -5,14 +5,16 @@
 use qtf_proto::v1::admin_server::Admin;
 use qtf_proto::v1::{
     ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, Durability, GetInfoRequest,
-    ListClientsRequest, ListClientsResponse, ListWorkersRequest, ListWorkersResponse, NamedValue,
-    WorkerInfo, WorkerState,
+    JournalInfo, JournalState, ListClientsRequest, ListClientsResponse, ListWorkersRequest,
+    ListWorkersResponse, NamedValue, StartKind, WorkerInfo, WorkerState,
 };
 use qtf_shm::{WorkerId, WorkerPhase};
 use tonic::{Request, Response, Status};
 
 use super::{read, status};
+use crate::core_cell::journal::{Journal, JournalState as State};
 use crate::core_cell::{self, Core};
+use crate::running::StartKind as Start;
 
 /// The service.
 #[derive(Debug, Clone, Copy)]
@@ -99,8 +101,49 @@ fn info(core: &Core) -> DaemonInfo {
             .collect(),
         private_segment: core.info.segment_is_private,
         core: core.info.core.map_or(-1, i32::from),
-        default_durability: Durability::Memory.into(),
-        ..DaemonInfo::default()
+        default_durability: if core.durable_by_default {
+            Durability::Journal.into()
+        } else {
+            Durability::Memory.into()
+        },
+        journal: core
+            .journal
+            .as_ref()
+            .map(|journal| journal_info(core, journal)),
+        epoch: segment.epoch(),
+        start: match core.info.start {
+            Start::Fresh => StartKind::Fresh,
+            Start::Hot => StartKind::Hot,
+            Start::Cold => StartKind::Cold,
+        }
+        .into(),
+    }
+}
+
+fn journal_info(core: &Core, journal: &Journal) -> JournalInfo {
+    let (state, message) = journal.state();
+    let end = core
+        .engine
+        .journal()
+        .map_or(0, |records| records.last_lsn().get());
+    let reserve = journal.facts.reserve_bytes;
+    let room = journal.room_bytes();
+    JournalInfo {
+        state: match state {
+            State::Open => JournalState::Open,
+            State::Full => JournalState::Full,
+            State::Failed => JournalState::Failed,
+        }
+        .into(),
+        end_lsn: end,
+        durable_lsn: core.engine.durable_lsn().get(),
+        snapshot_lsn: journal.snapshots.newest.get(),
+        room_bytes: room.saturating_sub(reserve),
+        reserve_bytes: room.min(reserve),
+        backend: journal.facts.backend.to_owned(),
+        data_dir: journal.facts.data_dir.display().to_string(),
+        files: journal.files_in_use,
+        message: message.to_owned(),
     }
 }
 

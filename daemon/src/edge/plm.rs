@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::listing::{ListStream, Whose};
 use super::service::peer_of;
-use super::submit::{SubmitStream, array_of, reached, submit_one};
+use super::submit::{SubmitStream, array_of, reached, release_keys, submit_one};
 use super::transfer::{self, BlobStream};
 use super::watch::WatchStream;
 use super::{read, session_client, status};
@@ -164,6 +164,7 @@ impl Plm for PlmEdge {
 }
 
 fn submit_task(core: &mut Core, request: &SubmitTaskRequest) -> Result<Accepted, Refusal> {
+    release_keys(core, &request.received_keys);
     let spec = request.task.as_ref().ok_or_else(|| {
         status::refuse(
             RefusalReason::InvalidArgument,

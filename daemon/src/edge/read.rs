@@ -6,8 +6,8 @@
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{self, TaskInfo, TaskState};
 use qtf_shm::{
-    ClientIndex, FLAG_CANCEL, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SlotIndex, TaskId,
-    TaskOptions, TaskRecord,
+    ClientIndex, FLAG_CANCEL, KeyId, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SideRecord,
+    SlotIndex, TaskId, TaskOptions, TaskRecord,
 };
 
 use crate::core_cell::Core;
@@ -68,6 +68,7 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
     let phase = record.state.phase();
     let (worker_id, worker_name, worker_host) = worker.unwrap_or_default();
     let submitted = record.key.ready_stamp();
+    let is_journalled = record.options.has(TaskOptions::JOURNAL);
     let blocked_on = if phase == Phase::Blocked {
         "a worker that offers its kind"
     } else {
@@ -103,8 +104,27 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
         discard_result: record.options.has(TaskOptions::DISCARD_RESULT),
         cancel_requested: record.state.has_flag(FLAG_CANCEL),
         blocked_on: blocked_on.to_owned(),
-        durability: v1::Durability::Memory.into(),
-        ..TaskInfo::default()
+        durability: if is_journalled {
+            v1::Durability::Journal.into()
+        } else {
+            v1::Durability::Memory.into()
+        },
+        journal_lsn: journal_lsn(record),
+        idempotency_key: key_of(&side),
+    })
+}
+
+/// Ordinal of the last record of a task; 0 while that is on its way.
+fn journal_lsn(record: &TaskRecord) -> u64 {
+    let is_known = record.options.has(TaskOptions::JOURNAL) && record.lsn < qtf_journal::LSN_MAX;
+    if is_known { record.lsn } else { 0 }
+}
+
+/// The key that a task was submitted with; empty if there is none.
+fn key_of(side: &SideRecord) -> bytes::Bytes {
+    let key = KeyId::from_words(side.key);
+    key.map_or_else(bytes::Bytes::new, |key| {
+        bytes::Bytes::copy_from_slice(&key.to_bytes())
     })
 }
 

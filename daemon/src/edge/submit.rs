@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use futures_util::Stream;
 use qtf_engine::{Accepted, ArrayMember, Durability, Lsn, Payload, Submission};
 use qtf_proto::limits::{BATCH_ENTRIES_MAX, INLINE_BYTES_MAX};
@@ -65,7 +66,7 @@ pub(crate) fn submit_one(
         delay_ms: spec.delay_ms,
         durability: durability_of(core, spec)?,
         key: key_of(spec)?,
-        key_ttl_ms: spec.key_ttl_ms,
+        key_ttl_ms: key_ttl_of(core, spec),
         discard_result: spec.discard_result,
         array,
         submitted_unix_ms: core.unix_ms(),
@@ -79,6 +80,27 @@ pub(crate) fn submit_one(
         core.uploads.use_up(spec.payload_upload);
     }
     Ok(accepted)
+}
+
+/// How long the key of a task is remembered.
+fn key_ttl_of(core: &Core, spec: &TaskSpec) -> u64 {
+    match spec.key_ttl_ms {
+        0 => u64::try_from(core.key_ttl.as_millis()).unwrap_or(u64::MAX),
+        ttl => ttl,
+    }
+}
+
+/// Forgets the keys of submissions whose answers have arrived.
+pub(crate) fn release_keys(core: &mut Core, keys: &[Bytes]) {
+    let keys: Vec<KeyId> = keys
+        .iter()
+        .take(BATCH_ENTRIES_MAX)
+        .filter_map(|key| KeyId::from_bytes(<&[u8; 16]>::try_from(&**key).ok()?))
+        .collect();
+    if !keys.is_empty() {
+        let now = core.now();
+        core.engine.release_keys(now, &keys);
+    }
 }
 
 /// The idempotency key of a task, if it has one.
@@ -216,6 +238,9 @@ impl SubmitStream {
             durable,
         } = batch;
         core_cell::enter(|core| {
+            if verdicts.is_empty() {
+                release_keys(core, &request.received_keys);
+            }
             let client = session_client(core, request.session);
             for spec in request.tasks.iter().skip(verdicts.len()) {
                 if *copied > COPIED_PER_POLL_MAX {

@@ -14,11 +14,13 @@ use qtf_proto::limits::CHUNK_BYTES;
 use qtf_proto::refusal;
 use qtf_proto::v1::{OutputChunk, RefusalReason, UploadChunk, UploadReceipt};
 use qtf_shm::spill::{SpillError, SpillWriter};
-use qtf_shm::{Counter, Part, TaskId};
+use qtf_shm::{BlobRef, Counter, Part, TaskId};
+use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
 use super::{session_client, status, worker_session};
 use crate::core_cell::{self, Core};
+use crate::journal::helper::Job;
 
 /// LIMIT: a chunk of an upload.
 const UPLOAD_CHUNK_BYTES_MAX: usize = 256 << 10;
@@ -70,6 +72,10 @@ pub(crate) async fn receive(
         chunk = next_chunk(&mut chunks).await?;
     }
     let blob = writer.finish().map_err(|error| spill_status(&error))?;
+    if let Err(status) = settle(blob).await {
+        core_cell::attend(|core| core.uploads.discard(blob));
+        return Err(status);
+    }
     let kept = core_cell::enter(|core| {
         let counters = core.segment().counters();
         counters.add(Counter::SpillWritten, 1);
@@ -83,6 +89,26 @@ pub(crate) async fn receive(
     });
     let upload = kept.flatten().ok_or_else(status::gone)?;
     Ok(UploadReceipt { upload })
+}
+
+/// With a journal the file is on stable storage before its receipt is given, as a record may name it from then on.
+async fn settle(blob: BlobRef) -> Result<(), Status> {
+    let (done, settled) = oneshot::channel();
+    let is_asked = core_cell::look(|core| {
+        let Some(journal) = &core.journal else {
+            return false;
+        };
+        let store = core.segment().spill().clone();
+        journal.helper.hand(Job::SyncSpill { store, blob, done });
+        true
+    });
+    if !is_asked.ok_or_else(status::gone)? {
+        return Ok(());
+    }
+    match settled.await {
+        Ok(synced) => synced.map_err(|error| spill_status(&error)),
+        Err(_) => Err(status::gone()),
+    }
 }
 
 fn open(

@@ -93,12 +93,12 @@ impl WatchStream {
             })
         };
         let task = status::task_id(raw).map_err(refuse)?;
-        let state = core
+        let ended = core
             .engine
-            .check(task)
+            .settled_end(task)
             .map_err(|rejection| refuse(status::refusal_of(&rejection)))?;
-        if state.phase().is_final() {
-            core.watches.add_ended(self.key, task, state.phase());
+        if let Some(phase) = ended {
+            core.watches.add_ended(self.key, task, phase);
             return Ok(());
         }
         core.watches.add(self.key, task).map_err(|full| {

@@ -18,6 +18,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,16 +31,16 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 #[derive(Debug)]
 pub(crate) struct WriteOrder {
     pub(crate) file: Arc<File>,
-    /// Position in the file of `bytes[from]`.
+    /// Position in the file of the first byte of the range.
     pub(crate) offset: u64,
     pub(crate) bytes: Vec<u8>,
-    /// Bytes before this one are not written (again).
-    pub(crate) from: usize,
+    /// Which of the bytes are written.
+    pub(crate) range: Range<usize>,
 }
 
 impl WriteOrder {
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.from..).unwrap_or_default()
+    fn part(&self) -> &[u8] {
+        self.bytes.get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -66,10 +67,10 @@ pub(crate) struct RingWrite(InFlightOneshot<WriteOrder, Written>);
 impl RingWrite {
     /// Starts to write.
     pub(crate) fn start(order: WriteOrder) -> Self {
-        let rest = order.rest();
+        let part = order.part();
         // LIMIT: one write of the kernel takes less than 2 GiB; what is left is a short write's rest.
-        let length = u32::try_from(rest.len()).unwrap_or(1 << 30);
-        let entry = opcode::Write::new(types::Fd(order.file.as_raw_fd()), rest.as_ptr(), length)
+        let length = u32::try_from(part.len()).unwrap_or(1 << 30);
+        let entry = opcode::Write::new(types::Fd(order.file.as_raw_fd()), part.as_ptr(), length)
             .offset(order.offset)
             .rw_flags(libc::RWF_DSYNC)
             .build();
@@ -87,13 +88,13 @@ impl Future for RingWrite {
 
 /// Writes and waits until it is stable.
 pub(crate) fn write_blocking(order: WriteOrder) -> Answer {
-    let rest = order.rest();
+    let part = order.part();
     let Ok(offset) = libc::off_t::try_from(order.offset) else {
         return (Err(io::ErrorKind::InvalidInput.into()), order.bytes);
     };
     let vector = libc::iovec {
-        iov_base: rest.as_ptr().cast_mut().cast(),
-        iov_len: rest.len(),
+        iov_base: part.as_ptr().cast_mut().cast(),
+        iov_len: part.len(),
     };
     // SAFETY: the kernel reads one iovec and the bytes that it names, which `order` owns and which nobody
     // writes before the call returns; it keeps no pointer.
@@ -118,8 +119,8 @@ mod tests {
         WriteOrder {
             file: Arc::clone(file),
             offset: 3,
-            bytes: b"xxhello".to_vec(),
-            from: 2,
+            bytes: b"xxhelloyy".to_vec(),
+            range: 2..7,
         }
     }
 
@@ -131,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn blocking_write_puts_the_rest_of_the_buffer_at_its_offset_and_gives_it_back() {
+    fn blocking_write_puts_its_part_of_the_buffer_at_its_offset_and_gives_it_back() {
         let folder = tempfile::tempdir().unwrap();
         let (file, path) = file(&folder);
         let (result, bytes) = write_blocking(order(&file));
         assert_eq!(
             (result.unwrap(), bytes.as_slice()),
-            (5, b"xxhello".as_slice())
+            (5, b"xxhelloyy".as_slice())
         );
         assert_eq!(std::fs::read(path).unwrap(), b"012hello89");
     }
@@ -162,7 +163,7 @@ mod tests {
             let (result, bytes) = RingWrite::start(order(&file)).await;
             assert_eq!(
                 (result.unwrap(), bytes.as_slice()),
-                (5, b"xxhello".as_slice())
+                (5, b"xxhelloyy".as_slice())
             );
             let unwritable = File::open(&path).unwrap();
             let (result, _) = RingWrite::start(order(&Arc::new(unwritable))).await;

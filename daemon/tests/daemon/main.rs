@@ -8,6 +8,7 @@
 
 mod dispatch;
 mod in_process;
+mod journal;
 mod listing;
 mod process;
 mod services;

@@ -34,7 +34,6 @@
 //! # Where tested
 //! `bitmap/tests.rs` (naive model, kill points, threads), `shm/tests/loom_bitmap.rs`.
 
-mod build;
 #[cfg(test)]
 mod tests;
 

@@ -13,6 +13,7 @@
 //!    168  shutdown         daemon: 0 = runs or was killed, 1 = stopped in order
 //!    176  daemon_beat      daemon: stamp of its last turn of the loop that published counters
 //!    184  rebuilding       daemon: 1 while it builds the caches anew and nobody may attach
+//!    192  journal_end      daemon: highest record that any daemon of this segment handed to its journal
 //!    256  gen_limit        journal's reservation: claims above are refused; 0 = no limit
 //!    264  gen_top          any submitter: highest generation ever claimed
 //!    384  high_water       any submitter: number of the highest slot ever claimed, plus one
@@ -48,7 +49,8 @@ shared_layout! {
         168 => shutdown: AtomicU64,
         176 => daemon_beat: AtomicU64,
         184 => rebuilding: AtomicU64,
-        192 => reserved_daemon: [AtomicU64; 8],
+        192 => journal_end: AtomicU64,
+        200 => reserved_daemon: [AtomicU64; 7],
         256 => gen_limit: AtomicU64,
         264 => gen_top: AtomicU64,
         272 => reserved_gen: [AtomicU64; 14],

@@ -11,7 +11,6 @@
 
 mod heap;
 pub mod image;
-mod residency;
 pub mod sysv;
 
 use core::fmt;
@@ -24,7 +23,6 @@ use crate::sync::AtomicU64;
 
 pub(crate) use heap::HeapMemory;
 pub(crate) use image::ImageMemory;
-pub(crate) use residency::{empty, map_ahead};
 pub(crate) use sysv::SysvMemory;
 
 /// Mapped memory, whoever made it.

@@ -10,7 +10,7 @@
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
 //! | `blobs` | payloads and results |
-//! | `rebuild`, `survey` | the caches anew from the state words, while nobody else is attached |
+//! | `rebuild` | the caches anew from the state words, while nobody else is attached |
 //! | `repair`, `repairer`, `quiet` | what the dead left behind, brought in order while others live |
 //! | `view`, `records` | reading |
 //! | `verify` | do truth and caches agree |
@@ -50,7 +50,6 @@ mod repairer;
 mod restore;
 mod snapshot;
 mod spec;
-mod survey;
 #[cfg(test)]
 mod tests;
 pub mod verify;
@@ -236,8 +235,8 @@ impl Segment {
     /// Settles the idempotency keys that a killed daemon left unconfirmed.
     pub(super) fn settle_keys(&self) -> SettledKeys {
         self.keys().settle_by(|task| {
-            let state = self.slot_of(task).map(|slot| self.task(slot).state());
-            state.is_some_and(|state| state.is_of(task) && state.phase() != Phase::Claimed)
+            let state = self.task(self.slot_of(task)?).state();
+            Some(state.is_of(task) && state.phase() != Phase::Claimed)
         })
     }
 
@@ -339,6 +338,24 @@ impl Segment {
             .control()
             .daemon_beat
             .store(stamp, Ordering::Relaxed);
+    }
+
+    /// Writes how far the journal goes: before the record of this number is written to the disk. A journal that goes
+    /// further than a segment says was written by a daemon of another segment.
+    pub fn set_journal_end(&self, lsn: u64) {
+        // ORDERING: read by the next daemon, after this process has ended.
+        self.view
+            .parts
+            .control()
+            .journal_end
+            .store(lsn, Ordering::Relaxed);
+    }
+
+    /// The highest record that any daemon of this segment handed to its journal.
+    #[must_use]
+    pub fn journal_end(&self) -> u64 {
+        // ORDERING: written by a daemon that has ended.
+        self.view.parts.control().journal_end.load(Ordering::Relaxed)
     }
 
     /// Writes that the daemon stopped in order.

@@ -4,168 +4,28 @@
 //! Everything that others could see (lock, segment, sockets) is made before the start is reported, and
 //! undone if a later step fails. Tested at the end of this file and in `tests/daemon/start.rs`.
 
+mod error;
+
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 
-use qtf_proto::address::Address;
-use qtf_shm::{Access, Adoption, CreateError, Geometry, GeometryError, Segment, SegmentSpec};
+use qtf_shm::segment::Earlier;
+use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
 use tokio::sync::watch;
 
 use crate::config::settings::{SegmentAccess, SegmentKind, SegmentSize, Settings};
-use crate::exit::Exit;
+use crate::journal::data_dir::DataDir;
+use crate::journal::open::{self, OpenJournal, holds_tasks, is_of_a_journal};
+use crate::journal::threads::ThreadedJournal;
 use crate::net::in_process;
-use crate::net::listener::{BindError, Listener};
-use crate::running::{DaemonInfo, RunningDaemon, StopError};
+use crate::net::listener::Listener;
+use crate::running::{DaemonInfo, RunningDaemon, StartKind, StopError};
 use crate::serve::{self, Parts};
 use crate::sys::lock_file::{LockError, LockFile};
 
-/// Why the daemon did not start. Each says what to do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BootError {
-    /// Another daemon has the name.
-    #[error(
-        "a daemon named \"{instance}\" is already running (pid {pid}): stop it, choose another name with --instance, or take over with --take-over"
-    )]
-    AlreadyRunning {
-        /// The name.
-        instance: String,
-        /// The holder of the lock; 0 if it has not said.
-        pid: u32,
-    },
-    /// The daemon that has the name could not be ended.
-    #[error("the daemon named \"{instance}\" (pid {pid}) cannot be taken over: {why}")]
-    NotTakenOver {
-        /// The name.
-        instance: String,
-        /// The holder of the lock.
-        pid: u32,
-        /// What went wrong.
-        why: String,
-    },
-    /// The folder for lock and socket cannot be used.
-    #[error("runtime folder {}: {reason}; set runtime_dir or XDG_RUNTIME_DIR to a folder of your own", folder.display())]
-    RuntimeDir {
-        /// The folder.
-        folder: PathBuf,
-        /// What is wrong.
-        reason: String,
-        /// What kind of failure it was.
-        kind: io::ErrorKind,
-    },
-    /// The lock file cannot be used.
-    #[error("lock file {}: {source}; check the permissions of its folder", file.display())]
-    Lock {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// An address is in use.
-    #[error(
-        "address {address}: somebody listens there already; stop it, or choose another with --listen"
-    )]
-    AddressInUse {
-        /// The address.
-        address: String,
-    },
-    /// An address cannot be served for another reason.
-    #[error("address {address}: {reason}; choose another with --listen")]
-    Address {
-        /// The address.
-        address: String,
-        /// What is wrong.
-        reason: String,
-        /// What kind of failure it was.
-        kind: io::ErrorKind,
-    },
-    /// An address can be reached from elsewhere, and that was not asked for.
-    #[error(
-        "address {address}: other machines can reach {bound}, and there is no authentication yet: whoever does can run commands on the workers; listen on 127.0.0.1 or a Unix socket, or accept that with --allow-unauthenticated-remote (allow_unauthenticated_remote = true in a configuration file)"
-    )]
-    RemoteUnauthenticated {
-        /// The address as given.
-        address: String,
-        /// What it stands for.
-        bound: SocketAddr,
-    },
-    /// The sizes of the segment are not possible.
-    #[error("size of the segment: {0}; change segment_bytes, or segment_tasks and segment_workers")]
-    Size(#[from] GeometryError),
-    /// The segment cannot be had.
-    #[error(transparent)]
-    Segment(#[from] CreateError),
-    /// The times of the configuration do not go together.
-    #[error("configuration: {0}")]
-    Engine(#[from] qtf_engine::ConfigError),
-    /// `network = "io_uring"` was asked for and cannot be had.
-    #[error("no io_uring: {reason}; or let the daemon choose with network = \"auto\"")]
-    NoRing {
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// The thread or its runtime cannot be made.
-    #[error("the daemon's thread cannot be started: {0}")]
-    Thread(#[source] io::Error),
-}
-
-impl BootError {
-    /// The exit code of `qtfd`.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::AlreadyRunning { .. } | Self::NotTakenOver { .. } | Self::AddressInUse { .. } => {
-                Exit::InUse
-            }
-            Self::RuntimeDir { kind, .. } | Self::Address { kind, .. } => exit_of(*kind),
-            Self::Lock { source, .. } => exit_of(source.kind()),
-            Self::RemoteUnauthenticated { .. } | Self::Size(_) | Self::Engine(_) => Exit::Usage,
-            Self::Segment(error) => exit_of_segment(error),
-            Self::NoRing { .. } | Self::Thread(_) => Exit::Failed,
-        }
-    }
-
-    fn bind(address: &Address, error: &BindError) -> Self {
-        let address = address.to_string();
-        match error {
-            BindError::InUse => Self::AddressInUse { address },
-            BindError::NotASocket
-            | BindError::NoAddress
-            | BindError::Unsupported
-            | BindError::Io(_) => Self::Address {
-                address,
-                reason: error.to_string(),
-                kind: error.kind().unwrap_or(io::ErrorKind::Other),
-            },
-        }
-    }
-}
-
-fn exit_of(kind: io::ErrorKind) -> Exit {
-    if kind == io::ErrorKind::PermissionDenied {
-        Exit::NoPermission
-    } else {
-        Exit::Failed
-    }
-}
-
-fn exit_of_segment(error: &CreateError) -> Exit {
-    match error {
-        CreateError::Limit { .. } | CreateError::Addresses { .. } => Exit::NoMemory,
-        CreateError::WrongOwner { .. } => Exit::NoPermission,
-        CreateError::InUse { .. }
-        | CreateError::BeingMade { .. }
-        | CreateError::KeysTaken { .. } => Exit::InUse,
-        CreateError::Instance(_) => Exit::Usage,
-        CreateError::Call { source, .. } | CreateError::Park { source, .. } => {
-            exit_of(source.kind())
-        }
-        CreateError::Header(_) => Exit::Failed,
-    }
-}
+pub use error::BootError;
 
 /// The daemon, before it runs.
 #[derive(Debug)]
@@ -182,10 +42,19 @@ impl Daemon {
             SegmentKind::Private => None,
         };
         let listeners = bind(&settings)?;
-        let (segment, shortage) = make_segment(&settings)?;
+        let Made {
+            segment,
+            shortage,
+            start,
+            journal,
+        } = make_segment(&settings)?;
         if let Some((device, inode)) = lock.as_ref().and_then(LockFile::identity) {
             segment.set_lock_file(device, inode);
         }
+        // Started here, where the thread is not pinned.
+        let journal = journal
+            .map(|open| ThreadedJournal::new(&settings, open))
+            .transpose()?;
         let (in_process, arrivals) = in_process::channel();
         let (stop, stop_seen) = watch::channel(false);
         let (report, reported) = mpsc::channel();
@@ -195,6 +64,8 @@ impl Daemon {
             listeners,
             segment,
             shortage,
+            start,
+            journal,
             arrivals,
             stop: stop_seen,
         };
@@ -330,35 +201,92 @@ fn spec(settings: &Settings) -> Result<SegmentSpec, BootError> {
     })
 }
 
-/// The segment, and why it is smaller than was asked for.
-fn make_segment(settings: &Settings) -> Result<(Segment, Option<String>), BootError> {
+/// What the daemon serves.
+struct Made {
+    segment: Segment,
+    /// Why it is smaller than was asked for, if it is.
+    shortage: Option<String>,
+    start: StartKind,
+    journal: Option<OpenJournal>,
+}
+
+fn make_segment(settings: &Settings) -> Result<Made, BootError> {
     let spec = spec(settings)?;
-    match settings.segment {
-        SegmentKind::Private => private_segment(spec),
-        SegmentKind::Named => {
-            let (segment, adoption) = Segment::create_or_adopt_named(&spec, &settings.runtime_dir)?;
-            report_adoption(&segment, &adoption);
-            Ok((segment, None))
+    match (settings.segment, &settings.journal) {
+        (SegmentKind::Private, _) => {
+            let (segment, shortage) = private_segment(spec)?;
+            Ok(Made {
+                segment,
+                shortage,
+                start: StartKind::Fresh,
+                journal: None,
+            })
+        }
+        (SegmentKind::Named, None) => memory_segment(settings, &spec),
+        (SegmentKind::Named, Some(journal)) => {
+            let dir = DataDir::open(settings, journal)?;
+            let opening = open::open(settings, spec, dir)?;
+            Ok(Made {
+                segment: opening.segment,
+                shortage: None,
+                start: opening.start,
+                journal: Some(opening.journal),
+            })
         }
     }
 }
 
-fn report_adoption(segment: &Segment, adoption: &Adoption) {
-    let id = segment.shm_id();
-    match adoption {
-        Adoption::Created => tracing::info!(?id, "segment made"),
-        Adoption::Adopted {
-            epoch,
-            clean,
-            other_sizes,
-        } => {
-            tracing::info!(?id, epoch, clean, "segment of an earlier daemon taken over");
-            if *other_sizes {
-                tracing::warn!("it keeps its own sizes, which are not those of the configuration");
-            }
+/// The segment of a daemon without a data folder. One that was made for a journal is not taken while it holds tasks:
+/// what became of them would be missing in that journal.
+fn memory_segment(settings: &Settings, spec: &SegmentSpec) -> Result<Made, BootError> {
+    let made = |segment, start| Made {
+        segment,
+        shortage: None,
+        start,
+        journal: None,
+    };
+    match Segment::adopt_named(spec, &settings.runtime_dir)? {
+        Earlier::Adopted(segment, adoption) if !is_of_a_journal(&segment) => {
+            report_adoption(&segment, &adoption);
+            return Ok(made(*segment, StartKind::Hot));
         }
-        Adoption::Parked { file, why } => {
-            tracing::warn!(?id, file = %file.display(), why, "the old segment cannot be used: saved to a file, new one made");
+        Earlier::Adopted(segment, _) if holds_tasks(&segment) => {
+            return Err(BootError::OtherSegment {
+                instance: settings.instance.clone(),
+                shm_id: segment.shm_id().unwrap_or(-1),
+                whose: "belongs to a data folder",
+            });
+        }
+        Earlier::Adopted(segment, _) => open::remove(&segment)?,
+        Earlier::None(adoption) => report_parked(&adoption),
+    }
+    let segment = Segment::create_named(spec, |_| Ok::<(), CreateError>(()))?;
+    tracing::info!(id = ?segment.shm_id(), "segment made");
+    Ok(made(segment, StartKind::Fresh))
+}
+
+/// Says that a segment could not be used, and where it is now.
+pub(crate) fn report_parked(adoption: &Adoption) {
+    if let Adoption::Parked { file, why } = adoption {
+        tracing::warn!(
+            file = %file.display(), why,
+            "the old segment cannot be used: saved to a file, new one made"
+        );
+    }
+}
+
+/// Says that the segment of an earlier daemon was taken over.
+pub(crate) fn report_adoption(segment: &Segment, adoption: &Adoption) {
+    let id = segment.shm_id();
+    if let Adoption::Adopted {
+        epoch,
+        clean,
+        other_sizes,
+    } = adoption
+    {
+        tracing::info!(?id, epoch, clean, "segment of an earlier daemon taken over");
+        if *other_sizes {
+            tracing::warn!("it keeps its own sizes, which are not those of the configuration");
         }
     }
 }
@@ -391,56 +319,6 @@ fn private_segment(mut spec: SegmentSpec) -> Result<(Segment, Option<String>), B
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_start_error_names_a_remedy_and_has_an_exit_code() {
-        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
-        let cases = [
-            (
-                BootError::AlreadyRunning {
-                    instance: "a".into(),
-                    pid: 7,
-                },
-                "--instance",
-                Exit::InUse,
-            ),
-            (
-                BootError::AddressInUse {
-                    address: "unix:/x".into(),
-                },
-                "--listen",
-                Exit::InUse,
-            ),
-            (
-                BootError::Lock {
-                    file: "/x".into(),
-                    source: denied(),
-                },
-                "permissions",
-                Exit::NoPermission,
-            ),
-            (
-                BootError::NoRing {
-                    reason: "off".into(),
-                },
-                "network",
-                Exit::Failed,
-            ),
-            (
-                BootError::RuntimeDir {
-                    folder: "/x".into(),
-                    reason: "no".into(),
-                    kind: io::ErrorKind::PermissionDenied,
-                },
-                "runtime_dir",
-                Exit::NoPermission,
-            ),
-        ];
-        for (error, remedy, exit) in cases {
-            assert!(error.to_string().contains(remedy), "{error}");
-            assert_eq!(error.exit(), exit, "{error}");
-        }
-    }
 
     #[test]
     fn runtime_folder_that_everybody_can_write_is_refused() {

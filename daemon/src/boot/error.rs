@@ -1,0 +1,304 @@
+//! Why the daemon did not start: each error says what to do, and has an exit code.
+//!
+//! Tested at the end of this file.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use qtf_engine::RestoreError;
+use qtf_journal::JournalError;
+use qtf_proto::address::Address;
+use qtf_shm::{CreateError, GeometryError};
+
+use crate::exit::Exit;
+use crate::net::listener::BindError;
+
+/// Why the daemon did not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// Another daemon has the name.
+    #[error(
+        "a daemon named \"{instance}\" is already running (pid {pid}): stop it, choose another name with --instance, or take over with --take-over"
+    )]
+    AlreadyRunning {
+        /// The name.
+        instance: String,
+        /// The holder of the lock; 0 if it has not said.
+        pid: u32,
+    },
+    /// The daemon that has the name could not be ended.
+    #[error("the daemon named \"{instance}\" (pid {pid}) cannot be taken over: {why}")]
+    NotTakenOver {
+        /// The name.
+        instance: String,
+        /// The holder of the lock.
+        pid: u32,
+        /// What went wrong.
+        why: String,
+    },
+    /// The folder for lock and socket cannot be used.
+    #[error("runtime folder {}: {reason}; set runtime_dir or XDG_RUNTIME_DIR to a folder of your own", folder.display())]
+    RuntimeDir {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong.
+        reason: String,
+        /// What kind of failure it was.
+        kind: io::ErrorKind,
+    },
+    /// The lock file cannot be used.
+    #[error("lock file {}: {source}; check the permissions of its folder", file.display())]
+    Lock {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An address is in use.
+    #[error(
+        "address {address}: somebody listens there already; stop it, or choose another with --listen"
+    )]
+    AddressInUse {
+        /// The address.
+        address: String,
+    },
+    /// An address cannot be served for another reason.
+    #[error("address {address}: {reason}; choose another with --listen")]
+    Address {
+        /// The address.
+        address: String,
+        /// What is wrong.
+        reason: String,
+        /// What kind of failure it was.
+        kind: io::ErrorKind,
+    },
+    /// An address can be reached from elsewhere, and that was not asked for.
+    #[error(
+        "address {address}: other machines can reach {bound}, and there is no authentication yet: whoever does can run commands on the workers; listen on 127.0.0.1 or a Unix socket, or accept that with --allow-unauthenticated-remote (allow_unauthenticated_remote = true in a configuration file)"
+    )]
+    RemoteUnauthenticated {
+        /// The address as given.
+        address: String,
+        /// What it stands for.
+        bound: SocketAddr,
+    },
+    /// The data folder cannot be used.
+    #[error("data folder {}: {source}; check that it can be written by the daemon's user", folder.display())]
+    DataDir {
+        /// The folder.
+        folder: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Another daemon has the data folder.
+    #[error("data folder {} is in use by another daemon (pid {pid}): stop it, or choose another folder with --data-dir", folder.display())]
+    DataDirInUse {
+        /// The folder.
+        folder: PathBuf,
+        /// The holder of its lock; 0 if it has not said.
+        pid: u32,
+    },
+    /// The segment of the name holds tasks that do not go with the data folder.
+    #[error(
+        "the segment {shm_id} of \"{instance}\" {whose} and holds tasks: start with the settings that it was made with, or give the tasks up with `ipcrm -m {shm_id}`"
+    )]
+    OtherSegment {
+        /// The name.
+        instance: String,
+        /// The segment.
+        shm_id: i32,
+        /// Where it comes from.
+        whose: &'static str,
+    },
+    /// A segment that cannot be used cannot be put aside either.
+    #[error("the segment of before cannot be put aside ({}): {source}", file.display())]
+    SetAside {
+        /// Where it should go.
+        file: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The journal cannot be used. Its text says which file, where in it, and what to do.
+    #[error("{0}; `qtf journal verify` tells more")]
+    Journal(#[from] JournalError),
+    /// The first records could not be written.
+    #[error("{0}")]
+    JournalFailed(String),
+    /// A task of the journal finds no place in the segment.
+    #[error("{0}")]
+    Restore(#[from] RestoreError),
+    /// The sizes of the segment are not possible.
+    #[error("size of the segment: {0}; change segment_bytes, or segment_tasks and segment_workers")]
+    Size(#[from] GeometryError),
+    /// The segment cannot be had.
+    #[error(transparent)]
+    Segment(#[from] CreateError),
+    /// The times of the configuration do not go together.
+    #[error("configuration: {0}")]
+    Engine(#[from] qtf_engine::ConfigError),
+    /// `network = "io_uring"` was asked for and cannot be had.
+    #[error("no io_uring: {reason}; or let the daemon choose with network = \"auto\"")]
+    NoRing {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The thread or its runtime cannot be made.
+    #[error("the daemon's thread cannot be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
+impl BootError {
+    /// The exit code of `qtfd`.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::AlreadyRunning { .. } | Self::NotTakenOver { .. } | Self::AddressInUse { .. } => {
+                Exit::InUse
+            }
+            Self::RuntimeDir { kind, .. } | Self::Address { kind, .. } => exit_of(*kind),
+            Self::Lock { source, .. } => exit_of(source.kind()),
+            Self::RemoteUnauthenticated { .. } | Self::Size(_) | Self::Engine(_) => Exit::Usage,
+            Self::Segment(error) => exit_of_segment(error),
+            Self::DataDir { source, .. } | Self::SetAside { source, .. } => exit_of(source.kind()),
+            Self::DataDirInUse { .. } => Exit::InUse,
+            Self::OtherSegment { .. } => Exit::Usage,
+            Self::Journal(error) => exit_of_journal(error),
+            Self::JournalFailed(_) => Exit::JournalFailed,
+            Self::Restore(_) => Exit::Damaged,
+            Self::NoRing { .. } | Self::Thread(_) => Exit::Failed,
+        }
+    }
+
+    pub(super) fn bind(address: &Address, error: &BindError) -> Self {
+        let address = address.to_string();
+        match error {
+            BindError::InUse => Self::AddressInUse { address },
+            BindError::NotASocket
+            | BindError::NoAddress
+            | BindError::Unsupported
+            | BindError::Io(_) => Self::Address {
+                address,
+                reason: error.to_string(),
+                kind: error.kind().unwrap_or(io::ErrorKind::Other),
+            },
+        }
+    }
+}
+
+fn exit_of(kind: io::ErrorKind) -> Exit {
+    if kind == io::ErrorKind::PermissionDenied {
+        Exit::NoPermission
+    } else {
+        Exit::Failed
+    }
+}
+
+fn exit_of_journal(error: &JournalError) -> Exit {
+    match error {
+        JournalError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Exit::NoPermission
+        }
+        JournalError::Io { .. } | JournalError::NotYetDurable { .. } => Exit::JournalFailed,
+        JournalError::Instance { .. } | JournalError::FileBytes { .. } => Exit::Usage,
+        JournalError::Damaged { .. } | JournalError::Version { .. } => Exit::Damaged,
+    }
+}
+
+fn exit_of_segment(error: &CreateError) -> Exit {
+    match error {
+        CreateError::Limit { .. } | CreateError::Addresses { .. } => Exit::NoMemory,
+        CreateError::WrongOwner { .. } => Exit::NoPermission,
+        CreateError::InUse { .. }
+        | CreateError::BeingMade { .. }
+        | CreateError::KeysTaken { .. } => Exit::InUse,
+        CreateError::Instance(_) => Exit::Usage,
+        CreateError::Call { source, .. } | CreateError::Park { source, .. } => {
+            exit_of(source.kind())
+        }
+        CreateError::Header(_) => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_start_error_names_a_remedy_and_has_an_exit_code() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let cases = [
+            (
+                BootError::AlreadyRunning {
+                    instance: "a".into(),
+                    pid: 7,
+                },
+                "--instance",
+                Exit::InUse,
+            ),
+            (
+                BootError::AddressInUse {
+                    address: "unix:/x".into(),
+                },
+                "--listen",
+                Exit::InUse,
+            ),
+            (
+                BootError::Lock {
+                    file: "/x".into(),
+                    source: denied(),
+                },
+                "permissions",
+                Exit::NoPermission,
+            ),
+            (
+                BootError::NoRing {
+                    reason: "off".into(),
+                },
+                "network",
+                Exit::Failed,
+            ),
+            (
+                BootError::RuntimeDir {
+                    folder: "/x".into(),
+                    reason: "no".into(),
+                    kind: io::ErrorKind::PermissionDenied,
+                },
+                "runtime_dir",
+                Exit::NoPermission,
+            ),
+            (
+                BootError::DataDirInUse {
+                    folder: "/d".into(),
+                    pid: 7,
+                },
+                "--data-dir",
+                Exit::InUse,
+            ),
+            (
+                BootError::OtherSegment {
+                    instance: "a".into(),
+                    shm_id: 3,
+                    whose: "belongs to another data folder",
+                },
+                "ipcrm -m 3",
+                Exit::Usage,
+            ),
+            (
+                BootError::Journal(JournalError::Damaged {
+                    file: "log-1".into(),
+                    offset: 4096,
+                    lsn: qtf_journal::Lsn::new(1),
+                    why: qtf_journal::Why::Gap("gone".into()),
+                }),
+                "qtf journal verify",
+                Exit::Damaged,
+            ),
+        ];
+        for (error, remedy, exit) in cases {
+            assert!(error.to_string().contains(remedy), "{error}");
+            assert_eq!(error.exit(), exit, "{error}");
+        }
+    }
+}

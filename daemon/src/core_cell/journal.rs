@@ -1,0 +1,423 @@
+//! The core's end of the journal: what is written next, what has become stable, how much room there is, when a
+//! snapshot is due. Nothing here does I/O or waits: the driver executes the writes, the helper everything else.
+//!
+//! Invariants:
+//! - I1: one write is under way at a time; meanwhile the next group fills.
+//! - I2: at most one file is being made, and at most one snapshot taken.
+//! - I3: after a failure nothing is written and nothing becomes stable any more.
+//!
+//! Tested in `tests/daemon/journal.rs`, `tests/daemon/full_disk.rs` and `tests/daemon/faults.rs`.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qtf_engine::WallTime;
+use qtf_engine::snapshot::Images;
+use qtf_journal::{FileKey, JournalConfig, JournalError, Lsn, SpareFile, Step, Write, Writer};
+use qtf_shm::Now;
+use tokio::sync::Notify;
+
+use super::Core;
+use crate::journal::helper::{Helper, Job};
+use crate::journal::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
+use crate::sys::synced_write::{Answer, WriteOrder};
+
+/// LIMIT: files that are ready beside the one that is written: two in reserve, one to go on with.
+const FILES_AHEAD: usize = 3;
+/// LIMIT: the last files are kept for what cannot be refused.
+pub(crate) const FILES_RESERVED: u64 = 2;
+
+/// What the core knows of the journal.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    writer: Writer,
+    /// The files that the writer may name, in its order.
+    files: VecDeque<(FileKey, Arc<File>)>,
+    /// A step that waits for the driver.
+    next: Option<Write>,
+    is_writing: bool,
+    is_file_asked: bool,
+    kick: Rc<Notify>,
+    pub(crate) helper: Helper,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) facts: JournalFacts,
+    /// Files that hold records or are being written, as last counted.
+    pub(crate) files_in_use: u64,
+    /// Why there is no file ahead, if there is none.
+    shortage: Option<String>,
+    failure: Option<String>,
+}
+
+/// What does not change while the daemon runs.
+#[derive(Debug, Clone)]
+pub(crate) struct JournalFacts {
+    pub(crate) backend: &'static str,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) config: JournalConfig,
+    pub(crate) reserve_bytes: u64,
+    pub(crate) snapshot_after_bytes: u64,
+    pub(crate) snapshot_interval: Duration,
+}
+
+/// Which snapshot there is, and what came after it.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshots {
+    /// Where the last one starts; 0 = there is none.
+    pub(crate) newest: Lsn,
+    pub(crate) is_under_way: bool,
+    /// Bytes of records since the last one was begun, and before it.
+    bytes_since: u64,
+    bytes_before: u64,
+    begun: Now,
+    /// Why the last one could not be made.
+    trouble: Option<String>,
+    /// Longest turn of the loop while one was under way.
+    pub(crate) longest_turn: Duration,
+}
+
+/// Whether the journal takes submissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JournalState {
+    Open,
+    Full,
+    Failed,
+}
+
+/// What a journal starts with.
+#[derive(Debug)]
+pub(crate) struct JournalParts {
+    pub(crate) writer: Writer,
+    pub(crate) files: VecDeque<(FileKey, Arc<File>)>,
+    pub(crate) helper: Helper,
+    pub(crate) facts: JournalFacts,
+    pub(crate) newest_snapshot: Lsn,
+    /// Bytes of the files that a cold start would have to read.
+    pub(crate) bytes_since: u64,
+}
+
+impl Journal {
+    /// Puts the parts together. `kick` wakes the driver.
+    pub(crate) fn new(parts: JournalParts, now: Now, kick: Rc<Notify>) -> Self {
+        Self {
+            writer: parts.writer,
+            files: parts.files,
+            next: None,
+            is_writing: false,
+            is_file_asked: false,
+            kick,
+            helper: parts.helper,
+            snapshots: Snapshots {
+                newest: parts.newest_snapshot,
+                bytes_since: parts.bytes_since,
+                begun: now,
+                ..Snapshots::default()
+            },
+            facts: parts.facts,
+            files_in_use: 1,
+            shortage: None,
+            failure: None,
+        }
+    }
+
+    /// Bytes that the files still take.
+    pub(crate) fn room_bytes(&self) -> u64 {
+        self.writer.room_bytes()
+    }
+
+    /// Why nothing is written any more, if so.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Whether it takes submissions, and what is wrong if not.
+    pub(crate) fn state(&self) -> (JournalState, &str) {
+        if let Some(failure) = &self.failure {
+            return (JournalState::Failed, failure);
+        }
+        let shortage = self.shortage.as_deref().unwrap_or_default();
+        if self.room_bytes() <= self.facts.reserve_bytes {
+            (JournalState::Full, shortage)
+        } else {
+            (JournalState::Open, shortage)
+        }
+    }
+
+    /// A write is under way, or about to be.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_writing || self.next.is_some()
+    }
+
+    /// Has a file made if there are too few ahead.
+    fn ask_for_file(&mut self) {
+        let is_enough = self.writer.files_prepared() >= FILES_AHEAD;
+        if is_enough || self.is_file_asked || self.failure.is_some() {
+            return;
+        }
+        self.is_file_asked = true;
+        self.helper.hand(Job::MakeFile(self.writer.file_plan()));
+    }
+
+    /// The order for a write.
+    fn order_of(&mut self, write: Write) -> io::Result<WriteOrder> {
+        while self.files.front().is_some_and(|(key, _)| *key < write.file) {
+            self.files.pop_front();
+        }
+        let (key, offset) = (write.file, write.offset);
+        let (bytes, range) = write.into_parts();
+        match self.files.front() {
+            Some((found, file)) if *found == key => Ok(WriteOrder {
+                file: Arc::clone(file),
+                offset,
+                bytes,
+                range,
+            }),
+            _ => Err(io::Error::other(format!("{} is not open", key.name()))),
+        }
+    }
+}
+
+impl Core {
+    /// What the driver is to write next; `None` if nothing waits, or a write is under way.
+    pub(crate) fn next_journal_write(&mut self) -> Option<WriteOrder> {
+        let journal = self.journal.as_mut()?;
+        if journal.is_writing || journal.failure.is_some() {
+            return None;
+        }
+        if journal.next.is_none() && journal.writer.is_idle() {
+            let group = self.engine.take_journal_group()?;
+            self.engine.segment().set_journal_end(group.last().get());
+            let bytes = u64::try_from(group.bytes()).unwrap_or(u64::MAX);
+            let since = &mut journal.snapshots.bytes_since;
+            *since = since.saturating_add(bytes);
+            let step = journal.writer.begin(group);
+            self.take_step(step);
+        }
+        let journal = self.journal.as_mut()?;
+        let write = journal.next.take()?;
+        match journal.order_of(write) {
+            Ok(order) => {
+                journal.is_writing = true;
+                Some(order)
+            }
+            Err(error) => {
+                self.fail_journal(error.to_string());
+                None
+            }
+        }
+    }
+
+    /// The driver has written, or tried to.
+    pub(crate) fn journal_written(&mut self, (result, buffer): Answer) {
+        let Some(journal) = self.journal.as_mut() else {
+            return;
+        };
+        journal.is_writing = false;
+        let step = journal.writer.written(buffer, result);
+        self.take_step(step);
+    }
+
+    /// What came of the last step of the writer.
+    fn take_step(&mut self, step: Step) {
+        let now = self.now();
+        let Some(journal) = self.journal.as_mut() else {
+            return;
+        };
+        match step {
+            Step::Write(write) => journal.next = Some(write),
+            Step::NeedFile => tracing::warn!(
+                why = journal.shortage.as_deref().unwrap_or("the helper is at it"),
+                "the journal waits for a file"
+            ),
+            Step::Durable(_) => {
+                if let Some(buffer) = journal.writer.take_buffer() {
+                    self.engine.give_back_journal_buffer(buffer);
+                }
+            }
+            Step::Failed => {
+                let failure = journal.writer.failure().map(ToString::to_string);
+                return self.fail_journal(failure.unwrap_or_default());
+            }
+        }
+        let durable = journal.writer.durable();
+        journal.ask_for_file();
+        let (room, reserve) = (journal.room_bytes(), journal.facts.reserve_bytes);
+        self.engine.set_journal_room(room, reserve);
+        if durable > self.engine.durable_lsn() {
+            self.engine.journal_durable(now, durable);
+            self.stability.reached(durable);
+        }
+    }
+
+    /// The helper has made a file, or could not.
+    pub(crate) fn journal_file_made(&mut self, made: Result<(SpareFile, Arc<File>), JournalError>) {
+        let Some(journal) = self.journal.as_mut() else {
+            return;
+        };
+        journal.is_file_asked = false;
+        match made {
+            Ok((spare, file)) => {
+                if journal.shortage.take().is_some() {
+                    tracing::info!("the journal has room again");
+                }
+                journal.files.push_back((spare.key(), file));
+                if let Some(step) = journal.writer.add_file(spare) {
+                    self.take_step(step);
+                } else {
+                    journal.ask_for_file();
+                    let (room, reserve) = (journal.room_bytes(), journal.facts.reserve_bytes);
+                    self.engine.set_journal_room(room, reserve);
+                }
+                self.kick_journal();
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if journal.shortage.as_ref() != Some(&text) {
+                    tracing::warn!(%error, "no further file for the journal; tried again each second");
+                }
+                journal.shortage = Some(text);
+            }
+        }
+    }
+
+    /// So many files have the name of a log; those that are ready beside the first one hold nothing yet.
+    pub(crate) fn note_journal_files(&mut self, logs: u64) {
+        if let Some(journal) = self.journal.as_mut() {
+            let ready = u64::try_from(journal.writer.files_prepared()).unwrap_or(u64::MAX);
+            journal.files_in_use = logs.saturating_sub(ready);
+        }
+    }
+
+    /// What is to be done once a second: tries again what failed, takes a snapshot when one is due.
+    pub(crate) fn tend_journal(&mut self) {
+        let now = self.now();
+        let Some(journal) = self.journal.as_mut() else {
+            return;
+        };
+        journal.ask_for_file();
+        let (snapshots, facts) = (&journal.snapshots, &journal.facts);
+        let waited = Duration::from_nanos(now.since_ns(snapshots.begun));
+        let has_grown = snapshots.bytes_since > 0;
+        let is_due = snapshots.bytes_since >= facts.snapshot_after_bytes
+            || has_grown && waited >= facts.snapshot_interval
+            || has_grown && journal.shortage.is_some();
+        if is_due && !snapshots.is_under_way && journal.failure.is_none() {
+            self.begin_snapshot(now);
+        }
+    }
+
+    /// What is not stable when it begins is replayed on top, so replay starts behind what is.
+    fn begin_snapshot(&mut self, now: Now) {
+        let unix_ms = self.unix_ms();
+        let Some(journal) = self.journal.as_mut() else {
+            return;
+        };
+        let snapshots = &mut journal.snapshots;
+        snapshots.is_under_way = true;
+        snapshots.bytes_before = std::mem::take(&mut snapshots.bytes_since);
+        snapshots.begun = now;
+        snapshots.longest_turn = Duration::ZERO;
+        let wall = WallTime { now, unix_ms };
+        journal.helper.hand(Job::Snapshot(SnapshotJob {
+            images: Images::new(Arc::clone(self.engine.segment()), wall),
+            config: journal.facts.config.clone(),
+            lineage: journal.writer.lineage(),
+            start: self.engine.durable_lsn(),
+            gen_limit: self.engine.reserved_generations(),
+        }));
+    }
+
+    /// The snapshot is there, or could not be made: then the next one is tried in a second.
+    pub(crate) fn snapshot_taken(&mut self, taken: Result<SnapshotReport, SnapshotError>) {
+        let Some(journal) = self.journal.as_mut() else {
+            return;
+        };
+        let snapshots = &mut journal.snapshots;
+        snapshots.is_under_way = false;
+        match taken {
+            Ok(report) => {
+                tracing::info!(
+                    start = report.start.get(),
+                    tasks = report.tasks,
+                    took_ms = report.took.as_millis(),
+                    longest_turn_us = snapshots.longest_turn.as_micros(),
+                    "snapshot taken"
+                );
+                snapshots.newest = report.start;
+                snapshots.trouble = None;
+                journal.helper.hand(Job::Reclaim(report.start));
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if snapshots.trouble.as_ref() != Some(&text) {
+                    tracing::warn!(%error, "no snapshot; tried again each second");
+                }
+                snapshots.trouble = Some(text);
+                let before = snapshots.bytes_before;
+                snapshots.bytes_since = snapshots.bytes_since.saturating_add(before);
+            }
+        }
+    }
+
+    /// Notes how long a turn of the loop took.
+    pub(super) fn note_turn(&mut self, took: Duration) {
+        if let Some(journal) = self.journal.as_mut()
+            && journal.snapshots.is_under_way
+        {
+            let longest = &mut journal.snapshots.longest_turn;
+            *longest = (*longest).max(took);
+        }
+    }
+
+    /// Wakes the driver if there is something to write.
+    pub(crate) fn kick_journal(&self) {
+        let Some(journal) = &self.journal else {
+            return;
+        };
+        let has_group = self
+            .engine
+            .journal()
+            .is_some_and(|appender| appender.pending_bytes() > 0);
+        if !journal.is_writing && (has_group || journal.next.is_some()) {
+            journal.kick.notify_one();
+        }
+    }
+
+    /// Nothing is acknowledged any more; the daemon ends.
+    pub(crate) fn fail_journal(&mut self, failure: String) {
+        let Some(journal) = self.journal.as_mut() else {
+            return;
+        };
+        if journal.failure.is_none() {
+            tracing::error!("{failure}");
+            journal.failure = Some(failure);
+            self.engine.journal_failed();
+            self.stability.fail();
+        }
+    }
+
+    /// Whether everything that was found at the start, or reserved, is in the journal.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.engine.is_adopting() && self.unstable_end().is_none()
+    }
+
+    /// Whether a write of the journal is under way.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::is_busy)
+    }
+
+    /// Why the journal has failed, if it has.
+    pub(crate) fn journal_failure(&self) -> Option<&str> {
+        self.journal.as_ref().and_then(Journal::failure)
+    }
+
+    /// The last record that was appended, if it is not stable yet.
+    pub(crate) fn unstable_end(&self) -> Option<Lsn> {
+        let last = self.engine.journal()?.last_lsn();
+        (last > self.engine.durable_lsn()).then_some(last)
+    }
+}

@@ -1,0 +1,156 @@
+//! The helper thread: everything of the journal that blocks and is not a write of a group.
+//!
+//! It makes files ahead of use, brings spill files to stable storage before their receipt is given, recycles files below
+//! a snapshot; one thing after the other, so that no two of them meet in the folder. Snapshots have a thread of their
+//! own, because nothing may wait for them. The core never waits for either: it hands over a [`Job`] and gets an
+//! [`Event`].
+//!
+//! Invariant: every job is answered by exactly one event or reply, also when it fails.
+
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, mpsc};
+
+use qtf_journal::{FilePlan, JournalError, Lsn, Reclaimed, SpareFile, StdStorage, Storage};
+use qtf_shm::BlobRef;
+use qtf_shm::spill::{SpillError, SpillStore};
+use tokio::sync::{mpsc as local, oneshot};
+
+use super::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
+
+/// LIMIT: used files that are kept as spares beside those that are prepared already.
+const SPARES_WANTED: usize = 2;
+
+/// What the helper is to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Make the next file of the journal.
+    MakeFile(FilePlan),
+    /// Bring a spill file and its name to stable storage.
+    SyncSpill {
+        store: SpillStore,
+        blob: BlobRef,
+        done: oneshot::Sender<Result<(), SpillError>>,
+    },
+    /// Take a snapshot.
+    Snapshot(SnapshotJob),
+    /// Recycle what the snapshot from this record on has made superfluous.
+    Reclaim(Lsn),
+}
+
+/// What the helper says.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A file was made, and can be written through this.
+    FileMade(Result<(SpareFile, Arc<File>), JournalError>),
+    /// The snapshot's tasks are read: it may be published when everything that was appended by now is stable. The
+    /// answer says up to where that is; no answer means that it never will be.
+    SnapshotRead(mpsc::Sender<Lsn>),
+    /// The snapshot is there, or could not be made.
+    SnapshotTaken(Result<SnapshotReport, SnapshotError>),
+    /// Files were recycled.
+    Reclaimed(Result<Reclaimed, JournalError>),
+    /// So many files have the name of a log.
+    Files(u64),
+}
+
+/// The way to the helper. The thread ends when all clones are gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Helper {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Helper {
+    /// Starts the thread; it runs where the caller may run, so the caller must not be pinned yet.
+    pub(crate) fn start(
+        storage: Arc<dyn Storage>,
+        files: StdStorage,
+    ) -> io::Result<(Self, local::UnboundedReceiver<Event>)> {
+        let (jobs, taken) = mpsc::channel();
+        let (events, told) = local::unbounded_channel();
+        let hands = Hands {
+            storage,
+            files,
+            events,
+        };
+        std::thread::Builder::new()
+            .name("qtfd-helper".to_owned())
+            .spawn(move || hands.work(&taken))?;
+        Ok((Self { jobs }, told))
+    }
+
+    /// Hands a job over. After the end of the thread it is dropped, which its reply tells.
+    pub(crate) fn hand(&self, job: Job) {
+        if self.jobs.send(job).is_err() {
+            tracing::error!("the journal's helper thread has ended");
+        }
+    }
+}
+
+/// The thread's own.
+struct Hands {
+    storage: Arc<dyn Storage>,
+    files: StdStorage,
+    events: local::UnboundedSender<Event>,
+}
+
+impl Hands {
+    fn work(&self, jobs: &mpsc::Receiver<Job>) {
+        for job in jobs {
+            let event = match job {
+                Job::MakeFile(plan) => Some(Event::FileMade(self.make_file(plan))),
+                Job::SyncSpill { store, blob, done } => {
+                    // Whoever uploaded it may be gone by now.
+                    let _ = done.send(store.sync(blob));
+                    None
+                }
+                Job::Snapshot(job) => self.snapshot(job),
+                Job::Reclaim(from) => Some(Event::Reclaimed(self.reclaim(from))),
+            };
+            let changes_files = matches!(event, Some(Event::FileMade(_) | Event::Reclaimed(_)));
+            let count = if changes_files { self.count() } else { None };
+            for event in event.into_iter().chain(count.map(Event::Files)) {
+                if self.events.send(event).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn count(&self) -> Option<u64> {
+        let names = self.storage.list().ok()?;
+        let logs = names.iter().filter(|name| name.starts_with("log-"));
+        u64::try_from(logs.count()).ok()
+    }
+
+    fn make_file(&self, plan: FilePlan) -> Result<(SpareFile, Arc<File>), JournalError> {
+        let name = plan.key().name();
+        let spare = qtf_journal::make_spare(&*self.storage, plan)?;
+        let opened = self.files.open_file(&name);
+        let file = opened.map_err(|source| JournalError::Io {
+            operation: "open",
+            file: name,
+            source,
+        })?;
+        Ok((spare, Arc::new(file)))
+    }
+
+    fn reclaim(&self, from: Lsn) -> Result<Reclaimed, JournalError> {
+        qtf_journal::reclaim(&*self.storage, from, SPARES_WANTED)
+    }
+
+    /// The event if the thread cannot be had.
+    fn snapshot(&self, job: SnapshotJob) -> Option<Event> {
+        let (storage, events) = (Arc::clone(&self.storage), self.events.clone());
+        let run = move || {
+            let taken = job.take(&storage, &events);
+            // Nobody listens when the daemon has ended meanwhile.
+            let _ = events.send(Event::SnapshotTaken(taken));
+        };
+        let started = std::thread::Builder::new()
+            .name("qtfd-snapshot".to_owned())
+            .spawn(run);
+        let error = started.err()?;
+        Some(Event::SnapshotTaken(Err(error.into())))
+    }
+}

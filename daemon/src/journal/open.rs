@@ -1,0 +1,292 @@
+//! Which segment, and which tasks: hot restart, cold start, or a first start.
+//!
+//! | the segment of the name | the journal | then |
+//! |---|---|---|
+//! | is there, of this journal | ends at or before what the segment knows | hot restart: the segment is the truth |
+//! | is there, of this journal | goes further | the segment is stale: saved to a file; cold start |
+//! | is there, of another or of none | any | refused while it holds tasks; else removed, and as below |
+//! | is not there, or cannot be used | has records | cold start: the journal is the truth |
+//! | is not there | is empty | first start |
+//!
+//! A segment is made known by its name only when everything restored is in it, so one that is found is whole. Nothing
+//! is served before all this is done. Tested in `tests/daemon/hot_restart.rs` and `tests/daemon/cold_start.rs`.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use qtf_engine::WallTime;
+use qtf_journal::{FileKey, JournalError, Lsn, Opened, Recovered, Storage, Writer};
+use qtf_shm::segment::{Adoption, Earlier};
+use qtf_shm::{Phase, Segment, SegmentSpec};
+
+use super::data_dir::DataDir;
+use crate::boot::BootError;
+use crate::config::settings::Settings;
+use crate::running::StartKind;
+
+/// LIMIT: files that are ready beside the first one when the daemon begins to serve, so that nothing is refused.
+const FILES_AT_START: usize = 2;
+/// LIMIT: a hot restart does not wait longer for them; the helper goes on.
+const FILES_HOT_MAX: Duration = Duration::from_millis(20);
+
+/// Segment and journal of a daemon that may serve.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) segment: Segment,
+    pub(crate) start: StartKind,
+    pub(crate) journal: OpenJournal,
+}
+
+/// A journal that can be written.
+#[derive(Debug)]
+pub(crate) struct OpenJournal {
+    pub(crate) dir: DataDir,
+    pub(crate) writer: Writer,
+    /// The files that the writer may name, in its order.
+    pub(crate) files: VecDeque<(FileKey, Arc<File>)>,
+    /// Its last record.
+    pub(crate) end: Lsn,
+    pub(crate) newest_snapshot: Lsn,
+    /// Bytes of the files that a cold start would have to read.
+    pub(crate) bytes_since: u64,
+}
+
+/// Opens the journal, and adopts or restores the segment that goes with it.
+pub(crate) fn open(
+    settings: &Settings,
+    spec: SegmentSpec,
+    dir: DataDir,
+) -> Result<Opening, BootError> {
+    let folder = &settings.runtime_dir;
+    let found = match Segment::adopt_named(&spec, folder)? {
+        Earlier::None(adoption) => {
+            crate::boot::report_parked(&adoption);
+            None
+        }
+        Earlier::Adopted(segment, adoption) => Some((*segment, adoption)),
+    };
+    if let Some((segment, adoption)) = found {
+        let opened = qtf_journal::open_tail(&*dir.storage, &dir.config)?;
+        match fit(settings, &segment, &opened, &dir)? {
+            Fit::Fits => return hot(segment, &adoption, &opened, dir),
+            Fit::Stale => set_aside(settings, segment)?,
+            Fit::Empty => remove(&segment)?,
+        }
+    }
+    cold(settings, spec, dir)
+}
+
+/// Whether a segment goes with a journal.
+enum Fit {
+    Fits,
+    /// It does not know all records.
+    Stale,
+    /// It does not, and nobody misses it.
+    Empty,
+}
+
+fn fit(
+    settings: &Settings,
+    segment: &Segment,
+    opened: &Opened,
+    dir: &DataDir,
+) -> Result<Fit, BootError> {
+    let lineage = opened.lineage(&dir.config);
+    if segment.header().spill_id == lineage {
+        return Ok(if segment.journal_end() >= opened.end.get() {
+            Fit::Fits
+        } else {
+            Fit::Stale
+        });
+    }
+    if holds_tasks(segment) {
+        return Err(BootError::OtherSegment {
+            instance: settings.instance.clone(),
+            shm_id: segment.shm_id().unwrap_or(-1),
+            whose: if is_of_a_journal(segment) {
+                "belongs to another data folder"
+            } else {
+                "was made without a data folder"
+            },
+        });
+    }
+    Ok(Fit::Empty)
+}
+
+/// Whether a segment was made for a journal: then its spill files have that one's number, not its own.
+pub(crate) fn is_of_a_journal(segment: &Segment) -> bool {
+    segment.header().spill_id != segment.segment_id()
+}
+
+/// Whether any task is in a segment.
+pub(crate) fn holds_tasks(segment: &Segment) -> bool {
+    segment
+        .allocated_slots(0..segment.high_water())
+        .any(|slot| segment.state(slot).phase() != Phase::Free)
+}
+
+/// Saves a segment to a file and removes it.
+fn set_aside(settings: &Settings, segment: Segment) -> Result<(), BootError> {
+    let name = format!(
+        "parked-{}-{}.image",
+        settings.instance,
+        settings.clock.wall_ns() / 1_000_000
+    );
+    let file = settings.runtime_dir.join(name);
+    let saved = segment.write_snapshot(&file);
+    saved.map_err(|source| BootError::SetAside {
+        file: file.clone(),
+        source,
+    })?;
+    tracing::warn!(
+        shm_id = segment.shm_id(), file = %file.display(),
+        "the segment does not know the last records of the journal: saved to a file, the tasks are restored from the journal"
+    );
+    remove(&segment)
+}
+
+/// Removes a segment from the system.
+pub(crate) fn remove(segment: &Segment) -> Result<(), BootError> {
+    segment.remove().map_err(|source| BootError::SetAside {
+        file: PathBuf::from("segment"),
+        source,
+    })
+}
+
+fn report_cut(opened: &Opened) {
+    if let Some(cut) = &opened.cut {
+        tracing::warn!(
+            file = cut.file,
+            offset = cut.offset,
+            lsn = cut.lsn.get(),
+            "torn tail of the journal cut; nothing in it had been acknowledged"
+        );
+    }
+}
+
+fn hot(
+    segment: Segment,
+    adoption: &Adoption,
+    opened: &Opened,
+    dir: DataDir,
+) -> Result<Opening, BootError> {
+    crate::boot::report_adoption(&segment, adoption);
+    report_cut(opened);
+    let journal = begin(opened, dir, Lsn::NONE, Some(FILES_HOT_MAX))?;
+    Ok(Opening {
+        segment,
+        start: StartKind::Hot,
+        journal,
+    })
+}
+
+fn cold(settings: &Settings, mut spec: SegmentSpec, dir: DataDir) -> Result<Opening, BootError> {
+    let began = Instant::now();
+    let recovered = qtf_journal::recover(&*dir.storage, &dir.config)?;
+    let opened = recovered.opened.clone();
+    spec.spill_id = Some(opened.lineage(&dir.config));
+    spec.first_stamp = recovered.max_stamp;
+    spec.gen_base = (recovered.gen_limit != 0).then_some(recovered.gen_limit);
+    for note in &recovered.notes {
+        tracing::warn!("{note}");
+    }
+    let segment = Segment::create_named(&spec, |segment| fill(settings, segment, &recovered))?;
+    segment.set_journal_end(opened.end.get());
+    report_cut(&opened);
+    let is_first = opened.end == Lsn::NONE && recovered.snapshot.is_none();
+    if is_first {
+        tracing::info!(id = ?segment.shm_id(), "segment made, the journal is new");
+    } else {
+        tracing::info!(
+            id = ?segment.shm_id(), tasks = recovered.tasks_count(), records = recovered.records,
+            end = opened.end.get(), took_ms = began.elapsed().as_millis(),
+            "segment made, tasks restored from the journal"
+        );
+    }
+    let newest = recovered.snapshot.unwrap_or(Lsn::NONE);
+    drop(recovered);
+    let journal = begin(&opened, dir, newest, None)?;
+    Ok(Opening {
+        segment,
+        start: if is_first {
+            StartKind::Fresh
+        } else {
+            StartKind::Cold
+        },
+        journal,
+    })
+}
+
+fn fill(settings: &Settings, segment: &Segment, recovered: &Recovered) -> Result<(), BootError> {
+    let origin = segment.header().origin_ns;
+    let wall = WallTime {
+        now: crate::core_cell::now_since(&*settings.clock, origin),
+        unix_ms: settings.clock.wall_ns() / 1_000_000,
+    };
+    let restored = qtf_engine::restore(segment, recovered, wall)?;
+    if restored.keys_dropped > 0 {
+        tracing::warn!(
+            keys = restored.keys_dropped,
+            "idempotency keys found no room: a repeat of their submissions would be a new task; raise segment_bytes"
+        );
+    }
+    Ok(())
+}
+
+/// Begins a new file behind the end that was found, and has some more ready.
+fn begin(
+    opened: &Opened,
+    dir: DataDir,
+    newest_snapshot: Lsn,
+    bound: Option<Duration>,
+) -> Result<OpenJournal, BootError> {
+    let began = Instant::now();
+    let mut writer = opened.start(&*dir.storage, &dir.config)?;
+    let mut files = VecDeque::from([(writer.file(), open_file(&dir, writer.file())?)]);
+    while writer.files_prepared() < FILES_AT_START
+        && bound.is_none_or(|bound| began.elapsed() < bound)
+    {
+        match prepare(&dir, &writer) {
+            Ok((spare, file)) => {
+                files.push_back((spare.key(), file));
+                // Nothing is under way yet that could wait for it.
+                let _ = writer.add_file(spare);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the journal has little room");
+                break;
+            }
+        }
+    }
+    let file_bytes = dir.config.file_bytes;
+    Ok(OpenJournal {
+        writer,
+        files,
+        end: opened.end,
+        newest_snapshot,
+        bytes_since: file_bytes.saturating_mul(opened.files.saturating_sub(1) as u64),
+        dir,
+    })
+}
+
+type Prepared = (qtf_journal::SpareFile, Arc<File>);
+
+fn prepare(dir: &DataDir, writer: &Writer) -> Result<Prepared, JournalError> {
+    let storage: &dyn Storage = &*dir.storage;
+    let spare = qtf_journal::make_spare(storage, writer.file_plan())?;
+    let file = open_file(dir, spare.key())?;
+    Ok((spare, file))
+}
+
+fn open_file(dir: &DataDir, key: FileKey) -> Result<Arc<File>, JournalError> {
+    let name = key.name();
+    let opened = dir.files.open_file(&name);
+    opened.map(Arc::new).map_err(|source| JournalError::Io {
+        operation: "open",
+        file: name,
+        source,
+    })
+}

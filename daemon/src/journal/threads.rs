@@ -1,0 +1,130 @@
+//! A journal on its way from the start to the daemon's thread, with the threads that work for it.
+//!
+//! They are started where the process may run anywhere; what the daemon's thread starts after it has been pinned
+//! stays on its core.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::backend::{Disk, WriteBackend, WriteThread};
+use super::helper::{Event, Helper};
+use super::open::OpenJournal;
+use crate::boot::{BootError, ThreadEnd};
+use crate::config::JournalBackend;
+use crate::config::settings::Settings;
+use crate::core_cell::journal::{FILES_RESERVED, JournalFacts, JournalParts};
+use crate::net::Backend;
+use crate::sys::lock_file::LockFile;
+
+/// A journal, and the threads that work for it.
+#[derive(Debug)]
+pub(crate) struct ThreadedJournal {
+    pub(crate) open: OpenJournal,
+    helper: Helper,
+    events: UnboundedReceiver<Event>,
+    wanted: JournalBackend,
+    /// The thread that writes; `None` where the ring does for sure.
+    writing: Option<WriteThread>,
+}
+
+/// What does not go into the core.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    pub(crate) disk: Disk,
+    pub(crate) events: UnboundedReceiver<Event>,
+    pub(crate) lock: LockFile,
+}
+
+impl ThreadedJournal {
+    /// Starts the threads.
+    pub(crate) fn new(settings: &Settings, open: OpenJournal) -> Result<Self, BootError> {
+        let dir = &open.dir;
+        let (helper, events) = Helper::start(Arc::clone(&dir.storage), dir.files.clone())
+            .map_err(BootError::Thread)?;
+        let wanted = settings
+            .journal
+            .as_ref()
+            .map_or(JournalBackend::Auto, |journal| journal.backend);
+        let writing = match wanted {
+            JournalBackend::IoUring => None,
+            // Whether there is a ring is known only on the daemon's thread.
+            JournalBackend::Auto | JournalBackend::Thread => {
+                Some(WriteThread::start().map_err(BootError::Thread)?)
+            }
+        };
+        Ok(Self {
+            open,
+            helper,
+            events,
+            wanted,
+            writing,
+        })
+    }
+
+    /// What will write it where the sockets are on `network`.
+    pub(crate) fn backend(&self, network: Backend) -> &'static str {
+        match (self.wanted, network) {
+            (JournalBackend::Auto | JournalBackend::IoUring, Backend::IoUring) => "io_uring",
+            _ => "thread",
+        }
+    }
+
+    /// Divides it between the core and the tasks beside it.
+    pub(crate) fn split(
+        self,
+        settings: &Settings,
+        network: Backend,
+    ) -> Result<(JournalParts, Rest), ThreadEnd> {
+        let backend = match (self.wanted, network, self.writing) {
+            (JournalBackend::Auto | JournalBackend::IoUring, Backend::IoUring, _) => {
+                WriteBackend::Ring
+            }
+            (_, _, Some(thread)) => WriteBackend::Thread(thread),
+            (_, _, None) => {
+                return Err(ThreadEnd::Boot(BootError::NoRing {
+                    reason: "journal = \"io_uring\" needs network = \"io_uring\" or \"auto\", with a ring"
+                        .to_owned(),
+                }));
+            }
+        };
+        let OpenJournal {
+            dir,
+            writer,
+            files,
+            newest_snapshot,
+            bytes_since,
+            ..
+        } = self.open;
+        let journal = settings.journal.as_ref();
+        let facts = JournalFacts {
+            backend: backend.name(),
+            data_dir: journal
+                .map(|journal| journal.data_dir.clone())
+                .unwrap_or_default(),
+            reserve_bytes: dir.config.file_bytes.saturating_mul(FILES_RESERVED),
+            snapshot_after_bytes: journal.map_or(u64::MAX, |journal| journal.snapshot_after_bytes),
+            snapshot_interval: journal.map_or(std::time::Duration::MAX, |journal| {
+                journal.snapshot_interval
+            }),
+            config: dir.config,
+        };
+        let parts = JournalParts {
+            writer,
+            files,
+            helper: self.helper,
+            facts,
+            newest_snapshot,
+            bytes_since,
+        };
+        let rest = Rest {
+            disk: Disk {
+                backend,
+                faults: settings.disk_faults.clone(),
+            },
+            events: self.events,
+            lock: dir.lock,
+        };
+        Ok((parts, rest))
+    }
+}
