@@ -9,7 +9,7 @@
 //! that follows ([`crate::Engine::with_journal`]) journals what was changed here. Tested in
 //! `engine/tests/rules/cold_start.rs`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use qtf_journal::{Blob, ClientRef, Recovered, TaskImage};
 use qtf_shm::{
@@ -64,6 +64,14 @@ pub fn restore(
     let mut restored = Restored::default();
     let mut clients = RestoredClients::default();
     for image in recovered.tasks() {
+        if let Some((key, expires_unix_ms)) = image.key {
+            put_key(
+                segment,
+                wall,
+                (key, image.id, expires_unix_ms),
+                &mut restored,
+            );
+        }
         if is_unwanted(&image) {
             continue;
         }
@@ -133,10 +141,12 @@ fn task_of<'a>(
         ..RestoredTask::new(image.id)
     };
     let moment = |unix_ms| wall.moment_of(unix_ms).stamp();
-    task.phase_time = match task.phase {
-        Phase::Delayed => moment(image.due_unix_ms),
-        phase if phase.is_final() && image.ended_unix_ms > 0 => moment(image.ended_unix_ms),
-        _ => wall.now.stamp(),
+    task.phase_time = if task.phase == Phase::Delayed {
+        moment(image.due_unix_ms)
+    } else if task.phase.is_final() && image.ended_unix_ms > 0 {
+        moment(image.ended_unix_ms)
+    } else {
+        wall.now.stamp()
     };
     if image.cancel_requested && !task.phase.is_final() {
         task.phase = Phase::Cancelled;
@@ -226,7 +236,7 @@ fn put_key(
 /// Records of the clients whose tasks come back.
 #[derive(Debug, Default)]
 struct RestoredClients {
-    known: HashMap<(Option<u32>, String, String), ClientIndex>,
+    known: BTreeMap<(Option<u32>, String, String), ClientIndex>,
     /// The client of the task before: tasks of one client come in rows.
     last: Option<(Option<u32>, String, String, ClientIndex)>,
 }

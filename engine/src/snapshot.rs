@@ -88,7 +88,7 @@ impl Images {
 
     /// All live keys. Those of journal tasks are in the tasks' images too, which does no harm.
     pub fn keys(&self) -> impl Iterator<Item = LiveKey> + '_ {
-        let now = self.segment.now().stamp();
+        let now = self.wall.now.stamp();
         self.segment
             .keys()
             .iter()

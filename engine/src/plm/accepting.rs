@@ -6,7 +6,7 @@
 //! Tested in `engine/tests/rules/journal.rs` and `restart.rs`.
 
 use qtf_journal::{Blob, Lsn, Record, TaskImage};
-use qtf_shm::{Event, Now, Outcome, Phase, SlotIndex, StateWord, TaskId};
+use qtf_shm::{Counter, Event, Now, Outcome, Phase, SlotIndex, StateWord, TaskId};
 
 use super::Plm;
 use super::admission::{Checked, array_of, options_of};
@@ -79,9 +79,7 @@ impl Plm {
             let lsn = lsn.min(journal.appender.last_lsn());
             journal.durable = journal.durable.max(lsn);
             if journal.reservation.durable(turn.segment, journal.durable) {
-                turn.segment
-                    .counters()
-                    .add(qtf_shm::Counter::IdsReserved, 1);
+                turn.segment.counters().add(Counter::IdsReserved, 1);
             }
         }
     }

@@ -281,9 +281,10 @@ impl Plm {
             return None;
         };
         let task = turn.segment.task(slot);
-        let due_unix_ms = match waiting.phase() {
-            Phase::Delayed => journal.wall.unix_ms_of(task.phase_time()),
-            _ => 0,
+        let due_unix_ms = if waiting.phase() == Phase::Delayed {
+            journal.wall.unix_ms_of(task.phase_time())
+        } else {
+            0
         };
         let record = journal::Record::Requeue {
             task: waiting.id(slot)?,

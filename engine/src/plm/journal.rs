@@ -22,7 +22,7 @@
 //! Tested in `engine/tests/rules/journal.rs`, `restart.rs`, `room.rs`.
 
 use qtf_journal::{Appender, Blob, Group, Lsn, PushError, Record};
-use qtf_shm::{Now, Part, SlotIndex, TaskId, TaskSlot};
+use qtf_shm::{Counter, Now, Part, Phase, SlotIndex, TaskId, TaskSlot};
 
 use super::pending::{Pending, Then, Wait};
 use super::reservation::Reservation;
@@ -227,11 +227,12 @@ impl Journal {
         let lsn = self.note_whole(turn, slot)?;
         let state = turn.segment.task(slot).state();
         let phase = state.phase();
-        let then = match phase {
-            qtf_shm::Phase::Submitted => Some(Then::Accept),
-            qtf_shm::Phase::Ended if state.is_judged() => Some(Then::Settle),
-            _ if phase.is_final() => Some(Then::Tell(phase)),
-            _ => None,
+        let then = if phase == Phase::Submitted {
+            Some(Then::Accept)
+        } else if state.is_judged() {
+            Some(Then::Settle)
+        } else {
+            phase.is_final().then_some(Then::Tell(phase))
         };
         if let (Some(then), Some(task)) = (then, state.id(slot)) {
             self.pending.push(Wait { lsn, task, then });
@@ -246,9 +247,7 @@ impl Journal {
         image.lsn = Lsn::NONE;
         let lsn = append(&mut self.appender, &Record::Task(image))?;
         turn.segment.task(slot).set_lsn(lsn.get());
-        turn.segment
-            .counters()
-            .add(qtf_shm::Counter::TaskJournalledAgain, 1);
+        turn.segment.counters().add(Counter::TaskJournalledAgain, 1);
         Some(lsn)
     }
 
@@ -288,7 +287,7 @@ impl Journal {
 /// How a task ends, where its slot does not say so yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
-    pub(crate) phase: qtf_shm::Phase,
+    pub(crate) phase: Phase,
     pub(crate) failures: u8,
 }
 

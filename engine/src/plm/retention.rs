@@ -36,9 +36,10 @@ impl Plm {
         if !turn.free(slot, state) {
             return Err(Rejection::unknown_task(id));
         }
-        let record = match phase {
-            Phase::DeadLetter => Record::Purge { task: id },
-            _ => Record::Acknowledged { task: id },
+        let record = if phase == Phase::DeadLetter {
+            Record::Purge { task: id }
+        } else {
+            Record::Acknowledged { task: id }
         };
         let durable = match &mut self.journal {
             Some(journal) if is_journalled => journal.append(&record),

@@ -5,7 +5,17 @@ mod cancellation;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod cold_start;
+#[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
 mod joining;
+#[cfg(test)]
+mod journal;
+#[cfg(test)]
+mod journal_world;
+#[cfg(test)]
+mod keys;
 #[cfg(test)]
 mod liveness;
 #[cfg(test)]
@@ -13,13 +23,19 @@ mod losses;
 #[cfg(test)]
 mod repair;
 #[cfg(test)]
+mod restart;
+#[cfg(test)]
 mod results;
 #[cfg(test)]
 mod retention;
 #[cfg(test)]
 mod robustness;
 #[cfg(test)]
+mod room;
+#[cfg(test)]
 mod scheduling;
+#[cfg(test)]
+mod snapshot;
 #[cfg(test)]
 mod submission;
 #[cfg(test)]

@@ -57,7 +57,12 @@ impl World {
         now: Now,
         directory: tempfile::TempDir,
     ) -> Self {
-        let mut engine = Engine::new(segment, config, now).expect("the configuration is usable");
+        let engine = Engine::new(segment, config, now).expect("the configuration is usable");
+        Self::of(engine, now, directory)
+    }
+
+    /// A world around an engine that stands.
+    pub(crate) fn of(mut engine: Engine, now: Now, directory: tempfile::TempDir) -> Self {
         let session = engine
             .client_hello(now, &client("tester"))
             .expect("a client record is free");
@@ -71,12 +76,16 @@ impl World {
 
     /// The daemon is killed and a new one takes the segment over.
     pub(crate) fn restarted(self) -> Self {
-        let segment = Arc::clone(self.engine.segment());
-        let config = self.engine.config().clone();
-        let (now, directory) = (self.now, self.directory);
-        drop(self.engine);
+        let (segment, config, now, directory) = self.killed();
         segment.rebuild_caches(now);
         Self::over(segment, config, now, directory)
+    }
+
+    /// The engine is gone; what is left.
+    pub(crate) fn killed(self) -> (Arc<Segment>, EngineConfig, Now, tempfile::TempDir) {
+        let segment = Arc::clone(self.engine.segment());
+        let config = self.engine.config().clone();
+        (segment, config, self.now, self.directory)
     }
 
     pub(crate) fn segment(&self) -> &Segment {
