@@ -9,6 +9,7 @@
 //! | [`open_tail`] | hot restart: where the journal ends |
 //! | [`recover`] | cold start: newest snapshot and what came after it |
 //! | [`SnapshotWriter`] | what makes old files superfluous |
+//! | [`Dump`], [`verify`] | what people are shown |
 //! | [`Storage`] | the directory; a real one, one with faults, and a simulated disk |
 //!
 //! The order of a life: [`open_tail`] or [`recover`] gives an [`Opened`]; [`Opened::start`] begins a new file and gives the
@@ -18,6 +19,7 @@
 mod appender;
 mod error;
 mod file;
+mod inspect;
 mod lsn;
 mod open;
 mod record;
@@ -35,6 +37,7 @@ pub use error::{JournalError, Why, WriteFailed};
 pub use file::{
     FILE_BYTES_DEFAULT, FILE_BYTES_MAX, FILE_BYTES_MIN, FileKey, HEADER_BYTES, JournalConfig,
 };
+pub use inspect::{Content, Dump, Entries, Entry, FileInfo, Report, Stop, verify};
 pub use lsn::{LSN_MAX, Lsn};
 pub use open::{Opened, open_tail};
 pub use record::frame::BadFrame;

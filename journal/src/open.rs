@@ -5,8 +5,11 @@
 //! new file whose header says which record it follows. Tested in `journal/tests/files.rs` and `crashes.rs`.
 
 use crate::Lsn;
-use crate::error::JournalError;
-use crate::file::{FileKey, HEADER_BYTES, Header, JournalConfig, epoch_of, is_unfinished, mix};
+use crate::error::{JournalError, Why};
+use crate::file::{
+    FileKey, HEADER_BYTES, Header, JournalConfig, epoch_of, is_unfinished, mix, snapshot_name,
+    snapshot_of_name,
+};
 use crate::record::Record;
 use crate::record::decode;
 use crate::record::frame::Kind;
@@ -164,19 +167,35 @@ fn remove_unfinished(storage: &dyn Storage) -> Result<(), JournalError> {
 /// The end is damaged, of another version or instance, or cannot be read.
 pub fn open_tail(storage: &dyn Storage, config: &JournalConfig) -> Result<Opened, JournalError> {
     let logs = logs(storage, Some(config))?;
-    let Some(from) = logs.iter().rposition(|log| log.first.is_some()) else {
-        return if logs.is_empty() {
-            Ok(Opened::nothing())
-        } else {
-            walk(&logs, &[], 0, &mut |_| {}).map(|end| Opened::at(&logs, end, None))
-        };
+    let names = storage
+        .list()
+        .map_err(JournalError::io("list", "the journal's directory"))?;
+    let snapshot = names.iter().filter_map(|name| snapshot_of_name(name)).max();
+    let newest = logs.iter().rposition(|log| log.first.is_some());
+    let opened = if logs.is_empty() {
+        Opened::nothing()
+    } else {
+        let from = newest.unwrap_or(0);
+        let maps = map_from(storage, &logs, from)?;
+        let mut gen_limit = None;
+        let end = walk(&logs, &maps, from, &mut |limit| {
+            gen_limit = gen_limit.max(Some(limit));
+        })?;
+        Opened::at(&logs, end, gen_limit)
     };
-    let maps = map_from(storage, &logs, from)?;
-    let mut gen_limit = None;
-    let end = walk(&logs, &maps, from, &mut |limit| {
-        gen_limit = gen_limit.max(Some(limit));
-    })?;
-    Ok(Opened::at(&logs, end, gen_limit))
+    match snapshot {
+        Some(start) if start > opened.end => Err(behind(&opened, start)),
+        _ => Ok(opened),
+    }
+}
+
+/// What a snapshot starts with was durable before it was published.
+fn behind(opened: &Opened, start: Lsn) -> JournalError {
+    let why = format!(
+        "the journal ends at lsn {}, below the start of its snapshot; files are missing",
+        opened.end
+    );
+    JournalError::damaged(&snapshot_name(start), 0, opened.end.next(), Why::Gap(why))
 }
 
 /// Maps of the logs from `from` on.

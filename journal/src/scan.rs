@@ -65,35 +65,43 @@ pub(crate) struct Later {
 /// at least that lsn.
 pub(crate) fn proof_of(bytes: &[u8], epoch: u32, from: usize, wanted: Lsn) -> Proof {
     let mut proof = Proof::default();
+    // No file holds more records than that.
+    let highest = wanted
+        .get()
+        .saturating_add((bytes.len() / HEAD_BYTES) as u64);
     let mut at = from.next_multiple_of(ALIGN);
     while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= HEAD_BYTES) {
         let mut step = ALIGN;
         let lsn = frame::read_u64(rest, frame::AT_LSN);
-        let ahead = (rest.len() / HEAD_BYTES) as u64;
-        let highest = wanted
-            .get()
-            .saturating_add((bytes.len() / HEAD_BYTES) as u64);
-        debug_assert!(ahead <= bytes.len() as u64);
-        if lsn >= wanted.get()
-            && lsn <= highest
-            && let Ok(frame) = frame::parse(rest, epoch, None)
-        {
-            let later = Later {
-                offset: at,
-                lsn: frame.lsn,
-                durable: frame.durable,
-            };
-            proof.valid = proof.valid.max(Some(frame.lsn));
-            if frame.durable >= wanted {
-                proof.stable = Some(later);
-                return proof;
+        if (wanted.get()..=highest).contains(&lsn) {
+            if let Ok(frame) = frame::parse(rest, epoch, None) {
+                let later = Later {
+                    offset: at,
+                    lsn: frame.lsn,
+                    durable: frame.durable,
+                };
+                proof.valid = proof.valid.max(Some(frame.lsn));
+                if frame.durable >= wanted {
+                    proof.stable = Some(later);
+                    return proof;
+                }
+                step = frame.span;
             }
-            step = frame.span;
+        } else if lsn == 0
+            && rest
+                .first_chunk()
+                .is_some_and(|chunk| *chunk == [0; EMPTY_BYTES])
+        {
+            // A record that begins in here has its lsn behind the zeros.
+            step = EMPTY_BYTES - frame::AT_LSN;
         }
         at = at.saturating_add(step);
     }
     proof
 }
+
+/// Looked at together where a file was never written.
+const EMPTY_BYTES: usize = 512;
 
 /// What was found behind a place where reading stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

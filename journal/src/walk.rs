@@ -182,16 +182,11 @@ impl<'a> Walk<'a> {
             chain = (end.lsn >= first).then_some(end.crc).or(chain);
             match (limit, stop) {
                 (Some((next, lsn)), _) if lsn == end.lsn => at = next,
+                _ if self.goes_on(at, end.lsn.next()) => at += 1,
                 (Some((next, lsn)), bad) => {
-                    let witness = format!(
-                        "the header of {}, which follows lsn {lsn},",
-                        self.log(next)?.name
-                    );
+                    let name = &self.log(next)?.name;
+                    let witness = format!("the header of {name}, which follows lsn {lsn},");
                     return Err(self.missing(at, &end, bad, witness));
-                }
-                (None, bad) if self.goes_on(at, end.lsn.next()) => {
-                    debug_assert!(bad.is_some());
-                    at += 1;
                 }
                 (None, bad) => return self.cut(at, end, bad),
             }

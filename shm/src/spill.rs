@@ -27,6 +27,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// LIMIT: numbers tried for a new file; each miss means that a file of that number is there.
 const NUMBERS_TRIED_MAX: u32 = 64;
 const SUFFIX: &str = ".spill";
+/// Bytes read at a time for a checksum.
+const PIECE_BYTES: usize = 64 << 10;
 /// LIMIT: 4 GiB, the default of the daemon's setting.
 pub const SPILL_LIMIT_DEFAULT: u64 = 4 << 30;
 
@@ -38,6 +40,8 @@ pub struct SpillStore {
     segment_id: u64,
     next: Arc<AtomicU64>,
     room: Arc<Room>,
+    /// 1 when the directories above are known to be on stable storage.
+    parent_synced: Arc<AtomicU64>,
 }
 
 /// How much the files of a store hold together, and may hold. Shared by its clones.
@@ -170,6 +174,7 @@ impl SpillStore {
             segment_id: 0,
             next: Arc::new(AtomicU64::new(random_u64())),
             room: Room::shared(SPILL_LIMIT_DEFAULT),
+            parent_synced: Arc::new(AtomicU64::new(0)),
         }
     }
 
@@ -194,20 +199,17 @@ impl SpillStore {
         self
     }
 
-    /// Removes the files of this segment whose numbers `keeps` does not want; returns how many. For the start of a
-    /// daemon: files that a killed one had not yet written into a slot. What is kept is counted as in use.
+    /// The files of this segment: number and length, in no order. None when there is no directory.
     ///
     /// # Errors
-    /// The directory cannot be read, or a file cannot be removed.
-    pub fn remove_others(&self, keeps: impl Fn(u32) -> bool) -> io::Result<u64> {
+    /// The directory cannot be read.
+    pub fn files(&self) -> io::Result<Vec<(u32, u64)>> {
         let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
         let prefix = format!("{:016x}-", self.segment_id);
-        let (mut removed, mut held) = (0, 0_u64);
-        // ORDERING: as in `Room`; nobody else stores blobs yet.
-        self.room.used.store(0, Ordering::Relaxed);
+        let mut files = Vec::new();
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
@@ -215,19 +217,109 @@ impl SpillStore {
                 .to_str()
                 .and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(SUFFIX))
                 .and_then(|digits| u32::from_str_radix(digits, 16).ok());
-            let Some(number) = number else {
-                continue;
-            };
+            if let Some(number) = number {
+                files.push((number, entry.metadata()?.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    /// Removes the files of this segment whose numbers `keeps` does not want; returns how many. For the start of a
+    /// daemon: files that a killed one had not yet written into a slot. What is kept is counted as in use.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or a file cannot be removed.
+    pub fn remove_others(&self, keeps: impl Fn(u32) -> bool) -> io::Result<u64> {
+        let files = self.files()?;
+        let (mut removed, mut held) = (0, 0_u64);
+        // ORDERING: as in `Room`; nobody else stores blobs yet.
+        self.room.used.store(0, Ordering::Relaxed);
+        for (number, len) in files {
             if keeps(number) {
-                held = held.saturating_add(entry.metadata()?.len());
+                held = held.saturating_add(len);
                 // ORDERING: as above. Counted one by one: an error later on must not make these look free.
                 self.room.used.store(held, Ordering::Relaxed);
             } else {
-                fs::remove_file(entry.path())?;
+                fs::remove_file(self.path_of(number))?;
                 removed += 1;
             }
         }
         Ok(removed)
+    }
+
+    /// Brings a blob's file to stable storage. Its name is another matter: [`SpillStore::sync_dir`]. An error is for good:
+    /// the file must not be taken for durable after a second try.
+    ///
+    /// # Errors
+    /// The file is gone, or cannot be synced.
+    pub fn sync(&self, number: u32) -> Result<(), SpillError> {
+        let path = self.path_of(number);
+        let synced = File::open(&path).and_then(|file| file.sync_all());
+        synced.map_err(|source| SpillError::File { file: path, source })
+    }
+
+    /// Brings the names of all files made so far to stable storage, and the directory's own when this process does it for
+    /// the first time.
+    ///
+    /// # Errors
+    /// The directory is gone, or cannot be synced.
+    pub fn sync_dir(&self) -> Result<(), SpillError> {
+        let synced = self.sync_names();
+        synced.map_err(|source| SpillError::Directory {
+            dir: self.dir.clone(),
+            source,
+        })
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        // ORDERING: says whether the sync below was done by somebody before; done twice it does no harm.
+        if self.parent_synced.load(Ordering::Acquire) == 0 {
+            // The directories above may have been made by `make_dir`, up to the first that was there.
+            for above in self.dir.ancestors().skip(1) {
+                let above = if above.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    above
+                };
+                match File::open(above).and_then(|dir| dir.sync_all()) {
+                    // One that this process may not open it has not made either.
+                    Err(error) if error.kind() == ErrorKind::PermissionDenied => break,
+                    synced => synced?,
+                }
+            }
+            // ORDERING: as above.
+            self.parent_synced.store(1, Ordering::Release);
+        }
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Brings a blob's file and its name to stable storage. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// The file is gone, or cannot be synced: then nobody may be told that it is there.
+    pub fn secure(&self, blob: BlobRef) -> Result<(), SpillError> {
+        let BlobRef::Spill { number, .. } = blob else {
+            return Err(SpillError::NotSpilled);
+        };
+        self.sync(number)?;
+        self.sync_dir()
+    }
+
+    /// CRC32C of a blob's bytes, read from its file piece by piece.
+    ///
+    /// # Errors
+    /// The file is gone, has another length, or cannot be read.
+    pub fn crc32c(&self, blob: BlobRef) -> Result<u32, SpillError> {
+        let mut piece = vec![0_u8; PIECE_BYTES];
+        let (mut crc, mut offset) = (0, 0);
+        loop {
+            let count = self.read_at(blob, offset, &mut piece)?;
+            if count == 0 {
+                return Ok(crc);
+            }
+            crc = crc32c::crc32c_append(crc, &piece[..count]);
+            offset = offset.saturating_add(count as u64);
+        }
     }
 
     /// The directory.
@@ -313,23 +405,6 @@ impl SpillStore {
         file.read_exact_at(&mut out[..count], offset)
             .map_err(failed)?;
         Ok(count)
-    }
-
-    /// Brings a blob's file and its name to stable storage. Blocks for as long as the disk takes.
-    ///
-    /// # Errors
-    /// The file is gone, or cannot be synced: then nobody may be told that it is there.
-    pub fn sync(&self, blob: BlobRef) -> Result<(), SpillError> {
-        let BlobRef::Spill { number, .. } = blob else {
-            return Err(SpillError::NotSpilled);
-        };
-        let path = self.path_of(number);
-        let synced = |path: &Path| File::open(path)?.sync_all();
-        synced(&path).map_err(|source| SpillError::File { file: path, source })?;
-        synced(&self.dir).map_err(|source| SpillError::Directory {
-            dir: self.dir.clone(),
-            source,
-        })
     }
 
     /// Removes a blob's file, whose bytes are free from now on. A file that is not there is as good as removed.
@@ -506,11 +581,11 @@ mod tests {
     fn blob_that_is_there_can_be_synced_and_one_that_is_gone_cannot() {
         let (_dir, store) = store();
         let blob = store.store(b"kept").unwrap();
-        store.sync(blob).unwrap();
+        store.secure(blob).unwrap();
         store.remove(blob).unwrap();
-        assert!(matches!(store.sync(blob), Err(SpillError::File { .. })));
+        assert!(matches!(store.secure(blob), Err(SpillError::File { .. })));
         assert!(matches!(
-            store.sync(BlobRef::None),
+            store.secure(BlobRef::None),
             Err(SpillError::NotSpilled)
         ));
     }

@@ -101,7 +101,7 @@ impl Hands {
                 Job::MakeFile(plan) => Some(Event::FileMade(self.make_file(plan))),
                 Job::SyncSpill { store, blob, done } => {
                     // Whoever uploaded it may be gone by now.
-                    let _ = done.send(store.sync(blob));
+                    let _ = done.send(store.secure(blob));
                     None
                 }
                 Job::Snapshot(job) => self.snapshot(job),

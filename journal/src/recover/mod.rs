@@ -30,7 +30,7 @@ pub struct Recovered {
     pub opened: Opened,
     /// Up to which generation ids may have been given; 0 if no record says so.
     pub gen_limit: u64,
-    /// Highest stamp of a live task.
+    /// No live task has a higher stamp.
     pub max_stamp: u64,
     /// Where the newest snapshot that was used starts.
     pub snapshot: Option<Lsn>,
@@ -66,7 +66,15 @@ impl Recovered {
 /// # Errors
 /// Something that was on stable storage is damaged or missing, of another version or instance, or cannot be read.
 pub fn recover(storage: &dyn Storage, config: &JournalConfig) -> Result<Recovered, JournalError> {
-    let logs = logs(storage, Some(config))?;
+    recover_any(storage, Some(config))
+}
+
+/// The same, of any instance if there is no configuration.
+pub(crate) fn recover_any(
+    storage: &dyn Storage,
+    config: Option<&JournalConfig>,
+) -> Result<Recovered, JournalError> {
+    let logs = logs(storage, config)?;
     let names = storage
         .list()
         .map_err(JournalError::io("list", "the journal's directory"))?;

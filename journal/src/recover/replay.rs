@@ -76,6 +76,7 @@ pub(crate) struct Replay {
     pages: Vec<Option<Page>>,
     keys: Vec<(KeyId, TaskId, u64)>,
     gen_limit: u64,
+    max_stamp: u64,
     live: usize,
 }
 
@@ -102,9 +103,8 @@ impl Replay {
         self.live
     }
 
-    pub(crate) fn max_stamp(&self) -> u64 {
-        let live = self.entries().filter_map(|entry| self.base(entry).ok());
-        live.map(|image| image.stamp).max().unwrap_or(0)
+    pub(crate) const fn max_stamp(&self) -> u64 {
+        self.max_stamp
     }
 
     /// Takes a record of a snapshot, whose images carry the lsn up to which they are true.
@@ -223,6 +223,7 @@ impl Replay {
             flags,
         };
         self.live += usize::from(!was_live);
+        self.max_stamp = self.max_stamp.max(image.stamp);
     }
 
     /// A key outlives its task.

@@ -256,22 +256,36 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
 
     /// Makes everything agree with the chunk words, of which only those that are used and `keeps` says
     /// yes to remain. Only while nobody else writes: at start-up.
-    pub fn rebuild(&self, mut keeps: impl FnMut(&ChunkEntry) -> bool) {
+    pub fn rebuild(&self, keeps: impl FnMut(&ChunkEntry) -> bool) {
+        self.rebuild_in_use(|_| true, keeps);
+    }
+
+    /// The same without a look at the chunks of blocks that nothing says are in use: no class, no bit taken, and
+    /// `refers_to` knows of no reference into it.
+    pub fn rebuild_in_use(
+        &self,
+        refers_to: impl Fn(u32) -> bool,
+        mut keeps: impl FnMut(&ChunkEntry) -> bool,
+    ) {
         for word in self.partial.iter().chain(self.hints) {
-            clear(word);
+            put(word, 0);
         }
-        let mut taken = Vec::new();
-        for block in 0..self.shape.blocks() {
-            let class = self.class_of(block);
-            if self.rebuild_block(block, class, &mut keeps) == 0 {
-                if let Some(word) = self.blocks.get(block as usize) {
-                    clear(word);
+        for first in (0..self.shape.blocks()).step_by(64) {
+            let mut taken = 0;
+            for bit in 0..64.min(self.shape.blocks() - first) {
+                let block = first + bit;
+                let class = self.class_of(block);
+                let untouched = class.is_none()
+                    && self.word_of(block) == BlockWord::UNASSIGNED
+                    && self.is_clean(block)
+                    && !refers_to(block);
+                if !untouched && self.rebuild_block(block, class, &mut keeps) > 0 {
+                    taken |= 1 << bit;
                 }
-            } else {
-                taken.push(block);
             }
+            self.free.build_word(first / 64, taken);
         }
-        self.free.rebuild(taken);
+        self.free.finish_build(self.shape.blocks());
     }
 
     /// Cleans one block; returns how many chunks of it remain.
@@ -281,40 +295,57 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         class: Option<u32>,
         keeps: &mut impl FnMut(&ChunkEntry) -> bool,
     ) -> u32 {
-        for word in self.bits_of(block) {
-            clear(word);
+        let first = block as usize * UNITS as usize;
+        let chunks = self.chunks.get(first..first + UNITS as usize);
+        let bits = self.bits_of(block);
+        for word in bits {
+            put(word, 0);
         }
-        let first = block * UNITS;
         let mut count = 0;
-        for within in 0..UNITS {
-            let unit = first + within;
+        for (within, word) in (0..UNITS).zip(chunks.unwrap_or_default()) {
+            // ORDERING: nobody else writes.
+            let raw = word.load(Ordering::Relaxed);
+            if raw == 0 {
+                continue;
+            }
             let fits = class.filter(|&class| within.trailing_zeros() >= class);
-            let used = matches!(self.state(unit), Some(ChunkState::Used(_)));
-            let kept = fits.filter(|_| used).filter(|&class| {
-                let state = self.state(unit).unwrap_or(ChunkState::Free);
-                keeps(&ChunkEntry {
-                    unit,
-                    bytes: ArenaShape::<UNITS>::chunk_bytes(class),
-                    state,
-                })
+            let state = ChunkState::of_word(raw);
+            let kept = fits.filter(|&class| {
+                matches!(state, ChunkState::Used(_))
+                    && keeps(&ChunkEntry {
+                        unit: block * UNITS + within,
+                        bytes: ArenaShape::<UNITS>::chunk_bytes(class),
+                        state,
+                    })
             });
-            match (kept, self.chunks.get(unit as usize)) {
-                (Some(class), _) => {
-                    count += 1;
-                    self.set_bit(block, within >> class);
+            if let Some(class) = kept {
+                count += 1;
+                let index = within >> class;
+                if let Some(bits) = bits.get(index as usize / 64) {
+                    // ORDERING: nobody else writes.
+                    let taken = bits.load(Ordering::Relaxed) | (1 << (index % 64));
+                    put(bits, taken);
                 }
-                (None, Some(word)) => clear(word),
-                (None, None) => {}
+            } else {
+                put(word, 0);
             }
         }
-        if let (Some(class), Some(word)) = (class, self.blocks.get(block as usize)) {
-            // ORDERING: nobody else writes; whoever is let in later is let in by a release store.
-            word.store(BlockWord::new(class, count).0, Ordering::Relaxed);
-            if (1..ArenaShape::<UNITS>::chunks_in_block(class)).contains(&count) {
-                self.set_room(block, class);
-            }
-        }
+        self.rebuild_block_word(block, class, count);
         count
+    }
+
+    fn rebuild_block_word(&self, block: u32, class: Option<u32>, count: u32) {
+        let Some(word) = self.blocks.get(block as usize) else {
+            return;
+        };
+        let Some(class) = class.filter(|_| count > 0) else {
+            put(word, BlockWord::UNASSIGNED.0);
+            return;
+        };
+        put(word, BlockWord::new(class, count).0);
+        if count < ArenaShape::<UNITS>::chunks_in_block(class) {
+            self.set_room(block, class);
+        }
     }
 
     /// Looks for contradictions, without writing. On a live arena a finding counts only if it stays.
@@ -409,10 +440,11 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
     }
 }
 
-fn clear(word: &AtomicU64) {
+/// Writes a word unless it is right.
+fn put(word: &AtomicU64, value: u64) {
     // ORDERING: nobody else writes; whoever is let in later is let in by a release store.
-    if word.load(Ordering::Relaxed) != 0 {
+    if word.load(Ordering::Relaxed) != value {
         // ORDERING: as above.
-        word.store(0, Ordering::Relaxed);
+        word.store(value, Ordering::Relaxed);
     }
 }

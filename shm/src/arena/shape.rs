@@ -38,6 +38,8 @@ impl<const UNITS: u32> ArenaShape<UNITS> {
         UNITS.ilog2()
     };
 
+    /// Units in a block.
+    pub const UNITS_OF_BLOCK: u32 = UNITS;
     /// Words of the taken bits of a block.
     pub(super) const BIT_WORDS: usize = UNITS.div_ceil(64) as usize;
 

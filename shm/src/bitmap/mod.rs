@@ -34,6 +34,7 @@
 //! # Where tested
 //! `bitmap/tests.rs` (naive model, kill points, threads), `shm/tests/loom_bitmap.rs`.
 
+mod build;
 #[cfg(test)]
 mod tests;
 

@@ -12,7 +12,7 @@
 //! ```
 //! A key may lie in two buckets only, both computed from it: a look is at most 16 entries (four cache lines when the key is
 //! not there), and a removal leaves nothing behind. The emptier bucket is taken, so that the first refusal comes when about
-//! nine tenths are in use.
+//! three quarters are in use by living keys.
 //!
 //! # Invariants
 //! - **I1** Only the PLM writes (one process, one thread); inspectors read at any time.

@@ -73,7 +73,7 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
     }
 
     /// Whether an entry lies where a look for its key finds it; for `verify`.
-    pub(crate) fn misplaced(&self) -> impl Iterator<Item = (u32, KeyEntry)> + use<'s, ENTRIES> {
+    pub fn misplaced(&self) -> impl Iterator<Item = (u32, KeyEntry)> + use<'s, ENTRIES> {
         let this = *self;
         (0..this.capacity()).filter_map(move |index| {
             let entry = this.entry(index)?;
@@ -89,7 +89,7 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
     }
 
     /// Entries whose task word is none; for `verify`.
-    pub(crate) fn impossible(&self) -> impl Iterator<Item = (u32, u64)> + use<'s, ENTRIES> {
+    pub fn impossible(&self) -> impl Iterator<Item = (u32, u64)> + use<'s, ENTRIES> {
         let this = *self;
         (0..this.capacity()).filter_map(move |index| {
             // ORDERING: a single word, only looked at.
@@ -247,10 +247,9 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
         count
     }
 
-    /// At a start: confirms what is unconfirmed and whose task exists, removes what is not, what no look can find, and what
-    /// makes no sense. `exists` tells of a task whether it is there; `None` when it cannot be anywhere. Safe to repeat, and
-    /// to be killed in.
-    pub fn settle_by(&self, exists: impl Fn(TaskId) -> Option<bool>) -> SettledKeys {
+    /// At a start: confirms what is unconfirmed and whose task exists, removes what is not, and what is no task at all. Safe to
+    /// repeat, and to be killed in. Reads a quarter of the table.
+    pub fn settle_by(&self, exists: impl Fn(TaskId) -> bool) -> SettledKeys {
         let mut settled = SettledKeys::default();
         if !self.is_used() {
             return settled;
@@ -264,16 +263,12 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
             if word == 0 {
                 continue;
             }
-            let found = self
-                .entry(index)
-                .filter(|entry| self.is_found(index, entry));
-            match found.and_then(|entry| Some((entry, exists(entry.task)?))) {
-                Some((entry, _)) if entry.confirmed => {}
-                Some((entry, true)) => {
-                    let task = entry.task;
+            match task_of(word) {
+                Some(_) if word & CONFIRMED != 0 => {}
+                Some(task) if exists(task) => {
                     settled.confirmed += u32::from(self.confirm(KeyPlace { index, task }));
                 }
-                Some((_, false)) | None => settled.removed += u32::from(self.erase(index)),
+                Some(_) | None => settled.removed += u32::from(self.erase(index)),
             }
         }
         settled

@@ -11,6 +11,7 @@
 
 mod heap;
 pub mod image;
+mod residency;
 pub mod sysv;
 
 use core::fmt;
@@ -23,6 +24,7 @@ use crate::sync::AtomicU64;
 
 pub(crate) use heap::HeapMemory;
 pub(crate) use image::ImageMemory;
+pub(crate) use residency::{empty, map_ahead};
 pub(crate) use sysv::SysvMemory;
 
 /// Mapped memory, whoever made it.

@@ -10,7 +10,7 @@
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
 //! | `blobs` | payloads and results |
-//! | `rebuild` | the caches anew from the state words, while nobody else is attached |
+//! | `rebuild`, `survey` | the caches anew from the state words, while nobody else is attached |
 //! | `repair`, `repairer`, `quiet` | what the dead left behind, brought in order while others live |
 //! | `view`, `records` | reading |
 //! | `verify` | do truth and caches agree |
@@ -50,6 +50,7 @@ mod repairer;
 mod restore;
 mod snapshot;
 mod spec;
+mod survey;
 #[cfg(test)]
 mod tests;
 pub mod verify;
@@ -235,8 +236,8 @@ impl Segment {
     /// Settles the idempotency keys that a killed daemon left unconfirmed.
     pub(super) fn settle_keys(&self) -> SettledKeys {
         self.keys().settle_by(|task| {
-            let state = self.task(self.slot_of(task)?).state();
-            Some(state.is_of(task) && state.phase() != Phase::Claimed)
+            let state = self.slot_of(task).map(|slot| self.task(slot).state());
+            state.is_some_and(|state| state.is_of(task) && state.phase() != Phase::Claimed)
         })
     }
 

@@ -14,7 +14,7 @@ use crate::kinds::{KindEntry, KindTable};
 use crate::layout::attach::AttachRecord;
 use crate::layout::control::ControlLayout;
 use crate::layout::{Geometry, HeaderError, RegionKind, RegionTable, SharedLayout};
-use crate::region::{Mapping, SharedSlice};
+use crate::region::{Mapping, SharedSlice, map_ahead};
 use crate::sync::AtomicU64;
 use crate::task::slot::TaskSlot;
 use crate::tree::{MinTree, TreeShape};
@@ -100,6 +100,18 @@ impl Parts {
     #[inline]
     pub(crate) fn leases(&self) -> MinTree<'_> {
         MinTree::new(&self.leases, &self.worker_shape)
+    }
+
+    /// Tells the kernel that some task slots are about to be read, all of them.
+    pub(crate) fn map_slots_ahead(&self, slots: core::ops::Range<u32>) {
+        let words = size_of::<TaskSlot>() / 8;
+        let start = self.table.get(RegionKind::Tasks).offset / 8;
+        let place = |slot: u32| usize::try_from(start).map(|start| start + slot as usize * words);
+        if let (Ok(first), Ok(end)) = (place(slots.start), place(slots.end))
+            && let Some(words) = self.mapping.words().get(first..end)
+        {
+            map_ahead(words);
+        }
     }
 
     /// The idempotency keys; `seed` is the segment's id.

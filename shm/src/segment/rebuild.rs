@@ -6,15 +6,15 @@
 use core::ops::Range;
 use std::collections::BTreeSet;
 
-use crate::arena::{ChunkState, Claimant};
+use crate::arena::{ArenaShape, Claimant};
 use crate::blob::BlobRef;
 use crate::counters::Counter;
-use crate::id::{SlotIndex, WorkerIndex};
+use crate::id::WorkerIndex;
 use crate::keys::SettledKeys;
 use crate::segment::Segment;
+use crate::segment::survey::Survey;
 use crate::sync::Ordering;
 use crate::task::slot::TaskSlot;
-use crate::task::state::{Owner, Phase, StateWord};
 use crate::time::Now;
 use crate::tree::Key;
 use crate::worker::{WorkerEvent, WorkerPhase};
@@ -28,6 +28,10 @@ pub struct Rebuilt {
     pub abandoned: u64,
     /// Words that name something which does not exist: their slots were put into quarantine.
     pub impossible: u64,
+    /// References of slots to chunks of the arena that are not theirs (any more).
+    pub lost_references: u64,
+    /// Highest number of a journal's record in any slot.
+    pub lsn_top: u64,
     /// Idempotency keys that were not confirmed.
     pub keys: SettledKeys,
 }
@@ -36,48 +40,44 @@ impl Segment {
     /// Rebuilds all caches. Timers: the entry a slot has is kept if it is of its present task; a DELAYED slot without one
     /// gets its due time, a RUNNING one with a timeout its end, a finished one the present, so that it is looked at.
     pub fn rebuild_caches(&self, now: Now) -> Rebuilt {
-        let mut rebuilt = Rebuilt::default();
         let end = self.high_water();
-        for slot in self.slots_below(end) {
-            self.settle(slot, &mut rebuilt);
-        }
-        let used = || {
-            self.slots_below(end).filter_map(|slot| {
-                let state = self.task(slot).state();
-                (state.phase() != Phase::Free).then_some((slot, state))
-            })
-        };
-        rebuilt.tasks = used().count() as u64;
-        self.view
-            .parts
-            .bitmap()
-            .rebuild(used().map(|(slot, _)| slot.get()));
-        let ready =
-            used().filter_map(|(slot, state)| Some((slot.get(), self.ready_key_of(slot, state)?)));
-        self.ready().rebuild(ready);
-        let timers: Vec<_> = used()
-            .filter_map(|(slot, state)| Some((slot.get(), self.timer_key_of(slot, state, now)?)))
-            .collect();
-        self.timers().rebuild(timers);
-        self.rebuild_arena();
-        self.rebuild_counts(used());
-        rebuilt.keys = self.settle_keys();
+        let control = self.view.parts.control();
+        // First, since the bitmap, which tells it too, is about to change, and this process may be killed.
         // ORDERING: nobody else writes.
-        self.view
-            .parts
-            .control()
-            .high_water
-            .store(u64::from(end), Ordering::Relaxed);
-        rebuilt
+        control.high_water.store(u64::from(end), Ordering::Relaxed);
+        let survey = Survey::take(self, end, now);
+        // ORDERING: nobody else writes.
+        control.gen_top.store(survey.gen_top, Ordering::Relaxed);
+        let units = <ArenaShape>::UNITS_OF_BLOCK;
+        self.view.parts.arena().rebuild_in_use(
+            |block| {
+                let first = block.saturating_mul(units);
+                survey.refers_into(first..first.saturating_add(units))
+            },
+            |chunk| survey.refers_to(chunk.unit),
+        );
+        self.rebuild_counts(&survey);
+        Rebuilt {
+            tasks: survey.tasks(),
+            abandoned: survey.abandoned,
+            impossible: survey.impossible,
+            lost_references: survey.lost_references,
+            lsn_top: survey.lsn_top,
+            keys: self.settle_keys(),
+        }
     }
 
     /// Removes spill files that no slot refers to. Only at the start of a daemon, after [`Segment::rebuild_caches`].
     pub fn remove_lost_spills(&self) -> u64 {
+        // Most segments have none, and a walk over all slots costs milliseconds.
+        let none = self.spill().files().is_ok_and(|files| files.is_empty());
         let mut kept = BTreeSet::new();
-        for slot in self.allocated_slots(0..u32::MAX) {
-            for blob in [self.task(slot).payload(), self.task(slot).result()] {
-                if let BlobRef::Spill { number, .. } = blob {
-                    kept.insert(number);
+        if !none {
+            for slot in self.allocated_slots(0..u32::MAX) {
+                for blob in [self.task(slot).payload(), self.task(slot).result()] {
+                    if let BlobRef::Spill { number, .. } = blob {
+                        kept.insert(number);
+                    }
                 }
             }
         }
@@ -96,112 +96,10 @@ impl Segment {
         self.section(|| arena.sweep(blocks, |chunk| self.keeps_chunk(chunk.state, &is_dead)))
     }
 
-    fn slots_below(&self, end: u32) -> impl Iterator<Item = SlotIndex> + '_ {
-        (0..end).filter_map(|number| self.slot(number))
-    }
-
-    /// Ends what cannot go on: claims of dead submitters, words that make no sense.
-    fn settle(&self, slot: SlotIndex, rebuilt: &mut Rebuilt) {
-        let state = self.task(slot).state();
-        let phase = state.phase();
-        if phase == Phase::Claimed && self.free_task(slot, state).is_ok() {
-            rebuilt.abandoned += 1;
-        }
-        let no_worker = match state.owner() {
-            Owner::Worker(worker) => self.worker_index(worker.get()).is_none(),
-            Owner::None => state.is_with_worker(),
-            Owner::Attach(_) => false,
-        };
-        let never_claimed = state.generation() == 0 && phase != Phase::Free;
-        let impossible = no_worker || never_claimed || phase == Phase::Reserved;
-        if impossible
-            && self
-                .apply(slot, state, crate::task::state::Event::Quarantine)
-                .is_ok()
-        {
-            rebuilt.impossible += 1;
-        }
-    }
-
-    fn ready_key_of(&self, slot: SlotIndex, state: StateWord) -> Option<Key> {
-        if state.phase() != Phase::Ready {
-            return None;
-        }
-        let task = self.task(slot);
-        let key = Key::ready(
-            task.priority(),
-            task.key().ready_stamp(),
-            state.generation(),
-        );
-        if key != task.key() {
-            task.set_key(key);
-        }
-        Some(key)
-    }
-
-    fn timer_key_of(&self, slot: SlotIndex, state: StateWord, now: Now) -> Option<Key> {
-        let kept = self
-            .timers()
-            .leaf(slot.get())
-            .filter(|key| *key == Key::timed(key.timed_stamp(), state.generation()));
-        if kept.is_some() {
-            return kept;
-        }
-        let task = self.task(slot);
-        let stamp = match state.phase() {
-            Phase::Delayed => task.phase_time(),
-            Phase::Running if task.timeout_ms() > 0 => {
-                let timeout_ns = u64::from(task.timeout_ms()) * 1_000_000;
-                Now::from_stamp(task.phase_time())
-                    .plus_ns(timeout_ns)
-                    .stamp()
-            }
-            Phase::Done | Phase::Failed | Phase::Cancelled => now.stamp(),
-            Phase::Free
-            | Phase::Claimed
-            | Phase::Submitted
-            | Phase::Blocked
-            | Phase::Held
-            | Phase::Ready
-            | Phase::Assigned
-            | Phase::Running
-            | Phase::Ended
-            | Phase::DeadLetter
-            | Phase::Quarantine
-            | Phase::Reserved => return None,
-        };
-        Some(Key::timed(stamp, state.generation()))
-    }
-
-    fn rebuild_arena(&self) {
-        self.view.parts.arena().rebuild(|chunk| {
-            let ChunkState::Used(owner) = chunk.state else {
-                return false;
-            };
-            let Some(task) = self.slot(owner.slot).map(|slot| self.task(slot)) else {
-                return false;
-            };
-            let state = task.state();
-            state.phase() != Phase::Free
-                && state.generation() == owner.generation
-                && refers_to(task, chunk.unit)
-        });
-    }
-
-    fn rebuild_counts(&self, used: impl Iterator<Item = (SlotIndex, StateWord)>) {
-        let mut phases = [0_u64; Phase::COUNT];
-        let mut running = vec![0_u16; self.geometry().workers() as usize];
-        for (_, state) in used {
-            phases[state.phase() as usize] += 1;
-            if let Owner::Worker(worker) = state.owner()
-                && let Some(count) = running.get_mut(worker.position())
-            {
-                *count = count.saturating_add(1);
-            }
-        }
-        self.counters().rebase(&phases);
+    fn rebuild_counts(&self, survey: &Survey) {
+        self.counters().rebase(&survey.phases);
         let workers = || (0..u16::MAX).map_while(|number| self.worker_index(number));
-        for (worker, running) in workers().zip(running) {
+        for (worker, &running) in workers().zip(&survey.running) {
             let state = self.worker(worker).state();
             if !matches!(
                 state.phase(),

@@ -41,6 +41,7 @@
 //! `tree/tests.rs` (naive model, kill points, nonsense, threads), `shm/tests/loom_tree.rs` and
 //! `loom_state.rs` (models, with `loom_mutants.txt`).
 
+mod build;
 mod entries;
 mod key;
 mod repair;
@@ -51,6 +52,7 @@ mod tests;
 
 use core::fmt;
 
+pub use build::TreeBuilder;
 pub use entries::{Check, Entries, Violation};
 pub use key::Key;
 pub use shape::TreeShape;

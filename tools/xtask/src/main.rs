@@ -12,6 +12,7 @@
 mod cargo;
 mod fuzz;
 mod loom;
+mod soak;
 mod steps;
 mod tidy;
 mod totals;
@@ -52,6 +53,8 @@ enum Command {
     },
     /// Builds the fuzz targets and runs each for some time
     Fuzz(fuzz::FuzzArguments),
+    /// Runs the long proofs with ever other seeds, and adds up what they have shown
+    Soak(soak::SoakArguments),
     /// Checks layout rules, tagged comments, words, dependencies and documents
     Tidy,
     /// Runs everything, in order, and counts the tests that ran
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Test { arguments } => steps::test(&arguments),
         Command::Loom { mutants } => loom::run(mutants),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Tidy => tidy::run(),
         Command::Ci => return steps::ci(),
     };

@@ -220,13 +220,18 @@ fn verify_and_rebuild_of_noise_never_panic_and_rebuild_leaves_consistent_caches(
             .into_iter()
             .map(|finding| finding.rule)
             .collect();
-        // What a rebuild can restore, it has restored; states, owners and references are what they are.
+        // What a rebuild can restore, it has restored; states, owners, references and keys are what they are.
         for rule in broken {
             use crate::segment::verify::Rule;
             assert!(
                 matches!(
                     rule,
-                    Rule::State | Rule::Quarantine | Rule::Owner | Rule::Reference | Rule::Chunk
+                    Rule::State
+                        | Rule::Quarantine
+                        | Rule::Owner
+                        | Rule::Reference
+                        | Rule::Chunk
+                        | Rule::Key
                 ),
                 "{rule:?}"
             );
