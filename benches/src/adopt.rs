@@ -4,6 +4,12 @@
 //! many waiting tasks and ends; others adopt it, one after the other, as a killed daemon's successor does. Each is a process of
 //! its own, so that the pages of the segment are new to it. The segment is removed at the end.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench prints its figures"
+)]
+
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;

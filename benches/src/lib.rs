@@ -1,0 +1,16 @@
+//! What the measurements through a real daemon have in common.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`machine`] | what the figures were measured on |
+//! | [`disk`] | what the disk takes for a synced write, and what the journal's writer makes of it, without a daemon |
+//! | [`daemon`] | a `qtfd` of the same build, killed and started again |
+//! | [`load`] | a client and a worker made of generated code: what they cost is small and known |
+
+pub mod daemon;
+pub mod disk;
+pub mod load;
+pub mod machine;
+
+/// The error of a bench: it ends with it.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
