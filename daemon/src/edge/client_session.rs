@@ -100,7 +100,7 @@ impl ClientSessionStream {
             heartbeat_ms: read::ms_of_ns(core.engine.config().heartbeat_ns),
             payload_limit_bytes: core.limits.payload_bytes,
             payload_inline_limit_bytes: INLINE_BYTES_MAX as u64,
-            ..ClientWelcome::default()
+            key_slots: core.segment().keys().capacity().into(),
         });
         Ok(())
     }

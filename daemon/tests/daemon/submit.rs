@@ -166,6 +166,40 @@ fn batches_are_answered_entry_by_entry_in_order() {
 }
 
 #[test]
+fn known_key_gives_the_first_task_until_it_is_given_back() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let task = TaskSpec {
+            idempotency_key: vec![7; 16].into(),
+            ..noop(b"")
+        };
+        let batch = |tasks, received_keys| SubmitStreamRequest {
+            tasks,
+            received_keys,
+            ..SubmitStreamRequest::default()
+        };
+        let unknown = vec![9; 16].into();
+        let requests = [
+            batch(vec![task.clone(), task.clone()], vec![]),
+            batch(vec![], vec![unknown, vec![1].into(), vec![7; 16].into()]),
+            batch(vec![task.clone()], vec![]),
+        ];
+        let requests = tokio_stream::iter(requests);
+        let mut answers = peer.plm.submit_stream(requests).await.unwrap().into_inner();
+        let mut verdicts = Vec::new();
+        while let Some(answer) = answers.message().await.unwrap() {
+            verdicts.extend(answer.verdicts);
+        }
+        let [first, again, other] = verdicts.as_slice() else {
+            panic!("{verdicts:?}");
+        };
+        assert_eq!((first.task_id, first.is_repeat), (again.task_id, false));
+        assert!(again.is_repeat && !again.result_expired);
+        assert!(other.task_id != first.task_id && !other.is_repeat);
+    });
+}
+
+#[test]
 fn members_of_an_array_carry_the_first_members_id() {
     on_both(&small(), |daemon| async move {
         let mut peer = Peer::new(&daemon).await;

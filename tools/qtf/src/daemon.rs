@@ -4,12 +4,14 @@
 
 use std::path::PathBuf;
 
+use indicatif::ProgressBar;
 use qtf_client::{CallError, Client, ConnectError, Refusal, SubmitError, WatchError};
 use qtf_proto::address::{Address, default_addresses};
 
 use crate::args::GlobalArgs;
 use crate::exit::{Exit, Failure};
 use crate::last::LastFile;
+use crate::notices::{RECONNECT_FOR, Teller};
 
 /// Name under which this program is listed by the daemon; part of the caller's identity.
 pub(crate) const CLIENT_NAME: &str = "qtf";
@@ -27,13 +29,13 @@ impl Daemon {
     /// Connects to the address that was given, or to the first default address where a daemon is.
     pub(crate) async fn connect(global: &GlobalArgs) -> Result<Self, Failure> {
         if let Some(address) = given_address(global)? {
-            return Daemon::at(&address)
+            return Daemon::at(&address, None)
                 .await
                 .map_err(|error| unreachable(&error));
         }
         let mut tried = Vec::new();
         for address in default_addresses() {
-            match Daemon::at(&address).await {
+            match Daemon::at(&address, None).await {
                 Ok(daemon) => return Ok(daemon),
                 Err(error) if error.is_not_there() => tried.push(address.to_string()),
                 Err(error) => return Err(unreachable(&error)),
@@ -48,10 +50,16 @@ impl Daemon {
         ))
     }
 
-    /// Connects to one address.
-    pub(crate) async fn at(address: &Address) -> Result<Self, ConnectError> {
+    /// Connects to one address; what is told while it is awaited goes above `bar`.
+    pub(crate) async fn at(
+        address: &Address,
+        bar: Option<&ProgressBar>,
+    ) -> Result<Self, ConnectError> {
+        let teller = Teller::new(address.to_string(), bar.cloned());
         let client = Client::builder(address.clone())
             .name(CLIENT_NAME)
+            .reconnect_for(RECONNECT_FOR)
+            .on_notice(move |notice| teller.tell(notice))
             .connect()
             .await?;
         Ok(Daemon {

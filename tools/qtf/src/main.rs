@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `args` | what can be typed |
 //! | `commands`, `map` | what the commands do |
-//! | `daemon`, `crew` | the way to a daemon, and an own one |
+//! | `daemon`, `crew`, `notices` | the way to a daemon, an own one, and what is told while one is awaited |
 //! | `records`, `output` | what is shown, and in which form |
 //! | `selector`, `indexes`, `inputs`, `template`, `durations`, `last` | the small languages of the arguments |
 //! | `exit`, `signals` | how it ends |
@@ -19,6 +19,7 @@ mod indexes;
 mod inputs;
 mod last;
 mod map;
+mod notices;
 mod output;
 mod records;
 mod selector;

@@ -263,18 +263,102 @@ fn workers_and_clients_are_listed() {
 }
 
 #[test]
-fn what_this_version_lacks_is_refused_and_not_faked() {
+fn a_daemon_without_a_journal_refuses_it_and_says_what_was_reached() {
     let (place, _dev) = dev();
     let done = place
         .qtf(["submit", "--durability", "journal", "--", "true"])
         .expect_code(4);
     assert!(done.stderr.contains("journal"), "{}", done.stderr);
-    place
-        .qtf(["submit", "--key", "k", "--", "true"])
+    let done = place
+        .qtf(["map", "--durability", "journal", "echo", ":::", "a"])
         .expect_code(4);
-    place
-        .qtf(["submit", "--durability", "memory", "--", "true"])
+    assert!(done.stderr.contains("journal"), "{}", done.stderr);
+    let line = ["submit", "--durability", "memory", "--json", "--", "true"];
+    let done = place.qtf(line).expect_code(0).json();
+    assert_eq!(done["accepted"][0]["durability"], "memory");
+    assert_eq!(done["accepted"][0]["id"], done["ids"][0]);
+}
+
+#[test]
+fn the_same_key_gives_the_same_task_and_another_one_does_not() {
+    let (place, _dev) = dev();
+    let line = |key| ["--key", key, "--key-ttl", "10min", "--", "true"];
+    let first = submit(&place, &line("nightly")).remove(0);
+    let again = place
+        .qtf(["submit"].into_iter().chain(line("nightly")))
         .expect_code(0);
+    assert_eq!(again.text().trim_end(), first);
+    assert!(
+        again.stderr.contains("the key is known"),
+        "{}",
+        again.stderr
+    );
+    assert_ne!(submit(&place, &line("weekly")).remove(0), first);
+    // Hexadecimal digits are the key itself, in both cases of letters.
+    let digits = "00112233445566778899aabbccddeeff";
+    let one = submit(&place, &line(digits)).remove(0);
+    let capitals = digits.to_uppercase();
+    assert_eq!(submit(&place, &line(&capitals)).remove(0), one);
+    // What was forgotten is still known by its key.
+    place.qtf(["wait", &first]).expect_code(0);
+    place.qtf(["forget", &first]).expect_code(0);
+    let line = ["submit", "--json", "--key", "nightly", "--", "true"];
+    let gone = place.qtf(line).expect_code(0);
+    assert!(gone.stderr.contains("no longer kept"), "{}", gone.stderr);
+    let gone = gone.json();
+    assert_eq!(gone["accepted"][0]["id"], first.as_str());
+    assert_eq!(gone["accepted"][0]["result_expired"], true);
+    place
+        .qtf(["submit", "--key-ttl", "1h", "--", "true"])
+        .expect_code(2);
+}
+
+#[test]
+fn dead_letters_are_shown_requeued_and_purged_and_nothing_else_is() {
+    let place = Place::new();
+    let dev = place.dev(&["--workers", "0"]);
+    let started = place.fifo("started");
+    let script = format!("echo > {}; exec sleep 1000", started.path().display());
+    let id = submit(&place, &["--", "sh", "-c", &script]).remove(0);
+    // Each worker that takes it dies, until it has taken down as many as a task may.
+    let ended = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| place.qtf(["wait", &id]));
+        while !waiting.is_finished() {
+            let mut worker = place.worker(&place.default_address(), "doomed", 1);
+            while !waiting.is_finished() && started.lines_so_far().is_empty() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            worker.kill();
+        }
+        waiting.join().unwrap()
+    });
+    ended.expect_code(1);
+    let dead = place.qtf(["dead", "ls", "--json"]).expect_code(0).json();
+    assert_eq!(dead["tasks"][0]["id"], id.as_str());
+    assert_eq!(dead["tasks"][0]["outcome"]["kind"], "worker_lost");
+    let table = place.qtf(["dead", "ls"]).expect_code(0);
+    assert!(
+        table.text().contains("its worker was lost"),
+        "{}",
+        table.text()
+    );
+    let other = submit(&place, &["--", "true"]).remove(0);
+    for command in ["show", "requeue", "purge"] {
+        let done = place.qtf(["dead", command, &other]).expect_code(4);
+        assert!(done.stderr.contains(&other), "{}", done.stderr);
+    }
+    let shown = place
+        .qtf(["dead", "show", &id, "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(shown["state"], "dead_letter");
+    place
+        .qtf(["dead", "requeue", "--reason", "test", "all"])
+        .expect_code(0);
+    let waiting = place.qtf(["task", &id, "--json"]).expect_code(0).json();
+    assert_ne!(waiting["state"], "dead_letter");
+    place.qtf(["dead", "purge", &id]).expect_code(4);
+    drop(dev);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::num::NonZeroU16;
 
+use super::DurabilityName;
 use crate::durations::parse_duration_ms;
 
 const LONG: &str = "\
@@ -20,6 +21,9 @@ the current directory.
 Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its \
 own for the duration, inside this process, and its tasks have the environment of this shell. The \
 tasks of another daemon have the environment of its workers, plus --env.
+
+When a daemon that is not its own goes away, it waits up to 30 s for it or its successor and goes on: \
+no task is submitted twice, each output is printed once.
 
 Ctrl-C cancels the tasks, waits until they are gone and ends with 130; a second one ends at once.";
 
@@ -51,6 +55,9 @@ pub(crate) struct MapArgs {
     /// Longest run time of one task: 90, 10s, 2min; 0 is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     pub(crate) timeout: Option<u32>,
+    /// Where the tasks are kept before the daemon answers [default: the daemon's]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<DurabilityName>,
     /// Environment variable for the tasks; NAME alone passes the value on
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<OsString>,

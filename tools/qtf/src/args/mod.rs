@@ -3,6 +3,7 @@
 //!
 //! Tested at the end of this file and in `tests/exit_codes.rs`.
 
+mod dead;
 mod map;
 mod operate;
 mod submit;
@@ -10,6 +11,7 @@ mod tasks;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub(crate) use dead::DeadCommand;
 pub(crate) use map::MapArgs;
 pub(crate) use operate::{ClientCommand, CompletionsArgs, DevArgs, SizeArgs, WorkerCommand};
 pub(crate) use submit::{DurabilityName, SubmitArgs};
@@ -122,6 +124,9 @@ pub(crate) enum Command {
     Update(UpdateArgs),
     Task(TaskArgs),
     Ps(PsArgs),
+    /// Lists, shows, requeues and purges dead letters
+    #[command(subcommand)]
+    Dead(DeadCommand),
     /// Lists and drains workers
     #[command(subcommand)]
     Worker(WorkerCommand),

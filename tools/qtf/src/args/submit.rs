@@ -12,7 +12,11 @@ const LONG: &str = "\
 Submits a command and prints the id of its task, or with --array one id a line in index order.
 
 The command runs without a shell, in the current directory, with the environment of the worker plus \
---env. Ids of the last submission are remembered: `qtf wait last`.";
+--env. Ids of the last submission are remembered: `qtf wait last`.
+
+An id that was printed is accepted as durably as was asked: with `--durability journal` it is on stable \
+storage. When the daemon goes away before it has answered, qtf waits up to 30 s for it or its \
+successor and asks again; nothing is submitted twice.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +24,7 @@ Examples:
   qtf submit -p 200 --timeout 10min --retries 2 -- ./simulate --seed 7
   qtf submit --array 1-1000 -- ./step --part %{index}
   qtf submit --array 0-90:10,100 --no-result -- ./warm %{index}
+  qtf submit --durability journal --key nightly-2026-11-21 -- ./nightly
   qtf submit --stdin query.sql -- psql -f -
   id=$(qtf submit -- ./build) && qtf wait $id && qtf result $id";
 
@@ -48,10 +53,15 @@ pub(crate) struct SubmitArgs {
     /// Earliest start, counted from now
     #[arg(long, value_name = "DURATION", value_parser = crate::durations::parse_duration)]
     pub(crate) delay: Option<std::time::Duration>,
-    /// Idempotency key: a repeat of the same key gives the id of the first task (refused by the
-    /// daemons of this version)
+    /// Names the submission: repeating it with the same key gives the id of the first task
+    ///
+    /// Any text; 32 hexadecimal digits are the 128-bit key itself. Keys are shared by all clients of a
+    /// daemon, so begin them with a name of your own. What else the repeat says is not looked at.
     #[arg(long, value_name = "KEY", conflicts_with = "array")]
     pub(crate) key: Option<String>,
+    /// How long the daemon knows the key, counted from the first submission [default: 1h]
+    #[arg(long, value_name = "DURATION", requires = "key", value_parser = crate::durations::parse_duration)]
+    pub(crate) key_ttl: Option<std::time::Duration>,
     /// Environment variable for the task; NAME alone passes the value on
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<OsString>,
@@ -71,6 +81,6 @@ pub(crate) struct SubmitArgs {
 pub(crate) enum DurabilityName {
     /// Survives the daemon, not a reboot.
     Memory,
-    /// On stable storage before the answer (refused by the daemons of this version).
+    /// On stable storage before the answer; needs a daemon with a data directory.
     Journal,
 }

@@ -29,10 +29,14 @@ SEL is one or more of, separated by commas or spaces:
     };
 }
 
+pub(super) use with_selectors;
+
 /// Waits until tasks have ended
 #[derive(Debug, clap::Args)]
 #[command(long_about = with_selectors!("Waits until tasks have ended. Ends with 0 when all are done, 1 when one failed, was cancelled or is in \
-the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the tasks."))]
+the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the tasks.
+
+When the daemon goes away while it waits, it waits up to 30 s for it or its successor."))]
 #[command(after_long_help = "\
 Examples:
   qtf wait last

@@ -3,6 +3,7 @@
 
 mod client;
 mod completions;
+mod dead;
 mod dev;
 mod environment;
 mod ps;
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> Ending {
         Command::Update(args) => or_signal(signals, verdicts::update(args, global)).await,
         Command::Task(args) => or_signal(signals, task::run(args, global)).await,
         Command::Ps(args) => or_signal(signals, ps::run(args, global)).await,
+        Command::Dead(args) => or_signal(signals, dead::run(args, global)).await,
         Command::Worker(args) => or_signal(signals, worker::run(args, global)).await,
         Command::Client(args) => or_signal(signals, client::run(args, global)).await,
         Command::Size(args) => size::run(&args, global),

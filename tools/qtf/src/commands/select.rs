@@ -27,6 +27,8 @@ pub(crate) enum All {
     Unfinished,
     /// The caller's tasks that have ended and whose results are kept.
     Ended,
+    /// The caller's dead letters.
+    Dead,
 }
 
 /// States of tasks that have not ended.
@@ -98,6 +100,7 @@ async fn own_tasks(daemon: &Daemon, all: All) -> Result<Vec<TaskId>, Failure> {
     let states = match all {
         All::Unfinished => UNFINISHED.to_vec(),
         All::Ended => ENDED.to_vec(),
+        All::Dead => vec![TaskState::DeadLetter],
     };
     let filter = ListFilter {
         states,

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use qtf_client::{Durability, Task, TaskId};
+use qtf_client::{Accepted, Task};
+use serde::Serialize;
 
 use super::environment::{Variable, parse_variables};
 use super::select::off_the_runtime;
-use crate::args::{DurabilityName, GlobalArgs, OutputMode, SubmitArgs};
+use crate::args::{GlobalArgs, OutputMode, SubmitArgs};
 use crate::daemon::Daemon;
 use crate::exit::{Ending, Exit, Failure};
 use crate::indexes::IndexSet;
 use crate::last::Submission;
 use crate::output::{message, print_json, print_lines};
+use crate::records::durability_name;
 use crate::signals::EndSignals;
 use crate::template::{Argument, fill_index, names_index};
 
@@ -63,6 +65,7 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
     let mut printer = IdPrinter {
         mode: global.mode(),
         submission: Submission::default(),
+        accepted: Vec::new(),
     };
     printer.submission.no_result = common.args.no_result;
     let submit = async {
@@ -84,7 +87,8 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
             .iter()
             .map(ToString::to_string)
             .collect();
-        print_json("qtf.submission/1", &serde_json::json!({ "ids": ids }))?;
+        let body = serde_json::json!({ "ids": ids, "accepted": printer.accepted });
+        print_json("qtf.submission/1", &body)?;
     }
     ending
 }
@@ -93,12 +97,42 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
 struct IdPrinter {
     mode: OutputMode,
     submission: Submission,
+    /// For one JSON document at the end.
+    accepted: Vec<AcceptedRecord>,
+}
+
+/// The answer to one submission, in JSON.
+#[derive(Serialize)]
+struct AcceptedRecord {
+    id: String,
+    durability: &'static str,
+    is_repeat: bool,
+    result_expired: bool,
+}
+
+impl From<&Accepted> for AcceptedRecord {
+    fn from(accepted: &Accepted) -> Self {
+        AcceptedRecord {
+            id: accepted.id.to_string(),
+            durability: durability_name(accepted.durability),
+            is_repeat: accepted.is_repeat,
+            result_expired: accepted.result_expired,
+        }
+    }
 }
 
 impl IdPrinter {
     async fn one(&mut self, daemon: &Daemon, task: Task) -> Result<(), Failure> {
         let accepted = daemon.client.submit(task).await?;
-        self.print(&[accepted.id])?;
+        if accepted.is_repeat {
+            let gone = if accepted.result_expired {
+                ", whose result is no longer kept"
+            } else {
+                ""
+            };
+            message(format!("the key is known: this is its first task{gone}"));
+        }
+        self.print(&[accepted])?;
         Ok(())
     }
 
@@ -114,8 +148,9 @@ impl IdPrinter {
             return Ok(());
         };
         let task = common.task(Some(first_index)).array(None, first_index);
-        let first = daemon.client.submit(task).await?.id;
+        let first = daemon.client.submit(task).await?;
         self.print(&[first])?;
+        let first = first.id;
         let tasks = indexes
             .clone()
             .into_members()
@@ -127,21 +162,21 @@ impl IdPrinter {
                 Ok(batch) => batch,
                 Err(_elapsed) => {
                     message(
-                        "waiting for room in the daemon's segment; Ctrl-C keeps what is accepted",
+                        "waiting for room in the daemon's segment, or for the daemon; Ctrl-C keeps what is accepted",
                     );
                     answers.next().await
                 }
             };
             let Some(batch) = batch else { return Ok(()) };
-            let mut ids = Vec::with_capacity(batch.len());
+            let mut accepted = Vec::with_capacity(batch.len());
             let mut failure = None;
             for answer in batch {
                 match answer {
-                    Ok(accepted) => ids.push(accepted.id),
+                    Ok(answer) => accepted.push(answer),
                     Err(error) => failure = failure.or(Some(error)),
                 }
             }
-            self.print(&ids)?;
+            self.print(&accepted)?;
             if let Some(error) = failure {
                 let (accepted, total) = (self.submission.ids.len(), indexes.count());
                 let failure = Failure::from(error);
@@ -154,16 +189,18 @@ impl IdPrinter {
         }
     }
 
-    fn print(&mut self, ids: &[TaskId]) -> io::Result<()> {
-        self.submission.ids.extend_from_slice(ids);
+    fn print(&mut self, accepted: &[Accepted]) -> io::Result<()> {
+        let ids = accepted.iter().map(|accepted| accepted.id);
+        self.submission.ids.extend(ids.clone());
         match self.mode {
             OutputMode::Table => print_lines(ids),
-            OutputMode::Json => Ok(()),
-            OutputMode::Jsonl => ids.iter().try_for_each(|id| {
-                print_json(
-                    "qtf.submitted/1",
-                    &serde_json::json!({ "id": id.to_string() }),
-                )
+            OutputMode::Json => {
+                self.accepted
+                    .extend(accepted.iter().map(AcceptedRecord::from));
+                Ok(())
+            }
+            OutputMode::Jsonl => accepted.iter().try_for_each(|accepted| {
+                print_json("qtf.submitted/1", &AcceptedRecord::from(accepted))
             }),
         }
     }
@@ -213,13 +250,14 @@ impl Common {
         if let Some(delay) = args.delay {
             task = task.delay(delay);
         }
-        task = match args.durability {
-            None => task,
-            Some(DurabilityName::Memory) => task.durability(Durability::Memory),
-            Some(DurabilityName::Journal) => task.durability(Durability::Journal),
-        };
+        if let Some(durability) = args.durability {
+            task = task.durability(durability.into());
+        }
         if let Some(key) = &args.key {
             task = task.key(key.as_str());
+        }
+        if let Some(ttl) = args.key_ttl {
+            task = task.key_ttl(ttl);
         }
         if args.no_result {
             task.discard_result()

@@ -27,16 +27,25 @@ pub(crate) async fn run(args: TaskArgs, global: &GlobalArgs) -> Ending {
             Err(error) => return Err(error.into()),
         }
     }
-    match (global.mode(), records.as_slice()) {
-        (OutputMode::Json, [record]) if selected.ids.len() == 1 => {
+    print(&records, selected.ids.len(), global)?;
+    Ok(exit)
+}
+
+/// Prints everything about tasks, of which so many were named.
+pub(super) fn print(
+    records: &[TaskRecord],
+    named: usize,
+    global: &GlobalArgs,
+) -> std::io::Result<()> {
+    match (global.mode(), records) {
+        (OutputMode::Json, [record]) if named == 1 => {
             let mut out = std::io::stdout().lock();
             write_json(TaskRecord::SCHEMA, record, &mut out)?;
-            out.flush()?;
+            out.flush()
         }
-        (OutputMode::Table, records) => print_fields(records)?,
-        (OutputMode::Json | OutputMode::Jsonl, records) => print_list(global.mode(), records)?,
+        (OutputMode::Table, records) => print_fields(records),
+        (OutputMode::Json | OutputMode::Jsonl, records) => print_list(global.mode(), records),
     }
-    Ok(exit)
 }
 
 fn print_fields(records: &[TaskRecord]) -> std::io::Result<()> {

@@ -58,7 +58,7 @@ pub(crate) async fn update(args: UpdateArgs, global: &GlobalArgs) -> Ending {
 
 /// Tells of each refusal on stderr; in JSON also what became of the others. A task that frees its
 /// slot by itself and is gone needs neither.
-fn report(selected: &Selected, verdicts: &[TaskVerdict], global: &GlobalArgs) -> Ending {
+pub(super) fn report(selected: &Selected, verdicts: &[TaskVerdict], global: &GlobalArgs) -> Ending {
     let mut exit = Exit::Ok;
     for verdict in verdicts {
         let Err(refusal) = &verdict.result else {

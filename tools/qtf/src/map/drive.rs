@@ -16,8 +16,8 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use indicatif::ProgressBar;
 use qtf_client::{
-    Accepted, Client, Outputs, ResultFeed, ResultStream, Submissions, SubmitError, Task, TaskEnd,
-    TaskId, WatchError,
+    Accepted, Client, Durability, Outputs, ResultFeed, ResultStream, Submissions, SubmitError,
+    Task, TaskEnd, TaskId, WatchError,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -48,6 +48,7 @@ pub(super) struct Job {
     pub(super) priority: Option<u8>,
     pub(super) retries: Option<u8>,
     pub(super) timeout: Option<Duration>,
+    pub(super) durability: Option<Durability>,
     /// Ends an input in a file and on stdin.
     pub(super) delimiter: u8,
     pub(super) mode: OutputMode,
@@ -420,6 +421,9 @@ impl Job {
         }
         if let Some(retries) = self.retries {
             task = task.retries(retries.into());
+        }
+        if let Some(durability) = self.durability {
+            task = task.durability(durability);
         }
         match self.timeout {
             Some(timeout) => task.timeout(timeout),

@@ -21,6 +21,7 @@ use std::io::IsTerminal as _;
 use std::num::NonZero;
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use qtf_proto::address::{Address, DEFAULT_INSTANCE};
 
 use crate::args::{GlobalArgs, MapArgs};
@@ -53,6 +54,7 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
         priority: args.priority,
         retries: args.retries,
         timeout: args.timeout.map(|ms| Duration::from_millis(ms.into())),
+        durability: args.durability.map(Into::into),
         delimiter: if args.null { 0 } else { b'\n' },
         mode: global.mode(),
         bar: progress::progress_bar(source.count(), !args.no_progress),
@@ -61,7 +63,7 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
         message("reading the inputs from this terminal, one a line; Ctrl-D ends them");
     }
     let (daemon, mut crew) = tokio::select! {
-        found = daemon_or_crew(global, args.slots) => found?,
+        found = daemon_or_crew(global, args.slots, &job.bar) => found?,
         exit = signals.next() => return Ok(exit),
     };
     let slots = match &crew {
@@ -100,19 +102,20 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
 async fn daemon_or_crew(
     global: &GlobalArgs,
     slots: Option<NonZero<u16>>,
+    bar: &ProgressBar,
 ) -> Result<(Daemon, Option<Crew>), Failure> {
     if let Some(address) = given_address(global)? {
-        let daemon = Daemon::at(&address)
+        let daemon = Daemon::at(&address, Some(bar))
             .await
             .map_err(|error| unreachable(&error))?;
         return Ok((daemon, None));
     }
-    match Daemon::at(&Address::of_instance(DEFAULT_INSTANCE)).await {
+    match Daemon::at(&Address::of_instance(DEFAULT_INSTANCE), Some(bar)).await {
         Ok(daemon) => Ok((daemon, None)),
         Err(error) if error.is_not_there() => {
             let slots = slots.map_or_else(default_slots, NonZero::get);
             let crew = Crew::start_for_map(slots)?;
-            let daemon = Daemon::at(&crew.address())
+            let daemon = Daemon::at(&crew.address(), Some(bar))
                 .await
                 .map_err(|error| unreachable(&error))?;
             Ok((daemon, Some(crew)))

@@ -10,5 +10,5 @@ mod worker;
 
 pub(crate) use client::ClientRecord;
 pub(crate) use outcome::{OutcomeRecord, describe, end_line, explain};
-pub(crate) use task::{TaskRecord, id_text, proto_state, state_name};
+pub(crate) use task::{TaskRecord, durability_name, id_text, proto_state, state_name};
 pub(crate) use worker::{WorkerRecord, worker_text};

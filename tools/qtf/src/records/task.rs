@@ -1,11 +1,12 @@
 //! Tasks as they are shown.
 
+use qtf_client::TaskKey;
 use qtf_proto::v1::{Durability, TaskInfo, TaskState};
 use qtf_shm::TaskId;
 use serde::Serialize;
 
 use super::{OutcomeRecord, describe, worker_text};
-use crate::args::StateName;
+use crate::args::{DurabilityName, StateName};
 use crate::durations::age;
 use crate::output::{Listed, command_of_payload};
 
@@ -40,6 +41,8 @@ pub(crate) struct TaskRecord {
     cancel_requested: bool,
     blocked_on: String,
     durability: &'static str,
+    key: Option<String>,
+    journal_lsn: Option<u64>,
 }
 
 impl From<&TaskInfo> for TaskRecord {
@@ -74,6 +77,8 @@ impl From<&TaskInfo> for TaskRecord {
             cancel_requested: info.cancel_requested,
             blocked_on: info.blocked_on.clone(),
             durability: durability_name(info.durability()),
+            key: key_text(&info.idempotency_key),
+            journal_lsn: Some(info.journal_lsn).filter(|lsn| *lsn != 0),
         }
     }
 }
@@ -125,7 +130,24 @@ impl TaskRecord {
             ),
             ("client", self.client.clone()),
             ("durability", self.durability.to_owned()),
+            ("key", self.key.clone().unwrap_or_default()),
+            (
+                "journal lsn",
+                self.journal_lsn
+                    .map(|lsn| lsn.to_string())
+                    .unwrap_or_default(),
+            ),
         ]
+    }
+
+    /// As it is typed.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Command and arguments.
+    pub(crate) fn command(&self) -> &str {
+        &self.command
     }
 
     fn worker_cell(&self) -> String {
@@ -164,6 +186,11 @@ impl Listed for TaskRecord {
             or_dash(self.command.clone()),
         ]
     }
+}
+
+fn key_text(bytes: &[u8]) -> Option<String> {
+    let key = TaskKey::from_bytes(bytes.try_into().ok()?)?;
+    Some(key.to_string())
 }
 
 /// An id from the wire; what cannot be an id is shown as its number.
@@ -217,7 +244,17 @@ pub(crate) fn proto_state(name: StateName) -> TaskState {
     }
 }
 
-fn durability_name(durability: Durability) -> &'static str {
+impl From<DurabilityName> for Durability {
+    fn from(name: DurabilityName) -> Self {
+        match name {
+            DurabilityName::Memory => Durability::Memory,
+            DurabilityName::Journal => Durability::Journal,
+        }
+    }
+}
+
+/// Its name on the command line.
+pub(crate) fn durability_name(durability: Durability) -> &'static str {
     match durability {
         Durability::Unspecified => "default",
         Durability::Memory => "memory",
