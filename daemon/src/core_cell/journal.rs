@@ -277,7 +277,7 @@ impl Core {
             Err(error) => {
                 let text = error.to_string();
                 if journal.shortage.as_ref() != Some(&text) {
-                    tracing::warn!(%error, "no further file for the journal; tried again each second");
+                    tracing::warn!(%error, "no further file for the journal; tried again until it succeeds");
                 }
                 journal.shortage = Some(text);
             }
@@ -292,7 +292,7 @@ impl Core {
         }
     }
 
-    /// What is to be done once a second: tries again what failed, takes a snapshot when one is due.
+    /// What is to be done now and then: tries again what failed, takes a snapshot when one is due.
     pub(crate) fn tend_journal(&mut self) {
         let now = self.now();
         let Some(journal) = self.journal.as_mut() else {
@@ -331,7 +331,7 @@ impl Core {
         }));
     }
 
-    /// The snapshot is there, or could not be made: then the next one is tried in a second.
+    /// The snapshot is there, or could not be made: then it is tried again soon.
     pub(crate) fn snapshot_taken(&mut self, taken: Result<SnapshotReport, SnapshotError>) {
         let Some(journal) = self.journal.as_mut() else {
             return;
@@ -354,7 +354,7 @@ impl Core {
             Err(error) => {
                 let text = error.to_string();
                 if snapshots.trouble.as_ref() != Some(&text) {
-                    tracing::warn!(%error, "no snapshot; tried again each second");
+                    tracing::warn!(%error, "no snapshot; tried again until it succeeds");
                 }
                 snapshots.trouble = Some(text);
                 let before = snapshots.bytes_before;

@@ -19,7 +19,7 @@ use qtf_shm::{ClientIndex, KeyId, TaskId};
 use tonic::{Status, Streaming};
 
 use super::{COPIED_PER_POLL_MAX, session_client, status};
-use crate::core_cell::stability::StablePlace;
+use crate::core_cell::stability::{JournalFailed, StablePlace};
 use crate::core_cell::{self, Core, StopPlace};
 
 /// Takes one task in.
@@ -213,7 +213,11 @@ impl SubmitStream {
             return Poll::Ready(Some(Ok(batch)));
         }
         let request = match Pin::new(&mut self.requests).poll_next(cx) {
-            Poll::Pending if self.stop_place.is_stopping(cx) => return Poll::Ready(None),
+            Poll::Pending if self.stop_place.is_stopping(cx) => {
+                let has_failed = core_cell::look(|core| core.journal_failure().is_some());
+                let failed = has_failed.unwrap_or(false);
+                return Poll::Ready(failed.then(|| Err(JournalFailed.into())));
+            }
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),

@@ -13,6 +13,7 @@ use qtf_shm::{Phase, TaskId};
 use tonic::{Status, Streaming};
 
 use super::{COPIED_PER_POLL_MAX, MESSAGES_PER_POLL_MAX, read, status};
+use crate::core_cell::stability::JournalFailed;
 use crate::core_cell::watches::WatchKey;
 use crate::core_cell::{self, Core};
 
@@ -186,23 +187,21 @@ impl Stream for WatchStream {
         let response = core_cell::attend(|core| {
             let response = self.next_response(core);
             if !response.ends.is_empty() {
-                return Poll::Ready(Some(response));
+                return Poll::Ready(Some(Ok(response)));
             }
             let nothing_to_come = self.requests_have_ended && core.watches.is_idle(key);
+            if core.is_stopping() && core.journal_failure().is_some() {
+                return Poll::Ready(Some(Err(JournalFailed.into())));
+            }
             if nothing_to_come || core.is_stopping() {
                 return Poll::Ready(None);
             }
             core.watches.park(key, cx.waker());
             Poll::Pending
         });
-        match response.unwrap_or(Poll::Ready(None)) {
-            Poll::Ready(None) => {
-                self.has_ended = true;
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(response)) => Poll::Ready(Some(Ok(response))),
-            Poll::Pending => Poll::Pending,
-        }
+        let response = response.unwrap_or(Poll::Ready(None));
+        self.has_ended |= matches!(response, Poll::Ready(None | Some(Err(_))));
+        response
     }
 }
 

@@ -16,8 +16,8 @@ use super::helper::Event;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core};
 
-/// Time between two looks at what failed or is due.
-const TEND: Duration = Duration::from_secs(1);
+/// LIMIT: time between two looks at what failed or is due; a full disk that has room again is noticed after as long.
+const TEND: Duration = Duration::from_millis(250);
 
 /// Writes groups until the core is gone from this thread.
 pub(crate) async fn write_groups(mut disk: Disk, kick: Rc<Notify>) {
@@ -33,7 +33,7 @@ pub(crate) async fn write_groups(mut disk: Disk, kick: Rc<Notify>) {
     }
 }
 
-/// Takes in what the helper says, and sees once a second to what is due.
+/// Takes in what the helper says, and sees four times a second to what is due.
 pub(crate) async fn tend(mut events: UnboundedReceiver<Event>) {
     let mut ticks = tokio::time::interval(TEND);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -7,6 +7,8 @@
 )]
 
 mod dispatch;
+mod faults;
+mod full_disk;
 mod in_process;
 mod journal;
 mod listing;

@@ -1,0 +1,231 @@
+//! A journal whose disk fails: what was answered is there afterwards, what could not be written was never answered,
+//! and the daemon says so and ends.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use qtf_daemon::config::RawConfig;
+use qtf_daemon::journal::faults::{DiskFaults, WriteFault};
+use qtf_daemon::{BootError, Daemon, Exit, RunningDaemon, Settings};
+use qtf_journal::{Fault, FaultyStorage, Storage};
+use qtf_proto::refusal;
+use qtf_proto::v1::*;
+
+use crate::support::{Peer, noop, run};
+
+/// A disk on which chosen writes of groups, or one operation on files, fail.
+#[derive(Debug, Default)]
+struct Disk {
+    plan: Mutex<Plan>,
+    files: Mutex<Option<FaultyStorage>>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    count: u64,
+    /// Which write fails, and how.
+    one: Option<(u64, WriteFault)>,
+    /// How all others do.
+    all: Option<WriteFault>,
+    /// Which operation on files fails, and how.
+    operation: Option<(u64, Fault)>,
+}
+
+impl Disk {
+    fn plan(&self, change: impl FnOnce(&mut Plan)) {
+        change(&mut self.plan.lock().unwrap());
+    }
+
+    fn hit(&self) -> bool {
+        let files = self.files.lock().unwrap();
+        files.as_ref().is_some_and(|files| files.hit().is_some())
+    }
+}
+
+impl DiskFaults for Disk {
+    fn storage(&self, real: Arc<dyn Storage>) -> Arc<dyn Storage> {
+        let faulty = FaultyStorage::new(real);
+        if let Some((number, fault)) = self.plan.lock().unwrap().operation {
+            faulty.fail(number, fault);
+        }
+        *self.files.lock().unwrap() = Some(faulty.clone());
+        Arc::new(faulty)
+    }
+
+    fn write(&self) -> Option<WriteFault> {
+        let mut plan = self.plan.lock().unwrap();
+        plan.count += 1;
+        match plan.one {
+            Some((number, fault)) if number == plan.count => Some(fault),
+            _ => plan.all,
+        }
+    }
+}
+
+/// Where the daemons of one test live; the segment goes with it.
+struct Place {
+    folder: tempfile::TempDir,
+    name: String,
+    journal: &'static str,
+}
+
+impl Place {
+    fn new(test: &str, journal: &'static str) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            name: format!("fault-{test}-{journal}-{}", std::process::id()),
+            journal,
+        }
+    }
+
+    fn start(&self, disk: &Arc<Disk>) -> Result<RunningDaemon, BootError> {
+        let path = |name: &str| Path::new(self.folder.path()).join(name);
+        let settings = Settings::from_raw(RawConfig {
+            instance: Some(self.name.clone()),
+            runtime_dir: Some(path("run")),
+            data_dir: Some(path("data")),
+            listen: Some(Vec::new()),
+            core: Some("none".parse().unwrap()),
+            journal: Some(self.journal.to_owned()),
+            journal_file_bytes: Some(512 << 10),
+            segment_tasks: Some(2_000),
+            segment_workers: Some(8),
+            stop_deadline_ms: Some(2_000),
+            ..RawConfig::default()
+        });
+        let faults: Arc<dyn DiskFaults> = Arc::clone(disk) as _;
+        Daemon::start(settings.unwrap().disk_faults(faults))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The segment outlives its daemons by design; it shall not outlive the test.
+        let uid = nix::unistd::geteuid().as_raw();
+        if let Ok(view) = qtf_shm::SegmentView::attach_by_instance(&self.name, uid)
+            && let Some(id) = view.shm_id()
+        {
+            let id = id.to_string();
+            let ran = std::process::Command::new("ipcrm")
+                .args(["-m", &id])
+                .status();
+            assert!(ran.unwrap().success());
+        }
+    }
+}
+
+/// Submits until it is refused or `count` are answered; gives the ids that were.
+async fn submit(daemon: &RunningDaemon, count: usize) -> (BTreeSet<u64>, Option<tonic::Status>) {
+    let mut peer = Peer::new(daemon).await;
+    let mut answered = BTreeSet::new();
+    for _ in 0..count {
+        match peer.submit(noop(&[7; 2_000])).await {
+            Ok(id) => answered.insert(id),
+            Err(status) => return (answered, Some(status)),
+        };
+    }
+    (answered, None)
+}
+
+async fn all_are_there(daemon: &RunningDaemon, ids: &BTreeSet<u64>) {
+    let mut peer = Peer::new(daemon).await;
+    for id in ids {
+        assert_eq!(peer.state(*id).await, TaskState::Ready, "{id:#x}");
+    }
+}
+
+const BACKENDS: [&str; 2] = ["thread", "auto"];
+
+#[test]
+fn write_that_fails_ends_the_daemon_and_loses_nothing_that_was_answered() {
+    for backend in BACKENDS {
+        for number in [2, 3, 9] {
+            let place = Place::new("write", backend);
+            let disk = Arc::new(Disk::default());
+            disk.plan(|plan| plan.one = Some((number, WriteFault::Errno(libc::EIO))));
+            let daemon = place.start(&disk).unwrap();
+            let (answered, refused) = run(async {
+                let mut peer = Peer::new(&daemon).await;
+                let (watch, mut ends) = peer.watch().await;
+                let result = submit(&daemon, 50).await;
+                let end = ends.message().await.unwrap_err();
+                assert_eq!(end.code(), tonic::Code::Unavailable, "{end}");
+                drop(watch);
+                result
+            });
+            let refused = refused.expect("one write fails");
+            let reason = refusal::refusal_of(&refused).unwrap().reason();
+            assert_eq!(reason, RefusalReason::JournalFailed, "{refused}");
+            assert_eq!(refused.code(), tonic::Code::Unavailable);
+            // It ends by itself.
+            run(daemon.ended());
+            let error = daemon.stop().unwrap_err();
+            assert_eq!(error.exit(), Exit::JournalFailed);
+            let text = error.to_string();
+            assert!(text.contains("log-") && text.contains("offset"), "{text}");
+            disk.plan(|plan| plan.one = None);
+            let daemon = place.start(&disk).unwrap();
+            run(all_are_there(&daemon, &answered));
+            daemon.stop().unwrap();
+        }
+    }
+}
+
+#[test]
+fn short_and_interrupted_writes_are_gone_on_with() {
+    for backend in BACKENDS {
+        let place = Place::new("short", backend);
+        let disk = Arc::new(Disk::default());
+        disk.plan(|plan| plan.all = Some(WriteFault::Short));
+        let daemon = place.start(&disk).unwrap();
+        let (mut answered, refused) = run(submit(&daemon, 20));
+        assert!(refused.is_none());
+        for errno in [libc::EINTR, libc::EAGAIN] {
+            disk.plan(|plan| {
+                plan.all = None;
+                plan.one = Some((plan.count + 2, WriteFault::Errno(errno)));
+            });
+            let (more, refused) = run(submit(&daemon, 5));
+            assert!(refused.is_none());
+            answered.extend(more);
+        }
+        daemon.stop().unwrap();
+        let daemon = place.start(&disk).unwrap();
+        run(all_are_there(&daemon, &answered));
+        daemon.stop().unwrap();
+    }
+}
+
+#[test]
+fn each_operation_on_files_of_a_start_fails_once_and_nothing_is_lost() {
+    let place = Place::new("files", "thread");
+    let disk = Arc::new(Disk::default());
+    let daemon = place.start(&disk).unwrap();
+    let (answered, refused) = run(submit(&daemon, 20));
+    assert!(refused.is_none());
+    daemon.stop().unwrap();
+    for errno in [libc::EIO, libc::ENOSPC] {
+        for number in 0.. {
+            disk.plan(|plan| plan.operation = Some((number, Fault::Errno(errno))));
+            match place.start(&disk) {
+                Ok(daemon) => {
+                    run(all_are_there(&daemon, &answered));
+                    daemon.stop().unwrap();
+                    if !disk.hit() {
+                        assert!(number > 10, "a start does more than that");
+                        break;
+                    }
+                }
+                Err(error) => assert!(
+                    matches!(error.exit(), Exit::JournalFailed | Exit::Failed),
+                    "operation {number}: {error}"
+                ),
+            }
+        }
+    }
+    disk.plan(|plan| plan.operation = None);
+    let daemon = place.start(&disk).unwrap();
+    run(all_are_there(&daemon, &answered));
+    daemon.stop().unwrap();
+}
