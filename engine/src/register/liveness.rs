@@ -274,6 +274,10 @@ impl Workers {
 
 fn set_lease(turn: &Turn<'_>, worker: WorkerIndex, end: Now) {
     let slot = turn.segment.worker(worker);
+    if slot.local().is_some() {
+        // Of a local process the kernel tells whether it lives.
+        return;
+    }
     slot.set_lease_end(end.stamp());
     let key = Key::timed(end.stamp(), u64::from(slot.state().incarnation()));
     turn.segment.leases().set(u32::from(worker.get()), key);

@@ -148,6 +148,11 @@ impl Attachment {
         lock: Option<LockFile>,
         spec: &AttachmentSpec,
     ) -> Result<Self, OpenError> {
+        if let Some(lock) = lock.as_ref()
+            && segment.is_being_rebuilt()
+        {
+            rescue(&segment, lock);
+        }
         let records = segment.geometry().attaches();
         let others = (1..u16::MAX).map_while(|number| AttachIndex::new_checked(number, records));
         for index in others {
@@ -281,6 +286,21 @@ fn open_lock(file: &Path) -> Result<LockFile, OpenError> {
         file: file.to_owned(),
         source,
     })
+}
+
+/// A daemon was killed while it was alone and built the caches anew: does it in its place, as a daemon that starts and stops
+/// at once. If one lives (it holds the byte) there is nothing to do but to come back later.
+fn rescue(segment: &Segment, lock: &LockFile) {
+    let byte = LockFile::byte_of(AttachIndex::DAEMON);
+    if !lock.lock(byte).unwrap_or(false) {
+        return;
+    }
+    if segment.is_being_rebuilt() {
+        segment.raise_epoch();
+        segment.bring_in_order(Some(lock));
+    }
+    // Dropped with the file at the latest.
+    let _ = lock.unlock(byte);
 }
 
 /// Takes an attach record if it is free: its byte first, then its word.

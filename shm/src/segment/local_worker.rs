@@ -68,6 +68,8 @@ pub struct LocalWorker<'a> {
     incarnation: u32,
     kinds: u64,
     losses_max: u8,
+    /// Changes of READY when a scrub last was made because the root was empty.
+    scrubbed_at: Cell<Option<u64>>,
 }
 
 /// A task that this worker holds. Dropped, it goes back to the queue.
@@ -128,6 +130,7 @@ impl Attachment {
                 incarnation: joining.incarnation(),
                 kinds: spec.kinds,
                 losses_max: spec.losses_max,
+                scrubbed_at: Cell::new(None),
             });
         }
         Err(JoinError::Full { slots })
@@ -162,7 +165,7 @@ impl LocalWorker<'_> {
             if !self.state().has_room() {
                 return None;
             }
-            let (leaf, key) = self.segment().ready().locate()?;
+            let (leaf, key) = self.locate()?;
             match self.try_take(leaf, key) {
                 Head::Taken(slot, state) => return self.taken(slot, state),
                 Head::Gone => {}
@@ -170,6 +173,23 @@ impl LocalWorker<'_> {
             }
         }
         None
+    }
+
+    /// The head of the queue. An empty root alone does not mean that there is no work: a process that was killed on its way
+    /// up the tree may hide what it, or a neighbour after it, has put there.
+    fn locate(&self) -> Option<(u32, Key)> {
+        let segment = self.segment();
+        let head = segment.ready().locate();
+        if head.is_some() || segment.counters().gauge(Phase::Ready) == 0 {
+            return head;
+        }
+        // The gauge itself is wrong after a kill; nobody shall scrub again and again for that.
+        let traffic = segment.counters().traffic()[Phase::Ready as usize];
+        if self.scrubbed_at.replace(Some(traffic)) == Some(traffic) {
+            return None;
+        }
+        segment.ready().scrub();
+        segment.ready().locate()
     }
 
     fn take_beyond(&self) -> Option<Taken<'_>> {

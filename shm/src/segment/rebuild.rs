@@ -132,7 +132,9 @@ impl Segment {
             WorkerPhase::Live | WorkerPhase::Draining | WorkerPhase::Suspect
         );
         let key = Key::timed(slot.lease_end(), u64::from(state.incarnation()));
-        serves.then_some((u32::from(worker.get()), key))
+        // Of a local worker the kernel tells whether it lives.
+        let leased = serves && slot.local().is_none();
+        leased.then_some((u32::from(worker.get()), key))
     }
 }
 

@@ -239,7 +239,7 @@ impl Segment {
         let phase = state.phase();
         let no_worker = match state.owner() {
             Owner::Worker(worker) => self.worker_index(worker.get()).is_none(),
-            Owner::None => phase.is_with_worker(),
+            Owner::None => state.is_with_worker(),
             Owner::Attach(_) => false,
         };
         let never_claimed = state.generation() == 0 && phase != Phase::Free;

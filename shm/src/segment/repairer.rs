@@ -137,14 +137,14 @@ impl Repairer {
         self.counts.counts_corrected += segment
             .counters()
             .correct(&self.census.traffic, &self.census.phases);
+        let quiet = self.census.quiet.as_ref();
+        let settled = quiet.is_some() && segment.quiet(&self.scope.convicted).as_ref() == quiet;
         let mut of_workers = vec![0_u32; segment.view.parts.attaches.len()];
         for (position, &(word, owned)) in self.census.owned.iter().enumerate() {
             let number = u16::try_from(position).unwrap_or(u16::MAX);
             let Some(worker) = segment.worker_index(number) else {
                 continue;
             };
-            let quiet = self.census.quiet.as_ref();
-            let settled = quiet.is_some() && segment.quiet(&self.scope.convicted).as_ref() == quiet;
             self.counts.counts_corrected += u64::from(
                 settled && self.scope.takes_back && segment.correct_running(worker, word, owned),
             );

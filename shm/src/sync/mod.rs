@@ -85,6 +85,7 @@ macro_rules! atomic_integer {
 
             /// Writes the value.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn store(&self, value: $int, order: Ordering) {
                 self.0.store(value, order);
                 wrote();
@@ -92,6 +93,7 @@ macro_rules! atomic_integer {
 
             /// Writes the value and returns the one before.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn swap(&self, value: $int, order: Ordering) -> $int {
                 let before = self.0.swap(value, order);
                 wrote();
@@ -103,6 +105,7 @@ macro_rules! atomic_integer {
             /// # Errors
             /// The value was not `from`.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn compare_exchange(
                 &self,
                 from: $int,
@@ -122,6 +125,7 @@ macro_rules! atomic_integer {
             /// # Errors
             /// The value was not `from`, or the processor gave up.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn compare_exchange_weak(
                 &self,
                 from: $int,
@@ -138,6 +142,7 @@ macro_rules! atomic_integer {
 
             /// Adds, wrapping, and returns the value before.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn fetch_add(&self, value: $int, order: Ordering) -> $int {
                 let before = self.0.fetch_add(value, order);
                 wrote();
@@ -146,6 +151,7 @@ macro_rules! atomic_integer {
 
             /// Subtracts, wrapping, and returns the value before.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn fetch_sub(&self, value: $int, order: Ordering) -> $int {
                 let before = self.0.fetch_sub(value, order);
                 wrote();
@@ -154,6 +160,7 @@ macro_rules! atomic_integer {
 
             /// Sets bits and returns the value before.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn fetch_or(&self, value: $int, order: Ordering) -> $int {
                 let before = self.0.fetch_or(value, order);
                 wrote();
@@ -162,6 +169,7 @@ macro_rules! atomic_integer {
 
             /// Keeps only the given bits and returns the value before.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn fetch_and(&self, value: $int, order: Ordering) -> $int {
                 let before = self.0.fetch_and(value, order);
                 wrote();
@@ -170,6 +178,7 @@ macro_rules! atomic_integer {
 
             /// Raises the value to at least `value` and returns the one before.
             #[inline]
+            #[cfg_attr(test, track_caller)]
             pub fn fetch_max(&self, value: $int, order: Ordering) -> $int {
                 let before = self.0.fetch_max(value, order);
                 wrote();
@@ -230,6 +239,7 @@ impl AtomicBool {
 
     /// Writes the value.
     #[inline]
+    #[cfg_attr(test, track_caller)]
     pub fn store(&self, value: bool, order: Ordering) {
         self.0.store(value, order);
         wrote();
@@ -237,6 +247,7 @@ impl AtomicBool {
 
     /// Writes the value and returns the one before.
     #[inline]
+    #[cfg_attr(test, track_caller)]
     pub fn swap(&self, value: bool, order: Ordering) -> bool {
         let before = self.0.swap(value, order);
         wrote();
@@ -259,6 +270,7 @@ pub fn store_load_load(word: &AtomicU64) -> u64 {
 /// # Errors
 /// The word was not `from`; holds what it was.
 #[inline]
+#[cfg_attr(test, track_caller)]
 pub fn store_load_cas(word: &AtomicU64, from: u64, to: u64) -> Result<u64, u64> {
     // ORDERING: [sync.store_load] SeqCst: ordered before this side's next store_load_load.
     word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
@@ -266,6 +278,7 @@ pub fn store_load_cas(word: &AtomicU64, from: u64, to: u64) -> Result<u64, u64> 
 
 /// The writing half of a store-load pair, by swap; returns the value before.
 #[inline]
+#[cfg_attr(test, track_caller)]
 pub fn store_load_swap(word: &AtomicU64, value: u64) -> u64 {
     // ORDERING: [sync.store_load] SeqCst: ordered before this side's next store_load_load.
     word.swap(value, Ordering::SeqCst)
@@ -273,6 +286,7 @@ pub fn store_load_swap(word: &AtomicU64, value: u64) -> u64 {
 
 /// The writing half of a store-load pair, setting bits; returns the value before.
 #[inline]
+#[cfg_attr(test, track_caller)]
 pub fn store_load_set_bits(word: &AtomicU64, bits: u64) -> u64 {
     // ORDERING: [sync.store_load] SeqCst: ordered before this side's next store_load_load.
     word.fetch_or(bits, Ordering::SeqCst)
@@ -280,6 +294,7 @@ pub fn store_load_set_bits(word: &AtomicU64, bits: u64) -> u64 {
 
 /// The writing half of a store-load pair, clearing bits; returns the value before.
 #[inline]
+#[cfg_attr(test, track_caller)]
 pub fn store_load_clear_bits(word: &AtomicU64, bits: u64) -> u64 {
     // ORDERING: [sync.store_load] SeqCst: ordered before this side's next store_load_load.
     word.fetch_and(!bits, Ordering::SeqCst)

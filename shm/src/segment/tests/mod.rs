@@ -6,6 +6,7 @@ mod life;
 mod model;
 mod named;
 mod noise;
+mod torture;
 mod verify;
 
 use std::path::PathBuf;
