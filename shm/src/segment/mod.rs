@@ -356,7 +356,11 @@ impl Segment {
     #[must_use]
     pub fn journal_end(&self) -> u64 {
         // ORDERING: written by a daemon that has ended.
-        self.view.parts.control().journal_end.load(Ordering::Relaxed)
+        self.view
+            .parts
+            .control()
+            .journal_end
+            .load(Ordering::Relaxed)
     }
 
     /// Writes that the daemon stopped in order.

@@ -5,3 +5,4 @@ pub mod side;
 #[cfg(not(loom))]
 pub mod slot;
 pub mod state;
+mod transitions;

@@ -1,0 +1,188 @@
+//! What a state word becomes by an event: the code of the table that `state.rs` draws.
+//!
+//! Tested in `state_tests.rs`, against a second writing of the table.
+
+use super::state::{
+    ATTEMPT_MAX, Event, FLAG_CANCEL, FLAG_JUDGED, FLAG_TIMED_OUT, IllegalTransition, OWNER_NONE,
+    Phase, StateWord,
+};
+use crate::id::{AttachIndex, GENERATION_MAX, WorkerIndex};
+
+impl StateWord {
+    /// What the word becomes by `event`: the whole table.
+    ///
+    /// # Errors
+    /// The table has no such change, or a number is used up (attempt 255, the last generation, a worker or attach
+    /// record that does not fit).
+    pub const fn after(self, event: Event) -> Result<Self, IllegalTransition> {
+        match self.next(event) {
+            Some(next) => Ok(next),
+            None => Err(IllegalTransition { from: self, event }),
+        }
+    }
+
+    const fn next(self, event: Event) -> Option<Self> {
+        match event {
+            Event::Claim { attach } => self.claimed_by(attach),
+            Event::Assign { worker } => self.assigned_to(worker),
+            Event::Submit => self.moved(&[Phase::Claimed], Phase::Submitted),
+            Event::Admit => self.unowned(&[Phase::Claimed], Phase::Ready),
+            Event::AdmitDelayed => self.unowned(&[Phase::Claimed], Phase::Delayed),
+            Event::Abandon => self.cleared(&[Phase::Claimed], Phase::Free),
+            Event::Accept => self.unowned(&[Phase::Submitted], Phase::Ready),
+            Event::AcceptDelayed => self.unowned(&[Phase::Submitted], Phase::Delayed),
+            Event::Block => self.unowned(&[Phase::Submitted], Phase::Blocked),
+            Event::Hold => self.unowned(&[Phase::Submitted], Phase::Held),
+            Event::Refuse => self.cleared(&[Phase::Submitted], Phase::Free),
+            Event::Park => self.unowned(&[Phase::Ready], Phase::Blocked),
+            Event::Release => {
+                self.unowned(&[Phase::Blocked, Phase::Held, Phase::Delayed], Phase::Ready)
+            }
+            Event::Start => self.moved(&[Phase::Assigned], Phase::Running),
+            Event::End => self.moved(&[Phase::Running], Phase::Ended),
+            Event::Judge => self.judged(),
+            Event::Complete => self.concluded(&[Phase::Ended], Phase::Done),
+            Event::Fail => self.concluded(&[Phase::Ended], Phase::Failed),
+            Event::Retry => self.retried(Phase::Ready),
+            Event::RetryLater => self.retried(Phase::Delayed),
+            Event::Bury => self.concluded(
+                &[Phase::Ended, Phase::Assigned, Phase::Running],
+                Phase::DeadLetter,
+            ),
+            Event::Requeue => self.unowned(&[Phase::Assigned, Phase::Running], Phase::Ready),
+            Event::Cancel => self.cancelled(),
+            Event::RequestCancel => self.flagged(FLAG_CANCEL),
+            Event::RequestStop => self.flagged(FLAG_TIMED_OUT),
+            Event::CompleteUnattended => self.moved(&[Phase::Running], Phase::Done),
+            Event::Revive => match self.unowned(&[Phase::DeadLetter], Phase::Ready) {
+                Some(next) => Some(next.with_flags(0)),
+                None => None,
+            },
+            Event::Free => self.cleared(
+                &[
+                    Phase::Done,
+                    Phase::Failed,
+                    Phase::Cancelled,
+                    Phase::DeadLetter,
+                ],
+                Phase::Free,
+            ),
+            Event::Quarantine => {
+                if matches!(self.phase(), Phase::Quarantine) {
+                    None
+                } else {
+                    Some(self.with_phase(Phase::Quarantine))
+                }
+            }
+        }
+    }
+
+    const fn claimed_by(self, attach: AttachIndex) -> Option<Self> {
+        if !matches!(self.phase(), Phase::Free)
+            || self.generation() == GENERATION_MAX
+            || attach.get() >= OWNER_NONE
+        {
+            return None;
+        }
+        Some(
+            Self::from_raw(self.generation() + 1)
+                .with_owner(attach.get())
+                .with_phase(Phase::Claimed),
+        )
+    }
+
+    const fn assigned_to(self, worker: WorkerIndex) -> Option<Self> {
+        if !matches!(self.phase(), Phase::Ready)
+            || self.attempt() == ATTEMPT_MAX
+            || worker.get() >= OWNER_NONE
+        {
+            return None;
+        }
+        let attempt = self.attempt() + 1;
+        Some(
+            self.with_phase(Phase::Assigned)
+                .with_owner(worker.get())
+                .with_attempt(attempt)
+                .with_flags(self.flags() & !FLAG_TIMED_OUT),
+        )
+    }
+
+    const fn judged(self) -> Option<Self> {
+        if matches!(self.phase(), Phase::Ended) && !self.is_judged() {
+            Some(self.with_flags(self.flags() | FLAG_JUDGED))
+        } else {
+            None
+        }
+    }
+
+    /// A final phase: the flag of the waiting goes.
+    const fn concluded(self, from: &[Phase], to: Phase) -> Option<Self> {
+        match self.moved(from, to) {
+            Some(next) => Some(next.with_flags(next.flags() & !FLAG_JUDGED)),
+            None => None,
+        }
+    }
+
+    const fn retried(self, to: Phase) -> Option<Self> {
+        if self.is_judged() {
+            return None;
+        }
+        match self.unowned(&[Phase::Ended], to) {
+            Some(next) => Some(next.with_flags(0)),
+            None => None,
+        }
+    }
+
+    const fn cancelled(self) -> Option<Self> {
+        let phase = self.phase();
+        if phase.is_with_worker() {
+            let judged = matches!(phase, Phase::Ended) || self.has_flag(FLAG_CANCEL);
+            return if judged {
+                self.concluded(&[phase], Phase::Cancelled)
+            } else {
+                None
+            };
+        }
+        if phase.is_unfinished() {
+            Some(self.with_owner(OWNER_NONE).with_phase(Phase::Cancelled))
+        } else {
+            None
+        }
+    }
+
+    const fn flagged(self, flag: u8) -> Option<Self> {
+        if matches!(self.phase(), Phase::Assigned | Phase::Running) {
+            Some(self.with_flags(self.flags() | flag))
+        } else {
+            None
+        }
+    }
+
+    /// The phase changes, the rest stays.
+    const fn moved(self, from: &[Phase], to: Phase) -> Option<Self> {
+        let mut index = 0;
+        while index < from.len() {
+            if from[index] as u8 == self.phase() as u8 {
+                return Some(self.with_phase(to));
+            }
+            index += 1;
+        }
+        None
+    }
+
+    /// The phase changes and the owner goes.
+    const fn unowned(self, from: &[Phase], to: Phase) -> Option<Self> {
+        match self.moved(from, to) {
+            Some(next) => Some(next.with_owner(OWNER_NONE)),
+            None => None,
+        }
+    }
+
+    /// The phase changes, owner, attempt and flags go.
+    const fn cleared(self, from: &[Phase], to: Phase) -> Option<Self> {
+        match self.unowned(from, to) {
+            Some(next) => Some(next.with_attempt(0).with_flags(0)),
+            None => None,
+        }
+    }
+}
