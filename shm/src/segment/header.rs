@@ -36,7 +36,7 @@ pub struct ControlInfo {
     pub clean_shutdown: bool,
     /// Stamp of the daemon's last sign of life in the segment.
     pub daemon_beat: u64,
-    /// Claims at or above this generation are refused; 0 = no limit.
+    /// Claims above this generation are refused; 0 = no limit.
     pub gen_limit: u64,
     /// Highest generation ever claimed.
     pub gen_top: u64,

@@ -372,7 +372,7 @@ impl Segment {
             .store(crate::layout::control::SHUTDOWN_CLEAN, Ordering::Relaxed);
     }
 
-    /// Claims stay below this generation; 0 = no limit.
+    /// Highest generation that claims may reach; 0 = no limit.
     #[must_use]
     pub fn gen_limit(&self) -> u64 {
         // ORDERING: the value that the daemon itself wrote, or one before it.
@@ -388,7 +388,8 @@ impl Segment {
         top.max(self.view.header.gen_base)
     }
 
-    /// Claims must stay below this generation; 0 = no limit.
+    /// Highest generation that claims may reach; 0 = no limit. The next segment begins with it as its `gen_base`, which is the
+    /// generation before the first.
     pub fn set_gen_limit(&self, generation: u64) {
         // ORDERING: raised after the journal's reservation is stable; a claim that sees the old one is refused.
         self.view

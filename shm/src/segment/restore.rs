@@ -146,7 +146,7 @@ pub enum RestoreError {
     },
     /// The generation was not reserved.
     #[error(
-        "task {task} has generation {generation}, and only those below {limit} were reserved: the journal contradicts itself"
+        "task {task} has generation {generation}, and only those up to {limit} were reserved: the journal contradicts itself"
     )]
     Generation {
         /// The task.
@@ -238,7 +238,7 @@ impl Segment {
             });
         }
         let limit = self.gen_limit();
-        if limit != 0 && id.generation() >= limit {
+        if limit != 0 && id.generation() > limit {
             return Err(RestoreError::Generation {
                 task: id,
                 generation: id.generation(),

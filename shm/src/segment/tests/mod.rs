@@ -7,6 +7,8 @@ mod model;
 mod named;
 mod noise;
 mod torture;
+mod rebuild;
+mod restore;
 mod verify;
 
 use std::path::PathBuf;
