@@ -6,56 +6,32 @@
 //! | found | then |
 //! |---|---|
 //! | nothing | may be taken |
-//! | no access, too small, another magic | somebody else's: the next key |
+//! | no access, too small, another magic in both headers | somebody else's: the next key |
 //! | our magic, another owner | refused: nobody else may put a segment there |
 //! | our magic and owner, another instance | the next key |
 //! | unfinished, its maker lives | refused for now |
 //! | unfinished, its maker is dead | removed |
-//! | another layout, damaged, of another boot | saved to a file, removed |
+//! | another layout, damaged (header, ready word, many states), of another boot | saved to a file, removed |
 //! | all right, its daemon lives | refused |
 //! | all right | adopted |
 //!
-//! Tested in `shm/tests/named_segments.rs`.
+//! Tested in `segment/tests/named.rs`, `cold.rs` and `damaged.rs`.
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::layout::header::MAGIC;
-use crate::region::sysv::{self, KEYS_PROBED, SysvStatus};
+use crate::region::sysv::{self, KEYS_PROBED};
 use crate::region::{Mapping, SysvMemory};
-use crate::segment::create::{Identity, build, check_instance, instance_hash};
-use crate::segment::header::Front;
+use crate::segment::Segment;
+use crate::segment::create::{Identity, build, check_instance};
 use crate::segment::key::keys_of;
 use crate::segment::limits::refusal;
 use crate::segment::lock_file::LockFile;
-use crate::segment::parts::Parts;
-use crate::segment::process::{ProcessIdentity, boot_id};
+use crate::segment::look::{Found, look};
 use crate::segment::snapshot::park;
 use crate::segment::spec::{Adoption, CreateError, Earlier, SegmentSpec};
-use crate::segment::{Segment, SegmentView};
-use crate::spill::SpillStore;
-use crate::time::wall_ns;
-
-/// LIMIT: an unfinished segment whose maker has not even written its name after so long was left behind.
-const UNNAMED_MAKER_S_MAX: u64 = 60;
-
-/// What lies at a key.
-enum Found {
-    Nothing,
-    Foreign,
-    Unfinished {
-        shm_id: i32,
-    },
-    Unusable {
-        shm_id: i32,
-        why: String,
-        memory: Arc<Mapping>,
-    },
-    Usable(Box<Segment>),
-}
 
 impl Segment {
     /// Makes a segment that nobody finds by name and that vanishes with the last process attached to it. Inspectors
@@ -242,135 +218,6 @@ fn attach_new(shm_id: i32, spec: &SegmentSpec) -> Result<Mapping, CreateError> {
     Ok(Mapping::Sysv(memory))
 }
 
-fn look(key: i32, uid: u32, spec: &SegmentSpec) -> Result<Found, CreateError> {
-    let shm_id = match sysv::find(key) {
-        Ok(shm_id) => shm_id,
-        Err(error) if is(&error, Errno::ENOENT) => return Ok(Found::Nothing),
-        Err(_) => return Ok(Found::Foreign),
-    };
-    let Ok(status) = sysv::status(shm_id) else {
-        return Ok(Found::Foreign);
-    };
-    let Ok(memory) = SysvMemory::attach(shm_id, true) else {
-        return Ok(Found::Foreign);
-    };
-    let memory = Arc::new(Mapping::Sysv(memory));
-    let Some(front) = Front::of(Arc::clone(&memory)) else {
-        return Ok(Found::Foreign);
-    };
-    let ours = status.owner_uid == uid && status.creator_uid == uid;
-    if front.magic() != MAGIC {
-        return if ours && front.is_unwritten() {
-            unfinished(shm_id, &front, status, spec)
-        } else {
-            Ok(Found::Foreign)
-        };
-    }
-    if !ours {
-        return Err(CreateError::WrongOwner {
-            key,
-            shm_id,
-            instance: front
-                .header()
-                .map(|header| header.instance)
-                .unwrap_or_default(),
-            owner: if status.owner_uid == uid {
-                status.creator_uid
-            } else {
-                status.owner_uid
-            },
-            uid,
-        });
-    }
-    if !front.control().ready {
-        return unfinished(shm_id, &front, status, spec);
-    }
-    judge(shm_id, uid, spec, memory, &front)
-}
-
-/// A segment of ours with a ready word: is it the instance's, and can it be used?
-fn judge(
-    shm_id: i32,
-    uid: u32,
-    spec: &SegmentSpec,
-    memory: Arc<Mapping>,
-    front: &Front,
-) -> Result<Found, CreateError> {
-    let unusable = |why: String, memory| {
-        Ok(Found::Unusable {
-            shm_id,
-            why,
-            memory,
-        })
-    };
-    let header = match front.header() {
-        Ok(header) => header,
-        Err(error) => return unusable(error.to_string(), memory),
-    };
-    let same_hash = header.instance_hash == instance_hash(&spec.instance, uid);
-    if header.instance != spec.instance || header.owner_uid != uid || !same_hash {
-        return Ok(Found::Foreign);
-    }
-    if header.boot_id != boot_id() {
-        return unusable("it is of another boot of this machine".to_owned(), memory);
-    }
-    let geometry = match front.usable() {
-        Ok((_, geometry)) => geometry,
-        Err(error) => return unusable(error.to_string(), memory),
-    };
-    let control = front.control();
-    let daemon = ProcessIdentity {
-        pid: control.daemon_pid,
-        start_time: control.daemon_start,
-    };
-    if daemon != ProcessIdentity::own() && daemon.is_alive() {
-        return Err(CreateError::InUse {
-            instance: spec.instance.clone(),
-            pid: daemon.pid,
-        });
-    }
-    let writable = SysvMemory::attach(shm_id, false)
-        .map_err(|source| refusal(source, "shmat", geometry.total_bytes(), &spec.instance))?;
-    let parts = Parts::of(&Arc::new(Mapping::Sysv(writable)), geometry)?;
-    let view = SegmentView {
-        parts,
-        header,
-        shm_id: Some(shm_id),
-        spill: None,
-    };
-    let spill =
-        SpillStore::open(&spec.spill_dir, view.header.payload_limit).bounded(spec.spill_limit);
-    Ok(Found::Usable(Box::new(Segment::of(view, spill))))
-}
-
-fn unfinished(
-    shm_id: i32,
-    front: &Front,
-    status: SysvStatus,
-    spec: &SegmentSpec,
-) -> Result<Found, CreateError> {
-    let control = front.control();
-    let named = control.creator_pid != 0;
-    let maker = ProcessIdentity {
-        pid: if named {
-            control.creator_pid
-        } else {
-            status.creator_pid
-        },
-        start_time: control.creator_start,
-    };
-    let now_s = wall_ns() / 1_000_000_000;
-    let recent = now_s.saturating_sub(status.changed_unix_s) < UNNAMED_MAKER_S_MAX;
-    if maker.is_alive() && (named || recent) {
-        return Err(CreateError::BeingMade {
-            shm_id,
-            instance: spec.instance.clone(),
-            pid: maker.pid,
-        });
-    }
-    Ok(Found::Unfinished { shm_id })
-}
-
 fn adopt(segment: Segment, spec: &SegmentSpec, runtime_dir: &Path) -> (Segment, Adoption) {
     let clean = segment.control().clean_shutdown;
     let other_sizes = *segment.geometry() != spec.geometry;
@@ -394,6 +241,6 @@ fn remove(shm_id: i32, spec: &SegmentSpec) -> Result<(), CreateError> {
     })
 }
 
-fn is(error: &io::Error, errno: Errno) -> bool {
+pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno as i32)
 }

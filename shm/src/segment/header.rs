@@ -105,6 +105,23 @@ impl Front {
         self.headers[0].magic.load(Ordering::Relaxed)
     }
 
+    /// One of the two headers begins as ours do.
+    pub(crate) fn has_magic(&self) -> bool {
+        let mut copies = self.headers.iter();
+        // ORDERING: constant after [segment.ready]; compared only.
+        copies.any(|header| header.magic.load(Ordering::Relaxed) == MAGIC)
+    }
+
+    /// Its creator has not published it: the ready word says so, and no second daemon ever took it over. What is there but
+    /// for its ready word is no such segment.
+    pub(crate) fn is_being_made(&self) -> bool {
+        let control = &self.control[0];
+        // ORDERING: compared only.
+        let ready = control.ready.load(Ordering::Acquire);
+        // ORDERING: as above.
+        matches!(ready, 0 | BUILDING) && control.daemon_epoch.load(Ordering::Relaxed) < 2
+    }
+
     /// Neither header was ever written: all zeros, and the ready word says nothing or "building".
     pub(crate) fn is_unwritten(&self) -> bool {
         // ORDERING: compared only.

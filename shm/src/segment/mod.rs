@@ -3,7 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `spec` | what a segment shall be like, errors |
-//! | `create`, `adopt`, `key`, `limits` | how one is had |
+//! | `create`, `adopt`, `look`, `sanity`, `key`, `limits` | how one is had |
+//! | `restore` | tasks of a journal in a new one |
 //! | `attach` | how one is looked at |
 //! | `attachment`, `local_worker` | how a local process writes to one: its record, its submissions, the tasks it takes |
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
@@ -39,6 +40,7 @@ mod key;
 mod limits;
 mod local_worker;
 mod lock_file;
+mod look;
 mod parts;
 mod pidfd;
 mod process;
@@ -48,6 +50,7 @@ mod records;
 mod repair;
 mod repairer;
 mod restore;
+mod sanity;
 mod snapshot;
 mod spec;
 mod survey;
@@ -104,6 +107,7 @@ pub struct Segment {
     /// Where the next claim starts to look; of this process only.
     hint: AtomicU64,
     spare: Spare,
+    rebuilt: std::sync::Mutex<Option<Rebuilt>>,
 }
 
 /// What an index meets that names nothing: memory of this process, written and read by nobody else.
@@ -151,6 +155,7 @@ impl Segment {
             incarnation: AtomicU32::new(0),
             hint: AtomicU64::new(0),
             spare: Spare::new(),
+            rebuilt: std::sync::Mutex::new(None),
         }
     }
 

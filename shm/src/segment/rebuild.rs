@@ -5,6 +5,7 @@
 
 use core::ops::Range;
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 
 use crate::arena::{ArenaShape, Claimant};
 use crate::blob::BlobRef;
@@ -57,14 +58,24 @@ impl Segment {
             |chunk| survey.refers_to(chunk.unit),
         );
         self.rebuild_counts(&survey);
-        Rebuilt {
+        let rebuilt = Rebuilt {
             tasks: survey.tasks(),
             abandoned: survey.abandoned,
             impossible: survey.impossible,
             lost_references: survey.lost_references,
             lsn_top: survey.lsn_top,
             keys: self.settle_keys(),
-        }
+        };
+        // A panic elsewhere changes nothing about these numbers.
+        let mut last = self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(rebuilt);
+        rebuilt
+    }
+
+    /// What the last rebuild by this process found; `None` when there was none: the segment is new, or was brought in order
+    /// while other processes were attached.
+    pub fn last_rebuild(&self) -> Option<Rebuilt> {
+        *self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes spill files that no slot refers to. Only at the start of a daemon, after [`Segment::rebuild_caches`].

@@ -15,6 +15,7 @@ use crate::blob::BlobRef;
 use crate::id::{SlotIndex, TaskId};
 use crate::segment::Segment;
 use crate::segment::free::chunk_owner;
+use crate::segment::sanity::is_impossible;
 use crate::task::slot::TaskSlot;
 use crate::task::state::{Event, Owner, Phase, StateWord};
 use crate::time::Now;
@@ -183,13 +184,7 @@ impl Survey {
                 Err(_) => segment.task(slot).state(),
             };
         }
-        let no_worker = match state.owner() {
-            Owner::Worker(worker) => segment.worker_index(worker.get()).is_none(),
-            Owner::None => state.is_with_worker(),
-            Owner::Attach(_) => false,
-        };
-        let impossible = no_worker || state.generation() == 0 || phase == Phase::Reserved;
-        if !impossible {
+        if !is_impossible(segment, state) {
             return state;
         }
         match segment.apply(slot, state, Event::Quarantine) {

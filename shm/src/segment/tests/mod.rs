@@ -2,6 +2,8 @@
 
 mod attachment;
 mod blobs;
+mod cold;
+mod damaged;
 mod life;
 mod model;
 mod named;

@@ -16,14 +16,14 @@ use crate::sync::Ordering;
 use crate::task::state::Phase;
 
 /// An instance of a name that no other test has; removes its segments at the end, also after a panic.
-struct Instance {
-    name: String,
-    dir: tempfile::TempDir,
+pub(super) struct Instance {
+    pub(super) name: String,
+    pub(super) dir: tempfile::TempDir,
     others: Vec<i32>,
 }
 
 impl Instance {
-    fn new(test: &str) -> Self {
+    pub(super) fn new(test: &str) -> Self {
         let name = format!("test-{test}-{}", std::process::id());
         Self {
             name,
@@ -32,7 +32,7 @@ impl Instance {
         }
     }
 
-    fn spec(&self) -> SegmentSpec {
+    pub(super) fn spec(&self) -> SegmentSpec {
         let geometry = Geometry::for_counts(64, 8)
             .unwrap()
             .with_arena_bytes(1 << 20)
@@ -43,11 +43,11 @@ impl Instance {
         }
     }
 
-    fn start(&self) -> Result<(Segment, Adoption), CreateError> {
+    pub(super) fn start(&self) -> Result<(Segment, Adoption), CreateError> {
         Segment::create_or_adopt_named(&self.spec(), self.dir.path())
     }
 
-    fn keys(&self) -> Vec<i32> {
+    pub(super) fn keys(&self) -> Vec<i32> {
         keys_of(&self.name, uid()).collect()
     }
 
@@ -81,7 +81,7 @@ fn uid() -> u32 {
 }
 
 /// Writes words into a named segment, as a program gone mad would.
-fn scribble(segment: &Segment, words: &[(usize, u64)]) {
+pub(super) fn scribble(segment: &Segment, words: &[(usize, u64)]) {
     for &(index, value) in words {
         segment.view.parts.mapping.words()[index].store(value, Ordering::Relaxed);
     }
