@@ -259,7 +259,9 @@ impl Segment {
             RestoredBytes::Bytes(bytes) if (1..=INLINE_BYTES_MAX).contains(&bytes.len()) => {
                 self.write_inline(id.slot(), bytes)
             }
-            other => self.restore_blob(id, other)?,
+            RestoredBytes::None | RestoredBytes::Bytes(_) | RestoredBytes::Spill { .. } => {
+                self.restore_blob(id, restored.payload)?
+            }
         };
         task.set_payload(payload);
         task.set_result(self.restore_blob(id, restored.result)?);

@@ -10,6 +10,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Inner levels that a builder writes as it goes; the ones above come with `finish_build`.
 const LEVELS: usize = 3;
+// `BUILD_GRANULE` covers as many.
 
 /// Writes a range of leaves in order, and the inner words above them.
 #[derive(Debug)]
@@ -23,11 +24,7 @@ pub struct TreeBuilder<'s, const FANOUT: usize = 8> {
 
 impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
     /// Leaves of different builders must lie in different stretches of so many.
-    pub const BUILD_GRANULE: u32 = {
-        let granule = FANOUT.pow(3);
-        assert!(LEVELS == 3 && granule <= 4096);
-        granule as u32
-    };
+    pub const BUILD_GRANULE: u32 = 1 << (FANOUT.ilog2() * 3);
 
     /// Starts at a leaf that is a multiple of [`BUILD_GRANULE`](Self::BUILD_GRANULE).
     #[must_use]
