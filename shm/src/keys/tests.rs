@@ -102,6 +102,30 @@ fn exists(task: TaskId, there: u64) -> bool {
     task.generation() % 4 >= there
 }
 
+fn reserve(keys: KeyTable<'_>, model: &mut Model, entry: KeyEntry) {
+    let Ok(place) = keys.reserve(entry.key, entry.task, entry.expiry, at(model.stamp)) else {
+        // Refused only when it is not there and its places are full of keys that are alive.
+        assert!(!model.entries.contains_key(&entry.key));
+        let alive = model.entries.values().filter(|e| e.expiry > model.stamp);
+        assert!(alive.count() >= BUCKET_ENTRIES);
+        return;
+    };
+    model.entries.remove(&entry.key);
+    // An expired entry of another key may have been used again, and only such a one.
+    let kept: Vec<KeyId> = keys.iter().map(|entry| entry.key).collect();
+    let gone = |key: &&KeyId| !kept.contains(key);
+    let lost: Vec<KeyId> = model.entries.keys().filter(gone).copied().collect();
+    assert!(lost.len() <= 1);
+    for key in lost {
+        let entry = model.entries.remove(&key).unwrap();
+        assert!(entry.expiry <= model.stamp, "{entry:?} was alive");
+    }
+    if entry.confirmed {
+        assert!(keys.confirm(place));
+    }
+    model.entries.insert(entry.key, entry);
+}
+
 fn run(keys: KeyTable<'_>, model: &mut Model, command: &Command) {
     match *command {
         Command::Reserve {
@@ -110,36 +134,13 @@ fn run(keys: KeyTable<'_>, model: &mut Model, command: &Command) {
             life,
             confirm,
         } => {
-            let (key, task, expiry) = (key(number), task(id), model.stamp + life);
-            let Ok(place) = keys.reserve(key, task, expiry, at(model.stamp)) else {
-                // Refused only when it is not there and its places are full of keys that are alive.
-                assert!(!model.entries.contains_key(&key));
-                let alive = model.entries.values().filter(|e| e.expiry > model.stamp);
-                assert!(alive.count() >= BUCKET_ENTRIES);
-                return;
-            };
-            model.entries.remove(&key);
-            // An expired entry of another key may have been used again, and only such a one.
-            let lost: Vec<KeyId> = {
-                let kept: Vec<KeyId> = keys.iter().map(|entry| entry.key).collect();
-                let gone = |key: &&KeyId| !kept.contains(key);
-                model.entries.keys().filter(gone).copied().collect()
-            };
-            assert!(lost.len() <= 1);
-            for key in lost {
-                let entry = model.entries.remove(&key).unwrap();
-                assert!(entry.expiry <= model.stamp, "{entry:?} was alive");
-            }
-            if confirm {
-                assert!(keys.confirm(place));
-            }
             let entry = KeyEntry {
-                key,
-                task,
-                expiry,
+                key: key(number),
+                task: task(id),
+                expiry: model.stamp + life,
                 confirmed: confirm,
             };
-            model.entries.insert(key, entry);
+            reserve(keys, model, entry);
         }
         Command::Remove { key: number, own } => {
             let found = model.entries.get(&key(number)).map(|entry| entry.task);

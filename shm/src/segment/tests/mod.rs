@@ -8,9 +8,9 @@ mod life;
 mod model;
 mod named;
 mod noise;
-mod torture;
 mod rebuild;
 mod restore;
+mod torture;
 mod verify;
 
 use std::path::PathBuf;

@@ -39,10 +39,10 @@ fn populated(tasks: u64) -> Segment {
             _ => {}
         }
     }
-    // A submitter killed between its claim and its publication.
-    let mut claimed = segment.claim_task(AttachIndex::DAEMON).unwrap();
+    // A submitter killed between its claim and its publication: nobody gives the slot back.
+    let claimed = segment.claim_task(AttachIndex::DAEMON).unwrap();
+    let mut claimed = core::mem::ManuallyDrop::new(claimed);
     claimed.set_payload(&[4; 200]).unwrap();
-    core::mem::forget(claimed);
     segment
 }
 
