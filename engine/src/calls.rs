@@ -2,7 +2,7 @@
 //!
 //! Every call is bounded and causes two effects at most. Tested in `engine/tests/rules/`.
 
-use qtf_shm::{ClientIndex, Counter, Now, StateWord, TaskId, WorkerId};
+use qtf_shm::{AttachIndex, ClientIndex, Counter, Now, StateWord, TaskId, WorkerId};
 
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
@@ -255,6 +255,18 @@ impl Engine {
         let mut parts = self.parts(now);
         if let Ok(index) = parts.workers.serving(parts.turn.segment, worker) {
             parts.workers.lose(&mut parts.turn, index);
+        }
+    }
+
+    /// A local process is dead, by the kernel's word: its claims are given back, what it submitted is judged, what its
+    /// workers held goes to others, and then its attach record is free again.
+    pub fn attach_gone(&mut self, now: Now, attach: AttachIndex) {
+        let mut parts = self.parts(now);
+        if parts
+            .departed
+            .add(parts.turn.segment, parts.turn.sweep, attach)
+        {
+            parts.workers.lose_local(&mut parts.turn, attach);
         }
     }
 

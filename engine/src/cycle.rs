@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use qtf_shm::{Counter, Now, Segment};
 
+use crate::attaches::Departed;
 use crate::config::{ConfigError, EngineConfig};
 use crate::effects::{Effect, EffectQueue};
 use crate::plm::{Journal, Plm, Repaired};
@@ -54,6 +55,7 @@ pub struct Engine {
     config: EngineConfig,
     effects: EffectQueue,
     sweep: Sweep,
+    departed: Departed,
     pub(crate) clients: Clients,
     pub(crate) workers: Workers,
     pub(crate) plm: Plm,
@@ -71,6 +73,7 @@ pub(crate) struct Parts<'e> {
     pub(crate) plm: &'e mut Plm,
     pub(crate) workers: &'e mut Workers,
     pub(crate) rng: &'e mut fastrand::Rng,
+    pub(crate) departed: &'e mut Departed,
     scheduler: &'e mut Scheduler,
 }
 
@@ -99,6 +102,7 @@ impl Engine {
                 config.background_sweep_ns,
                 now,
             ),
+            departed: Departed::default(),
             clients: Clients::new(&segment),
             workers: Workers::new(&segment, rng.u64(..)),
             plm: Plm::new(rng.u64(..), now, journal),
@@ -209,6 +213,7 @@ impl Engine {
             workers: &mut self.workers,
             scheduler: &mut self.scheduler,
             rng: &mut self.rng,
+            departed: &mut self.departed,
         }
     }
 }
@@ -226,6 +231,11 @@ impl Parts<'_> {
         let high_water = self.turn.segment.high_water();
         let stripe = self.turn.sweep.next_stripe(self.turn.now, high_water, room);
         let was_urgent = self.turn.sweep.is_urgent();
+        let segment = self.turn.segment;
+        self.departed.repair(
+            segment,
+            (stripe.clone(), 0..segment.geometry().arena_blocks()),
+        );
         // A process that was killed on its way up a tree hides a leaf that is in order itself.
         let ready = self.turn.segment.ready().scrub_leaves(stripe.clone());
         let timers = self.turn.segment.timers().scrub_leaves(stripe.clone());
@@ -246,7 +256,6 @@ impl Parts<'_> {
         if !was_urgent {
             self.plm.expire_keys(&self.turn);
             self.plm.look_at_ids(&self.turn);
-            let segment = self.turn.segment;
             let blocks = self
                 .turn
                 .sweep
@@ -257,6 +266,8 @@ impl Parts<'_> {
         }
         if self.turn.sweep.stripe_done(high_water) {
             self.workers.pass_completed(&self.turn);
+            self.departed
+                .pass_completed(segment, self.turn.sweep, self.workers);
         }
         if was_urgent {
             work += WorkCount::ONE;

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod attaches;
 mod calls;
 mod config;
 mod cycle;

@@ -55,6 +55,11 @@ impl Plm {
                 turn.segment.timers().remove(slot.get(), key);
                 self.conclude(turn, workers, slot, state);
             }
+            // A local process has ended the attempt and asks for the judgement.
+            Phase::Ended if !state.is_judged() => {
+                turn.segment.timers().remove(slot.get(), key);
+                self.conclude(turn, workers, slot, state);
+            }
             Phase::Free
             | Phase::Claimed
             | Phase::Submitted

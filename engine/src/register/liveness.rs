@@ -9,7 +9,7 @@
 //! After a gap of the loop over a quarter of the lease every lease starts over: then it was the
 //! daemon that did not listen. Tested in `engine/tests/rules/liveness.rs`.
 
-use qtf_shm::{Counter, Key, Now, WorkerEvent, WorkerIndex, WorkerPhase};
+use qtf_shm::{AttachIndex, Counter, Key, Now, WorkerEvent, WorkerIndex, WorkerPhase};
 
 use super::workers::{Workers, apply, serves};
 use crate::cycle::WorkCount;
@@ -106,6 +106,15 @@ impl Workers {
         if self.part(turn, worker, false) {
             turn.segment.counters().add(Counter::WorkerLost, 1);
             turn.effects.push(Effect::Evict { worker: id });
+        }
+    }
+
+    /// The workers of a local process that has died.
+    pub(crate) fn lose_local(&mut self, turn: &mut Turn<'_>, attach: AttachIndex) {
+        let lost: Vec<_> = self.local(turn.segment, attach).collect();
+        for worker in lost {
+            self.note_used(worker);
+            self.lose(turn, worker);
         }
     }
 

@@ -6,8 +6,8 @@
 //! Tested in `engine/tests/rules/scheduling.rs`, `losses.rs`, `liveness.rs`.
 
 use qtf_shm::{
-    Key, KindIndex, Now, Segment, TaskId, WorkerCounter, WorkerEvent, WorkerId, WorkerIndex,
-    WorkerPhase, WorkerSlot, WorkerState,
+    AttachIndex, Key, KindIndex, Now, Segment, TaskId, WorkerCounter, WorkerEvent, WorkerId,
+    WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
 };
 
 use crate::rejection::Rejection;
@@ -105,6 +105,24 @@ impl Workers {
     pub(super) fn all_indices(&self) -> impl Iterator<Item = WorkerIndex> + use<> {
         let count = u32::try_from(self.notes.len()).unwrap_or(0);
         (0..count).filter_map(move |raw| WorkerIndex::new_checked(u16::try_from(raw).ok()?, count))
+    }
+
+    /// The workers of a local process.
+    pub(crate) fn local(
+        &self,
+        segment: &Segment,
+        attach: AttachIndex,
+    ) -> impl Iterator<Item = WorkerIndex> {
+        self.all_indices().filter(move |&worker| {
+            let slot = segment.worker(worker);
+            let is_there = slot.state().phase() != WorkerPhase::Free;
+            is_there && slot.local() == Some(attach.get())
+        })
+    }
+
+    /// Says whether a local process has a worker slot.
+    pub(crate) fn has_local(&self, segment: &Segment, attach: AttachIndex) -> bool {
+        self.local(segment, attach).next().is_some()
     }
 
     /// Notes that a slot is used.

@@ -440,3 +440,71 @@ fn succeeded_task_whose_result_nobody_wants_does_not_come_back() {
     assert!(world.engine.check(task).is_err());
     world.verify();
 }
+
+#[test]
+fn bytes_in_files_stay_in_their_files_and_small_ones_come_back_into_the_segment() {
+    let mut world = JournalWorld::new();
+    world.worker(1, &["exec"]);
+    let large = vec![9; 100_000];
+    let payload = world.segment().spill().store(&large).unwrap();
+    let result = world.segment().spill().store(&large[1..]).unwrap();
+    let taken = world.take_in("exec", |task| task.payload = Payload::Stored(payload));
+    let task = taken.unwrap().task;
+    world.sync();
+    let got = world.dispatch();
+    let report = qtf_engine::ResultReport {
+        outcome: qtf_shm::Outcome {
+            kind: qtf_shm::OutcomeKind::Exited,
+            ..qtf_shm::Outcome::default()
+        },
+        output: qtf_engine::Output::Stored(result),
+    };
+    let now = world.now;
+    let asked = crate::world::task_ref(task, got.2);
+    let answer = world.engine.task_result(now, got.0, asked, &report);
+    assert!(answer.durable.is_some());
+    world.sync();
+    let world = world.cold_restart();
+    let record = world.segment().read_task(task.slot()).unwrap().record;
+    for (part, wanted) in [
+        (qtf_shm::Part::Payload, large.as_slice()),
+        (qtf_shm::Part::Result, &large[1..]),
+    ] {
+        let mut out = vec![0; wanted.len()];
+        let read = world.segment().load_blob(&record, part, 0, &mut out);
+        assert_eq!(read.unwrap(), wanted.len());
+        assert_eq!(out, wanted);
+    }
+    assert_eq!(world.segment().remove_lost_spills(), 0);
+}
+
+#[test]
+fn small_output_that_found_the_arena_full_is_in_the_journal_itself() {
+    let mut world = JournalWorld::new();
+    world.worker(1, &["exec"]);
+    let task = world.ready("exec");
+    let got = world.dispatch();
+    // Fill the arena with results.
+    let owner = task;
+    let bytes = vec![1; 60_000];
+    let is_in_arena = |blob| matches!(blob, qtf_shm::BlobRef::Arena { .. });
+    while is_in_arena(
+        world
+            .segment()
+            .store(owner, &bytes, qtf_shm::Purpose::Result)
+            .unwrap(),
+    ) {}
+    let output = vec![3; 50_000];
+    world.result(got, 0, &output);
+    let blob = world.segment().task(task.slot()).result();
+    assert!(matches!(blob, qtf_shm::BlobRef::Spill { .. }));
+    world.sync();
+    // The file was never synced: the machine may have lost it.
+    world.segment().spill().remove(blob).unwrap();
+    let world = world.cold_restart();
+    let record = world.segment().read_task(task.slot()).unwrap().record;
+    let mut out = vec![0; output.len()];
+    let part = qtf_shm::Part::Result;
+    let read = world.segment().load_blob(&record, part, 0, &mut out);
+    assert_eq!((read.unwrap(), out), (output.len(), output));
+}
