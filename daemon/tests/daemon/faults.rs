@@ -12,6 +12,7 @@ use qtf_journal::{Fault, FaultyStorage, Storage};
 use qtf_proto::refusal;
 use qtf_proto::v1::*;
 
+use crate::process::remove_segment;
 use crate::support::{Peer, noop, run};
 
 /// A disk on which chosen writes of groups, or one operation on files, fail.
@@ -101,17 +102,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // The segment outlives its daemons by design; it shall not outlive the test.
-        let uid = nix::unistd::geteuid().as_raw();
-        if let Ok(view) = qtf_shm::SegmentView::attach_by_instance(&self.name, uid)
-            && let Some(id) = view.shm_id()
-        {
-            let id = id.to_string();
-            let ran = std::process::Command::new("ipcrm")
-                .args(["-m", &id])
-                .status();
-            assert!(ran.unwrap().success());
-        }
+        remove_segment(&self.name);
     }
 }
 

@@ -78,7 +78,6 @@ impl SmallDisk {
         let command = home.command_under(&wrapper, &["--data-dir", data]).spawn();
         let mut daemon = Qtfd::of(command.unwrap());
         daemon.wait_for_line("serving");
-        home.note_segment(&daemon);
         daemon
     }
 }

@@ -19,6 +19,7 @@ mod sockets;
 mod start;
 mod submit;
 mod support;
+mod system_calls;
 mod take_over;
 mod transfer;
 mod watch;

@@ -20,8 +20,6 @@ pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
 pub(crate) struct Home {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) name: String,
-    /// Every segment that a daemon of this test has named.
-    segments: std::cell::RefCell<Vec<i32>>,
 }
 
 impl Home {
@@ -29,7 +27,6 @@ impl Home {
         Self {
             folder: tempfile::tempdir().unwrap(),
             name: format!("test-{test}-{}", std::process::id()),
-            segments: std::cell::RefCell::default(),
         }
     }
 
@@ -88,13 +85,7 @@ impl Home {
     pub(crate) fn serving(&self, arguments: &[&str]) -> Qtfd {
         let mut daemon = self.start(arguments);
         daemon.wait_for_line("serving");
-        self.note_segment(&daemon);
         daemon
-    }
-
-    /// The segment that a daemon has named is removed at the end of the test.
-    pub(crate) fn note_segment(&self, daemon: &Qtfd) {
-        self.segments.borrow_mut().extend(daemon.shm_id());
     }
 
     pub(crate) async fn connect(&self) -> Peer {
@@ -102,26 +93,27 @@ impl Home {
         Peer::over(qtf_proto::channel::connect(&address).await.unwrap())
     }
 
-    /// Removes the last segment, as a reboot does.
+    /// Removes the segment, as a reboot does.
     pub(crate) fn lose_segment(&self) {
-        let id = self.segments.borrow_mut().pop().expect("a daemon has run");
-        assert!(remove_segment(id), "segment {id} is there");
+        assert!(remove_segment(&self.name), "there is a segment");
     }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
-        for id in self.segments.borrow().iter() {
-            remove_segment(*id);
-        }
+        // The segment outlives its daemons by design; it shall not outlive the test.
+        remove_segment(&self.name);
     }
 }
 
-fn remove_segment(id: i32) -> bool {
-    let ran = Command::new("ipcrm")
-        .args(["-m", &id.to_string()])
-        .stderr(Stdio::null())
-        .status();
+/// Removes the segment of an instance; false if there is none.
+pub(crate) fn remove_segment(instance: &str) -> bool {
+    let uid = nix::unistd::geteuid().as_raw();
+    let Ok(view) = qtf_shm::SegmentView::attach_by_instance(instance, uid) else {
+        return false;
+    };
+    let id = view.shm_id().unwrap().to_string();
+    let ran = Command::new("ipcrm").args(["-m", &id]).status();
     ran.unwrap().success()
 }
 
@@ -179,19 +171,15 @@ impl Qtfd {
         self.said.iter().any(|line| line.contains(text))
     }
 
-    /// The segment, if it was named in the log.
-    pub(crate) fn shm_id(&self) -> Option<i32> {
-        let line = self
-            .said
-            .iter()
-            .rev()
-            .find(|line| line.contains("shm_id="))?;
-        let rest = line.split("shm_id=").nth(1)?;
-        rest.split_whitespace().next()?.parse().ok()
-    }
-
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().unwrap()?;
+        self.said.extend(self.lines.iter());
+        Some(status)
     }
 
     /// Waits for its end; then everything it said is in `said`.
