@@ -9,7 +9,8 @@ use bytes::Bytes;
 use fake_daemon::{FakeDaemon, Session, TOKEN, assignment, attempt, soon, task_id};
 use prost::Message as _;
 use qtf_proto::v1::{
-    DispatchResponse, ExecSpec, OutcomeKind, RefusalReason, StopReason, TaskOutput, WorkerNotice,
+    DispatchResponse, ExecSpec, OutcomeKind, RefusalReason, ResultDisposition, ResultVerdict,
+    StopReason, TaskOutput, WorkerNotice,
 };
 use qtf_worker::{ExecPolicy, HandlerError, TaskContext, Worker, WorkerBuilder, WorkerError};
 use tokio::sync::oneshot;
@@ -291,6 +292,93 @@ async fn reconnect_keeps_what_runs_and_delivers_what_had_no_verdict() {
     session.record(&report.results[0]).await;
     dispatch.stop(attempt(1, 2), StopReason::Cancelled).await;
     assert_eq!(session.result().await.task, Some(attempt(1, 2)));
+}
+
+#[tokio::test]
+async fn result_is_delivered_over_restarts_of_the_daemon_until_its_verdict_comes() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon).slots(3));
+    let (mut session, mut dispatch) = daemon.accept(9).await;
+    let task = |id: u64, kind| assignment(attempt(id, 1), kind, "data");
+    dispatch
+        .assign(vec![task(1, "wait"), task(2, "echo")])
+        .await;
+    while session.news().await.results.is_empty() {}
+    // A verdict that waits for the journal comes beats later; nothing is said twice meanwhile.
+    for _ in 0..3 {
+        let beat = session.report().await.unwrap();
+        assert!(beat.results.is_empty(), "{beat:?}");
+    }
+    for _ in 0..2 {
+        daemon.kill();
+        drop(session);
+        daemon.start_again();
+        session = daemon.session().await;
+        let hello = &session.hello;
+        assert_eq!((hello.worker_id, hello.token), (9, TOKEN));
+        assert_eq!(hello.held.len(), 2);
+        session.welcome(9, 7, vec![]).await;
+        dispatch = daemon.dispatch().await;
+        // The daemon does not know what its predecessor sent: neither is run again.
+        dispatch
+            .assign(vec![task(1, "wait"), task(2, "echo")])
+            .await;
+        let report = session.news().await;
+        assert_eq!(report.results.len(), 1);
+        assert_eq!(report.results[0].task, Some(attempt(2, 1)));
+        assert_eq!(report.started, [attempt(1, 1)]);
+    }
+    let verdicts = vec![ResultVerdict {
+        task: Some(attempt(2, 1)),
+        disposition: ResultDisposition::Stale.into(),
+    }];
+    session
+        .notify(WorkerNotice {
+            verdicts,
+            ..WorkerNotice::default()
+        })
+        .await;
+    while session.report().await.unwrap().holding != 1 {}
+    daemon.kill();
+    drop((session, dispatch));
+    daemon.start_again();
+    let session = daemon.session().await;
+    let held: Vec<_> = session.hello.held.iter().map(|one| one.task).collect();
+    assert_eq!(held, [Some(attempt(1, 1))], "what is stale is dropped");
+}
+
+#[tokio::test]
+async fn worker_waits_for_a_daemon_that_is_away_and_is_new_to_one_with_another_segment() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![
+            assignment(attempt(1, 1), "wait", ""),
+            assignment(attempt(2, 1), "echo", "x"),
+        ])
+        .await;
+    while session.news().await.results.is_empty() {}
+    daemon.kill();
+    drop((session, dispatch));
+    // Long enough for it to find nobody there.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    daemon.start_again();
+    let mut session = daemon.session().await;
+    assert_eq!((session.hello.segment_id, session.hello.held.len()), (7, 2));
+    session.welcome(1, 8, vec![]).await;
+    let mut dispatch = daemon.dispatch().await;
+    // What runs keeps its slot until it has ended, and nothing of it is told.
+    let mut credits = dispatch.first.credits;
+    while credits < 2 {
+        credits += dispatch.request().await.credits;
+    }
+    dispatch
+        .assign(vec![assignment(attempt(1, 2), "echo", "anew")])
+        .await;
+    let result = session.result().await;
+    assert_eq!(result.task, Some(attempt(1, 2)));
+    assert_eq!(decoded(&result.output).stdout, "anew");
 }
 
 #[tokio::test]

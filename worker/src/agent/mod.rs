@@ -32,7 +32,8 @@ use link::{LinkError, Session};
 use tasks::{RunNumber, Tasks};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+// A good part shorter than a lease: a daemon that is started again gives each worker one lease to come back.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A link that held for so long was a good one.
 const GOOD_LINK: Duration = Duration::from_secs(2);
 /// Largest output when the daemon does not say.

@@ -5,10 +5,13 @@
 //!   really ended.
 //! - T2: a result is kept until the daemon has said what became of it, or the attempt is abandoned.
 //! - T3: credits granted and not yet used, plus attempts that occupy room, never exceed the capacity.
+//! - T4: an attempt is run once, also when it is assigned again after its verdict.
+//! - T5: results that wait for a verdict, which comes after a sync where the task is in the journal, are
+//!   bounded in number and in bytes: beyond that no credits are granted.
 //!
 //! Tested at the end of the file.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use qtf_proto::limits::INLINE_BYTES_MAX;
@@ -97,6 +100,11 @@ pub(super) struct Tasks {
     running: usize,
     /// Results sent over this link without a verdict.
     unjudged: usize,
+    /// Of the outputs that are kept.
+    output_bytes: usize,
+    /// The last attempts that had their verdict, oldest first.
+    judged: VecDeque<Attempt>,
+    judged_set: HashSet<Attempt>,
     /// Credits granted over this link and not yet used.
     credits: usize,
     next_run: u64,
@@ -105,6 +113,10 @@ pub(super) struct Tasks {
 // LIMIT: results without a verdict, beyond which no more credits are granted; in units of capacity.
 const UNJUDGED_FACTOR: usize = 4;
 const UNJUDGED_MIN: usize = 4096;
+// LIMIT: bytes of kept outputs, beyond which no more credits are granted.
+const OUTPUT_BYTES_MAX: usize = 256 << 20;
+// LIMIT: attempts remembered after their verdict; a daemon that assigns one again does so at once.
+const JUDGED_MAX: usize = 4096;
 // LIMIT: bytes of outputs in one report, so that it stays well below the message limit.
 const REPORT_OUTPUT_BYTES: usize = 1 << 20;
 const REPORT_ENTRIES: usize = 1024;
@@ -122,6 +134,9 @@ impl Tasks {
             uploads: Vec::new(),
             running: 0,
             unjudged: 0,
+            output_bytes: 0,
+            judged: VecDeque::new(),
+            judged_set: HashSet::new(),
             credits: 0,
             next_run: 0,
         }
@@ -168,7 +183,7 @@ impl Tasks {
         };
         self.credits = self.credits.saturating_sub(1);
         let attempt = Attempt::from(task);
-        if self.by_attempt.contains_key(&attempt) {
+        if self.by_attempt.contains_key(&attempt) || self.judged_set.contains(&attempt) {
             return false;
         }
         let run = self.next_number();
@@ -216,6 +231,7 @@ impl Tasks {
                 return;
             }
         }
+        self.output_bytes = self.output_bytes.saturating_add(output.len());
         held.phase = Phase::Ended {
             outcome,
             output,
@@ -264,6 +280,7 @@ impl Tasks {
             *delivery = Delivery::Waiting(receipt.unwrap_or(0));
             if receipt.is_none() {
                 outcome.result_dropped = true;
+                self.output_bytes = self.output_bytes.saturating_sub(output.len());
                 *output = Bytes::new();
             }
             self.unsent.push_back(run);
@@ -307,8 +324,10 @@ impl Tasks {
         }
     }
 
-    /// Ends everything: the worker was lost or replaced.
+    /// Ends everything: the worker was lost or replaced, perhaps in another segment, where ids begin anew.
     pub(super) fn abandon_all(&mut self) {
+        self.judged.clear();
+        self.judged_set.clear();
         let attempts: Vec<Attempt> = self.by_attempt.keys().copied().collect();
         for attempt in attempts {
             self.abandon(attempt);
@@ -348,13 +367,25 @@ impl Tasks {
         {
             self.by_attempt.remove(&attempt);
             self.remove(run);
+            if self.judged.len() >= JUDGED_MAX
+                && let Some(oldest) = self.judged.pop_front()
+            {
+                self.judged_set.remove(&oldest);
+            }
+            if self.judged_set.insert(attempt) {
+                self.judged.push_back(attempt);
+            }
         }
     }
 
     fn remove(&mut self, run: RunNumber) {
-        if let Some(held) = self.by_run.remove(&run) {
-            let sent = Delivery::Sent;
-            if matches!(held.phase, Phase::Ended { delivery, .. } if delivery == sent) {
+        if let Some(held) = self.by_run.remove(&run)
+            && let Phase::Ended {
+                output, delivery, ..
+            } = held.phase
+        {
+            self.output_bytes = self.output_bytes.saturating_sub(output.len());
+            if delivery == Delivery::Sent {
                 self.unjudged = self.unjudged.saturating_sub(1);
             }
         }
@@ -435,21 +466,25 @@ impl Tasks {
 
     /// Credits that may be granted now; the caller sends them.
     pub(super) fn grant(&mut self) -> u32 {
-        let unjudged_max = self
-            .capacity
-            .saturating_mul(UNJUDGED_FACTOR)
-            .max(UNJUDGED_MIN);
-        if self.unjudged > unjudged_max {
-            return 0;
-        }
-        let due = self.capacity.saturating_sub(self.occupied() + self.credits);
+        let due = self.credits_due();
         self.credits += due;
         u32::try_from(due).unwrap_or(u32::MAX)
     }
 
     /// True when there is something to grant.
     pub(super) fn has_credits_due(&self) -> bool {
-        self.capacity > self.occupied() + self.credits
+        self.credits_due() > 0
+    }
+
+    fn credits_due(&self) -> usize {
+        let unjudged_max = self
+            .capacity
+            .saturating_mul(UNJUDGED_FACTOR)
+            .max(UNJUDGED_MIN);
+        if self.unjudged > unjudged_max || self.output_bytes > OUTPUT_BYTES_MAX {
+            return 0;
+        }
+        self.capacity.saturating_sub(self.occupied() + self.credits)
     }
 
     /// More is held than was ever granted: the daemon miscounts, and memory is bounded by refusing.
@@ -579,7 +614,51 @@ mod tests {
         let mut tasks = Tasks::new(4, 4);
         assert!(tasks.accept(assignment(1)));
         assert!(!tasks.accept(assignment(1)));
-        assert_eq!(start(&mut tasks).len(), 1);
+        let runs = start(&mut tasks);
+        assert_eq!(runs.len(), 1);
+        tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
+        tasks.take_results();
+        tasks.on_verdict(attempt(1));
+        assert!(!tasks.accept(assignment(1)), "also after its verdict");
+        tasks.abandon_all();
+        assert!(tasks.accept(assignment(1)), "of another segment");
+    }
+
+    #[test]
+    fn results_without_verdict_are_bounded_and_nothing_is_asked_for_beyond() {
+        let mut tasks = Tasks::new(1, 1);
+        tasks.relink();
+        let mut id = 0;
+        while tasks.has_credits_due() {
+            assert_eq!(tasks.grant(), 1);
+            id += 1;
+            assert!(id <= 2 * UNJUDGED_MIN as u64, "no bound in number");
+            tasks.accept(assignment(id));
+            let runs = start(&mut tasks);
+            tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
+            tasks.take_results();
+        }
+        assert_eq!(tasks.grant(), 0);
+        tasks.on_verdict(attempt(1));
+        assert!(tasks.has_credits_due());
+        for judged in 2..=id {
+            tasks.on_verdict(attempt(judged));
+        }
+
+        let large = Bytes::from(vec![0; 1 << 20]);
+        let before = id;
+        while tasks.has_credits_due() {
+            tasks.grant();
+            id += 1;
+            assert!(id - before <= 512, "no bound in bytes");
+            tasks.accept(assignment(id));
+            let runs = start(&mut tasks);
+            tasks.on_ended(runs[0], Outcome::default(), large.clone());
+            tasks.on_uploaded(runs[0], Some(1));
+            tasks.take_results();
+        }
+        tasks.on_verdict(attempt(before + 1));
+        assert!(tasks.has_credits_due());
     }
 
     #[test]

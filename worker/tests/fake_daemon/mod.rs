@@ -1,8 +1,10 @@
-//! A daemon that does exactly what a test tells it, over a real Unix socket.
+//! A daemon that does exactly what a test tells it, over a real Unix socket. It has a runtime of its own, so
+//! that it can die with all its connections and be started again.
 
 use core::pin::Pin;
 use core::time::Duration;
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use qtf_proto::v1::{
     WorkerNotice, WorkerReport, WorkerWelcome,
 };
 use qtf_worker::Address;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -307,15 +310,17 @@ impl Scheduler for Service {
 pub(crate) struct FakeDaemon {
     pub(crate) address: Address,
     pub(crate) stored: Arc<Mutex<Stored>>,
+    path: PathBuf,
+    service: Service,
     sessions: mpsc::Receiver<Session>,
     dispatches: mpsc::Receiver<Dispatch>,
-    server: tokio::task::JoinHandle<()>,
+    runtime: Option<Runtime>,
     _directory: tempfile::TempDir,
 }
 
 impl Drop for FakeDaemon {
     fn drop(&mut self) {
-        self.server.abort();
+        self.kill();
     }
 }
 
@@ -323,7 +328,6 @@ impl FakeDaemon {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("daemon.sock");
-        let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let (session_sender, sessions) = mpsc::channel(4);
         let (dispatch_sender, dispatches) = mpsc::channel(4);
         let stored = Arc::new(Mutex::new(Stored::default()));
@@ -332,19 +336,30 @@ impl FakeDaemon {
             dispatches: dispatch_sender,
             stored: Arc::clone(&stored),
         };
-        let server = tonic::transport::Server::builder()
-            .add_service(RegisterServer::new(service.clone()))
-            .add_service(SchedulerServer::new(service))
-            .serve_with_incoming(UnixListenerStream::new(listener));
-        let server = tokio::spawn(async move { server.await.unwrap() });
         Self {
-            address: Address::Unix(path),
+            address: Address::Unix(path.clone()),
             stored,
+            runtime: Some(serve(&path, &service)),
+            path,
+            service,
             sessions,
             dispatches,
-            server,
             _directory: directory,
         }
+    }
+
+    /// Ends it as SIGKILL does: its connections break, its socket file stays.
+    pub(crate) fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Starts another one at the same address.
+    pub(crate) fn start_again(&mut self) {
+        self.kill();
+        std::fs::remove_file(&self.path).unwrap();
+        self.runtime = Some(serve(&self.path, &self.service));
     }
 
     pub(crate) async fn session(&mut self) -> Session {
@@ -362,4 +377,22 @@ impl FakeDaemon {
         let dispatch = self.dispatch().await;
         (session, dispatch)
     }
+}
+
+fn serve(path: &Path, service: &Service) -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::UnixListener::bind(path).unwrap()
+    };
+    let server = tonic::transport::Server::builder()
+        .add_service(RegisterServer::new(service.clone()))
+        .add_service(SchedulerServer::new(service.clone()))
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    runtime.spawn(server);
+    runtime
 }
