@@ -6,6 +6,8 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod clock;
+mod data_dir;
 mod dispatch;
 mod faults;
 mod full_disk;
