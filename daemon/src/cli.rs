@@ -13,10 +13,12 @@ use crate::config::raw::{CoreValue, RawConfig};
 ///
 /// Flags stand over the configuration file, the file over defaults. Stop it with SIGTERM or Ctrl-C.
 #[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(name = "qtfd", version, max_term_width = 100)]
 #[command(
     after_help = "Exit codes: 0 stopped when asked to, 1 failed, 2 wrong flag or configuration, \
-    3 name or address in use, 4 no permission, 5 no shared memory of the wanted size."
+    3 name, address or data folder in use, 4 no permission, 5 no shared memory of the wanted size, \
+    65 journal or snapshot damaged, 74 journal cannot be read or written."
 )]
 pub struct Flags {
     /// Configuration file (TOML); without it only flags and defaults count

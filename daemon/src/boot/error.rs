@@ -225,6 +225,46 @@ fn exit_of_segment(error: &CreateError) -> Exit {
 mod tests {
     use super::*;
 
+    fn check(cases: &[(BootError, &str, Exit)]) {
+        for (error, remedy, exit) in cases {
+            assert!(error.to_string().contains(remedy), "{error}");
+            assert_eq!(error.exit(), *exit, "{error}");
+        }
+    }
+
+    #[test]
+    fn each_error_of_the_data_folder_names_a_remedy_and_has_an_exit_code() {
+        check(&[
+            (
+                BootError::DataDirInUse {
+                    folder: "/d".into(),
+                    pid: 7,
+                },
+                "--data-dir",
+                Exit::InUse,
+            ),
+            (
+                BootError::OtherSegment {
+                    instance: "a".into(),
+                    shm_id: 3,
+                    whose: "belongs to another data folder",
+                },
+                "ipcrm -m 3",
+                Exit::Usage,
+            ),
+            (
+                BootError::Journal(JournalError::Damaged {
+                    file: "log-1".into(),
+                    offset: 4096,
+                    lsn: qtf_journal::Lsn::new(1),
+                    why: qtf_journal::Why::Gap("gone".into()),
+                }),
+                "qtf journal verify",
+                Exit::Damaged,
+            ),
+        ]);
+    }
+
     #[test]
     fn each_start_error_names_a_remedy_and_has_an_exit_code() {
         let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
@@ -268,37 +308,7 @@ mod tests {
                 "runtime_dir",
                 Exit::NoPermission,
             ),
-            (
-                BootError::DataDirInUse {
-                    folder: "/d".into(),
-                    pid: 7,
-                },
-                "--data-dir",
-                Exit::InUse,
-            ),
-            (
-                BootError::OtherSegment {
-                    instance: "a".into(),
-                    shm_id: 3,
-                    whose: "belongs to another data folder",
-                },
-                "ipcrm -m 3",
-                Exit::Usage,
-            ),
-            (
-                BootError::Journal(JournalError::Damaged {
-                    file: "log-1".into(),
-                    offset: 4096,
-                    lsn: qtf_journal::Lsn::new(1),
-                    why: qtf_journal::Why::Gap("gone".into()),
-                }),
-                "qtf journal verify",
-                Exit::Damaged,
-            ),
         ];
-        for (error, remedy, exit) in cases {
-            assert!(error.to_string().contains(remedy), "{error}");
-            assert_eq!(error.exit(), exit, "{error}");
-        }
+        check(&cases);
     }
 }

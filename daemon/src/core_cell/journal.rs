@@ -1,5 +1,5 @@
 //! The core's end of the journal: what is written next, what has become stable, how much room there is, when a
-//! snapshot is due. Nothing here does I/O or waits: the driver executes the writes, the helper everything else.
+//! snapshot is due. Nothing here does I/O or waits: the driver executes the writes, the chores thread everything else.
 //!
 //! Invariants:
 //! - I1: one write is under way at a time; meanwhile the next group fills.
@@ -23,7 +23,7 @@ use qtf_shm::Now;
 use tokio::sync::Notify;
 
 use super::Core;
-use crate::journal::helper::{Helper, Job};
+use crate::journal::chores::{Chores, Job};
 use crate::journal::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
 use crate::sys::synced_write::{Answer, WriteOrder};
 
@@ -43,7 +43,7 @@ pub(crate) struct Journal {
     is_writing: bool,
     is_file_asked: bool,
     kick: Rc<Notify>,
-    pub(crate) helper: Helper,
+    pub(crate) chores: Chores,
     pub(crate) snapshots: Snapshots,
     pub(crate) facts: JournalFacts,
     /// Files that hold records or are being written, as last counted.
@@ -93,7 +93,7 @@ pub(crate) enum JournalState {
 pub(crate) struct JournalParts {
     pub(crate) writer: Writer,
     pub(crate) files: VecDeque<(FileKey, Arc<File>)>,
-    pub(crate) helper: Helper,
+    pub(crate) chores: Chores,
     pub(crate) facts: JournalFacts,
     pub(crate) newest_snapshot: Lsn,
     /// Bytes of the files that a cold start would have to read.
@@ -110,7 +110,7 @@ impl Journal {
             is_writing: false,
             is_file_asked: false,
             kick,
-            helper: parts.helper,
+            chores: parts.chores,
             snapshots: Snapshots {
                 newest: parts.newest_snapshot,
                 bytes_since: parts.bytes_since,
@@ -159,7 +159,7 @@ impl Journal {
             return;
         }
         self.is_file_asked = true;
-        self.helper.hand(Job::MakeFile(self.writer.file_plan()));
+        self.chores.hand(Job::MakeFile(self.writer.file_plan()));
     }
 
     /// The order for a write.
@@ -230,7 +230,10 @@ impl Core {
         match step {
             Step::Write(write) => journal.next = Some(write),
             Step::NeedFile => tracing::warn!(
-                why = journal.shortage.as_deref().unwrap_or("the helper is at it"),
+                why = journal
+                    .shortage
+                    .as_deref()
+                    .unwrap_or("the chores thread is at it"),
                 "the journal waits for a file"
             ),
             Step::Durable(_) => {
@@ -253,7 +256,7 @@ impl Core {
         }
     }
 
-    /// The helper has made a file, or could not.
+    /// The chores thread has made a file, or could not.
     pub(crate) fn journal_file_made(&mut self, made: Result<(SpareFile, Arc<File>), JournalError>) {
         let Some(journal) = self.journal.as_mut() else {
             return;
@@ -322,13 +325,13 @@ impl Core {
         snapshots.begun = now;
         snapshots.longest_turn = Duration::ZERO;
         let wall = WallTime { now, unix_ms };
-        journal.helper.hand(Job::Snapshot(SnapshotJob {
+        journal.chores.hand(Job::Snapshot(Box::new(SnapshotJob {
             images: Images::new(Arc::clone(self.engine.segment()), wall),
             config: journal.facts.config.clone(),
             lineage: journal.writer.lineage(),
             start: self.engine.durable_lsn(),
             gen_limit: self.engine.reserved_generations(),
-        }));
+        })));
     }
 
     /// The snapshot is there, or could not be made: then it is tried again soon.
@@ -349,7 +352,7 @@ impl Core {
                 );
                 snapshots.newest = report.start;
                 snapshots.trouble = None;
-                journal.helper.hand(Job::Reclaim(report.start));
+                journal.chores.hand(Job::Reclaim(report.start));
             }
             Err(error) => {
                 let text = error.to_string();

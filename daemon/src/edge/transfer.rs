@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::{session_client, status, worker_session};
 use crate::core_cell::{self, Core};
-use crate::journal::helper::Job;
+use crate::journal::chores::Job;
 
 /// LIMIT: a chunk of an upload.
 const UPLOAD_CHUNK_BYTES_MAX: usize = 256 << 10;
@@ -99,7 +99,7 @@ async fn settle(blob: BlobRef) -> Result<(), Status> {
             return false;
         };
         let store = core.segment().spill().clone();
-        journal.helper.hand(Job::SyncSpill { store, blob, done });
+        journal.chores.hand(Job::SyncSpill { store, blob, done });
         true
     });
     if !is_asked.ok_or_else(status::gone)? {

@@ -1,4 +1,4 @@
-//! The two tasks of the daemon's thread that move the journal: one executes its writes, one listens to the helper.
+//! The two tasks of the daemon's thread that move the journal: one executes its writes, one listens to the chores thread.
 //!
 //! As soon as a write has been answered the next group goes out; no timer stands between a submission and its write.
 //! Tested in `tests/daemon/journal.rs`, over both backends.
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::backend::Disk;
-use super::helper::Event;
+use super::chores::Event;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core};
 
@@ -33,7 +33,7 @@ pub(crate) async fn write_groups(mut disk: Disk, kick: Rc<Notify>) {
     }
 }
 
-/// Takes in what the helper says, and sees four times a second to what is due.
+/// Takes in what the chores thread says, and sees four times a second to what is due.
 pub(crate) async fn tend(mut events: UnboundedReceiver<Event>) {
     let mut ticks = tokio::time::interval(TEND);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

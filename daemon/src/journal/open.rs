@@ -29,7 +29,7 @@ use crate::running::StartKind;
 
 /// LIMIT: files that are ready beside the first one when the daemon begins to serve, so that nothing is refused.
 const FILES_AT_START: usize = 2;
-/// LIMIT: a hot restart does not wait longer for them; the helper goes on.
+/// LIMIT: a hot restart does not wait longer for them; the chores thread goes on.
 const FILES_HOT_MAX: Duration = Duration::from_millis(20);
 
 /// Segment and journal of a daemon that may serve.
@@ -72,7 +72,7 @@ pub(crate) fn open(
         let opened = qtf_journal::open_tail(&*dir.storage, &dir.config)?;
         match fit(settings, &segment, &opened, &dir)? {
             Fit::Fits => return hot(segment, &adoption, &opened, dir),
-            Fit::Stale => set_aside(settings, segment)?,
+            Fit::Stale => set_aside(settings, &segment)?,
             Fit::Empty => remove(&segment)?,
         }
     }
@@ -129,7 +129,7 @@ pub(crate) fn holds_tasks(segment: &Segment) -> bool {
 }
 
 /// Saves a segment to a file and removes it.
-fn set_aside(settings: &Settings, segment: Segment) -> Result<(), BootError> {
+fn set_aside(settings: &Settings, segment: &Segment) -> Result<(), BootError> {
     let name = format!(
         "parked-{}-{}.image",
         settings.instance,
@@ -145,7 +145,7 @@ fn set_aside(settings: &Settings, segment: Segment) -> Result<(), BootError> {
         shm_id = segment.shm_id(), file = %file.display(),
         "the segment does not know the last records of the journal: saved to a file, the tasks are restored from the journal"
     );
-    remove(&segment)
+    remove(segment)
 }
 
 /// Removes a segment from the system.

@@ -11,7 +11,7 @@ use qtf_engine::snapshot::{Images, Unreadable};
 use qtf_journal::{JournalConfig, JournalError, Lsn, SnapshotWriter, Storage};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::helper::Event;
+use super::chores::Event;
 
 /// LIMIT: slots that are looked at between two looks at how many there are.
 const SLOTS_AT_ONCE: u32 = 4096;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::backend::{Disk, WriteBackend, WriteThread};
-use super::helper::{Event, Helper};
+use super::chores::{Chores, Event};
 use super::open::OpenJournal;
 use crate::boot::{BootError, ThreadEnd};
 use crate::config::JournalBackend;
@@ -21,7 +21,7 @@ use crate::sys::lock_file::LockFile;
 #[derive(Debug)]
 pub(crate) struct ThreadedJournal {
     pub(crate) open: OpenJournal,
-    helper: Helper,
+    chores: Chores,
     events: UnboundedReceiver<Event>,
     wanted: JournalBackend,
     /// The thread that writes; `None` where the ring does for sure.
@@ -40,7 +40,7 @@ impl ThreadedJournal {
     /// Starts the threads.
     pub(crate) fn new(settings: &Settings, open: OpenJournal) -> Result<Self, BootError> {
         let dir = &open.dir;
-        let (helper, events) = Helper::start(Arc::clone(&dir.storage), dir.files.clone())
+        let (chores, events) = Chores::start(Arc::clone(&dir.storage), dir.files.clone())
             .map_err(BootError::Thread)?;
         let wanted = settings
             .journal
@@ -55,7 +55,7 @@ impl ThreadedJournal {
         };
         Ok(Self {
             open,
-            helper,
+            chores,
             events,
             wanted,
             writing,
@@ -112,7 +112,7 @@ impl ThreadedJournal {
         let parts = JournalParts {
             writer,
             files,
-            helper: self.helper,
+            chores: self.chores,
             facts,
             newest_snapshot,
             bytes_since,

@@ -180,9 +180,10 @@ fn bind_unix(path: &Path) -> Result<Listener, BindError> {
     if let Err(error) = ready.and_then(|()| rename(&beside, path, replaces)) {
         // The error that is told is the first one.
         let _ = std::fs::remove_file(&beside);
-        return Err(match error.kind() {
-            io::ErrorKind::AlreadyExists => BindError::InUse,
-            _ => BindError::Io(error),
+        return Err(if error.kind() == io::ErrorKind::AlreadyExists {
+            BindError::InUse
+        } else {
+            BindError::Io(error)
         });
     }
     Ok(Listener::Unix(listener, SocketFile::new(path)))

@@ -181,11 +181,10 @@ fn is_strace_here() -> bool {
     ran.is_ok_and(|status| status.success())
 }
 
-/// Fails each call of a start once; `prepare` runs before each start.
-fn fail_each(test: &str, prepare: impl Fn(&Home)) {
+/// Fails each call of a start once; `prepare` runs before each start. Says what came of it.
+fn fail_each(test: &str, prepare: impl Fn(&Home)) -> String {
     if !is_strace_here() {
-        eprintln!("skipped: no strace that can inject failures here");
-        return;
+        return "skipped: no strace that can inject failures here".to_owned();
     }
     let home = Home::new(test);
     home.configure("segment_bytes = 8388608\njournal_file_bytes = 524288\n");
@@ -214,12 +213,12 @@ fn fail_each(test: &str, prepare: impl Fn(&Home)) {
             }
         }
     }
-    eprintln!("{served} starts served in spite of a failure, {ended} ended with a word about it");
     assert!(served > 10 && ended > 10, "{served} {ended}");
     prepare(&home);
     let last = home.serving(&arguments);
     assert!(run(are_there(&home.socket(), &ids)));
     assert_eq!(last.stop(), Some(0));
+    format!("{served} starts served in spite of a failure, {ended} ended with a word about it")
 }
 
 /// All of them if they are few, else the first, the last and some between.
@@ -234,13 +233,14 @@ fn sample(numbers: &[u64]) -> Vec<u64> {
 
 #[test]
 fn each_system_call_of_a_hot_restart_fails_once() {
-    fail_each("calls-hot", |_| {});
+    eprintln!("{}", fail_each("calls-hot", |_| {}));
 }
 
 #[test]
 fn each_system_call_of_a_cold_start_fails_once() {
-    fail_each("calls-cold", |home| {
+    let result = fail_each("calls-cold", |home| {
         // The one before may have ended before it made one.
         remove_segment(&home.name);
     });
+    eprintln!("{result}");
 }

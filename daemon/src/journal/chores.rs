@@ -1,4 +1,4 @@
-//! The helper thread: everything of the journal that blocks and is not a write of a group.
+//! The chores thread: everything of the journal that blocks and is not a write of a group.
 //!
 //! It makes files ahead of use, brings spill files to stable storage before their receipt is given, recycles files below
 //! a snapshot; one thing after the other, so that no two of them meet in the folder. Snapshots have a thread of their
@@ -21,7 +21,7 @@ use super::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
 /// LIMIT: used files that are kept as spares beside those that are prepared already.
 const SPARES_WANTED: usize = 2;
 
-/// What the helper is to do.
+/// What the chores thread is to do.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Make the next file of the journal.
@@ -33,12 +33,12 @@ pub(crate) enum Job {
         done: oneshot::Sender<Result<(), SpillError>>,
     },
     /// Take a snapshot.
-    Snapshot(SnapshotJob),
+    Snapshot(Box<SnapshotJob>),
     /// Recycle what the snapshot from this record on has made superfluous.
     Reclaim(Lsn),
 }
 
-/// What the helper says.
+/// What the chores thread says.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A file was made, and can be written through this.
@@ -54,13 +54,13 @@ pub(crate) enum Event {
     Files(u64),
 }
 
-/// The way to the helper. The thread ends when all clones are gone.
+/// The way to the chores thread. The thread ends when all clones are gone.
 #[derive(Debug, Clone)]
-pub(crate) struct Helper {
+pub(crate) struct Chores {
     jobs: mpsc::Sender<Job>,
 }
 
-impl Helper {
+impl Chores {
     /// Starts the thread; it runs where the caller may run, so the caller must not be pinned yet.
     pub(crate) fn start(
         storage: Arc<dyn Storage>,
@@ -74,7 +74,7 @@ impl Helper {
             events,
         };
         std::thread::Builder::new()
-            .name("qtfd-helper".to_owned())
+            .name("qtfd-chores".to_owned())
             .spawn(move || hands.work(&taken))?;
         Ok((Self { jobs }, told))
     }
@@ -82,7 +82,7 @@ impl Helper {
     /// Hands a job over. After the end of the thread it is dropped, which its reply tells.
     pub(crate) fn hand(&self, job: Job) {
         if self.jobs.send(job).is_err() {
-            tracing::error!("the journal's helper thread has ended");
+            tracing::error!("the journal's chores thread has ended");
         }
     }
 }
@@ -140,7 +140,7 @@ impl Hands {
     }
 
     /// The event if the thread cannot be had.
-    fn snapshot(&self, job: SnapshotJob) -> Option<Event> {
+    fn snapshot(&self, job: Box<SnapshotJob>) -> Option<Event> {
         let (storage, events) = (Arc::clone(&self.storage), self.events.clone());
         let run = move || {
             let taken = job.take(&storage, &events);
