@@ -76,6 +76,7 @@ impl Plm {
         self.finish_judged(turn, slot, judged, judgement)
     }
 
+    #[inline]
     fn finish_judged(
         &mut self,
         turn: &mut Turn<'_>,
@@ -190,6 +191,7 @@ impl Plm {
     }
 
     /// Gives notice of a task's end: at once, or when the record of it is durable.
+    #[inline]
     fn tell(
         &mut self,
         turn: &mut Turn<'_>,

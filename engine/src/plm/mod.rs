@@ -103,23 +103,27 @@ impl Plm {
     }
 
     /// The task is durable by this engine's journal.
+    #[inline]
     fn is_journalled(&self, task: &TaskSlot) -> bool {
         self.journal.is_some() && task.options().has(TaskOptions::JOURNAL)
     }
 
     /// The journal, if the task is in it.
+    #[inline]
     fn journal_of(&mut self, task: &TaskSlot) -> Option<&mut Journal> {
         let journal = self.journal.as_deref_mut()?;
         task.options().has(TaskOptions::JOURNAL).then_some(journal)
     }
 
     /// To be called before the state of a task changes; `None` if that need not be recorded (any more).
+    #[inline]
     fn mark(&mut self, task: &TaskSlot, from: StateWord) -> Option<Mark> {
         let journal = self.journal_of(task)?;
         (!from.is_judged()).then(|| journal.mark(task))
     }
 
     /// The state did not change after all.
+    #[inline]
     fn unmark(&mut self, task: &TaskSlot, mark: Option<Mark>) {
         if let (Some(journal), Some(mark)) = (&mut self.journal, mark) {
             journal.unmark(task, mark);
@@ -127,6 +131,7 @@ impl Plm {
     }
 
     /// Records a change of a marked task.
+    #[inline]
     fn note(
         &mut self,
         turn: &Turn<'_>,
@@ -139,6 +144,7 @@ impl Plm {
     }
 
     /// Says why a change of this task cannot be recorded now.
+    #[inline]
     fn check_change(&mut self, task: &TaskSlot) -> Result<(), Rejection> {
         match self.journal_of(task) {
             Some(journal) => journal.check_change(),
@@ -147,6 +153,7 @@ impl Plm {
     }
 
     /// What a caller must wait for if it depends on what the slot says.
+    #[inline]
     fn awaited(&self, task: &TaskSlot) -> Option<Lsn> {
         let journal = self.journal.as_ref()?;
         task.options()
@@ -163,12 +170,14 @@ impl Plm {
     }
 
     /// The task may be handed out: its outcome will find room.
+    #[inline]
     pub(crate) fn may_hand_out(&mut self, task: &TaskSlot) -> bool {
         self.journal_of(task)
             .is_none_or(|journal| journal.may_hand_out())
     }
 
     /// READY -> ASSIGNED; the attempt of a journal task is recorded, and nobody waits for that.
+    #[inline]
     pub(crate) fn hand_out(
         &mut self,
         turn: &Turn<'_>,
@@ -196,6 +205,7 @@ impl Plm {
     }
 
     /// A worker no longer holds a task.
+    #[inline]
     fn count_handed_back(&mut self, task: &TaskSlot) {
         if let Some(journal) = self.journal_of(task) {
             journal.room.handed_back();

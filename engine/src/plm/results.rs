@@ -164,12 +164,16 @@ impl Plm {
     }
 
     /// A result is acknowledged when its outcome is durable; one after which another attempt follows at once.
+    #[inline]
     fn recorded(
         &self,
         segment: &Segment,
         slot: SlotIndex,
         disposition: Disposition,
     ) -> ResultAnswer {
+        if self.journal.is_none() {
+            return ResultAnswer::at_once(disposition);
+        }
         let task = segment.task(slot);
         let state = task.state();
         let waits = state.is_judged() || state.phase().is_final();
@@ -179,6 +183,7 @@ impl Plm {
         }
     }
 
+    #[inline]
     fn has_room_for_outcome(&self, task: &TaskSlot, output: Output<'_>) -> bool {
         let bytes = match output {
             Output::None | Output::Stored(_) => 0,

@@ -1,11 +1,15 @@
 //! Nonsense from peers and in the segment: answered, counted, never a panic.
 
+use std::sync::Arc;
+
+use qtf_engine::snapshot::{Images, Unreadable};
 use qtf_engine::{
     Beat, Disposition, EngineConfig, Held, Output, Payload, Reconnect, ResultReport, Submission,
-    TaskRef, WorkerHello,
+    TaskRef, WallTime, WorkerHello,
 };
 use qtf_shm::{BlobRef, ClientIndex, Now, Outcome, OutcomeKind, TaskId, WorkerId};
 
+use crate::journal_world::JournalWorld;
 use crate::world::{World, hello};
 
 fn any_task(rng: &mut fastrand::Rng, known: &[TaskId]) -> TaskId {
@@ -229,4 +233,57 @@ fn worker_that_repeats_its_reports_for_ever_changes_nothing() {
     }
     assert_eq!(world.engine.check(task).unwrap(), state);
     world.verify();
+}
+
+#[test]
+fn segment_full_of_random_words_never_panics_a_journal_nor_a_restart_over_it() {
+    for seed in 0..20 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut world = JournalWorld::new();
+        let worker = world.worker(4, &["exec"]);
+        let tasks: Vec<_> = (0..20).map(|_| world.ready("exec")).collect();
+        let mut all = world.dispatches();
+        for _ in 0..200 {
+            let segment = world.segment();
+            let slot = segment.slot(rng.u32(0..64)).unwrap();
+            let record = segment.task(slot);
+            match rng.u8(0..8) {
+                0 => record.set_key(qtf_shm::Key::from_raw(rng.u64(..))),
+                1 => record.set_result(BlobRef::from_raw(rng.u64(..))),
+                2 => record.set_phase_time(rng.u64(..)),
+                3 => record.set_failures(rng.u8(..)),
+                4 | 5 => record.set_lsn(rng.u64(..)),
+                _ => record.set_outcome(Outcome::from_bits(rng.u16(..))),
+            }
+            world.pass(rng.u64(0..100_000_000));
+            world.cycle();
+            let _ = world.beat(worker, 3);
+            if !all.is_empty() {
+                let one = all[rng.usize(..all.len())];
+                world.result(one, rng.u8(0..2), b"output");
+            }
+            let _ = world.cancel(tasks[rng.usize(..tasks.len())]);
+            let _ = world.forget(tasks[rng.usize(..tasks.len())]);
+            if rng.bool() {
+                world.sync();
+            }
+            let mut images = Images::new(
+                Arc::clone(world.engine.segment()),
+                WallTime {
+                    now: world.now,
+                    unix_ms: 1,
+                },
+            );
+            let end = images.end();
+            let _ = images.read::<Unreadable>(0..end, |_| Ok(()));
+            if rng.u8(..) < 4 {
+                world = world.hot_restart();
+                world.sync();
+                all = world.dispatches();
+            }
+        }
+        // What got into the journal is believed by a cold start, as far as it fits.
+        world.sync();
+        drop(world.cold_restart());
+    }
 }
