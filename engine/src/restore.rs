@@ -73,6 +73,11 @@ pub fn restore(
             );
         }
         if is_unwanted(&image) {
+            // A repeat must not run it again.
+            if let Some((key, expires_unix_ms)) = image.key {
+                let key = (key, image.id, expires_unix_ms);
+                put_key(segment, wall, key, &mut restored);
+            }
             continue;
         }
         let mut task = task_of(segment, &image, wall)?;

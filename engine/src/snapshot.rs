@@ -40,7 +40,7 @@ pub struct Images {
     highest: Lsn,
 }
 
-/// A key that is alive though its task is gone, or is a memory task: its times are of the wall clock.
+/// A key that is alive, perhaps though its task is gone: its times are of the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LiveKey {
     /// The key.
@@ -86,18 +86,30 @@ impl Images {
         Ok(count)
     }
 
-    /// All live keys. Those of journal tasks are in the tasks' images too, which does no harm.
+    /// All live keys but those of memory tasks that are still there: such a task does not survive what a snapshot is for,
+    /// so its repeat must be a new one. Those of journal tasks are in the tasks' images too, which does no harm.
     pub fn keys(&self) -> impl Iterator<Item = LiveKey> + '_ {
         let now = self.wall.now.stamp();
         self.segment
             .keys()
             .iter()
             .filter(move |entry| entry.confirmed && entry.expiry > now)
+            .filter(|entry| !self.is_memory_task(entry.task))
             .map(|entry| LiveKey {
                 key: entry.key,
                 task: entry.task,
                 expires_unix_ms: self.wall.unix_ms_of(entry.expiry),
             })
+    }
+
+    fn is_memory_task(&self, id: TaskId) -> bool {
+        let Some(slot) = self.segment.slot_of(id) else {
+            return false;
+        };
+        let task = self.segment.task(slot);
+        let is_journalled = task.options().has(TaskOptions::JOURNAL);
+        // Read behind the options, which are this task's only if the slot has not moved on.
+        task.state().is_of(id) && !is_journalled
     }
 
     /// The highest lsn that was read so far.

@@ -15,6 +15,8 @@
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod durable;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod workers;

@@ -133,7 +133,7 @@ impl Replay {
 
     fn take(&mut self, record: &Record<'_>, lsn: Lsn, place: Place) -> Result<(), Why> {
         match *record {
-            Record::Task(ref image) => self.task(image, lsn, place),
+            Record::Task(ref image) => return self.task(image, lsn, place),
             Record::Reserve { gen_limit } => self.reserved(gen_limit),
             Record::Key {
                 key,
@@ -194,14 +194,15 @@ impl Replay {
         &mut page[position % PAGE_ENTRIES]
     }
 
-    fn task(&mut self, image: &TaskImage<'_>, lsn: Lsn, place: Place) {
+    fn task(&mut self, image: &TaskImage<'_>, lsn: Lsn, place: Place) -> Result<(), Why> {
         let entry = self.slot_or_new(image.id.slot());
         let raw = image.id.as_raw();
         let is_new = entry.id == 0 || entry.id < raw;
         if !is_new && (entry.id != raw || entry.lsn >= lsn) {
-            return;
+            return Ok(());
         }
-        let was_live = entry.id != 0 && !entry.has(FLAG_GONE);
+        let before = *entry;
+        let was_live = before.id != 0 && !before.has(FLAG_GONE);
         let mut flags = 0;
         if image.cancel_requested {
             flags |= FLAG_CANCEL;
@@ -224,6 +225,11 @@ impl Replay {
         };
         self.live += usize::from(!was_live);
         self.max_stamp = self.max_stamp.max(image.stamp);
+        if was_live && before.id != raw {
+            // The slot was freed without a record, as that of a task whose result nobody wanted.
+            self.keep_key(&before)?;
+        }
+        Ok(())
     }
 
     /// A key outlives its task.

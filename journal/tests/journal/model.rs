@@ -191,6 +191,14 @@ impl Model {
             Op::Task(task) => {
                 let mut task = (**task).clone();
                 task.image.lsn = lsn;
+                let slot = task.image.id.slot();
+                let before = self.tasks.keys().find(|id| id.slot() == slot).copied();
+                if let Some(before) = before.and_then(|id| self.tasks.remove(&id)) {
+                    // Freed without a record, as its result was not wanted.
+                    let key = before.image.key;
+                    self.keys
+                        .extend(key.map(|(key, expiry)| (key, before.image.id, expiry)));
+                }
                 self.generation = self.generation.max(task.image.id.generation());
                 self.tasks.insert(task.image.id, task);
             }
@@ -268,6 +276,10 @@ impl Model {
             }
         }
         let (&task, known) = self.tasks.iter().nth(rng.usize(..live)).expect("below");
+        if rng.u8(..) < 3 {
+            let next = id(self.generation + 1, task.slot().get());
+            return Op::Task(Box::new(Task::random(rng, next, payload_max)));
+        }
         let attempt = known.image.attempt;
         let plain = match rng.u8(0..16) {
             0..4 => Record::Attempt {

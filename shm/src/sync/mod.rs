@@ -28,7 +28,7 @@
 //! `cargo xtask loom --mutants` builds every one that the sources name; its model must then fail.
 //! `shm/tests/loom_mutants.txt` tells which model that is.
 
-#[cfg(any(test, loom))]
+#[cfg(any(test, loom, feature = "kill-points"))]
 pub mod kill;
 
 #[cfg(not(loom))]
@@ -38,9 +38,9 @@ use loom::sync::atomic as imp;
 
 pub use imp::{Ordering, fence};
 
-#[cfg(any(test, loom))]
+#[cfg(any(test, loom, feature = "kill-points"))]
 use kill::wrote;
-#[cfg(not(any(test, loom)))]
+#[cfg(not(any(test, loom, feature = "kill-points")))]
 #[inline(always)]
 const fn wrote() {}
 

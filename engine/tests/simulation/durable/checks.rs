@@ -1,0 +1,270 @@
+//! What must hold at any time, after each start, and at the end.
+
+use qtf_engine::Lsn;
+use qtf_journal::recover;
+use qtf_shm::{Phase, TaskId};
+
+use super::clients::Wish;
+use super::disk::config as journal_config;
+use super::facts::Known;
+use super::world::{MS, TTL_NS, World};
+
+/// Records say milliseconds.
+const ROUNDING_NS: u64 = 5 * MS;
+
+impl World {
+    /// What clients were told is there after a start; what is not known is found out again.
+    pub(crate) fn assert_facts(&mut self, is_cold: bool) {
+        let segment = std::sync::Arc::clone(self.engine.segment());
+        let report = segment.verify();
+        assert!(!report.broken() && !report.torn(), "{report:#?}");
+        let ids: Vec<TaskId> = self.facts.tasks.keys().copied().collect();
+        for id in ids {
+            match self.engine.check(id) {
+                Ok(state) => self.assert_is_as_told(id, state, is_cold),
+                Err(_) => self.assert_may_be_missing(id, is_cold),
+            }
+        }
+        let unknown: Vec<TaskId> = self
+            .slots()
+            .map(|slot| {
+                segment
+                    .state(slot)
+                    .id(slot)
+                    .filter(|_| is_task(segment.state(slot).phase()))
+            })
+            .filter_map(|id| id.filter(|id| !self.facts.tasks.contains_key(id)))
+            .collect();
+        for id in unknown {
+            assert!(
+                !self.facts.gone.contains_key(&id),
+                "{id} was forgotten, and is there again"
+            );
+            // A call that was cut off has made it.
+            let is_orphan = core::mem::take(&mut self.may_have_orphan);
+            assert!(is_orphan, "{id} was submitted by nobody");
+            let known = orphan(&segment, id);
+            self.last_stamp = self.last_stamp.max(known.stamp);
+            self.facts.add(id, known);
+        }
+        self.unsure = None;
+    }
+
+    fn assert_is_as_told(&mut self, id: TaskId, state: qtf_shm::StateWord, is_cold: bool) {
+        let segment = std::sync::Arc::clone(self.engine.segment());
+        let slot = segment.task(id.slot());
+        let is_unsure = self.unsure == Some(id);
+        let task = self.facts.get(id);
+        let phase = state.phase();
+        if task.is_freed {
+            let stays = task.discards && task.end.is_some_and(|(end, _)| end == Phase::Done);
+            assert!(is_cold && !stays, "{id} was freed, and is there again");
+            task.is_freed = false;
+        }
+        assert_eq!(
+            slot.key().ready_stamp(),
+            task.stamp,
+            "{id} has lost its place"
+        );
+        if let Some((end, _)) = task.end {
+            assert_eq!(phase, end, "{id} had ended");
+        }
+        if task.is_cancelled {
+            assert_eq!(phase, Phase::Cancelled, "{id} was cancelled");
+        }
+        if is_cold && task.stop_was_told {
+            assert!(phase.is_final(), "{id} was to be stopped, and waits again");
+        } else if is_cold {
+            // A request whose answer did not come may be lost.
+            task.cancel_was_asked = phase == Phase::Cancelled;
+        }
+        task.attempts = state.attempt();
+        task.failures = u32::from(slot.failures());
+        let is_held = matches!(phase, Phase::Assigned | Phase::Running);
+        task.recorded = if is_held {
+            task.attempts - 1
+        } else {
+            task.attempts
+        };
+        if is_cold || is_unsure {
+            task.expected = phase.is_final().then_some(phase);
+            if phase == Phase::Ended {
+                // Judged by the next daemon; what comes out is told in time.
+                task.expected = None;
+                task.is_unsure = true;
+            }
+        }
+    }
+
+    fn assert_may_be_missing(&mut self, id: TaskId, is_cold: bool) {
+        let now = self.now;
+        let task = self.facts.get(id);
+        let lasts = task.is_accepted && task.is_journalled;
+        let is_over = task
+            .end
+            .is_some_and(|(_, at)| now.since_ns(at) + ROUNDING_NS >= TTL_NS);
+        let was_done = task.discards
+            && (task.expected == Some(Phase::Done) || task.is_unsure || self.unsure == Some(id));
+        let may_be_missing =
+            task.is_freed || task.forget_was_asked || is_over || was_done || (is_cold && !lasts);
+        assert!(may_be_missing, "{id} was acknowledged, and is lost");
+        let is_lost = is_cold && !task.is_journalled && !task.is_freed && task.end.is_none();
+        task.is_freed = true;
+        if is_lost {
+            self.facts.lost.insert(id);
+        }
+    }
+
+    /// Results whose time is over are gone, and no others.
+    pub(crate) fn note_expired(&mut self) {
+        let engine = &self.engine;
+        for (id, task) in &mut self.facts.tasks {
+            if !task.is_freed && engine.check(*id).is_err() {
+                let (phase, at) = task.end.unwrap_or_else(|| panic!("{id} is lost"));
+                assert_ne!(
+                    phase,
+                    Phase::DeadLetter,
+                    "{id} is kept until it is forgotten"
+                );
+                assert!(
+                    self.now.since_ns(at) + ROUNDING_NS >= TTL_NS,
+                    "{id} expired too early"
+                );
+                task.is_freed = true;
+            }
+        }
+    }
+
+    /// The end of a journal task is told only when its record is durable.
+    pub(crate) fn assert_durable(&self, id: TaskId) {
+        let task = self.engine.segment().task(id.slot());
+        let is_journalled = self
+            .facts
+            .tasks
+            .get(&id)
+            .is_some_and(|task| task.is_journalled);
+        if is_journalled && task.state().is_of(id) {
+            let lsn = Lsn::new(task.lsn());
+            assert!(
+                lsn <= self.disk.writer.durable(),
+                "the end of {id} was told before lsn {lsn} was durable"
+            );
+        }
+    }
+
+    /// All faults end, honest workers do what is left, clients forget: nothing may remain, not even in the journal.
+    pub(crate) fn come_to_rest(&mut self) {
+        self.is_calm = true;
+        self.disk.disk.set_capacity(None);
+        if self.disk.writer.failure().is_some() {
+            self.hot_start();
+        }
+        for worker in core::mem::take(&mut self.workers) {
+            self.engine.worker_gone(self.now, worker.id);
+        }
+        for round in 0..20_000 {
+            if self
+                .facts
+                .tasks
+                .values()
+                .all(|task| task.is_freed || task.end.is_some())
+            {
+                break;
+            }
+            if self.workers.len() < 3 {
+                self.worker_joins(4);
+            }
+            for place in (0..self.workers.len()).rev() {
+                if self.workers[place].is_evicted {
+                    self.workers.swap_remove(place);
+                } else {
+                    self.worker_acts(place);
+                }
+            }
+            if round % 16 == 0 {
+                self.all_ask();
+            }
+            self.turn();
+        }
+        for (id, task) in &self.facts.tasks {
+            let phase = self.engine.check(*id).map(|state| state.phase());
+            assert!(
+                task.is_freed || task.end.is_some(),
+                "{id} never ends: {phase:?}"
+            );
+        }
+        self.forget_all();
+    }
+
+    /// Clients that missed a notice ask.
+    fn all_ask(&mut self) {
+        let ids: Vec<TaskId> = self.facts.tasks.keys().copied().collect();
+        for id in ids {
+            if let Ok(Some(phase)) = self.engine.settled_end(id) {
+                self.facts.ended(id, phase, self.now);
+            }
+        }
+    }
+
+    fn forget_all(&mut self) {
+        for _ in 0..5_000 {
+            let left = self.facts.tasks.iter().find(|(_, task)| !task.is_freed);
+            let Some((&id, _)) = left else { break };
+            if let Ok(answer) = self.engine.forget(self.now, id) {
+                let task = self.facts.get(id);
+                (task.forget_was_asked, task.is_freed) = (true, true);
+                self.wait_for(answer.durable, super::facts::Told::Forgotten(id));
+            }
+            self.turn();
+        }
+        assert!(
+            self.facts.tasks.values().all(|task| task.is_freed),
+            "some are never forgotten"
+        );
+        for _ in 0..200 {
+            self.turn();
+        }
+        assert!(
+            self.facts.answers.is_empty(),
+            "answers that never come: {:?}",
+            self.facts.answers
+        );
+        let segment = self.engine.segment();
+        let report = segment.verify();
+        assert!(!report.broken() && !report.torn(), "{report:#?}");
+        let left = self
+            .slots()
+            .filter(|&slot| segment.state(slot).phase() != Phase::Free);
+        assert_eq!(left.count(), 0, "slots of no task");
+        let chunks: u64 = segment
+            .arena_usage()
+            .classes
+            .iter()
+            .map(|class| u64::from(class.chunks_used))
+            .sum();
+        assert_eq!(chunks, 0, "bytes of no task");
+        self.disk.disk.crash(self.seed);
+        let recovered =
+            recover(&self.disk.disk, &journal_config(0)).unwrap_or_else(|error| panic!("{error}"));
+        let back: Vec<TaskId> = recovered.tasks().map(|image| image.id).collect();
+        assert!(
+            back.iter().all(|id| !self.facts.gone.contains_key(id)),
+            "{back:?}"
+        );
+    }
+}
+
+const fn is_task(phase: Phase) -> bool {
+    !matches!(phase, Phase::Free | Phase::Claimed)
+}
+
+/// A task of which only the segment knows.
+fn orphan(segment: &qtf_shm::Segment, id: TaskId) -> Known {
+    let slot = segment.task(id.slot());
+    let options = slot.options();
+    let mut known = Wish::nothing().known(slot.key().ready_stamp());
+    known.is_journalled = options.has(qtf_shm::TaskOptions::JOURNAL);
+    known.discards = options.has(qtf_shm::TaskOptions::DISCARD_RESULT);
+    known.max_attempts = u32::from(slot.max_attempts());
+    known
+}

@@ -1,0 +1,307 @@
+//! What clients do: submit, repeat what was not answered, cancel, re-prioritise, forget, ask.
+
+use qtf_engine::{Accepted, Durability, Payload, RejectReason, Rejection, Submission};
+use qtf_shm::{KeyId, Phase, TaskId};
+
+use super::facts::{Known, Told};
+use super::world::World;
+
+const KINDS: [&str; 2] = ["exec", "render"];
+
+/// One thing that a client asks for.
+pub(crate) struct Wish {
+    kind: &'static str,
+    bytes: Vec<u8>,
+    priority: u32,
+    retries: u32,
+    delay_ms: u64,
+    discards: bool,
+    pub(crate) durability: Durability,
+    pub(crate) key: Option<KeyId>,
+}
+
+impl Wish {
+    fn random(rng: &mut fastrand::Rng) -> Self {
+        let key = (rng.u8(..) < 200).then(|| KeyId::from_words([rng.u64(1..), rng.u64(..)]));
+        let memory = rng.u8(..) < 40;
+        Self {
+            kind: KINDS[usize::from(rng.u8(..) < 60)],
+            bytes: vec![
+                1;
+                if rng.u8(0..8) == 0 {
+                    rng.usize(0..8000)
+                } else {
+                    rng.usize(0..400)
+                }
+            ],
+            priority: rng.u32(0..4) * 64,
+            retries: rng.u32(0..3),
+            delay_ms: if rng.u8(..) < 24 { rng.u64(1..40) } else { 0 },
+            discards: rng.u8(..) < 40,
+            durability: if memory {
+                Durability::Memory
+            } else {
+                Durability::Journal
+            },
+            key: key.flatten(),
+        }
+    }
+
+    pub(crate) const fn nothing() -> Self {
+        Self {
+            kind: KINDS[0],
+            bytes: Vec::new(),
+            priority: 0,
+            retries: 0,
+            delay_ms: 0,
+            discards: false,
+            durability: Durability::Journal,
+            key: None,
+        }
+    }
+
+    pub(crate) fn submission(&self, client: qtf_shm::ClientIndex) -> Submission<'_> {
+        let mut submission = Submission::new(client, self.kind, Payload::Bytes(&self.bytes));
+        submission.priority = Some(self.priority);
+        submission.retries = self.retries;
+        submission.delay_ms = self.delay_ms;
+        submission.discard_result = self.discards;
+        submission.durability = self.durability;
+        submission.key = self.key;
+        submission
+    }
+
+    pub(crate) fn known(&self, stamp: u64) -> Known {
+        Known {
+            is_journalled: self.durability != Durability::Memory,
+            discards: self.discards,
+            max_attempts: self.retries + 1,
+            is_accepted: false,
+            end: None,
+            expected: None,
+            is_unsure: false,
+            cancel_was_asked: false,
+            stop_was_told: false,
+            is_cancelled: false,
+            forget_was_asked: false,
+            is_freed: false,
+            stamp,
+            attempts: 0,
+            recorded: 0,
+            failures: 0,
+        }
+    }
+}
+
+/// Refusals that a client must expect; it tries again.
+fn is_for_now(refused: &Rejection) -> bool {
+    matches!(
+        refused.reason,
+        RejectReason::TasksFull
+            | RejectReason::ArenaFull
+            | RejectReason::JournalFull
+            | RejectReason::JournalFailed
+            | RejectReason::KeysFull
+            | RejectReason::IdsExhausted
+    )
+}
+
+impl World {
+    pub(crate) fn client_acts(&mut self) {
+        match self.rng.u8(0..16) {
+            0..8 => self.submit(None),
+            8..10 => self.repeat(),
+            10 => self.cancel(),
+            11 => self.reprioritise(),
+            12 => self.asks(),
+            _ => self.forget(),
+        }
+    }
+
+    /// Submits something; dies after so many shared writes if it is told to.
+    pub(crate) fn submit(&mut self, cut: Option<u32>) {
+        let wish = Wish::random(&mut self.rng);
+        self.submit_wish(&wish, cut);
+    }
+
+    fn submit_wish(&mut self, wish: &Wish, cut: Option<u32>) {
+        let client = self.clients[self.rng.usize(..self.clients.len())];
+        let now = self.now;
+        let submission = wish.submission(client);
+        self.may_have_orphan = cut.is_some();
+        let answer = self.cut_off(cut, |engine| engine.submit(now, &submission));
+        self.may_have_orphan = false;
+        let Some(answer) = answer else {
+            // Nobody knows whether there is such a task now; with a key one can ask.
+            self.facts.unanswered.extend(wish.key);
+            return;
+        };
+        match answer {
+            Ok(accepted) => self.accepted(wish, accepted),
+            Err(refused) => {
+                assert!(is_for_now(&refused), "{refused}");
+                if refused.reason == RejectReason::JournalFull {
+                    self.refusals += 1;
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, wish: &Wish, accepted: Accepted) {
+        let id = accepted.task;
+        if accepted.is_repeat {
+            self.repeated(wish, accepted);
+            return;
+        }
+        let stamp = self.engine.segment().task(id.slot()).key().ready_stamp();
+        assert!(stamp > self.last_stamp, "{id} stands before an earlier one");
+        self.last_stamp = stamp;
+        self.facts.add(id, wish.known(stamp));
+        if let Some(key) = wish.key {
+            if let Some(earlier) = self.facts.keys.insert(key, id) {
+                self.assert_may_be_gone(earlier);
+            }
+        }
+        assert_eq!(
+            accepted.durable.is_some(),
+            wish.durability == Durability::Journal
+        );
+        self.wait_for(accepted.durable, Told::Accepted(id));
+    }
+
+    /// The key was known.
+    fn repeated(&mut self, wish: &Wish, accepted: Accepted) {
+        let id = accepted.task;
+        let key = wish.key.expect("only a key can be known");
+        let known = self.facts.keys.get(&key).copied();
+        if let Some(known) = known {
+            assert_eq!(known, id, "a key stands for two tasks");
+        } else {
+            // Submitted by a call that was cut off.
+            self.facts.keys.insert(key, id);
+        }
+        let is_live = self.facts.tasks.get(&id).is_some_and(|task| !task.is_freed);
+        assert_eq!(accepted.result_expired, !is_live, "{id}");
+        let is_lost = self.facts.lost.contains(&id);
+        assert!(!is_lost, "{id} was lost in a reboot, and counts as done");
+        if is_live {
+            self.wait_for(accepted.durable, Told::Accepted(id));
+        }
+    }
+
+    /// A client that has no answer, or does not believe it, submits with the same key.
+    fn repeat(&mut self) {
+        let unanswered = self.facts.unanswered.len();
+        let key = if unanswered > 0 {
+            Some(
+                self.facts
+                    .unanswered
+                    .swap_remove(self.rng.usize(..unanswered)),
+            )
+        } else {
+            let count = self.facts.keys.len();
+            (count > 0)
+                .then(|| self.rng.usize(..count))
+                .and_then(|place| self.facts.keys.keys().nth(place).copied())
+        };
+        let Some(key) = key else {
+            return;
+        };
+        let before = self.facts.keys.get(&key).copied();
+        let wish = Wish {
+            key: Some(key),
+            durability: Durability::Journal,
+            ..Wish::random(&mut self.rng)
+        };
+        self.submit_wish(&wish, None);
+        let after = self.facts.keys.get(&key).copied();
+        if let Some(before) = before
+            && after != Some(before)
+        {
+            // A new task: then the first one's acceptance was never told.
+            self.assert_may_be_gone(before);
+        }
+    }
+
+    /// A second task under the same key, or none at all, is right only if the first one was never promised to last.
+    fn assert_may_be_gone(&mut self, id: TaskId) {
+        assert_ne!(
+            self.facts.gone.get(&id),
+            Some(&true),
+            "the key of {id} was forgotten with it"
+        );
+        if let Some(task) = self.facts.tasks.get(&id) {
+            let was_promised = task.is_accepted && task.is_journalled;
+            assert!(
+                !was_promised,
+                "the key of {id} stands for another task: {task:?}"
+            );
+            let there = self.engine.check(id);
+            assert!(
+                there.is_err(),
+                "{id} is there ({there:?}), and its key stands for another task: {task:?}"
+            );
+        }
+    }
+
+    fn cancel(&mut self) {
+        let Some(id) = self.facts.random(&mut self.rng) else {
+            return;
+        };
+        match self.engine.cancel(self.now, id) {
+            Ok(answer) => {
+                let task = self.facts.get(id);
+                task.cancel_was_asked = true;
+                let told = if answer.phase == Phase::Cancelled {
+                    Told::Cancelled(id)
+                } else {
+                    Told::StopAsked(id)
+                };
+                self.wait_for(answer.durable, told);
+            }
+            Err(refused) => assert!(
+                is_for_now(&refused) || refused.reason == RejectReason::WrongState,
+                "{refused}"
+            ),
+        }
+    }
+
+    fn reprioritise(&mut self) {
+        if let Some(id) = self.facts.random(&mut self.rng) {
+            let priority = self.rng.u32(0..256);
+            let _ = self.engine.update_priority(self.now, id, priority);
+        }
+    }
+
+    /// A client that missed the notice asks how its task stands.
+    fn asks(&mut self) {
+        if let Some(id) = self.facts.random(&mut self.rng) {
+            let settled = self.engine.settled_end(id).expect("it is there");
+            if let Some(phase) = settled {
+                self.facts.ended(id, phase, self.now);
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        let ended: Vec<TaskId> = self
+            .facts
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.end.is_some() && !task.is_freed)
+            .map(|(&id, _)| id)
+            .collect();
+        if ended.is_empty() {
+            return;
+        }
+        let id = ended[self.rng.usize(..ended.len())];
+        match self.engine.forget(self.now, id) {
+            Ok(answer) => {
+                let task = self.facts.get(id);
+                (task.forget_was_asked, task.is_freed) = (true, true);
+                self.wait_for(answer.durable, Told::Forgotten(id));
+            }
+            Err(refused) => assert!(is_for_now(&refused), "{id}: {refused}"),
+        }
+    }
+}

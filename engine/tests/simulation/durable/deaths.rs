@@ -1,0 +1,238 @@
+//! Kills, reboots, failed syncs, and how the next daemon begins.
+
+use std::sync::Arc;
+
+use qtf_engine::{Engine, restore};
+use qtf_journal::{Appender, AppenderLimits, Opened, Write, open_tail, recover, write_group};
+use qtf_shm::sync::kill::killed_after;
+use qtf_shm::{Geometry, Phase, Segment, SegmentSpec, SlotIndex, StateWord};
+
+use super::disk::{Disk, config as journal_config};
+use super::world::{Kind, MS, TASKS, WORKERS, World, engine_config};
+
+/// Kills come after so many shared writes at most.
+const WRITES_MAX: u32 = 60;
+
+impl World {
+    /// Something goes wrong with the daemon, its disk or its machine.
+    pub(crate) fn disaster(&mut self) {
+        match self.rng.u8(0..14) {
+            0 => self.hot_start(),
+            1..=4 => self.killed_in_a_call(),
+            5 | 6 if self.kind == Kind::Cold => self.cold_start(true),
+            7 if self.kind == Kind::Cold => self.cold_start(false),
+            8 => self.sync_fails(),
+            9 | 10 => {
+                let used = self.disk.disk.used();
+                self.disk
+                    .disk
+                    .set_capacity(Some(used + self.rng.usize(0..300_000)));
+                self.full_until = self.now.plus_ns(self.rng.u64(1..300) * MS);
+            }
+            11 if self.kind == Kind::Hot => {
+                const YEAR_MS: i64 = 365 * 24 * 3_600_000;
+                self.wall_skew_ms = self.rng.i64(-YEAR_MS..YEAR_MS);
+            }
+            _ => {}
+        }
+    }
+
+    fn killed_in_a_call(&mut self) {
+        let cut = Some(self.rng.u32(1..WRITES_MAX));
+        match self.rng.u8(0..4) {
+            0 => self.submit(cut),
+            1 => {
+                let place = self.workers.len();
+                if place > 0 {
+                    let place = self.rng.usize(..place);
+                    self.worker_ends(place, cut);
+                }
+            }
+            _ => {
+                let now = self.now;
+                self.cut_off(cut, |engine| engine.cycle(now));
+            }
+        }
+    }
+
+    /// Calls the engine; with `cut`, kills the daemon after so many shared writes of the call. `None` if it was killed: then the
+    /// next daemon has begun.
+    pub(crate) fn cut_off<T>(
+        &mut self,
+        cut: Option<u32>,
+        call: impl FnOnce(&mut Engine) -> T,
+    ) -> Option<T> {
+        let Some(writes) = cut else {
+            return Some(call(&mut self.engine));
+        };
+        let waiting = self.waiting();
+        let engine = &mut self.engine;
+        match killed_after(writes, || call(engine)) {
+            Ok(answer) => Some(answer),
+            Err(_) => {
+                self.assert_still_found(&waiting);
+                self.cuts += 1;
+                self.hot_start();
+                None
+            }
+        }
+    }
+
+    /// READY tasks that the heap knows.
+    fn waiting(&self) -> Vec<(SlotIndex, StateWord)> {
+        let segment = self.engine.segment();
+        let all = self.slots().map(|slot| (slot, segment.state(slot)));
+        all.filter(|&(slot, state)| {
+            state.phase() == Phase::Ready && segment.ready().leaf(slot.get()).is_some()
+        })
+        .collect()
+    }
+
+    /// State before index: a task that has waited and still waits is in the heap at any moment.
+    fn assert_still_found(&self, waiting: &[(SlotIndex, StateWord)]) {
+        let segment = self.engine.segment();
+        for &(slot, state) in waiting {
+            if segment.state(slot) == state {
+                let leaf = segment.ready().leaf(slot.get());
+                assert!(
+                    leaf.is_some(),
+                    "{slot} waits, and a kill left it without its leaf"
+                );
+            }
+        }
+    }
+
+    /// What becomes of a write that was under way when the daemon died.
+    fn settle_write(&mut self) {
+        let Some(write) = self.disk.in_flight.take() else {
+            return;
+        };
+        match self.rng.u8(0..4) {
+            0 => {}
+            1 => drop(write_group(&*self.disk.storage, write)),
+            _ => self.write_without_sync(&write),
+        }
+    }
+
+    fn write_without_sync(&mut self, write: &Write) {
+        let bytes = write.bytes();
+        let count = if self.rng.bool() {
+            bytes.len()
+        } else {
+            self.rng.usize(1..=bytes.len())
+        };
+        let file = self
+            .disk
+            .storage
+            .open(&write.file.name())
+            .expect("it is there");
+        file.write_at(write.offset, &bytes[..count])
+            .expect("it has its full length");
+    }
+
+    /// A sync fails: nothing is told any more, and the daemon ends after a while.
+    fn sync_fails(&mut self) {
+        self.journal_turn(false);
+        if self.disk.in_flight.is_none() {
+            return;
+        }
+        self.disk.disk.break_next_sync();
+        self.journal_turn(true);
+        assert!(self.disk.writer.failure().is_some());
+        let told = (self.facts.answers.len(), self.engine.durable_lsn());
+        for _ in 0..5 {
+            self.submit(None);
+            self.turn();
+        }
+        assert!(self.facts.answers.len() >= told.0 && self.engine.durable_lsn() == told.1);
+        self.failures += 1;
+        if self.kind == Kind::Cold && self.rng.bool() {
+            self.cold_start(true);
+        } else {
+            self.hot_start();
+        }
+    }
+
+    /// The daemon dies, its segment stays; the next daemon takes it over.
+    pub(crate) fn hot_start(&mut self) {
+        self.end_of_daemon();
+        self.disk.disk.process_died();
+        self.nonce += 1;
+        let opened = open_tail(&self.disk.disk, &journal_config(self.nonce));
+        let opened = opened.unwrap_or_else(|error| panic!("{error}"));
+        let segment = Arc::clone(self.engine.segment());
+        segment.rebuild_caches(self.now);
+        self.begin(segment, &opened);
+        self.hot_starts += 1;
+        self.assert_facts(false);
+    }
+
+    /// The daemon dies and its segment is gone; with `power_cut` the machine stops as well.
+    pub(crate) fn cold_start(&mut self, power_cut: bool) {
+        self.end_of_daemon();
+        if power_cut {
+            self.disk.disk.crash(self.rng.u64(..));
+        } else {
+            self.disk.disk.process_died();
+        }
+        self.nonce += 1;
+        let recovered = recover(&self.disk.disk, &journal_config(self.nonce));
+        let recovered = recovered.unwrap_or_else(|error| panic!("{error}"));
+        self.now = self.now.plus_ns(self.rng.u64(1..50) * MS);
+        let gen_base = (recovered.gen_limit > 0).then_some(recovered.gen_limit);
+        let segment = new_segment(self.directory.path(), gen_base, recovered.max_stamp);
+        let restored = restore(&segment, &recovered, self.wall());
+        restored.unwrap_or_else(|error| panic!("{error}"));
+        self.ghosts.clear();
+        self.begin(segment, &recovered.opened);
+        self.cold_starts += 1;
+        self.assert_facts(true);
+    }
+
+    fn end_of_daemon(&mut self) {
+        self.settle_write();
+        self.facts.lose_answers();
+        self.disk.disk.set_capacity(None);
+    }
+
+    fn begin(&mut self, segment: Arc<Segment>, opened: &Opened) {
+        let config = journal_config(self.nonce);
+        let writer = opened.start(&self.disk.disk, &config);
+        let writer = writer.unwrap_or_else(|error| panic!("{error}"));
+        let snapshots = self.disk.snapshots;
+        self.disk = Disk::new(self.disk.disk.clone(), writer, config);
+        self.disk.snapshots = snapshots;
+        let appender = Appender::new(opened.end.next(), limits());
+        let seed = self.rng.u64(..);
+        self.engine = Engine::with_journal(segment, engine_config(seed), appender, self.wall())
+            .expect("the configuration is usable");
+        self.open_clients();
+        for worker in &mut self.workers {
+            worker.mail.clear();
+            worker.is_cut_off = true;
+        }
+        for place in 0..self.workers.len() {
+            if self.rng.u8(..) > 60 {
+                self.worker_comes_back(place);
+            }
+        }
+    }
+}
+
+pub(crate) fn new_segment(
+    directory: &std::path::Path,
+    gen_base: Option<u64>,
+    first_stamp: u64,
+) -> Arc<Segment> {
+    let mut spec = SegmentSpec::new("simulation", directory);
+    spec.geometry = Geometry::for_counts(TASKS, WORKERS).expect("a small segment fits");
+    (spec.gen_base, spec.first_stamp, spec.spill_id) = (gen_base, first_stamp, Some(1));
+    Arc::new(Segment::in_process(&spec))
+}
+
+pub(crate) fn limits() -> AppenderLimits {
+    AppenderLimits {
+        group_bytes: 1 << 18,
+        reserve_bytes: 1 << 18,
+    }
+}

@@ -1,0 +1,200 @@
+//! The journal's driver on a simulated disk: writes in flight, files made ahead, snapshots.
+
+use std::sync::Arc;
+
+use qtf_engine::snapshot::{Images, Unreadable};
+use qtf_engine::{Engine, Lsn, WallTime};
+use qtf_journal::{
+    FILE_BYTES_MIN, JournalConfig, JournalError, SimDisk, SnapshotWriter, Step, Storage, Write,
+    Writer, make_spare, reclaim, write_group,
+};
+
+/// Submissions leave so much alone.
+const RESERVE_BYTES: u64 = FILE_BYTES_MIN + 50_000;
+/// Slots that a snapshot reads between two steps of the world.
+const SLOTS_AT_ONCE: u32 = 60;
+
+pub(crate) fn config(nonce: u64) -> JournalConfig {
+    JournalConfig {
+        file_bytes: FILE_BYTES_MIN,
+        ..JournalConfig::new("simulation", nonce)
+    }
+}
+
+/// What the helper thread does about a snapshot.
+struct Snapshot {
+    writer: SnapshotWriter,
+    images: Images,
+    next: u32,
+    is_read: bool,
+}
+
+pub(crate) struct Disk {
+    pub(crate) disk: SimDisk,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) writer: Writer,
+    config: JournalConfig,
+    /// Handed to the disk, not done yet.
+    pub(crate) in_flight: Option<Write>,
+    waits_for_file: bool,
+    snapshot: Option<Snapshot>,
+    pub(crate) snapshots: u64,
+}
+
+/// A snapshot could not be written; the next one may.
+enum Unfinished {
+    Unreadable(Unreadable),
+    Journal(JournalError),
+}
+
+impl From<Unreadable> for Unfinished {
+    fn from(error: Unreadable) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+impl From<JournalError> for Unfinished {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
+}
+
+impl Disk {
+    pub(crate) fn new(disk: SimDisk, writer: Writer, config: JournalConfig) -> Self {
+        Self {
+            storage: Arc::new(disk.clone()),
+            disk,
+            writer,
+            config,
+            in_flight: None,
+            waits_for_file: false,
+            snapshot: None,
+            snapshots: 0,
+        }
+    }
+
+    /// One look of the driver: what is to be written is handed to the disk, and what the disk has done is told. The lsn that
+    /// has become durable, if one has.
+    pub(crate) fn turn(&mut self, engine: &mut Engine, is_done: bool) -> Option<Lsn> {
+        let step = if is_done && let Some(write) = self.in_flight.take() {
+            let (buffer, result) = write_group(&*self.storage, write);
+            self.writer.written(buffer, result)
+        } else if self.waits_for_file {
+            self.waits_for_file = false;
+            Step::NeedFile
+        } else if self.writer.is_idle()
+            && let Some(group) = engine.take_journal_group()
+        {
+            self.writer.begin(group)
+        } else {
+            return None;
+        };
+        self.take(engine, step)
+    }
+
+    fn take(&mut self, engine: &mut Engine, step: Step) -> Option<Lsn> {
+        match step {
+            Step::Write(write) => self.in_flight = Some(write),
+            Step::NeedFile => match make_spare(&*self.storage, self.writer.file_plan()) {
+                Ok(file) => {
+                    if let Some(step) = self.writer.add_file(file) {
+                        return self.take(engine, step);
+                    }
+                }
+                Err(_) => self.waits_for_file = true,
+            },
+            Step::Durable(lsn) => {
+                if let Some(buffer) = self.writer.take_buffer() {
+                    engine.give_back_journal_buffer(buffer);
+                }
+                return Some(lsn);
+            }
+            Step::Failed => engine.journal_failed(),
+        }
+        None
+    }
+
+    /// The helper thread: a file ahead, room told, a part of a snapshot.
+    pub(crate) fn help(&mut self, engine: &mut Engine, rng: &mut fastrand::Rng, wall: WallTime) {
+        if self.writer.files_prepared() < 2
+            && !self.waits_for_file
+            && rng.u8(0..4) == 0
+            && let Ok(file) = make_spare(&*self.storage, self.writer.file_plan())
+            && let Some(step) = self.writer.add_file(file)
+        {
+            // A group that has waited for this file goes on with a write.
+            let _ = self.take(engine, step);
+        }
+        let room = self.writer.room_bytes();
+        engine.set_journal_room(room, RESERVE_BYTES);
+        if self.snapshot.is_some() {
+            self.go_on_with_snapshot(engine);
+        } else if rng.u8(..) < 3 {
+            self.begin_snapshot(engine, wall);
+        }
+    }
+
+    fn begin_snapshot(&mut self, engine: &Engine, wall: WallTime) {
+        if engine.is_adopting() {
+            return;
+        }
+        let start = engine.snapshot_start();
+        let storage = Arc::clone(&self.storage);
+        let lineage = self.writer.lineage();
+        if let Ok(writer) = SnapshotWriter::create(storage, &self.config, lineage, start) {
+            self.snapshot = Some(Snapshot {
+                writer,
+                images: Images::new(Arc::clone(engine.segment()), wall),
+                next: 0,
+                is_read: false,
+            });
+        }
+    }
+
+    fn go_on_with_snapshot(&mut self, engine: &Engine) {
+        let Some(mut snapshot) = self.snapshot.take() else {
+            return;
+        };
+        match self.part_of_snapshot(engine, &mut snapshot) {
+            Ok(true) => self.snapshots += 1,
+            Ok(false) => self.snapshot = Some(snapshot),
+            Err(Unfinished::Unreadable(error)) => panic!("{error}"),
+            Err(Unfinished::Journal(JournalError::Io { .. })) => {}
+            Err(Unfinished::Journal(error)) => panic!("{error}"),
+        }
+    }
+
+    /// Returns whether it is published.
+    fn part_of_snapshot(
+        &self,
+        engine: &Engine,
+        snapshot: &mut Snapshot,
+    ) -> Result<bool, Unfinished> {
+        if !snapshot.is_read {
+            let end = snapshot.images.end();
+            let until = snapshot.next.saturating_add(SLOTS_AT_ONCE).min(end);
+            let writer = &mut snapshot.writer;
+            snapshot.images.read(snapshot.next..until, |image| {
+                writer.push(image).map_err(Unfinished::from)
+            })?;
+            snapshot.next = until;
+            if until < end {
+                return Ok(false);
+            }
+            let keys: Vec<_> = snapshot.images.keys().collect();
+            for live in keys {
+                writer.push_key(live.key, live.task, live.expires_unix_ms)?;
+            }
+            writer.reserve(engine.reserved_generations());
+            snapshot.is_read = true;
+        }
+        match snapshot.writer.publish(self.writer.durable()) {
+            Ok(start) => {
+                reclaim(&*self.storage, start, 2)?;
+                Ok(true)
+            }
+            Err(JournalError::NotYetDurable { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What clients were told, and what may therefore never be otherwise.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qtf_engine::Lsn;
+use qtf_shm::{KeyId, Now, Phase, TaskId, WorkerId};
+
+use qtf_engine::TaskRef;
+
+/// One task, as its client and the world know it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) is_journalled: bool,
+    pub(crate) discards: bool,
+    pub(crate) max_attempts: u32,
+    /// The client was told that it is accepted.
+    pub(crate) is_accepted: bool,
+    /// The end that a client was told.
+    pub(crate) end: Option<(Phase, Now)>,
+    /// A result was recorded after which only this end can follow.
+    pub(crate) expected: Option<Phase>,
+    /// A report of a result was cut off: nobody knows what will come of it.
+    pub(crate) is_unsure: bool,
+    pub(crate) cancel_was_asked: bool,
+    /// The client was told that its worker has been asked to stop.
+    pub(crate) stop_was_told: bool,
+    /// The client was told that it is cancelled.
+    pub(crate) is_cancelled: bool,
+    pub(crate) forget_was_asked: bool,
+    /// Its slot is free, though nobody was told so yet: a reboot may bring it back.
+    pub(crate) is_freed: bool,
+    /// Place in the queue.
+    pub(crate) stamp: u64,
+    /// Attempts handed out.
+    pub(crate) attempts: u8,
+    /// The attempt whose result was recorded last.
+    pub(crate) recorded: u8,
+    pub(crate) failures: u32,
+}
+
+/// An answer that waits for a record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Told {
+    Accepted(TaskId),
+    Cancelled(TaskId),
+    StopAsked(TaskId),
+    Forgotten(TaskId),
+    Verdict(WorkerId, TaskRef),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) tasks: BTreeMap<TaskId, Known>,
+    /// Which task a key was given.
+    pub(crate) keys: BTreeMap<KeyId, TaskId>,
+    /// Every id that was ever seen.
+    given: BTreeSet<TaskId>,
+    /// Tasks of which clients were told that they are forgotten; whether they were journalled.
+    pub(crate) gone: BTreeMap<TaskId, bool>,
+    /// Memory tasks that a reboot has taken before they ended.
+    pub(crate) lost: BTreeSet<TaskId>,
+    pub(crate) answers: Vec<(Lsn, Told)>,
+    /// Keys of submissions whose answer did not come: their clients repeat them.
+    pub(crate) unanswered: Vec<KeyId>,
+    pub(crate) accepted: u64,
+    pub(crate) ended: u64,
+}
+
+impl Facts {
+    /// A new task: its id was never given before.
+    pub(crate) fn add(&mut self, id: TaskId, known: Known) {
+        assert!(self.given.insert(id), "{id} was given twice");
+        assert!(!self.tasks.contains_key(&id));
+        self.tasks.insert(id, known);
+        self.accepted += 1;
+    }
+
+    pub(crate) fn get(&mut self, id: TaskId) -> &mut Known {
+        self.tasks
+            .get_mut(&id)
+            .unwrap_or_else(|| panic!("{id} is not known"))
+    }
+
+    pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u8) {
+        let task = self.get(id);
+        assert_eq!(task.end, None, "{id} was handed out after its end");
+        assert!(!task.is_freed, "{id} was handed out after it was freed");
+        assert!(
+            !task.is_cancelled,
+            "{id} was handed out after it was cancelled"
+        );
+        assert_eq!(attempt, task.attempts + 1, "attempts of {id}");
+        task.attempts = attempt;
+    }
+
+    /// A worker's result was taken.
+    pub(crate) fn recorded(&mut self, id: TaskId, attempt: u8, succeeded: bool) {
+        let task = self.get(id);
+        assert_eq!(task.end, None, "{id} had a result after its end");
+        assert_eq!(attempt, task.attempts, "{id}: only the last attempt counts");
+        assert!(
+            attempt > task.recorded,
+            "{id}: attempt {attempt} counted twice"
+        );
+        task.recorded = attempt;
+        task.failures += u32::from(!succeeded);
+        if succeeded {
+            task.expected = Some(Phase::Done);
+        } else if task.cancel_was_asked {
+            task.expected = Some(Phase::Cancelled);
+        } else if task.failures >= task.max_attempts {
+            task.expected = Some(Phase::Failed);
+        }
+    }
+
+    /// A client is told that a task has ended.
+    pub(crate) fn ended(&mut self, id: TaskId, phase: Phase, now: Now) {
+        let task = self.get(id);
+        if let Some((end, _)) = task.end {
+            assert_eq!(end, phase, "{id} has two ends");
+            return;
+        }
+        if let Some(expected) = task.expected {
+            assert_eq!(phase, expected, "{id}: a recorded result decides");
+        } else if !task.is_unsure {
+            let unasked = phase == Phase::Cancelled && !task.cancel_was_asked;
+            assert!(!unasked, "{id} was cancelled unasked");
+            assert_ne!(phase, Phase::Done, "{id} is done without a result");
+        }
+        task.end = Some((phase, now));
+        task.is_freed |= phase == Phase::Done && task.discards;
+        self.ended += 1;
+    }
+
+    /// Answers whose records are durable reach their clients.
+    pub(crate) fn tell(&mut self, durable: Lsn) -> Vec<Told> {
+        let (due, waiting) = self.answers.drain(..).partition(|(lsn, _)| *lsn <= durable);
+        self.answers = waiting;
+        let due: Vec<(Lsn, Told)> = due;
+        let told: Vec<Told> = due.into_iter().map(|(_, told)| told).collect();
+        for &one in &told {
+            self.is_told(one);
+        }
+        told
+    }
+
+    pub(crate) fn is_told(&mut self, told: Told) {
+        match told {
+            Told::Accepted(id) => self.get(id).is_accepted = true,
+            Told::Cancelled(id) => self.get(id).is_cancelled = true,
+            Told::StopAsked(id) => self.get(id).stop_was_told = true,
+            Told::Forgotten(id) => {
+                let task = self.tasks.remove(&id);
+                self.gone
+                    .insert(id, task.is_some_and(|task| task.is_journalled));
+            }
+            Told::Verdict(..) => {}
+        }
+    }
+
+    /// The daemon died: what was not told yet is told to nobody.
+    pub(crate) fn lose_answers(&mut self) {
+        for (_, told) in core::mem::take(&mut self.answers) {
+            if let Told::Accepted(id) = told {
+                let key = self.keys.iter().find(|(_, task)| **task == id);
+                self.unanswered.extend(key.map(|(key, _)| *key));
+            }
+        }
+    }
+
+    pub(crate) fn random(&self, rng: &mut fastrand::Rng) -> Option<TaskId> {
+        let live = || self.tasks.iter().filter(|(_, task)| !task.is_freed);
+        let count = live().count();
+        let place = (count > 0).then(|| rng.usize(..count))?;
+        live().nth(place).map(|(&id, _)| id)
+    }
+}

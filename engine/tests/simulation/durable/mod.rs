@@ -1,0 +1,29 @@
+//! The world with a journal: a disk that tears, daemons that are killed at any shared write, reboots.
+//!
+//! | file | what |
+//! |---|---|
+//! | `world.rs` | time, the order of things, the end |
+//! | `disk.rs` | the journal's driver on a simulated disk: writes in flight, files, snapshots |
+//! | `facts.rs` | what clients were told, and what may therefore never be otherwise |
+//! | `clients.rs`, `workers.rs` | what they do; clients repeat what was not answered |
+//! | `deaths.rs` | kills, reboots, failed syncs, and how the next daemon begins |
+//! | `checks.rs` | what must hold at any time, after each start, and at the end |
+//!
+//! The simulation knows nothing of how the engine keeps its promises. It compares what was told with what is there:
+//! - **conservation**: a task whose acceptance was told is there until somebody forgets it; an end that was told is its end for
+//!   ever and nothing of it runs again; no id is given twice; a key stands for one task;
+//! - **order**: nothing is handed out while something better could be; stamps rise, and survive;
+//! - **durability**: nothing is told before its record is durable; what was told survives every crash;
+//! - **liveness**: when the faults stop, everything ends, and can be forgotten;
+//! - **counters**: the segment's `verify` is clean after each start.
+
+mod checks;
+mod clients;
+mod deaths;
+mod disk;
+mod facts;
+mod tests;
+mod workers;
+mod world;
+
+pub(crate) use world::{Kind, World};

@@ -1,0 +1,282 @@
+//! What workers do: they keep a result until they are told that it is durable, and report it again after a break.
+
+use qtf_engine::{Beat, Disposition, Held, Output, Reconnect, ResultReport, TaskRef, WorkerHello};
+use qtf_shm::{Outcome, OutcomeKind, TaskId, WorkerId};
+
+use super::facts::Told;
+use super::world::World;
+
+/// One worker process.
+#[derive(Debug)]
+pub(crate) struct SimWorker {
+    pub(crate) id: WorkerId,
+    token: u64,
+    segment_id: u64,
+    capacity: u32,
+    /// On the way to it.
+    pub(crate) mail: Vec<TaskRef>,
+    pub(crate) holds: Vec<TaskRef>,
+    /// Done; the outcome is not yet known to be durable.
+    pub(crate) finished: Vec<(TaskRef, u8)>,
+    pub(crate) is_cut_off: bool,
+    pub(crate) is_evicted: bool,
+    pub(crate) probe: u64,
+}
+
+impl World {
+    pub(crate) fn worker_joins(&mut self, capacity: u32) {
+        if let Ok(welcome) = self.engine.worker_hello(self.now, &hello(capacity)) {
+            self.workers.push(SimWorker {
+                id: welcome.id,
+                token: welcome.token,
+                segment_id: self.engine.segment().header().segment_id,
+                capacity,
+                mail: Vec::new(),
+                holds: Vec::new(),
+                finished: Vec::new(),
+                is_cut_off: false,
+                is_evicted: false,
+                probe: 0,
+            });
+            self.grant(self.workers.len() - 1, capacity, true);
+        }
+    }
+
+    fn grant(&mut self, place: usize, credits: u32, restart: bool) {
+        let worker = &mut self.workers[place];
+        let granted = self
+            .engine
+            .worker_credits(self.now, worker.id, credits, restart);
+        worker.is_evicted |= granted.is_err();
+    }
+
+    /// A worker that behaves.
+    pub(crate) fn worker_acts(&mut self, place: usize) {
+        let worker = &mut self.workers[place];
+        if worker.is_cut_off || worker.is_evicted {
+            if self.rng.u8(..) < 40 {
+                self.worker_comes_back(place);
+            }
+            return;
+        }
+        worker.holds.append(&mut worker.mail);
+        if worker.probe != 0 {
+            let nonce = core::mem::take(&mut worker.probe);
+            let id = worker.id;
+            self.engine.probe_answered(self.now, id, nonce);
+        }
+        match self.rng.u8(0..8) {
+            0 => self.worker_starts(place),
+            1..=4 => self.worker_ends(place, None),
+            5 => self.worker_reports_again(place),
+            _ => {}
+        }
+        self.worker_beats(place);
+    }
+
+    fn worker_beats(&mut self, place: usize) {
+        let Some(worker) = self.workers.get_mut(place) else {
+            return;
+        };
+        let beat = Beat {
+            holding: u32::try_from(worker.holds.len()).expect("few"),
+            ..Beat::default()
+        };
+        worker.is_evicted |= self.engine.worker_beat(self.now, worker.id, &beat).is_err();
+    }
+
+    fn worker_starts(&mut self, place: usize) {
+        let worker = &self.workers[place];
+        for &one in &worker.holds {
+            self.engine.task_started(self.now, worker.id, one);
+        }
+    }
+
+    pub(crate) fn worker_ends(&mut self, place: usize, cut: Option<u32>) {
+        let worker = &mut self.workers[place];
+        if worker.holds.is_empty() {
+            return;
+        }
+        let one = worker
+            .holds
+            .swap_remove(self.rng.usize(..worker.holds.len()));
+        let code = u8::from(self.rng.u8(0..6) == 0);
+        worker.finished.push((one, code));
+        self.report(place, (one, code), cut);
+    }
+
+    /// A verdict did not come: the same result once more.
+    fn worker_reports_again(&mut self, place: usize) {
+        let worker = &self.workers[place];
+        if let Some(&one) = worker.finished.first() {
+            self.report(place, one, None);
+        }
+    }
+
+    fn report(&mut self, place: usize, (one, code): (TaskRef, u8), cut: Option<u32>) {
+        let (now, id) = (self.now, self.workers[place].id);
+        let bytes = vec![2; self.rng.usize(0..300)];
+        let report = ResultReport {
+            outcome: Outcome {
+                kind: OutcomeKind::Exited,
+                code,
+                result_dropped: false,
+            },
+            output: Output::Bytes(&bytes),
+        };
+        self.unsure = Some(one.task);
+        let answer = self.cut_off(cut, |engine| engine.task_result(now, id, one, &report));
+        let Some(answer) = answer else {
+            return;
+        };
+        self.unsure = None;
+        self.note(one.task, answer.disposition as u64);
+        match answer.disposition {
+            Disposition::Recorded => {
+                let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
+                self.facts.recorded(one.task, attempt, code == 0);
+                self.grant(place, 1, false);
+            }
+            Disposition::AlreadyRecorded | Disposition::Stale => {}
+            Disposition::NotNow => {
+                self.put_off += 1;
+                return;
+            }
+        }
+        self.wait_for(answer.durable, Told::Verdict(id, one));
+    }
+
+    /// The verdict has come: the worker forgets the result.
+    pub(crate) fn verdict(&mut self, id: WorkerId, one: TaskRef) {
+        for worker in self.workers.iter_mut().filter(|worker| worker.id == id) {
+            worker.finished.retain(|(held, _)| *held != one);
+        }
+    }
+
+    /// Something goes wrong with a worker.
+    pub(crate) fn worker_suffers(&mut self, place: usize) {
+        match self.rng.u8(0..6) {
+            0 | 1 => self.worker_dies(place),
+            2 => {
+                let worker = self.workers.swap_remove(place);
+                self.engine.worker_goodbye(self.now, worker.id);
+                self.remember(&worker);
+            }
+            3 | 4 => self.workers[place].is_cut_off = true,
+            _ => self.workers[place].mail.clear(),
+        }
+    }
+
+    fn worker_dies(&mut self, place: usize) {
+        let worker = self.workers.swap_remove(place);
+        if self.rng.bool() {
+            self.engine.worker_gone(self.now, worker.id);
+        }
+        self.remember(&worker);
+    }
+
+    /// What a worker held may still come in late.
+    fn remember(&mut self, worker: &SimWorker) {
+        let held = worker.holds.iter().chain(&worker.mail);
+        self.ghosts.extend(held.map(|&one| (worker.id, one)));
+        self.ghosts
+            .extend(worker.finished.iter().map(|&(one, _)| (worker.id, one)));
+    }
+
+    /// A result comes in that nobody waits for any more: also one of an earlier attempt from a worker that has the later one.
+    pub(crate) fn ghost_speaks(&mut self) {
+        if self.ghosts.is_empty() {
+            return;
+        }
+        let (id, one) = self.ghosts[self.rng.usize(..self.ghosts.len())];
+        let report = ResultReport {
+            outcome: Outcome {
+                kind: OutcomeKind::Exited,
+                code: 0,
+                result_dropped: false,
+            },
+            output: Output::None,
+        };
+        let is_held = self.workers.iter().any(|worker| {
+            worker.id == id && (worker.holds.contains(&one) || worker.mail.contains(&one))
+        });
+        if is_held {
+            return;
+        }
+        let answer = self.engine.task_result(self.now, id, one, &report);
+        if answer.disposition == Disposition::Recorded {
+            let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
+            self.facts.recorded(one.task, attempt, true);
+        }
+    }
+
+    /// A worker opens its streams again, with what it holds; some of it may have got lost.
+    pub(crate) fn worker_comes_back(&mut self, place: usize) {
+        let segment_id = self.engine.segment().header().segment_id;
+        let worker = &mut self.workers[place];
+        (worker.is_cut_off, worker.probe) = (false, 0);
+        worker.mail.clear();
+        if self.rng.u8(..) < 30 {
+            worker.holds.pop();
+        }
+        let running = worker.holds.iter().map(|&one| (one, false));
+        let finished = worker.finished.iter().map(|&(one, _)| (one, true));
+        let held: Vec<Held> = running
+            .chain(finished)
+            .map(|(one, finished)| Held {
+                task_id: one.task.as_raw(),
+                attempt: one.attempt,
+                finished,
+            })
+            .collect();
+        let hello = WorkerHello {
+            reconnect: Some(Reconnect {
+                worker_id: worker.id.as_raw(),
+                token: worker.token,
+                segment_id: worker.segment_id,
+            }),
+            held: &held,
+            ..hello(worker.capacity)
+        };
+        let Ok(welcome) = self.engine.worker_hello(self.now, &hello) else {
+            worker.is_evicted = true;
+            return;
+        };
+        worker.is_evicted = false;
+        if !welcome.is_known {
+            // Another segment, or it was given up: nothing that it holds is wanted.
+            worker.holds.clear();
+            worker.finished.clear();
+        }
+        (worker.id, worker.token, worker.segment_id) = (welcome.id, welcome.token, segment_id);
+        for gone in welcome.abandon {
+            let task = TaskId::from_raw(gone.task_id).expect("it came from the engine");
+            worker
+                .holds
+                .retain(|one| one.task != task || one.attempt != gone.attempt);
+        }
+        let left = u32::try_from(worker.holds.len()).expect("few");
+        let free = worker.capacity.saturating_sub(left);
+        self.grant(place, free, true);
+    }
+}
+
+fn hello<'a>(capacity: u32) -> WorkerHello<'a> {
+    // A list that lives as long as the program.
+    let kinds: &'static [String] = kinds();
+    WorkerHello {
+        name: "simulated",
+        host: "nowhere",
+        pid: 1,
+        uid: None,
+        capacity,
+        kinds,
+        reconnect: None,
+        held: &[],
+    }
+}
+
+fn kinds() -> &'static [String] {
+    static KINDS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+    KINDS.get_or_init(|| vec!["exec".to_owned(), "render".to_owned()])
+}

@@ -1,0 +1,327 @@
+//! The simulated world: time, the order of things, and the end.
+
+use qtf_engine::{ClientHello, Effect, Engine, EngineConfig, Lsn, TaskRef, WallTime};
+use qtf_journal::{Appender, SimDisk, open_tail};
+use qtf_shm::{ClientIndex, Key, Now, Phase, SlotIndex, TaskId, WorkerId};
+
+use super::deaths::{limits, new_segment};
+use super::disk::{Disk, config as journal_config};
+use super::facts::{Facts, Told};
+use super::workers::SimWorker;
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const TASKS: u64 = 120;
+pub(crate) const WORKERS: u64 = 6;
+pub(crate) const TTL_NS: u64 = 1_500 * MS;
+
+/// What may go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Daemons die, the segment stays; the wall clock jumps.
+    Hot,
+    /// The segment is lost and the machine stops, too.
+    Cold,
+}
+
+impl Kind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Cold => "cold",
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) kind: Kind,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) engine: Engine,
+    pub(crate) disk: Disk,
+    pub(crate) now: Now,
+    pub(crate) wall_skew_ms: i64,
+    pub(crate) nonce: u64,
+    pub(crate) facts: Facts,
+    pub(crate) clients: Vec<ClientIndex>,
+    pub(crate) workers: Vec<SimWorker>,
+    /// Results that may come in late.
+    pub(crate) ghosts: Vec<(WorkerId, TaskRef)>,
+    pub(crate) last_stamp: u64,
+    /// A submission was cut off: there may be a task of which nobody knows.
+    pub(crate) may_have_orphan: bool,
+    /// The task whose result was being reported.
+    pub(crate) unsure: Option<TaskId>,
+    pub(crate) full_until: Now,
+    pub(crate) is_calm: bool,
+    pub(crate) hot_starts: u64,
+    pub(crate) cold_starts: u64,
+    pub(crate) cuts: u64,
+    pub(crate) failures: u64,
+    pub(crate) refusals: u64,
+    pub(crate) put_off: u64,
+    history: u64,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+pub(crate) fn engine_config(seed: u64) -> EngineConfig {
+    EngineConfig {
+        lease_ns: 80 * MS,
+        probe_ns: 10 * MS,
+        heartbeat_ns: 10 * MS,
+        result_ttl_ns: TTL_NS,
+        stop_grace_ns: 10 * MS,
+        retry_backoff_ns_min: 5 * MS,
+        retry_backoff_ns_max: 40 * MS,
+        losses_max: 3,
+        tasks_per_cycle_max: 8,
+        sweep_slots_per_cycle: 32,
+        background_sweep_ns: 20 * MS,
+        effects_max: 32,
+        payload_limit: 1 << 20,
+        seed,
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, kind: Kind) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let disk = SimDisk::new();
+        let nonce = seed << 20;
+        let config = journal_config(nonce);
+        let opened = open_tail(&disk, &config).expect("an empty disk is an empty journal");
+        let writer = opened.start(&disk, &config).expect("there is room");
+        let segment = new_segment(directory.path(), None, 0);
+        let now = Now::from_ns(MS);
+        let appender = Appender::new(opened.end.next(), limits());
+        let engine = Engine::with_journal(segment, engine_config(seed), appender, wall(now, 0))
+            .expect("the configuration is usable");
+        let mut world = Self {
+            seed,
+            kind,
+            rng: fastrand::Rng::with_seed(seed),
+            engine,
+            disk: Disk::new(disk, writer, config),
+            now,
+            wall_skew_ms: 0,
+            nonce,
+            facts: Facts::default(),
+            clients: Vec::new(),
+            workers: Vec::new(),
+            ghosts: Vec::new(),
+            last_stamp: 0,
+            may_have_orphan: false,
+            unsure: None,
+            full_until: now,
+            is_calm: false,
+            hot_starts: 0,
+            cold_starts: 0,
+            cuts: 0,
+            failures: 0,
+            refusals: 0,
+            put_off: 0,
+            history: 0,
+            directory,
+        };
+        world.open_clients();
+        world
+    }
+
+    pub(crate) fn open_clients(&mut self) {
+        self.clients = ["one", "two", "three"]
+            .map(|name| {
+                let hello = ClientHello {
+                    uid: None,
+                    name,
+                    host: "nowhere",
+                    address: "",
+                    pid: 1,
+                };
+                let session = self.engine.client_hello(self.now, &hello);
+                session.expect("their records are kept or free").index
+            })
+            .to_vec();
+    }
+
+    pub(crate) fn wall(&self) -> WallTime {
+        wall(self.now, self.wall_skew_ms)
+    }
+
+    /// Something happens, then everybody has a turn.
+    pub(crate) fn step(&mut self) {
+        match self.rng.u8(0..32) {
+            0..12 => self.client_acts(),
+            12..26 => {
+                if !self.workers.is_empty() {
+                    let place = self.rng.usize(..self.workers.len());
+                    self.worker_acts(place);
+                }
+            }
+            26 | 27 => {
+                if self.workers.len() < 4 {
+                    let capacity = self.rng.u32(1..5);
+                    self.worker_joins(capacity);
+                }
+            }
+            28 => self.ghost_speaks(),
+            29 => {
+                if !self.workers.is_empty() && self.rng.u8(0..4) == 0 {
+                    let place = self.rng.usize(..self.workers.len());
+                    self.worker_suffers(place);
+                }
+            }
+            _ if self.rng.bool() => self.disaster(),
+            _ => {}
+        }
+        self.turn();
+    }
+
+    /// Time goes on; the engine, the disk and the helper thread do their part.
+    pub(crate) fn turn(&mut self) {
+        self.take_effects(None);
+        self.now = self.now.plus_ns(self.rng.u64(0..3 * MS));
+        if self.now >= self.full_until {
+            self.disk.disk.set_capacity(None);
+        }
+        let wall = self.wall();
+        self.engine.set_wall(wall.now, wall.unix_ms);
+        let is_done = self.is_calm || self.rng.u8(0..3) > 0;
+        self.journal_turn(is_done);
+        if self.disk.writer.failure().is_none() {
+            self.disk.help(&mut self.engine, &mut self.rng, wall);
+        }
+        self.engine.cycle(self.now);
+        let best_waiting = self.best_waiting();
+        self.take_effects(best_waiting);
+        self.note_expired();
+    }
+
+    pub(crate) fn journal_turn(&mut self, is_done: bool) {
+        if let Some(lsn) = self.disk.turn(&mut self.engine, is_done) {
+            self.engine.journal_durable(self.now, lsn);
+            self.tell();
+        }
+    }
+
+    /// Passes answers on whose records the engine says are durable.
+    fn tell(&mut self) {
+        let durable = self.engine.durable_lsn();
+        for told in self.facts.tell(durable) {
+            if let Told::Verdict(worker, one) = told {
+                self.verdict(worker, one);
+            }
+        }
+    }
+
+    /// An answer that waits for a record, or for none.
+    pub(crate) fn wait_for(&mut self, durable: Option<Lsn>, told: Told) {
+        match durable {
+            Some(lsn) if lsn > self.engine.durable_lsn() => self.facts.answers.push((lsn, told)),
+            _ => {
+                self.facts.is_told(told);
+                if let Told::Verdict(worker, one) = told {
+                    self.verdict(worker, one);
+                }
+            }
+        }
+    }
+
+    /// Takes all effects; nothing that was handed out may be worse than what is still ready.
+    fn take_effects(&mut self, best_waiting: Option<Key>) {
+        while let Some(effect) = self.engine.pop_effect() {
+            match effect {
+                Effect::Dispatch {
+                    worker,
+                    task,
+                    attempt,
+                } => {
+                    self.facts.dispatched(task, attempt);
+                    self.assert_order(task, best_waiting);
+                    let one = TaskRef {
+                        task,
+                        attempt: u32::from(attempt),
+                    };
+                    for to in self.workers.iter_mut().filter(|to| to.id == worker) {
+                        to.mail.push(one);
+                    }
+                    self.note(task, u64::from(attempt));
+                }
+                Effect::Finished { task, phase } => {
+                    self.assert_durable(task);
+                    if self.facts.tasks.contains_key(&task) {
+                        self.facts.ended(task, phase, self.now);
+                    }
+                    self.note(task, phase as u64);
+                }
+                Effect::Stop {
+                    worker,
+                    task,
+                    attempt,
+                    ..
+                } => {
+                    let attempt = u32::from(attempt);
+                    let one = TaskRef { task, attempt };
+                    for to in self.workers.iter_mut().filter(|to| to.id == worker) {
+                        if let Some(place) = to.holds.iter().position(|held| *held == one) {
+                            to.holds.swap_remove(place);
+                            to.finished.push((one, 1));
+                        }
+                    }
+                }
+                Effect::Probe { worker, nonce } => {
+                    for one in self.workers.iter_mut().filter(|one| one.id == worker) {
+                        one.probe = nonce;
+                    }
+                }
+                Effect::Evict { worker } => {
+                    for one in self.workers.iter_mut().filter(|one| one.id == worker) {
+                        one.is_evicted = true;
+                    }
+                }
+                Effect::Drain { .. } => {}
+            }
+        }
+    }
+
+    fn assert_order(&self, task: TaskId, best_waiting: Option<Key>) {
+        let handed_out = self.engine.segment().task(task.slot());
+        if let Some(best) = best_waiting
+            && handed_out.state().is_of(task)
+        {
+            assert!(handed_out.key() < best, "{task} went before a better one");
+        }
+    }
+
+    /// The key of the best task that is still ready.
+    fn best_waiting(&self) -> Option<Key> {
+        let segment = self.engine.segment();
+        self.slots()
+            .map(|slot| segment.task(slot))
+            .filter(|task| task.state().phase() == Phase::Ready)
+            .map(|task| task.key())
+            .min()
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = SlotIndex> + '_ {
+        let segment = self.engine.segment();
+        (0..segment.geometry().tasks()).filter_map(|number| segment.slot(number))
+    }
+
+    pub(crate) fn note(&mut self, task: TaskId, what: u64) {
+        let word = task.as_raw() ^ what ^ self.now.ns;
+        self.history = self.history.rotate_left(5).wrapping_mul(0x100_0000_01b3) ^ word;
+    }
+
+    /// A hash of all that happened.
+    pub(crate) const fn history(&self) -> u64 {
+        self.history
+    }
+}
+
+/// The wall clock, which may be wrong.
+fn wall(now: Now, skew_ms: i64) -> WallTime {
+    const START_MS: u64 = 1_800_000_000_000;
+    let unix_ms = START_MS
+        .saturating_add(now.ns / MS)
+        .saturating_add_signed(skew_ms);
+    WallTime { now, unix_ms }
+}
