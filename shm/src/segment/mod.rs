@@ -11,7 +11,7 @@
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
 //! | `blobs` | payloads and results |
-//! | `rebuild`, `survey` | the caches anew from the state words, while nobody else is attached |
+//! | `rebuild`, `survey`, `client_counts` | the caches anew from the state words, while nobody else is attached |
 //! | `repair`, `repairer`, `quiet` | what the dead left behind, brought in order while others live |
 //! | `view`, `records` | reading |
 //! | `verify` | do truth and caches agree |
@@ -32,6 +32,7 @@ mod attach;
 mod attachment;
 mod blobs;
 mod claim;
+mod client_counts;
 mod create;
 mod free;
 mod header;

@@ -108,6 +108,7 @@ impl Segment {
     }
 
     fn rebuild_counts(&self, survey: &Survey) {
+        self.set_client_counts(&survey.clients);
         self.counters().rebase(&survey.phases);
         let workers = || (0..u16::MAX).map_while(|number| self.worker_index(number));
         for (worker, &running) in workers().zip(&survey.running) {

@@ -319,8 +319,9 @@ impl Segment {
             takes_back: true,
         };
         Repairer::with_scope(self, scope).run(self);
-        // The PLM alone writes keys, and that is this process now.
+        // The PLM alone writes keys and counts of clients, and that is this process now.
         self.settle_keys();
+        self.recount_clients();
     }
 
     /// A daemon is building the caches anew.

@@ -14,6 +14,7 @@ use crate::arena::ChunkState;
 use crate::blob::BlobRef;
 use crate::id::{SlotIndex, TaskId};
 use crate::segment::Segment;
+use crate::segment::client_counts::ClientCounts;
 use crate::segment::free::chunk_owner;
 use crate::segment::sanity::is_impossible;
 use crate::task::slot::TaskSlot;
@@ -31,6 +32,8 @@ pub(super) struct Survey {
     pub(super) phases: [u64; Phase::COUNT],
     /// Tasks of each worker.
     pub(super) running: Vec<u16>,
+    /// Tasks of each client.
+    pub(super) clients: ClientCounts,
     /// A bit for each unit of the arena at which a chunk begins that its slot refers to.
     marks: Vec<u64>,
     /// Slots that a submitter had claimed and not published.
@@ -103,6 +106,7 @@ impl Survey {
         Self {
             phases: [0; Phase::COUNT],
             running: vec![0; segment.geometry().workers() as usize],
+            clients: ClientCounts::new(segment),
             marks: vec![0; usize::try_from(units.div_ceil(64)).unwrap_or(0)],
             abandoned: 0,
             impossible: 0,
@@ -119,6 +123,7 @@ impl Survey {
         for (own, other) in self.running.iter_mut().zip(&other.running) {
             *own = own.saturating_add(*other);
         }
+        self.clients.add(&other.clients);
         for (own, other) in self.marks.iter_mut().zip(&other.marks) {
             *own |= other;
         }
@@ -158,6 +163,7 @@ impl Survey {
                 self.lsn_top = self.lsn_top.max(task.lsn());
                 ready.push(ready_key_of(task, state));
                 timers.push(timer_key_of(task, state, timers.next_leaf(), now));
+                self.clients.note(task, phase);
                 self.note_owner(state);
                 self.mark_chunks(segment, task, state.id(slot));
             }

@@ -393,3 +393,42 @@ fn verify_of_a_busy_segment_finds_nothing_and_says_what_it_could_not_compare() {
     assert!(!report.broken() && !report.torn(), "{report:?}");
     assert_eq!(report.tasks_used, 0);
 }
+
+#[test]
+fn counts_of_clients_that_are_wrong_are_found_and_counted_anew() {
+    let segment = segment(64);
+    let client = segment.client_index(2).unwrap();
+    segment.client(client).open(&crate::client::ClientFields {
+        name: "counted",
+        host: "here",
+        address: "none",
+        pid: 1,
+        uid: 2,
+        registered: 3,
+    });
+    for (stamp, ends) in [(1, false), (2, false), (3, true)] {
+        let mut claimed = segment.claim_task(AttachIndex::DAEMON).unwrap();
+        let fields = TaskFields {
+            client: Some(client),
+            ..TaskFields::default()
+        };
+        claimed.write(&fields).unwrap();
+        let task = claimed.publish(Event::Admit, stamp).unwrap();
+        if ends {
+            let state = segment.state(task.slot());
+            segment.apply(task.slot(), state, Event::Cancel).unwrap();
+            segment.unindex_ready(task.slot());
+        }
+    }
+    // The submitter was killed before it counted.
+    let report = segment.verify();
+    let found: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
+    assert_eq!(found, [Rule::ClientCount], "{report:?}");
+    segment.rebuild_caches(Now::default());
+    let record = segment.client(client);
+    assert_eq!((record.unfinished(), record.kept()), (2, 1));
+    assert!(!segment.verify().broken());
+    record.set_kept(0);
+    segment.recount_clients();
+    assert_eq!((record.unfinished(), record.kept()), (2, 1));
+}

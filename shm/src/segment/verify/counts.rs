@@ -1,9 +1,10 @@
-//! Counts: tasks of each worker and of each phase, counted anew.
+//! Counts: tasks of each worker, of each client and of each phase, counted anew.
 //!
 //! A count is compared only if no change of the phases it is about was counted while it was taken.
 
 use crate::counters::Counters;
 use crate::segment::SegmentView;
+use crate::segment::client_counts::{ClientCounts, Tasks};
 use crate::segment::verify::{Pass, Rule};
 use crate::task::state::{Owner, Phase};
 use crate::worker::WorkerPhase;
@@ -15,9 +16,12 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
     let running_before = running_counts(view);
     let mut phases = [0_u64; Phase::COUNT];
     let mut owned = vec![0_u64; view.parts.workers.len()];
+    let clients_before = client_tasks(view);
+    let mut clients = ClientCounts::new(view);
     for task in view.parts.tasks.iter().take(view.high_water() as usize) {
         let state = task.state();
         phases[state.phase() as usize] += 1;
+        clients.note(task, state.phase());
         if let Owner::Worker(worker) = state.owner()
             && let Some(count) = owned.get_mut(worker.position())
         {
@@ -44,6 +48,10 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
         .into_iter()
         .filter(|phase| phase.is_with_worker())
         .all(|phase| before[phase as usize] == after[phase as usize]);
+    let still = Phase::ALL
+        .into_iter()
+        .all(|phase| before[phase as usize] == after[phase as usize]);
+    check_clients(view, &clients, still.then_some(&clients_before), pass);
     let running_after = running_counts(view);
     for (number, &counted) in owned.iter().enumerate() {
         let Some(running) = running_before[number] else {
@@ -70,6 +78,44 @@ fn traffic(counters: &Counters<'_>) -> [u64; Phase::COUNT] {
                 .wrapping_add(counters.transitions(phase, other))
         })
     })
+}
+
+/// Compares the counts of clients, if nothing changed while they were taken (`before` is what the records said then).
+fn check_clients(
+    view: &SegmentView,
+    counted: &ClientCounts,
+    before: Option<&Vec<Option<Tasks>>>,
+    pass: &mut Pass,
+) {
+    let after = client_tasks(view);
+    for (index, counted) in counted.iter() {
+        let said = after.get(index.position()).copied().flatten();
+        let Some(said) = said.filter(|&said| said != counted) else {
+            continue;
+        };
+        if before.and_then(|before| before.get(index.position())) == Some(&Some(said)) {
+            let text = format!(
+                "counts {} unfinished and {} kept tasks, has {} and {}",
+                said.unfinished, said.kept, counted.unfinished, counted.kept
+            );
+            pass.found(Rule::ClientCount, format!("client {index}"), text);
+        } else {
+            pass.unsettled += 1;
+        }
+    }
+}
+
+/// What the records in use say.
+fn client_tasks(view: &SegmentView) -> Vec<Option<Tasks>> {
+    let records = view.parts.clients.iter();
+    records
+        .map(|record| {
+            record.is_used().then(|| Tasks {
+                unfinished: record.unfinished(),
+                kept: record.kept(),
+            })
+        })
+        .collect()
 }
 
 /// Running counts of registered workers.

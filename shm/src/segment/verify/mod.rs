@@ -5,7 +5,8 @@
 //! | `trees` | every inner word is the minimum of its children; a leaf is there if and only if the state wants it |
 //! | `slots` | state, bitmap, owner and references of each task slot agree |
 //! | `chunks` | each chunk of the arena is in one state, and the slot it belongs to refers to it |
-//! | `counts` | running counts of workers and gauges of phases equal a recount |
+//! | `counts` | running counts of workers, counts of clients and gauges of phases equal a recount |
+//! | `keys` | each idempotency key is found where it lies, and stands for a task that was accepted |
 //!
 //! On a live segment each of these is untrue for moments: a state changes before its leaf does. So a finding counts only
 //! if it is there again, exactly the same, in each of several passes with pauses between them. Counts are compared only if
@@ -67,6 +68,8 @@ pub enum Rule {
     RunningCount,
     /// A gauge equals the recount of its phase.
     Gauge,
+    /// A client's counts equal the tasks it has.
+    ClientCount,
     /// An idempotency key is found where it lies, and stands for a task that was accepted.
     Key,
 }
@@ -92,6 +95,7 @@ impl Rule {
             Self::RunningCount => "running_count",
             Self::Gauge => "gauge",
             Self::Key => "key",
+            Self::ClientCount => "client_count",
         }
     }
 }

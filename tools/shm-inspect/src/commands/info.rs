@@ -27,6 +27,7 @@ pub(crate) struct InfoReport {
     tasks: BTreeMap<&'static str, u64>,
     slots_used_high_water: u32,
     arena: Arena,
+    keys: Keys,
     counters: BTreeMap<&'static str, u64>,
 }
 
@@ -66,6 +67,13 @@ struct Arena {
     blocks: u32,
     blocks_unassigned: u32,
     blocks_for_submissions: u32,
+}
+
+/// Idempotency keys.
+#[derive(Debug, Serialize)]
+struct Keys {
+    capacity: u32,
+    used: u64,
 }
 
 impl InfoReport {
@@ -120,6 +128,14 @@ impl InfoReport {
                 blocks_unassigned: arena.blocks_unassigned,
                 blocks_for_submissions: arena.blocks_for_submissions,
             },
+            keys: Keys {
+                capacity: view.keys().capacity(),
+                used: if control.keys_used {
+                    view.keys().iter().count() as u64
+                } else {
+                    0
+                },
+            },
             counters: view.counters().named().collect(),
         }
     }
@@ -165,6 +181,10 @@ impl Report for InfoReport {
                     show::bytes(self.capacity.payload_limit_bytes),
                 ),
                 ("arena", self.arena_text()),
+                (
+                    "idempotency keys",
+                    format!("{} of {}", self.keys.used, self.keys.capacity),
+                ),
             ],
         )?;
         writeln!(out, "\ntasks by state")?;

@@ -40,6 +40,7 @@ struct Checked {
     tasks: u64,
     workers: u64,
     chunks: u64,
+    keys: u64,
 }
 
 impl VerifyReport {
@@ -55,6 +56,7 @@ impl VerifyReport {
                 tasks: report.tasks_used,
                 workers: report.workers,
                 chunks: report.chunks,
+                keys: report.keys,
             },
             passing: report.passing,
             unsettled: report.unsettled,
@@ -89,6 +91,7 @@ impl Report for VerifyReport {
             tasks,
             workers,
             chunks,
+            keys,
         } = &self.checked;
         let verdict = match (self.ok, self.of_several_moments) {
             (true, _) => "ok",
@@ -97,7 +100,7 @@ impl Report for VerifyReport {
         };
         write!(
             out,
-            "{verdict}: {tasks} tasks in {task_slots} slots, {workers} workers, {chunks} chunks of the arena"
+            "{verdict}: {tasks} tasks in {task_slots} slots, {workers} workers, {chunks} chunks of the arena, {keys} keys"
         )?;
         if self.unsettled > 0 {
             write!(
