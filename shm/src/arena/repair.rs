@@ -201,7 +201,8 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
             return false;
         };
         let used = self.count_used(block, class);
-        if used >= counted.count() || look() != Some(before) {
+        let settled = look() == Some(before) || cfg!(qtf_mutant = "arena_count_corrected_unasked");
+        if used >= counted.count() || !settled {
             return false;
         }
         let corrected = if used == 0 {

@@ -170,7 +170,7 @@ impl<'s> Bitmap<'s> {
     /// at the truth: so a repairer may give back a bit that a slow claimer has taken and not yet used. The
     /// claimer's own compare-and-swap still decides who has the slot, and one of the two sets the bit again.
     pub fn settle(&self, entry: u32, in_use: impl Fn() -> bool) -> bool {
-        if entry >= self.len {
+        if entry >= self.len || cfg!(qtf_mutant = "bitmap_settle_does_nothing") {
             return false;
         }
         let (word, bit) = place(entry as usize);

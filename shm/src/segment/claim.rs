@@ -105,9 +105,7 @@ impl Segment {
                 // Somebody else had the bit as well (a repairer had given it back under one of us), and has the slot.
                 continue;
             }
-            if !cfg!(qtf_mutant = "claim_looks_at_no_bit") {
-                self.settle_bit(slot);
-            }
+            self.settle_bit(slot);
             // ORDERING: [task.reuse] Release: whoever meets a field of this tenant also meets its CLAIMED state; pairs
             // with the fence in `read_between` and `read_blob`.
             fence(Ordering::Release);

@@ -30,6 +30,7 @@ use crate::layout::attach::{AttachPhase, AttachState};
 use crate::segment::Segment;
 use crate::segment::lock_file::LockFile;
 use crate::segment::process::Liveness;
+use crate::task::orphan::orphaned;
 use crate::task::slot::TaskOptions;
 use crate::task::state::{Event, Owner, Phase, StateWord};
 use crate::tree::Key;
@@ -218,16 +219,15 @@ impl Segment {
             counts.quarantined += u64::from(self.apply(slot, state, Event::Quarantine).is_ok());
             self.counters().add(Counter::WordImpossible, 1);
         }
-        match state.owner() {
-            Owner::Attach(attach) if state.phase() == Phase::Claimed => {
-                if self.is_dead(attach, &scope.convicted) {
-                    counts.claims_freed += u64::from(self.give_up_claim(slot, state));
-                }
-            }
-            Owner::Worker(worker) if scope.takes_back => {
-                counts.tasks_requeued += u64::from(self.take_back(slot, state, worker));
-            }
-            Owner::None | Owner::Attach(_) | Owner::Worker(_) => {}
+        if let Some(claimed) =
+            orphaned(&task.state, |attach| self.is_dead(attach, &scope.convicted))
+        {
+            counts.claims_freed += u64::from(self.give_up_claim(slot, claimed));
+        }
+        if let Owner::Worker(worker) = state.owner()
+            && scope.takes_back
+        {
+            counts.tasks_requeued += u64::from(self.take_back(slot, state, worker));
         }
         counts.bits_settled += u64::from(self.settle_bit(slot));
         self.repair_ready_leaf(slot, counts);

@@ -1,5 +1,6 @@
 //! A task in the segment: its state word, its slot, its side record.
 
+pub mod orphan;
 #[cfg(not(loom))]
 pub mod side;
 #[cfg(not(loom))]

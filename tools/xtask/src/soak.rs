@@ -37,11 +37,18 @@ struct Part {
     environment: &'static [(&'static str, &'static str)],
 }
 
-const PARTS: [Part; 1] = [Part {
-    name: "system",
-    test: &["-p", "qtf-tests", "--test", "kills"],
-    environment: &[("QTF_TASKS", "20000")],
-}];
+const PARTS: [Part; 2] = [
+    Part {
+        name: "system",
+        test: &["-p", "qtf-tests", "--test", "kills"],
+        environment: &[("QTF_TASKS", "20000")],
+    },
+    Part {
+        name: "segment",
+        test: &["-p", "qtf-shm", "--lib", "torture_soak"],
+        environment: &[("QTF_KILLS", "20000")],
+    },
+];
 
 /// The part that is no test.
 const FUZZ: &str = "fuzz";

@@ -9,6 +9,7 @@ mod model;
 mod named;
 mod noise;
 mod rebuild;
+mod repair;
 mod restore;
 mod torture;
 mod verify;

@@ -52,13 +52,17 @@ fn processes_killed_and_stopped_at_random_lose_nothing_and_harm_nobody() {
 #[ignore = "takes long: for soaks"]
 fn torture_soak() {
     let kills = number("QTF_KILLS", 200_000);
-    let mut seed = number("QTF_SEED", 1);
-    let mut done = 0;
-    while done < kills {
+    let first = number("QTF_SEED", 1);
+    let (mut done, mut tasks) = (0, 0);
+    for seed in first.. {
         let points = points::run(seed, seed);
         let random = random::run(seed, points.kills.max(1_000));
         done += points.kills + random.kills;
-        println!("seed {seed}, {done} kills: {points}; {random}");
-        seed += 1;
+        tasks += points.accepted + random.accepted;
+        println!("seed {seed}: {points}; {random}");
+        if done >= kills {
+            break;
+        }
     }
+    println!("soak: {done} kills, {tasks} tasks, seed {first}");
 }

@@ -21,7 +21,7 @@ const TURNS_MAX: u32 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) kills: u64,
-    accepted: u64,
+    pub(super) accepted: u64,
     executed: u64,
     /// Places in the sources where shared writes were made, and those right after which a process was killed.
     places: usize,

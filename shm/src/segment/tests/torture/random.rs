@@ -39,7 +39,7 @@ pub(super) struct Report {
     pub(super) kills: u64,
     from_outside: u64,
     stopped: u64,
-    accepted: u64,
+    pub(super) accepted: u64,
     delivered: u64,
     executed: u64,
     places: usize,
