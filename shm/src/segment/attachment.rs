@@ -263,20 +263,22 @@ impl Deref for Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // ORDERING: of this process.
-        if !self.is_own_process() || self.kept.load(Ordering::Relaxed) != 0 {
-            // The record is a parent's, or something is left under its name.
+        if !self.is_own_process() {
+            // The record and the lock are the parent's.
             return;
         }
-        if let Some(record) = self
-            .segment
-            .view
-            .parts
-            .attaches
-            .get(self.index().position())
-        {
+        let index = self.index();
+        let record = self.segment.view.parts.attaches.get(index.position());
+        // ORDERING: of this process.
+        let kept = self.kept.load(Ordering::Relaxed) != 0;
+        if let Some(record) = record.filter(|_| !kept) {
             // Nothing is left behind: claims and workers borrow the attachment and have been dropped before.
             record.change(self.state, self.state.freed());
+        }
+        if let Some(lock) = &self.lock {
+            // Said expressly: a child that was forked at this moment and has not come to its `exec` shares the lock. If it
+            // fails, the record is taken for that of a living process until that child is gone.
+            let _ = lock.unlock(LockFile::byte_of(index));
         }
     }
 }

@@ -187,7 +187,7 @@ impl Actor {
                 self.submit(attachment, 10, Event::Admit);
             }
             What::SubmitLarge => {
-                self.submit(attachment, 5_000, Event::Admit);
+                self.submit(attachment, 1_100, Event::Admit);
             }
             What::SubmitLater => {
                 self.submit(attachment, 10, Event::AdmitDelayed);
@@ -197,13 +197,13 @@ impl Actor {
             }
             What::GiveUpClaim => {
                 let mut claimed = attachment.claim().unwrap();
-                claimed.set_payload(&[1; 3_000]).unwrap();
+                claimed.set_payload(&[1; 600]).unwrap();
             }
             What::Join => drop(attachment.join_as_worker(&WORKER).unwrap()),
             What::TakeAndGiveBack => self.work(attachment, |_, taken| taken.give_back()),
             What::TakeAndEnd => self.work(attachment, |actor, taken| actor.end(taken, 0, 20)),
             What::TakeAndEndLarge => {
-                self.work(attachment, |actor, taken| actor.end(taken, 0, 9_000))
+                self.work(attachment, |actor, taken| actor.end(taken, 0, 1_500))
             }
             What::TakeAndFail => self.work(attachment, |actor, taken| actor.end(taken, 1, 300)),
             What::Repair => {

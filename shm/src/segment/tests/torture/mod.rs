@@ -43,7 +43,7 @@ fn kill_after_any_shared_write_of_any_operation_loses_nothing_and_harms_nobody()
 }
 #[test]
 fn processes_killed_and_stopped_at_random_lose_nothing_and_harm_nobody() {
-    let report = random::run(number("QTF_SEED", 1), number("QTF_KILLS", 1_700));
+    let report = random::run(number("QTF_SEED", 1), number("QTF_KILLS", 1_200));
     println!("{report}");
 }
 

@@ -13,11 +13,18 @@ use crate::task::slot::OutcomeKind;
 use crate::task::state::{Event, Owner, Phase, StateWord};
 use crate::worker::WorkerEvent;
 
+impl Drop for Plm {
+    fn drop(&mut self) {
+        // A child of this process that is just being started would keep the lock until its `exec`.
+        self.lock.unlock(0).unwrap();
+    }
+}
+
 /// A daemon that holds the lock.
 pub(super) struct Plm {
     pub(super) segment: Segment,
     /// Holds byte 0.
-    _lock: LockFile,
+    lock: LockFile,
     /// By which it judges others.
     judge: LockFile,
 }
@@ -39,7 +46,7 @@ impl Plm {
         segment.bring_in_order(Some(&judge));
         Some(Self {
             segment,
-            _lock: lock,
+            lock,
             judge,
         })
     }
