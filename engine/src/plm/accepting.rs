@@ -119,12 +119,15 @@ impl Plm {
     }
 
     fn go_on(&mut self, turn: &mut Turn<'_>, Wait { task, then, .. }: Wait) {
+        let found = turn.find(task);
         if let Then::Tell(phase) = then {
-            // Its slot may be free by now.
-            turn.effects.push(Effect::Finished { task, phase });
+            // Its slot may be free by now; a dead letter that was revived meanwhile has not ended.
+            if found.is_err() || found.is_ok_and(|(_, state)| state.phase().is_final()) {
+                turn.effects.push(Effect::Finished { task, phase });
+            }
             return;
         }
-        let Ok((slot, state)) = turn.find(task) else {
+        let Ok((slot, state)) = found else {
             return;
         };
         match (then, state.phase()) {

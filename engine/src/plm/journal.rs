@@ -59,6 +59,13 @@ pub(crate) struct Mark {
     before: u64,
 }
 
+impl Mark {
+    /// The journal does not have the task, or not as it was before the change: the whole of it is to be written.
+    const fn is_unknown(self) -> bool {
+        self.before == 0 || self.before == LSN_UNDER_WAY
+    }
+}
+
 impl Journal {
     pub(crate) fn new(appender: Appender, reservation: Reservation, wall: WallTime) -> Self {
         let found = appender.last_lsn();
@@ -178,7 +185,7 @@ impl Journal {
         (slot, mark): (SlotIndex, Mark),
         record: &Record<'_>,
     ) -> Option<Lsn> {
-        if mark.before == LSN_UNDER_WAY {
+        if mark.is_unknown() {
             return self.note_whole(turn, slot);
         }
         let lsn = self.append(record)?;
@@ -193,7 +200,7 @@ impl Journal {
         (slot, mark): (SlotIndex, Mark),
         (id, end): (TaskId, End),
     ) -> Option<Lsn> {
-        if mark.before == LSN_UNDER_WAY {
+        if mark.is_unknown() {
             return self.note_whole(turn, slot);
         }
         let task = turn.segment.task(slot);

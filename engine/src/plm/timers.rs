@@ -55,6 +55,11 @@ impl Plm {
                 turn.segment.timers().remove(slot.get(), key);
                 self.conclude(turn, workers, slot, state);
             }
+            // A local process has submitted it.
+            Phase::Submitted => {
+                turn.segment.timers().remove(slot.get(), key);
+                self.repair(turn, workers, slot);
+            }
             // A local process has ended the attempt and asks for the judgement.
             Phase::Ended if !state.is_judged() => {
                 turn.segment.timers().remove(slot.get(), key);
@@ -62,7 +67,6 @@ impl Plm {
             }
             Phase::Free
             | Phase::Claimed
-            | Phase::Submitted
             | Phase::Blocked
             | Phase::Held
             | Phase::Ready

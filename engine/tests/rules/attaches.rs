@@ -39,12 +39,17 @@ fn submit(local: &Attachment, event: Event) -> TaskId {
 #[test]
 fn what_a_local_process_hands_to_the_judgement_is_judged_whether_it_lives_or_not() {
     let (mut world, local) = ground();
-    let task = submit(&local, Event::Submit);
-    assert_eq!(world.phase(task), Phase::Submitted);
-    world.engine.attach_gone(world.now, local.index());
-    world.settle();
-    let phase = world.phase(task);
-    assert!(matches!(phase, Phase::Ready | Phase::Blocked), "{phase}");
+    for is_dead in [false, true] {
+        let task = submit(&local, Event::Submit);
+        assert_eq!(world.phase(task), Phase::Submitted);
+        if is_dead {
+            world.engine.attach_gone(world.now, local.index());
+        }
+        world.cycle();
+        let phase = world.phase(task);
+        assert!(matches!(phase, Phase::Ready | Phase::Blocked), "{phase}");
+    }
+    std::mem::forget(local);
 }
 
 #[test]

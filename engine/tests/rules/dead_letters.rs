@@ -136,6 +136,23 @@ fn purged_dead_letter_is_gone() {
 }
 
 #[test]
+fn dead_letter_that_is_revived_before_its_end_was_told_has_not_ended() {
+    let mut world = JournalWorld::with(config());
+    let task = world.ready("exec");
+    for _ in 0..2 {
+        let worker = world.worker(1, &["exec"]);
+        world.dispatch();
+        world.lose(worker);
+        world.settle();
+    }
+    assert_eq!(world.phase(task), Phase::DeadLetter);
+    let now = world.now;
+    world.engine.revive(now, task).unwrap();
+    world.sync();
+    assert!(world.ends().is_empty());
+}
+
+#[test]
 fn revival_and_purge_of_a_journal_task_outlive_a_reboot() {
     let mut world = JournalWorld::with(config());
     let mut dead = Vec::new();

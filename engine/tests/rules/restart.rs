@@ -331,3 +331,39 @@ fn restarts_at_every_step_of_a_life_lead_to_the_same_end() {
         assert_eq!(cold_phase(world, task), Some(Phase::Done));
     }
 }
+
+#[test]
+fn task_that_a_local_process_submits_is_journalled_as_a_whole_and_then_accepted() {
+    for is_changed_first in [false, true] {
+        let mut world = JournalWorld::new();
+        let segment = std::sync::Arc::clone(world.engine.segment());
+        let mut claimed = segment.claim_task(qtf_shm::AttachIndex::DAEMON).unwrap();
+        let fields = qtf_shm::TaskFields {
+            kind: segment.kinds().find("exec"),
+            priority: 9,
+            options: qtf_shm::TaskOptions::JOURNAL,
+            ..qtf_shm::TaskFields::default()
+        };
+        claimed.write(&fields).unwrap();
+        claimed.set_payload(b"of a local process").unwrap();
+        let task = claimed.publish(Event::Submit, 77).unwrap();
+        if is_changed_first {
+            let now = world.now;
+            let answer = world.engine.update_priority(now, task, 7).unwrap();
+            assert_eq!(answer.durable, Some(world.last()));
+            world.sync();
+        }
+        world.settle_for(10 * SECOND);
+        world.sync();
+        world.settle_for(10 * SECOND);
+        assert_eq!(world.phase(task), Phase::Ready);
+        let world = world.cold_restart();
+        assert_eq!(world.phase(task), Phase::Ready);
+        let record = world.segment().read_task(task.slot()).unwrap().record;
+        assert_eq!(record.priority, if is_changed_first { 7 } else { 9 });
+        let mut payload = [0; 18];
+        let part = qtf_shm::Part::Payload;
+        let read = world.segment().load_blob(&record, part, 0, &mut payload);
+        assert_eq!((read.unwrap(), &payload), (18, b"of a local process"));
+    }
+}
