@@ -28,6 +28,8 @@ pub(crate) struct Rest {
     last_work: Instant,
     /// Since when a write of the journal is under way.
     writing: Option<Instant>,
+    /// There is a core for whoever writes beside this one.
+    spins_for_writes: bool,
 }
 
 impl Rest {
@@ -38,6 +40,8 @@ impl Rest {
             backend,
             last_work: Instant::now(),
             writing: None,
+            spins_for_writes: std::thread::available_parallelism()
+                .is_ok_and(|cores| cores.get() > 1),
         }
     }
 
@@ -54,9 +58,10 @@ impl Rest {
     fn is_awake(&self) -> bool {
         self.idle == Idle::Spin
             || self.last_work.elapsed() < SPIN_BUDGET
-            || self
-                .writing
-                .is_some_and(|begun| begun.elapsed() < WRITE_BUDGET)
+            || self.spins_for_writes
+                && self
+                    .writing
+                    .is_some_and(|begun| begun.elapsed() < WRITE_BUDGET)
     }
 
     /// Comes back when there may be work: at once after work, else as the strategy says.

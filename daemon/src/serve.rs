@@ -22,7 +22,7 @@ use crate::core_cell::{self, Core, CoreParts};
 use crate::duty_cycle;
 use crate::edge::service::{EdgeService, Health};
 use crate::idle::Rest;
-use crate::journal::driver::{tend, write_groups};
+use crate::journal::driver::JournalTasks;
 use crate::journal::threads::ThreadedJournal;
 use crate::net::Backend;
 use crate::net::accept::Acceptor;
@@ -155,11 +155,11 @@ async fn serve(
         clock: Arc::clone(&settings.clock),
         wake: Rc::clone(&wake),
     };
-    let data_lock = put_together(&settings, &segment, journal, (backend, parts))?;
+    let tasks = put_together(&settings, &segment, journal, (backend, parts))?;
     duty_cycle::settle(&mut Rest::new(settings.idle, backend), &wake).await;
     let failure = core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
     if let Some(failure) = failure {
-        core_cell::remove();
+        give_up(&settings, tasks).await;
         return Err(ThreadEnd::Boot(BootError::JournalFailed(failure)));
     }
     let (service, health) = EdgeService::new(settings.limits.message_bytes).await;
@@ -167,7 +167,7 @@ async fn serve(
     let (end_all, ending) = watch::channel(false);
     let connections = open(&settings, backend, service, &ending);
     if let Err(error) = listen(listeners, backend, &connections, &ending) {
-        core_cell::remove();
+        give_up(&settings, tasks).await;
         return Err(ThreadEnd::Boot(BootError::Thread(error)));
     }
     take_in_process(arrivals, &connections, ending);
@@ -185,18 +185,28 @@ async fn serve(
     end_all.send_replace(true);
     let result = end(&settings, backend, &wake, (&connections, &health)).await;
     drop(stop);
-    // Last: while they are held no other daemon touches segment and data.
-    leave(&settings, segment, (lock, data_lock));
+    leave(&settings, segment, tasks).await;
+    // Last: while it is held no other daemon touches the segment.
+    drop(lock);
+    tracing::info!("stopped");
     result.map_err(ThreadEnd::Stop)
 }
 
-/// Engine and core, and the tasks that move the journal. Gives the lock of the data folder.
+/// A start that fails after all ends as a daemon does, without having served.
+async fn give_up(settings: &Settings, tasks: Option<JournalTasks>) {
+    core_cell::remove();
+    if let Some(tasks) = tasks {
+        tasks.end(settings.times.stop_deadline).await;
+    }
+}
+
+/// Engine and core, and the tasks that move the journal.
 fn put_together(
     settings: &Settings,
     segment: &Arc<Segment>,
     journal: Option<ThreadedJournal>,
     (backend, parts): (Backend, CoreParts),
-) -> Result<Option<LockFile>, ThreadEnd> {
+) -> Result<Option<JournalTasks>, ThreadEnd> {
     let now = core_cell::now_since(&*settings.clock, segment.header().origin_ns);
     let config = engine_config(settings);
     let boot = |error: qtf_engine::ConfigError| ThreadEnd::Boot(error.into());
@@ -222,9 +232,7 @@ fn put_together(
     let journal = Journal::new(parts_of_journal, now, Rc::clone(&kick));
     core_cell::install(Core::new(engine, parts, Some(journal)));
     core_cell::attend(Core::tend_journal);
-    tokio::task::spawn_local(write_groups(rest.disk, kick));
-    tokio::task::spawn_local(tend(rest.events));
-    Ok(Some(rest.lock))
+    Ok(Some(JournalTasks::start(rest, kick)))
 }
 
 fn open(
@@ -321,7 +329,7 @@ async fn end(
     }
 }
 
-fn leave(settings: &Settings, segment: Arc<Segment>, locks: (Option<LockFile>, Option<LockFile>)) {
+async fn leave(settings: &Settings, segment: Arc<Segment>, tasks: Option<JournalTasks>) {
     let Some(mut core) = core_cell::remove() else {
         return;
     };
@@ -329,14 +337,15 @@ fn leave(settings: &Settings, segment: Arc<Segment>, locks: (Option<LockFile>, O
     let is_ours = !core.is_taken_over();
     let is_sound = core.journal_failure().is_none() && core.unstable_end().is_none();
     drop(core);
+    if let Some(tasks) = tasks {
+        tasks.end(settings.times.stop_deadline).await;
+    }
     match settings.segment {
         SegmentKind::Named if is_ours && is_sound => segment.set_clean_shutdown(),
         SegmentKind::Named => {}
         SegmentKind::Private => remove_spill_dir(&settings.spill_dir),
     }
     drop(segment);
-    drop(locks);
-    tracing::info!("stopped");
 }
 
 fn remove_spill_dir(folder: &std::path::Path) {

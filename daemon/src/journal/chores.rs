@@ -7,9 +7,11 @@
 //!
 //! Invariant: every job is answered by exactly one event or reply, also when it fails.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use qtf_journal::{FilePlan, JournalError, Lsn, Reclaimed, SpareFile, StdStorage, Storage};
 use qtf_shm::BlobRef;
@@ -62,20 +64,25 @@ pub(crate) struct Chores {
 
 impl Chores {
     /// Starts the thread; it runs where the caller may run, so the caller must not be pinned yet.
-    pub(crate) fn start(
-        storage: Arc<dyn Storage>,
-        files: StdStorage,
-    ) -> io::Result<(Self, local::UnboundedReceiver<Event>)> {
+    pub(crate) fn start(storage: Arc<dyn Storage>, files: StdStorage) -> io::Result<(Self, Told)> {
         let (jobs, taken) = mpsc::channel();
         let (events, told) = local::unbounded_channel();
-        let hands = Hands {
+        let (alive, end) = mpsc::channel();
+        let mut hands = Hands {
             storage,
             files,
             events,
+            snapshot: None,
+        };
+        let run = move || {
+            hands.work(&taken);
+            hands.end();
+            drop(alive);
         };
         std::thread::Builder::new()
             .name("qtfd-chores".to_owned())
-            .spawn(move || hands.work(&taken))?;
+            .spawn(run)?;
+        let told = Told { events: told, end };
         Ok((Self { jobs }, told))
     }
 
@@ -87,15 +94,24 @@ impl Chores {
     }
 }
 
+/// What comes back from the thread.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) events: local::UnboundedReceiver<Event>,
+    /// Breaks off when the thread and that of a snapshot have ended: nobody touches the folder any more.
+    pub(crate) end: mpsc::Receiver<Infallible>,
+}
+
 /// The thread's own.
 struct Hands {
     storage: Arc<dyn Storage>,
     files: StdStorage,
     events: local::UnboundedSender<Event>,
+    snapshot: Option<JoinHandle<()>>,
 }
 
 impl Hands {
-    fn work(&self, jobs: &mpsc::Receiver<Job>) {
+    fn work(&mut self, jobs: &mpsc::Receiver<Job>) {
         for job in jobs {
             let event = match job {
                 Job::MakeFile(plan) => Some(Event::FileMade(self.make_file(plan))),
@@ -114,6 +130,15 @@ impl Hands {
                     return;
                 }
             }
+        }
+    }
+
+    /// Waits for the thread of a snapshot, which gives up when nobody listens to it.
+    fn end(&mut self) {
+        if let Some(snapshot) = self.snapshot.take()
+            && snapshot.join().is_err()
+        {
+            tracing::error!("the thread of a snapshot panicked");
         }
     }
 
@@ -140,7 +165,9 @@ impl Hands {
     }
 
     /// The event if the thread cannot be had.
-    fn snapshot(&self, job: Box<SnapshotJob>) -> Option<Event> {
+    fn snapshot(&mut self, job: Box<SnapshotJob>) -> Option<Event> {
+        // The one before has said that it is done.
+        self.end();
         let (storage, events) = (Arc::clone(&self.storage), self.events.clone());
         let run = move || {
             let taken = job.take(&storage, &events);
@@ -150,7 +177,12 @@ impl Hands {
         let started = std::thread::Builder::new()
             .name("qtfd-snapshot".to_owned())
             .spawn(run);
-        let error = started.err()?;
-        Some(Event::SnapshotTaken(Err(error.into())))
+        match started {
+            Ok(thread) => {
+                self.snapshot = Some(thread);
+                None
+            }
+            Err(error) => Some(Event::SnapshotTaken(Err(error.into()))),
+        }
     }
 }

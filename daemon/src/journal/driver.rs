@@ -3,6 +3,7 @@
 //! As soon as a write has been answered the next group goes out; no timer stands between a submission and its write.
 //! Tested in `tests/daemon/journal.rs`, over both backends.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,17 +11,64 @@ use std::time::Duration;
 use qtf_journal::Lsn;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
 
 use super::backend::Disk;
 use super::chores::Event;
+use super::threads::Rest;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core};
+use crate::sys::lock_file::LockFile;
 
 /// LIMIT: time between two looks at what failed or is due; a full disk that has room again is noticed after as long.
 const TEND: Duration = Duration::from_millis(250);
 
+/// The tasks of a journal, and what must not be given up before them.
+#[derive(Debug)]
+pub(crate) struct JournalTasks {
+    writing: JoinHandle<()>,
+    tending: JoinHandle<()>,
+    kick: Rc<Notify>,
+    end: mpsc::Receiver<Infallible>,
+    lock: LockFile,
+}
+
+impl JournalTasks {
+    /// Starts them; the core is installed already.
+    pub(crate) fn start(rest: Rest, kick: Rc<Notify>) -> Self {
+        let Rest { disk, told, lock } = rest;
+        Self {
+            writing: tokio::task::spawn_local(write_groups(disk, Rc::clone(&kick))),
+            tending: tokio::task::spawn_local(tend(told.events)),
+            kick,
+            end: told.end,
+            lock,
+        }
+    }
+
+    /// Waits until nobody touches the data folder any more; the core is gone by now. Gives the folder up then. If
+    /// the disk keeps somebody longer than `bound`, the folder stays locked until the process ends.
+    pub(crate) async fn end(mut self, bound: Duration) {
+        self.kick.notify_one();
+        self.tending.abort();
+        // Told to end, so how it ends says nothing.
+        let _ = (&mut self.tending).await;
+        let is_written = tokio::time::timeout(bound, &mut self.writing).await.is_ok();
+        let is_done = matches!(
+            self.end.recv_timeout(bound),
+            Err(mpsc::RecvTimeoutError::Disconnected)
+        );
+        if is_written && is_done {
+            drop(self.lock);
+        } else {
+            tracing::error!("the disk keeps the journal's threads: the data folder stays locked");
+            std::mem::forget(self.lock);
+        }
+    }
+}
+
 /// Writes groups until the core is gone from this thread.
-pub(crate) async fn write_groups(mut disk: Disk, kick: Rc<Notify>) {
+async fn write_groups(mut disk: Disk, kick: Rc<Notify>) {
     loop {
         match core_cell::attend(Core::next_journal_write) {
             None => return,
@@ -34,7 +82,7 @@ pub(crate) async fn write_groups(mut disk: Disk, kick: Rc<Notify>) {
 }
 
 /// Takes in what the chores thread says, and sees four times a second to what is due.
-pub(crate) async fn tend(mut events: UnboundedReceiver<Event>) {
+async fn tend(mut events: UnboundedReceiver<Event>) {
     let mut ticks = tokio::time::interval(TEND);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

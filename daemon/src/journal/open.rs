@@ -175,7 +175,8 @@ fn hot(
 ) -> Result<Opening, BootError> {
     crate::boot::report_adoption(&segment, adoption);
     report_cut(opened);
-    let journal = begin(opened, dir, Lsn::NONE, Some(FILES_HOT_MAX))?;
+    let newest = newest_snapshot(&dir)?;
+    let journal = begin(opened, dir, newest, Some(FILES_HOT_MAX))?;
     Ok(Opening {
         segment,
         start: StartKind::Hot,
@@ -234,6 +235,20 @@ fn fill(settings: &Settings, segment: &Segment, recovered: &Recovered) -> Result
         );
     }
     Ok(())
+}
+
+/// Where the newest snapshot starts, by its name.
+fn newest_snapshot(dir: &DataDir) -> Result<Lsn, JournalError> {
+    let names = dir.storage.list().map_err(|source| JournalError::Io {
+        operation: "list",
+        file: "the journal's directory".to_owned(),
+        source,
+    })?;
+    let starts = names.iter().filter_map(|name| {
+        let digits = name.strip_prefix("snapshot-")?.strip_suffix(".qts")?;
+        u64::from_str_radix(digits, 16).ok()
+    });
+    Ok(Lsn::new(starts.max().unwrap_or(0)))
 }
 
 /// Begins a new file behind the end that was found, and has some more ready.

@@ -15,6 +15,8 @@ use super::chores::Event;
 
 /// LIMIT: slots that are looked at between two looks at how many there are.
 const SLOTS_AT_ONCE: u32 = 4096;
+/// LIMIT: a daemon that ends is noticed after this time.
+const LOOK_UP: Duration = Duration::from_millis(50);
 
 /// What a snapshot is made of.
 #[derive(Debug)]
@@ -78,6 +80,9 @@ impl SnapshotJob {
                 .read::<SnapshotError>(slot..next, |image| Ok(writer.push(image)?))?;
             tasks = tasks.saturating_add(read.into());
             slot = next;
+            if events.is_closed() {
+                return Err(SnapshotError::Stopped);
+            }
         }
         for live in self.images.keys() {
             writer.push_key(live.key, live.task, live.expires_unix_ms)?;
@@ -86,7 +91,13 @@ impl SnapshotJob {
         let (reply, answer) = mpsc::channel();
         let asked = events.send(Event::SnapshotRead(reply));
         asked.map_err(|_| SnapshotError::Stopped)?;
-        let durable = answer.recv().map_err(|_| SnapshotError::Stopped)?;
+        let durable = loop {
+            match answer.recv_timeout(LOOK_UP) {
+                Ok(durable) => break durable,
+                Err(mpsc::RecvTimeoutError::Timeout) if !events.is_closed() => {}
+                Err(_) => return Err(SnapshotError::Stopped),
+            }
+        };
         let start = writer.publish(durable)?;
         Ok(SnapshotReport {
             start,

@@ -5,10 +5,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc::UnboundedReceiver;
-
 use super::backend::{Disk, WriteBackend, WriteThread};
-use super::chores::{Chores, Event};
+use super::chores::{Chores, Told};
 use super::open::OpenJournal;
 use crate::boot::{BootError, ThreadEnd};
 use crate::config::JournalBackend;
@@ -22,7 +20,7 @@ use crate::sys::lock_file::LockFile;
 pub(crate) struct ThreadedJournal {
     pub(crate) open: OpenJournal,
     chores: Chores,
-    events: UnboundedReceiver<Event>,
+    told: Told,
     wanted: JournalBackend,
     /// The thread that writes; `None` where the ring does for sure.
     writing: Option<WriteThread>,
@@ -32,7 +30,7 @@ pub(crate) struct ThreadedJournal {
 #[derive(Debug)]
 pub(crate) struct Rest {
     pub(crate) disk: Disk,
-    pub(crate) events: UnboundedReceiver<Event>,
+    pub(crate) told: Told,
     pub(crate) lock: LockFile,
 }
 
@@ -40,7 +38,7 @@ impl ThreadedJournal {
     /// Starts the threads.
     pub(crate) fn new(settings: &Settings, open: OpenJournal) -> Result<Self, BootError> {
         let dir = &open.dir;
-        let (chores, events) = Chores::start(Arc::clone(&dir.storage), dir.files.clone())
+        let (chores, told) = Chores::start(Arc::clone(&dir.storage), dir.files.clone())
             .map_err(BootError::Thread)?;
         let wanted = settings
             .journal
@@ -56,7 +54,7 @@ impl ThreadedJournal {
         Ok(Self {
             open,
             chores,
-            events,
+            told,
             wanted,
             writing,
         })
@@ -122,7 +120,7 @@ impl ThreadedJournal {
                 backend,
                 faults: settings.disk_faults.clone(),
             },
-            events: self.events,
+            told: self.told,
             lock: dir.lock,
         };
         Ok((parts, rest))

@@ -64,7 +64,7 @@ impl LockFile {
             .mode(0o600);
         options.custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
         let mut opened = options.open(file).map_err(failed)?;
-        match fcntl(&opened, FcntlArg::F_OFD_SETLK(&first_byte())) {
+        match fcntl(&opened, FcntlArg::F_OFD_SETLK(&first_byte(libc::F_WRLCK))) {
             Ok(_) => {}
             Err(Errno::EAGAIN | Errno::EACCES) => {
                 return Err(LockError::Held {
@@ -91,6 +91,17 @@ impl LockFile {
     pub(crate) fn identity(&self) -> Option<(u64, u64)> {
         let metadata = self.file.metadata().ok()?;
         Some((metadata.dev(), metadata.ino()))
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // A child that this process is just starting has the descriptor too until it runs its program, and would
+        // hold the lock for that long.
+        let free = first_byte(libc::F_UNLCK);
+        if let Err(error) = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&free)) {
+            tracing::debug!(%error, "lock goes with its last descriptor");
+        }
     }
 }
 
@@ -172,9 +183,9 @@ fn holds_lock(file: &Path, pid: u32) -> io::Result<bool> {
     Ok(false)
 }
 
-fn first_byte() -> libc::flock {
+fn first_byte(kind: i32) -> libc::flock {
     libc::flock {
-        l_type: i16::try_from(libc::F_WRLCK).expect("a small constant of the system"),
+        l_type: i16::try_from(kind).expect("a small constant of the system"),
         l_whence: i16::try_from(libc::SEEK_SET).expect("a small constant of the system"),
         l_start: 0,
         l_len: 1,
@@ -208,8 +219,10 @@ mod tests {
             Err(LockError::Held { pid }) => assert_eq!(pid, std::process::id()),
             other => panic!("{other:?}"),
         }
+        let copy = first.file.try_clone().unwrap();
         drop(first);
-        assert!(LockFile::acquire(&file).is_ok());
+        assert!(LockFile::acquire(&file).is_ok(), "in spite of a copy");
+        drop(copy);
         assert!(file.exists(), "kept, so that its inode stays");
     }
 

@@ -14,7 +14,7 @@ fn on_both(test: &str, check: impl Fn(&Home, &[&str])) {
         let data = home.data();
         let data = data.to_str().unwrap().to_owned();
         home.configure(
-            "segment_bytes = 8388608\njournal_file_bytes = 524288\nsnapshot_after_bytes = 1048576\n",
+            "segment_bytes = 33554432\njournal_file_bytes = 524288\nsnapshot_after_bytes = 1048576\n",
         );
         check(&home, &["--data-dir", &data, "--journal", backend]);
     }
@@ -254,6 +254,91 @@ fn running_task_of_a_living_worker_goes_on_over_a_kill_of_the_daemon() {
             );
             let info = task(&mut peer, id).await;
             assert_eq!((info.state(), info.attempt), (TaskState::Done, 1));
+        });
+        assert_eq!(daemon.stop(), Some(0));
+    });
+}
+
+#[test]
+fn snapshot_is_taken_beside_the_work_and_a_cold_start_goes_on_from_it() {
+    on_both("snapshot", |home, arguments| {
+        let daemon = home.serving(arguments);
+        let ids = run(async {
+            let mut peer = home.connect().await;
+            let mut ids = Vec::new();
+            let payload = vec![5; 20_000];
+            // Far beyond what one snapshot is taken after.
+            for _ in 0..80 {
+                ids.push(peer.submit(noop(&payload)).await.unwrap());
+            }
+            let again = peer.clone();
+            crate::support::until(|| async {
+                let journal = info(&mut again.clone()).await.journal.unwrap();
+                journal.snapshot_lsn > 0 && journal.files < 8
+            })
+            .await;
+            ids
+        });
+        daemon.kill();
+        home.lose_segment();
+        let mut daemon = home.serving(arguments);
+        let line = daemon.said.iter().find(|line| line.contains("restored"));
+        let line = line.unwrap_or_else(|| panic!("{:#?}", daemon.said)).clone();
+        assert!(line.contains("tasks=80"), "{line}");
+        run(async {
+            let mut peer = home.connect().await;
+            for id in &ids {
+                assert_eq!(peer.state(*id).await, TaskState::Ready);
+            }
+        });
+        assert!(daemon.has_said("serving"));
+        assert_eq!(daemon.stop(), Some(0));
+    });
+}
+
+#[test]
+fn payload_in_a_file_of_its_own_outlives_the_segment() {
+    on_both("spill", |home, arguments| {
+        let daemon = home.serving(arguments);
+        let payload: Vec<u8> = (0..200_000_u32)
+            .map(|number| (number % 251) as u8)
+            .collect();
+        let id = run(async {
+            let mut peer = home.connect().await;
+            let chunks: Vec<UploadChunk> = payload
+                .chunks(50_000)
+                .map(|data| UploadChunk {
+                    total_bytes: payload.len() as u64,
+                    data: data.to_vec().into(),
+                    ..UploadChunk::default()
+                })
+                .collect();
+            let receipt = peer.plm.upload_payload(tokio_stream::iter(chunks)).await;
+            let task = TaskSpec {
+                payload_upload: receipt.unwrap().into_inner().upload,
+                ..noop(b"")
+            };
+            peer.submit(task).await.unwrap()
+        });
+        daemon.kill();
+        home.lose_segment();
+        let daemon = home.serving(arguments);
+        run(async {
+            let mut peer = home.connect().await;
+            let mut worker = RawWorker::join(&mut peer, hello(1), 1).await;
+            let assignment = worker.assignments().await.remove(0);
+            assert_eq!(assignment.task.unwrap().task_id, id);
+            let request = FetchPayloadRequest {
+                worker_id: worker.welcome.worker_id,
+                token: worker.welcome.token,
+                task: assignment.task,
+            };
+            let chunks = peer.scheduler.fetch_payload(request).await.unwrap();
+            let (mut chunks, mut found) = (chunks.into_inner(), Vec::new());
+            while let Some(chunk) = chunks.message().await.unwrap() {
+                found.extend_from_slice(&chunk.data);
+            }
+            assert!(found == payload, "{} bytes", found.len());
         });
         assert_eq!(daemon.stop(), Some(0));
     });

@@ -85,9 +85,11 @@ impl Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        // strace ends with what it traces, which it would leave running if it was killed itself.
+        // strace ends with what it traces, which it would leave running if it was killed itself. The next start must
+        // not meet this one.
         if let Some(daemon) = self.daemon() {
             let _ = kill(daemon, Signal::SIGKILL);
+            self.strace.wait();
         }
     }
 }
@@ -133,6 +135,7 @@ fn start_with(home: &Home, name: &str, error: &str, number: u64, ids: &[u64]) ->
             // The ring's runtime cannot be asked to start more carefully; it aborts and says why.
             let in_the_ring = said.contains("tokio-uring") && said.contains("panicked");
             assert!(in_order || in_the_ring, "{inject}: {status}: {said}");
+            assert!(!said.contains("already running"), "{inject}: {said}");
             return false;
         }
         if run(are_there(&home.socket(), ids)) {
