@@ -796,4 +796,32 @@ mod tests {
         assert_eq!(&out, b"first");
         assert_ne!(first.as_raw() & 0xFFFF_FFFF, second.as_raw() & 0xFFFF_FFFF);
     }
+
+    #[test]
+    fn file_that_is_gone_can_neither_be_synced_nor_summed_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SpillStore::open(dir.path().join("a/b"), 1 << 20);
+        assert_eq!(store.files().unwrap(), Vec::new());
+        assert!(matches!(
+            store.sync_dir(),
+            Err(SpillError::Directory { .. })
+        ));
+        let blob = store.store(&[1; 70_000]).unwrap();
+        let BlobRef::Spill { number, len } = blob else {
+            panic!("{blob:?} is no file");
+        };
+        store.sync(number).unwrap();
+        store.sync_dir().unwrap();
+        store.sync_dir().unwrap();
+        assert_eq!(store.files().unwrap(), vec![(number, u64::from(len))]);
+        assert_eq!(store.crc32c(blob).unwrap(), crc32c::crc32c(&[1; 70_000]));
+        store.remove(blob).unwrap();
+        let text = store.sync(number).unwrap_err().to_string();
+        assert!(text.contains(&format!("{number:08x}.spill")), "{text}");
+        assert!(store.crc32c(blob).is_err());
+        assert!(matches!(
+            store.crc32c(BlobRef::None),
+            Err(SpillError::NotSpilled)
+        ));
+    }
 }

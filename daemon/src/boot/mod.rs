@@ -289,6 +289,15 @@ pub(crate) fn report_adoption(segment: &Segment, adoption: &Adoption) {
             tracing::warn!("it keeps its own sizes, which are not those of the configuration");
         }
     }
+    if let Some(rebuilt) = segment
+        .last_rebuild()
+        .filter(|rebuilt| rebuilt.impossible > 0)
+    {
+        tracing::warn!(
+            slots = rebuilt.impossible,
+            "states that cannot be: their slots are in quarantine, `shm-inspect verify` names them"
+        );
+    }
 }
 
 /// A private segment, half as large and again if the system does not give that much.
