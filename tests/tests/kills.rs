@@ -42,13 +42,11 @@ fn torment(cold: bool) -> String {
 }
 
 #[test]
-#[ignore = "the daemon has no journal yet"]
 fn every_task_is_delivered_once_while_any_process_is_killed() {
     println!("{}", torment(false));
 }
 
 #[test]
-#[ignore = "the daemon has no journal yet"]
 fn every_task_is_delivered_once_when_the_segment_goes_with_the_daemon() {
     println!("{}", torment(true));
 }

@@ -19,7 +19,6 @@ fn system() -> System {
 }
 
 #[test]
-#[ignore = "the daemon has no journal yet"]
 fn a_daemon_stopped_longer_than_every_lease_loses_and_doubles_nothing() {
     let mut system = system();
     assert!(
@@ -33,7 +32,6 @@ fn a_daemon_stopped_longer_than_every_lease_loses_and_doubles_nothing() {
 }
 
 #[test]
-#[ignore = "the daemon has no journal yet"]
 fn every_process_can_be_stopped_in_turn() {
     let mut system = system();
     let mut stopped = 0;

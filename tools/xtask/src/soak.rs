@@ -2,7 +2,8 @@
 //!
 //! Each part is a test that takes its seed from `QTF_SEED` and says in lines `soak: 12 kills, 2000 tasks, seed 5` what it
 //! did; numbers before words are added up, over all runs so far, in `target/soak-totals.json`. The first failure ends
-//! it, and the command that repeats it is printed. Tested at the end of this file.
+//! it, and the command that repeats it is printed. A part takes its own time; `--minutes` says when no further one begins.
+//! Tested at the end of this file.
 
 use crate::cargo::{self, Tally};
 use crate::fuzz::{self, FuzzArguments};
@@ -37,16 +38,31 @@ struct Part {
     environment: &'static [(&'static str, &'static str)],
 }
 
-const PARTS: [Part; 2] = [
+const PARTS: [Part; 5] = [
+    Part {
+        name: "segment",
+        test: &["-p", "qtf-shm", "--lib", "torture_soak"],
+        environment: &[("QTF_KILLS", "20000")],
+    },
     Part {
         name: "system",
         test: &["-p", "qtf-tests", "--test", "kills"],
         environment: &[("QTF_TASKS", "20000")],
     },
     Part {
-        name: "segment",
-        test: &["-p", "qtf-shm", "--lib", "torture_soak"],
-        environment: &[("QTF_KILLS", "20000")],
+        name: "simulation",
+        test: &["-p", "qtf-engine", "--test", "simulation", "what_was_told"],
+        environment: &[("QTF_SIM_SEEDS", "500")],
+    },
+    Part {
+        name: "flips",
+        test: &["-p", "qtf-journal", "--test", "journal", "damage"],
+        environment: &[],
+    },
+    Part {
+        name: "disk",
+        test: &["-p", "qtf-daemon", "--test", "daemon", "full_disk"],
+        environment: &[],
     },
 ];
 
@@ -207,7 +223,7 @@ mod tests {
 
     #[test]
     fn replay_says_seed_and_size() {
-        let text = replay_of(&PARTS[0], 7);
+        let text = replay_of(&PARTS[1], 7);
         assert!(
             text.starts_with("QTF_SEED=7 QTF_TASKS=20000 cargo test -p qtf-tests"),
             "{text}"
