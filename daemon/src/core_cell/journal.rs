@@ -41,6 +41,8 @@ pub(crate) struct Journal {
     /// A step that waits for the driver.
     next: Option<Write>,
     is_writing: bool,
+    /// Bytes of the group that is being written.
+    under_way: u64,
     is_file_asked: bool,
     kick: Rc<Notify>,
     pub(crate) chores: Chores,
@@ -108,6 +110,7 @@ impl Journal {
             files: parts.files,
             next: None,
             is_writing: false,
+            under_way: 0,
             is_file_asked: false,
             kick,
             chores: parts.chores,
@@ -124,9 +127,9 @@ impl Journal {
         }
     }
 
-    /// Bytes that the files still take.
+    /// Bytes that the files still take beside the group that is being written.
     pub(crate) fn room_bytes(&self) -> u64 {
-        self.writer.room_bytes()
+        self.writer.room_bytes().saturating_sub(self.under_way)
     }
 
     /// Why nothing is written any more, if so.
@@ -194,6 +197,7 @@ impl Core {
             let bytes = u64::try_from(group.bytes()).unwrap_or(u64::MAX);
             let since = &mut journal.snapshots.bytes_since;
             *since = since.saturating_add(bytes);
+            journal.under_way = bytes;
             let step = journal.writer.begin(group);
             self.take_step(step);
         }
@@ -237,6 +241,7 @@ impl Core {
                 "the journal waits for a file"
             ),
             Step::Durable(_) => {
+                journal.under_way = 0;
                 if let Some(buffer) = journal.writer.take_buffer() {
                     self.engine.give_back_journal_buffer(buffer);
                 }
@@ -302,6 +307,8 @@ impl Core {
             return;
         };
         journal.ask_for_file();
+        let (room, reserve) = (journal.room_bytes(), journal.facts.reserve_bytes);
+        self.engine.set_journal_room(room, reserve);
         let (snapshots, facts) = (&journal.snapshots, &journal.facts);
         let waited = Duration::from_nanos(now.since_ns(snapshots.begun));
         let has_grown = snapshots.bytes_since > 0;

@@ -62,7 +62,7 @@ impl JournalTasks {
             drop(self.lock);
         } else {
             tracing::error!("the disk keeps the journal's threads: the data folder stays locked");
-            std::mem::forget(self.lock);
+            self.lock.keep();
         }
     }
 }

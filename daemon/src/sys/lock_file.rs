@@ -87,6 +87,11 @@ impl LockFile {
         wait_for_release(file).map(|lock| (lock, Some(pid)))
     }
 
+    /// Keeps the lock until the process ends.
+    pub(crate) fn keep(self) {
+        Box::leak(Box::new(self));
+    }
+
     /// Device and inode, by which others know the file.
     pub(crate) fn identity(&self) -> Option<(u64, u64)> {
         let metadata = self.file.metadata().ok()?;

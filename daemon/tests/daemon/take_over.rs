@@ -26,15 +26,25 @@ fn second_daemon_is_refused_while_the_first_runs_or_is_stopped() {
 
 #[test]
 fn daemon_that_runs_or_is_stopped_is_taken_over_with_its_tasks() {
-    for state in [Signal::SIGCONT, Signal::SIGSTOP] {
+    for (state, has_data) in [
+        (Signal::SIGCONT, false),
+        (Signal::SIGSTOP, false),
+        (Signal::SIGSTOP, true),
+    ] {
         let home = Home::new("taken");
-        let mut first = home.serving(&[]);
+        let data = home.data().to_str().unwrap().to_owned();
+        let folder = if has_data {
+            &["--data-dir", &data][..]
+        } else {
+            &[]
+        };
+        let mut first = home.serving(folder);
         let task = run(async {
             let mut peer = home.connect().await;
             peer.submit(noop(b"kept")).await.unwrap()
         });
         first.signal(state);
-        let mut second = home.serving(&["--take-over"]);
+        let mut second = home.serving(&[&["--take-over"], folder].concat());
         assert_eq!(first.wait().code(), None, "killed");
         let pid = format!("pid={}", first.pid());
         assert!(
