@@ -3,7 +3,7 @@
 //! | folder or file | what |
 //! |---|---|
 //! | `args` | what can be typed |
-//! | `commands`, `map` | what the commands do |
+//! | `commands`, `map`, `journal` | what the commands do |
 //! | `daemon`, `crew`, `notices` | the way to a daemon, an own one, and what is told while one is awaited |
 //! | `records`, `output` | what is shown, and in which form |
 //! | `selector`, `indexes`, `inputs`, `template`, `durations`, `last` | the small languages of the arguments |
@@ -17,6 +17,7 @@ mod durations;
 mod exit;
 mod indexes;
 mod inputs;
+mod journal;
 mod last;
 mod map;
 mod notices;

@@ -321,18 +321,21 @@ fn dead_letters_are_shown_requeued_and_purged_and_nothing_else_is() {
     let script = format!("echo > {}; exec sleep 1000", started.path().display());
     let id = submit(&place, &["--", "sh", "-c", &script]).remove(0);
     // Each worker that takes it dies, until it has taken down as many as a task may.
-    let ended = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| place.qtf(["wait", &id]));
-        while !waiting.is_finished() {
+    let pipe = started.path().to_owned();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            place.qtf(["wait", &id]).expect_code(1);
+            std::fs::write(&pipe, "buried\n").unwrap();
+        });
+        loop {
             let mut worker = place.worker(&place.default_address(), "doomed", 1);
-            while !waiting.is_finished() && started.lines_so_far().is_empty() {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
+            let line = started.line();
             worker.kill();
+            if line == "buried" {
+                return;
+            }
         }
-        waiting.join().unwrap()
     });
-    ended.expect_code(1);
     let dead = place.qtf(["dead", "ls", "--json"]).expect_code(0).json();
     assert_eq!(dead["tasks"][0]["id"], id.as_str());
     assert_eq!(dead["tasks"][0]["outcome"]["kind"], "worker_lost");

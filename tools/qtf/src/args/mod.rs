@@ -4,6 +4,7 @@
 //! Tested at the end of this file and in `tests/exit_codes.rs`.
 
 mod dead;
+mod journal;
 mod map;
 mod operate;
 mod submit;
@@ -12,6 +13,7 @@ mod tasks;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use dead::DeadCommand;
+pub(crate) use journal::JournalCommand;
 pub(crate) use map::MapArgs;
 pub(crate) use operate::{ClientCommand, CompletionsArgs, DevArgs, SizeArgs, WorkerCommand};
 pub(crate) use submit::{DurabilityName, SubmitArgs};
@@ -44,7 +46,7 @@ With a daemon that stays:
 const EXIT_CODES: &str = "\
 Exit codes:
   0    did what was asked
-  1    a task failed, was cancelled, or is in the dead-letter set
+  1    a task failed, was cancelled, or is in the dead-letter set; a journal is damaged
   2    the command line is wrong, or a file it names cannot be used
   3    no such task or worker
   4    the daemon refused
@@ -133,6 +135,9 @@ pub(crate) enum Command {
     /// Lists the registered clients
     #[command(subcommand)]
     Client(ClientCommand),
+    /// Looks into the files of a journal, without a daemon
+    #[command(subcommand)]
+    Journal(JournalCommand),
     Size(SizeArgs),
     Completions(CompletionsArgs),
 }

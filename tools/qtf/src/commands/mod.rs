@@ -46,6 +46,11 @@ pub(crate) async fn run(cli: Cli) -> Ending {
         Command::Dead(args) => or_signal(signals, dead::run(args, global)).await,
         Command::Worker(args) => or_signal(signals, worker::run(args, global)).await,
         Command::Client(args) => or_signal(signals, client::run(args, global)).await,
+        Command::Journal(command) => {
+            let global = global.clone();
+            let work = move || crate::journal::run(command, &global);
+            or_signal(signals, select::off_the_runtime(work)).await
+        }
         Command::Size(args) => size::run(&args, global),
         Command::Completions(args) => completions::run(&args),
     }

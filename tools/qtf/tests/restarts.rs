@@ -1,0 +1,132 @@
+//! Commands that outlive their daemon: a real `qtfd` that is killed and started again, with the segment it
+//! left (hot) and without (cold).
+
+use qtf_tests::{Place, Process};
+
+/// A daemon with a journal, and a worker of four slots.
+struct System {
+    place: Place,
+    daemon: Process,
+    _worker: Process,
+}
+
+fn start_daemon(place: &Place) -> Process {
+    let data = place.work().join("data");
+    place.daemon(&["--data-dir", data.to_str().unwrap()])
+}
+
+impl System {
+    fn start() -> Self {
+        let place = Place::new();
+        let daemon = start_daemon(&place);
+        let worker = place.worker(&place.address(), "steady", 4);
+        System {
+            place,
+            daemon,
+            _worker: worker,
+        }
+    }
+
+    /// A command that goes on in the background.
+    fn qtf(&self, arguments: &[&str]) -> Process {
+        let mut command = self.place.command("qtf");
+        command
+            .args(["--addr", &self.place.address()])
+            .args(arguments);
+        Process::start(command)
+    }
+
+    /// Kills the daemon, waits until a command says that it noticed, and starts another.
+    fn restart(&mut self, waiting: &mut Process, is_cold: bool) {
+        self.daemon.kill();
+        waiting.line_with("daemon gone, waiting up to 30 s");
+        if is_cold {
+            self.place.remove_segments();
+        }
+        self.daemon = start_daemon(&self.place);
+    }
+}
+
+fn map_goes_on(is_cold: bool) {
+    let mut system = System::start();
+    let started = system.place.fifo("started");
+    let mut gate = system.place.gate("gate");
+    let script = format!(
+        "echo {{}} > {}; read line < {}; echo out {{}}",
+        started.path().display(),
+        gate.path().display()
+    );
+    let inputs: Vec<String> = (1..=4).map(|n| n.to_string()).collect();
+    let mut line = vec!["map", "sh", "-c", &script, ":::"];
+    line.extend(inputs.iter().map(String::as_str));
+    let mut map = system.qtf(&line);
+    for _ in &inputs {
+        let _running = started.line();
+    }
+    system.restart(&mut map, is_cold);
+    map.line_with("daemon back after");
+    if is_cold {
+        // Handed out anew; a slot is free only when the attempt of before is gone.
+        for _ in &inputs {
+            let _running = started.line();
+        }
+    }
+    gate.let_pass(inputs.len());
+    for input in &inputs {
+        assert_eq!(map.line_with("out"), format!("out {input}"));
+    }
+    assert_eq!(map.wait().code(), Some(0));
+}
+
+#[test]
+fn map_goes_on_over_a_hot_restart_and_prints_each_output_once_in_order() {
+    map_goes_on(false);
+}
+
+#[test]
+fn map_goes_on_over_a_cold_start_and_prints_each_output_once_in_order() {
+    map_goes_on(true);
+}
+
+#[test]
+fn wait_and_result_find_a_journal_task_after_a_cold_start() {
+    let mut system = System::start();
+    let mut gate = system.place.gate("gate");
+    let started = system.place.fifo("started");
+    let script = format!(
+        "echo > {}; read line < {}; echo through",
+        started.path().display(),
+        gate.path().display()
+    );
+    let place = &system.place;
+    let address = place.address();
+    let submitted = place
+        .qtf([
+            "--addr", &address, "submit", "--key", "once", "--", "sh", "-c", &script,
+        ])
+        .expect_code(0);
+    let id = submitted.text().trim_end().to_owned();
+    let _running = started.line();
+    let mut waiting = system.qtf(&["wait", &id]);
+    // The heartbeats of its session are there when the daemon lists it.
+    while !system
+        .place
+        .qtf(["--addr", &address, "client", "ls"])
+        .expect_code(0)
+        .text()
+        .contains("qtf")
+    {}
+    system.restart(&mut waiting, true);
+    let _again = started.line();
+    gate.let_pass(1);
+    assert_eq!(waiting.wait().code(), Some(0));
+    let place = &system.place;
+    let again = place
+        .qtf(["--addr", &address, "submit", "--key", "once", "--", "false"])
+        .expect_code(0);
+    assert_eq!(again.text().trim_end(), id, "its key outlives the reboot");
+    let result = place
+        .qtf(["--addr", &address, "result", &id])
+        .expect_code(0);
+    assert_eq!(result.text(), "through\n");
+}
