@@ -1,4 +1,5 @@
 //! `qtf journal verify|dump` over what a killed daemon left behind.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};

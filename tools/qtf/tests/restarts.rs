@@ -1,5 +1,6 @@
 //! Commands that outlive their daemon: a real `qtfd` that is killed and started again, with the segment it
 //! left (hot) and without (cold).
+#![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
 
 use qtf_tests::{Place, Process};
 
@@ -125,6 +126,15 @@ fn wait_and_result_find_a_journal_task_after_a_cold_start() {
         .qtf(["--addr", &address, "submit", "--key", "once", "--", "false"])
         .expect_code(0);
     assert_eq!(again.text().trim_end(), id, "its key outlives the reboot");
+    let info = place
+        .qtf(["--addr", &address, "info", "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(
+        (&info["start"], &info["default_durability"]),
+        (&"cold".into(), &"journal".into())
+    );
+    assert_eq!(info["journal"]["state"], "open");
     let result = place
         .qtf(["--addr", &address, "result", &id])
         .expect_code(0);

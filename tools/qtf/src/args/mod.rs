@@ -15,7 +15,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub(crate) use dead::DeadCommand;
 pub(crate) use journal::JournalCommand;
 pub(crate) use map::MapArgs;
-pub(crate) use operate::{ClientCommand, CompletionsArgs, DevArgs, SizeArgs, WorkerCommand};
+pub(crate) use operate::{
+    ClientCommand, CompletionsArgs, DevArgs, InfoArgs, SizeArgs, WorkerCommand,
+};
 pub(crate) use submit::{DurabilityName, SubmitArgs};
 pub(crate) use tasks::{
     CancelArgs, ForgetArgs, PsArgs, ResultArgs, StateName, TaskArgs, UpdateArgs, WaitArgs,
@@ -135,6 +137,7 @@ pub(crate) enum Command {
     /// Lists the registered clients
     #[command(subcommand)]
     Client(ClientCommand),
+    Info(InfoArgs),
     /// Looks into the files of a journal, without a daemon
     #[command(subcommand)]
     Journal(JournalCommand),

@@ -68,6 +68,17 @@ Examples:
     Ls,
 }
 
+/// Tells what the daemon is and how its journal stands
+#[derive(Debug, clap::Args)]
+#[command(long_about = "\
+Tells what the daemon is, how it found its tasks when it started, and how its journal stands: what is on \
+stable storage, and how much room there is.")]
+#[command(after_long_help = "\
+Examples:
+  qtf info
+  qtf info --json | jq .journal.room_bytes")]
+pub(crate) struct InfoArgs {}
+
 /// Tells how large a segment must be
 #[derive(Debug, clap::Args)]
 #[command(long_about = "\

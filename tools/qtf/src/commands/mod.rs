@@ -6,6 +6,7 @@ mod completions;
 mod dead;
 mod dev;
 mod environment;
+mod info;
 mod ps;
 mod result;
 mod select;
@@ -46,6 +47,7 @@ pub(crate) async fn run(cli: Cli) -> Ending {
         Command::Dead(args) => or_signal(signals, dead::run(args, global)).await,
         Command::Worker(args) => or_signal(signals, worker::run(args, global)).await,
         Command::Client(args) => or_signal(signals, client::run(args, global)).await,
+        Command::Info(_) => or_signal(signals, info::run(global)).await,
         Command::Journal(command) => {
             let global = global.clone();
             let work = move || crate::journal::run(command, &global);
