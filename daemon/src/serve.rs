@@ -14,7 +14,7 @@ use qtf_journal::{Appender, AppenderLimits};
 use qtf_shm::Segment;
 use tokio::sync::{Notify, watch};
 
-use crate::boot::{BootError, Report, ThreadEnd};
+use crate::boot::{self, BootError, Report, ThreadEnd};
 use crate::config::settings::{Network, SegmentKind, Settings};
 use crate::core_cell::journal::Journal;
 use crate::core_cell::stability::stable;
@@ -153,6 +153,7 @@ async fn serve(
         key_ttl: settings.key_ttl,
         info: info.clone(),
         clock: Arc::clone(&settings.clock),
+        lock_file: lock.as_ref().map(|_| boot::lock_file_of(&settings)),
         wake: Rc::clone(&wake),
     };
     let tasks = put_together(&settings, &segment, journal, (backend, parts))?;

@@ -8,7 +8,7 @@ mod error;
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use qtf_shm::segment::Earlier;
@@ -99,11 +99,16 @@ fn failure(thread: std::thread::JoinHandle<Result<(), ThreadEnd>>) -> BootError 
     }
 }
 
+/// Where the daemon and local processes hold their bytes.
+pub(crate) fn lock_file_of(settings: &Settings) -> PathBuf {
+    settings
+        .runtime_dir
+        .join(format!("{}.lock", settings.instance))
+}
+
 fn lock(settings: &Settings) -> Result<LockFile, BootError> {
     prepare_runtime_dir(&settings.runtime_dir)?;
-    let file = settings
-        .runtime_dir
-        .join(format!("{}.lock", settings.instance));
+    let file = lock_file_of(settings);
     let instance = || settings.instance.clone();
     let locked = if settings.take_over {
         LockFile::take_over(&file)

@@ -17,6 +17,7 @@
 //! | `uploads.rs` | payloads and outputs that were uploaded and not yet used |
 
 pub(crate) mod journal;
+mod neighbours;
 pub(crate) mod routes;
 pub(crate) mod stability;
 pub(crate) mod uploads;
@@ -24,6 +25,7 @@ pub(crate) mod watches;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -37,6 +39,7 @@ use crate::clock::Clock;
 use crate::config::settings::Limits;
 use crate::running::DaemonInfo;
 use journal::Journal;
+use neighbours::Neighbours;
 use routes::Routes;
 use stability::Stability;
 use uploads::Uploads;
@@ -71,6 +74,7 @@ pub(crate) struct Core {
     origin_ns: u64,
     clock: Arc<dyn Clock>,
     wake: Rc<Notify>,
+    neighbours: Neighbours,
 }
 
 /// What the core is given beside the engine.
@@ -81,6 +85,8 @@ pub(crate) struct CoreParts {
     pub(crate) key_ttl: Duration,
     pub(crate) info: DaemonInfo,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The instance's lock file, where local processes hold their bytes; none for a private segment.
+    pub(crate) lock_file: Option<PathBuf>,
     /// Wakes the duty cycle.
     pub(crate) wake: Rc<Notify>,
 }
@@ -94,6 +100,7 @@ impl Core {
             key_ttl,
             info,
             clock,
+            lock_file,
             wake,
         } = parts;
         let origin_ns = engine.segment().header().origin_ns;
@@ -112,6 +119,7 @@ impl Core {
             key_ttl,
             info,
             started: now_since(&*clock, origin_ns),
+            neighbours: Neighbours::new(lock_file.as_deref(), now_since(&*clock, origin_ns)),
             stop_wakers: HashMap::new(),
             last_stop_waker: 0,
             is_stopping: false,
@@ -169,6 +177,7 @@ impl Core {
         }
         self.engine.segment().set_daemon_beat(now.stamp());
         self.engine.set_wall(now, self.unix_ms());
+        self.neighbours.look(&mut self.engine, now);
         let mut work = self.engine.cycle(now).get();
         while let Some(effect) = self.engine.pop_effect() {
             work = work.saturating_add(1);

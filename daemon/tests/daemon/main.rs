@@ -14,6 +14,7 @@ mod full_disk;
 mod in_process;
 mod journal;
 mod listing;
+mod neighbours;
 mod process;
 mod services;
 mod sessions;
