@@ -91,6 +91,7 @@ fn info(core: &Core) -> DaemonInfo {
                 name: name.to_owned(),
                 value,
             })
+            .chain(longest_turn(core))
             .collect(),
         tasks_by_state: counters
             .gauges()
@@ -118,6 +119,15 @@ fn info(core: &Core) -> DaemonInfo {
         }
         .into(),
     }
+}
+
+/// The longest turn of the loop while the last snapshot was taken.
+fn longest_turn(core: &Core) -> Option<NamedValue> {
+    let longest = core.journal.as_ref()?.snapshots.longest_turn;
+    Some(NamedValue {
+        name: "snapshot_longest_turn_us".to_owned(),
+        value: u64::try_from(longest.as_micros()).unwrap_or(u64::MAX),
+    })
 }
 
 fn journal_info(core: &Core, journal: &Journal) -> JournalInfo {
