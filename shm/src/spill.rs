@@ -806,7 +806,7 @@ mod tests {
             store.sync_dir(),
             Err(SpillError::Directory { .. })
         ));
-        let blob = store.store(&[1; 70_000]).unwrap();
+        let blob = store.store(&vec![1; 70_000]).unwrap();
         let BlobRef::Spill { number, len } = blob else {
             panic!("{blob:?} is no file");
         };
@@ -814,7 +814,10 @@ mod tests {
         store.sync_dir().unwrap();
         store.sync_dir().unwrap();
         assert_eq!(store.files().unwrap(), vec![(number, u64::from(len))]);
-        assert_eq!(store.crc32c(blob).unwrap(), crc32c::crc32c(&[1; 70_000]));
+        assert_eq!(
+            store.crc32c(blob).unwrap(),
+            crc32c::crc32c(&vec![1; 70_000])
+        );
         store.remove(blob).unwrap();
         let text = store.sync(number).unwrap_err().to_string();
         assert!(text.contains(&format!("{number:08x}.spill")), "{text}");

@@ -1,6 +1,6 @@
 //! Local processes beside a daemon: what a killed one leaves behind is noticed and cleared away, a stopped one keeps everything.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,9 +29,9 @@ fn child() {
     let mut claimed = attachment.claim().unwrap();
     claimed.set_payload(&[7; 1_000]).unwrap();
     eprintln!("holds a claim");
-    loop {
-        std::thread::park();
-    }
+    // Until it is killed: the test keeps the other end.
+    let mut nothing = Vec::new();
+    std::io::stdin().read_to_end(&mut nothing).unwrap();
 }
 
 fn start_child(home: &Home) -> Child {
@@ -46,7 +46,7 @@ fn start_child(home: &Home) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "neighbours::child", "--nocapture"])
         .env(VARIABLE, order)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

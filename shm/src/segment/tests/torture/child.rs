@@ -3,6 +3,11 @@
 //! Each says in the log what it is about to do (`try`) or has done (everything else), so that the model knows it whatever happens
 //! next. An error that only a process believed dead can meet ends the child with a panic: the living were harmed.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names what it is about; everything else is left alone"
+)]
+
 use std::path::Path;
 
 use super::ground::{Log, attach};
@@ -203,7 +208,7 @@ impl Actor {
             What::TakeAndGiveBack => self.work(attachment, |_, taken| taken.give_back()),
             What::TakeAndEnd => self.work(attachment, |actor, taken| actor.end(taken, 0, 20)),
             What::TakeAndEndLarge => {
-                self.work(attachment, |actor, taken| actor.end(taken, 0, 1_500))
+                self.work(attachment, |actor, taken| actor.end(taken, 0, 1_500));
             }
             What::TakeAndFail => self.work(attachment, |actor, taken| actor.end(taken, 1, 300)),
             What::Repair => {
