@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use qtf_journal::{
-    Appender, AppenderLimits, Blob, ClientRef, FILE_BYTES_MIN, HEADER_BYTES, JournalConfig, Lsn,
-    Record, SimDisk, SnapshotWriter, Step, Storage, TaskImage, Writer, make_spare, open_tail,
-    recover, write_group,
+    Appender, AppenderLimits, Blob, ClientRef, Dump, FILE_BYTES_MIN, HEADER_BYTES, JournalConfig,
+    Lsn, Record, SimDisk, SnapshotWriter, Step, Storage, TaskImage, Writer, make_spare, open_tail,
+    recover, verify, write_group,
 };
 use qtf_shm::id::SlotIndex;
 use qtf_shm::{KeyId, Outcome, OutcomeKind, Phase, TaskId};
@@ -66,6 +66,7 @@ pub(crate) fn run(bytes: &[u8]) {
     }
     let disk = disk_of(&files);
     let state = recovered(&disk);
+    inspect(&files, state.as_ref().map(|(end, _)| *end));
     let end = open_and_go_on(&disk);
     if how % 3 == 2 {
         assert!(end.is_none_or(|end| end <= base().end), "{end:?}");
@@ -121,8 +122,39 @@ pub(crate) fn run_record(bytes: &[u8]) {
     put_checksums_right(&mut file, 0);
     let files = BTreeMap::from([(name.clone(), file)]);
     let disk = disk_of(&files);
-    let _state = recovered(&disk);
+    let state = recovered(&disk);
+    inspect(&files, state.map(|(end, _)| end));
     open_and_go_on(&disk);
+}
+
+/// What people see of the files: each is read to its end or refused, and what a cold start opens is found to be good.
+fn inspect(files: &BTreeMap<String, Vec<u8>>, end: Option<Lsn>) {
+    let folder = super::folder_in_memory();
+    for (name, content) in files {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("a small file can be written");
+        match Dump::open(&path) {
+            Err(error) => assert!(!error.to_string().is_empty()),
+            Ok(dump) => {
+                let mut entries = dump.entries();
+                let shown = entries
+                    .by_ref()
+                    .map(|entry| format!("{entry:?}").len())
+                    .sum::<usize>();
+                assert!(shown < content.len() * 64, "{name}: {shown} bytes of text");
+                assert!(entries.stop().is_some(), "{name} has an end");
+            }
+        }
+    }
+    let report = verify(folder.path()).map(|report| report.end);
+    match end {
+        Some(end) => assert_eq!(report.ok(), Some(end), "a cold start opens it"),
+        None => assert!(
+            report
+                .err()
+                .is_none_or(|error| !error.to_string().is_empty())
+        ),
+    }
 }
 
 fn disk_of(files: &BTreeMap<String, Vec<u8>>) -> SimDisk {

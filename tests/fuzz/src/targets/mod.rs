@@ -20,6 +20,17 @@ pub struct Seed {
     pub bytes: Vec<u8>,
 }
 
+/// A folder in memory where there is such a place: files are written for each input.
+fn folder_in_memory() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let folder = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    folder.expect("a folder can be made")
+}
+
 /// Every input that the committed corpus is made of, but for inputs that were once found to break something.
 #[must_use]
 pub fn seeds() -> Vec<Seed> {

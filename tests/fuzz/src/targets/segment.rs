@@ -5,7 +5,7 @@
 //! panic; every command of the inspector ends with one of its exit codes.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use qtf_shm::layout::Geometry;
@@ -129,14 +129,7 @@ fn inspect(image: &Path, task: TaskId) {
 
 impl Base {
     fn new() -> Self {
-        // In memory where there is such a place: an image is written for each input.
-        let memory = PathBuf::from("/dev/shm");
-        let folder = if memory.is_dir() {
-            tempfile::tempdir_in(memory)
-        } else {
-            tempfile::tempdir()
-        };
-        let folder = folder.expect("a folder can be made");
+        let folder = super::folder_in_memory();
         let spec = SegmentSpec {
             geometry: Geometry::for_counts(64, 4).expect("a small segment fits"),
             ..SegmentSpec::new("fuzz", folder.path().join("spill"))
