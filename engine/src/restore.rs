@@ -224,7 +224,7 @@ fn put_key(
     (key, task, expires_unix_ms): (KeyId, TaskId, u64),
     restored: &mut Restored,
 ) {
-    if expires_unix_ms <= wall.unix_ms {
+    if expires_unix_ms <= wall.unix_ms || cfg!(qtf_mutant = "sim_keys_are_not_restored") {
         return;
     }
     let expiry = wall.moment_of(expires_unix_ms).stamp();

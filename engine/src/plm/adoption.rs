@@ -132,7 +132,7 @@ enum Adopted {
 fn is_left_open(journal: &Journal, lsn: u64, state: StateWord) -> bool {
     match state.phase() {
         Phase::Free | Phase::Claimed | Phase::Quarantine | Phase::Reserved => false,
-        Phase::Submitted | Phase::Ended => true,
+        Phase::Submitted | Phase::Ended => !cfg!(qtf_mutant = "sim_adoption_leaves_pending_tasks"),
         Phase::Blocked
         | Phase::Held
         | Phase::Delayed

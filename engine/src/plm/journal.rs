@@ -140,7 +140,11 @@ impl Journal {
     }
 
     pub(crate) fn take_group(&mut self) -> Option<Group> {
-        self.appender.take_group()
+        let group = self.appender.take_group();
+        if cfg!(qtf_mutant = "sim_acknowledges_before_the_sync") {
+            self.durable = group.as_ref().map_or(self.durable, Group::last);
+        }
+        group
     }
 
     /// What a caller must wait for if it depends on everything that the slot says.
@@ -168,7 +172,9 @@ impl Journal {
     /// To be called before the state of a journal task changes (I2).
     pub(crate) fn mark(&self, task: &TaskSlot) -> Mark {
         let before = task.lsn();
-        task.set_lsn(LSN_UNDER_WAY);
+        if !cfg!(qtf_mutant = "sim_change_is_not_marked") {
+            task.set_lsn(LSN_UNDER_WAY);
+        }
         Mark { before }
     }
 

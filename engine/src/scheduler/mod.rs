@@ -110,6 +110,9 @@ fn assign(
         }
         return;
     }
+    if cfg!(qtf_mutant = "sim_leaf_goes_before_the_state") {
+        turn.segment.unindex_ready_key(slot, key);
+    }
     let Some(assigned) = plm.hand_out(turn, (slot, state), worker) else {
         return;
     };

@@ -92,7 +92,9 @@ impl Replay {
     }
 
     pub(crate) fn reserved(&mut self, gen_limit: u64) {
-        self.gen_limit = self.gen_limit.max(gen_limit);
+        if !cfg!(qtf_mutant = "sim_reservation_is_not_replayed") {
+            self.gen_limit = self.gen_limit.max(gen_limit);
+        }
     }
 
     pub(crate) const fn gen_limit(&self) -> u64 {

@@ -98,7 +98,8 @@ impl StateWord {
         {
             return None;
         }
-        let attempt = self.attempt() + 1;
+        let is_kept = self.attempt() > 0 && cfg!(qtf_mutant = "sim_requeue_keeps_the_attempt");
+        let attempt = self.attempt() + !is_kept as u8;
         Some(
             self.with_phase(Phase::Assigned)
                 .with_owner(worker.get())

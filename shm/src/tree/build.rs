@@ -104,7 +104,8 @@ impl<const FANOUT: usize> TreeBuilder<'_, FANOUT> {
 
     #[inline]
     fn write(&self, level: usize, index: usize, word: u64) {
-        if level > self.shape.root_level() {
+        let is_left = level > 0 && cfg!(qtf_mutant = "sim_trees_are_not_scrubbed");
+        if level > self.shape.root_level() || is_left {
             return;
         }
         let at = self.shape.level(level);

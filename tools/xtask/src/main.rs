@@ -12,6 +12,7 @@
 mod cargo;
 mod fuzz;
 mod loom;
+mod simulate;
 mod soak;
 mod steps;
 mod tidy;
@@ -45,6 +46,18 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Runs the seeded simulation of the engine with its journal
+    Simulate {
+        /// Worlds of each kind; without it as many as the tests run
+        #[arg(long)]
+        seeds: Option<u64>,
+        /// Builds each planted bug as well and expects the simulation to fail
+        #[arg(long)]
+        mutants: bool,
+        /// Builds only planted bugs whose names contain this
+        #[arg(long, value_name = "NAME")]
+        mutant: Option<String>,
+    },
     /// Runs the loom models of the shared structures
     Loom {
         /// Builds each mutant as well and expects its model to fail
@@ -70,6 +83,11 @@ fn main() -> ExitCode {
         Command::Clippy => steps::clippy(),
         Command::Test { arguments } => steps::test(&arguments),
         Command::Loom { mutants } => loom::run(mutants),
+        Command::Simulate {
+            seeds,
+            mutants,
+            mutant,
+        } => simulate::run(seeds, mutants, mutant.as_deref()),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Tidy => tidy::run(),

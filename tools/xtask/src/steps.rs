@@ -3,7 +3,7 @@
 //! A step that fails does not keep the later ones from running: one run shows everything.
 
 use crate::cargo::{self, Run, Tally};
-use crate::{loom, tidy};
+use crate::{loom, simulate, tidy};
 use anyhow::bail;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -98,12 +98,15 @@ impl StepResult {
 
 /// Runs every step and says at the end how each went and how many tests ran.
 pub(crate) fn ci() -> ExitCode {
-    let steps: [(&str, Step); 5] = [
+    let steps: [(&str, Step); 6] = [
         ("fmt", || StepResult::of(fmt(false))),
         ("clippy", || StepResult::of(clippy())),
         ("tidy", || StepResult::of(tidy::run())),
         ("test", || StepResult::counted(run_tests(&[]))),
         ("loom", || StepResult::counted(loom::run_models(true))),
+        ("simulate", || {
+            StepResult::counted(simulate::run_mutants(None))
+        }),
     ];
     let mut total = Tally::default();
     let mut lines = Vec::new();
@@ -122,7 +125,7 @@ pub(crate) fn ci() -> ExitCode {
                 format!("FAILED: {problem}")
             }
         };
-        lines.push(format!("{name:<7}{seconds:>5} s  {verdict}"));
+        lines.push(format!("{name:<9}{seconds:>5} s  {verdict}"));
     }
     println!("== summary");
     for line in lines {

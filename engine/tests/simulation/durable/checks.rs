@@ -2,7 +2,7 @@
 
 use qtf_engine::Lsn;
 use qtf_journal::recover;
-use qtf_shm::{Phase, TaskId};
+use qtf_shm::{FLAG_CANCEL, Phase, TaskId};
 
 use super::clients::Wish;
 use super::disk::config as journal_config;
@@ -78,6 +78,9 @@ impl World {
             // A request whose answer did not come may be lost.
             task.cancel_was_asked = phase == Phase::Cancelled;
         }
+        if is_unsure && !task.stop_was_told {
+            task.cancel_was_asked = phase == Phase::Cancelled || state.has_flag(FLAG_CANCEL);
+        }
         task.attempts = state.attempt();
         task.failures = u32::from(slot.failures());
         let is_held = matches!(phase, Phase::Assigned | Phase::Running);
@@ -126,10 +129,9 @@ impl World {
                     Phase::DeadLetter,
                     "{id} is kept until it is forgotten"
                 );
-                assert!(
-                    self.now.since_ns(at) + ROUNDING_NS >= TTL_NS,
-                    "{id} expired too early"
-                );
+                let is_over = self.now.since_ns(at) + ROUNDING_NS >= TTL_NS;
+                let is_unwanted = task.discards && phase == Phase::Done;
+                assert!(is_over || is_unwanted, "{id} expired too early");
                 task.is_freed = true;
             }
         }
@@ -235,7 +237,8 @@ impl World {
         let left = self
             .slots()
             .filter(|&slot| segment.state(slot).phase() != Phase::Free);
-        assert_eq!(left.count(), 0, "slots of no task");
+        let left: Vec<_> = left.map(|slot| segment.state(slot)).collect();
+        assert!(left.is_empty(), "slots of no task: {left:?}");
         let chunks: u64 = segment
             .arena_usage()
             .classes

@@ -111,7 +111,7 @@ impl World {
         match self.rng.u8(0..16) {
             0..8 => self.submit(None),
             8..10 => self.repeat(),
-            10 => self.cancel(),
+            10 => self.cancel(None),
             11 => self.reprioritise(),
             12 => self.asks(),
             _ => self.forget(),
@@ -157,10 +157,9 @@ impl World {
         assert!(stamp > self.last_stamp, "{id} stands before an earlier one");
         self.last_stamp = stamp;
         self.facts.add(id, wish.known(stamp));
-        if let Some(key) = wish.key {
-            if let Some(earlier) = self.facts.keys.insert(key, id) {
-                self.assert_may_be_gone(earlier);
-            }
+        let earlier = wish.key.and_then(|key| self.facts.keys.insert(key, id));
+        if let Some(earlier) = earlier {
+            self.assert_may_be_gone(earlier);
         }
         assert_eq!(
             accepted.durable.is_some(),
@@ -244,11 +243,17 @@ impl World {
         }
     }
 
-    fn cancel(&mut self) {
+    pub(crate) fn cancel(&mut self, cut: Option<u32>) {
         let Some(id) = self.facts.random(&mut self.rng) else {
             return;
         };
-        match self.engine.cancel(self.now, id) {
+        let now = self.now;
+        self.unsure = Some(id);
+        let Some(answer) = self.cut_off(cut, |engine| engine.cancel(now, id)) else {
+            return;
+        };
+        self.unsure = None;
+        match answer {
             Ok(answer) => {
                 let task = self.facts.get(id);
                 task.cancel_was_asked = true;

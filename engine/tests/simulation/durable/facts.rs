@@ -9,6 +9,10 @@ use qtf_engine::TaskRef;
 
 /// One task, as its client and the world know it.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and all combinations occur"
+)]
 pub(crate) struct Known {
     pub(crate) is_journalled: bool,
     pub(crate) discards: bool,
@@ -128,7 +132,6 @@ impl Facts {
             assert_ne!(phase, Phase::Done, "{id} is done without a result");
         }
         task.end = Some((phase, now));
-        task.is_freed |= phase == Phase::Done && task.discards;
         self.ended += 1;
     }
 

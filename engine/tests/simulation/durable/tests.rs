@@ -1,5 +1,10 @@
 //! The runs. A failing one prints the command that replays it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "which seeds to run is said from outside, to the tests and to nothing else"
+)]
+
 use super::{Kind, World};
 
 /// Of each kind.

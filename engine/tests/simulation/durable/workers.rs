@@ -135,6 +135,7 @@ impl World {
             Disposition::Recorded => {
                 let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
                 self.facts.recorded(one.task, attempt, code == 0);
+                self.ghosts.push((id, one));
                 self.grant(place, 1, false);
             }
             Disposition::AlreadyRecorded | Disposition::Stale => {}
@@ -163,7 +164,12 @@ impl World {
                 self.remember(&worker);
             }
             3 | 4 => self.workers[place].is_cut_off = true,
-            _ => self.workers[place].mail.clear(),
+            _ => {
+                // Lost on the way; it may arrive, and be done, when nobody waits for it any more.
+                let worker = &mut self.workers[place];
+                let lost = worker.mail.drain(..).chain(worker.holds.pop());
+                self.ghosts.extend(lost.map(|one| (worker.id, one)));
+            }
         }
     }
 
@@ -215,10 +221,12 @@ impl World {
         let segment_id = self.engine.segment().header().segment_id;
         let worker = &mut self.workers[place];
         (worker.is_cut_off, worker.probe) = (false, 0);
-        worker.mail.clear();
+        let mut lost: Vec<TaskRef> = worker.mail.drain(..).collect();
         if self.rng.u8(..) < 30 {
-            worker.holds.pop();
+            lost.extend(worker.holds.pop());
         }
+        self.ghosts
+            .extend(lost.into_iter().map(|one| (worker.id, one)));
         let running = worker.holds.iter().map(|&one| (one, false));
         let finished = worker.finished.iter().map(|&(one, _)| (one, true));
         let held: Vec<Held> = running

@@ -148,28 +148,18 @@ impl World {
 
     /// Something happens, then everybody has a turn.
     pub(crate) fn step(&mut self) {
+        let place = self.rng.usize(..self.workers.len().max(1));
+        let has_workers = !self.workers.is_empty();
         match self.rng.u8(0..32) {
             0..12 => self.client_acts(),
-            12..26 => {
-                if !self.workers.is_empty() {
-                    let place = self.rng.usize(..self.workers.len());
-                    self.worker_acts(place);
-                }
-            }
-            26 | 27 => {
-                if self.workers.len() < 4 {
-                    let capacity = self.rng.u32(1..5);
-                    self.worker_joins(capacity);
-                }
+            12..26 if has_workers => self.worker_acts(place),
+            26 | 27 if self.workers.len() < 4 => {
+                let capacity = self.rng.u32(1..5);
+                self.worker_joins(capacity);
             }
             28 => self.ghost_speaks(),
-            29 => {
-                if !self.workers.is_empty() && self.rng.u8(0..4) == 0 {
-                    let place = self.rng.usize(..self.workers.len());
-                    self.worker_suffers(place);
-                }
-            }
-            _ if self.rng.bool() => self.disaster(),
+            29 if has_workers && self.rng.u8(0..4) == 0 => self.worker_suffers(place),
+            30.. if self.rng.bool() => self.disaster(),
             _ => {}
         }
         self.turn();
@@ -205,6 +195,7 @@ impl World {
     /// Passes answers on whose records the engine says are durable.
     fn tell(&mut self) {
         let durable = self.engine.durable_lsn();
+        assert!(durable <= self.disk.writer.durable());
         for told in self.facts.tell(durable) {
             if let Told::Verdict(worker, one) = told {
                 self.verdict(worker, one);
