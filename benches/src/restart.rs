@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use qtf_benches::Failure;
 use qtf_benches::daemon::{Daemon, Started};
@@ -15,6 +16,10 @@ use qtf_proto::v1::Durability;
 const TASKS_DEFAULT: u64 = 1_000_000;
 const HOT_ROUNDS: u32 = 5;
 const COLD_ROUNDS: u32 = 3;
+/// Two files beside the one that is being written.
+const ROOM_BYTES: u64 = 2 * (64 << 20);
+/// LIMIT: ten seconds.
+const FILES_WAIT_MAX: u32 = 100;
 const CONFIG: &str = "core = \"none\"";
 
 fn main() -> Result<(), Failure> {
@@ -49,12 +54,14 @@ async fn run(tasks: u64, folder: &std::path::Path) -> Result<(), Failure> {
     );
     drop(worker);
     for _ in 0..HOT_ROUNDS {
+        wait_for_files(&daemon).await?;
         daemon.kill()?;
         let started = daemon.start().await?;
         expect_tasks(&started, tasks)?;
         print("hot", &started);
     }
     for _ in 0..COLD_ROUNDS {
+        wait_for_files(&daemon).await?;
         daemon.kill()?;
         daemon.remove_segment()?;
         let started = daemon.start().await?;
@@ -70,6 +77,20 @@ async fn run(tasks: u64, folder: &std::path::Path) -> Result<(), Failure> {
             daemon.journal_bytes() >> 20
         );
     }
+    Ok(())
+}
+
+/// A daemon that lives for some seconds has journal files ready for its successor, which otherwise fills one with zeros
+/// before it serves. One that is killed sooner costs its successor that time.
+async fn wait_for_files(daemon: &Daemon) -> Result<(), Failure> {
+    for _ in 0..FILES_WAIT_MAX {
+        let room = daemon.info().await?.journal.unwrap_or_default().room_bytes;
+        if room >= ROOM_BYTES {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("      (no files are ready: the next start makes one)");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The daemon runs one thread: a call is answered between two duty cycles, so the longest answer bounds the longest cycle from
 //! above. One caller asks for a task once a millisecond: while nothing runs, while lives run, and while a snapshot is written
-//! beside them. Run it on an idle machine:
+//! beside them. The daemon measures its turns during a snapshot, too, and is asked for the longest. Run it on an idle machine:
 //! `cargo build --release -p qtf-daemon -p qtf-benches && target/release/bench-stall [TASKS] [FOLDER]`.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
@@ -85,6 +85,10 @@ async fn run(tasks: u64, folder: &Path) -> Result<(), Failure> {
             last = now;
             snapshots += 1;
             during.add(&times)?;
+            println!(
+                "snapshot {snapshots}: the daemon's longest turn meanwhile was {} us",
+                longest_turn_us(&daemon).await?
+            );
         } else if round < ROUNDS_ALONE {
             alone.add(&times)?;
         } else {
@@ -130,6 +134,16 @@ async fn ask(
 async fn snapshot_of(daemon: &Daemon) -> Result<u64, Failure> {
     let info = daemon.info().await?;
     Ok(info.journal.unwrap_or_default().snapshot_lsn)
+}
+
+/// As the daemon itself has measured it.
+async fn longest_turn_us(daemon: &Daemon) -> Result<u64, Failure> {
+    let counters = daemon.info().await?.counters;
+    let mut named = counters
+        .iter()
+        .filter(|one| one.name == "snapshot_longest_turn_us");
+    let longest = named.next().ok_or("the daemon tells of no turn")?;
+    Ok(longest.value)
 }
 
 fn print(name: &str, times: &Histogram<u64>) {
