@@ -52,9 +52,13 @@ fn run(settings: Settings) -> Exit {
             return exit;
         }
     };
-    wait_for_end(&daemon, signals);
+    let is_asked = wait_for_end(&daemon, signals);
     match daemon.stop() {
-        Ok(()) => Exit::Stopped,
+        Ok(()) if is_asked => Exit::Stopped,
+        Ok(()) => {
+            say("qtfd: signals could not be waited for, stopped");
+            Exit::Failed
+        }
         Err(error) => {
             say(&format!("qtfd: {error}"));
             error.exit()
@@ -62,8 +66,9 @@ fn run(settings: Settings) -> Exit {
     }
 }
 
-/// Comes back when a signal asks for the end, or the daemon has ended by itself.
-fn wait_for_end(daemon: &RunningDaemon, signals: SigSet) {
+/// Comes back when a signal asks for the end, or the daemon has ended by itself. False if signals cannot be waited
+/// for: a daemon that nobody can stop must not go on.
+fn wait_for_end(daemon: &RunningDaemon, signals: SigSet) -> bool {
     let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
     let listener = std::thread::Builder::new()
         .name("qtfd-signals".to_owned())
@@ -79,19 +84,22 @@ fn wait_for_end(daemon: &RunningDaemon, signals: SigSet) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let (Ok(_), Ok(runtime)) = (listener, runtime) else {
         tracing::error!("cannot wait for signals, stopping");
-        return;
+        return false;
     };
     runtime.block_on(async {
         tokio::select! {
             biased;
-            () = daemon.ended() => {}
-            signal = asked.recv() => match signal {
-                Some(Ok(signal)) => tracing::info!(%signal, "stopping"),
-                Some(Err(error)) => tracing::error!(%error, "cannot wait for signals, stopping"),
-                None => tracing::error!("cannot wait for signals, stopping"),
-            },
+            () = daemon.ended() => true,
+            signal = asked.recv() => {
+                if let Some(Ok(signal)) = signal {
+                    tracing::info!(%signal, "stopping");
+                    return true;
+                }
+                tracing::error!(?signal, "cannot wait for signals, stopping");
+                false
+            }
         }
-    });
+    })
 }
 
 fn say(line: &str) {

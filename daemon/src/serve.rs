@@ -233,7 +233,7 @@ fn put_together(
     let journal = Journal::new(parts_of_journal, now, Rc::clone(&kick));
     core_cell::install(Core::new(engine, parts, Some(journal)));
     core_cell::attend(Core::tend_journal);
-    Ok(Some(JournalTasks::start(rest, kick)))
+    Ok(Some(JournalTasks::start(rest, backend, kick)))
 }
 
 fn open(

@@ -81,6 +81,14 @@ impl Engine {
         }
     }
 
+    /// The last record that a task waits for: its state changes, or its end is told, when that is durable. Records
+    /// behind it (attempts, purges) are to be written soon, but nobody is held up by them.
+    #[must_use]
+    pub fn awaited_lsn(&self) -> Option<Lsn> {
+        let journal = self.plm.journal.as_ref()?;
+        journal.pending.last().filter(|lsn| *lsn > journal.durable)
+    }
+
     /// The journal cannot be written any more: from now on nothing is promised. What waits is never answered.
     pub fn journal_failed(&mut self) {
         if let Some(journal) = &mut self.plm.journal {

@@ -410,6 +410,19 @@ impl Core {
         }
     }
 
+    /// How many records wait to be written, and whether anybody waits for them. While a write is under way its
+    /// records count too.
+    pub(crate) fn unwritten(&self) -> (u64, bool) {
+        let Some(last) = self.unstable_end() else {
+            return (0, false);
+        };
+        let count = last.get().saturating_sub(self.engine.durable_lsn().get());
+        let is_awaited = self.stability.is_awaited()
+            || self.engine.awaited_lsn().is_some()
+            || self.engine.is_adopting();
+        (count, is_awaited)
+    }
+
     /// Whether everything that was found at the start, or reserved, is in the journal.
     pub(crate) fn is_settled(&self) -> bool {
         !self.engine.is_adopting() && self.unstable_end().is_none()

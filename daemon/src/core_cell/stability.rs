@@ -72,6 +72,11 @@ impl Stability {
         }
     }
 
+    /// Whether somebody waits for a record.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Whether a record is stable.
     pub(crate) fn is_stable(&self, lsn: Option<Lsn>) -> bool {
         lsn.is_none_or(|lsn| lsn <= self.durable)

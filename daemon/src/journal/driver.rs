@@ -1,12 +1,13 @@
 //! The two tasks of the daemon's thread that move the journal: one executes its writes, one listens to the chores thread.
 //!
-//! As soon as a write has been answered the next group goes out; no timer stands between a submission and its write.
+//! As soon as a write has been answered the next group goes out; no timer stands between a submission and its write,
+//! but a burst is let in whole, and records that nobody waits for ride with the next group.
 //! Tested in `tests/daemon/journal.rs`, over both backends.
 
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qtf_journal::Lsn;
 use tokio::sync::Notify;
@@ -18,6 +19,7 @@ use super::chores::Event;
 use super::threads::Rest;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core};
+use crate::net::Backend;
 use crate::sys::lock_file::LockFile;
 
 /// LIMIT: time between two looks at what failed or is due; a full disk that has room again is noticed after as long.
@@ -35,10 +37,10 @@ pub(crate) struct JournalTasks {
 
 impl JournalTasks {
     /// Starts them; the core is installed already.
-    pub(crate) fn start(rest: Rest, kick: Rc<Notify>) -> Self {
+    pub(crate) fn start(rest: Rest, network: Backend, kick: Rc<Notify>) -> Self {
         let Rest { disk, told, lock } = rest;
         Self {
-            writing: tokio::task::spawn_local(write_groups(disk, Rc::clone(&kick))),
+            writing: tokio::task::spawn_local(write_groups(disk, network, Rc::clone(&kick))),
             tending: tokio::task::spawn_local(tend(told.events)),
             kick,
             end: told.end,
@@ -67,16 +69,67 @@ impl JournalTasks {
     }
 }
 
+/// LIMIT: records that nobody waits for are written after this time.
+const LAZY: Duration = Duration::from_millis(2);
+/// LIMIT: time that a group is held for the rest of a burst, if the one before was a burst; also at most a quarter of
+/// what a write takes.
+const GATHER: Duration = Duration::from_micros(50);
+
 /// Writes groups until the core is gone from this thread.
-async fn write_groups(mut disk: Disk, kick: Rc<Notify>) {
+async fn write_groups(mut disk: Disk, network: Backend, kick: Rc<Notify>) {
+    let mut last = LastGroup::default();
     loop {
+        ride_along(&kick).await;
+        last.gather(network).await;
+        let count = core_cell::look(Core::unwritten).map_or(0, |(count, _)| count);
         match core_cell::attend(Core::next_journal_write) {
             None => return,
             Some(None) => kick.notified().await,
             Some(Some(order)) => {
+                let begun = Instant::now();
                 let answer = disk.write(order).await;
+                last = LastGroup {
+                    records: count,
+                    took: begun.elapsed(),
+                };
                 core_cell::enter(|core| core.journal_written(answer));
             }
+        }
+    }
+}
+
+/// Holds records that nobody waits for until somebody waits, or for a short while: they go with the next group then.
+async fn ride_along(kick: &Notify) {
+    let until = tokio::time::Instant::now() + LAZY;
+    while core_cell::look(Core::unwritten).is_some_and(|(count, awaited)| count > 0 && !awaited) {
+        if tokio::time::timeout_at(until, kick.notified())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// What the last write was: those who waited for it may come again together.
+#[derive(Debug, Default)]
+struct LastGroup {
+    records: u64,
+    took: Duration,
+}
+
+impl LastGroup {
+    /// Lets the rest of a burst arrive, because whoever misses this write waits for two. A single submission is
+    /// never held.
+    async fn gather(&self, network: Backend) {
+        let bound = GATHER.min(self.took / 4);
+        let begun = Instant::now();
+        while begun.elapsed() < bound {
+            let count = core_cell::look(Core::unwritten).map_or(0, |(count, _)| count);
+            if count == 0 || count >= self.records {
+                return;
+            }
+            network.turn().await;
         }
     }
 }

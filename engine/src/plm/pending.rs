@@ -55,6 +55,11 @@ impl Pending {
         self.waits.pop_front_if(|wait| wait.lsn <= durable)
     }
 
+    /// The last record that a task waits for.
+    pub(crate) fn last(&self) -> Option<Lsn> {
+        self.waits.back().map(|wait| wait.lsn)
+    }
+
     /// Says whether the first one's record is durable.
     pub(crate) fn is_due(&self, durable: Lsn) -> bool {
         self.waits.front().is_some_and(|wait| wait.lsn <= durable)
@@ -77,6 +82,7 @@ mod tests {
             });
         }
         assert!(!pending.is_due(Lsn::NONE) && pending.pop(Lsn::NONE).is_none());
+        assert_eq!(pending.last(), Some(Lsn::new(3)));
         let durable = Lsn::new(2);
         assert_eq!(pending.pop(durable).unwrap().lsn, Lsn::new(1));
         assert!(pending.is_due(durable));
