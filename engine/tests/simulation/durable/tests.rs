@@ -12,6 +12,8 @@ const SEEDS: u64 = 110;
 const STEPS: u32 = 700;
 /// `KIND:SEED`, for example `cold:17`.
 const SEED_VARIABLE: &str = "QTF_SIM_SEED";
+/// The first seed, for long runs.
+const FIRST_VARIABLE: &str = "QTF_SEED";
 /// How many seeds of each kind to run instead of the usual number, for long runs.
 const COUNT_VARIABLE: &str = "QTF_SIM_SEEDS";
 
@@ -66,8 +68,9 @@ fn live(kind: Kind, seed: u64) -> World {
 
 fn run(kind: Kind) -> Totals {
     let count = std::env::var(COUNT_VARIABLE).map_or(SEEDS, |count| count.parse().unwrap());
+    let first: u64 = std::env::var(FIRST_VARIABLE).map_or(0, |first| first.parse().unwrap());
     let mut totals = Totals::default();
-    for seed in 0..count {
+    for seed in first..first + count {
         totals.add(&live(kind, seed));
     }
     assert!(totals.accepted > count * 50, "{totals:?}");
@@ -77,6 +80,11 @@ fn run(kind: Kind) -> Totals {
     assert!(totals.refusals > 0, "{totals:?}");
     assert!(totals.snapshots > count, "{totals:?}");
     println!("{kind:?}: {totals:?}");
+    println!(
+        "soak: {count} seeds, {} starts, {} tasks, from seed {first}",
+        totals.hot_starts + totals.cold_starts,
+        totals.accepted
+    );
     totals
 }
 
