@@ -92,6 +92,7 @@ async fn write_groups(mut disk: Disk, network: Backend, kick: Rc<Notify>) {
                     records: count,
                     took: begun.elapsed(),
                 };
+                tracing::trace!(records = count, took = ?last.took, "group written");
                 core_cell::enter(|core| core.journal_written(answer));
             }
         }
