@@ -100,7 +100,7 @@ fn body(info: &DaemonInfo) -> serde_json::Value {
 fn durability_of(info: &DaemonInfo) -> &'static str {
     match info.default_durability() {
         Durability::Unspecified => "memory",
-        durability => durability_name(durability),
+        durability @ (Durability::Memory | Durability::Journal) => durability_name(durability),
     }
 }
 
