@@ -63,21 +63,13 @@ pub fn restore(
 ) -> Result<Restored, RestoreError> {
     let mut restored = Restored::default();
     let mut clients = RestoredClients::default();
+    let mut keys = Vec::new();
     for image in recovered.tasks() {
+        // Also of a task that nobody wants any more: a repeat must not run it again.
         if let Some((key, expires_unix_ms)) = image.key {
-            put_key(
-                segment,
-                wall,
-                (key, image.id, expires_unix_ms),
-                &mut restored,
-            );
+            keys.push((key, image.id, expires_unix_ms));
         }
         if is_unwanted(&image) {
-            // A repeat must not run it again.
-            if let Some((key, expires_unix_ms)) = image.key {
-                let key = (key, image.id, expires_unix_ms);
-                put_key(segment, wall, key, &mut restored);
-            }
             continue;
         }
         let mut task = task_of(segment, &image, wall)?;
@@ -89,18 +81,9 @@ pub fn restore(
         restored.cancelled = restored
             .cancelled
             .saturating_add(u64::from(task.lsn == LSN_UNDER_WAY));
-        if let Some((key, expires_unix_ms)) = image.key {
-            put_key(
-                segment,
-                wall,
-                (key, image.id, expires_unix_ms),
-                &mut restored,
-            );
-        }
     }
-    for key in recovered.keys() {
-        put_key(segment, wall, key, &mut restored);
-    }
+    keys.extend(recovered.keys());
+    put_keys(segment, wall, keys, &mut restored);
     segment.rebuild_caches(wall.now);
     segment
         .counters()
@@ -217,24 +200,45 @@ fn side_of(image: &TaskImage<'_>, wall: WallTime) -> Option<SideRecord> {
     })
 }
 
-/// Makes a key stand for its task again, for the rest of its time.
-fn put_key(
+/// LIMIT: searches for room that fail; a table in which so many did is full.
+const FULL_SEARCHES_MAX: u32 = 64;
+
+/// Makes keys stand for their tasks again, for the rest of their time. What expires last comes first: keys that people chose
+/// live long; of those that client libraries make for a moment, only the newest may still be repeated.
+fn put_keys(
     segment: &Segment,
     wall: WallTime,
-    (key, task, expires_unix_ms): (KeyId, TaskId, u64),
+    mut keys: Vec<(KeyId, TaskId, u64)>,
     restored: &mut Restored,
 ) {
-    if expires_unix_ms <= wall.unix_ms || cfg!(qtf_mutant = "sim_keys_are_not_restored") {
+    if cfg!(qtf_mutant = "sim_keys_are_not_restored") {
         return;
     }
-    let expiry = wall.moment_of(expires_unix_ms).stamp();
+    keys.retain(|&(_, _, expires_unix_ms)| expires_unix_ms > wall.unix_ms);
+    keys.sort_unstable_by_key(|&(key, task, expires_unix_ms)| {
+        (core::cmp::Reverse((expires_unix_ms, task.as_raw())), key)
+    });
     let table = segment.keys();
-    match table.reserve(key, task, expiry, wall.now) {
-        Ok(place) => {
-            table.confirm(place);
-            restored.keys = restored.keys.saturating_add(1);
+    let mut full = 0;
+    for (key, task, expires_unix_ms) in keys {
+        if table.find(key, wall.now).is_some() {
+            continue;
         }
-        Err(_) => restored.keys_dropped = restored.keys_dropped.saturating_add(1),
+        let expiry = wall.moment_of(expires_unix_ms).stamp();
+        let put = if full < FULL_SEARCHES_MAX {
+            table.put_back(key, task, expiry, wall.now)
+        } else {
+            let reserved = table.reserve(key, task, expiry, wall.now);
+            reserved.map(|place| {
+                table.confirm(place);
+            })
+        };
+        if put.is_ok() {
+            restored.keys = restored.keys.saturating_add(1);
+        } else {
+            full += 1;
+            restored.keys_dropped = restored.keys_dropped.saturating_add(1);
+        }
     }
 }
 

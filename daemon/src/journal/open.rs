@@ -231,7 +231,7 @@ fn fill(settings: &Settings, segment: &Segment, recovered: &Recovered) -> Result
     if restored.keys_dropped > 0 {
         tracing::warn!(
             keys = restored.keys_dropped,
-            "idempotency keys found no room: a repeat of their submissions would be a new task; raise segment_bytes"
+            "idempotency keys found no room, those that expire first: a repeat of their submissions would be a new task; raise segment_bytes"
         );
     }
     Ok(())

@@ -508,3 +508,38 @@ fn small_output_that_found_the_arena_full_is_in_the_journal_itself() {
     let read = world.segment().load_blob(&record, part, 0, &mut out);
     assert_eq!((read.unwrap(), out), (output.len(), output));
 }
+
+#[test]
+fn key_that_somebody_chose_outlives_a_crowd_of_keys_that_clients_made_for_a_moment() {
+    let mut world = JournalWorld::new();
+    let capacity = u64::from(world.segment().keys().capacity());
+    let chosen = KeyId::from_words([7, u64::MAX]).unwrap();
+    let taken = world.take_in("exec", |task| {
+        task.key = Some(chosen);
+        task.key_ttl_ms = 3_600_000;
+    });
+    let task = taken.unwrap().task;
+    // More than the table holds, each given back as clients do when they have the answer: the journal knows nothing of that.
+    let last = capacity * 2;
+    for number in 1..=last {
+        let key = KeyId::from_words([number, 0]).unwrap();
+        let taken = world.take_in("exec", |task| {
+            task.key = Some(key);
+            task.key_ttl_ms = 120_000;
+        });
+        world.cancel(taken.unwrap().task).unwrap();
+        world.sync();
+        let now = world.now;
+        world.engine.release_keys(now, &[key]);
+        let ended = world.ends();
+        world.forget(ended[0].0).unwrap();
+        world.sync();
+        world.now = world.now.plus_ns(1_000_000);
+    }
+    let world = world.cold_restart();
+    let known = world.segment().keys().find(chosen, world.now);
+    assert_eq!(known.map(|entry| entry.task), Some(task));
+    let newest = KeyId::from_words([last, 0]).unwrap();
+    assert!(world.segment().keys().find(newest, world.now).is_some());
+    world.verify();
+}

@@ -32,6 +32,7 @@
 //! # Where tested
 //! `keys/tests.rs` (naive model, kill points, nonsense), `shm/tests/loom_keys.rs`.
 
+mod refill;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -99,7 +99,7 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
     }
 
     /// Copies an entry; `None` when it is free, makes no sense, or changed each time.
-    fn entry(&self, index: u32) -> Option<KeyEntry> {
+    pub(super) fn entry(&self, index: u32) -> Option<KeyEntry> {
         let at = self.at(index)?;
         // ORDERING: [keys.entry] Acquire: pairs with the release in `write`.
         let mut before = at.task.load(entry_order());
@@ -132,7 +132,7 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
     }
 
     /// The entries that a key may lie in.
-    fn entries_of(&self, key: KeyId) -> impl Iterator<Item = u32> + use<'s, ENTRIES> {
+    pub(super) fn entries_of(&self, key: KeyId) -> impl Iterator<Item = u32> + use<'s, ENTRIES> {
         // LIMIT: a bucket has at most 8 entries.
         let entries = u32::try_from(ENTRIES).unwrap_or(1);
         let [first, second] = self.buckets_of(key);
@@ -328,6 +328,20 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
         };
         // ORDERING: [keys.entry] as chosen above.
         at.task.store(task.as_raw(), order);
+    }
+
+    /// Moves an entry to a free place.
+    pub(super) fn relocate(&self, from: u32, to: u32) {
+        if let Some(entry) = self.entry(from) {
+            self.write(to, entry.key, entry.task, entry.expiry);
+            if entry.confirmed {
+                self.confirm(KeyPlace {
+                    index: to,
+                    task: entry.task,
+                });
+            }
+        }
+        self.erase(from);
     }
 
     /// Frees an entry; false when it was free.

@@ -346,6 +346,46 @@ fn table_is_seven_tenths_full_before_the_first_key_is_refused() {
 }
 
 #[test]
+fn keys_that_fitted_before_are_put_back_whatever_their_order() {
+    for seed in 1..4 {
+        let cabinet = Cabinet {
+            seed,
+            ..Cabinet::new(256)
+        };
+        let keys = cabinet.keys();
+        let count = u64::from(keys.capacity()) * 19 / 20;
+        for number in 0..count {
+            keys.put_back(key(number * 11), task(number), number + 1, at(0))
+                .unwrap();
+        }
+        let all = cabinet.all();
+        assert_eq!(all.len() as u64, count);
+        for number in 0..count {
+            let entry = all[&key(number * 11)];
+            assert_eq!((entry.task, entry.expiry), (task(number), number + 1));
+            assert!(entry.confirmed);
+        }
+        assert_eq!(keys.misplaced().count(), 0);
+    }
+}
+
+#[test]
+fn full_table_refuses_to_put_back_and_keeps_what_it_has() {
+    let cabinet = Cabinet::new(2);
+    let keys = cabinet.keys();
+    let put = |number| {
+        keys.put_back(key(number), task(number), 9, at(0))
+            .map_err(drop)
+    };
+    let taken: Vec<u64> = (0..64).filter(|&number| put(number).is_ok()).collect();
+    let all: Vec<u64> = (0..64)
+        .filter(|&number| keys.find(key(number), at(0)).is_some())
+        .collect();
+    assert_eq!(taken, all);
+    assert!((8..=16).contains(&taken.len()), "{taken:?}");
+}
+
+#[test]
 fn table_without_room_refuses_with_its_capacity() {
     let cabinet = Cabinet::new(0);
     let refused = cabinet.keys().reserve(key(1), task(1), 5, at(0));
