@@ -229,6 +229,12 @@ fn read_between<S: Copy + PartialEq, T>(
 }
 
 fn copy_task(slot: SlotIndex, task: &TaskSlot, state: StateWord) -> TaskRecord {
+    // First of all fields: a change of priority does not move the state word, so only this order keeps a reader from
+    // meeting the number of that change with the priority before it.
+    let lsn = task.lsn();
+    // ORDERING: [task.lsn] Acquire: orders the copy of the number before those of the other fields; pairs with the fence
+    // in `set_lsn`.
+    fence(Ordering::Acquire);
     TaskRecord {
         slot,
         id: state.id(slot),
@@ -237,7 +243,7 @@ fn copy_task(slot: SlotIndex, task: &TaskSlot, state: StateWord) -> TaskRecord {
         priority: task.priority(),
         phase_time: task.phase_time(),
         queue: task.queue(),
-        lsn: task.lsn(),
+        lsn,
         kind: task.kind_number(),
         timeout_ms: task.timeout_ms(),
         max_attempts: task.max_attempts(),

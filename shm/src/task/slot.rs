@@ -25,7 +25,7 @@
 use crate::blob::BlobRef;
 use crate::id::{ClientIndex, KindIndex};
 use crate::layout::shared::shared_layout;
-use crate::sync::{AtomicU64, Ordering, store_load_load};
+use crate::sync::{AtomicU64, Ordering, fence, store_load_load};
 use crate::task::state::StateWord;
 use crate::time::STAMP_MAX;
 use crate::tree::Key;
@@ -247,8 +247,12 @@ impl TaskSlot {
     }
 
     /// Sets the log sequence number of the task's last record; cut to 48 bits. PLM only, after the state was changed, so
-    /// that a reader may meet the newer state with the older number and never the reverse.
+    /// that a reader may meet the newer state with the older number and never the reverse. What the record says of other
+    /// fields is written before as well: a change of priority leaves the state word as it is.
     pub fn set_lsn(&self, lsn: u64) {
+        // ORDERING: [task.lsn] Release: whoever meets this number also meets the fields that its record is about; pairs
+        // with the fence in `copy_task`.
+        fence(Ordering::Release);
         replace(&self.journal, 16, STAMP_MAX, lsn);
     }
 
