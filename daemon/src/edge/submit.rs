@@ -32,12 +32,10 @@ pub(crate) fn submit_one(
     let now = core.now();
     let uploaded = match spec.payload_upload {
         0 => None,
-        receipt => Some(core.uploads.peek(receipt, session, now).ok_or_else(|| {
-            status::refuse(
-                RefusalReason::UnknownUpload,
-                "upload receipt is not known: it was used, has expired, or is another session's; upload again",
-            )
-        })?),
+        receipt => match core.uploads.peek(receipt, session, now) {
+            Some(blob) => Some(blob),
+            None => return submitted_before(core, spec),
+        },
     };
     let payload = match uploaded {
         Some(_) if !spec.payload.is_empty() => {
@@ -80,6 +78,22 @@ pub(crate) fn submit_one(
         core.uploads.use_up(spec.payload_upload);
     }
     Ok(accepted)
+}
+
+/// A submission whose receipt is not good: it may be the repeat of one that has used it up.
+fn submitted_before(core: &Core, spec: &TaskSpec) -> Result<Accepted, Refusal> {
+    let before = match key_of(spec)? {
+        Some(key) => core.engine.submitted_before(core.now(), key),
+        None => Ok(None),
+    };
+    before
+        .map_err(|rejection| status::refusal_of(&rejection))?
+        .ok_or_else(|| {
+            status::refuse(
+                RefusalReason::UnknownUpload,
+                "upload receipt is not known: it was used, has expired, or is another session's; upload again",
+            )
+        })
 }
 
 /// How long the key of a task is remembered.

@@ -33,6 +33,30 @@ async fn collect(mut stream: tonic::Streaming<OutputChunk>) -> Vec<u8> {
 }
 
 #[test]
+fn repeat_of_a_submission_that_used_its_receipt_up_is_the_same_task() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let payload = pattern(100_000);
+        let upload = tokio_stream::iter(chunks(0, payload.len() as u64, &payload));
+        let receipt = peer.plm.upload_payload(upload).await.unwrap();
+        let task = TaskSpec {
+            payload_upload: receipt.into_inner().upload,
+            idempotency_key: vec![7; 16].into(),
+            ..noop(b"")
+        };
+        let first = peer.submit(task.clone()).await.unwrap();
+        assert_eq!(peer.submit(task.clone()).await.unwrap(), first);
+        let other = TaskSpec {
+            idempotency_key: vec![8; 16].into(),
+            ..task
+        };
+        let refused = peer.submit(other).await.unwrap_err();
+        let reason = refusal_of(&refused).unwrap().reason();
+        assert_eq!(reason, RefusalReason::UnknownUpload);
+    });
+}
+
+#[test]
 fn large_payload_and_large_output_travel_in_chunks_unchanged() {
     on_both(&small(), |daemon| async move {
         let mut peer = Peer::new(&daemon).await;
