@@ -6,6 +6,8 @@
 //! - I2: space is taken before the first byte is written, so a full disk is told at creation; a file that was not finished is
 //!   removed.
 //! - I3: a file's length is compared with its reference at each read.
+//! - I5: behind its bytes a file carries a CRC32C of each block of 64 KiB, and each read checks the blocks that it touches: a
+//!   flipped bit is an error of the task it belongs to, never other bytes.
 //! - I4: the files of one store never hold more than its bound together: a file's length is counted before the file is made, and
 //!   until it is removed. What lies there at the start of a daemon is counted by [`SpillStore::remove_others`].
 //!
@@ -29,6 +31,9 @@ const NUMBERS_TRIED_MAX: u32 = 64;
 const SUFFIX: &str = ".spill";
 /// Bytes read at a time for a checksum.
 const PIECE_BYTES: usize = 64 << 10;
+/// Bytes with a checksum of their own, and its size.
+const BLOCK_BYTES: u64 = 64 << 10;
+const SUM_BYTES: u64 = 4;
 /// LIMIT: 4 GiB, the default of the daemon's setting.
 pub const SPILL_LIMIT_DEFAULT: u64 = 4 << 30;
 
@@ -150,6 +155,16 @@ pub enum SpillError {
         /// What it should be.
         expected: u64,
     },
+    /// Bytes are not what was written.
+    #[error(
+        "spill file {file} is damaged in the 64 KiB from byte {offset} on: the checksum does not fit; check the disk, and submit the task again"
+    )]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where the block begins.
+        offset: u64,
+    },
     /// More or fewer bytes were written than announced.
     #[error("{written} bytes were written of {expected} announced")]
     Announced {
@@ -218,7 +233,7 @@ impl SpillStore {
                 .and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(SUFFIX))
                 .and_then(|digits| u32::from_str_radix(digits, 16).ok());
             if let Some(number) = number {
-                files.push((number, entry.metadata()?.len()));
+                files.push((number, data_bytes(entry.metadata()?.len())));
             }
         }
         Ok(files)
@@ -355,12 +370,14 @@ impl SpillStore {
             number,
             len,
             written: 0,
+            sum: 0,
+            sums: Vec::new(),
             finished: false,
             room: Arc::clone(&self.room),
         };
         if len > 0 {
             // LIMIT: blobs are far below the largest offset.
-            let length = i64::from(len);
+            let length = i64::try_from(file_bytes(total_len)).unwrap_or(i64::MAX);
             posix_fallocate(&writer.file, 0, length)
                 .map_err(|errno| self.refusal(errno, total_len, &writer.path))?;
         }
@@ -393,18 +410,23 @@ impl SpillStore {
         let file = File::open(&path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?.len();
         let expected = u64::from(len);
-        if found != expected {
+        if found != file_bytes(expected) {
             return Err(SpillError::Length {
                 file: path,
                 found,
-                expected,
+                expected: file_bytes(expected),
             });
         }
         let rest = expected.saturating_sub(offset);
         let count = usize::try_from(rest).unwrap_or(usize::MAX).min(out.len());
-        file.read_exact_at(&mut out[..count], offset)
-            .map_err(failed)?;
-        Ok(count)
+        let whole = Checked {
+            file: &file,
+            len: expected,
+        };
+        match whole.read(offset, &mut out[..count]).map_err(failed)? {
+            None => Ok(count),
+            Some(offset) => Err(SpillError::Damaged { file: path, offset }),
+        }
     }
 
     /// Removes a blob's file, whose bytes are free from now on. A file that is not there is as good as removed.
@@ -500,6 +522,9 @@ pub struct SpillWriter {
     number: u32,
     len: u32,
     written: u64,
+    /// Checksum of the block that is being written, and those of the blocks before.
+    sum: u32,
+    sums: Vec<u8>,
     finished: bool,
     room: Arc<Room>,
 }
@@ -523,8 +548,29 @@ impl SpillWriter {
                 file: self.path.clone(),
                 source,
             })?;
+        self.note_sums(bytes);
         self.written = end;
         Ok(())
+    }
+
+    fn note_sums(&mut self, mut bytes: &[u8]) {
+        let mut at = self.written;
+        while !bytes.is_empty() {
+            let left = BLOCK_BYTES - at % BLOCK_BYTES;
+            let count = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+            let (now, later) = bytes.split_at(count);
+            self.sum = crc32c::crc32c_append(self.sum, now);
+            at = at.saturating_add(now.len() as u64);
+            bytes = later;
+            if at.is_multiple_of(BLOCK_BYTES) {
+                self.end_block();
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        self.sums.extend_from_slice(&self.sum.to_le_bytes());
+        self.sum = 0;
     }
 
     /// Bytes written so far.
@@ -536,7 +582,7 @@ impl SpillWriter {
     /// Ends the file; the reference belongs into a slot from now on.
     ///
     /// # Errors
-    /// Fewer bytes were written than announced.
+    /// Fewer bytes were written than announced, or the checksums cannot be written.
     pub fn finish(mut self) -> Result<BlobRef, SpillError> {
         if self.written != u64::from(self.len) {
             return Err(SpillError::Announced {
@@ -544,6 +590,14 @@ impl SpillWriter {
                 expected: u64::from(self.len),
             });
         }
+        if !self.written.is_multiple_of(BLOCK_BYTES) {
+            self.end_block();
+        }
+        let summed = self.file.write_all_at(&self.sums, self.written);
+        summed.map_err(|source| SpillError::File {
+            file: self.path.clone(),
+            source,
+        })?;
         self.finished = true;
         Ok(BlobRef::Spill {
             number: self.number,
@@ -559,6 +613,51 @@ impl Drop for SpillWriter {
             let _ = fs::remove_file(&self.path);
             self.room.give_back(u64::from(self.len));
         }
+    }
+}
+
+/// Length of a file with so many bytes: behind them lies a checksum of each block.
+const fn file_bytes(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes.div_ceil(BLOCK_BYTES) * SUM_BYTES)
+}
+
+/// Bytes in a file of this length, without the checksums.
+const fn data_bytes(file_bytes: u64) -> u64 {
+    file_bytes.saturating_sub(file_bytes.div_ceil(BLOCK_BYTES + SUM_BYTES) * SUM_BYTES)
+}
+
+/// A file that is read block by block.
+struct Checked<'f> {
+    file: &'f File,
+    /// Bytes in front of the checksums.
+    len: u64,
+}
+
+impl Checked<'_> {
+    /// Fills `out` from `offset` on; the range lies within the bytes. `Some` is where a damaged block begins.
+    fn read(&self, offset: u64, mut out: &mut [u8]) -> io::Result<Option<u64>> {
+        let mut block = Vec::new();
+        let mut at = offset;
+        while !out.is_empty() {
+            let start = at - at % BLOCK_BYTES;
+            let size = (self.len - start).min(BLOCK_BYTES);
+            block.resize(usize::try_from(size).unwrap_or(usize::MAX), 0);
+            self.file.read_exact_at(&mut block, start)?;
+            let mut sum = [0; SUM_BYTES as usize];
+            let place = self.len + start / BLOCK_BYTES * SUM_BYTES;
+            self.file.read_exact_at(&mut sum, place)?;
+            if crc32c::crc32c(&block) != u32::from_le_bytes(sum) {
+                return Ok(Some(start));
+            }
+            let skipped = usize::try_from(at - start).unwrap_or(usize::MAX);
+            let wanted = block.get(skipped..).unwrap_or_default();
+            let count = wanted.len().min(out.len());
+            let (now, later) = out.split_at_mut(count);
+            now.copy_from_slice(&wanted[..count]);
+            out = later;
+            at = at.saturating_add(count as u64);
+        }
+        Ok(None)
     }
 }
 
@@ -588,6 +687,48 @@ mod tests {
             store.secure(BlobRef::None),
             Err(SpillError::NotSpilled)
         ));
+    }
+
+    #[test]
+    fn each_flipped_bit_is_named_by_whoever_reads_the_block() {
+        let (_dir, store) = store();
+        let bytes: Vec<u8> = (0..140_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut writer = store.create(bytes.len() as u64).unwrap();
+        for piece in bytes.chunks(50_001) {
+            writer.write(piece).unwrap();
+        }
+        let blob = writer.finish().unwrap();
+        let BlobRef::Spill { number, .. } = blob else {
+            panic!("in a file");
+        };
+        let path = store.path_of(number);
+        let whole = fs::read(&path).unwrap();
+        let mut out = vec![0; 140_000];
+        assert_eq!(store.read_at(blob, 0, &mut out).unwrap(), 140_000);
+        assert_eq!(out, bytes);
+        assert_eq!(store.read_at(blob, 65_530, &mut out[..100]).unwrap(), 100);
+        assert_eq!(out[..100], bytes[65_530..65_630]);
+        for at in (0..whole.len()).step_by(4_999).chain(140_000..whole.len()) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(&path, &flipped).unwrap();
+            let block = if at < 140_000 {
+                at >> 16
+            } else {
+                (at - 140_000) / 4
+            };
+            match store.crc32c(blob) {
+                Err(SpillError::Damaged { offset, .. }) => assert_eq!(offset, (block as u64) << 16),
+                other => panic!("byte {at}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_of_files_and_of_their_bytes_belong_together() {
+        for bytes in [0, 1, 65_535, 65_536, 65_537, 131_072, 131_073, 1 << 30] {
+            assert_eq!(data_bytes(file_bytes(bytes)), bytes);
+        }
     }
 
     #[test]
