@@ -277,10 +277,28 @@ impl<'a> Walk<'a> {
         JournalError::damaged(&self.logs[at].name, offset, end.lsn.next(), why)
     }
 
+    /// What lies behind the last record was written behind it: it carries that one's checksum. Its length or ordinal may be
+    /// what was damaged, and by these alone it looks like something older in a file that is used again.
+    fn names_the_last(&self, at: usize, end: &End) -> bool {
+        let from = if end.log == at {
+            end.offset
+        } else {
+            HEADER_BYTES
+        };
+        let head = self
+            .logs
+            .get(at)
+            .and_then(|_| (self.content)(at)?.get(from..));
+        end.lsn != Lsn::NONE
+            && head.is_some_and(|head| {
+                head.len() >= frame::HEAD_BYTES && frame::read_u32(head, frame::AT_PREV) == end.crc
+            })
+    }
+
     /// The tail rule.
     fn cut(&self, at: usize, mut end: End, bad: Option<BadFrame>) -> Result<End, JournalError> {
         let wanted = end.lsn.next();
-        let mut is_torn = bad == Some(BadFrame::Checksum);
+        let mut is_torn = bad == Some(BadFrame::Checksum) || self.names_the_last(at, &end);
         for (number, log) in self.logs.iter().enumerate().skip(at) {
             let from = if number == end.log {
                 end.offset

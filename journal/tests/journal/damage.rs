@@ -250,6 +250,12 @@ fn bit_flipped_at_every_byte_is_found_or_cuts_the_last_group() {
                         Some(lsn - 1),
                         "{what}: only what was hit and what follows"
                     );
+                    let cut = open_tail(&sample.images, &config(0)).unwrap().cut;
+                    assert_eq!(
+                        cut.map(|cut| cut.lsn.get()),
+                        Some(lsn),
+                        "{what}: the cut is told"
+                    );
                     cuts += 1;
                 }
                 Some(_) => {
