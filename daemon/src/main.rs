@@ -39,7 +39,9 @@ fn configure(flags: &Flags) -> anyhow::Result<Settings> {
 fn run(settings: Settings) -> Exit {
     // Before the first thread, so that all of them leave these signals to the wait below.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    if let Err(error) = signals.thread_block() {
+    // A write beyond the limit of file sizes (ulimit -f) then fails with EFBIG, and is named as any other failure.
+    let held = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGXFSZ]);
+    if let Err(error) = held.thread_block() {
         say(&format!("qtfd: signals cannot be blocked: {error}"));
         return Exit::Failed;
     }

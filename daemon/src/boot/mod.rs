@@ -266,7 +266,7 @@ fn memory_segment(settings: &Settings, spec: &SegmentSpec) -> Result<Made, BootE
         Earlier::None(adoption) => report_parked(&adoption),
     }
     let segment = Segment::create_named(spec, |_| Ok::<(), CreateError>(()))?;
-    tracing::info!(id = ?segment.shm_id(), "segment made");
+    tracing::info!(id = segment.shm_id(), "segment made");
     Ok(made(segment, StartKind::Fresh))
 }
 

@@ -350,6 +350,12 @@ impl Settings {
     }
 
     fn checked(self) -> Result<Self, SettingsError> {
+        let journal = self.journal.as_ref();
+        if journal.is_some_and(|journal| journal.data_dir.as_os_str().is_empty()) {
+            return Err(SettingsError::Together(
+                "data_dir is empty: name a folder, or leave it out for no journal",
+            ));
+        }
         if self.times.heartbeat >= self.times.lease {
             return Err(SettingsError::Together(
                 "heartbeat_ms must be below lease_ms, or every worker looks dead",
@@ -393,6 +399,15 @@ mod tests {
         let text = settings.unwrap().to_toml();
         let raw = RawConfig::from_toml(std::path::Path::new("printed"), &text).unwrap();
         assert_eq!(Settings::from_raw(raw).unwrap().to_toml(), text);
+    }
+
+    #[test]
+    fn an_empty_data_folder_is_refused_by_name() {
+        let text = refusal(RawConfig {
+            data_dir: Some("".into()),
+            ..RawConfig::default()
+        });
+        assert!(text.contains("data_dir is empty"), "{text}");
     }
 
     #[test]

@@ -199,11 +199,14 @@ fn cold(settings: &Settings, mut spec: SegmentSpec, dir: DataDir) -> Result<Open
     report_cut(&opened);
     let is_first = opened.end == Lsn::NONE && recovered.snapshot.is_none();
     if is_first {
-        tracing::info!(id = ?segment.shm_id(), "segment made, the journal is new");
+        tracing::info!(id = segment.shm_id(), "segment made, the journal is new");
     } else {
         tracing::info!(
-            id = ?segment.shm_id(), tasks = recovered.tasks_count(), records = recovered.records,
-            end = opened.end.get(), took_ms = began.elapsed().as_millis(),
+            id = segment.shm_id(),
+            tasks = recovered.tasks_count(),
+            records = recovered.records,
+            end = opened.end.get(),
+            took_ms = began.elapsed().as_millis(),
             "segment made, tasks restored from the journal"
         );
     }
