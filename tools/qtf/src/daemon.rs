@@ -2,7 +2,9 @@
 //!
 //! Tested at the end of this file and in `tests/exit_codes.rs`.
 
+use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use qtf_client::{CallError, Client, ConnectError, Refusal, SubmitError, WatchError};
@@ -12,9 +14,14 @@ use crate::args::GlobalArgs;
 use crate::exit::{Exit, Failure};
 use crate::last::LastFile;
 use crate::notices::{RECONNECT_FOR, Teller};
+use crate::output::message;
 
 /// Name under which this program is listed by the daemon; part of the caller's identity.
 pub(crate) const CLIENT_NAME: &str = "qtf";
+
+/// A daemon that was started the moment before, as in `qtfd & qtf submit ..`, has its socket by then.
+const JUST_STARTED: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A connection and the address it was made to.
 #[derive(Clone, Debug)]
@@ -50,6 +57,40 @@ impl Daemon {
         ))
     }
 
+    /// As [`connect`](Self::connect), for commands that outlive their daemon: where one was killed, its successor is waited for.
+    pub(crate) async fn connect_or_await(
+        global: &GlobalArgs,
+        limit: Duration,
+    ) -> Result<Self, Failure> {
+        let addresses = match given_address(global)? {
+            Some(address) => vec![address],
+            None => default_addresses().to_vec(),
+        };
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            let failure = match Daemon::connect(global).await {
+                Ok(daemon) => return Ok(daemon),
+                Err(failure) if failure.exit() != Exit::Unreachable => return Err(failure),
+                Err(failure) => failure,
+            };
+            let left = left_behind(&addresses).await;
+            if let Some(address) = left.filter(|_| !told && began.elapsed() < limit) {
+                told = true;
+                message(format!(
+                    "no daemon, but the socket of one that was killed: waiting up to {} s for the next at {address}",
+                    limit.as_secs_f64()
+                ));
+            }
+            // The next one removes the old socket before it makes its own.
+            let patience = if told { limit } else { limit.min(JUST_STARTED) };
+            if began.elapsed() >= patience {
+                return Err(failure);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Connects to one address; what is told while it is awaited goes above `bar`.
     pub(crate) async fn at(
         address: &Address,
@@ -72,6 +113,19 @@ impl Daemon {
     pub(crate) fn last(&self) -> LastFile {
         LastFile::of(&self.address)
     }
+}
+
+/// The address whose socket file a daemon left that ended without removing it.
+async fn left_behind(addresses: &[Address]) -> Option<&Address> {
+    for address in addresses {
+        if let Address::Unix(path) = address
+            && let Err(error) = tokio::net::UnixStream::connect(path).await
+            && error.kind() == io::ErrorKind::ConnectionRefused
+        {
+            return Some(address);
+        }
+    }
+    None
 }
 
 /// The address of `--addr` or `QTF_ADDR`, when there is one.

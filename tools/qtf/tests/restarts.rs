@@ -140,3 +140,27 @@ fn wait_and_result_find_a_journal_task_after_a_cold_start() {
         .expect_code(0);
     assert_eq!(result.text(), "through\n");
 }
+
+#[test]
+fn commands_that_outlive_a_daemon_wait_for_the_next_where_one_was_killed() {
+    let mut system = System::start();
+    let address = system.place.address();
+    let at = ["--addr", address.as_str()];
+    let submit = [&at[..], &["submit", "--key", "k", "--", "echo", "out"]].concat();
+    let first = system.place.qtf(&submit).expect_code(0);
+    system.daemon.kill();
+    // What only looks does not wait.
+    system.place.qtf([&at[..], &["ps"]].concat()).expect_code(5);
+    let short = [&at[..], &["wait", "last", "--timeout", "1"]].concat();
+    let done = system.place.qtf(short).expect_code(5);
+    assert!(done.stderr.contains("up to 1 s"), "{}", done.stderr);
+
+    let mut waiting = system.qtf(&["wait", "last"]);
+    let mut again = system.qtf(&["submit", "--key", "k", "--", "echo", "out"]);
+    waiting.line_with("waiting up to 30 s for the next");
+    again.line_with("waiting up to 30 s for the next");
+    system.daemon = start_daemon(&system.place);
+    again.line_with(first.text().trim());
+    assert_eq!(again.wait().code(), Some(0));
+    assert_eq!(waiting.wait().code(), Some(0));
+}

@@ -18,6 +18,7 @@ use crate::daemon::Daemon;
 use crate::exit::{Ending, Exit, Failure};
 use crate::indexes::IndexSet;
 use crate::last::Submission;
+use crate::notices::RECONNECT_FOR;
 use crate::output::{message, print_json, print_lines};
 use crate::records::durability_name;
 use crate::signals::EndSignals;
@@ -55,7 +56,10 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
             stdin: stdin_of_task(args.stdin.clone()).await?,
             args,
         };
-        Ok::<_, Failure>((common, Daemon::connect(global).await?))
+        Ok::<_, Failure>((
+            common,
+            Daemon::connect_or_await(global, RECONNECT_FOR).await?,
+        ))
     };
     let (common, daemon) = tokio::select! {
         ready = ready => ready?,

@@ -12,6 +12,7 @@ use crate::args::{GlobalArgs, OutputMode, WaitArgs};
 use crate::daemon::{Daemon, exit_of};
 use crate::durations::age;
 use crate::exit::{Ending, Exit, Failure};
+use crate::notices::RECONNECT_FOR;
 use crate::output::{Listed, message, print_list};
 use crate::records::{OutcomeRecord, describe, end_line, state_name};
 
@@ -69,7 +70,10 @@ struct Waiting {
 
 /// Waits for the ends of tasks.
 pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
-    let daemon = Daemon::connect(global).await?;
+    let limit = args
+        .timeout
+        .map_or(RECONNECT_FOR, |timeout| timeout.max(ASK).min(RECONNECT_FOR));
+    let daemon = Daemon::connect_or_await(global, limit).await?;
     let Selected {
         ids,
         freed_when_done,

@@ -84,12 +84,19 @@ impl From<&TaskInfo> for TaskRecord {
 }
 
 impl TaskRecord {
+    /// The attempt that would be the last one if it failed: one that lost its worker uses up none of them. A revived task had
+    /// attempts before, whose ends are no longer counted.
+    fn attempts_at_most(&self) -> u32 {
+        let at_most = self.max_attempts.saturating_add(self.losses);
+        at_most.max(self.attempt)
+    }
+
     /// Everything, as names and values for people.
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
         let ms = |value: Option<u32>| value.map(|ms| age(u64::from(ms))).unwrap_or_default();
         let attempts = format!(
-            "{} of {} ({} failed, {} lost their worker)",
-            self.attempt, self.max_attempts, self.failures, self.losses
+            "{} ({} of {} failed, {} lost their worker)",
+            self.attempt, self.failures, self.max_attempts, self.losses
         );
         let member = self
             .array_index
@@ -178,7 +185,7 @@ impl Listed for TaskRecord {
         vec![
             self.id.clone(),
             self.state.to_owned(),
-            format!("{}/{}", self.attempt, self.max_attempts),
+            format!("{}/{}", self.attempt, self.attempts_at_most()),
             self.priority.to_string(),
             or_dash(self.worker.clone().unwrap_or_default()),
             or_dash(self.node.clone()),
@@ -294,6 +301,21 @@ mod tests {
         }
         assert_eq!(record.cells().len(), TaskRecord::COLUMNS.len());
         assert_eq!(json["id"], "#0");
+    }
+
+    #[test]
+    fn an_attempt_that_lost_its_worker_does_not_look_like_one_too_many() {
+        let info = TaskInfo {
+            attempt: 2,
+            max_attempts: 1,
+            losses: 1,
+            ..TaskInfo::default()
+        };
+        let record = TaskRecord::from(&info);
+        assert!(record.cells().contains(&"2/2".to_owned()));
+        let fields = record.fields();
+        let attempt = fields.iter().find(|(name, _)| *name == "attempt").unwrap();
+        assert_eq!(attempt.1, "2 (0 of 1 failed, 1 lost their worker)");
     }
 
     #[test]
