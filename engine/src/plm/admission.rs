@@ -72,7 +72,7 @@ impl Plm {
     ) -> Result<Accepted, Rejection> {
         self.check_intake(submission)?;
         if let Some(key) = submission.key
-            && let Some(known) = self.repeated(turn.segment, turn.now, key)
+            && let Some(known) = self.repeated(turn.segment, turn.now, key)?
         {
             return Ok(known);
         }

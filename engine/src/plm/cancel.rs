@@ -35,12 +35,12 @@ impl Plm {
                         .task(slot)
                         .set_outcome(outcome(OutcomeKind::Cancelled));
                     if self.finish(turn, slot, state, Event::Cancel) {
-                        return Ok(self.answer(turn.segment.task(slot), Phase::Cancelled));
+                        return self.answer(turn.segment.task(slot), Phase::Cancelled);
                     }
                 }
                 Phase::Assigned | Phase::Running => {
                     if self.request_stop(turn, slot, state)? {
-                        return Ok(self.answer(turn.segment.task(slot), state.phase()));
+                        return self.answer(turn.segment.task(slot), state.phase());
                     }
                 }
                 Phase::Ended if state.is_judged() => {
@@ -50,7 +50,7 @@ impl Plm {
                     self.conclude(turn, workers, slot, state);
                 }
                 Phase::Cancelled => {
-                    return Ok(self.answer(turn.segment.task(slot), Phase::Cancelled));
+                    return self.answer(turn.segment.task(slot), Phase::Cancelled);
                 }
                 phase @ (Phase::Done | Phase::Failed | Phase::DeadLetter) => {
                     return Err(Rejection::wrong_state(
@@ -81,7 +81,7 @@ impl Plm {
     ) -> Result<Answer, Rejection> {
         let task = turn.segment.task(slot);
         match judge(Record::of(task, state), task.outcome()) {
-            Judgement::Cancelled => Ok(self.answer(task, Phase::Cancelled)),
+            Judgement::Cancelled => self.answer(task, Phase::Cancelled),
             Judgement::Done | Judgement::Again { .. } | Judgement::Failed { .. } => {
                 let action = "it has ended and cannot be cancelled";
                 Err(Rejection::wrong_state(id, state.phase(), action))
@@ -161,6 +161,6 @@ impl Plm {
         turn.segment.counters().add(Counter::TaskUpdated, 1);
         let record = journal::Record::Update { task: id, priority };
         self.note(turn, (slot, mark), &record);
-        Ok(self.answer(task, phase))
+        self.answer(task, phase)
     }
 }

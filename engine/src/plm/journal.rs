@@ -308,7 +308,7 @@ fn append(appender: &mut Appender, record: &Record<'_>) -> Option<Lsn> {
     appender.push_always(record).ok()
 }
 
-fn no_room() -> Rejection {
+pub(super) fn no_room() -> Rejection {
     Rejection::for_now(
         RejectReason::JournalFull,
         Detail::Plain(

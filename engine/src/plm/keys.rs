@@ -35,30 +35,35 @@ impl Plm {
         if let Some(journal) = &self.journal {
             journal.check_open()?;
         }
-        Ok(self.repeated(segment, now, key))
+        self.repeated(segment, now, key)
     }
 
     /// The answer to a submission whose key is known.
-    pub(super) fn repeated(&self, segment: &Segment, now: Now, key: KeyId) -> Option<Accepted> {
-        let entry = segment.keys().find(key, now)?;
+    pub(super) fn repeated(
+        &self,
+        segment: &Segment,
+        now: Now,
+        key: KeyId,
+    ) -> Result<Option<Accepted>, Rejection> {
+        let Some(entry) = segment.keys().find(key, now) else {
+            return Ok(None);
+        };
         let first = find(segment, entry.task)
             .ok()
-            .map(|(slot, _)| segment.task(slot));
+            .map(|(slot, state)| (segment.task(slot), state.phase()));
         segment.counters().add(Counter::KeyRepeated, 1);
-        let is_journalled = first.is_some_and(|task| self.is_journalled(task));
-        Some(Accepted {
+        let mut accepted = Accepted {
             task: entry.task,
-            durable: first
-                .filter(|_| is_journalled)
-                .and_then(|task| self.journal.as_ref()?.awaited(task)),
-            durability: if is_journalled {
-                Durability::Journal
-            } else {
-                Durability::Memory
-            },
+            durable: None,
+            durability: Durability::Memory,
             is_repeat: true,
             result_expired: first.is_none(),
-        })
+        };
+        if let Some((task, phase)) = first.filter(|(task, _)| self.is_journalled(task)) {
+            accepted.durable = self.answer(task, phase)?.durable;
+            accepted.durability = Durability::Journal;
+        }
+        Ok(Some(accepted))
     }
 
     /// Client keys that need not be known any more.

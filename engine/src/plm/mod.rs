@@ -162,10 +162,13 @@ impl Plm {
     }
 
     /// An answer that waits for everything the slot says.
-    fn answer(&self, task: &TaskSlot, phase: Phase) -> Answer {
-        Answer {
-            phase,
-            durable: self.awaited(task),
+    ///
+    /// # Errors
+    /// What the slot says found no room in the journal: the sweep brings it there, and asking again waits for that.
+    fn answer(&self, task: &TaskSlot, phase: Phase) -> Result<Answer, Rejection> {
+        match self.awaited(task) {
+            Some(lsn) if lsn.get() == LSN_UNDER_WAY => Err(journal::no_room()),
+            durable => Ok(Answer { phase, durable }),
         }
     }
 

@@ -189,3 +189,31 @@ fn expiry_waits_for_room() {
     world.settle_for(2 * SECOND);
     assert!(world.engine.check(task).is_err());
 }
+
+#[test]
+fn nobody_waits_for_a_record_that_found_no_room_but_asks_again() {
+    let mut world = JournalWorld::new();
+    let key = qtf_shm::KeyId::from_words([3, 4]).unwrap();
+    let taken = world.take_in("exec", |task| task.key = Some(key));
+    let task = taken.unwrap().task;
+    world.sync();
+    world.cancel(task).unwrap();
+    world.sync();
+    // What is left when a change is not in the journal: the highest lsn there is.
+    world
+        .segment()
+        .task(task.slot())
+        .set_lsn(qtf_journal::LSN_MAX);
+    let refused = world.cancel(task).unwrap_err();
+    assert_eq!(refused.reason, RejectReason::JournalFull);
+    let repeat = world.take_in("exec", |task| task.key = Some(key));
+    assert_eq!(repeat.unwrap_err().reason, RejectReason::JournalFull);
+    // The sweep journals it again.
+    world.settle_for(120 * SECOND);
+    world.sync();
+    let answer = world.cancel(task).unwrap();
+    assert!(answer.durable.is_none_or(|lsn| lsn <= world.last()));
+    let repeat = world.take_in("exec", |task| task.key = Some(key)).unwrap();
+    assert_eq!((repeat.task, repeat.is_repeat), (task, true));
+    assert!(repeat.durable.is_none_or(|lsn| lsn <= world.last()));
+}
