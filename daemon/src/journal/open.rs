@@ -61,7 +61,8 @@ pub(crate) fn open(
     dir: DataDir,
 ) -> Result<Opening, BootError> {
     let folder = &settings.runtime_dir;
-    let found = match Segment::adopt_named(&spec, folder)? {
+    let (adopted, opened) = look(&dir, || Segment::adopt_named(&spec, folder));
+    let found = match adopted? {
         Earlier::None(adoption) => {
             crate::boot::report_parked(&adoption);
             None
@@ -69,7 +70,7 @@ pub(crate) fn open(
         Earlier::Adopted(segment, adoption) => Some((*segment, adoption)),
     };
     if let Some((segment, adoption)) = found {
-        let opened = qtf_journal::open_tail(&*dir.storage, &dir.config)?;
+        let opened = opened?;
         match fit(settings, &segment, &opened, &dir)? {
             Fit::Fits => return hot(segment, &adoption, &opened, dir),
             Fit::Stale => set_aside(settings, &segment)?,
@@ -77,6 +78,22 @@ pub(crate) fn open(
         }
     }
     cold(settings, spec, dir)
+}
+
+/// Adopts the segment, and looks for the end of the journal meanwhile: both read some hundred megabytes.
+fn look<T>(dir: &DataDir, adopt: impl FnOnce() -> T) -> (T, Result<Opened, JournalError>) {
+    let open_tail = || qtf_journal::open_tail(&*dir.storage, &dir.config);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, open_tail);
+        let adopted = adopt();
+        let opened = match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(cause)) => std::panic::resume_unwind(cause),
+            // Without a thread, one after the other.
+            Err(_) => open_tail(),
+        };
+        (adopted, opened)
+    })
 }
 
 /// Whether a segment goes with a journal.

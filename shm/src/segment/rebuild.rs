@@ -33,6 +33,8 @@ pub struct Rebuilt {
     pub lost_references: u64,
     /// Highest number of a journal's record in any slot.
     pub lsn_top: u64,
+    /// Tasks for a journal that have no record's number yet.
+    pub unnumbered: u64,
     /// Idempotency keys that were not confirmed.
     pub keys: SettledKeys,
 }
@@ -64,6 +66,7 @@ impl Segment {
             impossible: survey.impossible,
             lost_references: survey.lost_references,
             lsn_top: survey.lsn_top,
+            unnumbered: survey.unnumbered,
             keys: self.settle_keys(),
         };
         // A panic elsewhere changes nothing about these numbers.
@@ -76,6 +79,12 @@ impl Segment {
     /// while other processes were attached.
     pub fn last_rebuild(&self) -> Option<Rebuilt> {
         *self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, once: whoever takes over from here on changes what it says.
+    pub fn take_last_rebuild(&self) -> Option<Rebuilt> {
+        let mut last = self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner);
+        last.take()
     }
 
     /// Removes spill files that no slot refers to. Only at the start of a daemon, after [`Segment::rebuild_caches`].

@@ -17,7 +17,7 @@ use crate::segment::Segment;
 use crate::segment::client_counts::ClientCounts;
 use crate::segment::free::chunk_owner;
 use crate::segment::sanity::is_impossible;
-use crate::task::slot::TaskSlot;
+use crate::task::slot::{TaskOptions, TaskSlot};
 use crate::task::state::{Event, Owner, Phase, StateWord};
 use crate::time::Now;
 use crate::tree::{Key, MinTree};
@@ -46,6 +46,8 @@ pub(super) struct Survey {
     pub(super) gen_top: u64,
     /// Highest number of a journal's record in any slot that is in use.
     pub(super) lsn_top: u64,
+    /// Tasks for a journal that have no record's number yet.
+    pub(super) unnumbered: u64,
 }
 
 impl Survey {
@@ -113,6 +115,7 @@ impl Survey {
             lost_references: 0,
             gen_top: 0,
             lsn_top: 0,
+            unnumbered: 0,
         }
     }
 
@@ -132,6 +135,7 @@ impl Survey {
         self.lost_references += other.lost_references;
         self.gen_top = self.gen_top.max(other.gen_top);
         self.lsn_top = self.lsn_top.max(other.lsn_top);
+        self.unnumbered += other.unnumbered;
     }
 
     /// Reads some slots; the range starts at a multiple of the trees' granule.
@@ -160,7 +164,7 @@ impl Survey {
                     continue;
                 };
                 let task = segment.task(slot);
-                self.lsn_top = self.lsn_top.max(task.lsn());
+                self.note_lsn(task);
                 ready.push(ready_key_of(task, state));
                 timers.push(timer_key_of(task, state, timers.next_leaf(), now));
                 self.clients.note(task, phase);
@@ -199,6 +203,14 @@ impl Survey {
                 quarantined
             }
             Err(_) => segment.task(slot).state(),
+        }
+    }
+
+    fn note_lsn(&mut self, task: &TaskSlot) {
+        let lsn = task.lsn();
+        self.lsn_top = self.lsn_top.max(lsn);
+        if lsn == 0 && task.options().has(TaskOptions::JOURNAL) {
+            self.unnumbered += 1;
         }
     }
 

@@ -7,6 +7,7 @@ use crate::id::{AttachIndex, TaskId};
 use crate::segment::{Part, RestoredTask, Segment};
 use crate::sync::Ordering;
 use crate::sync::kill::{Killed, killed_after};
+use crate::task::slot::TaskOptions;
 use crate::task::state::{Event, Phase};
 use crate::time::Now;
 
@@ -160,6 +161,7 @@ fn large_segment_read_by_two_threads_is_rebuilt_as_a_small_one() {
         let task = RestoredTask {
             stamp: u64::from(slot.get()),
             lsn: u64::from(slot.get()),
+            options: TaskOptions::JOURNAL,
             ..RestoredTask::new(TaskId::new(5, slot))
         };
         segment.restore_task(&task).unwrap();
@@ -168,6 +170,7 @@ fn large_segment_read_by_two_threads_is_rebuilt_as_a_small_one() {
     let expected = (1_u64 << 18).div_ceil(3);
     assert_eq!(rebuilt.tasks, expected + u64::from(last % 3 != 0));
     assert_eq!(rebuilt.lsn_top, u64::from(last));
+    assert_eq!(rebuilt.unnumbered, 1, "that of slot 0");
     assert_eq!(segment.counters().gauge(Phase::Ready), rebuilt.tasks);
     let report = segment.verify();
     assert!(!report.broken(), "{report:?}");
