@@ -73,6 +73,7 @@ fn wrong_command_lines_end_with_2_and_name_the_fix() {
         (&["submit", "--array", "5-1", "--", "x"], "1-5"),
         (&["submit", "--", "x", "%{index}"], "--array"),
         (&["submit", "--timeout", "60 days", "--", "x"], "49 days"),
+        (&["submit", "--key", "", "--", "x"], "a value is required"),
         (&["submit", "--stdin", "missing", "--", "x"], "missing"),
         (&["update", "last"], "--priority"),
         (&["size", "--tasks", "5"], "--workers"),

@@ -57,7 +57,7 @@ pub(crate) struct SubmitArgs {
     ///
     /// Any text; 32 hexadecimal digits are the 128-bit key itself. Keys are shared by all clients of a
     /// daemon, so begin them with a name of your own. What else the repeat says is not looked at.
-    #[arg(long, value_name = "KEY", conflicts_with = "array")]
+    #[arg(long, value_name = "KEY", conflicts_with = "array", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) key: Option<String>,
     /// How long the daemon knows the key, counted from the first submission [default: 1h]
     #[arg(long, value_name = "DURATION", requires = "key", value_parser = crate::durations::parse_duration)]
