@@ -3,7 +3,7 @@
 //! In daily work a key that finds both its buckets full is refused, which begins at about three quarters. Keys that fitted
 //! before a cold start came and went in another order, so some of them might find no place among the same neighbours; a
 //! repeat of theirs would run twice. Here others are moved to their second bucket to make room (cuckoo hashing, breadth
-//! first: Erlingsson, Manasse, McSherry, "A cool and practical alternative to traditional hash tables", 2006), which fills
+//! first: Erlingsson et al., "A cool and practical alternative to traditional hash tables", 2006), which fills
 //! the table to nearly its end.
 //!
 //! Only while nobody else looks at the table: on its way a key is in two places. Tested in `keys/tests.rs`.

@@ -269,11 +269,11 @@ fn change_of_a_word_that_moved_on_is_refused_with_the_new_word() {
 /// As a snapshot reads beside a daemon that changes a priority, which leaves the state word as it is.
 #[test]
 fn reader_never_meets_the_lsn_of_a_change_with_the_key_before_it() {
-    use core::sync::atomic::{AtomicBool, Ordering};
+    use crate::sync::{AtomicU64, Ordering};
     const CHANGES: u64 = 400_000;
     let segment = segment(16);
     let id = submit(&segment, 0, 0, b"payload");
-    let has_ended = AtomicBool::new(false);
+    let has_ended = AtomicU64::new(0);
     std::thread::scope(|threads| {
         threads.spawn(|| {
             let task = segment.task(id.slot());
@@ -281,9 +281,11 @@ fn reader_never_meets_the_lsn_of_a_change_with_the_key_before_it() {
                 task.set_key(Key::ready(0, change, id.generation()));
                 task.set_lsn(change);
             }
-            has_ended.store(true, Ordering::Release);
+            // ORDERING: a flag of this test.
+            has_ended.store(1, Ordering::Release);
         });
-        while !has_ended.load(Ordering::Acquire) {
+        // ORDERING: as above.
+        while has_ended.load(Ordering::Acquire) == 0 {
             let record = segment.read_task(id.slot()).unwrap().record;
             let shown = record.key.ready_stamp();
             assert!(

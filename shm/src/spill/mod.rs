@@ -6,12 +6,15 @@
 //! - I2: space is taken before the first byte is written, so a full disk is told at creation; a file that was not finished is
 //!   removed.
 //! - I3: a file's length is compared with its reference at each read.
-//! - I5: behind its bytes a file carries a CRC32C of each block of 64 KiB, and each read checks the blocks that it touches: a
-//!   flipped bit is an error of the task it belongs to, never other bytes.
 //! - I4: the files of one store never hold more than its bound together: a file's length is counted before the file is made, and
 //!   until it is removed. What lies there at the start of a daemon is counted by [`SpillStore::remove_others`].
+//! - I5: behind its bytes a file carries a CRC32C of each block of 64 KiB, and each read checks the blocks that it touches: a
+//!   flipped bit is an error of the task it belongs to, never other bytes.
 //!
 //! The directory is made when first needed, mode 0700; files have mode 0600. Tested at the end of this file.
+
+mod blocks;
+mod room;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -26,14 +29,14 @@ use crate::blob::{BLOB_BYTES_MAX, BlobRef};
 use crate::random::random_u64;
 use crate::sync::{AtomicU64, Ordering};
 
+use blocks::{BLOCK_BYTES, Checked, data_bytes, file_bytes};
+use room::Room;
+
 /// LIMIT: numbers tried for a new file; each miss means that a file of that number is there.
 const NUMBERS_TRIED_MAX: u32 = 64;
 const SUFFIX: &str = ".spill";
 /// Bytes read at a time for a checksum.
 const PIECE_BYTES: usize = 64 << 10;
-/// Bytes with a checksum of their own, and its size.
-const BLOCK_BYTES: u64 = 64 << 10;
-const SUM_BYTES: u64 = 4;
 /// LIMIT: 4 GiB, the default of the daemon's setting.
 pub const SPILL_LIMIT_DEFAULT: u64 = 4 << 30;
 
@@ -47,47 +50,6 @@ pub struct SpillStore {
     room: Arc<Room>,
     /// 1 when the directories above are known to be on stable storage.
     parent_synced: Arc<AtomicU64>,
-}
-
-/// How much the files of a store hold together, and may hold. Shared by its clones.
-#[derive(Debug)]
-struct Room {
-    used: AtomicU64,
-    total: u64,
-}
-
-impl Room {
-    fn shared(total: u64) -> Arc<Self> {
-        let used = AtomicU64::new(0);
-        Arc::new(Self { used, total })
-    }
-
-    /// Counts a file that is about to be made, if it fits; else gives what is in use.
-    fn take(&self, bytes: u64) -> Result<(), u64> {
-        self.change(|used| used.checked_add(bytes).filter(|&sum| sum <= self.total))
-    }
-
-    /// A damaged reference may name more bytes than were counted.
-    fn give_back(&self, bytes: u64) {
-        // Always some number, so it cannot be refused.
-        let _ = self.change(|used| Some(used.saturating_sub(bytes)));
-    }
-
-    fn change(&self, to: impl Fn(u64) -> Option<u64>) -> Result<(), u64> {
-        // ORDERING: a count of its own; nothing else is read by it.
-        let mut used = self.used.load(Ordering::Relaxed);
-        loop {
-            let next = to(used).ok_or(used)?;
-            // ORDERING: as above.
-            let changed =
-                self.used
-                    .compare_exchange(used, next, Ordering::Relaxed, Ordering::Relaxed);
-            match changed {
-                Ok(_) => return Ok(()),
-                Err(found) => used = found,
-            }
-        }
-    }
 }
 
 /// A blob could not be written to, or read from, a file.
@@ -613,51 +575,6 @@ impl Drop for SpillWriter {
             let _ = fs::remove_file(&self.path);
             self.room.give_back(u64::from(self.len));
         }
-    }
-}
-
-/// Length of a file with so many bytes: behind them lies a checksum of each block.
-const fn file_bytes(bytes: u64) -> u64 {
-    bytes.saturating_add(bytes.div_ceil(BLOCK_BYTES) * SUM_BYTES)
-}
-
-/// Bytes in a file of this length, without the checksums.
-const fn data_bytes(file_bytes: u64) -> u64 {
-    file_bytes.saturating_sub(file_bytes.div_ceil(BLOCK_BYTES + SUM_BYTES) * SUM_BYTES)
-}
-
-/// A file that is read block by block.
-struct Checked<'f> {
-    file: &'f File,
-    /// Bytes in front of the checksums.
-    len: u64,
-}
-
-impl Checked<'_> {
-    /// Fills `out` from `offset` on; the range lies within the bytes. `Some` is where a damaged block begins.
-    fn read(&self, offset: u64, mut out: &mut [u8]) -> io::Result<Option<u64>> {
-        let mut block = Vec::new();
-        let mut at = offset;
-        while !out.is_empty() {
-            let start = at - at % BLOCK_BYTES;
-            let size = (self.len - start).min(BLOCK_BYTES);
-            block.resize(usize::try_from(size).unwrap_or(usize::MAX), 0);
-            self.file.read_exact_at(&mut block, start)?;
-            let mut sum = [0; SUM_BYTES as usize];
-            let place = self.len + start / BLOCK_BYTES * SUM_BYTES;
-            self.file.read_exact_at(&mut sum, place)?;
-            if crc32c::crc32c(&block) != u32::from_le_bytes(sum) {
-                return Ok(Some(start));
-            }
-            let skipped = usize::try_from(at - start).unwrap_or(usize::MAX);
-            let wanted = block.get(skipped..).unwrap_or_default();
-            let count = wanted.len().min(out.len());
-            let (now, later) = out.split_at_mut(count);
-            now.copy_from_slice(&wanted[..count]);
-            out = later;
-            at = at.saturating_add(count as u64);
-        }
-        Ok(None)
     }
 }
 
