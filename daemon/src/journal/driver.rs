@@ -74,8 +74,6 @@ const LAZY: Duration = Duration::from_millis(2);
 /// LIMIT: time that a group is held for the rest of a burst, if the one before was a burst; also at most a quarter of
 /// what a write takes.
 const GATHER: Duration = Duration::from_micros(50);
-/// LIMIT: fewer records than that are no burst: an attempt and its outcome would hold the next single submission.
-const BURST: u64 = 8;
 
 /// Writes groups until the core is gone from this thread.
 async fn write_groups(mut disk: Disk, network: Backend, kick: Rc<Notify>) {
@@ -125,9 +123,6 @@ impl LastGroup {
     /// Lets the rest of a burst arrive, because whoever misses this write waits for two. A single submission is
     /// never held.
     async fn gather(&self, network: Backend) {
-        if self.records < BURST {
-            return;
-        }
         let bound = GATHER.min(self.took / 4);
         let begun = Instant::now();
         while begun.elapsed() < bound {
