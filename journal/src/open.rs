@@ -36,6 +36,9 @@ pub struct Opened {
     unproven: Option<(String, u64, u64)>,
     /// Logs without records.
     leftovers: Vec<FileKey>,
+    /// How many of them, the first one or none, must stay until the new file is there: one that a daemon began holds the
+    /// cut of a torn tail, and the only log says which journal this is.
+    leftovers_kept: usize,
 }
 
 impl Opened {
@@ -50,6 +53,7 @@ impl Opened {
             last_sequence: 0,
             unproven: None,
             leftovers: Vec::new(),
+            leftovers_kept: 0,
         }
     }
 
@@ -59,6 +63,9 @@ impl Opened {
         };
         let is_empty = end.offset == HEADER_BYTES;
         let kept = if is_empty { end.log } else { end.log + 1 };
+        let holds_a_cut = logs
+            .get(kept)
+            .is_some_and(|log| log.header.follows.is_some());
         let unproven = (end.unproven < end.offset).then(|| {
             (
                 logs[end.log].name.clone(),
@@ -76,6 +83,7 @@ impl Opened {
             last_sequence: newest.key.0,
             unproven,
             leftovers: logs.iter().skip(kept).map(|log| log.key).collect(),
+            leftovers_kept: usize::from(holds_a_cut || kept == 0),
         }
     }
 
@@ -98,9 +106,9 @@ impl Opened {
         config.check()?;
         self.secure(storage)?;
         remove_unfinished(storage)?;
-        // All but one become spares before a file is made, so that it need not be filled with zeros; and on stable storage
-        // before one of them gets another header, which does not fit its old name. The one left says which journal this is.
-        for &key in self.leftovers.iter().skip(1) {
+        // They become spares before a file is made, so that it need not be filled with zeros, for which a full disk has no
+        // room; and on stable storage before one of them gets another header, which does not fit its old name.
+        for &key in self.leftovers.iter().skip(self.leftovers_kept) {
             demote(storage, key)?;
         }
         storage
@@ -117,7 +125,7 @@ impl Opened {
             instance: config.instance_text().to_owned(),
         };
         let file = make_spare(storage, FilePlan { header })?;
-        if let Some(&key) = self.leftovers.first() {
+        if let Some(&key) = self.leftovers.first().filter(|_| self.leftovers_kept > 0) {
             demote(storage, key)?;
             storage
                 .sync_dir()

@@ -77,6 +77,24 @@ fn starts_without_records_leave_no_files_behind() {
 }
 
 #[test]
+fn start_on_a_full_disk_takes_the_one_file_that_was_made_ahead() {
+    let disk = SimDisk::new();
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let mut daemon = Daemon::first(&storage, 1);
+    daemon
+        .push(Op::Plain(Record::Reserve { gen_limit: 5 }))
+        .unwrap();
+    daemon.commit().unwrap();
+    let file = make_spare(&disk, daemon.writer.file_plan()).unwrap();
+    assert!(daemon.writer.add_file(file).is_none());
+    disk.set_capacity(Some(disk.used()));
+    let opened = open_tail(&disk, &config(2)).unwrap();
+    opened.start(&disk, &config(2)).unwrap();
+    assert_eq!(open_tail(&disk, &config(3)).unwrap().end, Lsn::new(1));
+    assert_eq!(recover(&disk, &config(3)).unwrap().gen_limit, 5);
+}
+
+#[test]
 fn cut_of_a_torn_tail_holds_for_ever() {
     let disk = SimDisk::new();
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
