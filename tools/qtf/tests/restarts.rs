@@ -40,7 +40,8 @@ impl System {
     /// Kills the daemon, waits until a command says that it noticed, and starts another.
     fn restart(&mut self, waiting: &mut Process, is_cold: bool) {
         self.daemon.kill();
-        waiting.line_with("daemon gone, waiting up to 30 s");
+        // It may also have come only after the kill, and found the socket that was left.
+        waiting.line_with("waiting up to 30 s");
         if is_cold {
             self.place.remove_segments();
         }
