@@ -1,10 +1,15 @@
 //! `bench-journal`: what durability costs, against what the disk itself takes, in the same run on the same folder.
 //!
 //! First single synced writes, then the journal's writer alone, then submissions and whole lives through a real daemon over
-//! its Unix socket, with journal and with memory. Ratios are to one synced write of 4 KiB. Run it on an idle machine:
-//! `cargo build --release -p qtf-daemon -p qtf-benches && target/release/bench-journal [FOLDER]`.
+//! its Unix socket, with journal and with memory, once with cores that sleep as the system likes and once kept awake
+//! (`keep_awake = true`, where the user may ask for it). A disk's speed drifts, so synced writes of 4 KiB are measured before
+//! and after each line, under the same conditions, and the ratio is to their median. Run it on an idle machine:
+//! `cargo build --profile dist -p qtf-daemon -p qtf-benches && target/dist/bench-journal [FOLDER [WORD..]]`; with words, only
+//! the lines that hold all of them are measured, and `xN` makes them N times as long: `target/bench result journal 64 x10`.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
@@ -12,29 +17,40 @@ use qtf_benches::Failure;
 use qtf_benches::daemon::Daemon;
 use qtf_benches::disk::{Sync, journal_groups, synced_writes};
 use qtf_benches::load::{Measured, Worker, lives, submissions};
-use qtf_benches::machine::{facts, percentiles};
+use qtf_benches::machine::{facts, percentiles, us};
 use qtf_proto::v1::Durability;
 
 /// In flight at a time, and tasks in all: enough for a second or so each.
 const SUBMISSIONS: [(usize, u64); 3] = [(1, 5_000), (64, 200_000), (2_048, 400_000)];
 const LIVES: [(usize, u64); 3] = [(1, 3_000), (64, 100_000), (256, 200_000)];
 const CONFIG: &str = "segment_bytes = 536870912\ncore = \"none\"\nresult_ttl_ms = 600000";
+/// Synced writes before and after each line.
+const BASE_ROUNDS: u32 = 500;
 
 fn main() -> Result<(), Failure> {
-    let folder = std::env::args()
-        .nth(1)
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments
+        .next()
         .map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
+    let (longer, words): (Vec<String>, Vec<String>) =
+        arguments.partition(|word| word.len() > 1 && word.starts_with('x'));
+    let times = match longer.first() {
+        Some(word) => word.trim_start_matches('x').parse()?,
+        None => 1,
+    };
     std::fs::create_dir_all(&folder)?;
     println!("{}", facts(&folder));
-    let sync = disk(&folder)?;
+    if words.is_empty() {
+        disk(&folder)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(through_a_daemon(&folder, sync))
+    runtime.block_on(through_a_daemon(&folder, &words, times))
 }
 
-/// Prints the disk's own figures; returns the median of a synced write of 4 KiB.
-fn disk(folder: &Path) -> Result<u64, Failure> {
+/// Prints the disk's own figures.
+fn disk(folder: &Path) -> Result<(), Failure> {
     println!("the disk alone, a write and its sync at a time");
     let mut base = 0;
     for (name, sync) in [("fdatasync", Sync::Fdatasync), ("dsync", Sync::Dsync)] {
@@ -55,7 +71,7 @@ fn disk(folder: &Path) -> Result<u64, Failure> {
             ratio(&times, base)
         );
     }
-    Ok(base)
+    Ok(())
 }
 
 fn ratio(times: &Histogram<u64>, base: u64) -> String {
@@ -63,69 +79,137 @@ fn ratio(times: &Histogram<u64>, base: u64) -> String {
     format!("{}.{:02} x", hundredths / 100, hundredths % 100)
 }
 
-fn print(name: &str, in_flight: usize, measured: &Measured, base: u64) {
+fn print(case: &Case, measured: &Measured, base: u64) {
     println!(
-        "  {name:<22} {in_flight:>5} in flight  {:>8}/s  {}  = {} of one sync",
+        "  {:<31} {:>5} in flight  {:>8}/s  {}  = {} of one sync ({})",
+        case.name(),
+        case.in_flight,
         measured.rate(),
         percentiles(&measured.times),
-        ratio(&measured.times, base)
+        ratio(&measured.times, base),
+        us(base)
     );
 }
 
-async fn through_a_daemon(folder: &Path, base: u64) -> Result<(), Failure> {
-    for durability in [Durability::Journal, Durability::Memory] {
-        let word = durability
-            .as_str_name()
-            .trim_start_matches("DURABILITY_")
-            .to_lowercase();
-        let mut said = false;
-        for (in_flight, count) in SUBMISSIONS {
-            let mut daemon = Daemon::prepare(&folder.join("daemon"), CONFIG)?;
-            let started = daemon.start().await?;
-            if !said {
-                said = true;
-                let journal = started.info.journal.unwrap_or_default();
-                println!(
-                    "through a daemon, {word}: network {}, journal {}",
-                    started.info.network_backend, journal.backend
-                );
+/// What is measured through a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From a submission to its answer; the tasks stay.
+    Answer,
+    /// From a submission to the end of the task, with a worker that ends it at once.
+    Result,
+}
+
+/// One line of the second half.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    way: Way,
+    durability: Durability,
+    /// The daemon keeps the machine's cores awake.
+    awake: bool,
+    in_flight: usize,
+    count: u64,
+}
+
+impl Case {
+    fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for awake in [false, true] {
+            for durability in [Durability::Journal, Durability::Memory] {
+                for (way, amounts) in [(Way::Answer, SUBMISSIONS), (Way::Result, LIVES)] {
+                    all.extend(amounts.map(|(in_flight, count)| Self {
+                        way,
+                        durability,
+                        awake,
+                        in_flight,
+                        count,
+                    }));
+                }
             }
-            // The first ones warm everything up.
-            submissions(
-                daemon.connect().await?,
-                (count / 10 + 1, in_flight),
-                durability,
-            )
-            .await?;
-            let measured =
-                submissions(daemon.connect().await?, (count, in_flight), durability).await?;
-            print(
-                &format!("submit to answer, {word}"),
-                in_flight,
-                &measured,
-                base,
-            );
         }
-        for (in_flight, count) in LIVES {
-            let mut daemon = Daemon::prepare(&folder.join("daemon"), CONFIG)?;
-            daemon.start().await?;
-            let capacity = u32::try_from(in_flight)?.max(2) * 2;
-            let worker = Worker::join(daemon.connect().await?, capacity, capacity).await?;
-            lives(
-                daemon.connect().await?,
-                (count / 10 + 1, in_flight),
-                durability,
-            )
-            .await?;
-            let measured = lives(daemon.connect().await?, (count, in_flight), durability).await?;
-            print(
-                &format!("submit to result, {word}"),
-                in_flight,
-                &measured,
-                base,
-            );
-            drop(worker);
+        all
+    }
+
+    fn name(&self) -> String {
+        let durability = self.durability.as_str_name();
+        let durability = durability.trim_start_matches("DURABILITY_").to_lowercase();
+        let way = match self.way {
+            Way::Answer => "answer",
+            Way::Result => "result",
+        };
+        let awake = if self.awake { ", awake" } else { "" };
+        format!("submit to {way}, {durability}{awake}")
+    }
+
+    fn matches(&self, words: &[String]) -> bool {
+        let line = format!("{} {}", self.name(), self.in_flight);
+        words
+            .iter()
+            .all(|word| line.split([' ', ',']).any(|found| found == word))
+    }
+
+    async fn measure(&self, daemon: &Daemon, count: u64) -> Result<Measured, Failure> {
+        let amount = (count, self.in_flight);
+        let channel = daemon.connect().await?;
+        match self.way {
+            Way::Answer => submissions(channel, amount, self.durability).await,
+            Way::Result => lives(channel, amount, self.durability).await,
         }
     }
+}
+
+async fn through_a_daemon(folder: &Path, words: &[String], times: u64) -> Result<(), Failure> {
+    let mut said = false;
+    for case in Case::all() {
+        if !case.matches(words) {
+            continue;
+        }
+        let awake = case.awake.then(keep_awake).transpose();
+        let Ok(awake) = awake else {
+            println!(
+                "  {:<31} left out: {KEEPS_AWAKE} cannot be written",
+                case.name()
+            );
+            continue;
+        };
+        let mut base = synced_writes(folder, Sync::Fdatasync, (4_096, BASE_ROUNDS))?;
+        let config = format!("{CONFIG}\nkeep_awake = {}", case.awake);
+        let mut daemon = Daemon::prepare(&folder.join("daemon"), &config)?;
+        let started = daemon.start().await?;
+        if !said {
+            said = true;
+            let journal = started.info.journal.unwrap_or_default();
+            println!(
+                "through a daemon: network {}, journal {}",
+                started.info.network_backend, journal.backend
+            );
+        }
+        let capacity = u32::try_from(case.in_flight)?.max(2) * 2;
+        let worker = match case.way {
+            Way::Answer => None,
+            Way::Result => Some(Worker::join(daemon.connect().await?, capacity, capacity).await?),
+        };
+        // The first ones warm everything up.
+        case.measure(&daemon, case.count / 10 + 1).await?;
+        let measured = case.measure(&daemon, case.count * times).await?;
+        drop(worker);
+        drop(daemon);
+        base.add(synced_writes(
+            folder,
+            Sync::Fdatasync,
+            (4_096, BASE_ROUNDS),
+        )?)?;
+        print(&case, &measured, base.value_at_quantile(0.5));
+        drop(awake);
+    }
     Ok(())
+}
+
+/// Where a process asks for cores that do not sleep, for as long as it holds the file.
+const KEEPS_AWAKE: &str = "/dev/cpu_dma_latency";
+
+fn keep_awake() -> std::io::Result<File> {
+    let mut file = File::options().write(true).open(KEEPS_AWAKE)?;
+    file.write_all(&0_i32.to_ne_bytes())?;
+    Ok(file)
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use qtf_shm::Now;
 use tokio::sync::Notify;
 
+use crate::awake::Awake;
 use crate::config::Idle;
+use crate::config::settings::Settings;
 use crate::net::Backend;
 
 /// How long `adaptive` spins after the last work: a few times what a request takes, and about what a
@@ -30,18 +32,24 @@ pub(crate) struct Rest {
     writing: Option<Instant>,
     /// There is a core for whoever writes beside this one.
     spins_for_writes: bool,
+    awake: Awake,
 }
 
 impl Rest {
     /// Rests as configured.
-    pub(crate) fn new(idle: Idle, backend: Backend) -> Self {
+    pub(crate) fn new(settings: &Settings, backend: Backend) -> Self {
         Self {
-            idle,
+            idle: settings.idle,
             backend,
             last_work: Instant::now(),
             writing: None,
             spins_for_writes: std::thread::available_parallelism()
                 .is_ok_and(|cores| cores.get() > 1),
+            awake: if settings.keep_awake {
+                Awake::while_working()
+            } else {
+                Awake::never()
+            },
         }
     }
 
@@ -69,6 +77,12 @@ impl Rest {
         if work > 0 {
             self.last_work = Instant::now();
         }
+        let sleep_max = if work > 0 || self.writing.is_some() {
+            self.awake.note_work();
+            SLEEP_MAX
+        } else {
+            self.awake.let_go().unwrap_or(SLEEP_MAX)
+        };
         if self.is_awake() {
             self.backend.turn().await;
             return;
@@ -81,7 +95,7 @@ impl Rest {
         tokio::select! {
             biased;
             () = wake.notified() => self.last_work = Instant::now(),
-            () = tokio::time::sleep(until_due.min(SLEEP_MAX)) => {}
+            () = tokio::time::sleep(until_due.min(sleep_max)) => {}
         }
     }
 }

@@ -157,7 +157,8 @@ async fn serve(
         wake: Rc::clone(&wake),
     };
     let tasks = put_together(&settings, &segment, journal, (backend, parts))?;
-    duty_cycle::settle(&mut Rest::new(settings.idle, backend), &wake).await;
+    let mut rest = Rest::new(&settings, backend);
+    duty_cycle::settle(&mut rest, &wake).await;
     let failure = core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
     if let Some(failure) = failure {
         give_up(&settings, tasks).await;
@@ -181,10 +182,10 @@ async fn serve(
     let _ = report.send(info);
     // Its starter is told of the end by this receiver's, so it stays until then.
     let asked = stop.clone();
-    duty_cycle::run(&mut Rest::new(settings.idle, backend), &wake, asked).await;
+    duty_cycle::run(&mut rest, &wake, asked).await;
     core_cell::attend(Core::begin_stop);
     end_all.send_replace(true);
-    let result = end(&settings, backend, &wake, (&connections, &health)).await;
+    let result = end(&settings, (&mut rest, &wake), (&connections, &health)).await;
     drop(stop);
     leave(&settings, segment, tasks).await;
     // Last: while it is held no other daemon touches the segment.
@@ -291,8 +292,7 @@ const FAILED_DEADLINE: Duration = Duration::from_millis(500);
 /// Says that the daemon stops, and finishes what is under way until the deadline.
 async fn end(
     settings: &Settings,
-    backend: Backend,
-    wake: &Notify,
+    (rest, wake): (&mut Rest, &Notify),
     (connections, health): (&Connections, &Health),
 ) -> Result<(), StopError> {
     let was_taken_over = core_cell::look(Core::is_taken_over).unwrap_or(false);
@@ -302,7 +302,6 @@ async fn end(
         Some(_) => settings.times.stop_deadline.min(FAILED_DEADLINE),
     };
     health.stops().await;
-    let mut rest = Rest::new(settings.idle, backend);
     let all_told = async {
         connections.all_closed().await;
         // What nobody waits for is written all the same.
@@ -314,7 +313,7 @@ async fn end(
         biased;
         () = all_told => false,
         () = tokio::time::sleep(deadline) => true,
-        () = duty_cycle::turn_at_the_end(&mut rest, wake) => false,
+        () = duty_cycle::turn_at_the_end(rest, wake) => false,
     };
     if let Some(failure) = failure() {
         return Err(StopError::JournalFailed(failure));

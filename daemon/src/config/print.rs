@@ -47,6 +47,7 @@ impl Settings {
                     "adaptive"
                 }
             ),
+            format!("keep_awake = {}", self.keep_awake),
             format!("network = \"{}\"", self.network.name()),
             format!("log = {:?}", self.log),
             format!("runtime_dir = {:?}", self.runtime_dir),

@@ -58,6 +58,8 @@ raw_config! {
     core: CoreValue,
     /// `"adaptive"` (spin a little, then sleep) or `"spin"` (never sleep).
     idle: String,
+    /// Keep the machine's cores from deep sleep while there is work.
+    keep_awake: bool,
     /// `"auto"`, `"io_uring"` or `"tokio"`.
     network: String,
     /// Level or filter of the log, as in `info` or `qtf_daemon=debug`.

@@ -125,6 +125,8 @@ pub struct Settings {
     pub(crate) spill_dir: PathBuf,
     pub(crate) core: Core,
     pub(crate) idle: Idle,
+    /// No core of the machine sleeps deeply while there is work.
+    pub(crate) keep_awake: bool,
     pub(crate) network: Network,
     pub(crate) log: String,
     pub(crate) segment: SegmentKind,
@@ -217,6 +219,7 @@ impl Settings {
                 .unwrap_or_else(|| spill_dir(raw.data_dir, &runtime_dir, &instance)),
             core: core_of(raw.core)?,
             idle: idle_of(raw.idle.as_deref())?,
+            keep_awake: raw.keep_awake.unwrap_or(false),
             network: network_of(raw.network.as_deref())?,
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
             segment: SegmentKind::Named,

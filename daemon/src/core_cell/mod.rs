@@ -73,8 +73,32 @@ pub(crate) struct Core {
     is_taken_over: bool,
     origin_ns: u64,
     clock: Arc<dyn Clock>,
+    moment: Moment,
     wake: Rc<Notify>,
     neighbours: Neighbours,
+}
+
+/// What the clocks said when they were first asked since the core was entered: whoever enters it for a thousand
+/// tasks asks once.
+#[derive(Debug, Default)]
+struct Moment {
+    now: Cell<Option<Now>>,
+    unix_ms: Cell<Option<u64>>,
+}
+
+impl Moment {
+    fn pass(&self) {
+        self.now.set(None);
+        self.unix_ms.set(None);
+    }
+}
+
+fn ask_once<T: Copy>(known: &Cell<Option<T>>, ask: impl FnOnce() -> T) -> T {
+    known.get().unwrap_or_else(|| {
+        let answer = ask();
+        known.set(Some(answer));
+        answer
+    })
 }
 
 /// What the core is given beside the engine.
@@ -127,19 +151,25 @@ impl Core {
             is_taken_over: false,
             origin_ns,
             clock,
+            moment: Moment::default(),
             wake,
             engine,
         }
     }
 
-    /// The time of the segment.
+    /// The time of the segment, the same for as long as the core is entered.
     pub(crate) fn now(&self) -> Now {
+        ask_once(&self.moment.now, || self.now_exactly())
+    }
+
+    fn now_exactly(&self) -> Now {
         now_since(&*self.clock, self.origin_ns)
     }
 
-    /// Milliseconds since 1970-01-01 UTC, for people and for what must keep its meaning over a reboot.
+    /// Milliseconds since 1970-01-01 UTC, for people and for what must keep its meaning over a reboot; the same for as
+    /// long as the core is entered.
     pub(crate) fn unix_ms(&self) -> u64 {
-        self.clock.wall_ns() / 1_000_000
+        ask_once(&self.moment.unix_ms, || self.clock.wall_ns() / 1_000_000)
     }
 
     /// The segment.
@@ -184,7 +214,7 @@ impl Core {
             self.route(effect);
         }
         self.uploads.expire(now);
-        self.note_turn(Duration::from_nanos(self.now().since_ns(now)));
+        self.note_turn(Duration::from_nanos(self.now_exactly().since_ns(now)));
         self.kick_journal();
         work
     }
@@ -240,6 +270,7 @@ pub(crate) fn enter<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
     CORE.with(|cell| {
         let mut cell = cell.try_borrow_mut().ok()?;
         let core = cell.as_mut()?;
+        core.moment.pass();
         let result = action(core);
         core.kick_journal();
         if !IS_DIRTY.replace(true) {
@@ -253,13 +284,20 @@ pub(crate) fn enter<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
 pub(crate) fn look<R>(action: impl FnOnce(&Core) -> R) -> Option<R> {
     CORE.with(|cell| {
         let cell = cell.try_borrow().ok()?;
-        cell.as_ref().map(action)
+        let core = cell.as_ref()?;
+        core.moment.pass();
+        Some(action(core))
     })
 }
 
 /// Enters the core to note that a stream waits; changes nothing that the engine must see.
 pub(crate) fn attend<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
-    CORE.with(|cell| cell.try_borrow_mut().ok()?.as_mut().map(action))
+    CORE.with(|cell| {
+        let mut cell = cell.try_borrow_mut().ok()?;
+        let core = cell.as_mut()?;
+        core.moment.pass();
+        Some(action(core))
+    })
 }
 
 /// A stream's place among those that are woken when the daemon begins to stop; given back when dropped.
@@ -301,6 +339,7 @@ pub(crate) fn turn() -> Option<(u64, Option<Now>)> {
         let mut cell = cell.try_borrow_mut().ok()?;
         let core = cell.as_mut()?;
         IS_DIRTY.set(false);
+        core.moment.pass();
         let work = core.turn();
         Some((work, core.next_deadline()))
     })
