@@ -68,10 +68,9 @@ impl Awake {
         if self.device.is_none() {
             return;
         }
-        if self.held_since.is_none() {
+        if self.held_since.replace(Instant::now()).is_none() {
             self.ask(NONE_SLEEPS);
         }
-        self.held_since = Some(Instant::now());
     }
 
     /// There is no work. Gives the request up when there has been none for long enough; else says after which time to
