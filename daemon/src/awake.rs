@@ -3,7 +3,7 @@
 //! A core that has nothing to do for a moment goes to sleep, and takes 20 to 100 us to wake up: as long as a fast disk
 //! takes for a sync. The way of a task crosses cores several times (a client, the kernel's writer, a worker), so most
 //! of its latency can be that. Linux lets a process ask for a bound on this time for all cores while it holds
-//! `/dev/cpu_dma_latency` (Documentation/power/pm_qos_interface); 0 means that idle cores poll.
+//! `/dev/cpu_dma_latency` (`pm_qos_interface` in its documentation); 0 means that idle cores poll.
 //!
 //! Invariants:
 //! - I1: the request stands from the first work on until there has been none for [`HOLD`]; the kernel takes it back when

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::awake::Awake;
 use crate::config::Idle;
-use crate::config::settings::Settings;
+use crate::config::settings::{Settings, WhileWorking};
 use crate::net::Backend;
 
 /// How long `adaptive` spins after the last work: a few times what a request takes, and about what a
@@ -45,10 +45,9 @@ impl Rest {
             writing: None,
             spins_for_writes: std::thread::available_parallelism()
                 .is_ok_and(|cores| cores.get() > 1),
-            awake: if settings.keep_awake {
-                Awake::while_working()
-            } else {
-                Awake::never()
+            awake: match settings.while_working {
+                WhileWorking::CoresAreAwake => Awake::while_working(),
+                WhileWorking::CoresMaySleep => Awake::never(),
             },
         }
     }

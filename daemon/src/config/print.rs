@@ -2,7 +2,7 @@
 //!
 //! Tested by `settings::tests::printed_configuration_is_read_back_as_it_was`.
 
-use super::settings::{Core, Idle, SegmentAccess, SegmentSize, Settings};
+use super::settings::{Core, Idle, SegmentAccess, SegmentSize, Settings, WhileWorking};
 
 impl Settings {
     /// The configuration as it is used, as a file.
@@ -47,7 +47,10 @@ impl Settings {
                     "adaptive"
                 }
             ),
-            format!("keep_awake = {}", self.keep_awake),
+            format!(
+                "keep_awake = {}",
+                self.while_working == WhileWorking::CoresAreAwake
+            ),
             format!("network = \"{}\"", self.network.name()),
             format!("log = {:?}", self.log),
             format!("runtime_dir = {:?}", self.runtime_dir),

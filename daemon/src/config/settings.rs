@@ -115,6 +115,15 @@ pub(crate) struct Limits {
     pub(crate) uploads: usize,
 }
 
+/// What the machine's cores may do while the daemon has work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhileWorking {
+    /// Whatever the system lets them do.
+    CoresMaySleep,
+    /// The daemon asks the kernel to let none sleep (`keep_awake`).
+    CoresAreAwake,
+}
+
 /// The validated configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -125,8 +134,7 @@ pub struct Settings {
     pub(crate) spill_dir: PathBuf,
     pub(crate) core: Core,
     pub(crate) idle: Idle,
-    /// No core of the machine sleeps deeply while there is work.
-    pub(crate) keep_awake: bool,
+    pub(crate) while_working: WhileWorking,
     pub(crate) network: Network,
     pub(crate) log: String,
     pub(crate) segment: SegmentKind,
@@ -219,7 +227,11 @@ impl Settings {
                 .unwrap_or_else(|| spill_dir(raw.data_dir, &runtime_dir, &instance)),
             core: core_of(raw.core)?,
             idle: idle_of(raw.idle.as_deref())?,
-            keep_awake: raw.keep_awake.unwrap_or(false),
+            while_working: if raw.keep_awake.unwrap_or(false) {
+                WhileWorking::CoresAreAwake
+            } else {
+                WhileWorking::CoresMaySleep
+            },
             network: network_of(raw.network.as_deref())?,
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
             segment: SegmentKind::Named,
