@@ -9,8 +9,8 @@
 
 use qtf_journal::{Blob, ClientRef, Lsn, TaskImage};
 use qtf_shm::{
-    BlobRef, ClientIndex, FLAG_CANCEL, KeyId, KindIndex, Part, Phase, SegmentView, SideRecord,
-    TaskId, TaskRecord,
+    BlobRef, ClientIndex, FLAG_CANCEL, KindIndex, Part, Phase, SegmentView, SideRecord, TaskId,
+    TaskRecord,
 };
 
 use crate::plm::{LSN_UNDER_WAY, judged_end};
@@ -27,7 +27,7 @@ pub(crate) struct ImageBuffer {
     kind: String,
     name: String,
     host: String,
-    side: SideRecord,
+    side: Option<SideRecord>,
 }
 
 /// What an image says beyond what the slot's record says as it is.
@@ -50,14 +50,15 @@ pub(crate) fn image_of<'b>(
     let kind = KindIndex::new_checked(record.kind, u32::from(u16::MAX))?;
     buffer.kind = view.kind_name(kind)?;
     let uid = name_client(view, record, buffer);
-    buffer.side = view.read_side(record).unwrap_or_default();
+    buffer.side = view.read_side(record);
+    let key = view.key_of(record, buffer.side.as_ref());
     let payload = blob_of(view, record, Part::Payload, &mut buffer.payload)?;
     let result = if standing.phase.is_final() {
         blob_of(view, record, Part::Result, &mut buffer.result)?
     } else {
         Blob::None
     };
-    let side = &buffer.side;
+    let side = buffer.side.get_or_insert_default();
     let lsn = if record.lsn == LSN_UNDER_WAY {
         Lsn::NONE
     } else {
@@ -86,7 +87,7 @@ pub(crate) fn image_of<'b>(
         due_unix_ms: standing.due_unix_ms,
         ended_unix_ms: standing.ended_unix_ms,
         array: (side.array_id != 0).then_some((side.array_id, side.array_index)),
-        key: KeyId::from_words(side.key).map(|key| (key, wall.unix_ms_of(side.key_expiry))),
+        key: key.map(|(key, expiry)| (key, wall.unix_ms_of(expiry))),
         outcome: if standing.phase.is_final() {
             record.outcome
         } else {

@@ -84,6 +84,7 @@ pub fn restore(
     }
     keys.extend(recovered.keys());
     put_keys(segment, wall, keys, &mut restored);
+    segment.restore_key_places();
     segment.rebuild_caches(wall.now);
     segment
         .counters()
@@ -181,7 +182,8 @@ const fn bytes_of(blob: Blob<'_>) -> RestoredBytes<'_> {
 }
 
 fn side_of(image: &TaskImage<'_>, wall: WallTime) -> Option<SideRecord> {
-    if image.estimate_ms == 0 && image.array.is_none() && image.key.is_none() {
+    // The key of a task without a side record goes into the table only.
+    if image.estimate_ms == 0 && image.array.is_none() {
         return None;
     }
     let (array_id, array_index) = image.array.unwrap_or((0, 0));

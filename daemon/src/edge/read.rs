@@ -6,7 +6,7 @@
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{self, TaskInfo, TaskState};
 use qtf_shm::{
-    ClientIndex, FLAG_CANCEL, KeyId, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SideRecord,
+    ClientIndex, FLAG_CANCEL, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SideRecord,
     SlotIndex, TaskId, TaskOptions, TaskRecord,
 };
 
@@ -61,7 +61,9 @@ fn preview(core: &Core, record: &TaskRecord) -> Vec<u8> {
 /// Everything that can be said about a task.
 pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) -> Option<TaskInfo> {
     let id = record.id?;
-    let side = core.segment().read_side(record).unwrap_or_default();
+    let side = core.segment().read_side(record);
+    let idempotency_key = key_of(core, record, side.as_ref());
+    let side = side.unwrap_or_default();
     let worker = last_worker(core, record);
     let kind = KindIndex::new_checked(record.kind, core.segment().geometry().kinds())
         .and_then(|kind| core.segment().kind_name(kind));
@@ -110,7 +112,7 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
             v1::Durability::Memory.into()
         },
         journal_lsn: journal_lsn(record),
-        idempotency_key: key_of(&side),
+        idempotency_key,
     })
 }
 
@@ -120,10 +122,10 @@ fn journal_lsn(record: &TaskRecord) -> u64 {
     if is_known { record.lsn } else { 0 }
 }
 
-/// The key that a task was submitted with; empty if there is none.
-fn key_of(side: &SideRecord) -> bytes::Bytes {
-    let key = KeyId::from_words(side.key);
-    key.map_or_else(bytes::Bytes::new, |key| {
+/// The key that a task was submitted with; empty if there is none, or it is not known any more.
+fn key_of(core: &Core, record: &TaskRecord, side: Option<&SideRecord>) -> bytes::Bytes {
+    let key = core.segment().key_of(record, side);
+    key.map_or_else(bytes::Bytes::new, |(key, _)| {
         bytes::Bytes::copy_from_slice(&key.to_bytes())
     })
 }

@@ -88,7 +88,11 @@ impl Plm {
                 .map_err(|error| refused_store(&error))?;
         }
         let key = match submission.key {
-            Some(key) => Some((key, reserve_key(turn, (key, checked.key_expiry), id)?)),
+            Some(key) => {
+                let place = reserve_key(turn, (key, checked.key_expiry), id)?;
+                claimed.set_key(place);
+                Some((key, place))
+            }
             None => None,
         };
         let stamp = self.next_stamp(turn.now);
@@ -260,15 +264,13 @@ fn check_payload(payload: Payload<'_>, limit: u64) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Few tasks need a side record; the others get none. The first member of an array names itself.
+/// Few tasks need a side record; the others get none, and their slot says where in the table their key lies. The first
+/// member of an array names itself.
 fn side_record(submission: &Submission<'_>, checked: &Checked, own: TaskId) -> Option<SideRecord> {
-    // The table alone remembers the key of a memory task.
-    let key = submission
-        .key
-        .filter(|_| checked.durability == Durability::Journal);
-    if submission.estimate_ms == 0 && submission.array.is_none() && key.is_none() {
+    if submission.estimate_ms == 0 && submission.array.is_none() {
         return None;
     }
+    let key = submission.key;
     let (array_id, array_index) = array_of(submission, own).unwrap_or((0, 0));
     Some(SideRecord {
         key: key.map_or([0, 0], KeyId::words),

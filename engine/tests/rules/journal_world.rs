@@ -56,10 +56,22 @@ impl JournalWorld {
         world
     }
 
+    /// A first start in a segment of this size.
+    pub(crate) fn of_size(geometry: Geometry) -> Self {
+        let limits = AppenderLimits::default();
+        let mut world = Self::first(EngineConfig::default(), limits, geometry);
+        world.sync();
+        world
+    }
+
     /// A first start; nothing is durable yet.
     pub(crate) fn unsynced(config: EngineConfig, limits: AppenderLimits) -> Self {
+        Self::first(config, limits, small())
+    }
+
+    fn first(config: EngineConfig, limits: AppenderLimits, geometry: Geometry) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let segment = segment(&directory, (1, 0));
+        let segment = segment(&directory, (1, 0), geometry);
         let disk = SimDisk::new();
         let opened =
             open_tail(&disk, &journal_config(1)).expect("an empty disk is an empty journal");
@@ -268,7 +280,7 @@ impl JournalWorld {
         let recovered = recover(&disk, &journal_config(nonce)).expect("the journal is whole");
         let writer = start(&recovered.opened, &disk, nonce);
         let base = recovered.gen_limit.max(1);
-        let segment = segment(&directory, (base, recovered.max_stamp));
+        let segment = segment(&directory, (base, recovered.max_stamp), small());
         let now = Now::from_stamp(recovered.max_stamp + 1);
         let wall = WallTime { now, unix_ms };
         restore(&segment, &recovered, wall).expect("the tasks fit");
@@ -296,9 +308,17 @@ fn start(opened: &Opened, disk: &SimDisk, nonce: u64) -> Writer {
     writer.expect("a new file can be made")
 }
 
-fn segment(directory: &tempfile::TempDir, (base, first_stamp): (u64, u64)) -> Arc<Segment> {
+fn small() -> Geometry {
+    Geometry::for_counts(SLOTS, 16).expect("a small segment fits")
+}
+
+fn segment(
+    directory: &tempfile::TempDir,
+    (base, first_stamp): (u64, u64),
+    geometry: Geometry,
+) -> Arc<Segment> {
     let mut spec = SegmentSpec::new("rules", directory.path());
-    spec.geometry = Geometry::for_counts(SLOTS, 16).expect("a small segment fits");
+    spec.geometry = geometry;
     spec.gen_base = Some(base);
     spec.first_stamp = first_stamp;
     spec.spill_id = Some(7);

@@ -202,3 +202,82 @@ fn keys_outlive_a_reboot_with_their_task_and_without() {
     assert!(!again.is_repeat && again.task != lost.task);
     world.verify();
 }
+
+/// The key in the image of a task, as a snapshot or a repeated record would carry it.
+fn key_of(world: &JournalWorld, task: qtf_shm::TaskId) -> Option<KeyId> {
+    let record = world.segment().read_task(task.slot()).unwrap().record;
+    let side = world.segment().read_side(&record);
+    let key = world.segment().key_of(&record, side.as_ref());
+    key.map(|(key, _)| key)
+}
+
+#[test]
+fn key_is_found_from_its_task_for_as_long_as_it_is_known() {
+    let mut world = JournalWorld::new();
+    let first = keyed(&mut world, 1).task;
+    let slot = world.segment().task(first.slot());
+    assert_eq!(slot.side_unit(), None, "nothing else needs a side record");
+    assert_eq!(key_of(&world, first), Some(key(1)));
+    let now = world.now;
+    world.engine.release_keys(now, &[key(1)]);
+    assert_eq!(key_of(&world, first), None);
+    // The same key, and so most likely the same place, for another task.
+    let second = keyed(&mut world, 1).task;
+    assert_eq!(key_of(&world, first), None);
+    assert_eq!(key_of(&world, second), Some(key(1)));
+    world.verify();
+}
+
+#[test]
+fn key_of_a_task_whose_record_was_lost_is_written_again_with_it() {
+    for in_array in [false, true] {
+        let mut world = JournalWorld::new();
+        let taken = world.take_in("exec", |task| {
+            task.key = Some(key(1));
+            task.array = in_array.then_some(qtf_engine::ArrayMember {
+                array: None,
+                index: 7,
+            });
+        });
+        let first = taken.unwrap().task;
+        // The daemon dies before anything is written: the segment alone knows of the task.
+        let mut world = world.hot_restart();
+        world.sync();
+        let mut world = world.cold_restart();
+        world.sync();
+        assert_eq!(key_of(&world, first), Some(key(1)));
+        let again = keyed(&mut world, 1);
+        assert_eq!((again.task, again.is_repeat), (first, true));
+        world.verify();
+    }
+}
+
+#[test]
+fn key_stays_with_a_task_that_a_cold_start_itself_changes_and_writes_again() {
+    let mut world = JournalWorld::new();
+    world.worker(1, &["exec"]);
+    let first = keyed(&mut world, 1).task;
+    // Others whose keys fill the table before and behind it.
+    for number in 2..100 {
+        keyed(&mut world, number);
+    }
+    world.sync();
+    let got = world.dispatch();
+    assert_eq!(got.1, first);
+    world.start(got);
+    world.cancel(first).unwrap();
+    world.sync();
+    // Cancelled now, which is written as a whole task.
+    let mut world = world.cold_restart();
+    world.sync();
+    assert_eq!(world.phase(first), Phase::Cancelled);
+    let mut world = world.cold_restart();
+    world.sync();
+    for number in 1..100 {
+        let again = keyed(&mut world, number);
+        assert!(again.is_repeat, "key {number}");
+        assert_eq!(key_of(&world, again.task), Some(key(number)));
+    }
+    assert_eq!(keyed(&mut world, 1).task, first);
+    world.verify();
+}

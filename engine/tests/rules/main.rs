@@ -5,6 +5,8 @@ mod attaches;
 #[cfg(test)]
 mod cancellation;
 #[cfg(test)]
+mod capacity;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod cold_start;

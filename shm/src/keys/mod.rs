@@ -22,6 +22,8 @@
 //!   settled at the next start: confirmed if the task is there, else removed. So no key ever stands for a task that was never
 //!   accepted, and no accepted task lacks its key.
 //! - **I4** Every number read from the table is checked; nonsense costs the key, not safety.
+//! - **I5** An entry stays where it is until it is erased (but for a table that is filled at a cold start, before anybody looks),
+//!   so a task's slot may name it. Whoever comes from there compares the task: the entry may be another's by now.
 //!
 //! # Sync points
 //! | label | what | against |
@@ -120,6 +122,14 @@ pub struct KeyEntry {
 pub struct KeyPlace {
     index: u32,
     task: TaskId,
+}
+
+impl KeyPlace {
+    /// Number of the entry.
+    #[must_use]
+    pub(crate) const fn index(self) -> u32 {
+        self.index
+    }
 }
 
 /// No room for one more key.

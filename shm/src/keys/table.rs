@@ -66,19 +66,28 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
             .find(|entry| entry.key == key && entry.expiry > now.stamp())
     }
 
+    /// The entry at a place, if it is this task's, expired or not.
+    #[must_use]
+    pub fn at_place(&self, place: u32, task: TaskId) -> Option<KeyEntry> {
+        self.entry(place).filter(|entry| entry.task == task)
+    }
+
+    /// All entries in use with their places, expired ones too. Reads a quarter of the table.
+    pub fn places(&self) -> impl Iterator<Item = (u32, KeyEntry)> + use<'s, ENTRIES> {
+        let this = *self;
+        (0..this.capacity()).filter_map(move |index| Some((index, this.entry(index)?)))
+    }
+
     /// All entries in use, expired ones too. Reads a quarter of the table.
     pub fn iter(&self) -> impl Iterator<Item = KeyEntry> + use<'s, ENTRIES> {
-        let this = *self;
-        (0..this.capacity()).filter_map(move |index| this.entry(index))
+        self.places().map(|(_, entry)| entry)
     }
 
     /// Whether an entry lies where a look for its key finds it; for `verify`.
     pub fn misplaced(&self) -> impl Iterator<Item = (u32, KeyEntry)> + use<'s, ENTRIES> {
         let this = *self;
-        (0..this.capacity()).filter_map(move |index| {
-            let entry = this.entry(index)?;
-            (!this.is_found(index, &entry)).then_some((index, entry))
-        })
+        self.places()
+            .filter(move |(index, entry)| !this.is_found(*index, entry))
     }
 
     /// A look for the entry's key finds this one, and not another or none.

@@ -19,8 +19,8 @@ pub const BYTES_MAX: u64 = 1 << 40;
 pub const KINDS_COUNT: u32 = 64;
 
 const ARENA_BLOCK_BYTES: u64 = 64 << 10;
-/// LIMIT: a blob names a 64-byte unit by 32 bits, and a block has 1,024 of them.
-const ARENA_BLOCKS_MAX: u32 = 1 << 22;
+/// LIMIT: a slot names a unit of 64 bytes by 31 bits and keeps one number for "none"; a block has 1,024 units.
+const ARENA_BLOCKS_MAX: u32 = (1 << 21) - 1;
 const TASKS_GRANULE: u64 = 4096;
 const BYTES_PER_TASK: u64 = 256;
 const ARENA_BYTES_PER_TASK: u64 = 96;
@@ -156,7 +156,7 @@ impl Geometry {
     /// The same with another arena, rounded up to 64 KiB.
     ///
     /// # Errors
-    /// More than 256 GiB.
+    /// 128 GiB or more.
     pub fn with_arena_bytes(mut self, bytes: u64) -> Result<Self, GeometryError> {
         let blocks = bytes.div_ceil(ARENA_BLOCK_BYTES).max(1);
         self.arena_blocks = checked(blocks, ARENA_BLOCKS_MAX).ok_or(GeometryError::OutOfRange {

@@ -35,7 +35,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// First word of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"QTFSEG01");
 /// Changes when an older reader would misread: such a segment is parked.
-pub const LAYOUT_MAJOR: u32 = 1;
+pub const LAYOUT_MAJOR: u32 = 2;
 /// Changes when something was added that an older reader may ignore.
 pub const LAYOUT_MINOR: u32 = 0;
 /// Bytes of one copy of the header.

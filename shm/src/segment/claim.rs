@@ -7,6 +7,7 @@
 use crate::arena::Purpose;
 use crate::blob::BlobRef;
 use crate::id::{AttachIndex, ClientIndex, GENERATION_MAX, KindIndex, SlotIndex, TaskId};
+use crate::keys::KeyPlace;
 use crate::segment::blobs::StoreError;
 use crate::segment::free::chunk_owner;
 use crate::segment::{ApplyError, Segment};
@@ -222,16 +223,25 @@ impl ClaimedTask<'_> {
         Ok(())
     }
 
+    /// Notes where the task's key lies in the table, so that it is found from the task, too. One with a side record has its key
+    /// there.
+    pub fn set_key(&mut self, place: KeyPlace) {
+        let task = self.segment.task(self.slot);
+        if task.side_unit().is_none() {
+            task.set_key_place(place.index());
+        }
+    }
+
     fn write_side(&self, side: &SideRecord) -> Result<(), StoreError> {
         let task = self.segment.task(self.slot);
         let arena = self.segment.view.parts.arena();
         let owner = chunk_owner(self.id);
-        let (claimant, bytes) = (self.segment.claimant(), side.encode());
+        let (claimant, (bytes, count)) = (self.segment.claimant(), side.encode());
         let stored = self
             .segment
-            .section(|| arena.store(claimant, owner, &bytes, Purpose::Submission));
+            .section(|| arena.store(claimant, owner, &bytes[..count], Purpose::Submission));
         let unit = stored.map_err(|_| StoreError::ArenaFull {
-            bytes: crate::task::side::SIDE_BYTES as u64,
+            bytes: count as u64,
         })?;
         if let Some(before) = task.side_unit() {
             self.segment.release_unit(self.id, before);

@@ -6,10 +6,11 @@
 use crate::arena::ChunkState;
 use crate::blob::BlobRef;
 use crate::id::{ClientIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
+use crate::keys::KeyId;
 use crate::segment::SegmentView;
 use crate::segment::free::chunk_owner;
 use crate::sync::{Ordering, fence};
-use crate::task::side::{SIDE_BYTES, SideRecord};
+use crate::task::side::{SIDE_BYTES, SIDE_BYTES_SHORT, SideRecord};
 use crate::task::slot::{Outcome, TaskOptions, TaskSlot};
 use crate::task::state::StateWord;
 use crate::tree::Key;
@@ -77,6 +78,8 @@ pub struct TaskRecord {
     pub outcome: Outcome,
     /// Unit of its side record.
     pub side_unit: Option<u32>,
+    /// Place of its key in the table of keys, where it has no side record.
+    pub key_place: Option<u32>,
 }
 
 /// A worker, copied out.
@@ -191,13 +194,26 @@ impl SegmentView {
     /// Copies a task's side record out; `None` when it has none, or the task is gone.
     #[must_use]
     pub fn read_side(&self, task: &TaskRecord) -> Option<SideRecord> {
-        let (unit, owner) = (task.side_unit?, task.id?);
+        let (unit, owner) = (task.side_unit?, chunk_owner(task.id?));
+        let arena = self.parts.arena();
         let mut bytes = [0; SIDE_BYTES];
-        self.parts
-            .arena()
-            .read(unit, chunk_owner(owner), 0, &mut bytes)
-            .ok()?;
+        let (first, second) = bytes.split_first_chunk_mut::<SIDE_BYTES_SHORT>()?;
+        arena.read(unit, owner, 0, first).ok()?;
+        if !SideRecord::is_short(first) {
+            arena.read(unit, owner, SIDE_BYTES_SHORT, second).ok()?;
+        }
         Some(SideRecord::decode(&bytes))
+    }
+
+    /// The idempotency key of a task, and the stamp at which it may be forgotten: from its side record (given if it has
+    /// one), else from the table for as long as it is known there.
+    #[must_use]
+    pub fn key_of(&self, task: &TaskRecord, side: Option<&SideRecord>) -> Option<(KeyId, u64)> {
+        if let Some(side) = side {
+            return Some((KeyId::from_words(side.key)?, side.key_expiry));
+        }
+        let entry = self.keys().at_place(task.key_place?, task.id?)?;
+        Some((entry.key, entry.expiry))
     }
 
     /// Whose the chunk at a unit of the arena is; `None` beyond the arena.
@@ -255,6 +271,7 @@ fn copy_task(slot: SlotIndex, task: &TaskSlot, state: StateWord) -> TaskRecord {
         client: task.client_number(),
         outcome: task.outcome(),
         side_unit: task.side_unit(),
+        key_place: task.key_place(),
     }
 }
 

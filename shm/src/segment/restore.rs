@@ -215,6 +215,20 @@ impl Segment {
         Ok(())
     }
 
+    /// Lets each task without a side record say where its key lies. Only before anybody else attaches, after the last key was
+    /// put back: until then entries move.
+    pub fn restore_key_places(&self) {
+        for (place, entry) in self.keys().places() {
+            let Some(slot) = self.slot_of(entry.task) else {
+                continue;
+            };
+            let task = self.task(slot);
+            if task.state().is_of(entry.task) && task.side_unit().is_none() {
+                task.set_key_place(place);
+            }
+        }
+    }
+
     /// The free slot of a task that may be restored.
     fn slot_for(&self, restored: &RestoredTask<'_>) -> Result<&TaskSlot, RestoreError> {
         let id = restored.id;
@@ -266,12 +280,13 @@ impl Segment {
         task.set_payload(payload);
         task.set_result(self.restore_blob(id, restored.result)?);
         if let Some(side) = &restored.side {
-            let bytes = side.encode();
+            let (bytes, count) = side.encode();
+            let bytes = &bytes[..count];
             let unit = self
                 .view
                 .parts
                 .arena()
-                .store(self.claimant(), chunk_owner(id), &bytes, Purpose::Result)
+                .store(self.claimant(), chunk_owner(id), bytes, Purpose::Result)
                 .map_err(|_| RestoreError::Store {
                     task: id,
                     bytes: bytes.len() as u64,

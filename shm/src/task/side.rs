@@ -1,10 +1,10 @@
-//! The side record: 128 bytes in the arena for what few tasks need.
+//! The side record: 64 or 128 bytes in the arena for what few tasks need.
 //!
 //! ```text
 //! offset  field             writer: the submitter, before the task is published
 //!      0  array_id          raw task id of the array's first member, its own in the first; 0 = none
 //!      8  array_index
-//!     16  estimate_ms       expected run time; 0 = unknown
+//!     16  estimate_ms       is short 1 | 0 in 31 bits | expected run time 32; 0 = unknown
 //!     24  submitted_unix_ms wall clock
 //!     32  deadline          stamp; 0 = none
 //!     40  key_expiry        stamp at which the idempotency key may be forgotten
@@ -14,14 +14,20 @@
 //!     88  checkpoint        blob reference
 //!     96  client_address    first 31 bytes
 //! ```
+//! A record whose second half says nothing is cut to the first, and says so: a million of these fit into the default segment.
+//! The key of a task that has no side record lies in the table of keys only, at the place that its slot names.
 //! Tested at the end of this file.
 
 use crate::layout::shared::shared_layout;
 use crate::layout::text::{load_text, store_text};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Bytes of a side record: one arena chunk.
+/// Bytes of a whole side record: one arena chunk.
 pub const SIDE_BYTES: usize = 128;
+/// Bytes of one without its second half: the smallest chunk.
+pub(crate) const SIDE_BYTES_SHORT: usize = 64;
+/// In `estimate_ms`: the second half was left out.
+const IS_SHORT: u64 = 1 << 63;
 
 shared_layout! {
     /// A side record as it lies in the arena; see the drawing in this file's head.
@@ -66,12 +72,15 @@ pub struct SideRecord {
 }
 
 impl SideRecord {
-    /// The bytes of the chunk.
-    pub(crate) fn encode(&self) -> [u8; SIDE_BYTES] {
+    /// The bytes of the chunk, and how many of them are to be stored.
+    pub(crate) fn encode(&self) -> ([u8; SIDE_BYTES], usize) {
+        let is_short =
+            self.trace == [0, 0] && self.depends_on == 0 && self.client_address.is_empty();
+        let form = if is_short { IS_SHORT } else { 0 };
         let numbers = [
             self.array_id,
             self.array_index,
-            u64::from(self.estimate_ms),
+            form | u64::from(self.estimate_ms),
             self.submitted_unix_ms,
             self.deadline,
             self.key_expiry,
@@ -95,10 +104,23 @@ impl SideRecord {
         {
             *chunk = number.to_le_bytes();
         }
-        bytes
+        let count = if is_short {
+            SIDE_BYTES_SHORT
+        } else {
+            SIDE_BYTES
+        };
+        (bytes, count)
     }
 
-    /// Reads the bytes of a chunk; every content is some record.
+    /// Says whether a chunk that begins so has no second half.
+    pub(crate) fn is_short(first: &[u8; SIDE_BYTES_SHORT]) -> bool {
+        let (words, _) = first.as_chunks::<8>();
+        words
+            .get(2)
+            .is_some_and(|word| u64::from_le_bytes(*word) & IS_SHORT != 0)
+    }
+
+    /// Reads the bytes of a chunk, without a second half zeros in its place; every content is some record.
     pub(crate) fn decode(bytes: &[u8; SIDE_BYTES]) -> Self {
         let (words, _) = bytes.as_chunks::<8>();
         let word = |index: usize| words.get(index).map_or(0, |word| u64::from_le_bytes(*word));
@@ -107,7 +129,7 @@ impl SideRecord {
         Self {
             array_id: word(0),
             array_index: word(1),
-            estimate_ms: u32::try_from(word(2)).unwrap_or(u32::MAX),
+            estimate_ms: u32::try_from(word(2) & !IS_SHORT).unwrap_or(u32::MAX),
             submitted_unix_ms: word(3),
             deadline: word(4),
             key_expiry: word(5),
@@ -137,8 +159,48 @@ mod tests {
             depends_on: 11,
             client_address: "127.0.0.1:4242".to_owned(),
         };
-        assert_eq!(SideRecord::decode(&record.encode()), record);
+        let (bytes, count) = record.encode();
+        assert_eq!((SideRecord::decode(&bytes), count), (record, SIDE_BYTES));
         assert_eq!(SideRecord::decode(&[0; SIDE_BYTES]), SideRecord::default());
+    }
+
+    #[test]
+    fn record_without_a_second_half_takes_the_smallest_chunk() {
+        let record = SideRecord {
+            array_id: 1 << 24,
+            array_index: u64::MAX,
+            estimate_ms: u32::MAX,
+            submitted_unix_ms: 1_700_000_000_000,
+            deadline: 5,
+            key_expiry: 6,
+            key: [7, 8],
+            ..SideRecord::default()
+        };
+        let (bytes, count) = record.encode();
+        assert_eq!(count, SIDE_BYTES_SHORT);
+        assert!(bytes[count..].iter().all(|&byte| byte == 0));
+        assert!(SideRecord::is_short(bytes.first_chunk().unwrap()));
+        assert_eq!(SideRecord::decode(&bytes), record);
+        let long = [
+            SideRecord {
+                trace: [0, 1],
+                ..record.clone()
+            },
+            SideRecord {
+                depends_on: 1,
+                ..record.clone()
+            },
+            SideRecord {
+                client_address: "a".to_owned(),
+                ..record
+            },
+        ];
+        for record in long {
+            let (bytes, count) = record.encode();
+            assert_eq!(count, SIDE_BYTES);
+            assert!(!SideRecord::is_short(bytes.first_chunk().unwrap()));
+            assert_eq!(SideRecord::decode(&bytes), record);
+        }
     }
 
     #[test]

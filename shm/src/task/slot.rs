@@ -9,10 +9,11 @@
 //!     32  limits         timeout_ms 32 | max_attempts 8 | failures 8 | losses 8 | options 8
 //!     40  payload        blob reference, see `blob.rs`                     submitter
 //!     48  result         blob reference                                    the worker's side
-//!     56  links          side record unit 32 | client 16 | outcome 16      submitter, PLM
+//!     56  links          side 32 | client 16 | outcome 16                  submitter, PLM
 //!     64  inline_bytes   64 bytes: the payload, or the result if the payload lies elsewhere
 //! ```
-//! (The first part of a bit list is the upper one.)
+//! (The first part of a bit list is the upper one.) `side` is 0, or the unit of the side record plus one, or, with its highest
+//! bit set, the place of the task's key in the table of keys.
 //!
 //! Invariants:
 //! - I1: the fields behind the state are written with relaxed stores by whoever the state makes their writer, and
@@ -29,6 +30,9 @@ use crate::sync::{AtomicU64, Ordering, fence, store_load_load};
 use crate::task::state::StateWord;
 use crate::time::STAMP_MAX;
 use crate::tree::Key;
+
+/// In `side`: the rest is a place in the table of keys, and there is no side record.
+const SIDE_IS_KEY: u32 = 1 << 31;
 
 /// Bytes that lie in the slot itself.
 pub const INLINE_BYTES_MAX: usize = 64;
@@ -349,7 +353,16 @@ impl TaskSlot {
     #[must_use]
     pub fn side_unit(&self) -> Option<u32> {
         // The stored number is the unit plus one, so that zeroed memory means none.
-        part32(read(&self.links) >> 32).checked_sub(1)
+        let side = part32(read(&self.links) >> 32);
+        (side & SIDE_IS_KEY == 0).then_some(side)?.checked_sub(1)
+    }
+
+    /// Place of its key in the table of keys; `None` for a task without a key, or with a side record, which has it then. The
+    /// entry there may be another task's by now.
+    #[must_use]
+    pub fn key_place(&self) -> Option<u32> {
+        let side = part32(read(&self.links) >> 32);
+        (side & SIDE_IS_KEY != 0).then_some(side & !SIDE_IS_KEY)
     }
 
     /// Where the payload lies.
@@ -376,9 +389,15 @@ impl TaskSlot {
     }
 
     pub(crate) fn set_side_unit(&self, unit: Option<u32>) {
-        // LIMIT: geometry keeps units far below u32::MAX.
-        let number = unit.map_or(0, |unit| u64::from(unit.saturating_add(1)));
-        replace(&self.links, 32, 0xFFFF_FFFF, number);
+        // LIMIT: geometry keeps units below 2^31 - 1.
+        let number = unit.map_or(0, |unit| unit.saturating_add(1) & !SIDE_IS_KEY);
+        replace(&self.links, 32, 0xFFFF_FFFF, u64::from(number));
+    }
+
+    /// In place of a side record.
+    pub(crate) fn set_key_place(&self, place: u32) {
+        // LIMIT: geometry keeps places below 2^18.
+        replace(&self.links, 32, 0xFFFF_FFFF, u64::from(place | SIDE_IS_KEY));
     }
 
     pub(crate) fn set_client(&self, client: ClientIndex) {
@@ -514,6 +533,20 @@ mod tests {
         );
         slot.set_side_unit(None);
         assert_eq!((slot.side_unit(), slot.client_number()), (None, 77));
+    }
+
+    #[test]
+    fn slot_names_a_side_record_or_the_place_of_a_key_and_never_both() {
+        let slot = slot();
+        let named = || (slot.side_unit(), slot.key_place());
+        assert_eq!(named(), (None, None));
+        slot.set_key_place(0);
+        assert_eq!(named(), (None, Some(0)));
+        slot.set_key_place(262_143);
+        assert_eq!(named(), (None, Some(262_143)));
+        slot.set_side_unit(Some(SIDE_IS_KEY - 2));
+        assert_eq!(named(), (Some(SIDE_IS_KEY - 2), None));
+        assert_eq!(slot.outcome(), Outcome::default());
     }
 
     #[test]

@@ -114,6 +114,16 @@ fn check_references(
             "payload and result both lie in the slot",
         );
     }
+    // Whose the entry there is says the entry: a key does not live as long as its task.
+    if let Some(place) = task.key_place()
+        && place >= view.keys().capacity()
+    {
+        let text = format!(
+            "names place {place} of the table of keys, which has {}",
+            view.keys().capacity()
+        );
+        pass.found(Rule::Reference, subject(slot.get()), text);
+    }
     if let Some(unit) = task.side_unit() {
         let belongs = view.chunk_state(unit) == Some(ChunkState::Used(chunk_owner(owner)));
         let shared = [payload, result]

@@ -241,7 +241,11 @@ impl Actor {
             max_attempts: 3,
             // Due at once, or a moment later.
             due: attachment.now().stamp() + self.rng.u64(0..4_000),
-            side: (bytes > 1_000).then(SideRecord::default),
+            // A whole one.
+            side: (bytes > 1_000).then(|| SideRecord {
+                trace: [1, 2],
+                ..SideRecord::default()
+            }),
             ..TaskFields::default()
         };
         let filled = claimed
