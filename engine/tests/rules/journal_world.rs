@@ -8,7 +8,7 @@ use qtf_engine::{
     ResultReport, Submission, WallTime, restore,
 };
 use qtf_journal::{
-    Appender, AppenderLimits, FILE_BYTES_MIN, JournalConfig, Opened, SimDisk, Step, Writer,
+    Appender, AppenderLimits, FILE_BYTES_MIN, Group, JournalConfig, Opened, SimDisk, Step, Writer,
     make_spare, open_tail, recover, write_group,
 };
 use qtf_shm::{Geometry, Now, Outcome, OutcomeKind, Phase, Segment, SegmentSpec, TaskId, WorkerId};
@@ -99,9 +99,12 @@ impl JournalWorld {
 
     /// Takes what was appended and brings it to the disk; the engine is not told yet. False if there was nothing.
     pub(crate) fn write(&mut self) -> bool {
-        let Some(group) = self.world.engine.take_journal_group() else {
-            return false;
-        };
+        let group = self.world.engine.take_journal_group();
+        group.map(|group| self.write_group(group)).is_some()
+    }
+
+    /// Brings a group to the disk.
+    pub(crate) fn write_group(&mut self, group: Group) {
         let mut step = self.writer.begin(group);
         loop {
             step = match step {
@@ -116,7 +119,7 @@ impl JournalWorld {
                 }
                 Step::Durable(lsn) => {
                     self.untold = Some(lsn);
-                    return true;
+                    return;
                 }
                 Step::Failed => panic!("{:?}", self.writer.failure()),
             };

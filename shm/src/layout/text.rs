@@ -5,6 +5,9 @@
 
 use crate::sync::{AtomicU64, Ordering};
 
+/// LIMIT: the length is one byte.
+const FIELD_BYTES_MAX: usize = 256;
+
 /// Bytes of text that fit into `words` words.
 #[must_use]
 pub(crate) const fn text_bytes_max(words: usize) -> usize {
@@ -18,7 +21,7 @@ pub(crate) fn store_text(words: &[AtomicU64], text: &str) {
     while !text.is_char_boundary(length) {
         length -= 1;
     }
-    let mut bytes = vec![0_u8; words.len() * 8];
+    let mut bytes = [0_u8; FIELD_BYTES_MAX];
     // LIMIT: text_bytes_max is at most 255.
     bytes[0] = u8::try_from(length).unwrap_or(u8::MAX);
     bytes[1..=length].copy_from_slice(&text.as_bytes()[..length]);
@@ -30,15 +33,13 @@ pub(crate) fn store_text(words: &[AtomicU64], text: &str) {
 
 /// Reads a text.
 pub(crate) fn load_text(words: &[AtomicU64]) -> String {
-    let mut bytes = Vec::with_capacity(words.len() * 8);
-    for word in words {
+    let mut bytes = [0_u8; FIELD_BYTES_MAX];
+    for (word, chunk) in words.iter().zip(bytes.as_chunks_mut::<8>().0) {
         // ORDERING: a torn text is legal, see the head of this file.
-        bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        *chunk = word.load(Ordering::Relaxed).to_le_bytes();
     }
-    let Some((&length, rest)) = bytes.split_first() else {
-        return String::new();
-    };
-    let length = usize::from(length).min(rest.len());
+    let [length, rest @ ..] = &bytes;
+    let length = usize::from(*length).min(text_bytes_max(words.len()));
     String::from_utf8_lossy(&rest[..length]).into_owned()
 }
 
