@@ -188,6 +188,13 @@ impl Engine {
         !self.effects.is_empty()
     }
 
+    /// Says whether so many effects wait that they should be taken before the next batch of calls: one batch finds room in the
+    /// reserve.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        !self.effects.has_room(0)
+    }
+
     /// How often an effect found the queue and its reserve full, because nobody took effects.
     #[must_use]
     pub fn effect_overruns(&self) -> u64 {

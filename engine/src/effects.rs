@@ -163,6 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_is_emptied_when_it_is_crowded_takes_every_batch_without_growing() {
+        let mut queue = EffectQueue::new(100);
+        for nonce in 1..=20 * 1_024 * 2 {
+            // As the daemon does between two batches.
+            if nonce % (1_024 * 2) == 0 && !queue.has_room(0) {
+                while queue.pop().is_some() {}
+            }
+            queue.push(probe(nonce));
+        }
+        assert_eq!(queue.overruns(), 0);
+    }
+
+    #[test]
     fn a_queue_that_nobody_empties_loses_nothing_and_counts_it() {
         let mut queue = EffectQueue::new(1);
         let count = u64::try_from(RESERVE).unwrap() + 100;

@@ -65,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) key_ttl: Duration,
     pub(crate) info: DaemonInfo,
     pub(crate) started: Now,
+    /// Bytes of output that sessions of workers hold, because the journal has no room for them.
+    pub(crate) held_output_bytes: usize,
     /// Streams that wait for the stop beside what their peer sends, by their number.
     stop_wakers: HashMap<u64, Waker>,
     last_stop_waker: u64,
@@ -144,6 +146,7 @@ impl Core {
             info,
             started: now_since(&*clock, origin_ns),
             neighbours: Neighbours::new(lock_file.as_deref(), now_since(&*clock, origin_ns)),
+            held_output_bytes: 0,
             stop_wakers: HashMap::new(),
             last_stop_waker: 0,
             is_stopping: false,
@@ -224,6 +227,16 @@ impl Core {
         self.is_taken_over || self.journal_failure().is_some()
     }
 
+    /// Brings effects to their streams before the next turn when many calls have come since the last one, so that the
+    /// queue of the engine never grows beyond what it was made for.
+    fn relieve(&mut self) {
+        if self.engine.is_crowded() && !self.is_over() {
+            while let Some(effect) = self.engine.pop_effect() {
+                self.route(effect);
+            }
+        }
+    }
+
     fn route(&mut self, effect: Effect) {
         if let Effect::Finished { task, phase } = effect {
             self.watches.finished(task, phase);
@@ -272,6 +285,7 @@ pub(crate) fn enter<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
         let core = cell.as_mut()?;
         core.moment.pass();
         let result = action(core);
+        core.relieve();
         core.kick_journal();
         if !IS_DIRTY.replace(true) {
             core.wake.notify_one();

@@ -2,7 +2,7 @@
 //!
 //! When a task ends only its id moves to the streams that wait for it; outcome and output are read from
 //! the segment when the stream is polled. A slow reader can therefore hold no more than the ids that it
-//! named itself, and their number is bounded over all streams.
+//! named itself, and their number is bounded over all streams: an id counts from its naming until its end is told.
 //!
 //! Tested at the end of this file.
 
@@ -29,6 +29,8 @@ struct Watcher {
 pub(crate) struct Watches {
     by_task: BTreeSet<(u64, WatchKey)>,
     watchers: HashMap<WatchKey, Watcher>,
+    /// What all streams wait for, and what has ended and is not told.
+    named: usize,
     last_key: u64,
     watches_max: usize,
 }
@@ -45,6 +47,7 @@ impl Watches {
         Self {
             by_task: BTreeSet::new(),
             watchers: HashMap::new(),
+            named: 0,
             last_key: 0,
             watches_max,
         }
@@ -60,24 +63,38 @@ impl Watches {
 
     /// The stream waits for the end of this task. Waiting twice is waiting once.
     pub(crate) fn add(&mut self, key: WatchKey, task: TaskId) -> Result<(), TooManyWatches> {
-        if self.by_task.len() >= self.watches_max {
-            return Err(TooManyWatches {
-                limit: self.watches_max,
-            });
-        }
+        self.check_room()?;
         if let Some(watcher) = self.watchers.get_mut(&key)
             && self.by_task.insert((task.as_raw(), key))
         {
             watcher.waiting = watcher.waiting.saturating_add(1);
+            self.named = self.named.saturating_add(1);
         }
         Ok(())
     }
 
     /// The stream is to be told of an end that it need not wait for.
-    pub(crate) fn add_ended(&mut self, key: WatchKey, task: TaskId, phase: Phase) {
+    pub(crate) fn add_ended(
+        &mut self,
+        key: WatchKey,
+        task: TaskId,
+        phase: Phase,
+    ) -> Result<(), TooManyWatches> {
+        self.check_room()?;
         if let Some(watcher) = self.watchers.get_mut(&key) {
             watcher.ended.push_back((task, phase));
+            self.named = self.named.saturating_add(1);
         }
+        Ok(())
+    }
+
+    const fn check_room(&self) -> Result<(), TooManyWatches> {
+        if self.named < self.watches_max {
+            return Ok(());
+        }
+        Err(TooManyWatches {
+            limit: self.watches_max,
+        })
     }
 
     /// A task has ended: everybody who waits for it is to be told.
@@ -98,7 +115,9 @@ impl Watches {
 
     /// Takes the next end that the stream is to tell.
     pub(crate) fn next_ended(&mut self, key: WatchKey) -> Option<(TaskId, Phase)> {
-        self.watchers.get_mut(&key)?.ended.pop_front()
+        let ended = self.watchers.get_mut(&key)?.ended.pop_front()?;
+        self.named = self.named.saturating_sub(1);
+        Some(ended)
     }
 
     /// How many ends the stream has not yet told.
@@ -133,7 +152,10 @@ impl Watches {
 
     /// The stream is gone; `tasks` are those that it ever named.
     pub(crate) fn close(&mut self, key: WatchKey, tasks: impl IntoIterator<Item = TaskId>) {
-        self.watchers.remove(&key);
+        if let Some(gone) = self.watchers.remove(&key) {
+            let count = gone.waiting.saturating_add(gone.ended.len());
+            self.named = self.named.saturating_sub(count);
+        }
         for task in tasks {
             self.by_task.remove(&(task.as_raw(), key));
         }
@@ -182,5 +204,24 @@ mod tests {
         watches.close(key, [task(1), task(2)]);
         let key = watches.open();
         assert!(watches.add(key, task(3)).is_ok());
+        assert_eq!(watches.named, 1);
+    }
+
+    #[test]
+    fn ends_that_a_stream_does_not_take_count_until_it_does() {
+        let full = Err(TooManyWatches { limit: 2 });
+        let mut watches = Watches::new(2);
+        let (slow, other) = (watches.open(), watches.open());
+        watches.add(slow, task(1)).unwrap();
+        watches.finished(task(1), Phase::Done);
+        watches.add_ended(slow, task(2), Phase::Done).unwrap();
+        assert_eq!(watches.add(other, task(3)), full);
+        assert_eq!(watches.add_ended(other, task(4), Phase::Done), full);
+        assert!(watches.next_ended(slow).is_some());
+        assert_eq!(watches.add(other, task(3)), Ok(()));
+        assert_eq!(watches.add(other, task(3)), full);
+        watches.close(slow, []);
+        assert_eq!(watches.add(other, task(3)), Ok(()), "waited for already");
+        assert_eq!(watches.named, 1);
     }
 }

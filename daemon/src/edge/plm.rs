@@ -22,6 +22,9 @@ use super::{read, session_client, status};
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core};
 
+/// LIMIT: states that a list may name; there are fewer.
+const STATES_MAX: usize = 32;
+
 /// The service.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlmEdge;
@@ -38,6 +41,7 @@ impl Plm for PlmEdge {
         request: Request<SubmitTaskRequest>,
     ) -> Result<Response<SubmitTaskResponse>, Status> {
         let request = request.into_inner();
+        status::check_batch(request.received_keys.len())?;
         let accepted =
             core_cell::enter(|core| submit_task(core, &request)).ok_or_else(status::gone)?;
         let accepted = accepted.map_err(refusal::status_of)?;
@@ -97,6 +101,12 @@ impl Plm for PlmEdge {
     ) -> Result<Response<ListStream>, Status> {
         let uid = peer_of(&request).and_then(|peer| peer.uid());
         let request = request.into_inner();
+        if request.states.len() > STATES_MAX {
+            return Err(status::invalid(format!(
+                "{} states: at most {STATES_MAX} are taken, name each once or none for all",
+                request.states.len()
+            )));
+        }
         let whose = match (request.mine, uid) {
             (false, _) => Whose::Everybodys,
             (true, Some(uid)) => Whose::User(uid),

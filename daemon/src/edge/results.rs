@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::task::Context;
 
+use bytes::Bytes;
 use qtf_engine::{Disposition, Lsn, Output, ResultReport, TaskRef};
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{ResultDisposition, ResultVerdict, TaskResult};
@@ -21,6 +22,8 @@ use crate::core_cell::{self, Core};
 const VERDICTS_MAX: usize = 1024;
 /// LIMIT: results that are held for one worker; at more its session ends and it reports them again.
 const HELD_MAX: usize = 1024;
+/// LIMIT: bytes of output that are held for all workers together, which ends a session as well.
+const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// A worker and its token.
 type Who = (WorkerId, u64);
@@ -50,15 +53,22 @@ impl Results {
         who: Who,
         result: &TaskResult,
     ) -> Result<(), Status> {
+        check_output(result)?;
         if self.held.is_empty() && self.judge(core, who, result)? {
             return Ok(());
         }
-        if self.held.len() >= HELD_MAX {
+        let bytes = core.held_output_bytes.saturating_add(result.output.len());
+        if self.held.len() >= HELD_MAX || bytes > HELD_BYTES_MAX {
             return Err(Status::resource_exhausted(
                 "the journal has no room for more results now: connect and report them again",
             ));
         }
-        self.held.push_back(result.clone());
+        core.held_output_bytes = bytes;
+        self.held.push_back(TaskResult {
+            // A copy: as a part of its message it would keep the whole of that.
+            output: Bytes::copy_from_slice(&result.output),
+            ..result.clone()
+        });
         Ok(())
     }
 
@@ -110,6 +120,8 @@ impl Results {
                 self.held.push_front(result);
                 break;
             }
+            let left = core.held_output_bytes.saturating_sub(result.output.len());
+            core.held_output_bytes = left;
         }
         Ok(())
     }
@@ -118,6 +130,28 @@ impl Results {
     pub(crate) fn verdicts(&mut self) -> Vec<ResultVerdict> {
         std::mem::take(&mut self.ready)
     }
+}
+
+impl Drop for Results {
+    fn drop(&mut self) {
+        let bytes: usize = self.held.iter().map(|result| result.output.len()).sum();
+        if bytes > 0 {
+            core_cell::attend(|core| {
+                core.held_output_bytes = core.held_output_bytes.saturating_sub(bytes);
+            });
+        }
+    }
+}
+
+/// Checks what may be reported at once.
+fn check_output(result: &TaskResult) -> Result<(), Status> {
+    let bytes = result.output.len();
+    if bytes <= INLINE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(status::invalid(format!(
+        "output of {bytes} bytes: more than {INLINE_BYTES_MAX} go through UploadOutput"
+    )))
 }
 
 /// What became of a result, and what its verdict waits for; `None` if the journal has no room for it now.
@@ -134,12 +168,6 @@ fn record(
     let Some(task) = TaskId::from_raw(asked.task_id) else {
         return Ok(Some((ResultDisposition::Stale, None)));
     };
-    if result.output.len() > INLINE_BYTES_MAX {
-        return Err(status::invalid(format!(
-            "output of {} bytes: more than {INLINE_BYTES_MAX} go through UploadOutput",
-            result.output.len()
-        )));
-    }
     let mut outcome = read::outcome_from(result.outcome.as_ref());
     let uploaded = match result.output_upload {
         0 => None,

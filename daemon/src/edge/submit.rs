@@ -104,11 +104,10 @@ fn key_ttl_of(core: &Core, spec: &TaskSpec) -> u64 {
     }
 }
 
-/// Forgets the keys of submissions whose answers have arrived.
+/// Forgets the keys of submissions whose answers have arrived; their number was checked.
 pub(crate) fn release_keys(core: &mut Core, keys: &[Bytes]) {
     let keys: Vec<KeyId> = keys
         .iter()
-        .take(BATCH_ENTRIES_MAX)
         .filter_map(|key| KeyId::from_bytes(<&[u8; 16]>::try_from(&**key).ok()?))
         .collect();
     if !keys.is_empty() {
@@ -237,7 +236,8 @@ impl SubmitStream {
             Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
             Poll::Ready(Some(Ok(request))) => request,
         };
-        if let Err(status) = status::check_batch(request.tasks.len()) {
+        let entries = request.tasks.len().max(request.received_keys.len());
+        if let Err(status) = status::check_batch(entries) {
             return Poll::Ready(Some(Err(status)));
         }
         Poll::Ready(Some(Ok(Batch {

@@ -98,20 +98,22 @@ impl WatchStream {
             .engine
             .settled_end(task)
             .map_err(|rejection| refuse(status::refusal_of(&rejection)))?;
-        if let Some(phase) = ended {
-            core.watches.add_ended(self.key, task, phase);
-            return Ok(());
-        }
-        core.watches.add(self.key, task).map_err(|full| {
+        let added = match ended {
+            Some(phase) => core.watches.add_ended(self.key, task, phase),
+            None => core.watches.add(self.key, task),
+        };
+        added.map_err(|full| {
             let message = format!(
-                "all {} watches are in use: wait for some tasks first",
+                "all {} watches are in use: wait for some tasks first, and read their ends",
                 full.limit
             );
             let mut refusal = status::refuse(RefusalReason::TasksFull, message);
             refusal.retry_after_ms = 1_000;
             refuse(refusal)
         })?;
-        self.named.insert(task);
+        if ended.is_none() {
+            self.named.insert(task);
+        }
         Ok(())
     }
 

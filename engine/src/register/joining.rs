@@ -22,6 +22,8 @@ use crate::turn::Turn;
 const NAME_BYTES_MAX: usize = 63;
 /// LIMIT: entries of the segment's table of kinds.
 const KINDS_MAX: usize = 64;
+/// LIMIT: what the largest worker runs, and as many results that it has not delivered yet.
+const HELD_MAX: usize = 2 * 65_535;
 
 /// A worker introduces itself. Fields are as they came from the wire.
 #[derive(Debug, Clone, Copy)]
@@ -171,6 +173,9 @@ impl Workers {
         mut held: Vec<TaskId>,
     ) {
         held.sort_unstable();
+        // A hello may name a task many times.
+        held.dedup();
+        held.shrink_to_fit();
         let note = &mut self.notes[worker.position()];
         note.held = Some(held);
         let was_waiting = note.reconciled_after.replace(turn.sweep.request());
@@ -216,6 +221,14 @@ pub(crate) fn check_hello(hello: &WorkerHello<'_>) -> Result<u16, Rejection> {
             u64::try_from(hello.kinds.len()).unwrap_or(u64::MAX),
             1,
             64,
+        ));
+    }
+    if hello.held.len() > HELD_MAX {
+        return Err(Rejection::range(
+            "number of held tasks",
+            u64::try_from(hello.held.len()).unwrap_or(u64::MAX),
+            0,
+            u64::try_from(HELD_MAX).unwrap_or(u64::MAX),
         ));
     }
     let out_of_range = Rejection::range("capacity", u64::from(hello.capacity), 1, 65_535);

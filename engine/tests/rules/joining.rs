@@ -303,3 +303,29 @@ fn drain_by_bare_slot_means_the_present_worker() {
     let refused = world.engine.drain_worker(now, nobody).unwrap_err();
     assert_eq!(refused.reason, RejectReason::UnknownWorker);
 }
+
+#[test]
+fn hello_that_names_more_tasks_than_a_worker_can_hold_is_refused_and_one_task_named_often_counts_once()
+ {
+    let mut world = World::new();
+    let welcome = join(&mut world, 4);
+    let task = world.submit("exec");
+    let got = world.dispatch();
+    assert_eq!(got.1, task);
+    world.start(got);
+    let often = vec![held(task, 1); 131_070];
+    let back = come_back(&mut world, &welcome, &often);
+    assert!(back.is_known && back.abandon.is_empty());
+    world.settle();
+    assert_eq!(world.phase(task), Phase::Running);
+    let kinds = kinds();
+    let too_often = vec![held(task, 1); 131_071];
+    let hello = WorkerHello {
+        held: &too_often,
+        ..hello(4, &kinds)
+    };
+    let now = world.now;
+    let refused = world.engine.worker_hello(now, &hello).unwrap_err();
+    assert_eq!(refused.reason, RejectReason::InvalidArgument);
+    assert!(refused.to_string().contains("held tasks"), "{refused}");
+}
