@@ -10,7 +10,6 @@ use crate::effects::Effect;
 use crate::plm::{Disposition, Fence, Namer, Order, ResultReport, Submission, TaskRef, order};
 use crate::register::{Beat, ClientHello, ClientSession, WorkerHello, WorkerWelcome, check_hello};
 use crate::rejection::Rejection;
-use crate::turn::find;
 
 /// What clients ask.
 impl Engine {
@@ -73,7 +72,7 @@ impl Engine {
     /// # Errors
     /// The task is not known, or its slot belongs to a later one.
     pub fn check(&self, task: TaskId) -> Result<StateWord, Rejection> {
-        find(&self.segment, task).map(|(_, state)| state)
+        self.plm.find(&self.segment, task).map(|(_, state)| state)
     }
 
     /// Opens a client's session. Each call counts a connection, which [`Engine::client_closed`]

@@ -9,11 +9,11 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use qtf_shm::{Counter, Now, Segment};
+use qtf_shm::{BlobRef, Counter, Now, Segment};
 
 use crate::attaches::Departed;
 use crate::config::{ConfigError, EngineConfig};
-use crate::effects::{Effect, EffectQueue};
+use crate::effects::{Effect, EffectQueue, LostFiles};
 use crate::plm::{Journal, Plm, Repaired};
 use crate::register::{Clients, Workers};
 use crate::scheduler::Scheduler;
@@ -54,6 +54,7 @@ pub struct Engine {
     pub(crate) segment: Arc<Segment>,
     config: EngineConfig,
     effects: EffectQueue,
+    lost_files: LostFiles,
     sweep: Sweep,
     departed: Departed,
     pub(crate) clients: Clients,
@@ -97,6 +98,7 @@ impl Engine {
         let mut rng = fastrand::Rng::with_seed(config.seed);
         let mut engine = Self {
             effects: EffectQueue::new(config.effects_max),
+            lost_files: LostFiles::default(),
             sweep: Sweep::new(
                 config.sweep_slots_per_cycle,
                 config.background_sweep_ns,
@@ -182,6 +184,12 @@ impl Engine {
         self.effects.pop()
     }
 
+    /// Takes the next spill file that no task, and no record that could bring one back, refers to any more: the caller
+    /// removes it (`SpillStore::remove_given_up`), whenever it has the time.
+    pub fn pop_lost_file(&mut self) -> Option<BlobRef> {
+        self.lost_files.pop()
+    }
+
     /// Says whether effects wait to be taken.
     #[must_use]
     pub fn has_effects(&self) -> bool {
@@ -213,6 +221,7 @@ impl Engine {
                 segment: &self.segment,
                 config: &self.config,
                 effects: &mut self.effects,
+                lost_files: &mut self.lost_files,
                 sweep: &mut self.sweep,
                 clients: &mut self.clients,
             },

@@ -15,7 +15,6 @@ use crate::config::{ConfigError, EngineConfig};
 use crate::cycle::{Engine, WorkCount};
 use crate::plm::{Journal, Reservation};
 use crate::rejection::Rejection;
-use crate::turn::find;
 use crate::wall::WallTime;
 
 impl Engine {
@@ -86,7 +85,7 @@ impl Engine {
     #[must_use]
     pub fn awaited_lsn(&self) -> Option<Lsn> {
         let journal = self.plm.journal.as_ref()?;
-        journal.pending.last().filter(|lsn| *lsn > journal.durable)
+        Some(journal.pending.awaited()).filter(|lsn| *lsn > journal.durable)
     }
 
     /// The journal cannot be written any more: from now on nothing is promised. What waits is never answered.
@@ -136,7 +135,7 @@ impl Engine {
     /// # Errors
     /// The task is not known, or its slot belongs to a later one.
     pub fn settled_end(&self, task: TaskId) -> Result<Option<Phase>, Rejection> {
-        let (slot, state) = find(&self.segment, task)?;
+        let (slot, state) = self.plm.find(&self.segment, task)?;
         let phase = state.phase();
         let is_told = match &self.plm.journal {
             Some(journal) => {

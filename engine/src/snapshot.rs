@@ -16,6 +16,7 @@ use qtf_journal::{Lsn, TaskImage};
 use qtf_shm::{KeyId, Segment, SlotIndex, TaskId, TaskOptions};
 
 use crate::image::{ImageBuffer, image_of};
+use crate::plm::LSN_UNDER_WAY;
 use crate::wall::WallTime;
 
 /// LIMIT: copies of a task that changes while it is read; each change takes the engine a microsecond.
@@ -142,6 +143,13 @@ impl Images {
             else {
                 return Ok(false);
             };
+            let stays = cfg!(qtf_mutant = "sim_snapshot_keeps_what_is_forgotten");
+            if record.state.is_forgotten() && !stays {
+                // Its record may be one that is not replayed on top; until it is durable there is no snapshot without it.
+                let lsn = Some(record.lsn).filter(|&lsn| lsn != LSN_UNDER_WAY);
+                self.highest = self.highest.max(lsn.map_or(Lsn::NONE, Lsn::new));
+                return Ok(false);
+            }
             if let Some(image) = image_of(segment, &record, self.wall, &mut self.buffer) {
                 self.highest = self.highest.max(image.lsn);
                 take(&image)?;

@@ -8,7 +8,7 @@ use qtf_shm::{
 };
 
 use crate::EngineConfig;
-use crate::effects::EffectQueue;
+use crate::effects::{EffectQueue, LostFiles};
 use crate::register::Clients;
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::sweep::Sweep;
@@ -20,6 +20,7 @@ pub(crate) struct Turn<'e> {
     pub(crate) segment: &'e Segment,
     pub(crate) config: &'e EngineConfig,
     pub(crate) effects: &'e mut EffectQueue,
+    pub(crate) lost_files: &'e mut LostFiles,
     pub(crate) sweep: &'e mut Sweep,
     pub(crate) clients: &'e mut Clients,
 }
@@ -63,22 +64,35 @@ impl Turn<'_> {
     }
 
     /// Gives the bytes of a result back.
-    pub(crate) fn drop_result(&self, slot: SlotIndex, state: StateWord) {
+    pub(crate) fn drop_result(&mut self, slot: SlotIndex, state: StateWord) {
         let task = self.segment.task(slot);
         let blob = task.result();
         if blob != BlobRef::None
             && let Some(id) = state.id(slot)
         {
             task.set_result(BlobRef::None);
-            self.segment.release(id, blob);
+            self.release(id, blob);
+        }
+    }
+
+    /// Gives the bytes of a blob back; a file is removed later.
+    pub(crate) fn release(&mut self, owner: TaskId, blob: BlobRef) {
+        match blob {
+            BlobRef::Spill { .. } => self.lost_files.push(self.segment, blob),
+            BlobRef::None | BlobRef::Inline { .. } | BlobRef::Arena { .. } => {
+                self.segment.release(owner, blob);
+            }
         }
     }
 
     /// Gives a slot back whose task has ended. Returns whether it did.
     pub(crate) fn free(&mut self, slot: SlotIndex, from: StateWord) -> bool {
         let client = self.segment.task(slot).client();
-        if self.segment.free_task(slot, from).is_err() {
+        let Ok(files) = self.segment.free_task_but_files(slot, from) else {
             return false;
+        };
+        for file in files {
+            self.lost_files.push(self.segment, file);
         }
         self.clients.task_freed(self.segment, client);
         true

@@ -53,7 +53,8 @@ pub use id::{
 };
 pub use keys::{KeyEntry, KeyId, KeyPlace, KeyTable, KeyView, KeysFull, SettledKeys};
 pub use task::state::{
-    Event, FLAG_CANCEL, FLAG_JUDGED, FLAG_TIMED_OUT, IllegalTransition, Owner, Phase, StateWord,
+    Event, FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT, IllegalTransition, Owner,
+    Phase, StateWord,
 };
 pub use time::Now;
 pub use tree::{Key, MinTree};

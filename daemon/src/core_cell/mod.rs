@@ -37,6 +37,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::config::settings::Limits;
+use crate::journal::chores::{self, Job};
 use crate::running::DaemonInfo;
 use journal::Journal;
 use neighbours::Neighbours;
@@ -216,10 +217,28 @@ impl Core {
             work = work.saturating_add(1);
             self.route(effect);
         }
+        self.remove_lost_files();
         self.uploads.expire(now);
         self.note_turn(Duration::from_nanos(self.now_exactly().since_ns(now)));
         self.kick_journal();
         work
+    }
+
+    /// Has files removed that no task refers to any more; by the chores thread, if there is one.
+    pub(crate) fn remove_lost_files(&mut self) {
+        let Some(first) = self.engine.pop_lost_file() else {
+            return;
+        };
+        let mut files = vec![first];
+        files.extend(std::iter::from_fn(|| self.engine.pop_lost_file()));
+        let store = self.segment().spill();
+        match &self.journal {
+            Some(journal) => {
+                let store = store.clone();
+                journal.chores.hand(Job::RemoveFiles { store, files });
+            }
+            None => chores::remove_files(store, &files),
+        }
     }
 
     /// Whether the engine must not turn any more: another daemon has the segment, or the journal has failed.

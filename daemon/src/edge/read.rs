@@ -29,7 +29,13 @@ pub(crate) fn task(core: &Core, id: TaskId) -> Option<TaskRecord> {
 /// Whatever task is in a slot; `None` when the slot is free or keeps changing.
 pub(crate) fn task_in(core: &Core, slot: SlotIndex) -> Option<TaskRecord> {
     let reading = core.segment().read_task(slot)?;
-    (!reading.torn && reading.record.state.phase() != Phase::Free).then_some(reading.record)
+    let state = reading.record.state;
+    let is_there = !state.is_forgotten()
+        || reading
+            .record
+            .id
+            .is_some_and(|id| core.engine.check(id).is_ok());
+    (!reading.torn && is_there && state.phase() != Phase::Free).then_some(reading.record)
 }
 
 /// Bytes of a task, all of them; `None` when they are gone or more than fit a message.

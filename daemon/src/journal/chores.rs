@@ -5,7 +5,8 @@
 //! own, because nothing may wait for them. The core never waits for either: it hands over a [`Job`] and gets an
 //! [`Event`].
 //!
-//! Invariant: every job is answered by exactly one event or reply, also when it fails.
+//! Invariant: every job is answered by exactly one event or reply, also when it fails; but nobody waits for the removal of
+//! files.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -33,6 +34,11 @@ pub(crate) enum Job {
         store: SpillStore,
         blob: BlobRef,
         done: oneshot::Sender<Result<(), SpillError>>,
+    },
+    /// Remove spill files that were given up: what a task leaves may be large, and the core does not wait for that.
+    RemoveFiles {
+        store: SpillStore,
+        files: Vec<BlobRef>,
     },
     /// Take a snapshot.
     Snapshot(Box<SnapshotJob>),
@@ -120,6 +126,10 @@ impl Hands {
                     let _ = done.send(store.secure(blob));
                     None
                 }
+                Job::RemoveFiles { store, files } => {
+                    remove_files(&store, &files);
+                    None
+                }
                 Job::Snapshot(job) => self.snapshot(job),
                 Job::Reclaim(from) => Some(Event::Reclaimed(self.reclaim(from))),
             };
@@ -183,6 +193,15 @@ impl Hands {
                 None
             }
             Err(error) => Some(Event::SnapshotTaken(Err(error.into()))),
+        }
+    }
+}
+
+/// Removes spill files that were given up.
+pub(crate) fn remove_files(store: &SpillStore, files: &[BlobRef]) {
+    for &file in files {
+        if let Err(error) = store.remove_given_up(file) {
+            tracing::warn!(%error, "a file that nobody needs is left to the next start");
         }
     }
 }

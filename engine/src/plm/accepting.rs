@@ -11,6 +11,7 @@ use qtf_shm::{Counter, Event, Now, Outcome, Phase, SlotIndex, StateWord, TaskId}
 use super::Plm;
 use super::admission::{Checked, array_of, options_of};
 use super::pending::{Then, Wait};
+use super::retention::release;
 use super::submission::{Durability, Payload, Submission};
 use crate::cycle::WorkCount;
 use crate::effects::{Effect, PER_CALL_MAX};
@@ -136,6 +137,9 @@ impl Plm {
             }
             (Then::Settle, Phase::Ended) if state.is_judged() => {
                 self.settle(turn, slot, state);
+            }
+            (Then::Free, _) if state.is_forgotten() => {
+                release(turn, slot, state);
             }
             // Cancelled meanwhile, for example: that has a record of its own.
             _ => {}

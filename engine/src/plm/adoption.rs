@@ -115,6 +115,10 @@ impl Plm {
             return Adopted::Nothing;
         };
         if !is_left_open(journal, task.lsn(), state) {
+            if state.is_forgotten() {
+                // That is durable: the daemon before was killed just then.
+                turn.free(slot, state);
+            }
             return Adopted::Nothing;
         }
         if !journal.room.has_for_adoption(&journal.appender) {

@@ -20,6 +20,10 @@ impl Plm {
             let action = "only a dead letter can be revived";
             return Err(Rejection::wrong_state(id, state.phase(), action));
         }
+        if state.is_forgotten() {
+            let action = "it is being purged: submit it anew";
+            return Err(Rejection::wrong_state(id, state.phase(), action));
+        }
         if state.attempt() >= ATTEMPT_MAX {
             let action = "all of its 254 attempts are used up: purge it and submit it anew";
             return Err(Rejection::wrong_state(id, state.phase(), action));

@@ -233,6 +233,8 @@ impl Plm {
                 return false;
             }
             task.set_losses(losses);
+            // A result that was cut off before its end: no record knows of it.
+            turn.drop_result(slot, held);
             let is_spent =
                 losses > turn.config.losses_max && may_be_buried || held.attempt() >= ATTEMPT_MAX;
             let changed = if held.has_flag(FLAG_CANCEL) {

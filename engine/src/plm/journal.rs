@@ -9,7 +9,7 @@
 //!                                                      its verdict and the notice to clients wait
 //! RUNNING --> ENDED --> DELAYED                        a retry is recorded, nobody waits
 //! waiting --> CANCELLED; ASSIGNED, RUNNING --> DEAD_LETTER, CANCELLED   at once; the notice waits
-//! DONE .. --> FREE                                     at once; the answer waits
+//! DONE .. --> forgotten, its record durable--> FREE    the answer waits, and the files of the task stay until then
 //! ```
 //! Invariants:
 //! - I1: the lsn of a slot is that of its last record. It is written after the state, so a reader may meet a newer
@@ -237,6 +237,11 @@ impl Journal {
 
     /// Appends a task as it is, and what has to happen when that is durable.
     pub(crate) fn note_again(&mut self, turn: &Turn<'_>, slot: SlotIndex) -> Option<Lsn> {
+        let state = turn.segment.task(slot).state();
+        if state.is_forgotten() {
+            let task = state.id(slot)?;
+            return self.note_gone(turn, (slot, task), &Record::Purge { task });
+        }
         let lsn = self.note_whole(turn, slot)?;
         let state = turn.segment.task(slot).state();
         let phase = state.phase();
@@ -250,6 +255,19 @@ impl Journal {
         if let (Some(then), Some(task)) = (then, state.id(slot)) {
             self.pending.push(Wait { lsn, task, then });
         }
+        Some(lsn)
+    }
+
+    /// Appends that a task is forgotten; its slot is free when that is durable.
+    pub(crate) fn note_gone(
+        &mut self,
+        turn: &Turn<'_>,
+        (slot, task): (SlotIndex, TaskId),
+        record: &Record<'_>,
+    ) -> Option<Lsn> {
+        let lsn = self.append(record)?;
+        turn.segment.task(slot).set_lsn(lsn.get());
+        self.wait(lsn, task, Then::Free);
         Some(lsn)
     }
 

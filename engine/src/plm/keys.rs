@@ -14,7 +14,7 @@ use super::Plm;
 use super::submission::{Durability, Submission};
 use crate::answers::Accepted;
 use crate::rejection::{Detail, RejectReason, Rejection};
-use crate::turn::{Turn, find};
+use crate::turn::Turn;
 
 /// Time to live of a key whose submission names none: one hour.
 const KEY_TTL_MS_DEFAULT: u64 = 3_600_000;
@@ -48,7 +48,8 @@ impl Plm {
         let Some(entry) = segment.keys().find(key, now) else {
             return Ok(None);
         };
-        let first = find(segment, entry.task)
+        let first = self
+            .find(segment, entry.task)
             .ok()
             .map(|(slot, state)| (segment.task(slot), state.phase()));
         segment.counters().add(Counter::KeyRepeated, 1);

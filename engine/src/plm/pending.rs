@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use qtf_journal::Lsn;
 use qtf_shm::{Phase, TaskId};
 
-/// LIMIT: two groups of 4 MiB in records of at least 104 bytes (an outcome without output) are 80,000; memory is
-/// touched only as far as it is used.
-const CAPACITY: usize = 80_000;
+/// LIMIT: two groups of 4 MiB in records of at least 64 bytes (a purge) are 131,072; memory is touched only as far as it
+/// is used.
+const CAPACITY: usize = 131_072;
 
 /// What is to be done when the record is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(crate) enum Then {
     Settle,
     /// The task has its final phase already: only the notice is left.
     Tell(Phase),
+    /// The task is forgotten: its slot and its files go. Whoever forgot it waits for the record, nobody for this.
+    Free,
 }
 
 /// One task that waits.
@@ -36,17 +38,23 @@ pub(crate) struct Wait {
 #[derive(Debug)]
 pub(crate) struct Pending {
     waits: VecDeque<Wait>,
+    /// The last record that somebody is held up by.
+    awaited: Lsn,
 }
 
 impl Pending {
     pub(crate) fn new() -> Self {
         Self {
             waits: VecDeque::with_capacity(CAPACITY),
+            awaited: Lsn::NONE,
         }
     }
 
     /// To be called in the order of the records.
     pub(crate) fn push(&mut self, wait: Wait) {
+        if wait.then != Then::Free {
+            self.awaited = wait.lsn;
+        }
         self.waits.push_back(wait);
     }
 
@@ -55,9 +63,9 @@ impl Pending {
         self.waits.pop_front_if(|wait| wait.lsn <= durable)
     }
 
-    /// The last record that a task waits for.
-    pub(crate) fn last(&self) -> Option<Lsn> {
-        self.waits.back().map(|wait| wait.lsn)
+    /// The last record that somebody is held up by; it may be durable by now.
+    pub(crate) const fn awaited(&self) -> Lsn {
+        self.awaited
     }
 
     /// Says whether the first one's record is durable.
@@ -82,12 +90,19 @@ mod tests {
             });
         }
         assert!(!pending.is_due(Lsn::NONE) && pending.pop(Lsn::NONE).is_none());
-        assert_eq!(pending.last(), Some(Lsn::new(3)));
+        let free = Wait {
+            lsn: Lsn::new(4),
+            task,
+            then: Then::Free,
+        };
+        pending.push(free);
+        assert_eq!(pending.awaited(), Lsn::new(3));
         let durable = Lsn::new(2);
         assert_eq!(pending.pop(durable).unwrap().lsn, Lsn::new(1));
         assert!(pending.is_due(durable));
         assert_eq!(pending.pop(durable).unwrap().lsn, Lsn::new(2));
         assert!(!pending.is_due(durable) && pending.pop(durable).is_none());
-        assert_eq!(pending.pop(Lsn::new(3)).unwrap().lsn, Lsn::new(3));
+        assert_eq!(pending.pop(Lsn::new(4)).unwrap().lsn, Lsn::new(3));
+        assert_eq!(pending.pop(Lsn::new(4)), Some(free));
     }
 }

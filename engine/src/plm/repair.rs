@@ -50,6 +50,11 @@ impl Plm {
             Phase::Submitted => self.repair_submitted(turn, slot, state),
             Phase::Ended if state.is_judged() => self.repair_judged(turn, slot, state),
             Phase::Ended => self.conclude(turn, workers, slot, state),
+            Phase::Done | Phase::Failed | Phase::Cancelled | Phase::DeadLetter
+                if state.is_forgotten() =>
+            {
+                self.repair_forgotten(turn, slot, state)
+            }
             Phase::Done | Phase::Failed | Phase::Cancelled => {
                 restore_timer(turn, slot, state, expires_at(turn, slot))
             }

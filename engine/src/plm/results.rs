@@ -222,7 +222,7 @@ fn normalised(reported: Outcome) -> Outcome {
 /// Puts outcome and output into the slot, before the attempt is ENDED. An output that nobody will
 /// ask for (another attempt follows, or the client does not want it) is dropped at once.
 fn keep(
-    turn: &Turn<'_>,
+    turn: &mut Turn<'_>,
     slot: SlotIndex,
     running: StateWord,
     (mut outcome, output): (Outcome, Output<'_>),
@@ -245,7 +245,7 @@ fn keep(
             }
             Output::Bytes(_) => {}
             Output::Stored(blob) if is_wanted => task.set_result(blob),
-            Output::Stored(blob) => turn.segment.release(id, blob),
+            Output::Stored(blob) => turn.release(id, blob),
         }
     }
     if outcome.result_dropped {

@@ -2,26 +2,46 @@
 //!
 //! DONE, FAILED and CANCELLED have a time to live (their timer leaf, see `timers.rs`);
 //! `DEAD_LETTER` is kept until somebody purges it. With the slot go its payload, its result and
-//! its side record. Of a journal task that goes a record is left, so that a cold start does not bring
-//! it back; an acknowledgement is answered when that is durable. Tested in
-//! `engine/tests/rules/retention.rs` and `journal.rs`.
+//! its side record. A memory task goes at once. Of a journal task a record must be left first, so that a cold start does not
+//! bring it back, or a part of it: its word says that it is forgotten, and slot and files go when the record is
+//! durable (`docs/adr/0018`). Tested in `engine/tests/rules/retention.rs`, `journal.rs` and `forgetting.rs`.
 
 use qtf_journal::Record;
-use qtf_shm::{Counter, Phase, SlotIndex, StateWord, TaskId};
+use qtf_shm::{Counter, Event, Phase, Segment, SlotIndex, StateWord, TaskId};
 
 use super::Plm;
 use super::timers::expires_at;
 use crate::answers::Answer;
+use crate::effects::Effect;
 use crate::rejection::Rejection;
-use crate::turn::Turn;
+use crate::turn::{Turn, find};
 
 /// LIMIT: a full journal is looked at again as often as a spare file is tried to be made.
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 impl Plm {
-    /// Frees the slot of a task that has ended.
+    /// The slot of a task that is there for those who ask: not one whose going is durable.
+    pub(crate) fn find(
+        &self,
+        segment: &Segment,
+        id: TaskId,
+    ) -> Result<(SlotIndex, StateWord), Rejection> {
+        let (slot, state) = find(segment, id)?;
+        if state.is_forgotten() && self.is_gone_for_good(segment, slot) {
+            return Err(Rejection::unknown_task(id));
+        }
+        Ok((slot, state))
+    }
+
+    /// The record of a forgotten task is durable, or there is no journal that could bring it back.
+    fn is_gone_for_good(&self, segment: &Segment, slot: SlotIndex) -> bool {
+        let journal = self.journal.as_ref();
+        journal.is_none_or(|journal| journal.is_durable(segment.task(slot)))
+    }
+
+    /// Frees the slot of a task that has ended; that of a journal task when the record of it is durable.
     pub(crate) fn forget(&mut self, turn: &mut Turn<'_>, id: TaskId) -> Result<Answer, Rejection> {
-        let (slot, state) = turn.find(id)?;
+        let (slot, state) = self.find(turn.segment, id)?;
         let phase = state.phase();
         if !phase.is_final() {
             return Err(Rejection::wrong_state(
@@ -31,25 +51,63 @@ impl Plm {
             ));
         }
         let task = turn.segment.task(slot);
+        if state.is_forgotten() {
+            return self.answer(task, phase);
+        }
         self.check_change(task)?;
-        let is_journalled = self.is_journalled(task);
+        if self.is_journalled(task) {
+            let record = if phase == Phase::DeadLetter {
+                Record::Purge { task: id }
+            } else {
+                Record::Acknowledged { task: id }
+            };
+            if !self.begin_to_free(turn, (slot, state), (id, &record)) {
+                return Err(Rejection::unknown_task(id));
+            }
+            return self.answer(task, phase);
+        }
         if !turn.free(slot, state) {
             return Err(Rejection::unknown_task(id));
         }
-        let record = if phase == Phase::DeadLetter {
-            Record::Purge { task: id }
+        Ok(Answer {
+            phase,
+            durable: None,
+        })
+    }
+
+    /// DONE .. -> the same, forgotten; the slot is free when the record is durable. Returns whether it changed. A record that
+    /// finds no room after all is made up for by the sweep.
+    fn begin_to_free(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (slot, state): (SlotIndex, StateWord),
+        (id, record): (TaskId, &Record<'_>),
+    ) -> bool {
+        let task = turn.segment.task(slot);
+        let mark = self.mark(task, state);
+        let is_forgotten = if cfg!(qtf_mutant = "sim_slot_is_freed_before_its_record") {
+            turn.free(slot, state)
         } else {
-            Record::Acknowledged { task: id }
+            turn.segment.apply(slot, state, Event::Forget).is_ok()
         };
-        let durable = match &mut self.journal {
-            Some(journal) if is_journalled => journal.append(&record),
-            Some(_) | None => None,
-        };
-        Ok(Answer { phase, durable })
+        if !is_forgotten {
+            self.unmark(task, mark);
+            return false;
+        }
+        turn.clear_timer(slot);
+        if let Some(journal) = &mut self.journal {
+            journal.note_gone(turn, (slot, id), record);
+        }
+        true
     }
 
     /// The result of an ended task expires, unless its leaf came too early.
     pub(super) fn serve_ended(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord) {
+        if state.is_forgotten() {
+            // Left by a rebuild of the caches: what it waits for is the journal.
+            turn.clear_timer(slot);
+            return;
+        }
         let over = expires_at(turn, slot);
         if over.stamp() > turn.now.stamp() {
             turn.set_timer(slot, state, over);
@@ -60,15 +118,35 @@ impl Plm {
             turn.set_timer(slot, state, turn.now.plus_ns(LOOK_AGAIN_NS));
             return;
         }
-        let is_journalled = self.is_journalled(task);
-        if !turn.free(slot, state) {
-            return;
-        }
-        turn.segment.counters().add(Counter::ResultExpired, 1);
-        if let (true, Some(journal), Some(task)) =
-            (is_journalled, &mut self.journal, state.id(slot))
-        {
-            journal.append(&Record::Purge { task });
+        let has_expired = match state.id(slot) {
+            Some(task_id) if self.is_journalled(task) => {
+                let record = Record::Purge { task: task_id };
+                self.begin_to_free(turn, (slot, state), (task_id, &record))
+            }
+            Some(_) | None => turn.free(slot, state),
+        };
+        if has_expired {
+            turn.segment.counters().add(Counter::ResultExpired, 1);
         }
     }
+
+    /// A forgotten task whose record is durable goes, should nobody have seen to it.
+    pub(super) fn repair_forgotten(
+        &self,
+        turn: &mut Turn<'_>,
+        slot: SlotIndex,
+        state: StateWord,
+    ) -> bool {
+        self.is_gone_for_good(turn.segment, slot) && release(turn, slot, state)
+    }
+}
+
+/// Frees the slot of a forgotten task. Whoever asked for its end meanwhile is told it.
+pub(super) fn release(turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord) -> bool {
+    let is_free = turn.free(slot, state);
+    if let (true, Some(task)) = (is_free, state.id(slot)) {
+        let phase = state.phase();
+        turn.effects.push(Effect::Finished { task, phase });
+    }
+    is_free
 }

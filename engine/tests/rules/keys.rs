@@ -61,6 +61,7 @@ fn repeat_after_the_result_is_gone_gets_the_id_and_hears_that() {
     world.settle();
     assert!(!keyed(&mut world, 1).result_expired);
     world.forget(first.task).unwrap();
+    world.sync();
     let again = keyed(&mut world, 1);
     assert!(again.is_repeat && again.result_expired);
     assert_eq!((again.task, again.durable), (first.task, None));

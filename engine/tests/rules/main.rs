@@ -13,6 +13,8 @@ mod cold_start;
 #[cfg(test)]
 mod dead_letters;
 #[cfg(test)]
+mod forgetting;
+#[cfg(test)]
 mod joining;
 #[cfg(test)]
 mod journal;

@@ -358,6 +358,8 @@ fn stored_output_becomes_the_tasks_own_and_is_removed_with_it() {
         .task_result(now, worker, task_ref(task, attempt), &report);
     assert_eq!(output(&world, task), b"spilled bytes");
     world.engine.forget(now, task).unwrap();
+    assert_eq!(world.segment().spill().used_bytes(), 0);
+    world.remove_lost_files();
     let mut out = [0; 4];
     assert!(world.segment().spill().read_at(blob, 0, &mut out).is_err());
 }

@@ -187,6 +187,7 @@ fn expiry_waits_for_room() {
     assert_eq!(world.phase(task), Phase::Cancelled);
     world.engine.set_journal_room(1 << 20, 0);
     world.settle_for(2 * SECOND);
+    world.sync();
     assert!(world.engine.check(task).is_err());
 }
 

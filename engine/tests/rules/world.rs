@@ -106,6 +106,14 @@ impl World {
         std::iter::from_fn(|| self.engine.pop_effect()).collect()
     }
 
+    /// Removes the files that the engine has no use for any more, as the daemon does.
+    pub(crate) fn remove_lost_files(&mut self) {
+        while let Some(file) = self.engine.pop_lost_file() {
+            let removed = self.segment().spill().remove_given_up(file);
+            removed.expect("the folder can be written");
+        }
+    }
+
     /// Cycles until there is nothing left to do at this moment.
     pub(crate) fn settle(&mut self) -> Vec<Effect> {
         let mut effects = self.effects();
@@ -254,7 +262,8 @@ impl World {
                 phase,
                 Phase::Delayed | Phase::Done | Phase::Failed | Phase::Cancelled
             );
-            let is_timed = keeps_time || phase == Phase::Running && task.timeout_ms() > 0;
+            let is_timed = keeps_time && !state.is_forgotten()
+                || phase == Phase::Running && task.timeout_ms() > 0;
             let timer = segment.timers().leaf(number);
             assert_eq!(timer.is_some(), is_timed, "{state:?}");
             if let Owner::Worker(worker) = state.owner() {

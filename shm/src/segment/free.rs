@@ -20,6 +20,17 @@ pub(super) struct References {
 }
 
 impl References {
+    /// What lies in files.
+    const fn files(self) -> [BlobRef; 2] {
+        const fn file(blob: BlobRef) -> BlobRef {
+            match blob {
+                BlobRef::Spill { .. } => blob,
+                BlobRef::None | BlobRef::Inline { .. } | BlobRef::Arena { .. } => BlobRef::None,
+            }
+        }
+        [file(self.payload), file(self.result)]
+    }
+
     /// Without what lies in files.
     fn without_files(self) -> Self {
         let kept = |blob| match blob {
@@ -40,6 +51,22 @@ impl Segment {
     /// # Errors
     /// The task is in a phase that cannot be freed, or has moved on.
     pub fn free_task(&self, slot: SlotIndex, from: StateWord) -> Result<(), ApplyError> {
+        for file in self.free_task_but_files(slot, from)? {
+            self.remove_file(file);
+        }
+        Ok(())
+    }
+
+    /// The same, but the files that the task has left are the caller's: [`Segment::release`] removes them, which takes
+    /// longer than all the rest.
+    ///
+    /// # Errors
+    /// As [`Segment::free_task`]; then all is as it was.
+    pub fn free_task_but_files(
+        &self,
+        slot: SlotIndex,
+        from: StateWord,
+    ) -> Result<[BlobRef; 2], ApplyError> {
         let event = match from.phase() {
             Phase::Claimed => Event::Abandon,
             Phase::Submitted => Event::Refuse,
@@ -60,8 +87,15 @@ impl Segment {
         };
         let references = self.references(slot);
         self.apply(slot, from, event)?;
-        self.after_free(slot, from, references);
-        Ok(())
+        self.after_free(slot, from, references.without_files());
+        Ok(references.files())
+    }
+
+    /// Removes the file of a blob that is nobody's any more.
+    fn remove_file(&self, blob: BlobRef) {
+        if self.spill.remove(blob).is_err() {
+            self.counters().add(Counter::SpillFailed, 1);
+        }
     }
 
     fn after_free(&self, slot: SlotIndex, from: StateWord, references: References) {
@@ -93,11 +127,7 @@ impl Segment {
             BlobRef::Arena { unit, .. } => {
                 self.release_unit(owner, unit);
             }
-            BlobRef::Spill { .. } => {
-                if self.spill.remove(blob).is_err() {
-                    self.counters().add(Counter::SpillFailed, 1);
-                }
-            }
+            BlobRef::Spill { .. } => self.remove_file(blob),
         }
     }
 

@@ -7,13 +7,15 @@
 //!   removed.
 //! - I3: a file's length is compared with its reference at each read.
 //! - I4: the files of one store never hold more than its bound together: a file's length is counted before the file is made, and
-//!   until it is removed. What lies there at the start of a daemon is counted by [`SpillStore::remove_others`].
+//!   until it is removed or given up: what is given up is nobody's and waits to be removed, soon, by whoever has the time. What
+//!   lies there at the start of a daemon is counted by [`SpillStore::remove_others`].
 //! - I5: behind its bytes a file carries a CRC32C of each block of 64 KiB, and each read checks the blocks that it touches: a
 //!   flipped bit is an error of the task it belongs to, never other bytes.
 //!
 //! The directory is made when first needed, mode 0700; files have mode 0600. Tested at the end of this file.
 
 mod blocks;
+mod removal;
 mod room;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -388,25 +390,6 @@ impl SpillStore {
         match whole.read(offset, &mut out[..count]).map_err(failed)? {
             None => Ok(count),
             Some(offset) => Err(SpillError::Damaged { file: path, offset }),
-        }
-    }
-
-    /// Removes a blob's file, whose bytes are free from now on. A file that is not there is as good as removed.
-    ///
-    /// # Errors
-    /// The file is there and cannot be removed.
-    pub fn remove(&self, blob: BlobRef) -> Result<(), SpillError> {
-        let BlobRef::Spill { number, len } = blob else {
-            return Ok(());
-        };
-        let file = self.path_of(number);
-        match fs::remove_file(&file) {
-            Ok(()) => {
-                self.room.give_back(u64::from(len));
-                Ok(())
-            }
-            Err(source) if source.kind() == ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(SpillError::File { file, source }),
         }
     }
 
@@ -853,6 +836,26 @@ mod tests {
         store.read_at(first, 0, &mut out).unwrap();
         assert_eq!(&out, b"first");
         assert_ne!(first.as_raw() & 0xFFFF_FFFF, second.as_raw() & 0xFFFF_FFFF);
+    }
+
+    #[test]
+    fn what_is_given_up_makes_room_before_its_file_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SpillStore::open(dir.path(), 1 << 20).bounded(10);
+        let first = store.store(&[1; 8]).unwrap();
+        assert!(matches!(
+            store.store(&[2; 8]),
+            Err(SpillError::NoRoom { .. })
+        ));
+        store.give_up(first);
+        assert_eq!(store.used_bytes(), 0);
+        let second = store.store(&[2; 8]).unwrap();
+        store.remove_given_up(first).unwrap();
+        assert_eq!(store.used_bytes(), 8, "it counts once");
+        assert_eq!(store.files().unwrap().len(), 1);
+        store.remove(second).unwrap();
+        assert_eq!(store.used_bytes(), 0);
+        store.remove_given_up(second).unwrap();
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! | phase | flags |  owner (12)  | attempt (8)|           generation (36)            |
 //! +-------+-------+--------------+------------+--------------------------------------+
 //! flags: 1 CANCEL (stop was ordered by a client), 2 TIMED_OUT (stop was ordered because of time), 4 JUDGED (in ENDED: the
-//!        outcome is decided and its record waits for its sync)
+//!        outcome is decided and its record waits for its sync), 8 FORGOTTEN (in a final phase: the slot is given back when
+//!        the record of that is durable)
 //! owner: attach record in CLAIMED and SUBMITTED; worker in ASSIGNED, RUNNING and ENDED; the last worker, if there was
 //!        one, in DONE, FAILED, CANCELLED, DEAD_LETTER and judged ENDED (it owns nothing there); else all ones
 //! ```
@@ -45,9 +46,12 @@
 //!             Bury, Cancel           DEAD_LETTER, CANCELLED
 //!             Judge                  ENDED      flag JUDGED: the worker owns it no longer; Retry and RetryLater only without
 //! DONE        Free                   FREE       generation kept
-//! FAILED      Free                   FREE
-//! CANCELLED   Free                   FREE
-//! DEAD_LETTER Free, Revive           FREE, READY      attempt kept, so that results of its old attempts stay stale
+//!             Forget                 DONE       flag FORGOTTEN, once
+//! FAILED      Free, Forget           FREE, FAILED
+//! CANCELLED   Free, Forget           FREE, CANCELLED
+//! DEAD_LETTER Free, Forget           FREE, DEAD_LETTER
+//!             Revive                 READY      only without FORGOTTEN; attempt kept, so that results of its old attempts
+//!                                               stay stale
 //! any but QUARANTINE  Quarantine     QUARANTINE everything else kept, as evidence
 //! ```
 //! Every pair that is not listed is refused. The test enumerates all pairs against a second, independent writing of
@@ -71,6 +75,8 @@ pub const FLAG_CANCEL: u8 = 1;
 pub const FLAG_TIMED_OUT: u8 = 2;
 /// In ENDED: what becomes of the task is decided, and the record of it waits for its sync.
 pub const FLAG_JUDGED: u8 = 4;
+/// In a final phase: nobody wants the task any more, and the record of that waits for its sync.
+pub const FLAG_FORGOTTEN: u8 = 8;
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -274,6 +280,8 @@ pub enum Event {
     CompleteUnattended,
     /// An operator gives a buried task new attempts.
     Revive,
+    /// Nobody wants the task any more: its slot is given back when the record of that is durable.
+    Forget,
     /// The slot is given back.
     Free,
     /// A repairer met an impossible combination.
@@ -364,6 +372,12 @@ impl StateWord {
     #[must_use]
     pub const fn is_judged(self) -> bool {
         matches!(self.phase(), Phase::Ended) && self.has_flag(FLAG_JUDGED)
+    }
+
+    /// Ended, wanted by nobody, and waiting for the sync of the record that says so.
+    #[must_use]
+    pub const fn is_forgotten(self) -> bool {
+        self.phase().is_final() && self.has_flag(FLAG_FORGOTTEN)
     }
 
     /// The worker that holds the task, or held it last in a finished one.

@@ -37,6 +37,7 @@ fn all_events() -> Vec<(&'static str, Event)> {
         ("request_stop", Event::RequestStop),
         ("complete_unattended", Event::CompleteUnattended),
         ("revive", Event::Revive),
+        ("forget", Event::Forget),
         ("free", Event::Free),
         ("quarantine", Event::Quarantine),
     ]
@@ -67,8 +68,10 @@ fn expected(phase: &str) -> &'static str {
             "judge>ended complete>done fail>failed retry>ready retry_later>delayed bury>dead_letter \
              cancel>cancelled quarantine>quarantine"
         }
-        "done" | "failed" | "cancelled" => "free>free quarantine>quarantine",
-        "dead_letter" => "revive>ready free>free quarantine>quarantine",
+        "done" => "forget>done free>free quarantine>quarantine",
+        "failed" => "forget>failed free>free quarantine>quarantine",
+        "cancelled" => "forget>cancelled free>free quarantine>quarantine",
+        "dead_letter" => "revive>ready forget>dead_letter free>free quarantine>quarantine",
         "reserved" => "quarantine>quarantine",
         _ => "",
     }
@@ -85,7 +88,7 @@ fn word(phase: Phase, flags: u8, attempt: u8) -> StateWord {
 #[test]
 fn every_pair_of_phase_and_event_is_as_the_table_says() {
     for phase in Phase::ALL {
-        for flags in 0..8 {
+        for flags in 0..16 {
             let from = word(phase, flags, 5);
             let legal: Vec<String> = all_events()
                 .into_iter()
@@ -102,6 +105,10 @@ fn every_pair_of_phase_and_event_is_as_the_table_says() {
             if phase == Phase::Ended && flags & FLAG_JUDGED != 0 {
                 // Decided: it is not decided again, and no retry follows.
                 wanted.retain(|step| !step.starts_with("retry") && !step.starts_with("judge"));
+            }
+            if phase.is_final() && flags & FLAG_FORGOTTEN != 0 {
+                // On its way out: it is not forgotten again, and comes back no more.
+                wanted.retain(|step| !step.starts_with("forget") && !step.starts_with("revive"));
             }
             if matches!(phase, Phase::Assigned | Phase::Running) && flags & FLAG_CANCEL != 0 {
                 wanted.push("cancel>cancelled".to_owned());
@@ -135,6 +142,7 @@ fn owner_follows_the_phase() {
                 | "request_cancel"
                 | "request_stop"
                 | "complete_unattended"
+                | "forget"
                 | "quarantine" => 3,
                 "cancel" if phase.is_with_worker() => 3,
                 _ => 0xFFF,
@@ -161,6 +169,7 @@ fn attempt_and_flags_follow_the_event() {
                 "claim" | "abandon" | "refuse" | "free" => (0, 0),
                 "revive" => (5, 0),
                 "judge" => (5, flags | FLAG_JUDGED),
+                "forget" => (5, flags | FLAG_FORGOTTEN),
                 "assign" => (6, FLAG_CANCEL),
                 "retry" | "retry_later" => (5, 0),
                 _ => (5, flags),
@@ -281,4 +290,18 @@ fn judged_task_is_nobodys_and_loses_the_flag_with_the_phase() {
             (FLAG_CANCEL, ended.last_worker())
         );
     }
+}
+
+#[test]
+fn forgotten_task_stays_what_it_was_until_its_slot_is_given_back() {
+    let buried = word(Phase::DeadLetter, 0, 2);
+    let going = buried.after(Event::Forget).unwrap();
+    assert!(going.is_forgotten() && !buried.is_forgotten());
+    assert_eq!(
+        (going.phase(), going.attempt(), going.last_worker()),
+        (Phase::DeadLetter, 2, buried.last_worker())
+    );
+    assert!(going.after(Event::Revive).is_err());
+    let free = going.after(Event::Free).unwrap();
+    assert_eq!((free.flags(), free.generation()), (0, buried.generation()));
 }

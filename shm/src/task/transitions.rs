@@ -3,8 +3,8 @@
 //! Tested in `state_tests.rs`, against a second writing of the table.
 
 use super::state::{
-    ATTEMPT_MAX, Event, FLAG_CANCEL, FLAG_JUDGED, FLAG_TIMED_OUT, IllegalTransition, OWNER_NONE,
-    Phase, StateWord,
+    ATTEMPT_MAX, Event, FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT,
+    IllegalTransition, OWNER_NONE, Phase, StateWord,
 };
 use crate::id::{AttachIndex, GENERATION_MAX, WorkerIndex};
 
@@ -54,10 +54,8 @@ impl StateWord {
             Event::RequestCancel => self.flagged(FLAG_CANCEL),
             Event::RequestStop => self.flagged(FLAG_TIMED_OUT),
             Event::CompleteUnattended => self.moved(&[Phase::Running], Phase::Done),
-            Event::Revive => match self.unowned(&[Phase::DeadLetter], Phase::Ready) {
-                Some(next) => Some(next.with_flags(0)),
-                None => None,
-            },
+            Event::Revive => self.revived(),
+            Event::Forget => self.forgotten(),
             Event::Free => self.cleared(
                 &[
                     Phase::Done,
@@ -113,6 +111,24 @@ impl StateWord {
             Some(self.with_flags(self.flags() | FLAG_JUDGED))
         } else {
             None
+        }
+    }
+
+    const fn forgotten(self) -> Option<Self> {
+        if self.phase().is_final() && !self.is_forgotten() {
+            Some(self.with_flags(self.flags() | FLAG_FORGOTTEN))
+        } else {
+            None
+        }
+    }
+
+    const fn revived(self) -> Option<Self> {
+        if self.is_forgotten() {
+            return None;
+        }
+        match self.unowned(&[Phase::DeadLetter], Phase::Ready) {
+            Some(next) => Some(next.with_flags(0)),
+            None => None,
         }
     }
 

@@ -5,7 +5,7 @@ use crate::exec_payload;
 use crate::inspected::Inspected;
 use qtf_shm::segment::{Part, Reading, TaskRecord, WorkerRecord};
 use qtf_shm::task::slot::TaskOptions;
-use qtf_shm::{FLAG_CANCEL, FLAG_JUDGED, FLAG_TIMED_OUT, Owner, WorkerIndex};
+use qtf_shm::{FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT, Owner, WorkerIndex};
 use serde::Serialize;
 
 /// Bytes of a payload that are looked at for its command.
@@ -235,6 +235,7 @@ fn flags_of(record: &TaskRecord) -> Vec<&'static str> {
         (record.state.has_flag(FLAG_CANCEL), "cancel_requested"),
         (record.state.has_flag(FLAG_TIMED_OUT), "stopped_for_time"),
         (record.state.has_flag(FLAG_JUDGED), "judged"),
+        (record.state.has_flag(FLAG_FORGOTTEN), "forgotten"),
         (
             record.options.has(TaskOptions::DISCARD_RESULT),
             "discard_result",

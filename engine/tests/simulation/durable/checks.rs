@@ -2,7 +2,7 @@
 
 use qtf_engine::Lsn;
 use qtf_journal::recover;
-use qtf_shm::{FLAG_CANCEL, Phase, TaskId};
+use qtf_shm::{FLAG_CANCEL, Part, Phase, TaskId};
 
 use super::clients::Wish;
 use super::disk::config as journal_config;
@@ -56,11 +56,10 @@ impl World {
         let is_unsure = self.unsure == Some(id);
         let task = self.facts.get(id);
         let phase = state.phase();
-        if task.is_freed {
-            let stays = task.discards && task.end.is_some_and(|(end, _)| end == Phase::Done);
-            assert!(is_cold && !stays, "{id} was freed, and is there again");
-            task.is_freed = false;
-        }
+        assert!(!task.is_freed, "{id} was gone, and is there again");
+        // What was cut off before its record may not have happened.
+        task.forget_was_asked &= state.is_forgotten();
+        assert_is_whole(&segment, id);
         assert_eq!(
             slot.key().ready_stamp(),
             task.stamp,
@@ -124,13 +123,10 @@ impl World {
         for (id, task) in &mut self.facts.tasks {
             if !task.is_freed && engine.check(*id).is_err() {
                 let (phase, at) = task.end.unwrap_or_else(|| panic!("{id} is lost"));
-                assert_ne!(
-                    phase,
-                    Phase::DeadLetter,
-                    "{id} is kept until it is forgotten"
-                );
+                let is_kept = phase == Phase::DeadLetter && !task.forget_was_asked;
+                assert!(!is_kept, "{id} is kept until it is forgotten");
                 let is_over = self.now.since_ns(at) + ROUNDING_NS >= TTL_NS;
-                let is_unwanted = task.discards && phase == Phase::Done;
+                let is_unwanted = task.forget_was_asked || task.discards && phase == Phase::Done;
                 assert!(is_over || is_unwanted, "{id} expired too early");
                 task.is_freed = true;
             }
@@ -210,22 +206,22 @@ impl World {
 
     fn forget_all(&mut self) {
         for _ in 0..5_000 {
-            let left = self.facts.tasks.iter().find(|(_, task)| !task.is_freed);
+            let mut tasks = self.facts.tasks.iter();
+            let left = tasks.find(|(_, task)| !task.is_freed && !task.forget_was_asked);
             let Some((&id, _)) = left else { break };
             if let Ok(answer) = self.engine.forget(self.now, id) {
-                let task = self.facts.get(id);
-                (task.forget_was_asked, task.is_freed) = (true, true);
+                self.facts.get(id).forget_was_asked = true;
                 self.wait_for(answer.durable, super::facts::Told::Forgotten(id));
             }
+            self.turn();
+        }
+        for _ in 0..200 {
             self.turn();
         }
         assert!(
             self.facts.tasks.values().all(|task| task.is_freed),
             "some are never forgotten"
         );
-        for _ in 0..200 {
-            self.turn();
-        }
         assert!(
             self.facts.answers.is_empty(),
             "answers that never come: {:?}",
@@ -246,6 +242,8 @@ impl World {
             .map(|class| u64::from(class.chunks_used))
             .sum();
         assert_eq!(chunks, 0, "bytes of no task");
+        let files = segment.spill().files().expect("the folder can be read");
+        assert!(files.is_empty(), "files of no task: {files:?}");
         self.disk.disk.crash(self.seed);
         let recovered =
             recover(&self.disk.disk, &journal_config(0)).unwrap_or_else(|error| panic!("{error}"));
@@ -254,6 +252,20 @@ impl World {
             back.iter().all(|id| !self.facts.gone.contains_key(id)),
             "{back:?}"
         );
+    }
+}
+
+/// A task that is there is there with all its bytes.
+fn assert_is_whole(segment: &qtf_shm::Segment, id: TaskId) {
+    let task = segment.task(id.slot());
+    for (part, blob) in [
+        (Part::Payload, task.payload()),
+        (Part::Result, task.result()),
+    ] {
+        let mut bytes = vec![0; usize::try_from(blob.len()).expect("a blob fits into memory")];
+        let read = segment.load(id, part, 0, &mut bytes);
+        let read = read.unwrap_or_else(|error| panic!("{part:?} of {id}: {error}"));
+        assert_eq!(read, bytes.len(), "{part:?} of {id}");
     }
 }
 

@@ -114,7 +114,7 @@ impl World {
             10 => self.cancel(None),
             11 => self.reprioritise(),
             12 => self.asks(),
-            _ => self.forget(),
+            _ => self.forget(None),
         }
     }
 
@@ -288,7 +288,8 @@ impl World {
         }
     }
 
-    fn forget(&mut self) {
+    /// Forgets a task that has ended, perhaps one that is being forgotten already.
+    pub(crate) fn forget(&mut self, cut: Option<u32>) {
         let ended: Vec<TaskId> = self
             .facts
             .tasks
@@ -300,13 +301,18 @@ impl World {
             return;
         }
         let id = ended[self.rng.usize(..ended.len())];
-        match self.engine.forget(self.now, id) {
-            Ok(answer) => {
-                let task = self.facts.get(id);
-                (task.forget_was_asked, task.is_freed) = (true, true);
-                self.wait_for(answer.durable, Told::Forgotten(id));
+        let now = self.now;
+        let task = self.facts.get(id);
+        let was_asked = core::mem::replace(&mut task.forget_was_asked, true);
+        let Some(answer) = self.cut_off(cut, |engine| engine.forget(now, id)) else {
+            return;
+        };
+        match answer {
+            Ok(answer) => self.wait_for(answer.durable, Told::Forgotten(id)),
+            Err(refused) => {
+                assert!(is_for_now(&refused), "{id}: {refused}");
+                self.facts.get(id).forget_was_asked = was_asked;
             }
-            Err(refused) => assert!(is_for_now(&refused), "{id}: {refused}"),
         }
     }
 }

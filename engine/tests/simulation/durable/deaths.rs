@@ -44,7 +44,7 @@ impl World {
             WRITES_MAX / 4
         };
         let cut = Some(self.rng.u32(1..most));
-        match self.rng.u8(0..7) {
+        match self.rng.u8(0..8) {
             0 => self.submit(cut),
             // Few writes, and each of them counts.
             1 | 2 => {
@@ -52,6 +52,10 @@ impl World {
                 self.cancel(Some(writes));
             }
             3 => {
+                let writes = self.rng.u32(1..14);
+                self.forget(Some(writes));
+            }
+            4 => {
                 let place = self.workers.len();
                 if place > 0 {
                     let place = self.rng.usize(..place);
@@ -181,6 +185,7 @@ impl World {
         let opened = opened.unwrap_or_else(|error| panic!("{error}"));
         let segment = Arc::clone(self.engine.segment());
         segment.rebuild_caches(self.now);
+        segment.remove_lost_spills();
         self.begin(segment, &opened);
         self.hot_starts += 1;
         self.assert_facts(false);
@@ -202,6 +207,7 @@ impl World {
         let segment = new_segment(self.directory.path(), gen_base, recovered.max_stamp);
         let restored = restore(&segment, &recovered, self.wall());
         restored.unwrap_or_else(|error| panic!("{error}"));
+        segment.remove_lost_spills();
         self.ghosts.clear();
         self.begin(segment, &recovered.opened);
         self.cold_starts += 1;

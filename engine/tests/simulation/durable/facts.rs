@@ -31,7 +31,7 @@ pub(crate) struct Known {
     /// The client was told that it is cancelled.
     pub(crate) is_cancelled: bool,
     pub(crate) forget_was_asked: bool,
-    /// Its slot is free, though nobody was told so yet: a reboot may bring it back.
+    /// Somebody has seen that it is gone: nothing brings it back.
     pub(crate) is_freed: bool,
     /// Place in the queue.
     pub(crate) stamp: u64,
@@ -149,13 +149,17 @@ impl Facts {
 
     pub(crate) fn is_told(&mut self, told: Told) {
         match told {
+            // The same write has made the task's end and its going durable: whoever asked about it is answered all the same.
+            Told::Accepted(id) | Told::Cancelled(id) | Told::StopAsked(id)
+                if self.gone.contains_key(&id) => {}
             Told::Accepted(id) => self.get(id).is_accepted = true,
             Told::Cancelled(id) => self.get(id).is_cancelled = true,
             Told::StopAsked(id) => self.get(id).stop_was_told = true,
             Told::Forgotten(id) => {
-                let task = self.tasks.remove(&id);
-                self.gone
-                    .insert(id, task.is_some_and(|task| task.is_journalled));
+                // Whoever has asked once more is told once more.
+                if let Some(task) = self.tasks.remove(&id) {
+                    self.gone.insert(id, task.is_journalled);
+                }
             }
             Told::Verdict(..) => {}
         }

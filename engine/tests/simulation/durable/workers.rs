@@ -116,13 +116,17 @@ impl World {
     fn report(&mut self, place: usize, (one, code): (TaskRef, u8), cut: Option<u32>) {
         let (now, id) = (self.now, self.workers[place].id);
         let bytes = vec![2; self.rng.usize(0..300)];
+        let file = (!bytes.is_empty() && self.rng.u8(0..4) == 0).then(|| {
+            let stored = self.engine.segment().spill().store(&bytes);
+            stored.unwrap_or_else(|error| panic!("{error}"))
+        });
         let report = ResultReport {
             outcome: Outcome {
                 kind: OutcomeKind::Exited,
                 code,
                 result_dropped: false,
             },
-            output: Output::Bytes(&bytes),
+            output: file.map_or(Output::Bytes(&bytes), Output::Stored),
         };
         self.unsure = Some(one.task);
         let answer = self.cut_off(cut, |engine| engine.task_result(now, id, one, &report));
@@ -130,6 +134,12 @@ impl World {
             return;
         };
         self.unsure = None;
+        if let Some(file) = file
+            && answer.disposition != Disposition::Recorded
+        {
+            let removed = self.engine.segment().spill().remove(file);
+            removed.unwrap_or_else(|error| panic!("{error}"));
+        }
         self.note(one.task, answer.disposition as u64);
         match answer.disposition {
             Disposition::Recorded => {

@@ -180,9 +180,21 @@ impl World {
             self.disk.help(&mut self.engine, &mut self.rng, wall);
         }
         self.engine.cycle(self.now);
+        self.remove_files();
         let best_waiting = self.best_waiting();
         self.take_effects(best_waiting);
         self.note_expired();
+    }
+
+    /// The helper thread removes files that nobody refers to, now or later; a daemon's death leaves them to the next one.
+    fn remove_files(&mut self) {
+        while self.is_calm || self.rng.bool() {
+            let Some(file) = self.engine.pop_lost_file() else {
+                return;
+            };
+            let removed = self.engine.segment().spill().remove_given_up(file);
+            removed.unwrap_or_else(|error| panic!("{error}"));
+        }
     }
 
     pub(crate) fn journal_turn(&mut self, is_done: bool) {
