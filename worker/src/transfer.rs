@@ -7,7 +7,7 @@ use qtf_proto::limits::{CHUNK_BYTES, MESSAGE_BYTES_MAX};
 use qtf_proto::refusal::refusal_of;
 use qtf_proto::v1::register_client::RegisterClient;
 use qtf_proto::v1::scheduler_client::SchedulerClient;
-use qtf_proto::v1::{FetchPayloadRequest, TaskRef, UploadChunk};
+use qtf_proto::v1::{FetchPayloadRequest, RefusalReason, TaskRef, UploadChunk};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -29,7 +29,7 @@ pub(crate) struct Access {
 pub(crate) enum TransferError {
     /// The daemon said no: trying again does not help.
     Refused(String),
-    /// The connection broke, or the daemon is short of room: trying again may help.
+    /// The connection broke, or the daemon is short of room, or does not know the worker yet: trying again may help.
     Broken(String),
 }
 
@@ -39,6 +39,13 @@ impl TransferError {
         let may_retry = refusal
             .as_ref()
             .is_some_and(|refusal| refusal.retry_after_ms > 0);
+        // A successor of the daemon that this worker knew: it will know the worker when that has said hello, over a new link.
+        let is_unknown = refusal.as_ref().is_some_and(|refusal| {
+            matches!(
+                refusal.reason(),
+                RefusalReason::UnknownWorker | RefusalReason::Stopping
+            )
+        });
         let is_refusal = refusal.is_some()
             || matches!(
                 status.code(),
@@ -52,7 +59,7 @@ impl TransferError {
                     | Code::Unimplemented
             );
         let message = status.message().to_owned();
-        if is_refusal && !may_retry {
+        if is_refusal && !may_retry && !is_unknown {
             Self::Refused(message)
         } else {
             Self::Broken(message)

@@ -650,6 +650,72 @@ async fn payload_that_cannot_be_fetched_and_output_that_cannot_be_stored_are_tol
 }
 
 #[tokio::test]
+async fn upload_to_a_daemon_that_does_not_know_the_worker_yet_is_made_again() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    // A successor says so to an upload that reaches it before the worker's hello.
+    daemon.stored.lock().unwrap().refuse_next = vec![RefusalReason::UnknownWorker; 2];
+    let large = assignment(attempt(1, 1), "exec", shell("head -c 100000 /dev/zero"));
+    dispatch.assign(vec![large]).await;
+    let result = session.result().await;
+    assert!(!result.outcome.unwrap().result_dropped);
+    let stored = daemon.stored.lock().unwrap().uploads[&result.output_upload].clone();
+    assert_eq!(
+        TaskOutput::decode(&stored[..]).unwrap().stdout.len(),
+        100_000
+    );
+}
+
+#[tokio::test]
+async fn output_whose_receipt_the_daemon_does_not_know_is_uploaded_again() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let large = assignment(attempt(1, 1), "exec", shell("head -c 100000 /dev/zero"));
+    dispatch.assign(vec![large]).await;
+    let first = session.result().await;
+    for _ in 0..2 {
+        session.judge(&first, ResultDisposition::UploadAgain).await;
+        let again = session.result().await;
+        assert_eq!(again.task, first.task);
+        assert_ne!(again.output_upload, first.output_upload);
+        assert!(!again.outcome.unwrap().result_dropped);
+    }
+    assert_eq!(daemon.stored.lock().unwrap().uploads.len(), 3);
+    session.record(&first).await;
+    while session.report().await.unwrap().holding != 0 {}
+    // It is judged once: its slot is free for one more, and no more than that.
+    let next = assignment(attempt(2, 1), "echo", "data");
+    dispatch.assign(vec![next]).await;
+    assert_eq!(session.result().await.task, Some(attempt(2, 1)));
+}
+
+#[tokio::test]
+async fn large_output_is_uploaded_to_the_next_daemon_when_its_own_died_meanwhile() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let large = assignment(attempt(1, 1), "exec", shell("head -c 100000 /dev/zero"));
+    dispatch.assign(vec![large]).await;
+    let first = session.result().await;
+    daemon.kill();
+    drop((session, dispatch));
+    // Whatever is still under way to it is refused for good, and that counts for nothing.
+    daemon.stored.lock().unwrap().uploads.clear();
+    daemon.start_again();
+    let (mut session, _dispatch) = daemon.accept(9).await;
+    let again = session.result().await;
+    assert_eq!(again.task, first.task);
+    assert!(!again.outcome.unwrap().result_dropped);
+    let stored = daemon.stored.lock().unwrap().uploads[&again.output_upload].clone();
+    assert_eq!(
+        TaskOutput::decode(&stored[..]).unwrap().stdout.len(),
+        100_000
+    );
+}
+
+#[tokio::test]
 async fn output_beyond_the_daemons_limit_is_cut_so_that_it_fits() {
     let mut daemon = FakeDaemon::start();
     let _worker = run(builder(&daemon));

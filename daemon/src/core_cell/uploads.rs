@@ -92,6 +92,13 @@ impl Uploads {
         (upload.session == session && upload.expires > now).then_some(upload.blob)
     }
 
+    /// What the receipt is for waits for room in the journal: it stays good for as long again.
+    pub(crate) fn renew(&mut self, receipt: u64, now: Now) {
+        if let Some(upload) = self.waiting.get_mut(&receipt) {
+            upload.expires = now.plus_ns(RECEIPT_NS);
+        }
+    }
+
     /// The receipt was used.
     pub(crate) fn use_up(&mut self, receipt: u64) {
         self.waiting.remove(&receipt);
@@ -176,6 +183,21 @@ mod tests {
         uploads.expire(late);
         assert_eq!(files(&folder), 0);
         assert_eq!(uploads.next_expiry(), None);
+    }
+
+    #[test]
+    fn upload_that_is_renewed_is_kept_for_as_long_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut uploads = uploads(&folder);
+        let receipt = upload(&mut uploads);
+        uploads.renew(receipt, Now::from_ns(RECEIPT_NS - 1));
+        uploads.expire(Now::from_ns(RECEIPT_NS));
+        assert_eq!(files(&folder), 1);
+        assert_eq!(
+            uploads.next_expiry(),
+            Some(Now::from_ns(2 * RECEIPT_NS - 1))
+        );
+        assert!(uploads.take(receipt, 1, Now::from_ns(RECEIPT_NS)).is_some());
     }
 
     #[test]

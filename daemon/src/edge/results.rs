@@ -168,29 +168,33 @@ fn record(
     let Some(task) = TaskId::from_raw(asked.task_id) else {
         return Ok(Some((ResultDisposition::Stale, None)));
     };
-    let mut outcome = read::outcome_from(result.outcome.as_ref());
+    let outcome = read::outcome_from(result.outcome.as_ref());
+    let reference = TaskRef {
+        task,
+        attempt: asked.attempt,
+    };
     let uploaded = match result.output_upload {
         0 => None,
         receipt => core.uploads.peek(receipt, token, now),
     };
     let output = match uploaded {
         Some(blob) => Output::Stored(blob),
-        None if result.output_upload != 0 => {
-            // The receipt has expired. The attempt has ended all the same.
-            outcome.result_dropped = true;
-            Output::None
+        // It was given by the daemon before, or too long ago: the worker still has the output. For an attempt that is not this
+        // worker's (any more) it makes no difference.
+        None if result.output_upload != 0 && core.engine.payload_for(worker, reference).is_ok() => {
+            return Ok(Some((ResultDisposition::UploadAgain, None)));
         }
+        None if result.output_upload != 0 => Output::None,
         None if result.output.is_empty() => Output::None,
         None => Output::Bytes(&result.output),
-    };
-    let reference = TaskRef {
-        task,
-        attempt: asked.attempt,
     };
     let report = ResultReport { outcome, output };
     let answer = core.engine.task_result(now, worker, reference, &report);
     let disposition = match answer.disposition {
-        Disposition::NotNow => return Ok(None),
+        Disposition::NotNow => {
+            core.uploads.renew(result.output_upload, now);
+            return Ok(None);
+        }
         Disposition::Recorded => ResultDisposition::Recorded,
         Disposition::AlreadyRecorded => ResultDisposition::AlreadyRecorded,
         Disposition::Stale => ResultDisposition::Stale,

@@ -123,6 +123,51 @@ fn large_payload_and_large_output_travel_in_chunks_unchanged() {
 }
 
 #[test]
+fn result_whose_receipt_is_not_known_is_not_recorded_and_its_output_asked_for_again() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let mut worker = RawWorker::join(&mut peer, hello(1), 1).await;
+        let task_id = peer.submit(noop(b"")).await.unwrap();
+        let assignment = worker.assignments().await.remove(0);
+        let result = |receipt| TaskResult {
+            task: assignment.task,
+            outcome: Some(Outcome {
+                kind: OutcomeKind::Exited.into(),
+                ..Outcome::default()
+            }),
+            output_upload: receipt,
+            ..TaskResult::default()
+        };
+        // A receipt of the daemon before this one.
+        let told = worker.report(result(4_711)).await;
+        assert_eq!(told, ResultDisposition::UploadAgain);
+        assert_eq!(peer.counter("results_dropped").await, 0);
+        assert!(matches!(
+            peer.state(task_id).await,
+            TaskState::Assigned | TaskState::Running
+        ));
+        let output = pattern(100_000);
+        let upload = chunks(worker.welcome.token, output.len() as u64, &output);
+        let receipt = peer
+            .register
+            .upload_output(tokio_stream::iter(upload))
+            .await;
+        let receipt = receipt.unwrap().into_inner().upload;
+        let told = worker.report(result(receipt)).await;
+        assert_eq!(told, ResultDisposition::Recorded);
+        // Of an attempt that is over nothing more is wanted.
+        let told = worker.report(result(4_711)).await;
+        assert_eq!(told, ResultDisposition::AlreadyRecorded);
+        let fetched = peer
+            .plm
+            .fetch_output(FetchOutputRequest { task_id })
+            .await
+            .unwrap();
+        assert!(collect(fetched.into_inner()).await == output);
+    });
+}
+
+#[test]
 fn upload_that_lies_about_its_size_is_refused_and_leaves_nothing() {
     on_both(&small(), |daemon| async move {
         let mut peer = Peer::new(&daemon).await;

@@ -138,6 +138,8 @@ impl Agent {
                     is_told = false;
                     let linked_at = Instant::now();
                     let end = self.serve(*session).await;
+                    // What an upload over that link comes to counts for nothing from now on: the next one begins anew.
+                    self.link_number += 1;
                     if linked_at.elapsed() > GOOD_LINK {
                         backoff = BACKOFF_FIRST;
                     }

@@ -4,9 +4,11 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use qtf_proto::v1::{
-    DispatchRequest, DispatchResponse, OutcomeKind, StopReason, WorkerNotice, WorkerReport,
+    DispatchRequest, DispatchResponse, OutcomeKind, ResultDisposition, StopReason, WorkerNotice,
+    WorkerReport,
 };
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::link::{self, Link, LinkError, Session};
@@ -35,6 +37,8 @@ struct Talk {
     probes: Vec<u64>,
     drain_is_told: bool,
     uploads: Arc<Semaphore>,
+    /// They end with the link.
+    uploading: JoinSet<()>,
     access: Access,
 }
 
@@ -60,6 +64,7 @@ impl Agent {
             probes: Vec::new(),
             drain_is_told: false,
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            uploading: JoinSet::new(),
             access,
         };
         let credits = if self.leaving == Leaving::No {
@@ -128,7 +133,13 @@ impl Agent {
     fn on_notice(&mut self, notice: WorkerNotice) -> Option<LinkError> {
         for verdict in notice.verdicts {
             if let Some(task) = verdict.task {
-                self.tasks.on_verdict(task.into());
+                match verdict.disposition() {
+                    ResultDisposition::UploadAgain => self.tasks.upload_again(task.into()),
+                    ResultDisposition::Unspecified
+                    | ResultDisposition::Recorded
+                    | ResultDisposition::AlreadyRecorded
+                    | ResultDisposition::Stale => self.tasks.on_verdict(task.into()),
+                }
             }
         }
         if notice.evicted {
@@ -227,13 +238,14 @@ impl Agent {
         }
     }
 
-    fn start_upload(&self, upload: Upload, talk: &Talk) {
+    fn start_upload(&self, upload: Upload, talk: &mut Talk) {
+        while talk.uploading.try_join_next().is_some() {}
         let Upload { run, output } = upload;
         let sender = self.event_sender.clone();
         let access = talk.access.clone();
         let link = self.link_number;
         let uploads = Arc::clone(&talk.uploads);
-        tokio::spawn(async move {
+        talk.uploading.spawn(async move {
             let Ok(_turn) = uploads.acquire().await else {
                 return;
             };

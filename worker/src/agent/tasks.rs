@@ -287,6 +287,21 @@ impl Tasks {
         }
     }
 
+    /// The daemon does not know the upload of a result, and has recorded nothing: once more from the start.
+    pub(super) fn upload_again(&mut self, attempt: Attempt) {
+        if let Some(run) = self.by_attempt.get(&attempt).copied()
+            && let Some(Held {
+                phase: Phase::Ended { delivery, .. },
+                ..
+            }) = self.by_run.get_mut(&run)
+            && *delivery == Delivery::Sent
+        {
+            *delivery = Delivery::Waiting(0);
+            self.unjudged = self.unjudged.saturating_sub(1);
+            self.offer(run);
+        }
+    }
+
     /// Asks an attempt to stop. A waiting one that is cancelled is over at once: true, and the caller
     /// says how it ended.
     pub(super) fn stop(&mut self, attempt: Attempt, cause: StopCause) -> Option<RunNumber> {
@@ -676,6 +691,31 @@ mod tests {
         let results = tasks.take_results();
         assert_eq!(results[0].output_upload, 77);
         assert!(results[0].output.is_empty());
+    }
+
+    #[test]
+    fn output_whose_upload_is_not_known_takes_room_again_until_it_is_sent_once_more() {
+        let mut tasks = Tasks::new(1, 1);
+        tasks.grant();
+        tasks.accept(assignment(1));
+        let runs = start(&mut tasks);
+        let output = Bytes::from(vec![1; INLINE_BYTES_MAX + 1]);
+        tasks.on_ended(runs[0], Outcome::default(), output);
+        tasks.take_uploads();
+        tasks.on_uploaded(runs[0], Some(7));
+        tasks.take_results();
+        assert_eq!(tasks.unjudged, 1);
+        tasks.upload_again(attempt(1));
+        assert_eq!((tasks.unjudged, tasks.grant()), (0, 0));
+        assert_eq!(tasks.take_uploads().len(), 1);
+        tasks.upload_again(attempt(1));
+        assert!(tasks.take_uploads().is_empty(), "it is under way");
+        tasks.on_uploaded(runs[0], Some(8));
+        assert_eq!(tasks.take_results()[0].output_upload, 8);
+        assert_eq!(tasks.grant(), 1);
+        tasks.on_verdict(attempt(1));
+        tasks.upload_again(attempt(1));
+        assert!(tasks.is_quiet());
     }
 
     #[test]

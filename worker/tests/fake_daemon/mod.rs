@@ -78,9 +78,13 @@ impl Session {
     }
 
     pub(crate) async fn record(&self, result: &TaskResult) {
+        self.judge(result, ResultDisposition::Recorded).await;
+    }
+
+    pub(crate) async fn judge(&self, result: &TaskResult, disposition: ResultDisposition) {
         let verdicts = vec![ResultVerdict {
             task: result.task,
-            disposition: ResultDisposition::Recorded.into(),
+            disposition: disposition.into(),
         }];
         self.notify(WorkerNotice {
             verdicts,
@@ -105,6 +109,10 @@ impl Session {
     }
 
     pub(crate) async fn result(&mut self) -> TaskResult {
+        soon(self.next_result()).await
+    }
+
+    async fn next_result(&mut self) -> TaskResult {
         loop {
             let mut report = self.news().await;
             if let Some(result) = report.results.pop() {
@@ -192,6 +200,8 @@ pub(crate) struct Stored {
     /// By receipt.
     pub(crate) uploads: HashMap<u64, Vec<u8>>,
     pub(crate) refuse_uploads: bool,
+    /// The next uploads are refused for these reasons.
+    pub(crate) refuse_next: Vec<RefusalReason>,
 }
 
 #[tonic::async_trait]
@@ -239,9 +249,11 @@ impl Register for Service {
         }
         assert_eq!(u64::try_from(data.len()).unwrap(), total_bytes);
         let mut stored = self.stored.lock().unwrap();
-        if stored.refuse_uploads {
+        let refused = stored.refuse_next.pop();
+        let refused = refused.or(stored.refuse_uploads.then_some(RefusalReason::SpillFailed));
+        if let Some(reason) = refused {
             return Err(status_of(Refusal {
-                reason: RefusalReason::SpillFailed.into(),
+                reason: reason.into(),
                 message: "no space left".into(),
                 retry_after_ms: 0,
             }));
