@@ -2,7 +2,7 @@
 //!
 //! Every call is bounded and causes two effects at most. Tested in `engine/tests/rules/`.
 
-use qtf_shm::{AttachIndex, ClientIndex, Counter, Now, StateWord, TaskId, WorkerId};
+use qtf_shm::{AttachIndex, ClientIndex, Counter, KindIndex, Now, StateWord, TaskId, WorkerId};
 
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
@@ -65,6 +65,12 @@ impl Engine {
     pub fn revive(&mut self, now: Now, task: TaskId) -> Result<Answer, Rejection> {
         let mut parts = self.parts(now);
         parts.plm.revive(&mut parts.turn, task)
+    }
+
+    /// Some worker offers this kind. A parked task whose kind is offered waits for room in the journal.
+    #[must_use]
+    pub fn is_offered(&self, kind: KindIndex) -> bool {
+        self.workers.is_offered(kind)
     }
 
     /// The state of a task.

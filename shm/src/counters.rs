@@ -127,7 +127,7 @@ named_counters! {
     KeyReleased = "key_released",
     /// Keys whose time was over.
     KeyExpired = "key_expired",
-    /// Turns in which a task was not handed out, because its outcome might find no room in the journal.
+    /// Times that a task was not handed out but parked, because its outcome might find no room in the journal.
     DispatchPutOff = "dispatch_put_off",
     /// Results that a worker must report again, because the journal had no room.
     ResultPutOff = "result_put_off",

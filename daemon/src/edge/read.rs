@@ -71,16 +71,17 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
     let idempotency_key = key_of(core, record, side.as_ref());
     let side = side.unwrap_or_default();
     let worker = last_worker(core, record);
-    let kind = KindIndex::new_checked(record.kind, core.segment().geometry().kinds())
-        .and_then(|kind| core.segment().kind_name(kind));
+    let kind_index = KindIndex::new_checked(record.kind, core.segment().geometry().kinds());
+    let kind = kind_index.and_then(|kind| core.segment().kind_name(kind));
     let phase = record.state.phase();
     let (worker_id, worker_name, worker_host) = worker.unwrap_or_default();
     let submitted = record.key.ready_stamp();
     let is_journalled = record.options.has(TaskOptions::JOURNAL);
-    let blocked_on = if phase == Phase::Blocked {
-        "a worker that offers its kind"
-    } else {
-        ""
+    let is_offered = kind_index.is_some_and(|kind| core.engine.is_offered(kind));
+    let blocked_on = match (phase == Phase::Blocked, is_journalled && is_offered) {
+        (true, true) => "room in the journal",
+        (true, false) => "a worker that offers its kind",
+        (false, _) => "",
     };
     Some(TaskInfo {
         task_id: id.as_raw(),

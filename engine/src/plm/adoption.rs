@@ -50,11 +50,13 @@ impl Plm {
     fn adopt_counts(&mut self, turn: &Turn<'_>) {
         for slot in turn.segment.allocated_slots(0..turn.segment.high_water()) {
             let task = turn.segment.task(slot);
-            let phase = task.state().phase();
+            let state = task.state();
+            let phase = state.phase();
             if phase == Phase::Blocked
                 && let Some(kind) = task.kind()
             {
                 self.count_parked(kind);
+                self.note_parked(turn, (slot, state));
             }
             if matches!(phase, Phase::Assigned | Phase::Running)
                 && let Some(journal) = self.journal_of(task)

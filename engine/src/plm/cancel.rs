@@ -158,6 +158,9 @@ impl Plm {
         if phase == Phase::Ready && !turn.segment.ready().rekey(slot.get(), old, new) {
             turn.index_ready(slot, state);
         }
+        if phase == Phase::Blocked {
+            self.note_parked(turn, (slot, state));
+        }
         turn.segment.counters().add(Counter::TaskUpdated, 1);
         let record = journal::Record::Update { task: id, priority };
         self.note(turn, (slot, mark), &record);

@@ -16,6 +16,7 @@
 //! | `retention.rs` | acknowledgement and freeing |
 //! | `dead_letters.rs` | new attempts for dead letters |
 //! | `timers.rs` | due tasks, timeouts, time to live |
+//! | `waiting.rs` | journal tasks that wait for room in the journal |
 //! | `repair.rs` | one idempotent repair of one slot |
 //!
 //! Invariants:
@@ -43,6 +44,7 @@ mod retention;
 mod room;
 mod submission;
 mod timers;
+mod waiting;
 
 use qtf_journal::{Lsn, Record};
 use qtf_shm::{
@@ -53,6 +55,7 @@ use crate::answers::Answer;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 use journal::Mark;
+use waiting::Waiting;
 
 pub use endings::ATTEMPTS_USED_UP;
 pub(crate) use journal::{Journal, LSN_UNDER_WAY};
@@ -83,6 +86,8 @@ pub(crate) struct Plm {
     parked: [u32; KINDS_COUNT],
     /// Names of kinds by number, so that a known kind is found without a look into the segment.
     kind_names: Vec<Box<str>>,
+    /// Journal tasks that are parked until the journal has room.
+    waiting: Waiting,
     /// `None` in memory operation.
     pub(crate) journal: Option<Box<Journal>>,
     /// Where the walk over the table of keys stands.
@@ -97,6 +102,7 @@ impl Plm {
             intake_is_stopped: false,
             parked: [0; KINDS_COUNT],
             kind_names: vec![Box::default(); KINDS_COUNT],
+            waiting: Waiting::default(),
             journal,
             keys_cursor: 0,
         }

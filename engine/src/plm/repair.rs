@@ -41,7 +41,7 @@ impl Plm {
             Phase::Ready => turn.index_ready(slot, state),
             Phase::Blocked => {
                 let is_offered = task.kind().is_some_and(|kind| workers.is_offered(kind));
-                is_offered && self.release(turn, slot, state)
+                is_offered && self.may_hand_out(task) && self.release(turn, slot, state)
             }
             Phase::Delayed => restore_timer(turn, slot, state, Now::from_stamp(task.phase_time())),
             Phase::Assigned | Phase::Running => {

@@ -6,7 +6,8 @@
 //! leaf removed, worker counted and its leaf re-keyed, dispatch effect.
 //!
 //! There is one ready tree (`docs/adr/0004`): a task whose kind nobody offers is parked, so that no
-//! other waits behind it; when its workers are all busy, the head waits, and the rest with it.
+//! other waits behind it, and so is a journal task while the journal has no room for its records; when its workers are all
+//! busy, the head waits, and the rest with it.
 //! Tested in `engine/tests/rules/scheduling.rs`.
 
 mod placement;
@@ -46,6 +47,7 @@ impl Scheduler {
             if !turn.effects.has_room(1) || !workers.has_free(turn.segment) {
                 break;
             }
+            plm.release_best_waiting(turn);
             let Some((leaf, key)) = turn.segment.ready().locate() else {
                 break;
             };
@@ -85,7 +87,11 @@ fn place_head(
         }
         Pick::Worker(_) => {
             turn.segment.counters().add(Counter::DispatchPutOff, 1);
-            Step::Waits
+            if plm.park_for_room(turn, (slot, state)) {
+                Step::Moved
+            } else {
+                Step::Waits
+            }
         }
         Pick::NobodyOffers => {
             park(turn, plm, (slot, state, key));

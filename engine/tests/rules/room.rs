@@ -3,7 +3,7 @@
 
 use qtf_engine::{Disposition, Durability, EngineConfig, RejectReason};
 use qtf_journal::{AppenderLimits, RECORD_BYTES_MAX};
-use qtf_shm::{Counter, Phase};
+use qtf_shm::{Counter, Phase, TaskId};
 
 use crate::journal_world::JournalWorld;
 use crate::world::SECOND;
@@ -217,4 +217,100 @@ fn nobody_waits_for_a_record_that_found_no_room_but_asks_again() {
     let repeat = world.take_in("exec", |task| task.key = Some(key)).unwrap();
     assert_eq!((repeat.task, repeat.is_repeat), (task, true));
     assert!(repeat.durable.is_none_or(|lsn| lsn <= world.last()));
+}
+
+/// A task that the journal has nothing to do with.
+fn memory(world: &mut JournalWorld, kind: &str) -> TaskId {
+    let taken = world.take_in(kind, |task| task.durability = Durability::Memory);
+    taken.expect("accepted").task
+}
+
+#[test]
+fn memory_tasks_do_not_wait_behind_journal_tasks_that_wait_for_room() {
+    let mut world = JournalWorld::new();
+    let (first, second) = (world.ready("exec"), world.ready("exec"));
+    let behind = memory(&mut world, "exec");
+    world.engine.set_journal_room(600, 100_000);
+    let worker = world.worker(1, &["exec"]);
+    assert_eq!(world.dispatch().1, behind);
+    assert_eq!(world.phase(first), Phase::Blocked);
+    assert_eq!(world.phase(second), Phase::Blocked);
+    world.verify();
+    // The sweep lets them wait.
+    world.beat(worker, 1).unwrap();
+    world.settle_for(SECOND);
+    assert_eq!(world.phase(first), Phase::Blocked);
+    let later = memory(&mut world, "exec");
+    world.end((worker, behind, 1), 0);
+    world.engine.set_journal_room(1 << 20, 1_000);
+    for expected in [first, second, later] {
+        let got = world.dispatch();
+        assert_eq!(got.1, expected, "each at its old place in the order");
+        world.result(got, 0, b"");
+        world.grant(worker);
+    }
+    assert_eq!(world.counter(Counter::DispatchPutOff), 2);
+    world.verify();
+}
+
+#[test]
+fn room_for_one_lets_the_best_go_and_the_others_are_not_touched() {
+    let mut world = JournalWorld::new();
+    let tasks: Vec<TaskId> = (0..100).map(|_| world.ready("exec")).collect();
+    let worker = world.worker(2, &["exec"]);
+    world.engine.set_journal_room(600, 0);
+    assert!(world.dispatches().is_empty());
+    assert_eq!(world.counter(Counter::DispatchPutOff), 100);
+    let now = world.now;
+    world
+        .engine
+        .update_priority(now, tasks[70], 200)
+        .unwrap_err();
+    world.engine.set_journal_room(1 << 20, 0);
+    world.engine.update_priority(now, tasks[70], 200).unwrap();
+    world.sync();
+    let mut order = Vec::new();
+    for _ in 0..10 {
+        // Holds one outcome and the records before it.
+        world.engine.set_journal_room(1_200, 0);
+        let got = world.dispatches();
+        assert_eq!(got.len(), 1, "{order:?}");
+        order.push(got[0].1);
+        world.engine.set_journal_room(1 << 20, 0);
+        world.result(got[0], 0, b"");
+        world.sync();
+        world.grant(worker);
+        world.engine.set_journal_room(600, 0);
+        assert!(world.dispatches().is_empty());
+    }
+    assert_eq!(
+        order[0], tasks[70],
+        "its priority was raised while it waited"
+    );
+    assert_eq!(order[1..], tasks[..9]);
+    assert!(world.counter(Counter::DispatchPutOff) <= 120, "no churn");
+    world.verify();
+}
+
+#[test]
+fn task_that_waits_for_room_can_be_cancelled_and_the_next_daemon_knows_the_others() {
+    let mut world = JournalWorld::new();
+    let tasks: Vec<TaskId> = (0..3).map(|_| world.ready("exec")).collect();
+    world.worker(3, &["exec"]);
+    world.engine.set_journal_room(600, 0);
+    assert!(world.dispatches().is_empty());
+    world.engine.set_journal_room(1 << 20, 0);
+    world.cancel(tasks[0]).unwrap();
+    world.sync();
+    world.engine.set_journal_room(600, 0);
+    let mut world = world.hot_restart();
+    world.engine.set_journal_room(600, 0);
+    world.worker(3, &["exec"]);
+    assert!(world.dispatches().is_empty());
+    assert_eq!(world.phase(tasks[1]), Phase::Blocked);
+    world.engine.set_journal_room(1 << 20, 0);
+    world.sync();
+    let got: Vec<TaskId> = world.dispatches().iter().map(|got| got.1).collect();
+    assert_eq!(got, tasks[1..]);
+    world.verify();
 }

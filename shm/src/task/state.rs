@@ -30,7 +30,7 @@
 //! DELAYED     Release, Cancel        READY, CANCELLED
 //! READY       Assign                 ASSIGNED   attempt + 1 (up to 255), owner = worker, TIMED_OUT cleared;
 //!                                               the take linearizes here
-//!             Park                   BLOCKED    no live worker offers the task's kind
+//!             Park                   BLOCKED    no live worker offers the task's kind, or the journal has no room
 //!             Cancel                 CANCELLED
 //! ASSIGNED    Start                  RUNNING
 //!             Requeue                READY      the worker is lost; flags kept
@@ -243,7 +243,7 @@ pub enum Event {
     Hold,
     /// The PLM refuses.
     Refuse,
-    /// No live worker offers the task's kind.
+    /// No live worker offers the task's kind, or the journal has no room for what would follow.
     Park,
     /// What the task waited for has come.
     Release,
