@@ -111,10 +111,19 @@ impl Task {
         self
     }
 
-    /// Attempts after the first that failures may use; 0 to 253. Lost workers use a budget of their own.
+    /// Attempts after the first that failures may use; 0 to 253. Lost workers use a budget of their own: a task whose worker is
+    /// lost is handed out again three times, and is a dead letter when it loses the fourth. See [`Task::at_most_once`].
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
         self.spec.retries = retries;
+        self
+    }
+
+    /// Never hands the task out again once a worker may have begun it: when that worker is lost, the task is a dead letter at
+    /// once. Goes with no retries only.
+    #[must_use]
+    pub fn at_most_once(mut self) -> Self {
+        self.spec.at_most_once = true;
         self
     }
 

@@ -78,9 +78,9 @@ pub fn restore(
         segment.restore_task(&task)?;
         clients.count(segment, client, task.phase);
         restored.tasks = restored.tasks.saturating_add(1);
-        restored.cancelled = restored
-            .cancelled
-            .saturating_add(u64::from(task.lsn == LSN_UNDER_WAY));
+        restored.cancelled = restored.cancelled.saturating_add(u64::from(
+            image.cancel_requested && task.phase == Phase::Cancelled && task.lsn == LSN_UNDER_WAY,
+        ));
     }
     keys.extend(recovered.keys());
     put_keys(segment, wall, keys, &mut restored);
@@ -147,7 +147,23 @@ fn task_of<'a>(
         // Not in the journal yet: the engine sees to it.
         task.lsn = LSN_UNDER_WAY;
     }
+    if is_begun_for_good(image) {
+        task.phase = Phase::DeadLetter;
+        task.phase_time = wall.now.stamp();
+        task.losses = task.losses.saturating_add(1);
+        task.outcome = Outcome {
+            kind: OutcomeKind::WorkerLost,
+            ..Outcome::default()
+        };
+        task.lsn = LSN_UNDER_WAY;
+    }
     Ok(task)
+}
+
+/// A task that runs at most once was with a worker, which may have begun it.
+fn is_begun_for_good(image: &TaskImage<'_>) -> bool {
+    let is_once = TaskOptions::from_bits(image.options).has(TaskOptions::AT_MOST_ONCE);
+    is_once && image.attempt > 0 && !image.phase.is_final() && !image.cancel_requested
 }
 
 /// Where a task stands when no worker has it.

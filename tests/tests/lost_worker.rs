@@ -52,6 +52,45 @@ fn eight_running_tasks_of_a_killed_worker_run_again_elsewhere() {
 }
 
 #[test]
+fn task_that_runs_at_most_once_is_a_dead_letter_when_its_worker_is_killed() {
+    let place = Place::new();
+    let data = place.work().join("data");
+    let data = data.to_str().expect("the folder has a plain name");
+    let mut daemon = place.daemon(&["--data-dir", data]);
+    let address = place.address();
+    let mut first = place.worker(&address, "first", 1);
+    let started = place.fifo("started");
+    let mut submit = place.command("qtf");
+    let script = "echo $QTF_ATTEMPT > $1; exec sleep 1000";
+    submit.args(["--addr", &address, "submit", "--once", "--", "sh", "-c"]);
+    submit.args([script, "x"]).arg(started.path());
+    place.finish(submit, Vec::new()).expect_code(0);
+    assert_eq!(started.line(), "1");
+    first.kill();
+    let _second = place.worker(&address, "second", 1);
+    place
+        .qtf(["--addr", &address, "wait", "last", "--timeout", "60s"])
+        .expect_code(1);
+    let state = |place: &Place| {
+        let task = place.qtf(["--addr", &address, "task", "last", "--json"]);
+        let task = task.expect_code(0).json();
+        (
+            task["state"].clone(),
+            task["attempt"].clone(),
+            task["once"].clone(),
+        )
+    };
+    let dead = ("dead_letter".into(), 1.into(), true.into());
+    assert_eq!(state(&place), dead);
+    daemon.kill();
+    place.remove_segments();
+    let _daemon = place.daemon(&["--data-dir", data]);
+    assert_eq!(state(&place), dead, "over a reboot too");
+    let both = ["submit", "--once", "--retries", "1", "--", "true"];
+    place.qtf(both).expect_code(2);
+}
+
+#[test]
 fn a_killed_worker_in_the_middle_of_many_tasks_costs_no_result() {
     let place = Place::new();
     let _daemon = place.daemon(&[]);

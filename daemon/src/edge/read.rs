@@ -120,6 +120,7 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
         },
         journal_lsn: journal_lsn(record),
         idempotency_key,
+        at_most_once: record.options.has(TaskOptions::AT_MOST_ONCE),
     })
 }
 

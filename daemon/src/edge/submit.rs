@@ -66,6 +66,7 @@ pub(crate) fn submit_one(
         key: key_of(spec)?,
         key_ttl_ms: key_ttl_of(core, spec),
         discard_result: spec.discard_result,
+        at_most_once: spec.at_most_once,
         array,
         submitted_unix_ms: core.unix_ms(),
         ..Submission::new(client, &spec.kind, payload)

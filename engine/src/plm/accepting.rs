@@ -6,7 +6,7 @@
 //! Tested in `engine/tests/rules/journal.rs` and `restart.rs`.
 
 use qtf_journal::{Blob, Lsn, Record, TaskImage};
-use qtf_shm::{Counter, Event, Now, Outcome, Phase, SlotIndex, StateWord, TaskId};
+use qtf_shm::{Counter, Event, Now, Outcome, Owner, Phase, SlotIndex, StateWord, TaskId};
 
 use super::Plm;
 use super::admission::{Checked, array_of, options_of};
@@ -138,6 +138,9 @@ impl Plm {
             (Then::Settle, Phase::Ended) if state.is_judged() => {
                 self.settle(turn, slot, state);
             }
+            (Then::Dispatch(attempt), Phase::Assigned) if state.attempt() == attempt => {
+                dispatch(turn, task, state);
+            }
             (Then::Free, _) if state.is_forgotten() => {
                 release(turn, slot, state);
             }
@@ -158,6 +161,17 @@ impl Plm {
             return accept(turn, slot, state);
         };
         journal.has_record_of(task) && journal.is_durable(task) && accept(turn, slot, state)
+    }
+}
+
+/// The order for an attempt that its worker holds goes out.
+pub(super) fn dispatch(turn: &mut Turn<'_>, task: TaskId, assigned: StateWord) {
+    if let Owner::Worker(worker) = assigned.owner() {
+        turn.effects.push(Effect::Dispatch {
+            worker: turn.worker_id(worker),
+            task,
+            attempt: assigned.attempt(),
+        });
     }
 }
 

@@ -194,6 +194,11 @@ impl Plm {
                 u64::from(RETRIES_MAX),
             ));
         }
+        if submission.at_most_once && submission.retries > 0 {
+            return Err(Rejection::invalid(
+                "at_most_once and retries are both set: a task that runs at most once has no retries",
+            ));
+        }
         if submission.delay_ms > DELAY_MS_MAX {
             return Err(Rejection::range(
                 "delay_ms",
@@ -311,6 +316,9 @@ pub(super) fn options_of(submission: &Submission<'_>, durability: Durability) ->
     let mut options = TaskOptions::NONE;
     if submission.discard_result {
         options = options.with(TaskOptions::DISCARD_RESULT);
+    }
+    if submission.at_most_once {
+        options = options.with(TaskOptions::AT_MOST_ONCE);
     }
     if durability == Durability::Journal {
         options = options.with(TaskOptions::JOURNAL);

@@ -31,6 +31,16 @@ pub(crate) enum HandBack {
     Returned,
 }
 
+impl HandBack {
+    /// The worker may have begun the attempt. Whoever gives a task back says before what it has begun.
+    fn may_have_begun(self, held: StateWord) -> bool {
+        match self {
+            Self::WorkerLost => true,
+            Self::Returned => held.phase() == Phase::Running,
+        }
+    }
+}
+
 impl Plm {
     /// Judges a task that is ENDED, with the outcome that lies in its slot. Returns whether it
     /// changed.
@@ -224,6 +234,7 @@ impl Plm {
             HandBack::Returned => task.losses(),
         };
         let may_be_buried = !task.options().has(TaskOptions::KEEP_TRYING);
+        let is_once = task.options().has(TaskOptions::AT_MOST_ONCE);
         for _ in 0..APPLY_TRIES_MAX {
             let held = task.state();
             let Owner::Worker(worker) = held.owner() else {
@@ -235,8 +246,9 @@ impl Plm {
             task.set_losses(losses);
             // A result that was cut off before its end: no record knows of it.
             turn.drop_result(slot, held);
-            let is_spent =
-                losses > turn.config.losses_max && may_be_buried || held.attempt() >= ATTEMPT_MAX;
+            let is_spent = losses > turn.config.losses_max && may_be_buried
+                || is_once && why.may_have_begun(held)
+                || held.attempt() >= ATTEMPT_MAX;
             let changed = if held.has_flag(FLAG_CANCEL) {
                 task.set_outcome(outcome(OutcomeKind::Cancelled));
                 self.finish(turn, slot, held, Event::Cancel)
@@ -257,6 +269,12 @@ impl Plm {
             }
         }
         false
+    }
+
+    /// READY -> `DEAD_LETTER`: no worker may have it any more.
+    pub(crate) fn bury_waiting(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, ready: StateWord) {
+        turn.segment.task(slot).set_outcome(buried(ready));
+        self.finish(turn, slot, ready, Event::Bury);
     }
 
     /// ASSIGNED or RUNNING -> READY, at its old place in the order.

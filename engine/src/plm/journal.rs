@@ -4,7 +4,8 @@
 //! Flow of a task with [`qtf_shm::TaskOptions::JOURNAL`]:
 //! ```text
 //! SUBMITTED --its record durable--> READY, DELAYED     the submission is answered when it is durable
-//! READY --> ASSIGNED                                   the attempt is recorded, nobody waits
+//! READY --> ASSIGNED                                   the attempt is recorded, nobody waits; a task that runs at most
+//!                                                      once is sent to its worker when that is durable
 //! RUNNING --> ENDED --judged, its outcome durable--> DONE, FAILED, CANCELLED   the worker is free at ENDED,
 //!                                                      its verdict and the notice to clients wait
 //! RUNNING --> ENDED --> DELAYED                        a retry is recorded, nobody waits
@@ -22,7 +23,7 @@
 //! Tested in `engine/tests/rules/journal.rs`, `restart.rs`, `room.rs`.
 
 use qtf_journal::{Appender, Blob, Group, Lsn, PushError, Record};
-use qtf_shm::{Counter, Now, Part, Phase, SlotIndex, TaskId, TaskSlot};
+use qtf_shm::{Counter, Now, Part, Phase, SlotIndex, TaskId, TaskOptions, TaskSlot};
 
 use super::pending::{Pending, Then, Wait};
 use super::reservation::Reservation;
@@ -249,6 +250,8 @@ impl Journal {
             Some(Then::Accept)
         } else if state.is_judged() {
             Some(Then::Settle)
+        } else if phase == Phase::Assigned && is_once(turn.segment.task(slot)) {
+            Some(Then::Dispatch(state.attempt()))
         } else {
             phase.is_final().then_some(Then::Tell(phase))
         };
@@ -313,6 +316,11 @@ impl Journal {
     pub(crate) fn set_wall(&mut self, now: Now, unix_ms: u64) {
         self.wall = WallTime { now, unix_ms };
     }
+}
+
+/// The task runs at most once: its attempts go out only when they are durable.
+pub(crate) fn is_once(task: &TaskSlot) -> bool {
+    task.options().has(TaskOptions::AT_MOST_ONCE)
 }
 
 /// How a task ends, where its slot does not say so yet.

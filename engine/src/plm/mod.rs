@@ -55,6 +55,7 @@ use crate::answers::Answer;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 use journal::Mark;
+use pending::Then;
 use waiting::Waiting;
 
 pub use endings::ATTEMPTS_USED_UP;
@@ -185,11 +186,12 @@ impl Plm {
             .is_none_or(|journal| journal.may_hand_out())
     }
 
-    /// READY -> ASSIGNED; the attempt of a journal task is recorded, and nobody waits for that.
+    /// READY -> ASSIGNED, and the order to the worker; the attempt of a journal task is recorded. Nobody waits for that, but for
+    /// a task that runs at most once: a reboot must not find it as one that was never handed out.
     #[inline]
     pub(crate) fn hand_out(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &mut Turn<'_>,
         (slot, state): (SlotIndex, StateWord),
         worker: WorkerIndex,
     ) -> Option<StateWord> {
@@ -199,16 +201,25 @@ impl Plm {
             self.unmark(task, mark);
             return None;
         };
-        if let (Some(mark), Some(journal)) = (mark, &mut self.journal) {
-            journal.room.handed_out();
-            if let Some(task) = assigned.id(slot) {
-                let record = Record::Attempt {
-                    task,
-                    attempt: assigned.attempt(),
-                    worker: turn.worker_id(worker).as_raw(),
-                };
-                journal.note(turn, (slot, mark), &record);
-            }
+        turn.segment.unindex_ready_key(slot, task.key());
+        let Some(id) = assigned.id(slot) else {
+            return Some(assigned);
+        };
+        let (Some(mark), Some(journal)) = (mark, &mut self.journal) else {
+            accepting::dispatch(turn, id, assigned);
+            return Some(assigned);
+        };
+        journal.room.handed_out();
+        let record = Record::Attempt {
+            task: id,
+            attempt: assigned.attempt(),
+            worker: turn.worker_id(worker).as_raw(),
+        };
+        let noted = journal.note(turn, (slot, mark), &record);
+        if !journal::is_once(task) {
+            accepting::dispatch(turn, id, assigned);
+        } else if let Some(lsn) = noted {
+            journal.wait(lsn, id, Then::Dispatch(assigned.attempt()));
         }
         Some(assigned)
     }

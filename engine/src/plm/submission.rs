@@ -60,6 +60,8 @@ pub struct Submission<'a> {
     pub key_ttl_ms: u64,
     /// Free the slot as soon as the task has succeeded.
     pub discard_result: bool,
+    /// Never hand it out again once a worker may have begun it. Needs `retries` = 0.
+    pub at_most_once: bool,
     /// Membership in an array.
     pub array: Option<ArrayMember>,
     /// Wall clock, for display only.
@@ -83,6 +85,7 @@ impl<'a> Submission<'a> {
             key: None,
             key_ttl_ms: 0,
             discard_result: false,
+            at_most_once: false,
             array: None,
             submitted_unix_ms: 0,
         }

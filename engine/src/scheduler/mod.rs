@@ -3,7 +3,7 @@
 //! Strict priority, then order of submission; a retry and a task of a lost worker keep their stamp,
 //! and with it their place. The order of steps of an assignment is fixed, so that whatever is cut
 //! off in the middle can be told and mended: state READY -> ASSIGNED (the take linearizes here),
-//! leaf removed, worker counted and its leaf re-keyed, dispatch effect.
+//! leaf removed, dispatch effect (of a journal task that runs at most once: when its record is durable), worker counted and its leaf re-keyed.
 //!
 //! There is one ready tree (`docs/adr/0004`): a task whose kind nobody offers is parked, so that no
 //! other waits behind it, and so is a journal task while the journal has no room for its records; when its workers are all
@@ -12,10 +12,11 @@
 
 mod placement;
 
-use qtf_shm::{Counter, Event, Key, Phase, SlotIndex, StateWord, WorkerIndex};
+use qtf_shm::{
+    Counter, Event, Key, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot, WorkerIndex,
+};
 
 use crate::cycle::WorkCount;
-use crate::effects::Effect;
 use crate::plm::Plm;
 use crate::register::Workers;
 use crate::turn::Turn;
@@ -80,6 +81,10 @@ fn place_head(
         turn.segment.counters().add(Counter::LeafStale, 1);
         return Step::Moved;
     }
+    if is_begun_for_good(task) {
+        plm.bury_waiting(turn, slot, state);
+        return Step::Moved;
+    }
     match pick(turn.segment, workers, task.kind(), scans_left) {
         Pick::Worker(worker) if plm.may_hand_out(task) => {
             assign(turn, (plm, workers), (slot, state, key), worker);
@@ -101,6 +106,11 @@ fn place_head(
     }
 }
 
+/// It may run once at most, and a local worker was lost with it or gave it back half-done while nobody here looked.
+fn is_begun_for_good(task: &TaskSlot) -> bool {
+    task.options().has(TaskOptions::AT_MOST_ONCE) && task.losses() > 0
+}
+
 fn assign(
     turn: &mut Turn<'_>,
     (plm, workers): (&mut Plm, &mut Workers),
@@ -119,17 +129,8 @@ fn assign(
     if cfg!(qtf_mutant = "sim_leaf_goes_before_the_state") {
         turn.segment.unindex_ready_key(slot, key);
     }
-    let Some(assigned) = plm.hand_out(turn, (slot, state), worker) else {
-        return;
-    };
-    turn.segment.unindex_ready_key(slot, key);
-    workers.take(turn, worker);
-    if let Some(task) = assigned.id(slot) {
-        turn.effects.push(Effect::Dispatch {
-            worker: turn.worker_id(worker),
-            task,
-            attempt: assigned.attempt(),
-        });
+    if plm.hand_out(turn, (slot, state), worker).is_some() {
+        workers.take(turn, worker);
     }
 }
 

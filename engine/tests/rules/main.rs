@@ -1,6 +1,8 @@
 //! The rules of the engine, a file for each set; test names are the rules.
 
 #[cfg(test)]
+mod at_most_once;
+#[cfg(test)]
 mod attaches;
 #[cfg(test)]
 mod cancellation;

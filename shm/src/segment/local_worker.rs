@@ -362,7 +362,14 @@ impl Taken<'_> {
     fn hand_back(&mut self) {
         self.over = true;
         let segment = self.worker.segment();
+        let task = segment.task(self.slot);
         segment.section(|| {
+            if task.options().has(TaskOptions::AT_MOST_ONCE)
+                && task.state().phase() == Phase::Running
+            {
+                // Half done: the daemon gives it to nobody else.
+                task.count_loss();
+            }
             if let Ok(ready) = self.advance(Event::Requeue) {
                 segment.unindex_timer(self.slot);
                 segment.index_ready(self.slot, ready);

@@ -346,6 +346,11 @@ impl Segment {
     /// The task may have taken down so many workers that no more shall try.
     pub(super) fn is_spent(&self, slot: SlotIndex, losses_max: u8) -> bool {
         let task = self.task(slot);
-        task.losses() > losses_max && !task.options().has(TaskOptions::KEEP_TRYING)
+        let allowed = if task.options().has(TaskOptions::AT_MOST_ONCE) {
+            0
+        } else {
+            losses_max
+        };
+        task.losses() > allowed && !task.options().has(TaskOptions::KEEP_TRYING)
     }
 }

@@ -162,6 +162,8 @@ impl TaskOptions {
     pub const JOURNAL: Self = Self(2);
     /// Not to be buried when it takes workers down.
     pub const KEEP_TRYING: Self = Self(4);
+    /// Never handed out again once a worker may have begun it.
+    pub const AT_MOST_ONCE: Self = Self(8);
 
     /// Any bits; unknown ones are kept.
     #[must_use]

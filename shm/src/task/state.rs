@@ -31,6 +31,7 @@
 //! READY       Assign                 ASSIGNED   attempt + 1 (up to 255), owner = worker, TIMED_OUT cleared;
 //!                                               the take linearizes here
 //!             Park                   BLOCKED    no live worker offers the task's kind, or the journal has no room
+//!             Bury                   DEAD_LETTER  it may run once at most, and a local worker may have begun it
 //!             Cancel                 CANCELLED
 //! ASSIGNED    Start                  RUNNING
 //!             Requeue                READY      the worker is lost; flags kept

@@ -55,7 +55,9 @@ fn expected(phase: &str) -> &'static str {
              quarantine>quarantine"
         }
         "blocked" | "held" | "delayed" => "release>ready cancel>cancelled quarantine>quarantine",
-        "ready" => "park>blocked assign>assigned cancel>cancelled quarantine>quarantine",
+        "ready" => {
+            "park>blocked assign>assigned bury>dead_letter cancel>cancelled quarantine>quarantine"
+        }
         "assigned" => {
             "start>running bury>dead_letter requeue>ready request_cancel>assigned request_stop>assigned \
              quarantine>quarantine"

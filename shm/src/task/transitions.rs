@@ -46,7 +46,7 @@ impl StateWord {
             Event::Retry => self.retried(Phase::Ready),
             Event::RetryLater => self.retried(Phase::Delayed),
             Event::Bury => self.concluded(
-                &[Phase::Ended, Phase::Assigned, Phase::Running],
+                &[Phase::Ended, Phase::Assigned, Phase::Running, Phase::Ready],
                 Phase::DeadLetter,
             ),
             Event::Requeue => self.unowned(&[Phase::Assigned, Phase::Running], Phase::Ready),

@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::v1::{
     DispatchRequest, DispatchResponse, OutcomeKind, ResultDisposition, StopReason, WorkerNotice,
     WorkerReport,
@@ -279,6 +280,8 @@ impl Agent {
             dispatches,
             requests,
         } = link;
+        // A task that may not run twice goes back only if it was not begun.
+        let begun = self.tasks.begun();
         let goodbye = WorkerReport {
             holding: self.tasks.holding(),
             draining: true,
@@ -286,6 +289,17 @@ impl Agent {
             ..WorkerReport::default()
         };
         let said = async {
+            for started in begun.chunks(BATCH_ENTRIES_MAX) {
+                let report = WorkerReport {
+                    started: started.to_vec(),
+                    holding: goodbye.holding,
+                    draining: true,
+                    ..WorkerReport::default()
+                };
+                if reports.send(report).await.is_err() {
+                    return;
+                }
+            }
             if reports.send(goodbye).await.is_ok() {
                 drop(reports);
                 while let Ok(Some(_)) = notices.message().await {}

@@ -406,6 +406,15 @@ impl Tasks {
         }
     }
 
+    /// Attempts that were begun, whatever became of them, and have no verdict: what a worker says before it leaves.
+    pub(super) fn begun(&self) -> Vec<TaskRef> {
+        let begun = self.by_run.values().filter(|held| match held.phase {
+            Phase::Running { .. } | Phase::Ended { .. } => true,
+            Phase::Queued(_) => false,
+        });
+        begun.map(|held| held.attempt.into()).collect()
+    }
+
     /// Attempts that the daemon has not yet been told the start of, and still run.
     pub(super) fn take_started(&mut self) -> Vec<TaskRef> {
         let started = core::mem::take(&mut self.started);

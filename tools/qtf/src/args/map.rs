@@ -49,7 +49,9 @@ pub(crate) struct MapArgs {
     /// Priority of the tasks, 0 to 255, higher first
     #[arg(short, long, value_name = "PRIO")]
     pub(crate) priority: Option<u8>,
-    /// Attempts after the first that a task which fails may use
+    /// Attempts after the first that a task which fails may use [default: 0]
+    ///
+    /// Lost workers count apart: a task whose worker is lost is handed out again three times, so it may run more than once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=253))]
     pub(crate) retries: Option<u8>,
     /// Longest run time of one task: 90, 10s, 2min; 0 is no limit

@@ -41,9 +41,18 @@ pub(crate) struct SubmitArgs {
     /// Where the task is kept before the answer [default: the daemon's]
     #[arg(long, value_enum)]
     pub(crate) durability: Option<DurabilityName>,
-    /// Attempts after the first that a failure may use
+    /// Attempts after the first that a failure may use [default: 0]
+    ///
+    /// Lost workers count apart: a task whose worker is lost is handed out again three times, whatever N is, and is a dead
+    /// letter when it loses the fourth (`qtf dead ls`). So a task may run more than once; see --once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=253))]
     pub(crate) retries: Option<u8>,
+    /// Run at most once: not again when its worker is lost
+    ///
+    /// The task is a dead letter then, though it may not have begun; `qtf dead requeue` runs it again. With durability journal
+    /// that holds over a reboot too, for one more sync before the start.
+    #[arg(long, conflicts_with = "retries")]
+    pub(crate) once: bool,
     /// Longest run time of one attempt: 90, 10s, 2min; 0 is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     pub(crate) timeout: Option<u32>,

@@ -242,6 +242,9 @@ impl Common {
         if let Some(priority) = args.priority {
             task = task.priority(priority);
         }
+        if args.once {
+            task = task.at_most_once();
+        }
         if let Some(retries) = args.retries {
             task = task.retries(retries.into());
         }

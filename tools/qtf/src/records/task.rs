@@ -38,6 +38,7 @@ pub(crate) struct TaskRecord {
     array_index: Option<u64>,
     client: String,
     no_result: bool,
+    once: bool,
     cancel_requested: bool,
     blocked_on: String,
     durability: &'static str,
@@ -74,6 +75,7 @@ impl From<&TaskInfo> for TaskRecord {
             array_index: in_array.then_some(info.array_index),
             client: format!("c{}", info.client_id),
             no_result: info.discard_result,
+            once: info.at_most_once,
             cancel_requested: info.cancel_requested,
             blocked_on: info.blocked_on.clone(),
             durability: durability_name(info.durability()),
@@ -128,6 +130,7 @@ impl TaskRecord {
                 flag(self.outcome.as_ref().is_some_and(OutcomeRecord::dropped)),
             ),
             ("no result", flag(self.no_result)),
+            ("at most once", flag(self.once)),
             (
                 "array",
                 self.array_id

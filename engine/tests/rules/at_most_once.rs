@@ -1,0 +1,164 @@
+//! Rules of a task that may run at most once: it is never handed out again once a worker may have begun it.
+
+use qtf_engine::{Durability, EngineConfig, RejectReason};
+use qtf_shm::{OutcomeKind, Phase, TaskId};
+
+use crate::journal_world::JournalWorld;
+use crate::world::{SECOND, World, finished, task_ref};
+
+fn once(world: &mut World) -> TaskId {
+    let taken = world.submit_with("exec", |task| task.at_most_once = true);
+    taken.expect("accepted")
+}
+
+#[test]
+fn task_whose_worker_is_lost_is_a_dead_letter_at_once_begun_or_not() {
+    for is_begun in [false, true] {
+        let mut world = World::new();
+        let worker = world.worker(1, &["exec"]);
+        let task = once(&mut world);
+        let got = world.dispatch();
+        if is_begun {
+            world.start(got);
+        }
+        let now = world.now;
+        world.engine.worker_gone(now, worker);
+        let effects = world.settle();
+        assert_eq!(finished(&effects), [(task, Phase::DeadLetter)]);
+        assert_eq!(world.outcome(task).kind, OutcomeKind::WorkerLost);
+        world.worker(1, &["exec"]);
+        assert!(world.dispatches().is_empty());
+        // An operator may want it all the same.
+        world.engine.revive(now, task).unwrap();
+        assert_eq!(world.dispatch().1, task);
+        world.verify();
+    }
+}
+
+#[test]
+fn task_that_a_leaving_worker_gives_back_goes_on_only_if_it_was_not_begun() {
+    let mut world = World::new();
+    let worker = world.worker(2, &["exec"]);
+    let (begun, waiting) = (once(&mut world), once(&mut world));
+    let got = world.dispatches();
+    world.start(got[0]);
+    let now = world.now;
+    world.engine.worker_goodbye(now, worker);
+    let effects = world.settle();
+    assert_eq!(finished(&effects), [(begun, Phase::DeadLetter)]);
+    assert_eq!(world.phase(waiting), Phase::Ready);
+    world.worker(2, &["exec"]);
+    assert_eq!(world.dispatch().1, waiting);
+    world.verify();
+}
+
+#[test]
+fn assignment_that_was_never_sent_is_made_again() {
+    let mut world = World::new();
+    let worker = world.worker(2, &["exec"]);
+    let task = once(&mut world);
+    world.dispatch();
+    let now = world.now;
+    let undelivered = world
+        .engine
+        .dispatch_undelivered(now, worker, task_ref(task, 1));
+    assert!(undelivered);
+    assert_eq!(world.dispatch(), (worker, task, 2));
+    world.verify();
+}
+
+#[test]
+fn failure_is_final_and_retries_are_refused() {
+    let mut world = World::new();
+    world.worker(1, &["exec"]);
+    let task = once(&mut world);
+    let got = world.dispatch();
+    world.end(got, 1);
+    assert_eq!(world.phase(task), Phase::Failed);
+    let refused = world
+        .submit_with("exec", |task| {
+            task.at_most_once = true;
+            task.retries = 1;
+        })
+        .unwrap_err();
+    assert_eq!(refused.reason, RejectReason::InvalidArgument);
+}
+
+#[test]
+fn task_that_a_local_worker_has_begun_and_left_is_buried_and_not_handed_out() {
+    let mut world = World::new();
+    let task = once(&mut world);
+    // As a repairer leaves it, while no daemon looks.
+    world.segment().task(task.slot()).set_losses(1);
+    world.worker(1, &["exec"]);
+    let effects = world.settle();
+    assert_eq!(finished(&effects), [(task, Phase::DeadLetter)]);
+    assert_eq!(world.counts(), (0, 1));
+    world.verify();
+}
+
+/// A journal task that waits for a worker.
+fn journalled(world: &mut JournalWorld) -> TaskId {
+    let taken = world.take_in("exec", |task| {
+        task.at_most_once = true;
+        task.durability = Durability::Journal;
+    });
+    world.sync();
+    taken.expect("accepted").task
+}
+
+#[test]
+fn journal_task_goes_to_its_worker_when_that_is_durable_and_not_before() {
+    let mut world = JournalWorld::new();
+    let worker = world.worker(1, &["exec"]);
+    let task = journalled(&mut world);
+    assert!(world.dispatches().is_empty());
+    assert_eq!(world.phase(task), Phase::Assigned);
+    assert_eq!(world.engine.awaited_lsn(), Some(world.last()));
+    world.sync();
+    assert_eq!(world.dispatch(), (worker, task, 1));
+    world.verify();
+}
+
+#[test]
+fn reboot_runs_what_was_never_sent_and_buries_what_may_have_begun() {
+    for is_sent in [false, true] {
+        let mut world = JournalWorld::with(EngineConfig::default());
+        world.worker(1, &["exec"]);
+        let task = journalled(&mut world);
+        assert!(world.dispatches().is_empty());
+        if is_sent {
+            world.sync();
+            assert_eq!(world.dispatch().1, task);
+        }
+        let mut world = world.cold_restart();
+        world.worker(1, &["exec"]);
+        world.settle();
+        world.sync();
+        let effects = world.settle();
+        if is_sent {
+            assert_eq!(finished(&effects), [(task, Phase::DeadLetter)]);
+            assert_eq!(world.outcome(task).kind, OutcomeKind::WorkerLost);
+        } else {
+            assert_eq!(world.phase(task), Phase::Assigned);
+        }
+        world.verify();
+        // And that is in the journal.
+        let world = world.cold_restart();
+        assert_eq!(world.phase(task), Phase::DeadLetter);
+    }
+}
+
+#[test]
+fn daemon_that_died_before_it_sent_an_order_leaves_that_to_the_next() {
+    let mut world = JournalWorld::new();
+    let worker = world.worker(1, &["exec"]);
+    let task = journalled(&mut world);
+    assert!(world.dispatches().is_empty());
+    let mut world = world.hot_restart();
+    world.settle();
+    world.sync();
+    assert_eq!(world.dispatches(), [(worker, task, 1)]);
+    world.settle_for(SECOND);
+    world.verify();
+}
