@@ -87,7 +87,7 @@ fn choose_network(
     }
 }
 
-fn engine_config(settings: &Settings) -> EngineConfig {
+pub(crate) fn engine_config(settings: &Settings) -> EngineConfig {
     let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let times = &settings.times;
     EngineConfig {

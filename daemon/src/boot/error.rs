@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qtf_engine::RestoreError;
 use qtf_journal::JournalError;
@@ -37,6 +37,27 @@ pub enum BootError {
         pid: u32,
         /// What went wrong.
         why: String,
+    },
+    /// A daemon runs, and this one could not serve in its place.
+    #[error("{error}; the daemon that runs (pid {pid}) was left alone")]
+    NotReady {
+        /// The holder of the lock.
+        pid: u32,
+        /// What was found.
+        error: Box<BootError>,
+    },
+    /// A take-over keeps the data folder.
+    #[error(
+        "the daemon named \"{instance}\" {}, this one {}: its tasks would be out of sight; take over with the same data_dir, or stop it first",
+        uses(theirs.as_deref()), would_use(ours.as_deref())
+    )]
+    OtherDataDir {
+        /// The name.
+        instance: String,
+        /// The folder of the daemon that runs.
+        theirs: Option<PathBuf>,
+        /// Our own.
+        ours: Option<PathBuf>,
     },
     /// The folder for lock and socket cannot be used.
     #[error("runtime folder {}: {reason}; set runtime_dir or XDG_RUNTIME_DIR to a folder of your own", folder.display())]
@@ -84,8 +105,16 @@ pub enum BootError {
         /// What it stands for.
         bound: SocketAddr,
     },
+    /// Others could put files into the data folder.
+    #[error("data folder {}: {reason}; give it to the daemon's user with mode 0700, or set data_dir to another", folder.display())]
+    DataDirUnsafe {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The data folder cannot be used.
-    #[error("data folder {}: {source}; check that it can be written by the daemon's user", folder.display())]
+    #[error("data folder {}: {source}; check that it is a folder that the daemon's user can write", folder.display())]
     DataDir {
         /// The folder.
         folder: PathBuf,
@@ -157,17 +186,28 @@ impl BootError {
             Self::AlreadyRunning { .. } | Self::NotTakenOver { .. } | Self::AddressInUse { .. } => {
                 Exit::InUse
             }
+            Self::NotReady { error, .. } => error.exit(),
+            Self::OtherDataDir { .. } => Exit::Usage,
             Self::RuntimeDir { kind, .. } | Self::Address { kind, .. } => exit_of(*kind),
             Self::Lock { source, .. } => exit_of(source.kind()),
             Self::RemoteUnauthenticated { .. } | Self::Size(_) | Self::Engine(_) => Exit::Usage,
             Self::Segment(error) => exit_of_segment(error),
             Self::DataDir { source, .. } | Self::SetAside { source, .. } => exit_of(source.kind()),
             Self::DataDirInUse { .. } => Exit::InUse,
+            Self::DataDirUnsafe { .. } => Exit::NoPermission,
             Self::OtherSegment { .. } => Exit::Usage,
             Self::Journal(error) => exit_of_journal(error),
             Self::JournalFailed(_) => Exit::JournalFailed,
             Self::Restore(_) => Exit::Damaged,
             Self::NoRing { .. } | Self::Thread(_) => Exit::Failed,
+        }
+    }
+
+    /// The ring is demanded for the journal and excluded for the sockets.
+    pub(crate) fn no_ring_for_journal() -> Self {
+        Self::NoRing {
+            reason: "journal = \"io_uring\" needs network = \"io_uring\" or \"auto\", with a ring"
+                .to_owned(),
         }
     }
 
@@ -188,11 +228,25 @@ impl BootError {
 }
 
 fn exit_of(kind: io::ErrorKind) -> Exit {
-    if kind == io::ErrorKind::PermissionDenied {
-        Exit::NoPermission
-    } else {
-        Exit::Failed
+    match kind {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::NoPermission,
+        io::ErrorKind::NotADirectory => Exit::Usage,
+        _ => Exit::Failed,
     }
+}
+
+fn uses(folder: Option<&Path>) -> String {
+    folder.map_or_else(
+        || "has no data folder".to_owned(),
+        |folder| format!("uses data folder {}", folder.display()),
+    )
+}
+
+fn would_use(folder: Option<&Path>) -> String {
+    folder.map_or_else(
+        || "would have none".to_owned(),
+        |folder| format!("would use {}", folder.display()),
+    )
 }
 
 fn exit_of_journal(error: &JournalError) -> Exit {

@@ -1,16 +1,19 @@
 //! The start: settings, lock, segment, pinned thread, ring, engine, sockets; in this order, each with its
-//! own error that says what to do.
+//! own error that says what to do. A successor that takes over checks first whether it could serve (`preflight`).
 //!
 //! Everything that others could see (lock, segment, sockets) is made before the start is reported, and
-//! undone if a later step fails. Tested at the end of this file and in `tests/daemon/start.rs`.
+//! undone if a later step fails. Tested in `tests/daemon/start.rs` and `tests/daemon/take_over.rs`.
 
 mod error;
+mod name;
+mod preflight;
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::mpsc;
 
+use qtf_proto::address::Address;
 use qtf_shm::segment::Earlier;
 use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
 use tokio::sync::watch;
@@ -23,7 +26,7 @@ use crate::net::in_process;
 use crate::net::listener::Listener;
 use crate::running::{DaemonInfo, RunningDaemon, StartKind, StopError};
 use crate::serve::{self, Parts};
-use crate::sys::lock_file::{LockError, LockFile};
+use crate::sys::lock_file::LockFile;
 
 pub use error::BootError;
 
@@ -38,7 +41,7 @@ impl Daemon {
     /// When a step of the start fails; nothing is left behind then.
     pub fn start(settings: Settings) -> Result<RunningDaemon, BootError> {
         let lock = match settings.segment {
-            SegmentKind::Named => Some(lock(&settings)?),
+            SegmentKind::Named => Some(name::take(&settings)?),
             SegmentKind::Private => None,
         };
         let listeners = bind(&settings)?;
@@ -106,78 +109,14 @@ pub(crate) fn lock_file_of(settings: &Settings) -> PathBuf {
         .join(format!("{}.lock", settings.instance))
 }
 
-fn lock(settings: &Settings) -> Result<LockFile, BootError> {
-    prepare_runtime_dir(&settings.runtime_dir)?;
-    let file = lock_file_of(settings);
-    let instance = || settings.instance.clone();
-    let locked = if settings.take_over {
-        LockFile::take_over(&file)
-    } else {
-        LockFile::acquire(&file).map(|lock| (lock, None))
-    };
-    let (lock, taken_from) = locked.map_err(|error| match error {
-        LockError::Held { pid } => BootError::AlreadyRunning {
-            instance: instance(),
-            pid,
-        },
-        LockError::NotTaken { pid, why } => BootError::NotTakenOver {
-            instance: instance(),
-            pid,
-            why,
-        },
-        LockError::Io { file, source } => BootError::Lock { file, source },
-    })?;
-    if let Some(pid) = taken_from {
-        tracing::warn!(pid, "daemon of the same name killed and taken over from");
-    }
-    Ok(lock)
-}
-
-/// Makes the runtime folder, or checks that the one there is safe: in a folder that others can write, like
-/// `/tmp`, somebody else may have made it before us.
-fn prepare_runtime_dir(folder: &Path) -> Result<(), BootError> {
-    let refused = |reason: String, kind| BootError::RuntimeDir {
-        folder: folder.to_owned(),
-        reason,
-        kind,
-    };
-    let uid = nix::unistd::geteuid().as_raw();
-    let mode = if uid == 0 { 0o755 } else { 0o700 };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(folder)
-        .map_err(|error| refused(format!("cannot be made: {error}"), error.kind()))?;
-    let metadata = std::fs::symlink_metadata(folder)
-        .map_err(|error| refused(format!("cannot be looked at: {error}"), error.kind()))?;
-    let denied = io::ErrorKind::PermissionDenied;
-    if !metadata.is_dir() {
-        return Err(refused("is not a folder".to_owned(), denied));
-    }
-    if metadata.uid() != uid {
-        return Err(refused(
-            format!("belongs to user {}, not to {uid}", metadata.uid()),
-            denied,
-        ));
-    }
-    if metadata.mode() & 0o002 != 0 {
-        return Err(refused("can be written by everybody".to_owned(), denied));
-    }
-    Ok(())
-}
-
 fn bind(settings: &Settings) -> Result<Vec<Listener>, BootError> {
     let mut listeners = Vec::new();
     for address in &settings.listen {
         let listener = Listener::bind(address).map_err(|error| BootError::bind(address, &error))?;
-        if let Some(open) = listener.open_to_others() {
-            if !settings.allow_unauthenticated_remote {
-                // Nobody has been accepted yet; dropping the listener turns away who knocked meanwhile.
-                return Err(BootError::RemoteUnauthenticated {
-                    address: address.to_string(),
-                    bound: open,
-                });
-            }
+        let open = listener.open_to_others();
+        // Nobody has been accepted yet; dropping the listener turns away who knocked meanwhile.
+        refuse_if_open(settings, address, open)?;
+        if let Some(open) = open {
             tracing::warn!(
                 address = %open,
                 "neither encrypted nor authenticated: whoever reaches this address can run commands on the workers"
@@ -186,6 +125,23 @@ fn bind(settings: &Settings) -> Result<Vec<Listener>, BootError> {
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Addresses that others than those on this machine can reach are served only where that was accepted.
+fn refuse_if_open(
+    settings: &Settings,
+    address: &Address,
+    open: Option<SocketAddr>,
+) -> Result<(), BootError> {
+    match open {
+        Some(bound) if !settings.allow_unauthenticated_remote => {
+            Err(BootError::RemoteUnauthenticated {
+                address: address.to_string(),
+                bound,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn spec(settings: &Settings) -> Result<SegmentSpec, BootError> {
@@ -327,24 +283,5 @@ fn private_segment(mut spec: SegmentSpec) -> Result<(Segment, Option<String>), B
             },
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runtime_folder_that_everybody_can_write_is_refused() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let parent = tempfile::tempdir().unwrap();
-        let folder = parent.path().join("run");
-        prepare_runtime_dir(&folder).unwrap();
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let error = prepare_runtime_dir(&folder).unwrap_err();
-        assert!(
-            error.to_string().contains("can be written by everybody"),
-            "{error}"
-        );
     }
 }

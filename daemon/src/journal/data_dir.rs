@@ -9,7 +9,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,11 @@ use crate::boot::BootError;
 use crate::config::journal::JournalSettings;
 use crate::config::settings::Settings;
 use crate::sys::lock_file::{LockError, LockFile};
+
+/// Name of the lock file in it.
+pub(crate) const LOCK: &str = "LOCK";
+/// Name of the journal's folder in it.
+pub(crate) const JOURNAL: &str = "journal";
 
 /// The folder of a daemon that has it.
 #[derive(Debug)]
@@ -39,14 +44,23 @@ impl DataDir {
             source,
         };
         make(folder).map_err(failed)?;
-        let lock = LockFile::acquire(&folder.join("LOCK")).map_err(|error| match error {
+        check_safe(folder)?;
+        let lock = LockFile::acquire(&folder.join(LOCK)).map_err(|error| match error {
             LockError::Held { pid } | LockError::NotTaken { pid, .. } => BootError::DataDirInUse {
                 folder: folder.clone(),
                 pid,
             },
             LockError::Io { source, .. } => failed(source),
         })?;
-        let files = StdStorage::open_dir(folder.join("journal")).map_err(failed)?;
+        let files = StdStorage::open_dir(folder.join(JOURNAL)).map_err(failed)?;
+        // The folder itself too: the lock file may be removed while it is held.
+        let lock = lock.also_folder(files.dir()).map_err(|error| match error {
+            LockError::Io { source, .. } => failed(source),
+            LockError::Held { pid } | LockError::NotTaken { pid, .. } => BootError::DataDirInUse {
+                folder: folder.clone(),
+                pid,
+            },
+        })?;
         let real: Arc<dyn Storage> = Arc::new(files.clone());
         let storage = match &settings.disk_faults {
             None => real,
@@ -67,10 +81,41 @@ impl DataDir {
     }
 }
 
+/// Device and inode of a folder's lock file, if there is one.
+pub(crate) fn lock_identity(folder: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(folder.join(LOCK)).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// Refuses a folder in which everybody could put files in the place of ours.
+pub(crate) fn check_safe(folder: &Path) -> Result<(), BootError> {
+    let metadata = std::fs::metadata(folder).map_err(|source| BootError::DataDir {
+        folder: folder.to_owned(),
+        source,
+    })?;
+    if metadata.mode() & 0o002 != 0 {
+        return Err(BootError::DataDirUnsafe {
+            folder: folder.to_owned(),
+            reason: "can be written by everybody".to_owned(),
+        });
+    }
+    let uid = nix::unistd::geteuid().as_raw();
+    if metadata.uid() != uid {
+        tracing::warn!(
+            folder = %folder.display(), owner = metadata.uid(), uid,
+            "the data folder belongs to another user, who can change what is in it"
+        );
+    }
+    Ok(())
+}
+
 /// Makes a folder of our own, and brings its name to stable storage.
 fn make(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
+    match std::fs::metadata(folder) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+        // Whatever it is, the making tells.
+        Err(_) => {}
     }
     DirBuilder::new()
         .recursive(true)

@@ -80,10 +80,7 @@ impl ThreadedJournal {
             }
             (_, _, Some(thread)) => WriteBackend::Thread(thread),
             (_, _, None) => {
-                return Err(ThreadEnd::Boot(BootError::NoRing {
-                    reason: "journal = \"io_uring\" needs network = \"io_uring\" or \"auto\", with a ring"
-                        .to_owned(),
-                }));
+                return Err(ThreadEnd::Boot(BootError::no_ring_for_journal()));
             }
         };
         let OpenJournal {

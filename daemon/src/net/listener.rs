@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::unistd::{AccessFlags, access};
 use qtf_proto::address::Address;
 use qtf_shm::segment::ProcessIdentity;
 
+use crate::sys::descriptors::listens_on;
 use crate::sys::peer::local_peer;
 
 /// LIMIT: a daemon that was killed listens for some milliseconds after its end has been told, until the
@@ -119,6 +121,19 @@ impl Listener {
         }
     }
 
+    /// Whether an address could be served once the process with this pid, which may serve it now, has ended. Gives
+    /// where others than those on this machine could reach it, if so.
+    pub(crate) fn check(
+        address: &Address,
+        predecessor: u32,
+    ) -> Result<Option<SocketAddr>, BindError> {
+        match address {
+            Address::Unix(path) => check_unix(path, predecessor).map(|()| None),
+            Address::Tcp(host_port) => check_tcp(host_port, predecessor),
+            Address::InProcess(_) => Err(BindError::Unsupported),
+        }
+    }
+
     fn bind_now(address: &Address) -> Result<Self, BindError> {
         match address {
             Address::Unix(path) => bind_unix(path),
@@ -159,10 +174,51 @@ fn bind_tcp(host_port: &str) -> Result<Listener, BindError> {
     Err(last)
 }
 
+fn check_tcp(host_port: &str, predecessor: u32) -> Result<Option<SocketAddr>, BindError> {
+    let mut last = BindError::NoAddress;
+    for address in host_port.to_socket_addrs()? {
+        match TcpListener::bind(address) {
+            Ok(listener) => return Ok(Listener::Tcp(listener).open_to_others()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if listens_on(predecessor, address.port())? {
+                    let is_open = !address.ip().to_canonical().is_loopback();
+                    return Ok(is_open.then_some(address));
+                }
+                last = BindError::InUse;
+            }
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+fn check_unix(path: &Path, predecessor: u32) -> Result<(), BindError> {
+    // The length of the name.
+    std::os::unix::net::SocketAddr::from_pathname(path)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from)?;
+    match check_free(path) {
+        Err(BindError::InUse) if is_served_by(path, predecessor) => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+fn is_served_by(path: &Path, pid: u32) -> bool {
+    let stream = UnixStream::connect(path);
+    let listener = stream.ok().and_then(local_peer);
+    listener.is_some_and(|listener| listener.pid == pid)
+}
+
 /// Binds beside the wanted name and renames, so that the name never stands for a socket that nobody listens on
 /// or that has the wrong permissions, and a listener that is about to go need not be waited for.
 fn bind_unix(path: &Path) -> Result<Listener, BindError> {
     let replaces = check_free(path)?;
+    if replaces {
+        tracing::info!(path = %path.display(), "socket file left by a daemon that is gone, replaced");
+    }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(name);
@@ -233,7 +289,6 @@ fn check_free(path: &Path) -> Result<bool, BindError> {
         // Somebody listens, or listens with a full queue (WouldBlock), or we may not know.
         Ok(_) | Err(_) => return Err(BindError::InUse),
     }
-    tracing::info!(path = %path.display(), "socket file left by a daemon that is gone, replaced");
     Ok(true)
 }
 

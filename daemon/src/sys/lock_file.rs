@@ -14,12 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 
-use super::process::{kill_process, open_process, wait_for_end};
+use super::descriptors::locked_files;
+use super::process::{end_process, open_process, wait_for_end};
 
-/// LIMIT: time that a killed process may take to end: what it has in the kernel must come to an end first.
-const END_MAX: Duration = Duration::from_secs(10);
 /// LIMIT: time between the end of a process and that of its lock.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 const RELEASE_PAUSE: Duration = Duration::from_millis(1);
@@ -28,6 +27,8 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: File,
+    /// A folder that is locked beside the file.
+    folder: Option<Flock<File>>,
 }
 
 /// Why the lock was not had.
@@ -74,7 +75,26 @@ impl LockFile {
             Err(errno) => return Err(failed(errno.into())),
         }
         write_pid(&mut opened).map_err(failed)?;
-        Ok(Self { file: opened })
+        Ok(Self {
+            file: opened,
+            folder: None,
+        })
+    }
+
+    /// Locks a folder too, which nobody can remove as easily as the lock file while there is something in it.
+    pub(crate) fn also_folder(mut self, folder: &Path) -> Result<Self, LockError> {
+        let failed = |source| LockError::Io {
+            file: folder.to_owned(),
+            source,
+        };
+        let opened = File::open(folder).map_err(failed)?;
+        match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => self.folder = Some(lock),
+            // Who it is was written into the lock file that is gone.
+            Err((_, Errno::EWOULDBLOCK)) => return Err(LockError::Held { pid: 0 }),
+            Err((_, errno)) => return Err(failed(errno.into())),
+        }
+        Ok(self)
     }
 
     /// The same; a holder is killed first, and its end waited for. Gives the holder's pid if there was one.
@@ -135,15 +155,7 @@ fn end_holder(file: &Path, pid: u32) -> Result<(), String> {
     let Some(process) = open_holder(file, pid)? else {
         return Ok(());
     };
-    kill_process(&process).map_err(|error| format!("it cannot be killed: {error}"))?;
-    match wait_for_end(&process, END_MAX) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(format!(
-            "it was killed and has not ended within {} s: the kernel holds it, see /proc/{pid}/stack",
-            END_MAX.as_secs()
-        )),
-        Err(error) => Err(format!("its end cannot be waited for: {error}")),
-    }
+    end_process(&process, pid)
 }
 
 /// The holder of the lock, if it is alive. Whoever the text in the file names is killed only if the kernel
@@ -167,25 +179,9 @@ fn open_holder(file: &Path, pid: u32) -> Result<Option<OwnedFd>, String> {
 /// Whether the kernel's list of a process's descriptors has one of `file` with a lock.
 fn holds_lock(file: &Path, pid: u32) -> io::Result<bool> {
     let wanted = std::fs::metadata(file)?;
-    let folder = PathBuf::from(format!("/proc/{pid}"));
-    for entry in std::fs::read_dir(folder.join("fd"))? {
-        let name = entry?.file_name();
-        let Ok(found) = std::fs::metadata(folder.join("fd").join(&name)) else {
-            // Closed meanwhile, or a descriptor that names no file.
-            continue;
-        };
-        if (found.dev(), found.ino()) != (wanted.dev(), wanted.ino()) {
-            continue;
-        }
-        let info = std::fs::read_to_string(folder.join("fdinfo").join(&name)).unwrap_or_default();
-        if info
-            .lines()
-            .any(|line| line.starts_with("lock:") && line.contains("OFDLCK"))
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let wanted = (wanted.dev(), wanted.ino());
+    let locked = locked_files(pid)?;
+    Ok(locked.iter().any(|file| file.identity == wanted))
 }
 
 fn first_byte(kind: i32) -> libc::flock {
@@ -251,6 +247,18 @@ mod tests {
         assert_eq!(bystander.try_wait().unwrap(), None, "it lives");
         bystander.kill().unwrap();
         bystander.wait().unwrap();
+    }
+
+    #[test]
+    fn locked_folder_is_refused_also_when_the_lock_file_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("LOCK");
+        let lock = || LockFile::acquire(&file).unwrap().also_folder(folder.path());
+        let first = lock().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(matches!(lock(), Err(LockError::Held { .. })));
+        drop(first);
+        assert!(lock().is_ok());
     }
 
     #[test]

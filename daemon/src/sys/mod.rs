@@ -1,6 +1,7 @@
 //! System calls and what wraps them; the only place of this crate with `unsafe`.
 //!
 //! - `affinity`: which cores there are, pinning the thread to one
+//! - `descriptors`: what another process has open
 //! - `lock_file`: one daemon for each name and data folder
 //! - `peer`: who is at the other end of a socket, and when that process ends
 //! - `process`: other processes by pidfd
@@ -9,6 +10,7 @@
 //! - `synced_write`: a write that is stable when it is answered
 
 pub(crate) mod affinity;
+pub(crate) mod descriptors;
 pub(crate) mod lock_file;
 pub(crate) mod peer;
 pub(crate) mod process;

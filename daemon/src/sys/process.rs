@@ -7,7 +7,42 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use qtf_shm::segment::{Liveness, ProcessIdentity};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// LIMIT: time that a killed process may take to end: what it has in the kernel must come to an end first.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// Kills a process and waits for its end.
+pub(crate) fn end_process(process: &OwnedFd, pid: u32) -> Result<(), String> {
+    kill_process(process).map_err(|error| format!("it cannot be killed: {error}"))?;
+    match wait_for_end(process, END_MAX) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!(
+            "it was killed and has not ended within {} s: the kernel holds it, see /proc/{pid}/stack",
+            END_MAX.as_secs()
+        )),
+        Err(error) => Err(format!("its end cannot be waited for: {error}")),
+    }
+}
+
+/// The same for a process that is known by pid and start time; one that has ended already is as good.
+pub(crate) fn end_known(known: ProcessIdentity) -> Result<(), String> {
+    if known.start_time == 0 {
+        return Err("its start time is not known, so it may be another process by now".to_owned());
+    }
+    let process = match open_process(known.pid) {
+        Ok(process) => process,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        Err(error) => return Err(format!("it cannot be opened: {error}")),
+    };
+    // Asked while the descriptor is open: if it is who it was, the descriptor is its.
+    match known.liveness() {
+        Liveness::Alive => end_process(&process, known.pid),
+        Liveness::Dead => Ok(()),
+        Liveness::Unknown => Err("it cannot be seen from here".to_owned()),
+    }
+}
 
 /// Opens a process by its id.
 #[expect(unsafe_code, reason = "pidfd_open has no safe wrapper in nix")]
@@ -85,5 +120,24 @@ mod tests {
         assert!(wait_for_end(&process, Duration::from_secs(20)).unwrap());
         child.wait().unwrap();
         kill_process(&process).unwrap();
+    }
+
+    #[test]
+    fn process_of_another_start_time_is_not_killed() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, rest) = stat.rsplit_once(')').unwrap();
+        let start_time: u64 = rest.split_whitespace().nth(19).unwrap().parse().unwrap();
+        let other = ProcessIdentity {
+            pid,
+            start_time: start_time + 1,
+        };
+        end_known(other).unwrap();
+        let unknown = ProcessIdentity { pid, start_time: 0 };
+        assert!(end_known(unknown).unwrap_err().contains("start time"));
+        assert_eq!(child.try_wait().unwrap(), None, "it lives");
+        end_known(ProcessIdentity { pid, start_time }).unwrap();
+        child.wait().unwrap();
     }
 }

@@ -1,0 +1,131 @@
+//! The name of an instance: the runtime folder, the lock file in it, and the daemon that has the name already.
+//!
+//! The lock decides who has it. Where the lock file was removed and made anew the lock of before is on a file that nobody
+//! finds: then the segment says who its daemon is, by pid and start time. Tested at the end of this file and in
+//! `tests/daemon/take_over.rs`.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::Path;
+
+use qtf_shm::SegmentView;
+use qtf_shm::segment::ProcessIdentity;
+
+use super::{BootError, lock_file_of, preflight};
+use crate::config::settings::Settings;
+use crate::sys::lock_file::{LockError, LockFile};
+use crate::sys::process;
+
+/// Takes the name. With `take_over` whoever has it is ended first, but only if this daemon could serve in its place.
+pub(super) fn take(settings: &Settings) -> Result<LockFile, BootError> {
+    prepare_runtime_dir(&settings.runtime_dir)?;
+    let file = lock_file_of(settings);
+    let lock = match LockFile::acquire(&file) {
+        Err(LockError::Held { pid }) if settings.take_over => {
+            preflight::check(settings, pid)?;
+            let (lock, from) = LockFile::take_over(&file).map_err(|error| told(settings, error))?;
+            if let Some(pid) = from {
+                say_taken(pid);
+            }
+            lock
+        }
+        other => other.map_err(|error| told(settings, error))?,
+    };
+    if let Some(daemon) = daemon_of_a_lost_lock(settings, &lock) {
+        end_daemon_of_a_lost_lock(settings, daemon)?;
+    }
+    Ok(lock)
+}
+
+fn told(settings: &Settings, error: LockError) -> BootError {
+    let instance = settings.instance.clone();
+    match error {
+        LockError::Held { pid } => BootError::AlreadyRunning { instance, pid },
+        LockError::NotTaken { pid, why } => BootError::NotTakenOver { instance, pid, why },
+        LockError::Io { file, source } => BootError::Lock { file, source },
+    }
+}
+
+fn say_taken(pid: u32) {
+    tracing::warn!(pid, "daemon of the same name killed and taken over from");
+}
+
+/// The daemon of the segment, if it lives and holds another lock file than the one that is there now.
+fn daemon_of_a_lost_lock(settings: &Settings, lock: &LockFile) -> Option<ProcessIdentity> {
+    let uid = nix::unistd::geteuid().as_raw();
+    let view = SegmentView::attach_by_instance(&settings.instance, uid).ok()?;
+    let control = view.control();
+    let is_lost = lock.identity().is_some_and(|own| own != control.lock_file);
+    let daemon = ProcessIdentity {
+        pid: control.daemon_pid,
+        start_time: control.daemon_start,
+    };
+    let is_other = daemon.pid != 0 && daemon != ProcessIdentity::own();
+    (is_lost && is_other && daemon.is_alive()).then_some(daemon)
+}
+
+fn end_daemon_of_a_lost_lock(
+    settings: &Settings,
+    daemon: ProcessIdentity,
+) -> Result<(), BootError> {
+    let (instance, pid) = (settings.instance.clone(), daemon.pid);
+    if !settings.take_over {
+        return Err(BootError::AlreadyRunning { instance, pid });
+    }
+    preflight::check(settings, pid)?;
+    process::end_known(daemon).map_err(|why| BootError::NotTakenOver { instance, pid, why })?;
+    say_taken(pid);
+    Ok(())
+}
+
+/// Makes the runtime folder, or checks that the one there is safe: in a folder that others can write, like
+/// `/tmp`, somebody else may have made it before us.
+fn prepare_runtime_dir(folder: &Path) -> Result<(), BootError> {
+    let refused = |reason: String, kind| BootError::RuntimeDir {
+        folder: folder.to_owned(),
+        reason,
+        kind,
+    };
+    let uid = nix::unistd::geteuid().as_raw();
+    let mode = if uid == 0 { 0o755 } else { 0o700 };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(folder)
+        .map_err(|error| refused(format!("cannot be made: {error}"), error.kind()))?;
+    let metadata = std::fs::symlink_metadata(folder)
+        .map_err(|error| refused(format!("cannot be looked at: {error}"), error.kind()))?;
+    let denied = io::ErrorKind::PermissionDenied;
+    if !metadata.is_dir() {
+        return Err(refused("is not a folder".to_owned(), denied));
+    }
+    if metadata.uid() != uid {
+        return Err(refused(
+            format!("belongs to user {}, not to {uid}", metadata.uid()),
+            denied,
+        ));
+    }
+    if metadata.mode() & 0o002 != 0 {
+        return Err(refused("can be written by everybody".to_owned(), denied));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_folder_that_everybody_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("run");
+        prepare_runtime_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = prepare_runtime_dir(&folder).unwrap_err();
+        assert!(
+            error.to_string().contains("can be written by everybody"),
+            "{error}"
+        );
+    }
+}
