@@ -305,7 +305,7 @@ async fn end(
     let all_told = async {
         connections.all_closed().await;
         // What nobody waits for is written all the same.
-        let end = core_cell::look(Core::unstable_end).flatten();
+        let end = core_cell::look(Core::last_to_write).flatten();
         // A failure is told below.
         let _ = stable(end).await;
     };

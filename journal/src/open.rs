@@ -103,6 +103,23 @@ impl Opened {
         storage: &dyn Storage,
         config: &JournalConfig,
     ) -> Result<Writer, JournalError> {
+        match self.start_or_wait(storage, config)? {
+            (writer, None) => Ok(writer),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// The same, but where the disk has no room for the new file the writer waits for it ([`Writer::has_begun`]), and the second
+    /// value says what failed: nothing can be written until [`Writer::file_plan`] was made and added. The journal stays as
+    /// it is meanwhile, with its torn tail. Blocks.
+    ///
+    /// # Errors
+    /// Another operation failed; start again.
+    pub fn start_or_wait(
+        &self,
+        storage: &dyn Storage,
+        config: &JournalConfig,
+    ) -> Result<(Writer, Option<JournalError>), JournalError> {
         config.check()?;
         self.secure(storage)?;
         remove_unfinished(storage)?;
@@ -114,24 +131,40 @@ impl Opened {
         storage
             .sync_dir()
             .map_err(JournalError::io("sync the directory of", "the journal"))?;
-        let number = self.last_sequence.saturating_add(1);
-        let header = Header {
-            is_snapshot: false,
-            number,
-            file_bytes: config.file_bytes,
-            epoch: epoch_of(config.nonce, number),
-            follows: Some((self.end, self.end_crc)),
-            lineage: self.lineage(config),
-            instance: config.instance_text().to_owned(),
-        };
-        let file = make_spare(storage, FilePlan { header })?;
-        if let Some(&key) = self.leftovers.first().filter(|_| self.leftovers_kept > 0) {
-            demote(storage, key)?;
-            storage
-                .sync_dir()
-                .map_err(JournalError::io("sync the directory of", "the journal"))?;
+        let plan = self.first_plan(config);
+        let mut writer = Writer::new(config.clone(), (self.end, self.end_crc), plan.clone());
+        match make_spare(storage, plan) {
+            Ok(file) => {
+                // Nothing is under way yet that could wait for it.
+                let _ = writer.add_file(file);
+                Ok((writer, None))
+            }
+            Err(error) if error.is_disk_full() => Ok((writer, Some(error))),
+            Err(error) => Err(error),
         }
-        Ok(Writer::new(config.clone(), (self.end, self.end_crc), &file))
+    }
+
+    fn first_plan(&self, config: &JournalConfig) -> FilePlan {
+        let number = self.last_sequence.saturating_add(1);
+        let kept = self.leftovers.first();
+        FilePlan {
+            header: Header {
+                is_snapshot: false,
+                number,
+                file_bytes: config.file_bytes,
+                epoch: epoch_of(config.nonce, number),
+                follows: Some((self.end, self.end_crc)),
+                lineage: self.lineage(config),
+                instance: config.instance_text().to_owned(),
+            },
+            replaces: kept.filter(|_| self.leftovers_kept > 0).copied(),
+        }
+    }
+
+    /// Whether there is a journal at all.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.lineage.is_none()
     }
 
     /// Writes the unproven records again, byte for byte, and syncs: after a failed sync the kernel holds bytes to be clean that

@@ -9,7 +9,7 @@
 use crate::Lsn;
 use crate::error::JournalError;
 use crate::file::{
-    FileKey, HEADER_BYTES, Header, is_unfinished, snapshot_of_name, spare_name, spare_of_name,
+    FILE_BYTES_MIN, FileKey, HEADER_BYTES, Header, is_unfinished, snapshot_of_name, spare_name, spare_of_name,
 };
 use crate::storage::{Storage, StorageFile, write_all};
 use crate::writer::FilePlan;
@@ -37,13 +37,40 @@ impl SpareFile {
     }
 }
 
-/// Makes the file that [`crate::Writer::file_plan`] asks for: from a spare of that size if there is one, else a new one. Blocks
-/// for as long as the disk takes to write it, so it is for a helper thread.
+/// Makes the file that [`crate::Writer::file_plan`] asks for: from a spare of that size if there is one, else a new one. The file
+/// that a daemon begins with is made as small as may be where the disk has no room for a whole one: it takes at least what
+/// cannot be refused. Blocks for as long as the disk takes to write it, so it is for a helper thread.
 ///
 /// # Errors
 /// An operation failed, as a rule because the disk is full. What was begun is taken away as far as possible; try again later.
 pub fn make_spare(storage: &dyn Storage, plan: FilePlan) -> Result<SpareFile, JournalError> {
-    let FilePlan { header } = plan;
+    let FilePlan {
+        mut header,
+        replaces,
+    } = plan;
+    let may_be_small = header.follows.is_some() && header.file_bytes > FILE_BYTES_MIN;
+    match make_log(storage, &header) {
+        Err(error) if may_be_small && error.is_disk_full() => {
+            header.file_bytes = FILE_BYTES_MIN;
+            // What a whole one needs is told, if the small one cannot be had either.
+            make_log(storage, &header).map_err(|_| error)?;
+        }
+        made => made?,
+    }
+    if let Some(key) = replaces {
+        let names = names(storage)?;
+        // It has gone already if a step after the making failed before.
+        if names.contains(&key.name()) {
+            demote(storage, key)?;
+        }
+        storage
+            .sync_dir()
+            .map_err(JournalError::io("sync the directory of", "the journal"))?;
+    }
+    Ok(SpareFile { header })
+}
+
+fn make_log(storage: &dyn Storage, header: &Header) -> Result<(), JournalError> {
     let log = FileKey(header.number).name();
     let spare = match take_spare(storage, header.file_bytes)? {
         Some(name) => name,
@@ -59,8 +86,7 @@ pub fn make_spare(storage: &dyn Storage, plan: FilePlan) -> Result<SpareFile, Jo
         .map_err(JournalError::io("rename", &spare))?;
     storage
         .sync_dir()
-        .map_err(JournalError::io("sync the directory of", &log))?;
-    Ok(SpareFile { header })
+        .map_err(JournalError::io("sync the directory of", &log))
 }
 
 /// A spare of the wanted size. Others, which an interrupted zero-filling or another setting left, are removed.

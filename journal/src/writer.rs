@@ -81,6 +81,8 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePlan {
     pub(crate) header: Header,
+    /// A log without records that the new file makes superfluous.
+    pub(crate) replaces: Option<FileKey>,
 }
 
 impl FilePlan {
@@ -107,6 +109,16 @@ struct Current {
 }
 
 impl Current {
+    /// None yet: no room in the file before the first one of this writer.
+    const fn before(header: &Header) -> Self {
+        Self {
+            key: FileKey(header.number.saturating_sub(1)),
+            epoch: 0,
+            offset: 0,
+            end: 0,
+        }
+    }
+
     const fn of(file: &SpareFile) -> Self {
         Self {
             key: FileKey(file.header.number),
@@ -144,6 +156,8 @@ pub struct Writer {
     config: JournalConfig,
     lineage: u64,
     current: Current,
+    /// The file to begin with, while it could not be made.
+    first: Option<FilePlan>,
     prepared: VecDeque<SpareFile>,
     /// The chain: checksum of the record sealed last, and its lsn.
     last_crc: u32,
@@ -154,12 +168,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Goes on after `end`, whose checksum is `end_crc`, in a file that was made for that ([`crate::Opened::start`]).
-    pub(crate) fn new(config: JournalConfig, end: (Lsn, u32), file: &SpareFile) -> Self {
+    /// Goes on after `end` (its lsn and checksum), in the file that `first` plans: it is to be added before anything else.
+    pub(crate) fn new(config: JournalConfig, end: (Lsn, u32), first: FilePlan) -> Self {
         Self {
-            lineage: file.header.lineage,
+            lineage: first.header.lineage,
             config,
-            current: Current::of(file),
+            current: Current::before(&first.header),
+            first: Some(first),
             prepared: VecDeque::new(),
             last_crc: end.1,
             last: end.0,
@@ -167,6 +182,18 @@ impl Writer {
             state: State::Idle,
             buffer: None,
         }
+    }
+
+    /// Whether it has the file to begin with. Until then it takes a group and waits with [`Step::NeedFile`].
+    #[must_use]
+    pub const fn has_begun(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Whether a group waits for a file.
+    #[must_use]
+    pub const fn waits_for_file(&self) -> bool {
+        matches!(self.state, State::Waiting(..))
     }
 
     /// Nothing is under way: [`Writer::begin`] may be called.
@@ -219,6 +246,9 @@ impl Writer {
     /// The file that is to be made next. The same until it is added.
     #[must_use]
     pub fn file_plan(&self) -> FilePlan {
+        if let Some(first) = &self.first {
+            return first.clone();
+        }
         let newest = self.prepared.back();
         let newest = newest.map_or(self.current.key.0, |file| file.header.number);
         let number = newest.saturating_add(1);
@@ -232,6 +262,7 @@ impl Writer {
                 lineage: self.lineage,
                 instance: self.config.instance_text().to_owned(),
             },
+            replaces: None,
         }
     }
 
@@ -240,12 +271,17 @@ impl Writer {
     /// # Panics
     /// It is another file than was planned.
     pub fn add_file(&mut self, file: SpareFile) -> Option<Step> {
-        assert_eq!(
-            file.header,
-            self.file_plan().header,
-            "the file that was planned"
-        );
-        self.prepared.push_back(file);
+        // The first one may be smaller than was planned.
+        let planned = Header {
+            file_bytes: file.header.file_bytes,
+            ..self.file_plan().header
+        };
+        assert_eq!(file.header, planned, "the file that was planned");
+        if self.first.take().is_some() {
+            self.current = Current::of(&file);
+        } else {
+            self.prepared.push_back(file);
+        }
         match core::mem::replace(&mut self.state, State::Idle) {
             State::Waiting(under, buffer) => Some(self.next_write(under, buffer)),
             other @ (State::Idle | State::Writing(_) | State::Failed(_)) => {

@@ -152,6 +152,9 @@ pub enum BootError {
     /// The journal cannot be used. Its text says which file, where in it, and what to do.
     #[error("{0}; `qtf journal verify` tells more")]
     Journal(#[from] JournalError),
+    /// The disk has no room for the first file of a new journal.
+    #[error("{0}; make room there, or lower journal_file_bytes")]
+    NoRoom(String),
     /// The first records could not be written.
     #[error("{0}")]
     JournalFailed(String),
@@ -197,7 +200,7 @@ impl BootError {
             Self::DataDirUnsafe { .. } => Exit::NoPermission,
             Self::OtherSegment { .. } => Exit::Usage,
             Self::Journal(error) => exit_of_journal(error),
-            Self::JournalFailed(_) => Exit::JournalFailed,
+            Self::NoRoom(_) | Self::JournalFailed(_) => Exit::JournalFailed,
             Self::Restore(_) => Exit::Damaged,
             Self::NoRing { .. } | Self::Thread(_) => Exit::Failed,
         }

@@ -22,7 +22,7 @@ use qtf_journal::{FileKey, JournalConfig, JournalError, Lsn, SpareFile, Step, Wr
 use qtf_shm::Now;
 use tokio::sync::Notify;
 
-use super::Core;
+use super::{Core, shortage};
 use crate::journal::chores::{Chores, Job};
 use crate::journal::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
 use crate::sys::synced_write::{Answer, WriteOrder};
@@ -66,6 +66,13 @@ pub(crate) struct JournalFacts {
     pub(crate) snapshot_interval: Duration,
 }
 
+impl JournalFacts {
+    /// Why there is no further file, with what would help.
+    pub(crate) fn shortage(&self, error: &JournalError) -> String {
+        shortage::text(error, &self.data_dir, self.config.file_bytes)
+    }
+}
+
 /// Which snapshot there is, and what came after it.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
@@ -100,11 +107,14 @@ pub(crate) struct JournalParts {
     pub(crate) newest_snapshot: Lsn,
     /// Bytes of the files that a cold start would have to read.
     pub(crate) bytes_since: u64,
+    /// Why there is no file to begin with, if there is none.
+    pub(crate) shortage: Option<String>,
 }
 
 impl Journal {
     /// Puts the parts together. `kick` wakes the driver.
     pub(crate) fn new(parts: JournalParts, now: Now, kick: Rc<Notify>) -> Self {
+        shortage::note(parts.shortage.as_deref());
         Self {
             writer: parts.writer,
             files: parts.files,
@@ -122,7 +132,7 @@ impl Journal {
             },
             facts: parts.facts,
             files_in_use: 1,
-            shortage: None,
+            shortage: parts.shortage,
             failure: None,
         }
     }
@@ -148,6 +158,17 @@ impl Journal {
         } else {
             (JournalState::Open, shortage)
         }
+    }
+
+    /// Nothing can be written before a file was made, for which the disk has no room.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        let has_no_file = !self.writer.has_begun() || self.writer.waits_for_file();
+        has_no_file && self.shortage.is_some()
+    }
+
+    /// The first file of this daemon was made.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.writer.has_begun()
     }
 
     /// A write is under way, or about to be.
@@ -270,6 +291,7 @@ impl Core {
         match made {
             Ok((spare, file)) => {
                 if journal.shortage.take().is_some() {
+                    shortage::note(None);
                     tracing::info!("the journal has room again");
                 }
                 journal.files.push_back((spare.key(), file));
@@ -283,10 +305,11 @@ impl Core {
                 self.kick_journal();
             }
             Err(error) => {
-                let text = error.to_string();
+                let text = journal.facts.shortage(&error);
                 if journal.shortage.as_ref() != Some(&text) {
-                    tracing::warn!(%error, "no further file for the journal; tried again until it succeeds");
+                    tracing::warn!("no further file for the journal, tried again until it succeeds: {text}");
                 }
+                shortage::note(Some(&text));
                 journal.shortage = Some(text);
             }
         }
@@ -423,9 +446,24 @@ impl Core {
         (count, is_awaited)
     }
 
-    /// Whether everything that was found at the start, or reserved, is in the journal.
+    /// Whether everything that was found at the start, or reserved, is in the journal, or cannot be for lack of room: then what
+    /// there is is served, and everything else waits or is refused.
     pub(crate) fn is_settled(&self) -> bool {
-        !self.engine.is_adopting() && self.unstable_end().is_none()
+        let is_written = !self.engine.is_adopting() && self.unstable_end().is_none();
+        is_written || self.journal.as_ref().is_some_and(Journal::waits_for_room)
+    }
+
+    /// The last record that a stop waits for: none where the disk has no room for it.
+    pub(crate) fn last_to_write(&self) -> Option<Lsn> {
+        let end = self.unstable_end()?;
+        if self.journal.as_ref().is_some_and(Journal::waits_for_room) {
+            tracing::warn!(
+                lsn = end.get(),
+                "the disk has no room for the last records of the journal: the segment keeps what they say, and the next start writes them"
+            );
+            return None;
+        }
+        Some(end)
     }
 
     /// Whether a write of the journal is under way.

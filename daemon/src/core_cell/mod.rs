@@ -13,12 +13,14 @@
 //! | `journal.rs` | what is written to the journal next, and what has become stable |
 //! | `routes.rs` | what waits to be sent to each worker |
 //! | `watches.rs` | who waits for the end of which task |
+//! | `shortage.rs` | why the journal has no room, for refusals |
 //! | `stability.rs` | who waits for which record of the journal |
 //! | `uploads.rs` | payloads and outputs that were uploaded and not yet used |
 
 pub(crate) mod journal;
 mod neighbours;
 pub(crate) mod routes;
+pub(crate) mod shortage;
 pub(crate) mod stability;
 pub(crate) mod uploads;
 pub(crate) mod watches;

@@ -10,6 +10,8 @@ use qtf_shm::TaskId;
 use qtf_shm::spill::SpillError;
 use tonic::Status;
 
+use crate::core_cell::shortage;
+
 /// LIMIT: long enough for others to finish their uploads, short against the life of a receipt.
 const UPLOAD_RETRY_MS: u32 = 500;
 
@@ -20,9 +22,13 @@ pub(crate) fn reason_of(reason: RejectReason) -> RefusalReason {
 
 /// A refusal inside a message.
 pub(crate) fn refusal_of(rejection: &Rejection) -> Refusal {
+    let message = match rejection.reason {
+        RejectReason::JournalFull => shortage::explain(rejection.to_string()),
+        _ => rejection.to_string(),
+    };
     Refusal {
         reason: reason_of(rejection.reason).into(),
-        message: rejection.to_string(),
+        message,
         retry_after_ms: rejection.retry_after_ms,
     }
 }

@@ -28,6 +28,7 @@ pub(crate) const JOURNAL: &str = "journal";
 /// The folder of a daemon that has it.
 #[derive(Debug)]
 pub(crate) struct DataDir {
+    pub(crate) folder: PathBuf,
     pub(crate) lock: LockFile,
     pub(crate) files: StdStorage,
     /// The journal's folder, with the faults that a test wants.
@@ -73,6 +74,7 @@ impl DataDir {
             ..JournalConfig::new(&settings.instance, nonce)
         };
         Ok(Self {
+            folder: folder.clone(),
             lock,
             files,
             storage,
@@ -87,13 +89,13 @@ pub(crate) fn lock_identity(folder: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Refuses a folder in which everybody could put files in the place of ours.
+/// Refuses a folder in which everybody could put files in the place of ours. With the sticky bit only their owner can.
 pub(crate) fn check_safe(folder: &Path) -> Result<(), BootError> {
     let metadata = std::fs::metadata(folder).map_err(|source| BootError::DataDir {
         folder: folder.to_owned(),
         source,
     })?;
-    if metadata.mode() & 0o002 != 0 {
+    if metadata.mode() & 0o1002 == 0o002 {
         return Err(BootError::DataDirUnsafe {
             folder: folder.to_owned(),
             reason: "can be written by everybody".to_owned(),

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::backend::Disk;
 use super::chores::Event;
 use super::threads::Rest;
+use crate::core_cell::journal::Journal;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core};
 use crate::net::Backend;
@@ -187,7 +188,12 @@ fn take(event: Event) {
 
 /// Everything that a snapshot may show was appended by now; it may be published when that is stable.
 async fn let_publish(reply: mpsc::Sender<Lsn>) {
-    let end = core_cell::look(Core::unstable_end).flatten();
+    // Where this daemon has no file yet nothing becomes stable, and the snapshot may be what makes room for one. If it
+    // shows anything that is not stable it is refused its name, and the next one tried.
+    let is_begun = core_cell::look(|core| core.journal.as_ref().is_some_and(Journal::has_begun));
+    let end = core_cell::look(Core::unstable_end)
+        .flatten()
+        .filter(|_| is_begun == Some(true));
     if stable(end).await.is_ok()
         && let Some(durable) = core_cell::look(|core| core.engine.durable_lsn())
     {

@@ -25,6 +25,7 @@ use qtf_shm::{Phase, Segment, SegmentSpec};
 use super::data_dir::DataDir;
 use crate::boot::BootError;
 use crate::config::settings::Settings;
+use crate::core_cell::shortage;
 use crate::running::StartKind;
 
 /// LIMIT: files that are ready beside the first one when the daemon begins to serve, so that nothing is refused.
@@ -52,6 +53,8 @@ pub(crate) struct OpenJournal {
     pub(crate) newest_snapshot: Lsn,
     /// Bytes of the files that a cold start would have to read.
     pub(crate) bytes_since: u64,
+    /// Why there is no file to begin with, if there is none.
+    pub(crate) shortage: Option<String>,
 }
 
 /// Opens the journal, and adopts or restores the segment that goes with it.
@@ -271,7 +274,8 @@ fn newest_snapshot(dir: &DataDir) -> Result<Lsn, JournalError> {
     Ok(Lsn::new(starts.max().unwrap_or(0)))
 }
 
-/// Begins a new file behind the end that was found, and has some more ready.
+/// Begins a new file behind the end that was found, and has some more ready. Where the disk has no room for it what there is
+/// is served all the same, and the chores thread tries on.
 fn begin(
     opened: &Opened,
     dir: DataDir,
@@ -279,12 +283,62 @@ fn begin(
     bound: Option<Duration>,
 ) -> Result<OpenJournal, BootError> {
     let began = Instant::now();
-    let mut writer = opened.start(&*dir.storage, &dir.config)?;
-    let mut files = VecDeque::from([(writer.file(), open_file(&dir, writer.file())?)]);
-    while writer.files_prepared() < FILES_AT_START
-        && bound.is_none_or(|bound| began.elapsed() < bound)
-    {
-        match prepare(&dir, &writer) {
+    let (mut writer, mut full) = opened.start_or_wait(&*dir.storage, &dir.config)?;
+    if full.is_some() && newest_snapshot != Lsn::NONE {
+        // A daemon that was killed behind its snapshot may have left files that nobody needs.
+        qtf_journal::reclaim(&*dir.storage, newest_snapshot, 1)?;
+        match qtf_journal::make_spare(&*dir.storage, writer.file_plan()) {
+            Ok(file) => {
+                // Nothing is under way yet that could wait for it.
+                let _ = writer.add_file(file);
+                full = None;
+            }
+            Err(error) if error.is_disk_full() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut files = VecDeque::new();
+    let shortage = match full {
+        Some(error) => Some(no_first_file(opened, &dir, error)?),
+        None => {
+            files.push_back((writer.file(), open_file(&dir, writer.file())?));
+            prepare_more(&dir, &mut writer, &mut files, || {
+                bound.is_none_or(|bound| began.elapsed() < bound)
+            });
+            None
+        }
+    };
+    let file_bytes = dir.config.file_bytes;
+    Ok(OpenJournal {
+        writer,
+        files,
+        end: opened.end,
+        newest_snapshot,
+        bytes_since: file_bytes.saturating_mul(opened.files.saturating_sub(1) as u64),
+        shortage,
+        dir,
+    })
+}
+
+/// What is said where there is no room for the first file: served with if there is a journal, else the end of the start, since
+/// no task could be taken.
+fn no_first_file(opened: &Opened, dir: &DataDir, error: JournalError) -> Result<String, BootError> {
+    let why = shortage::text(&error, &dir.folder, dir.config.file_bytes);
+    if opened.is_new() {
+        return Err(BootError::NoRoom(why));
+    }
+    tracing::warn!("nothing can be journalled, tried again until it can: {why}");
+    Ok(why)
+}
+
+fn prepare_more(
+    dir: &DataDir,
+    writer: &mut Writer,
+    files: &mut VecDeque<(FileKey, Arc<File>)>,
+    has_time: impl Fn() -> bool,
+) {
+    while writer.files_prepared() < FILES_AT_START && has_time() {
+        match prepare(dir, writer) {
             Ok((spare, file)) => {
                 files.push_back((spare.key(), file));
                 // Nothing is under way yet that could wait for it.
@@ -296,15 +350,6 @@ fn begin(
             }
         }
     }
-    let file_bytes = dir.config.file_bytes;
-    Ok(OpenJournal {
-        writer,
-        files,
-        end: opened.end,
-        newest_snapshot,
-        bytes_since: file_bytes.saturating_mul(opened.files.saturating_sub(1) as u64),
-        dir,
-    })
 }
 
 type Prepared = (qtf_journal::SpareFile, Arc<File>);

@@ -89,6 +89,7 @@ impl ThreadedJournal {
             files,
             newest_snapshot,
             bytes_since,
+            shortage,
             ..
         } = self.open;
         let journal = settings.journal.as_ref();
@@ -111,6 +112,7 @@ impl ThreadedJournal {
             facts,
             newest_snapshot,
             bytes_since,
+            shortage,
         };
         let rest = Rest {
             disk: Disk {

@@ -7,9 +7,9 @@
 //! only if the kernel says so too. Tested at the end.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use super::process::{end_process, open_process, wait_for_end};
 
 /// LIMIT: time between the end of a process and that of its lock.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
+/// LIMIT: a pid has at most 10 digits.
+const PID_WIDTH: usize = 10;
 const RELEASE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The lock, held until dropped.
@@ -74,7 +76,7 @@ impl LockFile {
             }
             Err(errno) => return Err(failed(errno.into())),
         }
-        write_pid(&mut opened).map_err(failed)?;
+        write_pid(&opened).map_err(failed)?;
         Ok(Self {
             file: opened,
             folder: None,
@@ -200,11 +202,20 @@ fn read_pid(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// The text is shorter than before only between the two calls; a reader then finds no pid.
-fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+/// Always as long, and written over what was there: a full disk has room for that. Where it has none for the first text the
+/// lock holds all the same, and does not say whose it is.
+fn write_pid(file: &File) -> io::Result<()> {
+    let text = format!("{:<PID_WIDTH$}\n", std::process::id());
+    match file.write_all_at(text.as_bytes(), 0) {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+        {
+            tracing::warn!(%error, "a lock file does not say whose it is");
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(()) => file.set_len(text.len() as u64),
+    }
 }
 
 #[cfg(test)]

@@ -48,12 +48,28 @@ impl SmallDisk {
         self.holder.id().to_string()
     }
 
-    /// The filler's path, as seen from outside of the namespace.
-    fn filler(&self) -> PathBuf {
+    /// A path on the disk, as seen from outside of the namespace.
+    fn path(&self, name: &str) -> PathBuf {
         let inside = self.folder.strip_prefix("/").unwrap();
         PathBuf::from(format!("/proc/{}/root", self.pid()))
             .join(inside)
-            .join("filler")
+            .join(name)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path("filler")
+    }
+
+    /// Removes the files that were made ahead of use: what a daemon has left that was restarted again and again on a
+    /// full disk.
+    fn remove_files_made_ahead(&self) {
+        for entry in std::fs::read_dir(self.path("journal")).unwrap() {
+            let file = entry.unwrap().path();
+            let content = std::fs::read(&file).unwrap();
+            if content[4096..].iter().all(|&byte| byte == 0) {
+                std::fs::remove_file(&file).unwrap();
+            }
+        }
     }
 
     /// Takes all the room there is.
@@ -217,4 +233,161 @@ async fn all_there(home: &Home, done: &[u64], ready: &[u64]) {
             assert_eq!(peer.state(*id).await, wanted, "{id:#x}");
         }
     }
+}
+
+/// A daemon with some tasks was killed, the disk is full, and there is no file that was made ahead of use.
+fn killed_on_a_full_disk(test: &str) -> Option<(Home, SmallDisk, Vec<u64>)> {
+    let home = Home::new(test);
+    home.configure("segment_bytes = 8388608\njournal_file_bytes = 524288\n");
+    let Some(disk) = SmallDisk::mount(home.data()) else {
+        eprintln!("skipped: mounting is not permitted here");
+        return None;
+    };
+    let daemon = disk.serving(&home);
+    let ids = run(async {
+        let mut peer = home.connect().await;
+        let mut ids = Vec::new();
+        for _ in 0..5 {
+            ids.push(peer.submit(noop(b"kept")).await.unwrap());
+        }
+        ids
+    });
+    daemon.kill();
+    disk.remove_files_made_ahead();
+    disk.fill();
+    Some((home, disk, ids))
+}
+
+/// The refusal of a submission that names the disk.
+async fn refusal_naming_the_disk(peer: &mut Peer, home: &Home, task: TaskSpec) {
+    let status = peer.submit(task).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    let refusal = refusal::refusal_of(&status).unwrap();
+    assert_eq!(refusal.reason(), RefusalReason::JournalFull, "{status}");
+    let said = status.message();
+    let folder = home.data().to_str().unwrap().to_owned();
+    assert!(
+        said.contains(&folder) && said.contains("needs 524288 bytes, 0 are free"),
+        "{said}"
+    );
+}
+
+fn memory_task() -> TaskSpec {
+    TaskSpec {
+        durability: Durability::Memory.into(),
+        ..noop(b"memory")
+    }
+}
+
+#[test]
+fn cold_start_on_a_full_disk_serves_what_there_is_and_goes_on_when_there_is_room_again() {
+    let Some((home, disk, ids)) = killed_on_a_full_disk("full-cold") else {
+        return;
+    };
+    home.lose_segment();
+    // A stop and kills in this state change nothing; the starts after the first find a segment.
+    for end in 0..3 {
+        let mut daemon = disk.serving(&home);
+        assert!(daemon.has_said("nothing can be journalled"), "{:#?}", daemon.said);
+        run(async {
+            let mut peer = home.connect().await;
+            for id in &ids {
+                assert_eq!(peer.state(*id).await, TaskState::Ready);
+            }
+            refusal_naming_the_disk(&mut peer, &home, noop(b"journal")).await;
+            // Ids must be reserved first, those of memory tasks too.
+            refusal_naming_the_disk(&mut peer, &home, memory_task()).await;
+            let info = peer.admin.get_info(GetInfoRequest {}).await.unwrap();
+            let journal = info.into_inner().journal.unwrap();
+            assert_eq!(journal.state(), JournalState::Full);
+            assert!(journal.message.contains("is full"), "{}", journal.message);
+        });
+        match end {
+            0 => assert_eq!(daemon.stop(), Some(0)),
+            1 => daemon.kill(),
+            _ => {
+                disk.empty();
+                run(goes_on(&home, &ids));
+                assert!(daemon.has_said("has room again"), "{:#?}", daemon.said);
+                daemon.kill();
+            }
+        }
+    }
+}
+
+/// Everything works, without a restart.
+async fn goes_on(home: &Home, ids: &[u64]) {
+    let mut peer = home.connect().await;
+    submit_when_there_is_room(&mut peer, noop(b"journal")).await;
+    peer.submit(memory_task()).await.unwrap();
+    let mut worker = RawWorker::join(&mut peer, hello(1), 1).await;
+    let assignment = worker.assignments().await.remove(0).task.unwrap();
+    assert_eq!(assignment.task_id, ids[0]);
+    assert_eq!(
+        worker.finish(assignment, b"finished").await,
+        ResultDisposition::Recorded
+    );
+}
+
+#[test]
+fn what_a_start_on_a_full_disk_took_in_when_there_was_room_again_is_there_after_a_cold_start() {
+    let Some((home, disk, ids)) = killed_on_a_full_disk("full-then-cold") else {
+        return;
+    };
+    // The segment is there: ids are reserved, so memory tasks are taken, and finish.
+    let daemon = disk.serving(&home);
+    let later = run(async {
+        let mut peer = home.connect().await;
+        refusal_naming_the_disk(&mut peer, &home, noop(b"journal")).await;
+        let memory = TaskSpec {
+            priority: Some(255),
+            ..memory_task()
+        };
+        let memory = peer.submit(memory).await.unwrap();
+        let mut worker = RawWorker::join(&mut peer, hello(1), 1).await;
+        let assignment = worker.assignments().await.remove(0).task.unwrap();
+        assert_eq!(assignment.task_id, memory);
+        assert_eq!(
+            worker.finish(assignment, b"finished").await,
+            ResultDisposition::Recorded
+        );
+        disk.empty();
+        submit_when_there_is_room(&mut peer, noop(b"later")).await
+    });
+    daemon.kill();
+    home.lose_segment();
+    let daemon = disk.serving(&home);
+    run(async {
+        let mut peer = home.connect().await;
+        for id in ids.iter().chain([&later]) {
+            assert_eq!(peer.state(*id).await, TaskState::Ready, "{id:#x}");
+        }
+        let next = peer.submit(noop(b"next")).await.unwrap();
+        assert!(!ids.contains(&next) && next != later, "no id is given twice");
+    });
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn first_start_on_a_full_disk_ends_and_says_where_how_much_is_needed() {
+    let home = Home::new("full-first");
+    home.configure("segment_bytes = 8388608\njournal_file_bytes = 524288\n");
+    let Some(disk) = SmallDisk::mount(home.data()) else {
+        eprintln!("skipped: mounting is not permitted here");
+        return;
+    };
+    disk.fill();
+    let data = home.data();
+    let pid = disk.pid();
+    let wrapper = ["nsenter", "--target", &pid, "--mount", "--"];
+    let command = home.command_under(&wrapper, &["--data-dir", data.to_str().unwrap()]);
+    let mut daemon = Qtfd::of({ command }.spawn().unwrap());
+    assert_eq!(daemon.wait().code(), Some(74), "{:#?}", daemon.said);
+    assert!(
+        daemon.has_said("needs 524288 bytes, 0 are free") && daemon.has_said("make room"),
+        "{:#?}",
+        daemon.said
+    );
+    disk.empty();
+    assert_eq!(disk.serving(&home).stop(), Some(0));
 }

@@ -163,6 +163,13 @@ impl Plm {
         }
         if journal.reservation.is_open() {
             Ok(())
+        } else if journal.room.is_none() {
+            Err(Rejection::for_now(
+                RejectReason::JournalFull,
+                Detail::Plain(
+                    "no task can be taken: new ids must be reserved in the journal, which has no room at all; make room on the disk of the data directory, then it goes on by itself",
+                ),
+            ))
         } else {
             Err(Rejection::for_now(
                 RejectReason::IdsExhausted,

@@ -42,6 +42,11 @@ impl Room {
         self.reserve_bytes = reserve_bytes;
     }
 
+    /// There is no file that anything could be written to.
+    pub(crate) const fn is_none(&self) -> bool {
+        self.bytes == 0
+    }
+
     pub(crate) fn handed_out(&mut self) {
         self.running = self.running.saturating_add(1);
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use qtf_journal::{
-    FILE_BYTES_MIN, JournalConfig, JournalError, Lsn, Record, SimDisk, StdStorage, Storage,
-    make_spare, open_tail, reclaim, recover,
+    Appender, AppenderLimits, FILE_BYTES_MIN, FileKey, JournalConfig, JournalError, Lsn, Record,
+    SimDisk, StdStorage, Step, Storage, make_spare, open_tail, reclaim, recover, write_group,
 };
 
 use crate::daemon::{Daemon, FILE_BYTES, assert_cold_start, config};
@@ -92,6 +92,74 @@ fn start_on_a_full_disk_takes_the_one_file_that_was_made_ahead() {
     opened.start(&disk, &config(2)).unwrap();
     assert_eq!(open_tail(&disk, &config(3)).unwrap().end, Lsn::new(1));
     assert_eq!(recover(&disk, &config(3)).unwrap().gen_limit, 5);
+}
+
+#[test]
+fn start_on_a_full_disk_without_a_spare_waits_for_its_file_and_changes_nothing() {
+    let disk = SimDisk::new();
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let mut daemon = Daemon::first(&storage, 1);
+    daemon
+        .push(Op::Plain(Record::Reserve { gen_limit: 5 }))
+        .unwrap();
+    daemon.commit().unwrap();
+    disk.set_capacity(Some(disk.used()));
+    for nonce in 2..5 {
+        let opened = open_tail(&disk, &config(nonce)).unwrap();
+        let error = opened.start(&disk, &config(nonce)).unwrap_err();
+        assert!(error.is_disk_full(), "{error}");
+        let (mut writer, waits) = opened.start_or_wait(&disk, &config(nonce)).unwrap();
+        assert!(waits.is_some_and(|error| error.is_disk_full()));
+        assert!(!writer.has_begun());
+        assert_eq!((writer.room_bytes(), writer.durable()), (0, Lsn::new(1)));
+        let mut appender = Appender::new(opened.end.next(), AppenderLimits::default());
+        appender
+            .push_always(&Record::Reserve { gen_limit: 9 })
+            .unwrap();
+        let step = writer.begin(appender.take_group().unwrap());
+        assert!(matches!(step, Step::NeedFile), "{step:?}");
+        assert!(writer.waits_for_file());
+        assert_eq!(disk.list().unwrap(), [FileKey(1).name()]);
+        if nonce < 4 {
+            continue;
+        }
+        disk.set_capacity(None);
+        let file = make_spare(&disk, writer.file_plan()).unwrap();
+        let Some(Step::Write(write)) = writer.add_file(file) else {
+            panic!("the group goes on");
+        };
+        let (buffer, result) = write_group(&disk, write);
+        assert!(matches!(writer.written(buffer, result), Step::Durable(lsn) if lsn == Lsn::new(2)));
+    }
+    assert_eq!(recover(&disk, &config(9)).unwrap().gen_limit, 9);
+    assert_eq!(logs(&disk).len(), 2);
+}
+
+#[test]
+fn first_file_of_a_start_is_small_where_the_disk_has_no_room_for_a_whole_one() {
+    let disk = SimDisk::new();
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let mut daemon = Daemon::first(&storage, 1);
+    daemon
+        .push(Op::Plain(Record::Reserve { gen_limit: 5 }))
+        .unwrap();
+    daemon.commit().unwrap();
+    let large = JournalConfig {
+        file_bytes: 4 * FILE_BYTES_MIN,
+        ..config(2)
+    };
+    disk.set_capacity(Some(disk.used() + FILE_BYTES_MIN as usize));
+    let writer = open_tail(&disk, &large).unwrap().start(&disk, &large).unwrap();
+    assert!((1..FILE_BYTES_MIN).contains(&writer.room_bytes()));
+    let refused = make_spare(&disk, writer.file_plan()).unwrap_err();
+    assert!(refused.is_disk_full(), "later files are whole: {refused}");
+    let opened = open_tail(&disk, &large).unwrap();
+    assert_eq!((opened.end, opened.files), (Lsn::new(1), 2));
+    disk.set_capacity(None);
+    let writer = opened.start(&disk, &large).unwrap();
+    assert!(writer.room_bytes() > FILE_BYTES_MIN);
+    assert_eq!(logs(&disk).len(), 2, "the small one held nothing");
+    assert_eq!(recover(&disk, &large).unwrap().gen_limit, 5);
 }
 
 #[test]
