@@ -36,7 +36,8 @@ pub enum Why {
 pub enum JournalError {
     /// Bytes that were on stable storage have changed.
     #[error(
-        "journal damaged: {file}, offset {offset}, lsn {lsn}: {why}; nothing was changed. Restore the file from a copy, or see docs/OPERATING.md on what `qtf journal` can save"
+        "journal damaged: {file}, offset {offset}{}: {why}; nothing was changed. Restore the file from a copy, or see docs/OPERATING.md on what `qtf journal` can save",
+        told(*.lsn)
     )]
     Damaged {
         /// The file.
@@ -100,6 +101,15 @@ pub enum JournalError {
         /// What is durable.
         durable: Lsn,
     },
+}
+
+/// Nothing where it is not known.
+fn told(lsn: Lsn) -> String {
+    if lsn == Lsn::NONE {
+        String::new()
+    } else {
+        format!(", lsn {lsn}")
+    }
 }
 
 impl JournalError {

@@ -187,9 +187,17 @@ impl Header {
 
     pub(crate) fn decode(file: &str, bytes: &[u8]) -> Result<Self, JournalError> {
         let damaged = |why| JournalError::damaged(file, 0, Lsn::NONE, crate::Why::Header(why));
+        if bytes.is_empty() {
+            return Err(damaged("the file is empty"));
+        }
         let page = bytes
             .get(..HEADER_BYTES)
             .ok_or_else(|| damaged("the file is shorter than a header"))?;
+        if page.iter().all(|&byte| byte == 0) {
+            return Err(damaged(
+                "it is zeros: a file made ahead that never got a header",
+            ));
+        }
         let is_snapshot = page.starts_with(&SNAPSHOT_MAGIC);
         if !is_snapshot && !page.starts_with(&LOG_MAGIC) {
             return Err(damaged("it does not begin as a journal or snapshot does"));

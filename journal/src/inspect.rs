@@ -8,7 +8,7 @@ use crate::error::JournalError;
 use crate::file::{HEADER_BYTES, Header};
 use crate::record::frame::{BadFrame, Kind, read_u64};
 use crate::record::{BadRecord, Record, decode};
-use crate::scan::{Scanner, proof_of};
+use crate::scan::{Scanner, first_valid, proof_of};
 use crate::storage::{Mapped, StdStorage, Storage};
 use crate::walk::TornTail;
 use crate::{FileKey, Lsn, recover};
@@ -76,6 +76,8 @@ pub enum Content<'a> {
 pub struct Stop {
     /// Where the next record would begin.
     pub offset: u64,
+    /// Its ordinal, if the header or a record before it says that.
+    pub lsn: Option<Lsn>,
     /// What lies there.
     pub why: BadFrame,
     /// A valid record of this file further on, with at least the lsn that is missing: a torn tail, or damage.
@@ -157,10 +159,20 @@ impl Entries<'_> {
     pub fn stop(&self) -> Option<Stop> {
         let why = self.scanner.clone().next().err()?;
         let offset = self.scanner.offset;
-        let wanted = self.scanner.expected.unwrap_or(Lsn::new(1));
-        let proof = proof_of(&self.dump.content, self.dump.info.epoch, offset, wanted);
+        let (bytes, epoch) = (&self.dump.content, self.dump.info.epoch);
+        let lsn = self.scanner.expected;
+        // Where nothing says which record should be here, it is at most the one before the next that is valid.
+        let wanted = match lsn {
+            Some(lsn) => lsn,
+            None => match first_valid(bytes, epoch, offset) {
+                Some(later) => Lsn::new(later.lsn.get().saturating_sub(1)),
+                None => Lsn::new(1),
+            },
+        };
+        let proof = proof_of(bytes, epoch, offset, wanted);
         Some(Stop {
             offset: offset as u64,
+            lsn,
             why,
             beyond: proof.stable.map(|later| later.lsn).or(proof.valid),
             is_damage: proof.stable.is_some(),
@@ -213,6 +225,14 @@ pub struct Report {
     pub cut: Option<TornTail>,
     /// What else a person should know.
     pub notes: Vec<String>,
+}
+
+impl Report {
+    /// Nothing is there: neither a log nor a snapshot.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.logs.is_empty() && self.snapshot.is_none()
+    }
 }
 
 /// Opens the journal in a directory as a cold start would, of whichever instance it is, and changes nothing.

@@ -235,10 +235,14 @@ pub fn open_tail(storage: &dyn Storage, config: &JournalConfig) -> Result<Opened
 
 /// What a snapshot starts with was durable before it was published.
 fn behind(opened: &Opened, start: Lsn) -> JournalError {
-    let why = format!(
-        "the journal ends at lsn {}, below the start of its snapshot; files are missing",
-        opened.end
-    );
+    let why = if opened.end == Lsn::NONE {
+        "no log with records is there, only this snapshot; files are missing".to_owned()
+    } else {
+        format!(
+            "the journal ends at lsn {}, below the start of its snapshot; files are missing",
+            opened.end
+        )
+    };
     JournalError::damaged(&snapshot_name(start), 0, opened.end.next(), Why::Gap(why))
 }
 

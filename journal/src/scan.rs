@@ -100,6 +100,31 @@ pub(crate) fn proof_of(bytes: &[u8], epoch: u32, from: usize, wanted: Lsn) -> Pr
     proof
 }
 
+/// The first valid record from `from` on, whichever it is.
+pub(crate) fn first_valid(bytes: &[u8], epoch: u32, from: usize) -> Option<Later> {
+    let mut at = from.next_multiple_of(ALIGN);
+    while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= HEAD_BYTES) {
+        if let Ok(frame) = frame::parse(rest, epoch, None) {
+            return Some(Later {
+                offset: at,
+                lsn: frame.lsn,
+                durable: frame.durable,
+            });
+        }
+        let is_empty = rest
+            .first_chunk()
+            .is_some_and(|chunk| *chunk == [0; EMPTY_BYTES]);
+        // A record that begins in here has its lsn behind the zeros.
+        let step = if is_empty {
+            EMPTY_BYTES - frame::AT_LSN
+        } else {
+            ALIGN
+        };
+        at = at.saturating_add(step);
+    }
+    None
+}
+
 /// Looked at together where a file was never written.
 const EMPTY_BYTES: usize = 512;
 

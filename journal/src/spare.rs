@@ -9,7 +9,8 @@
 use crate::Lsn;
 use crate::error::JournalError;
 use crate::file::{
-    FILE_BYTES_MIN, FileKey, HEADER_BYTES, Header, is_unfinished, snapshot_of_name, spare_name, spare_of_name,
+    FILE_BYTES_MIN, FileKey, HEADER_BYTES, Header, is_unfinished, snapshot_of_name, spare_name,
+    spare_of_name,
 };
 use crate::storage::{Storage, StorageFile, write_all};
 use crate::writer::FilePlan;

@@ -119,11 +119,23 @@ fn first_needed(logs: &[Log], start: Lsn) -> Option<usize> {
 }
 
 fn gap(logs: &[Log], start: Lsn) -> JournalError {
-    let file = logs.first().map_or("the journal", |log| log.name.as_str());
-    let why = format!(
-        "no file holds the record that follows lsn {start}; files or a snapshot are missing"
-    );
-    JournalError::damaged(file, 0, start.next(), Why::Gap(why))
+    let is_first = start == Lsn::NONE;
+    let missing = if is_first {
+        "no file holds the first record".to_owned()
+    } else {
+        format!("no file holds the record that follows lsn {start}")
+    };
+    let (file, why) = match logs.first() {
+        Some(first) => (
+            first.name.clone(),
+            format!("{missing}, this is the oldest one; files before it or a snapshot are missing"),
+        ),
+        None => (
+            snapshot_name(start),
+            format!("{missing}: no log is there at all"),
+        ),
+    };
+    JournalError::damaged(&file, 0, start.next(), Why::Gap(why))
 }
 
 fn read_snapshot(

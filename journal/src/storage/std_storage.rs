@@ -13,6 +13,8 @@ use crate::sys;
 #[derive(Debug, Clone)]
 pub struct StdStorage {
     dir: PathBuf,
+    /// Files are opened for reading only: they may lie on a medium that cannot be written, or belong to somebody else.
+    is_read_only: bool,
 }
 
 impl StdStorage {
@@ -33,13 +35,19 @@ impl StdStorage {
                 File::open(parent)?.sync_all()?;
             }
         }
-        Ok(Self { dir })
+        Ok(Self {
+            dir,
+            is_read_only: false,
+        })
     }
 
     /// Takes a directory for reading; nothing is made.
     #[must_use]
     pub fn existing(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self {
+            dir: dir.into(),
+            is_read_only: true,
+        }
     }
 
     /// The directory.
@@ -55,7 +63,7 @@ impl StdStorage {
     pub fn open_file(&self, name: &str) -> io::Result<File> {
         OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(!self.is_read_only)
             .open(self.dir.join(name))
     }
 }

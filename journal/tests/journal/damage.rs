@@ -470,5 +470,10 @@ fn journal_that_ends_below_what_a_snapshot_shows_has_lost_records() {
         open_tail(&images, &config).unwrap_err(),
     ] {
         assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains("snapshot-") && said.contains("no log"),
+            "{said}"
+        );
     }
 }

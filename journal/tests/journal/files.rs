@@ -148,8 +148,11 @@ fn first_file_of_a_start_is_small_where_the_disk_has_no_room_for_a_whole_one() {
         file_bytes: 4 * FILE_BYTES_MIN,
         ..config(2)
     };
-    disk.set_capacity(Some(disk.used() + FILE_BYTES_MIN as usize));
-    let writer = open_tail(&disk, &large).unwrap().start(&disk, &large).unwrap();
+    disk.set_capacity(Some(disk.used() + usize::try_from(FILE_BYTES_MIN).unwrap()));
+    let writer = open_tail(&disk, &large)
+        .unwrap()
+        .start(&disk, &large)
+        .unwrap();
     assert!((1..FILE_BYTES_MIN).contains(&writer.room_bytes()));
     let refused = make_spare(&disk, writer.file_plan()).unwrap_err();
     assert!(refused.is_disk_full(), "later files are whole: {refused}");
@@ -316,6 +319,8 @@ fn missing_file_is_told() {
             matches!(error, JournalError::Damaged { .. }),
             "{name}: {error}"
         );
+        let said = error.to_string();
+        assert!(said.contains("log-0") && !said.contains("lsn 0"), "{said}");
     }
 }
 

@@ -52,6 +52,33 @@ fn dump_shows_each_record_and_where_they_end() {
 }
 
 #[test]
+fn damage_of_the_first_record_of_a_log_that_goes_on_is_found_without_knowing_its_lsn() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage: Arc<dyn Storage> = Arc::new(StdStorage::open_dir(dir.path()).unwrap());
+    let mut daemon = Daemon::first(&storage, 1);
+    let mut rng = fastrand::Rng::with_seed(3);
+    while daemon.writer.file().0 < 2 {
+        daemon.push_random(&mut rng, 2_000);
+        daemon.commit().unwrap();
+    }
+    for _ in 0..5 {
+        daemon.push_random(&mut rng, 50);
+        daemon.commit().unwrap();
+    }
+    let path = dir.path().join(daemon.writer.file().name());
+    let whole = Dump::open(&path).unwrap();
+    assert!(whole.entries().count() > 5);
+    assert!(whole.entries().next().unwrap().lsn > Lsn::new(100));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096 + 60] ^= 4;
+    fs::write(&path, &bytes).unwrap();
+    let dump = Dump::open(&path).unwrap();
+    assert_eq!(dump.entries().count(), 0);
+    let stop = dump.entries().stop().unwrap();
+    assert_eq!((stop.offset, stop.lsn, stop.is_damage), (4096, None, true));
+}
+
+#[test]
 fn dump_tells_damage_from_a_torn_tail() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = sample(dir.path());

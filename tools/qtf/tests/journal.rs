@@ -149,11 +149,79 @@ fn header_that_is_damaged_and_file_that_is_none_are_told_apart() {
             .qtf(["journal", command, "no-such-file.qtj"])
             .expect_code(2);
     }
+}
+
+#[test]
+fn folder_without_a_journal_is_not_called_intact() {
+    let place = Place::new();
     let empty = place.work().join("empty");
     fs::create_dir(&empty).unwrap();
+    fs::write(empty.join("notes.txt"), "none of ours").unwrap();
+    for command in ["verify", "dump"] {
+        let done = place
+            .qtf(["journal", command, empty.to_str().unwrap()])
+            .expect_code(3);
+        let said = &done.stderr;
+        assert!(said.contains("empty: no journal is there"), "{said}");
+    }
+}
+
+/// What `verify` of a path says, with its code.
+fn verify(place: &Place, path: &Path, code: i32) -> String {
+    let done = place
+        .qtf(["journal", "verify", path.to_str().unwrap()])
+        .expect_code(code);
+    assert!(!done.stderr.contains("lsn 0"), "{}", done.stderr);
+    done.stderr
+}
+
+#[test]
+fn each_thing_that_is_wrong_with_a_folder_names_the_file_and_no_lsn_that_is_not_known() {
+    let (place, data, _) = journal();
+    let log = log_of(&data);
+    let whole = fs::read(&log).unwrap();
+    let stray = data.join("journal").join("log-00000000000000ff.qtj");
+    let cases: [(&[u8], &str); 4] = [
+        (b"", "offset 0: its header is damaged: the file is empty"),
+        (&[0; 9_000], "it is zeros: a file made ahead"),
+        (&[7; 9_000], "does not begin as a journal or snapshot does"),
+        (&whole, "it belongs to another file"),
+    ];
+    for (content, why) in cases {
+        fs::write(&stray, content).unwrap();
+        let said = verify(&place, &data, 1);
+        assert!(
+            said.contains("log-00000000000000ff.qtj") && said.contains(why),
+            "{said}"
+        );
+    }
+    fs::remove_file(&stray).unwrap();
+    fs::create_dir(&stray).unwrap();
+    let said = verify(&place, &data, 2);
+    assert!(
+        said.contains("log-00000000000000ff.qtj") && said.contains("directory"),
+        "{said}"
+    );
+    fs::remove_dir(&stray).unwrap();
+    // Another journal's file, under a name that fits.
+    let (_other, theirs, _) = journal();
+    let next = data.join("journal").join("log-0000000000000002.qtj");
+    fs::copy(
+        theirs.join("journal").join("log-0000000000000002.qtj"),
+        &next,
+    )
+    .unwrap();
+    let said = verify(&place, &data, 1);
+    assert!(
+        said.contains("another journal than the first file"),
+        "{said}"
+    );
+    let spare = data.join("journal").join("spare-9.qtj");
+    fs::write(&spare, [0; 9_000]).unwrap();
+    verify(&place, &spare, 0);
     place
-        .qtf(["journal", "dump", empty.to_str().unwrap()])
-        .expect_code(2);
+        .qtf(["journal", "dump", spare.to_str().unwrap()])
+        .expect_code(0);
 }
 
 #[test]

@@ -15,8 +15,8 @@ A folder (a data directory, or the folder `journal` in it) is opened as a daemon
 reboot. A file is read record by record: a log may end in a torn group, which was never acknowledged and \
 is cut off at the next start; anything else that is missing or wrong is damage.
 
-Ends with 0 when all is intact, 1 when something is damaged, and then names file, offset and lsn, 2 when \
-something cannot be read.")]
+Ends with 0 when all is intact, 1 when something is damaged, and then names file, offset and, where it is \
+known, lsn, 2 when something cannot be read, 3 when a folder holds no journal.")]
     #[command(after_long_help = "\
 Examples:
   qtf journal verify /var/lib/qtf
@@ -33,7 +33,7 @@ Prints the records of logs and snapshots, one a line. No daemon is asked and not
 
 Of a folder all logs and snapshots are printed, in the order of their names. Printing ends where the \
 records of a file end; what lies there is told on stderr when it is more than unused room. Ends with 1 \
-when that is damage.")]
+when that is damage, with 3 when a folder holds no journal.")]
     #[command(after_long_help = "\
 Examples:
   qtf journal dump /var/lib/qtf | less

@@ -3,10 +3,10 @@
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
-use qtf_journal::{Dump, Entry, FileInfo};
+use qtf_journal::{Dump, Entry, FileInfo, JournalError};
 use serde_json::json;
 
-use super::{entry, exit_of, files_of};
+use super::{entry, exit_of, files_of, is_spare};
 use crate::args::{GlobalArgs, OutputMode};
 use crate::exit::{Ending, Exit, Failure};
 use crate::output::{message, visible, write_json};
@@ -33,6 +33,12 @@ pub(super) fn run(paths: &[PathBuf], global: &GlobalArgs) -> Ending {
                 let told = print_file(&dump, mode, is_first, &mut out)?;
                 exit = exit.worse(told);
                 is_first = false;
+            }
+            Err(JournalError::Damaged { why, .. }) if is_spare(file) => {
+                message(format!(
+                    "{}: a spare without records ({why})",
+                    file.display()
+                ));
             }
             Err(error) => {
                 message(&error);

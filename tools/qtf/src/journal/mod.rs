@@ -61,10 +61,22 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
     files.sort_unstable();
     if files.is_empty() {
-        let text = format!("{}: no log and no snapshot is in it", folder.display());
-        return Err(Failure::usage(text));
+        return Err(Failure::new(Exit::NotFound, nothing_in(&folder)));
     }
     Ok(files)
+}
+
+/// Zeros, or a log that was used: nobody reads what is in it.
+fn is_spare(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    name.is_some_and(|name| name.starts_with("spare-") && name.ends_with(".qtj")) && path.is_file()
+}
+
+fn nothing_in(folder: &Path) -> String {
+    format!(
+        "{}: no journal is there, neither a log (log-*.qtj) nor a snapshot (snapshot-*.qts); is it the right folder?",
+        folder.display()
+    )
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use qtf_journal::{Content, Dump, JournalError, Report};
 use serde::Serialize;
 
-use super::{exit_of, folder_of};
+use super::{exit_of, folder_of, is_spare, nothing_in};
 use crate::args::GlobalArgs;
 use crate::exit::{Ending, Exit};
 use crate::output::{Listed, message, print_list};
@@ -14,7 +14,7 @@ use crate::output::{Listed, message, print_list};
 #[derive(Debug, Default, Serialize)]
 struct Finding {
     path: String,
-    /// "journal", "log" or "snapshot"; empty when it could not be told.
+    /// "journal", "log", "snapshot" or "spare"; empty when it could not be told.
     kind: &'static str,
     intact: bool,
     records: u64,
@@ -30,13 +30,16 @@ struct Finding {
     problem: Option<String>,
     /// Where, when it is damage.
     damage: Option<Place>,
+    /// The folder has no file of a journal.
+    missing: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
 struct Place {
     file: String,
     offset: u64,
-    lsn: u64,
+    /// Which record should be there, if that is known.
+    lsn: Option<u64>,
 }
 
 impl Listed for Finding {
@@ -51,6 +54,7 @@ impl Listed for Finding {
             (true, _, None) => "intact",
             (true, _, Some(_)) => "intact, torn end",
             (false, Some(_), _) => "DAMAGED",
+            (false, None, _) if self.missing => "nothing there",
             (false, None, _) => "unreadable",
         };
         let tasks = self.tasks.map_or_else(|| "-".to_owned(), |n| n.to_string());
@@ -77,7 +81,12 @@ pub(super) fn run(paths: &[PathBuf], global: &GlobalArgs) -> Ending {
         };
         finding.path = path.display().to_string();
         if let Some(problem) = &finding.problem {
-            message(problem);
+            // The journal names its files without their folder.
+            if problem.contains(&finding.path) {
+                message(problem);
+            } else {
+                message(format!("{}: {problem}", finding.path));
+            }
         }
         findings.push(finding);
     }
@@ -86,10 +95,19 @@ pub(super) fn run(paths: &[PathBuf], global: &GlobalArgs) -> Ending {
 }
 
 fn of_folder(path: &Path, exit: &mut Exit) -> Finding {
-    let report = match qtf_journal::verify(&folder_of(path)) {
+    let folder = folder_of(path);
+    let report = match qtf_journal::verify(&folder) {
         Ok(report) => report,
         Err(error) => return failed(&error, exit),
     };
+    if report.is_nothing() {
+        *exit = exit.worse(Exit::NotFound);
+        return Finding {
+            problem: Some(nothing_in(&folder)),
+            missing: true,
+            ..Finding::default()
+        };
+    }
     let Report {
         snapshot,
         end,
@@ -105,15 +123,14 @@ fn of_folder(path: &Path, exit: &mut Exit) -> Finding {
     let torn = cut.map(|cut| Place {
         file: cut.file,
         offset: cut.offset,
-        lsn: cut.lsn.get(),
+        lsn: Some(cut.lsn.get()),
     });
     if let Some(torn) = &torn {
         message(format!(
-            "{}: {} is torn at offset {}, lsn {}: what follows was never acknowledged and is cut off at the next start",
+            "{}: {} is torn at {}: what follows was never acknowledged and is cut off at the next start",
             path.display(),
             torn.file,
-            torn.offset,
-            torn.lsn
+            torn.text()
         ));
     }
     Finding {
@@ -128,8 +145,24 @@ fn of_folder(path: &Path, exit: &mut Exit) -> Finding {
     }
 }
 
+impl Place {
+    fn text(&self) -> String {
+        match self.lsn {
+            Some(lsn) => format!("offset {}, lsn {lsn}", self.offset),
+            None => format!("offset {}", self.offset),
+        }
+    }
+}
+
 /// One file by itself: what files before and after it say of it is not known.
 fn of_file(path: &Path, exit: &mut Exit) -> Finding {
+    if is_spare(path) {
+        return Finding {
+            kind: "spare",
+            intact: true,
+            ..Finding::default()
+        };
+    }
     let dump = match Dump::open(path) {
         Ok(dump) => dump,
         Err(error) => return failed(&error, exit),
@@ -144,14 +177,14 @@ fn of_file(path: &Path, exit: &mut Exit) -> Finding {
     let mut place = Place {
         file: dump.info().name.clone(),
         offset: 0,
-        lsn: 0,
+        lsn: None,
     };
     let mut entries = dump.entries();
     for entry in entries.by_ref() {
         finding.records += 1;
         finding.end_lsn = entry.lsn.get();
         place.offset = entry.offset;
-        place.lsn = entry.lsn.get();
+        place.lsn = Some(entry.lsn.get());
         match &entry.content {
             Content::End { tasks, shown, .. } => {
                 is_closed = true;
@@ -167,7 +200,7 @@ fn of_file(path: &Path, exit: &mut Exit) -> Finding {
     }
     if let Some(stop) = entries.stop() {
         place.offset = stop.offset;
-        place.lsn = place.lsn.saturating_add(1);
+        place.lsn = stop.lsn.map(qtf_journal::Lsn::get);
         if stop.is_damage || (is_snapshot && !is_closed) {
             return damaged(finding, place, &stop.why.to_string(), exit);
         }
@@ -183,8 +216,9 @@ fn damaged(finding: Finding, place: Place, why: &str, exit: &mut Exit) -> Findin
     Finding {
         intact: false,
         problem: Some(format!(
-            "{} is damaged at offset {}, lsn {}: {why}",
-            place.file, place.offset, place.lsn
+            "{} is damaged at {}: {why}",
+            place.file,
+            place.text()
         )),
         damage: Some(place),
         ..finding
@@ -201,7 +235,7 @@ fn failed(error: &JournalError, exit: &mut Exit) -> Finding {
         damage = Some(Place {
             file: file.clone(),
             offset: *offset,
-            lsn: lsn.get(),
+            lsn: Some(lsn.get()).filter(|&lsn| lsn != 0),
         });
     }
     Finding {
