@@ -16,6 +16,7 @@
 //! | `serve` | the pinned thread from its first to its last moment |
 //! | `net` | sockets and HTTP/2 on either backend |
 //! | [`journal`] | what must outlive a reboot |
+//! | `vigil` | what others take away under the running daemon |
 //! | `sys` | system calls; the only `unsafe` of this crate |
 
 pub mod boot;
@@ -35,6 +36,7 @@ mod idle;
 mod net;
 mod serve;
 mod sys;
+mod vigil;
 
 pub use boot::{BootError, Daemon};
 pub use config::Settings;

@@ -33,6 +33,7 @@ use crate::net::listener::Listener;
 use crate::running::{DaemonInfo, StartKind, StopError};
 use crate::sys::lock_file::LockFile;
 use crate::sys::{affinity, ring};
+use crate::vigil::Vigil;
 
 /// What the thread is given.
 #[derive(Debug)]
@@ -146,6 +147,10 @@ async fn serve(
         ..
     } = parts;
     let segment = Arc::new(segment);
+    let vigil = lock.as_ref().map(|_| {
+        let sockets = listeners.iter().filter_map(Listener::socket_file);
+        Vigil::new(&segment, &boot::lock_file_of(&settings), sockets)
+    });
     let wake = Rc::new(Notify::new());
     let parts = CoreParts {
         limits: settings.limits,
@@ -171,6 +176,9 @@ async fn serve(
     if let Err(error) = listen(listeners, backend, &connections, &ending) {
         give_up(&settings, tasks).await;
         return Err(ThreadEnd::Boot(BootError::Thread(error)));
+    }
+    if let Some(vigil) = vigil {
+        tokio::task::spawn_local(vigil.keep(ending.clone()));
     }
     take_in_process(arrivals, &connections, ending);
     tracing::info!(

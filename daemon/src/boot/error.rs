@@ -231,10 +231,13 @@ impl BootError {
 }
 
 fn exit_of(kind: io::ErrorKind) -> Exit {
-    match kind {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::NoPermission,
-        io::ErrorKind::NotADirectory => Exit::Usage,
-        _ => Exit::Failed,
+    use io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    if matches!(kind, PermissionDenied | ReadOnlyFilesystem) {
+        Exit::NoPermission
+    } else if kind == NotADirectory {
+        Exit::Usage
+    } else {
+        Exit::Failed
     }
 }
 

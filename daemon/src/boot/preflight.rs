@@ -49,7 +49,9 @@ fn try_all(settings: &Settings, predecessor: u32) -> Result<(), BootError> {
     }
     let uid = nix::unistd::geteuid().as_raw();
     if SegmentView::attach_by_instance(&settings.instance, uid).is_err() {
-        tracing::warn!("the daemon that runs has no segment that can be adopted: its memory tasks end with it");
+        tracing::warn!(
+            "the daemon that runs has no segment that can be adopted: its memory tasks end with it"
+        );
         // Made and gone at once: whether the kernel gives as much.
         drop(Segment::create_private(&spec)?);
     }
@@ -126,7 +128,10 @@ fn check_journal(settings: &Settings, journal: &JournalSettings) -> Result<(), B
         let may_pass = match &error {
             JournalError::Damaged { .. } => true,
             JournalError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            _ => false,
+            JournalError::Version { .. }
+            | JournalError::Instance { .. }
+            | JournalError::FileBytes { .. }
+            | JournalError::NotYetDurable { .. } => false,
         };
         let text = error.to_string();
         if !may_pass || before.as_ref() == Some(&text) {

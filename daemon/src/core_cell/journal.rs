@@ -307,7 +307,9 @@ impl Core {
             Err(error) => {
                 let text = journal.facts.shortage(&error);
                 if journal.shortage.as_ref() != Some(&text) {
-                    tracing::warn!("no further file for the journal, tried again until it succeeds: {text}");
+                    tracing::warn!(
+                        "no further file for the journal, tried again until it succeeds: {text}"
+                    );
                 }
                 shortage::note(Some(&text));
                 journal.shortage = Some(text);
@@ -320,6 +322,16 @@ impl Core {
         if let Some(journal) = self.journal.as_mut() {
             let ready = u64::try_from(journal.writer.files_prepared()).unwrap_or(u64::MAX);
             journal.files_in_use = logs.saturating_sub(ready);
+        }
+    }
+
+    /// Has the chores thread see whether the file that is being written is still there.
+    pub(crate) fn look_at_journal_file(&mut self) {
+        if let Some(journal) = &self.journal
+            && journal.failure.is_none()
+            && let Some((key, file)) = journal.files.front()
+        {
+            journal.chores.hand(Job::LookAt(*key, Arc::clone(file)));
         }
     }
 

@@ -32,8 +32,13 @@ pub(crate) fn text(error: &JournalError, data_dir: &Path, file_bytes: u64) -> St
         return format!("data folder {folder}: {error}");
     }
     let free = match nix::sys::statvfs::statvfs(data_dir) {
-        Ok(disk) => format!("{} are free", disk.blocks_available() * disk.fragment_size()),
+        Ok(disk) => format!(
+            "{} are free",
+            disk.blocks_available() * disk.fragment_size()
+        ),
         Err(_) => "fewer are free".to_owned(),
     };
-    format!("the disk of data folder {folder} is full: a journal file needs {file_bytes} bytes, {free}")
+    format!(
+        "the disk of data folder {folder} is full: a journal file needs {file_bytes} bytes, {free}"
+    )
 }

@@ -22,10 +22,10 @@ pub(crate) fn reason_of(reason: RejectReason) -> RefusalReason {
 
 /// A refusal inside a message.
 pub(crate) fn refusal_of(rejection: &Rejection) -> Refusal {
-    let message = match rejection.reason {
-        RejectReason::JournalFull => shortage::explain(rejection.to_string()),
-        _ => rejection.to_string(),
-    };
+    let mut message = rejection.to_string();
+    if rejection.reason == RejectReason::JournalFull {
+        message = shortage::explain(message);
+    }
     Refusal {
         reason: reason_of(rejection.reason).into(),
         message,

@@ -11,10 +11,13 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use qtf_journal::{FilePlan, JournalError, Lsn, Reclaimed, SpareFile, StdStorage, Storage};
+use qtf_journal::{
+    FileKey, FilePlan, JournalError, Lsn, Reclaimed, SpareFile, StdStorage, Storage,
+};
 use qtf_shm::BlobRef;
 use qtf_shm::spill::{SpillError, SpillStore};
 use tokio::sync::{mpsc as local, oneshot};
@@ -42,6 +45,8 @@ pub(crate) enum Job {
     },
     /// Take a snapshot.
     Snapshot(Box<SnapshotJob>),
+    /// See whether the file that is being written still has its name.
+    LookAt(FileKey, Arc<File>),
     /// Recycle what the snapshot from this record on has made superfluous.
     Reclaim(Lsn),
 }
@@ -56,6 +61,8 @@ pub(crate) enum Event {
     SnapshotRead(mpsc::Sender<Lsn>),
     /// The snapshot is there, or could not be made.
     SnapshotTaken(Result<SnapshotReport, SnapshotError>),
+    /// The file that is being written was removed or replaced: the next start would not find what is in it.
+    FileGone(String),
     /// Files were recycled.
     Reclaimed(Result<Reclaimed, JournalError>),
     /// So many files have the name of a log.
@@ -130,6 +137,7 @@ impl Hands {
                     remove_files(&store, &files);
                     None
                 }
+                Job::LookAt(key, file) => self.missing(key, &file).map(Event::FileGone),
                 Job::Snapshot(job) => self.snapshot(job),
                 Job::Reclaim(from) => Some(Event::Reclaimed(self.reclaim(from))),
             };
@@ -168,6 +176,17 @@ impl Hands {
             source,
         })?;
         Ok((spare, Arc::new(file)))
+    }
+
+    /// The name of a file that others have taken away. What cannot be looked at is believed to be there.
+    fn missing(&self, key: FileKey, file: &File) -> Option<String> {
+        let path = self.files.dir().join(key.name());
+        let held = file.metadata().ok()?;
+        let is_there = match std::fs::symlink_metadata(&path) {
+            Ok(found) => (found.dev(), found.ino()) == (held.dev(), held.ino()),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        (!is_there).then(|| path.display().to_string())
     }
 
     fn reclaim(&self, from: Lsn) -> Result<Reclaimed, JournalError> {

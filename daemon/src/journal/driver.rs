@@ -26,6 +26,9 @@ use crate::sys::lock_file::LockFile;
 /// LIMIT: time between two looks at what failed or is due; a full disk that has room again is noticed after as long.
 const TEND: Duration = Duration::from_millis(250);
 
+/// The file that is being written is looked at so many times more seldom.
+const LOOK_EACH: u32 = 4;
+
 /// The tasks of a journal, and what must not be given up before them.
 #[derive(Debug)]
 pub(crate) struct JournalTasks {
@@ -140,12 +143,17 @@ impl LastGroup {
 async fn tend(mut events: UnboundedReceiver<Event>) {
     let mut ticks = tokio::time::interval(TEND);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut count = 0_u32;
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
             _ = ticks.tick() => {
                 if core_cell::attend(Core::tend_journal).is_none() {
                     return;
+                }
+                count = (count + 1) % LOOK_EACH;
+                if count == 0 {
+                    core_cell::attend(|core| core.look_at_journal_file());
                 }
                 continue;
             }
@@ -167,6 +175,13 @@ fn take(event: Event) {
         }
         Event::SnapshotTaken(taken) => {
             core_cell::enter(|core| core.snapshot_taken(taken));
+        }
+        Event::FileGone(file) => {
+            core_cell::enter(|core| {
+                core.fail_journal(format!(
+                    "{file} was removed or replaced while it is written: the next start would not find it; nothing is acknowledged any more"
+                ));
+            });
         }
         Event::Files(logs) => {
             core_cell::attend(|core| core.note_journal_files(logs));

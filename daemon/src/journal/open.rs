@@ -126,7 +126,9 @@ fn fit(
         return Err(BootError::OtherSegment {
             instance: settings.instance.clone(),
             shm_id: segment.shm_id().unwrap_or(-1),
-            whose: if is_of_a_journal(segment) {
+            whose: if is_of_a_journal(segment) && opened.is_new() {
+                "belongs to a journal that is gone from the data folder (restore DATA_DIR/journal)"
+            } else if is_of_a_journal(segment) {
                 "belongs to another data folder"
             } else {
                 "was made without a data folder"
@@ -299,7 +301,7 @@ fn begin(
     }
     let mut files = VecDeque::new();
     let shortage = match full {
-        Some(error) => Some(no_first_file(opened, &dir, error)?),
+        Some(error) => Some(no_first_file(opened, &dir, &error)?),
         None => {
             files.push_back((writer.file(), open_file(&dir, writer.file())?));
             prepare_more(&dir, &mut writer, &mut files, || {
@@ -322,8 +324,12 @@ fn begin(
 
 /// What is said where there is no room for the first file: served with if there is a journal, else the end of the start, since
 /// no task could be taken.
-fn no_first_file(opened: &Opened, dir: &DataDir, error: JournalError) -> Result<String, BootError> {
-    let why = shortage::text(&error, &dir.folder, dir.config.file_bytes);
+fn no_first_file(
+    opened: &Opened,
+    dir: &DataDir,
+    error: &JournalError,
+) -> Result<String, BootError> {
+    let why = shortage::text(error, &dir.folder, dir.config.file_bytes);
     if opened.is_new() {
         return Err(BootError::NoRoom(why));
     }

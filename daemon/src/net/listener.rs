@@ -150,6 +150,14 @@ impl Listener {
         }
     }
 
+    /// The file of a Unix socket.
+    pub(crate) fn socket_file(&self) -> Option<&Path> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(_, file) => Some(&file.path),
+        }
+    }
+
     /// Whether others than those on this machine can reach it; then its address.
     pub(crate) fn open_to_others(&self) -> Option<SocketAddr> {
         match self {

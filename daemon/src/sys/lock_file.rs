@@ -208,7 +208,10 @@ fn write_pid(file: &File) -> io::Result<()> {
     let text = format!("{:<PID_WIDTH$}\n", std::process::id());
     match file.write_all_at(text.as_bytes(), 0) {
         Err(error)
-            if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            if matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) =>
         {
             tracing::warn!(%error, "a lock file does not say whose it is");
             Ok(())

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use qtf_shm::segment::{Liveness, ProcessIdentity};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use qtf_shm::segment::{Liveness, ProcessIdentity};
 
 /// LIMIT: time that a killed process may take to end: what it has in the kernel must come to an end first.
 const END_MAX: Duration = Duration::from_secs(10);

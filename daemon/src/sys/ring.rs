@@ -11,9 +11,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 
 use io_uring::{IoUring, Probe, opcode};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 4096;
@@ -36,6 +38,14 @@ pub(crate) enum RingError {
         "this kernel lacks io_uring or a part of it ({0}): Linux 6.0 or later has what is needed"
     )]
     Lacking(&'static str),
+    /// It cannot be waited for.
+    #[error("it cannot be waited for with epoll: {0}")]
+    NotAwaited(io::Error),
+    /// The memory that it needs is not granted.
+    #[error(
+        "memory for it is not granted ({0}): raise the limit of locked memory (ulimit -l, LimitMEMLOCK=), which kernels before 5.12 count it in"
+    )]
+    NoMemory(io::Error),
     /// It has it, but something else failed.
     #[error("{0}")]
     Other(io::Error),
@@ -57,6 +67,7 @@ fn explain(error: io::Error) -> RingError {
             level => RingError::Disabled(level),
         },
         Some(libc::EACCES) => RingError::NotPermitted,
+        Some(libc::ENOMEM) => RingError::NoMemory(error),
         Some(libc::ENOSYS) => RingError::Lacking("io_uring_setup"),
         Some(libc::EINVAL) => RingError::Lacking("IORING_SETUP_SINGLE_ISSUER"),
         _ => RingError::Other(error),
@@ -70,7 +81,7 @@ fn disabled_level() -> u8 {
 
 /// Whether a ring as we need it can be had.
 pub(crate) fn probe() -> Result<(), RingError> {
-    let ring: IoUring = ring_builder().build(SUBMISSIONS).map_err(explain)?;
+    let mut ring: IoUring = ring_builder().build(SUBMISSIONS).map_err(explain)?;
     let mut probe = Probe::new();
     ring.submitter()
         .register_probe(&mut probe)
@@ -86,7 +97,48 @@ pub(crate) fn probe() -> Result<(), RingError> {
             return Err(RingError::Lacking(name));
         }
     }
-    Ok(())
+    turn_once(&mut ring)?;
+    can_be_awaited(&ring)
+}
+
+/// Does one operation. tokio-uring panics, or hangs without a word, where the ring can be made and not be entered.
+#[expect(
+    unsafe_code,
+    reason = "an operation is handed to the kernel by its entry"
+)]
+fn turn_once(ring: &mut IoUring) -> Result<(), RingError> {
+    const NUMBER: u64 = 7;
+    let entry = opcode::Nop::new().build().user_data(NUMBER);
+    // SAFETY: the operation does nothing, so nothing that it refers to must live.
+    let pushed = unsafe { ring.submission().push(&entry) };
+    pushed.map_err(|error| RingError::Other(io::Error::other(error)))?;
+    loop {
+        match ring.submit_and_wait(1) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(explain(error)),
+            Ok(_) => break,
+        }
+    }
+    match ring.completion().next() {
+        Some(done) if done.user_data() == NUMBER && done.result() >= 0 => Ok(()),
+        done => Err(RingError::Other(io::Error::other(format!(
+            "an operation that does nothing came back as {done:?}"
+        )))),
+    }
+}
+
+/// Whether the runtime can sleep until something happens on the ring; it panics where it cannot.
+fn can_be_awaited(ring: &IoUring) -> Result<(), RingError> {
+    let refused = |errno: Errno| RingError::NotAwaited(errno.into());
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(refused)?;
+    let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+    epoll.add(borrowed(ring), event).map_err(refused)
+}
+
+#[expect(unsafe_code, reason = "IoUring lends its descriptor as a number only")]
+fn borrowed(ring: &IoUring) -> BorrowedFd<'_> {
+    // SAFETY: the ring owns the descriptor, keeps it open as long as it lives, and is borrowed for as long.
+    unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }
 }
 
 /// Builds the runtime on the calling thread, which is already pinned to `core` if that is not `None`.
@@ -187,6 +239,7 @@ mod tests {
         let of = |errno| explain(io::Error::from_raw_os_error(errno)).to_string();
         assert!(of(libc::ENOSYS).contains("Linux 6.0"));
         assert!(of(libc::EINVAL).contains("SINGLE_ISSUER"));
+        assert!(of(libc::ENOMEM).contains("ulimit -l"));
         assert!(of(libc::EACCES).contains("io_uring_setup"));
         assert!(
             RingError::Disabled(2)

@@ -59,12 +59,12 @@ const ERRORS: &[(&str, &str)] = &[
 ];
 
 /// A `qtfd` under `strace`.
-struct Traced {
-    strace: Qtfd,
+pub(crate) struct Traced {
+    pub(crate) strace: Qtfd,
 }
 
 impl Traced {
-    fn start(home: &Home, options: &[&str]) -> Self {
+    pub(crate) fn start(home: &Home, options: &[&str]) -> Self {
         let data = home.data();
         let wrapper = [&["strace", "-f", "--seccomp-bpf"], options].concat();
         let mut command = home.command_under(&wrapper, &["--data-dir", data.to_str().unwrap()]);
@@ -169,7 +169,7 @@ async fn are_there(socket: &Path, ids: &[u64]) -> bool {
     true
 }
 
-fn is_strace_here() -> bool {
+pub(crate) fn is_strace_here() -> bool {
     let ran = Command::new("strace")
         .args([
             "-f",

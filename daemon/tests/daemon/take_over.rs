@@ -138,18 +138,40 @@ fn successor_with_settings_that_cannot_serve_leaves_the_first_daemon_alone() {
     let left = "was left alone";
     let cases: &[(&[&'static str], i32, &[&str])] = &[
         (&["--segment-bytes", "100"], 2, &["segment_bytes = 100"]),
-        (&["--listen", "192.0.2.1:7878"], 1, &["192.0.2.1", "--listen", left]),
-        (&["--listen", "0.0.0.0:47833"], 2, &["--allow-unauthenticated-remote", left]),
-        (&["--listen", "unix:/no/such/folder/s"], 1, &["/no/such/folder", left]),
-        (&["--listen", "unix:/etc/passwd"], 1, &["not a socket", left]),
-        (&["--network", "tokio", "--journal", "io_uring"], 1, &["journal = \"io_uring\"", left]),
+        (
+            &["--listen", "192.0.2.1:7878"],
+            1,
+            &["192.0.2.1", "--listen", left],
+        ),
+        (
+            &["--listen", "0.0.0.0:47833"],
+            2,
+            &["--allow-unauthenticated-remote", left],
+        ),
+        (
+            &["--listen", "unix:/no/such/folder/s"],
+            1,
+            &["/no/such/folder", left],
+        ),
+        (
+            &["--listen", "unix:/etc/passwd"],
+            1,
+            &["not a socket", left],
+        ),
+        (
+            &["--network", "tokio", "--journal", "io_uring"],
+            1,
+            &["journal = \"io_uring\"", left],
+        ),
     ];
     for (options, code, words) in cases {
         let all = with(options);
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         first.refuses(&all, *code, words);
     }
-    let mut second = first.home.serving(&["--take-over", "--data-dir", &first.data]);
+    let mut second = first
+        .home
+        .serving(&["--take-over", "--data-dir", &first.data]);
     assert!(second.has_said("taken over from"), "{:#?}", second.said);
     assert_eq!(first.daemon.wait().code(), None, "killed");
     assert_eq!(second.stop(), Some(0));
@@ -161,7 +183,11 @@ fn successor_with_another_data_folder_is_refused_by_name() {
     let other = first.home.folder.path().join("other");
     let other = other.to_str().unwrap().to_owned();
     let data = first.data.clone();
-    first.refuses(&["--data-dir", &other], 2, &[&data, &other, "data_dir", "left alone"]);
+    first.refuses(
+        &["--data-dir", &other],
+        2,
+        &[&data, &other, "data_dir", "left alone"],
+    );
     assert!(!std::path::Path::new(&other).exists(), "nothing was made");
     first.refuses(&[], 2, &[&data, "would have none"]);
     let mut without = Running {
@@ -189,12 +215,25 @@ fn successor_whose_address_somebody_else_serves_leaves_the_first_daemon_alone() 
     let socket = format!("unix:{}", first.home.socket().display());
     let data = first.data.clone();
     first.refuses(
-        &["--data-dir", &data, "--listen", &socket, "--listen", &foreign],
+        &[
+            "--data-dir",
+            &data,
+            "--listen",
+            &socket,
+            "--listen",
+            &foreign,
+        ],
         3,
         &[&foreign, "somebody listens", "left alone"],
     );
     let second = first.home.serving(&[
-        "--take-over", "--data-dir", &data, "--listen", &socket, "--listen", &taken,
+        "--take-over",
+        "--data-dir",
+        &data,
+        "--listen",
+        &socket,
+        "--listen",
+        &taken,
     ]);
     assert_eq!(first.daemon.wait().code(), None, "killed");
     assert_eq!(second.stop(), Some(0));
@@ -207,10 +246,18 @@ fn successor_that_cannot_read_or_write_the_journal_leaves_the_first_daemon_alone
     let journal = first.home.data().join("journal");
     let stray = journal.join("log-00000000000000ff.qtj");
     std::fs::write(&stray, [0_u8; 8192]).unwrap();
-    first.refuses(&["--data-dir", &data], 65, &["log-00000000000000ff.qtj", "left alone"]);
+    first.refuses(
+        &["--data-dir", &data],
+        65,
+        &["log-00000000000000ff.qtj", "left alone"],
+    );
     std::fs::remove_file(&stray).unwrap();
     set_mode(&first.home.data(), 0o777);
-    first.refuses(&["--data-dir", &data], 4, &[&data, "written by everybody", "left alone"]);
+    first.refuses(
+        &["--data-dir", &data],
+        4,
+        &[&data, "written by everybody", "left alone"],
+    );
     set_mode(&first.home.data(), 0o700);
     let second = first.home.serving(&["--take-over", "--data-dir", &data]);
     assert_eq!(first.daemon.wait().code(), None, "killed");
@@ -231,7 +278,10 @@ fn daemon_whose_lock_file_was_removed_is_known_by_its_segment_and_can_be_taken_o
     let (code, said) = refused(&first.home, &["--data-dir", &data]);
     assert_eq!(code, Some(3), "{said}");
     let pid = format!("pid {}", first.daemon.pid());
-    assert!(said.contains("already running") && said.contains(&pid), "{said}");
+    assert!(
+        said.contains("already running") && said.contains(&pid),
+        "{said}"
+    );
     let (code, said) = refused(&first.home, &["--take-over"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("left alone"), "{said}");

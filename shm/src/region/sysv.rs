@@ -39,6 +39,15 @@ pub(crate) struct SysvStatus {
     pub(crate) mode: u32,
 }
 
+impl SysvStatus {
+    /// It goes with the last process that is attached.
+    pub(crate) const fn is_removed(&self) -> bool {
+        /// `SHM_DEST`, which libc does not name.
+        const DEST: u32 = 0o1000;
+        self.mode & DEST != 0
+    }
+}
+
 impl SysvMemory {
     /// Attaches a segment. Read-only means that a write through the mapping is a fault.
     #[expect(unsafe_code, reason = "system call")]
@@ -171,6 +180,7 @@ mod tests {
         assert_eq!(memory.span().1, 8192);
         let seen = status(shm_id).unwrap();
         assert_eq!((seen.bytes, seen.attached), (8192, 1));
+        assert!(seen.is_removed());
         assert_eq!(seen.creator_pid, std::process::id());
         drop(memory);
         assert!(status(shm_id).is_err());

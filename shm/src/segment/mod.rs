@@ -325,6 +325,15 @@ impl Segment {
         }
     }
 
+    /// Whether somebody has removed the segment from the system: it lives on for those who are attached, and nobody finds it
+    /// any more. A private segment is so from its first moment.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.view.shm_id.is_some_and(|shm_id| {
+            crate::region::sysv::status(shm_id).is_ok_and(|status| status.is_removed())
+        })
+    }
+
     /// Writes which lock file the daemon holds.
     pub fn set_lock_file(&self, device: u64, inode: u64) {
         if let Some(record) = self.view.parts.attaches.get(AttachIndex::DAEMON.position()) {
