@@ -44,7 +44,8 @@ pub struct Flags {
     /// What writes the journal; `auto` takes io_uring where the daemon's sockets are on it [default: auto]
     #[arg(long, value_name = "auto|io_uring|thread", env = "QTF_JOURNAL")]
     pub journal: Option<String>,
-    /// If a daemon of this name runs (or is stopped), kill it and take its place
+    /// If a daemon of this name runs (or is stopped), kill it and take its place; not if this one could not serve (its
+    /// settings, data folder and addresses are checked before)
     #[arg(long)]
     pub take_over: bool,
     /// Core the daemon's thread is pinned to [default: the last one the process may use]

@@ -273,8 +273,20 @@ impl<'a> Walk<'a> {
             HEADER_BYTES
         };
         let frame = bad.unwrap_or(BadFrame::Nothing);
+        let witness = match self.absent_after(at) {
+            Some(name) => format!("{witness} and there is no {name},"),
+            None => witness,
+        };
         let why = Why::Missing { frame, witness };
         JournalError::damaged(&self.logs[at].name, offset, end.lsn.next(), why)
+    }
+
+    /// The file that would come after a log by its number, if another one comes. That alone is no damage: numbers of files that
+    /// were never used are left out.
+    fn absent_after(&self, at: usize) -> Option<String> {
+        let wanted = FileKey(self.logs.get(at)?.key.0.saturating_add(1));
+        let next = self.logs.get(at + 1)?.key;
+        (next != wanted).then(|| wanted.name())
     }
 
     /// What lies behind the last record was written behind it: it carries that one's checksum. Its length or ordinal may be

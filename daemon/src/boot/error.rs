@@ -304,6 +304,31 @@ mod tests {
                 Exit::InUse,
             ),
             (
+                BootError::OtherDataDir {
+                    instance: "a".into(),
+                    theirs: Some("/old".into()),
+                    ours: Some("/new".into()),
+                },
+                "uses data folder /old, this one would use /new",
+                Exit::Usage,
+            ),
+            (
+                BootError::NotReady {
+                    pid: 7,
+                    error: Box::new(BootError::NoRoom("full".into())),
+                },
+                "make room there, or lower journal_file_bytes; the daemon that runs (pid 7) was left alone",
+                Exit::JournalFailed,
+            ),
+            (
+                BootError::DataDirUnsafe {
+                    folder: "/d".into(),
+                    reason: "can be written by everybody".into(),
+                },
+                "mode 0700",
+                Exit::NoPermission,
+            ),
+            (
                 BootError::OtherSegment {
                     instance: "a".into(),
                     shm_id: 3,

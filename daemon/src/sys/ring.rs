@@ -35,7 +35,7 @@ pub(crate) enum RingError {
     NotPermitted,
     /// The kernel does not have it or lacks what we need.
     #[error(
-        "this kernel lacks io_uring or a part of it ({0}): Linux 6.0 or later has what is needed"
+        "this kernel lacks io_uring or a part of it ({0}), or a system-call filter hides it: Linux 6.0 or later has what is needed"
     )]
     Lacking(&'static str),
     /// It cannot be waited for.

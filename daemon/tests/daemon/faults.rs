@@ -190,33 +190,39 @@ fn short_and_interrupted_writes_are_gone_on_with() {
 
 #[test]
 fn each_operation_on_files_of_a_start_fails_once_and_nothing_is_lost() {
+    for errno in [libc::EIO, libc::ENOSPC] {
+        let mut number = 0;
+        while start_fails_once(number, errno) {
+            number += 1;
+        }
+        assert!(number > 10, "a start does more than that");
+    }
+}
+
+/// A start in which this operation fails serves with all that was answered, or ends in order and the next one does. False if a
+/// start has no such operation. Each time from the beginning, because a start that serves leaves one more file to be read.
+fn start_fails_once(number: u64, errno: i32) -> bool {
     let place = Place::new("files", "thread");
     let disk = Arc::new(Disk::default());
     let daemon = place.start(&disk).unwrap();
-    let (answered, refused) = run(submit(&daemon, 20));
+    let (answered, refused) = run(submit(&daemon, 5));
     assert!(refused.is_none());
     daemon.stop().unwrap();
-    for errno in [libc::EIO, libc::ENOSPC] {
-        for number in 0.. {
-            disk.plan(|plan| plan.operation = Some((number, Fault::Errno(errno))));
-            match place.start(&disk) {
-                Ok(daemon) => {
-                    run(all_are_there(&daemon, &answered));
-                    daemon.stop().unwrap();
-                    if !disk.hit() {
-                        assert!(number > 10, "a start does more than that");
-                        break;
-                    }
-                }
-                Err(error) => assert!(
-                    matches!(error.exit(), Exit::JournalFailed | Exit::Failed),
-                    "operation {number}: {error}"
-                ),
-            }
+    disk.plan(|plan| plan.operation = Some((number, Fault::Errno(errno))));
+    match place.start(&disk) {
+        Ok(daemon) => {
+            run(all_are_there(&daemon, &answered));
+            daemon.stop().unwrap();
         }
+        Err(error) => assert!(
+            matches!(error.exit(), Exit::JournalFailed | Exit::Failed),
+            "operation {number}: {error}"
+        ),
     }
+    let was_hit = disk.hit();
     disk.plan(|plan| plan.operation = None);
     let daemon = place.start(&disk).unwrap();
     run(all_are_there(&daemon, &answered));
     daemon.stop().unwrap();
+    was_hit
 }

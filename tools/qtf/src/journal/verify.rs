@@ -64,7 +64,10 @@ impl Listed for Finding {
             state.to_owned(),
             self.records.to_string(),
             tasks,
-            self.end_lsn.to_string(),
+            match self.end_lsn {
+                0 => "-".to_owned(),
+                lsn => lsn.to_string(),
+            },
         ]
     }
 }
