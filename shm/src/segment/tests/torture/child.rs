@@ -42,7 +42,7 @@ pub(super) struct Order {
 }
 
 /// An operation, or a role that does many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
     Attach,
     SubmitSmall,

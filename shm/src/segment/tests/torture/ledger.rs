@@ -105,6 +105,12 @@ impl Ledger {
         }
     }
 
+    /// Places in the sources where a process has written, and that none was killed at.
+    pub(super) fn missed(&self) -> Vec<String> {
+        let missed = self.seen.difference(&self.killed_at);
+        missed.cloned().collect()
+    }
+
     /// To be called when nothing is left in the segment: every accepted task has its one outcome. Forgets them.
     pub(super) fn settle(&mut self) {
         for (id, known) in std::mem::take(&mut self.tasks) {

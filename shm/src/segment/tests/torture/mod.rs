@@ -20,6 +20,8 @@ mod plm;
 mod points;
 mod random;
 
+use std::collections::BTreeSet;
+
 /// What a child is to do; see `child::Order`.
 const VARIABLE: &str = "QTF_TORTURE";
 
@@ -40,7 +42,13 @@ fn kill_after_any_shared_write_of_any_operation_loses_nothing_and_harms_nobody()
     let report = points::run(number("QTF_SEED", 1), 1);
     println!("{report}");
     assert!(report.kills >= 300, "{report}");
+    let missed: Vec<_> = report.places.difference(&report.killed_at).collect();
+    assert!(
+        missed.is_empty(),
+        "written there, but never killed: {missed:?}"
+    );
 }
+
 #[test]
 fn processes_killed_and_stopped_at_random_lose_nothing_and_harm_nobody() {
     let report = random::run(number("QTF_SEED", 1), number("QTF_KILLS", 1_200));
@@ -53,16 +61,27 @@ fn processes_killed_and_stopped_at_random_lose_nothing_and_harm_nobody() {
 fn torture_soak() {
     let kills = number("QTF_KILLS", 200_000);
     let first = number("QTF_SEED", 1);
-    let (mut done, mut tasks) = (0, 0);
-    for seed in first.. {
+    let (mut done, mut tasks, mut verified) = (0, 0, 0);
+    let (mut places, mut killed_at) = (BTreeSet::new(), BTreeSet::new());
+    // Runs whose first seeds follow each other have none in common.
+    for seed in (0..).map(|count| first.wrapping_mul(1_000).wrapping_add(count)) {
         let points = points::run(seed, seed);
         let random = random::run(seed, points.kills.max(1_000));
         done += points.kills + random.kills;
         tasks += points.accepted + random.accepted;
+        verified += points.verified + random.verified;
         println!("seed {seed}: {points}; {random}");
+        places.extend(points.places);
+        killed_at.extend(points.killed_at);
         if done >= kills {
             break;
         }
     }
-    println!("soak: {done} kills, {tasks} tasks, seed {first}");
+    // A place that one seed has met only by chance is reached in another.
+    let missed: Vec<_> = places.difference(&killed_at).collect();
+    assert!(
+        missed.is_empty(),
+        "written there, but never killed: {missed:?}"
+    );
+    println!("soak: {done} kills, {tasks} tasks, {verified} recoveries verified, seed {first}");
 }

@@ -9,6 +9,7 @@
 )]
 
 use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::child::{Actor, Order, WORKER, What};
 use super::ground::Ground;
@@ -29,10 +30,12 @@ const TURNS_MAX: u32 = 1_000;
 pub(super) struct Report {
     pub(super) kills: u64,
     pub(super) accepted: u64,
+    /// Recoveries after which the segment was found in order.
+    pub(super) verified: u64,
     executed: u64,
     /// Places in the sources where shared writes were made, and those right after which a process was killed.
-    places: usize,
-    killed_at: usize,
+    pub(super) places: BTreeSet<String>,
+    pub(super) killed_at: BTreeSet<String>,
     by_operation: Vec<(What, u64)>,
 }
 
@@ -42,8 +45,8 @@ impl fmt::Display for Report {
             f,
             "{} kills at chosen writes, at {} of {} places in the sources; {} tasks accepted, {} executions; {:?}",
             self.kills,
-            self.killed_at,
-            self.places,
+            self.killed_at.len(),
+            self.places.len(),
             self.accepted,
             self.executed,
             self.by_operation
@@ -59,30 +62,29 @@ pub(super) fn run(seed: u64, order: u64) -> Report {
     for index in 0..count {
         let shifted = (index + usize::try_from(order).unwrap_or(0)) % count;
         let what = What::OPERATIONS[shifted];
-        let kills = scene.kill_at_every_write(what, seed);
+        let kills = scene.kill_at_every_write(what, seed, None);
         report.kills += kills;
         report.by_operation.push((what, kills));
     }
-    // What there is to repair differs from time to time: again, until each place where a living process has written is also one
-    // right after which a process was killed.
+    // What there is to repair differs from time to time: again with the mess in which a place was seen, then with others, until
+    // each place where a living process has written is also one right after which a process was killed.
     for more in 1..=MORE_MAX {
-        if scene.missed().is_empty() {
+        for (what, mess) in scene.messes_of_missed() {
+            report.kills += scene.kill_at_every_write(what, seed, Some(mess));
+        }
+        if scene.ledger.missed().is_empty() {
             break;
         }
         for what in [What::Repair, What::StartDaemon, What::DaemonTurn] {
-            report.kills += scene.kill_at_every_write(what, seed.wrapping_add(more));
+            report.kills += scene.kill_at_every_write(what, seed.wrapping_add(more), None);
         }
     }
-    let missed = scene.missed();
-    assert!(
-        missed.is_empty(),
-        "written there, but never killed: {missed:?}"
-    );
     let ledger = scene.ledger;
     report.accepted = ledger.accepted;
+    report.verified = scene.verified;
     report.executed = ledger.executed;
-    report.places = ledger.seen.len();
-    report.killed_at = ledger.killed_at.len();
+    report.places = ledger.seen;
+    report.killed_at = ledger.killed_at;
     report
 }
 
@@ -90,6 +92,9 @@ struct Scene {
     ground: Ground,
     ledger: Ledger,
     actor: Actor,
+    verified: u64,
+    /// By place: the operation that wrote there, unkilled, and the seed of the mess that it found.
+    seen_in: BTreeMap<String, (What, u64)>,
 }
 
 impl Scene {
@@ -104,17 +109,20 @@ impl Scene {
             ground,
             ledger: Ledger::default(),
             actor,
+            verified: 0,
+            seen_in: BTreeMap::new(),
         }
     }
 
-    /// Places in the sources where a process has written, and that none was killed at.
-    fn missed(&self) -> Vec<String> {
-        let missed = self.ledger.seen.difference(&self.ledger.killed_at);
-        missed.cloned().collect()
+    /// Where to find again the places that no process was killed at.
+    fn messes_of_missed(&self) -> BTreeSet<(What, u64)> {
+        let missed = self.ledger.missed();
+        let messes = missed.iter().filter_map(|place| self.seen_in.get(place));
+        messes.copied().collect()
     }
 
     /// Returns how many kills that were.
-    fn kill_at_every_write(&mut self, what: What, seed: u64) -> u64 {
+    fn kill_at_every_write(&mut self, what: What, seed: u64, mess: Option<u64>) -> u64 {
         for kill in 1..WRITES_MAX {
             let order = Order {
                 what,
@@ -122,7 +130,8 @@ impl Scene {
                 kill,
                 rounds: 1,
             };
-            self.prepare(what);
+            let mess = mess.unwrap_or_else(|| self.actor.rng.u64(..));
+            self.prepare(what, mess);
             let status = self.ground.run(&order);
             let context = format!(
                 "{order:?}; again: QTF_SEED={seed} cargo test -p qtf-shm --lib kill_after_any_shared_write"
@@ -133,6 +142,9 @@ impl Scene {
                 eprintln!("after {context}:");
                 std::panic::resume_unwind(cause);
             }
+            for place in self.ledger.missed() {
+                self.seen_in.entry(place).or_insert((what, mess));
+            }
             if status.success() {
                 return kill - 1;
             }
@@ -141,7 +153,7 @@ impl Scene {
     }
 
     /// What the operation needs to find.
-    fn prepare(&mut self, what: What) {
+    fn prepare(&mut self, what: What, mess: u64) {
         let client = self.ground.attach(AttachRole::Client);
         let kinds: &[(usize, Event)] = match what {
             What::TakeAndGiveBack
@@ -172,20 +184,21 @@ impl Scene {
         }
         if matches!(what, What::Repair | What::StartDaemon) {
             drop(client);
-            self.leave_a_mess();
+            self.leave_a_mess(mess);
         }
     }
 
     /// Things that only the dead leave behind.
-    fn leave_a_mess(&mut self) {
+    fn leave_a_mess(&self, seed: u64) {
+        let mut rng = fastrand::Rng::with_seed(seed);
         for (what, kill) in [
             (What::SubmitLarge, 12),
             (What::GiveUpClaim, 30),
             (What::TakeAndEnd, 25),
             (What::Join, 12),
         ] {
-            let seed = self.actor.rng.u64(..);
-            let kill = kill + self.actor.rng.u64(0..12);
+            let seed = rng.u64(..);
+            let kill = kill + rng.u64(0..12);
             self.ground.run(&Order {
                 what,
                 seed,
@@ -229,6 +242,7 @@ impl Scene {
         }
         self.ledger.read(&self.actor.log.take());
         self.ledger.settle();
+        self.verified += 1;
     }
 
     /// Before anything is repaired: the living go on as if nothing had happened.

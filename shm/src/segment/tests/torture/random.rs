@@ -40,6 +40,8 @@ pub(super) struct Report {
     from_outside: u64,
     stopped: u64,
     pub(super) accepted: u64,
+    /// Recoveries after which the segment was found in order.
+    pub(super) verified: u64,
     delivered: u64,
     executed: u64,
     places: usize,
@@ -75,6 +77,7 @@ pub(super) fn run(seed: u64, kills: u64) -> Report {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             Epoch::new(&ground, epoch).run(goal, &mut report);
             drain(&ground, &mut ledger, epoch);
+            report.verified += 1;
         }));
         if let Err(cause) = done {
             eprintln!("after {} kills, {again}", report.kills);
