@@ -122,8 +122,8 @@ impl Plm {
     fn go_on(&mut self, turn: &mut Turn<'_>, Wait { task, then, .. }: Wait) {
         let found = turn.find(task);
         if let Then::Tell(phase) = then {
-            // Its slot may be free by now; a dead letter that was revived meanwhile has not ended.
-            if found.is_err() || found.is_ok_and(|(_, state)| state.phase().is_final()) {
+            // Its slot may be free by now; a dead letter that was revived meanwhile has not ended, or in another way.
+            if found.is_err() || found.is_ok_and(|(_, state)| state.phase() == phase) {
                 turn.effects.push(Effect::Finished { task, phase });
             }
             return;

@@ -183,3 +183,26 @@ fn revival_and_purge_of_a_journal_task_outlive_a_reboot() {
     let got = world.dispatch();
     assert_eq!((got.1, got.2), (dead[0], 3));
 }
+
+#[test]
+fn dead_letter_that_is_revived_and_cancelled_before_its_end_was_told_is_cancelled_and_nothing_else()
+{
+    let mut world = JournalWorld::with(config());
+    let task = world.ready("exec");
+    for _ in 0..2 {
+        let worker = world.worker(1, &["exec"]);
+        world.dispatch();
+        world.lose(worker);
+        world.settle();
+    }
+    assert_eq!(world.phase(task), Phase::DeadLetter);
+    // Written, and the sync is under way.
+    assert!(world.write());
+    let now = world.now;
+    world.engine.revive(now, task).unwrap();
+    assert_eq!(world.cancel(task).unwrap().phase, Phase::Cancelled);
+    world.tell();
+    assert_eq!(world.ends(), [], "its cancellation is not durable yet");
+    world.sync();
+    assert_eq!(world.ends(), [(task, Phase::Cancelled)]);
+}
