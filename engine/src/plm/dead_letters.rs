@@ -32,8 +32,14 @@ impl Plm {
         self.check_change(task)?;
         let mark = self.mark(task, state);
         turn.drop_result(slot, state);
-        task.set_losses(0);
-        task.set_outcome(Outcome::default());
+        // The outcome stays until the next one, as with every task that waits again: a kill right before the change leaves a dead letter
+        // that says why it is one.
+        if !cfg!(qtf_mutant = "sim_revival_keeps_losses") {
+            task.set_losses(0);
+        }
+        if cfg!(qtf_mutant = "sim_reason_goes_before_the_state") {
+            task.set_outcome(Outcome::default());
+        }
         let Some(ready) = turn.advance(slot, state, Event::Revive) else {
             self.unmark(task, mark);
             return Err(Rejection::unknown_task(id));
@@ -41,7 +47,12 @@ impl Plm {
         turn.clients.task_revived(turn.segment, task.client());
         turn.index_ready(slot, ready);
         turn.segment.counters().add(Counter::TaskRevived, 1);
-        let durable = self.note_requeue(turn, (slot, mark), ready);
+        let durable = if cfg!(qtf_mutant = "sim_revival_is_not_recorded") {
+            self.unmark(task, mark);
+            None
+        } else {
+            self.note_requeue(turn, (slot, mark), ready)
+        };
         Ok(Answer {
             phase: Phase::Ready,
             durable,

@@ -148,12 +148,16 @@ impl Plm {
             .now
             .plus_ns(retry_pause_ns(turn.config, failures, &mut self.rng));
         let mark = self.mark(task, ended);
-        task.set_failures(failures);
+        if cfg!(qtf_mutant = "sim_failure_is_counted_too_early") {
+            task.set_failures(failures);
+        }
         task.set_phase_time(due.stamp());
         let Ok(delayed) = turn.segment.apply(slot, ended, Event::RetryLater) else {
             self.unmark(task, mark);
             return false;
         };
+        // Not before: after a kill in between the next daemon judges the same attempt, and would count it twice.
+        task.set_failures(failures);
         turn.set_timer(slot, delayed, due);
         self.note_requeue(turn, (slot, mark), delayed);
         true
@@ -243,7 +247,9 @@ impl Plm {
             if held.phase() == Phase::Ended {
                 return false;
             }
-            task.set_losses(losses);
+            if cfg!(qtf_mutant = "sim_loss_is_counted_too_early") {
+                task.set_losses(losses);
+            }
             // A result that was cut off before its end: no record knows of it.
             turn.drop_result(slot, held);
             let is_spent = losses > turn.config.losses_max && may_be_buried
@@ -253,10 +259,11 @@ impl Plm {
                 task.set_outcome(outcome(OutcomeKind::Cancelled));
                 self.finish(turn, slot, held, Event::Cancel)
             } else if is_spent {
+                task.set_losses(losses);
                 task.set_outcome(buried(held));
                 self.finish(turn, slot, held, Event::Bury)
             } else {
-                self.requeue(turn, slot, held)
+                self.requeue(turn, slot, held, losses)
             };
             if changed {
                 self.count_handed_back(task);
@@ -278,7 +285,7 @@ impl Plm {
     }
 
     /// ASSIGNED or RUNNING -> READY, at its old place in the order.
-    fn requeue(&mut self, turn: &Turn<'_>, slot: SlotIndex, held: StateWord) -> bool {
+    fn requeue(&mut self, turn: &Turn<'_>, slot: SlotIndex, held: StateWord, losses: u8) -> bool {
         let task = turn.segment.task(slot);
         let mark = self.mark(task, held);
         task.set_outcome(Outcome::default());
@@ -286,6 +293,8 @@ impl Plm {
             self.unmark(task, mark);
             return false;
         };
+        // Not before: after a kill in between the next daemon takes the same attempt back, and would count it twice.
+        task.set_losses(losses);
         turn.clear_timer(slot);
         turn.index_ready(slot, ready);
         self.note_requeue(turn, (slot, mark), ready);

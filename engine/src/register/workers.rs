@@ -274,7 +274,7 @@ impl Workers {
     fn may_take(&self, slot: &WorkerSlot, worker: WorkerIndex) -> bool {
         let state = slot.state();
         state.has_room()
-            && !state.drains()
+            && (!state.drains() || cfg!(qtf_mutant = "sim_drained_worker_is_given_tasks"))
             && slot.credits() > 0
             && self.notes[worker.position()].held.is_none()
     }

@@ -46,7 +46,7 @@ fn revived_task_waits_at_its_old_place_with_its_losses_reset_and_its_attempts_co
     let answer = world.engine.revive(world.now, task).unwrap();
     assert_eq!((answer.phase, answer.durable), (Phase::Ready, None));
     assert_eq!(world.segment().task(task.slot()).losses(), 0);
-    assert_eq!(world.outcome(task).kind, OutcomeKind::None);
+    assert_eq!(world.outcome(task).kind, OutcomeKind::WorkerLost);
     world.verify();
     world.worker(2, &["exec"]);
     let got = world.dispatches();

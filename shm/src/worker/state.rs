@@ -207,7 +207,10 @@ impl WorkerState {
     /// It may be given a task now.
     #[must_use]
     pub const fn has_room(self) -> bool {
-        matches!(self.phase(), WorkerPhase::Live) && self.running() < self.capacity()
+        let takes = matches!(self.phase(), WorkerPhase::Live)
+            || cfg!(qtf_mutant = "sim_drained_worker_is_given_tasks")
+                && matches!(self.phase(), WorkerPhase::Draining);
+        takes && self.running() < self.capacity()
     }
 
     /// What the word becomes by `event`: the whole table.
@@ -253,8 +256,12 @@ impl WorkerState {
                 Some(self.with_flags(0).with_phase(WorkerPhase::Suspect))
             }
             WorkerEvent::Suspect if matches!(phase, WorkerPhase::Draining) => Some(
-                self.with_flags(FLAG_DRAINS)
-                    .with_phase(WorkerPhase::Suspect),
+                self.with_flags(if cfg!(qtf_mutant = "sim_suspicion_ends_the_drain") {
+                    0
+                } else {
+                    FLAG_DRAINS
+                })
+                .with_phase(WorkerPhase::Suspect),
             ),
             WorkerEvent::Recover if matches!(phase, WorkerPhase::Suspect) => {
                 let back = if self.drains() {

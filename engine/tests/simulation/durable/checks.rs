@@ -2,7 +2,7 @@
 
 use qtf_engine::Lsn;
 use qtf_journal::recover;
-use qtf_shm::{FLAG_CANCEL, Part, Phase, TaskId};
+use qtf_shm::{FLAG_CANCEL, Now, OutcomeKind, Part, Phase, TaskId};
 
 use super::clients::Wish;
 use super::disk::config as journal_config;
@@ -11,6 +11,8 @@ use super::world::{MS, TTL_NS, World};
 
 /// Records say milliseconds.
 const ROUNDING_NS: u64 = 5 * MS;
+/// An end is told when its record is durable, for which a full disk may have to wait; its time counts from the record.
+const TOLD_LATE_NS: u64 = 350 * MS;
 
 impl World {
     /// What clients were told is there after a start; what is not known is found out again.
@@ -21,7 +23,11 @@ impl World {
         let ids: Vec<TaskId> = self.facts.tasks.keys().copied().collect();
         for id in ids {
             match self.engine.check(id) {
-                Ok(state) => self.assert_is_as_told(id, state, is_cold),
+                Ok(state) => {
+                    self.assert_is_as_told(id, state, is_cold);
+                    self.assert_has_reason(id);
+                    self.assert_output(id);
+                }
                 Err(_) => self.assert_may_be_missing(id, is_cold),
             }
         }
@@ -47,13 +53,15 @@ impl World {
             self.last_stamp = self.last_stamp.max(known.stamp);
             self.facts.add(id, known);
         }
-        self.unsure = None;
+        (self.unsure, self.unsure_failed) = (None, false);
     }
 
     fn assert_is_as_told(&mut self, id: TaskId, state: qtf_shm::StateWord, is_cold: bool) {
         let segment = std::sync::Arc::clone(self.engine.segment());
         let slot = segment.task(id.slot());
         let is_unsure = self.unsure == Some(id);
+        let (now, unsure_failed) = (self.now, self.unsure_failed);
+        self.settle_revival(id, state);
         let task = self.facts.get(id);
         let phase = state.phase();
         assert!(!task.is_freed, "{id} was gone, and is there again");
@@ -65,6 +73,10 @@ impl World {
             task.stamp,
             "{id} has lost its place"
         );
+        task.found_final = task
+            .found_final
+            .or(Some((phase, now)))
+            .filter(|&(before, _)| before == phase && phase.is_final());
         if let Some((end, _)) = task.end {
             assert_eq!(phase, end, "{id} had ended");
         }
@@ -81,13 +93,27 @@ impl World {
             task.cancel_was_asked = phase == Phase::Cancelled || state.has_flag(FLAG_CANCEL);
         }
         task.attempts = state.attempt();
-        task.failures = u32::from(slot.failures());
+        let failures = u32::from(slot.failures());
+        if is_cold {
+            task.failures = failures;
+        } else if is_unsure && (phase == Phase::Ended || failures > task.failures) {
+            // The report that was cut off is in.
+            task.failures += u32::from(unsure_failed);
+        }
+        assert!(
+            failures <= task.failures,
+            "{id} failed {failures} times: {task:?}"
+        );
         let is_held = matches!(phase, Phase::Assigned | Phase::Running);
+        task.assert_losses(id, slot.losses(), is_held);
         task.recorded = if is_held {
             task.attempts - 1
         } else {
             task.attempts
         };
+        if (is_cold || is_unsure) && task.end.is_none() {
+            task.output = None;
+        }
         if is_cold || is_unsure {
             task.expected = phase.is_final().then_some(phase);
             if phase == Phase::Ended {
@@ -98,13 +124,63 @@ impl World {
         }
     }
 
+    /// Of a revival whose answer did not come, or that was not durable yet, nobody knows.
+    fn settle_revival(&mut self, id: TaskId, state: qtf_shm::StateWord) {
+        let is_dead = state.phase() == Phase::DeadLetter;
+        if self.revived_just_now == Some(id) && !is_dead {
+            self.facts.revived(id);
+            self.assert_is_as_before(id);
+            return;
+        }
+        let now = self.now;
+        let task = self.facts.get(id);
+        let revival = task.revival.filter(|_| is_dead);
+        if let Some(revival) = revival
+            && state.attempt() == revival.attempts
+            && task.end.is_none()
+        {
+            assert!(!revival.was_told, "{id} was revived, and is dead as before");
+            self.facts.revival_is_lost(id, now);
+        }
+    }
+
+    /// What is handed out is what was submitted.
+    pub(crate) fn assert_payload(&self, id: TaskId) {
+        if let Some(bytes) = self.facts.tasks.get(&id).and_then(|task| task.payload) {
+            self.assert_bytes(id, Part::Payload, &vec![1; bytes]);
+        }
+    }
+
+    /// The output of what is done is the one that was recorded.
+    fn assert_output(&self, id: TaskId) {
+        let task = &self.facts.tasks[&id];
+        if let (Some((Phase::Done, _)), Some(bytes)) = (task.end, task.output) {
+            self.assert_bytes(id, Part::Result, &vec![2; bytes]);
+        }
+    }
+
+    fn assert_bytes(&self, id: TaskId, part: Part, wanted: &[u8]) {
+        let mut found = vec![0; wanted.len() + 1];
+        let count = self.engine.segment().load(id, part, 0, &mut found);
+        let count = count.unwrap_or_else(|error| panic!("{part:?} of {id}: {error}"));
+        assert!(&found[..count] == wanted, "{part:?} of {id} is another");
+    }
+
+    /// A dead letter says why it is one.
+    pub(crate) fn assert_has_reason(&self, id: TaskId) {
+        let task = self.engine.segment().task(id.slot());
+        let state = task.state();
+        if state.is_of(id) && state.phase() == Phase::DeadLetter {
+            let reason = task.outcome().kind;
+            assert_eq!(reason, OutcomeKind::WorkerLost, "{id} is dead");
+        }
+    }
+
     fn assert_may_be_missing(&mut self, id: TaskId, is_cold: bool) {
         let now = self.now;
         let task = self.facts.get(id);
         let lasts = task.is_accepted && task.is_journalled;
-        let is_over = task
-            .end
-            .is_some_and(|(_, at)| now.since_ns(at) + ROUNDING_NS >= TTL_NS);
+        let is_over = task.first_end().is_some_and(|(_, at)| is_over(at, now));
         let was_done = task.discards
             && (task.expected == Some(Phase::Done) || task.is_unsure || self.unsure == Some(id));
         let may_be_missing =
@@ -122,12 +198,15 @@ impl World {
         let engine = &self.engine;
         for (id, task) in &mut self.facts.tasks {
             if !task.is_freed && engine.check(*id).is_err() {
-                let (phase, at) = task.end.unwrap_or_else(|| panic!("{id} is lost"));
+                let (phase, at) = task.first_end().unwrap_or_else(|| panic!("{id} is lost"));
                 let is_kept = phase == Phase::DeadLetter && !task.forget_was_asked;
                 assert!(!is_kept, "{id} is kept until it is forgotten");
-                let is_over = self.now.since_ns(at) + ROUNDING_NS >= TTL_NS;
                 let is_unwanted = task.forget_was_asked || task.discards && phase == Phase::Done;
-                assert!(is_over || is_unwanted, "{id} expired too early");
+                assert!(
+                    is_over(at, self.now) || is_unwanted,
+                    "{id} expired too early, at {}: {task:?}",
+                    self.now.ns
+                );
                 task.is_freed = true;
             }
         }
@@ -269,6 +348,11 @@ fn assert_is_whole(segment: &qtf_shm::Segment, id: TaskId) {
     }
 }
 
+/// The time of a result that was there at this moment.
+const fn is_over(since: Now, now: Now) -> bool {
+    now.since_ns(since) + ROUNDING_NS + TOLD_LATE_NS >= TTL_NS
+}
+
 const fn is_task(phase: Phase) -> bool {
     !matches!(phase, Phase::Free | Phase::Claimed)
 }
@@ -281,5 +365,6 @@ fn orphan(segment: &qtf_shm::Segment, id: TaskId) -> Known {
     known.is_journalled = options.has(qtf_shm::TaskOptions::JOURNAL);
     known.discards = options.has(qtf_shm::TaskOptions::DISCARD_RESULT);
     known.max_attempts = u32::from(slot.max_attempts());
+    known.payload = None;
     known
 }

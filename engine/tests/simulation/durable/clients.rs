@@ -18,12 +18,14 @@ pub(crate) struct Wish {
     discards: bool,
     pub(crate) durability: Durability,
     pub(crate) key: Option<KeyId>,
+    is_poison: bool,
 }
 
 impl Wish {
     fn random(rng: &mut fastrand::Rng) -> Self {
         let key = (rng.u8(..) < 200).then(|| KeyId::from_words([rng.u64(1..), rng.u64(..)]));
         let memory = rng.u8(..) < 40;
+        let is_poison = rng.u8(..) < 16;
         Self {
             kind: KINDS[usize::from(rng.u8(..) < 60)],
             bytes: vec![
@@ -34,7 +36,8 @@ impl Wish {
                     rng.usize(0..400)
                 }
             ],
-            priority: rng.u32(0..4) * 64,
+            // What does harm does it soon.
+            priority: if is_poison { 0 } else { rng.u32(0..4) * 64 },
             retries: rng.u32(0..3),
             delay_ms: if rng.u8(..) < 24 { rng.u64(1..40) } else { 0 },
             discards: rng.u8(..) < 40,
@@ -44,6 +47,7 @@ impl Wish {
                 Durability::Journal
             },
             key: key.flatten(),
+            is_poison,
         }
     }
 
@@ -57,6 +61,7 @@ impl Wish {
             discards: false,
             durability: Durability::Journal,
             key: None,
+            is_poison: false,
         }
     }
 
@@ -78,6 +83,7 @@ impl Wish {
             max_attempts: self.retries + 1,
             is_accepted: false,
             end: None,
+            found_final: None,
             expected: None,
             is_unsure: false,
             cancel_was_asked: false,
@@ -89,12 +95,17 @@ impl Wish {
             attempts: 0,
             recorded: 0,
             failures: 0,
+            is_poison: self.is_poison,
+            payload: Some(self.bytes.len()),
+            output: None,
+            revival: None,
+            earlier_revival: None,
         }
     }
 }
 
 /// Refusals that a client must expect; it tries again.
-fn is_for_now(refused: &Rejection) -> bool {
+pub(crate) fn is_for_now(refused: &Rejection) -> bool {
     matches!(
         refused.reason,
         RejectReason::TasksFull
@@ -288,7 +299,7 @@ impl World {
         }
     }
 
-    /// Forgets a task that has ended, perhaps one that is being forgotten already.
+    /// Forgets a task that has ended, or purges a dead letter; perhaps one that is being forgotten already.
     pub(crate) fn forget(&mut self, cut: Option<u32>) {
         let ended: Vec<TaskId> = self
             .facts

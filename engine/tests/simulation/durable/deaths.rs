@@ -16,9 +16,9 @@ const WRITES_MAX: u32 = 60;
 impl World {
     /// Something goes wrong with the daemon, its disk or its machine.
     pub(crate) fn disaster(&mut self) {
-        match self.rng.u8(0..14) {
+        match self.rng.u8(0..18) {
             0 => self.hot_start(),
-            1..=5 => self.killed_in_a_call(),
+            1..=5 | 14..=17 => self.killed_in_a_call(),
             6 if self.kind == Kind::Cold => self.cold_start(true),
             7 if self.kind == Kind::Cold => self.cold_start(false),
             8 => self.sync_fails(),
@@ -44,18 +44,16 @@ impl World {
             WRITES_MAX / 4
         };
         let cut = Some(self.rng.u32(1..most));
-        match self.rng.u8(0..8) {
-            0 => self.submit(cut),
+        let few = Some(self.rng.u32(1..14));
+        match self.rng.u8(0..18) {
+            0 | 1 => self.submit(cut),
             // Few writes, and each of them counts.
-            1 | 2 => {
-                let writes = self.rng.u32(1..14);
-                self.cancel(Some(writes));
-            }
-            3 => {
-                let writes = self.rng.u32(1..14);
-                self.forget(Some(writes));
-            }
-            4 => {
+            2..=6 => self.cancel(few),
+            7 | 8 => self.revive(few),
+            9 => self.forget(few),
+            10 => self.drain(few),
+            11 => self.killed_while_it_takes_back(),
+            12..=14 => {
                 let place = self.workers.len();
                 if place > 0 {
                     let place = self.rng.usize(..place);
@@ -72,6 +70,26 @@ impl World {
                 }
                 let now = self.now;
                 self.cut_off(cut, |engine| engine.cycle(now));
+            }
+        }
+    }
+
+    /// A worker is lost, and the daemon dies while it takes back what that one held.
+    fn killed_while_it_takes_back(&mut self) {
+        let Some(place) = self.workers.iter().position(|one| !one.holds.is_empty()) else {
+            return;
+        };
+        let worker = self.workers.swap_remove(place);
+        self.engine.worker_gone(self.now, worker.id);
+        self.remember(&worker);
+        // A pass of the sweep takes several cycles.
+        for _ in 0..4 {
+            let (now, writes) = (self.now, self.rng.u32(1..40));
+            if self
+                .cut_off(Some(writes), |engine| engine.cycle(now))
+                .is_none()
+            {
+                return;
             }
         }
     }
@@ -209,6 +227,7 @@ impl World {
         restored.unwrap_or_else(|error| panic!("{error}"));
         segment.remove_lost_spills();
         self.ghosts.clear();
+        self.drained.clear();
         self.begin(segment, &recovered.opened);
         self.cold_starts += 1;
         self.assert_facts(true);

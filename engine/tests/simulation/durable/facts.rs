@@ -7,6 +7,9 @@ use qtf_shm::{KeyId, Now, Phase, TaskId, WorkerId};
 
 use qtf_engine::TaskRef;
 
+use super::operators::Revival;
+use super::world::LOSSES_MAX;
+
 /// One task, as its client and the world know it.
 #[derive(Debug, Clone)]
 #[expect(
@@ -21,6 +24,8 @@ pub(crate) struct Known {
     pub(crate) is_accepted: bool,
     /// The end that a client was told.
     pub(crate) end: Option<(Phase, Now)>,
+    /// A daemon found it ended when it began, whether or not a client knew.
+    pub(crate) found_final: Option<(Phase, Now)>,
     /// A result was recorded after which only this end can follow.
     pub(crate) expected: Option<Phase>,
     /// A report of a result was cut off: nobody knows what will come of it.
@@ -40,6 +45,42 @@ pub(crate) struct Known {
     /// The attempt whose result was recorded last.
     pub(crate) recorded: u8,
     pub(crate) failures: u32,
+    /// Its workers die of it.
+    pub(crate) is_poison: bool,
+    /// Bytes of its payload, if anybody knows.
+    pub(crate) payload: Option<usize>,
+    /// Bytes of the output that was recorded, if anybody knows.
+    pub(crate) output: Option<usize>,
+    /// The last time that it was given new attempts, and the one before.
+    pub(crate) revival: Option<Revival>,
+    pub(crate) earlier_revival: Option<Revival>,
+}
+
+impl Known {
+    /// When it is first known to have ended.
+    pub(crate) fn first_end(&self) -> Option<(Phase, Now)> {
+        self.found_final.or(self.end)
+    }
+
+    /// Each attempt is lost once at most, and the one that is under way is not lost yet, unless it was about to be the last one.
+    pub(crate) fn assert_losses(&self, id: TaskId, losses: u8, is_held: bool) {
+        let before = self.revival.map_or(0, |revival| revival.attempts);
+        let over = self.attempts - before - u8::from(is_held);
+        let is_last = losses > LOSSES_MAX && losses == over + u8::from(is_held);
+        assert!(
+            losses <= over || is_last,
+            "{id} was lost {losses} times: {self:?}"
+        );
+    }
+
+    /// So many attempts at least were lost, the last time that it became a dead letter.
+    pub(crate) fn assert_may_be_dead(&self, id: TaskId) {
+        let before = self.revival.map_or(0, |revival| revival.attempts);
+        assert!(
+            u32::from(self.attempts) > u32::from(before) + u32::from(LOSSES_MAX),
+            "{id} is a dead letter too early: {self:?}"
+        );
+    }
 }
 
 /// An answer that waits for a record.
@@ -49,6 +90,7 @@ pub(crate) enum Told {
     Cancelled(TaskId),
     StopAsked(TaskId),
     Forgotten(TaskId),
+    Revived(TaskId),
     Verdict(WorkerId, TaskRef),
 }
 
@@ -98,7 +140,8 @@ impl Facts {
     }
 
     /// A worker's result was taken.
-    pub(crate) fn recorded(&mut self, id: TaskId, attempt: u8, succeeded: bool) {
+    pub(crate) fn recorded(&mut self, id: TaskId, attempt: u8, output: Option<usize>) {
+        let succeeded = output.is_some();
         let task = self.get(id);
         assert_eq!(task.end, None, "{id} had a result after its end");
         assert_eq!(attempt, task.attempts, "{id}: only the last attempt counts");
@@ -107,6 +150,7 @@ impl Facts {
             "{id}: attempt {attempt} counted twice"
         );
         task.recorded = attempt;
+        task.output = output;
         task.failures += u32::from(!succeeded);
         if succeeded {
             task.expected = Some(Phase::Done);
@@ -124,6 +168,15 @@ impl Facts {
             assert_eq!(end, phase, "{id} has two ends");
             return;
         }
+        if phase == Phase::DeadLetter {
+            task.assert_may_be_dead(id);
+        }
+        if phase == Phase::Failed {
+            assert!(
+                task.failures >= task.max_attempts,
+                "{id} failed too early: {task:?}"
+            );
+        }
         if let Some(expected) = task.expected {
             assert_eq!(phase, expected, "{id}: a recorded result decides");
         } else if !task.is_unsure {
@@ -133,6 +186,29 @@ impl Facts {
         }
         task.end = Some((phase, now));
         self.ended += 1;
+    }
+
+    /// A dead letter has new attempts: that it had ended counts no more.
+    pub(crate) fn revived(&mut self, id: TaskId) {
+        let task = self.get(id);
+        assert!(
+            matches!(task.end, None | Some((Phase::DeadLetter, _))),
+            "{id} had ended otherwise: {task:?}"
+        );
+        (task.end, task.expected, task.is_unsure) = (None, None, false);
+        task.found_final = None;
+        task.earlier_revival = task.revival;
+        task.revival = Some(Revival {
+            attempts: task.attempts,
+            was_told: false,
+        });
+    }
+
+    /// The revival was never recorded: nobody was told of it, and it is a dead letter as before.
+    pub(crate) fn revival_is_lost(&mut self, id: TaskId, now: Now) {
+        let task = self.get(id);
+        task.revival = task.earlier_revival;
+        task.end = Some((Phase::DeadLetter, now));
     }
 
     /// Answers whose records are durable reach their clients.
@@ -159,6 +235,15 @@ impl Facts {
                 // Whoever has asked once more is told once more.
                 if let Some(task) = self.tasks.remove(&id) {
                     self.gone.insert(id, task.is_journalled);
+                }
+            }
+            Told::Revived(id) => {
+                let revival = self
+                    .tasks
+                    .get_mut(&id)
+                    .and_then(|task| task.revival.as_mut());
+                if let Some(revival) = revival {
+                    revival.was_told = true;
                 }
             }
             Told::Verdict(..) => {}

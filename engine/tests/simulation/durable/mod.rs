@@ -6,12 +6,16 @@
 //! | `disk.rs` | the journal's driver on a simulated disk: writes in flight, files, snapshots |
 //! | `facts.rs` | what clients were told, and what may therefore never be otherwise |
 //! | `clients.rs`, `workers.rs` | what they do; clients repeat what was not answered |
+//! | `operators.rs` | what they do: give dead letters new attempts, drain workers |
 //! | `deaths.rs` | kills, reboots, failed syncs, and how the next daemon begins |
 //! | `checks.rs` | what must hold at any time, after each start, and at the end |
 //!
 //! The simulation knows nothing of how the engine keeps its promises. It compares what was told with what is there:
 //! - **conservation**: a task whose acceptance was told is there until somebody forgets it; an end that was told is its end for
-//!   ever and nothing of it runs again; no id is given twice; a key stands for one task;
+//!   ever and nothing of it runs again; no id is given twice; a key stands for one task; payload and result are what was sent;
+//! - **dead letters** have a reason and came by too many losses; one that was revived goes on from where it stood, and its revival
+//!   lasts like any other answer;
+//! - **drain**: a worker of which it was said gets nothing new, whoever dies in between, and is told so when it comes back;
 //! - **order**: nothing is handed out while something better could be; stamps rise, and survive;
 //! - **durability**: nothing is told before its record is durable; what was told survives every crash;
 //! - **liveness**: when the faults stop, everything ends, and can be forgotten;
@@ -22,6 +26,7 @@ mod clients;
 mod deaths;
 mod disk;
 mod facts;
+mod operators;
 mod tests;
 mod workers;
 mod world;

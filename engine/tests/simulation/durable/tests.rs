@@ -42,6 +42,8 @@ struct Totals {
     failures: u64,
     refusals: u64,
     snapshots: u64,
+    revivals: u64,
+    drains: u64,
 }
 
 impl Totals {
@@ -53,6 +55,8 @@ impl Totals {
         self.failures += world.failures;
         self.refusals += world.refusals;
         self.snapshots += world.disk.snapshots;
+        self.revivals += world.revivals;
+        self.drains += world.drains;
     }
 }
 
@@ -79,6 +83,8 @@ fn run(kind: Kind) -> Totals {
     assert!(totals.failures > count / 10, "{totals:?}");
     assert!(totals.refusals > 0, "{totals:?}");
     assert!(totals.snapshots > count, "{totals:?}");
+    assert!(totals.revivals > count / 2, "{totals:?}");
+    assert!(totals.drains > count / 2, "{totals:?}");
     println!("{kind:?}: {totals:?}");
     println!(
         "soak: {count} seeds, {} starts, {} tasks, from seed {first}",

@@ -21,6 +21,8 @@ pub(crate) struct SimWorker {
     pub(crate) is_cut_off: bool,
     pub(crate) is_evicted: bool,
     pub(crate) probe: u64,
+    /// It was told to take nothing more, or has decided so: it ends what it has, and leaves.
+    pub(crate) drains: bool,
 }
 
 impl World {
@@ -37,6 +39,7 @@ impl World {
                 is_cut_off: false,
                 is_evicted: false,
                 probe: 0,
+                drains: false,
             });
             self.grant(self.workers.len() - 1, capacity, true);
         }
@@ -65,6 +68,9 @@ impl World {
             let id = worker.id;
             self.engine.probe_answered(self.now, id, nonce);
         }
+        if self.dies_of_its_task(place) || self.leaves_when_drained(place) {
+            return;
+        }
         match self.rng.u8(0..8) {
             0 => self.worker_starts(place),
             1..=4 => self.worker_ends(place, None),
@@ -80,9 +86,41 @@ impl World {
         };
         let beat = Beat {
             holding: u32::try_from(worker.holds.len()).expect("few"),
+            draining: worker.drains,
             ..Beat::default()
         };
-        worker.is_evicted |= self.engine.worker_beat(self.now, worker.id, &beat).is_err();
+        let answer = self.engine.worker_beat(self.now, worker.id, &beat);
+        worker.is_evicted |= answer.is_err();
+        if worker.drains && answer.is_ok() {
+            self.drained.insert(worker.id);
+        }
+    }
+
+    /// Returns whether it is gone.
+    fn dies_of_its_task(&mut self, place: usize) -> bool {
+        let worker = &self.workers[place];
+        let mut holds = worker.holds.iter().map(|one| one.task);
+        let is_poisoned = holds.any(|id| {
+            let task = self.facts.tasks.get(&id);
+            task.is_some_and(|task| task.is_poison)
+        });
+        if is_poisoned {
+            self.worker_dies(place);
+            self.worker_joins(2);
+        }
+        is_poisoned
+    }
+
+    /// Returns whether it is gone.
+    fn leaves_when_drained(&mut self, place: usize) -> bool {
+        let worker = &self.workers[place];
+        let is_empty = worker.holds.is_empty() && worker.finished.is_empty();
+        let leaves = worker.drains && is_empty && self.rng.u8(0..4) == 0;
+        if leaves {
+            let worker = self.workers.swap_remove(place);
+            self.engine.worker_goodbye(self.now, worker.id);
+        }
+        leaves
     }
 
     fn worker_starts(&mut self, place: usize) {
@@ -100,7 +138,8 @@ impl World {
         let one = worker
             .holds
             .swap_remove(self.rng.usize(..worker.holds.len()));
-        let code = u8::from(self.rng.u8(0..6) == 0);
+        let bad_in = if cut.is_some() { 2 } else { 6 };
+        let code = u8::from(self.rng.u8(0..bad_in) == 0);
         worker.finished.push((one, code));
         self.report(place, (one, code), cut);
     }
@@ -128,12 +167,12 @@ impl World {
             },
             output: file.map_or(Output::Bytes(&bytes), Output::Stored),
         };
-        self.unsure = Some(one.task);
+        (self.unsure, self.unsure_failed) = (Some(one.task), code != 0);
         let answer = self.cut_off(cut, |engine| engine.task_result(now, id, one, &report));
         let Some(answer) = answer else {
             return;
         };
-        self.unsure = None;
+        (self.unsure, self.unsure_failed) = (None, false);
         if let Some(file) = file
             && answer.disposition != Disposition::Recorded
         {
@@ -144,7 +183,8 @@ impl World {
         match answer.disposition {
             Disposition::Recorded => {
                 let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
-                self.facts.recorded(one.task, attempt, code == 0);
+                let output = (code == 0).then_some(bytes.len());
+                self.facts.recorded(one.task, attempt, output);
                 self.ghosts.push((id, one));
                 self.grant(place, 1, false);
             }
@@ -166,8 +206,10 @@ impl World {
 
     /// Something goes wrong with a worker.
     pub(crate) fn worker_suffers(&mut self, place: usize) {
-        match self.rng.u8(0..6) {
+        match self.rng.u8(0..7) {
             0 | 1 => self.worker_dies(place),
+            // It has reasons of its own.
+            6 => self.workers[place].drains = true,
             2 => {
                 let worker = self.workers.swap_remove(place);
                 self.engine.worker_goodbye(self.now, worker.id);
@@ -192,7 +234,7 @@ impl World {
     }
 
     /// What a worker held may still come in late.
-    fn remember(&mut self, worker: &SimWorker) {
+    pub(crate) fn remember(&mut self, worker: &SimWorker) {
         let held = worker.holds.iter().chain(&worker.mail);
         self.ghosts.extend(held.map(|&one| (worker.id, one)));
         self.ghosts
@@ -222,7 +264,7 @@ impl World {
         let answer = self.engine.task_result(self.now, id, one, &report);
         if answer.disposition == Disposition::Recorded {
             let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
-            self.facts.recorded(one.task, attempt, true);
+            self.facts.recorded(one.task, attempt, Some(0));
         }
     }
 
@@ -267,6 +309,7 @@ impl World {
             worker.finished.clear();
         }
         (worker.id, worker.token, worker.segment_id) = (welcome.id, welcome.token, segment_id);
+        let must_be_told = self.drained.contains(&welcome.id);
         for gone in welcome.abandon {
             let task = TaskId::from_raw(gone.task_id).expect("it came from the engine");
             worker
@@ -276,6 +319,12 @@ impl World {
         let left = u32::try_from(worker.holds.len()).expect("few");
         let free = worker.capacity.saturating_sub(left);
         self.grant(place, free, true);
+        self.take_effects(None);
+        let worker = &self.workers[place];
+        assert!(
+            worker.drains || !must_be_told,
+            "{worker:?} came back and was not told that it is to drain"
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! The simulated world: time, the order of things, and the end.
 
+use std::collections::BTreeSet;
+
 use qtf_engine::{ClientHello, Effect, Engine, EngineConfig, Lsn, TaskRef, WallTime};
 use qtf_journal::{Appender, SimDisk, open_tail};
 use qtf_shm::{ClientIndex, Key, Now, Phase, SlotIndex, TaskId, WorkerId};
@@ -13,6 +15,7 @@ pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const TASKS: u64 = 120;
 pub(crate) const WORKERS: u64 = 6;
 pub(crate) const TTL_NS: u64 = 1_500 * MS;
+pub(crate) const LOSSES_MAX: u8 = 3;
 
 /// What may go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,12 @@ pub(crate) struct World {
     pub(crate) may_have_orphan: bool,
     /// The task whose result was being reported.
     pub(crate) unsure: Option<TaskId>,
+    /// That result was bad.
+    pub(crate) unsure_failed: bool,
+    /// The dead letter that was being revived.
+    pub(crate) revived_just_now: Option<TaskId>,
+    /// Workers that get nothing new, in this segment.
+    pub(crate) drained: BTreeSet<WorkerId>,
     pub(crate) full_until: Now,
     pub(crate) is_calm: bool,
     pub(crate) hot_starts: u64,
@@ -59,6 +68,8 @@ pub(crate) struct World {
     pub(crate) failures: u64,
     pub(crate) refusals: u64,
     pub(crate) put_off: u64,
+    pub(crate) revivals: u64,
+    pub(crate) drains: u64,
     history: u64,
     pub(crate) directory: tempfile::TempDir,
 }
@@ -72,7 +83,7 @@ pub(crate) fn engine_config(seed: u64) -> EngineConfig {
         stop_grace_ns: 10 * MS,
         retry_backoff_ns_min: 5 * MS,
         retry_backoff_ns_max: 40 * MS,
-        losses_max: 3,
+        losses_max: LOSSES_MAX,
         tasks_per_cycle_max: 8,
         sweep_slots_per_cycle: 32,
         background_sweep_ns: 20 * MS,
@@ -111,6 +122,9 @@ impl World {
             last_stamp: 0,
             may_have_orphan: false,
             unsure: None,
+            unsure_failed: false,
+            revived_just_now: None,
+            drained: BTreeSet::new(),
             full_until: now,
             is_calm: false,
             hot_starts: 0,
@@ -119,6 +133,8 @@ impl World {
             failures: 0,
             refusals: 0,
             put_off: 0,
+            revivals: 0,
+            drains: 0,
             history: 0,
             directory,
         };
@@ -151,7 +167,8 @@ impl World {
         let place = self.rng.usize(..self.workers.len().max(1));
         let has_workers = !self.workers.is_empty();
         match self.rng.u8(0..32) {
-            0..12 => self.client_acts(),
+            0..11 => self.client_acts(),
+            11 => self.operator_acts(),
             12..26 if has_workers => self.worker_acts(place),
             26 | 27 if self.workers.len() < 4 => {
                 let capacity = self.rng.u32(1..5);
@@ -229,7 +246,7 @@ impl World {
     }
 
     /// Takes all effects; nothing that was handed out may be worse than what is still ready.
-    fn take_effects(&mut self, best_waiting: Option<Key>) {
+    pub(crate) fn take_effects(&mut self, best_waiting: Option<Key>) {
         while let Some(effect) = self.engine.pop_effect() {
             match effect {
                 Effect::Dispatch {
@@ -237,7 +254,9 @@ impl World {
                     task,
                     attempt,
                 } => {
+                    self.assert_may_be_given_tasks(worker, task);
                     self.facts.dispatched(task, attempt);
+                    self.assert_payload(task);
                     self.assert_order(task, best_waiting);
                     let one = TaskRef {
                         task,
@@ -250,6 +269,7 @@ impl World {
                 }
                 Effect::Finished { task, phase } => {
                     self.assert_durable(task);
+                    self.assert_has_reason(task);
                     if self.facts.tasks.contains_key(&task) {
                         self.facts.ended(task, phase, self.now);
                     }
@@ -280,7 +300,7 @@ impl World {
                         one.is_evicted = true;
                     }
                 }
-                Effect::Drain { .. } => {}
+                Effect::Drain { worker } => self.told_to_drain(worker),
             }
         }
     }
