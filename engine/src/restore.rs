@@ -123,7 +123,11 @@ fn task_of<'a>(
         timeout_ms: image.timeout_ms,
         kind: Some(kind),
         outcome: image.outcome,
-        payload: bytes_of(image.payload),
+        payload: if cfg!(qtf_mutant = "sim_payload_is_restored_once") && image.attempt > 0 {
+            RestoredBytes::None
+        } else {
+            bytes_of(image.payload)
+        },
         result: bytes_of(image.result),
         side: side_of(image, wall),
         lsn: image.lsn.get(),

@@ -88,6 +88,9 @@ impl Turn<'_> {
     /// Gives a slot back whose task has ended. Returns whether it did.
     pub(crate) fn free(&mut self, slot: SlotIndex, from: StateWord) -> bool {
         let client = self.segment.task(slot).client();
+        if cfg!(qtf_mutant = "sim_output_goes_before_the_task") {
+            self.drop_result(slot, from);
+        }
         let Ok(files) = self.segment.free_task_but_files(slot, from) else {
             return false;
         };
