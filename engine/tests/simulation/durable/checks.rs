@@ -132,15 +132,20 @@ impl World {
             self.assert_is_as_before(id);
             return;
         }
-        let now = self.now;
+        let (now, losses) = (self.now, self.engine.segment().task(id.slot()).losses());
         let task = self.facts.get(id);
-        let revival = task.revival.filter(|_| is_dead);
-        if let Some(revival) = revival
-            && state.attempt() == revival.attempts
-            && task.end.is_none()
-        {
+        let Some(revival) = task.revival.filter(|_| task.end.is_none()) else {
+            return;
+        };
+        let is_same = state.attempt() == revival.attempts;
+        // Its losses start over, so it never became a dead letter.
+        let is_before = state.attempt() < revival.attempts || is_same && losses > 0;
+        if is_dead && is_same {
             assert!(!revival.was_told, "{id} was revived, and is dead as before");
-            self.facts.revival_is_lost(id, now);
+            self.facts.revival_is_lost(id, now, true);
+        } else if is_before {
+            assert!(!revival.was_told && !revival.was_dead, "{id} was revived");
+            self.facts.revival_is_lost(id, now, false);
         }
     }
 

@@ -195,20 +195,22 @@ impl Facts {
             matches!(task.end, None | Some((Phase::DeadLetter, _))),
             "{id} had ended otherwise: {task:?}"
         );
+        let was_dead = task.end.is_some();
         (task.end, task.expected, task.is_unsure) = (None, None, false);
         task.found_final = None;
         task.earlier_revival = task.revival;
         task.revival = Some(Revival {
             attempts: task.attempts,
             was_told: false,
+            was_dead,
         });
     }
 
-    /// The revival was never recorded: nobody was told of it, and it is a dead letter as before.
-    pub(crate) fn revival_is_lost(&mut self, id: TaskId, now: Now) {
+    /// The revival was never recorded and nobody was told of it: it is a dead letter as before, or not even that.
+    pub(crate) fn revival_is_lost(&mut self, id: TaskId, now: Now, dead: bool) {
         let task = self.get(id);
         task.revival = task.earlier_revival;
-        task.end = Some((Phase::DeadLetter, now));
+        task.end = dead.then_some((Phase::DeadLetter, now));
     }
 
     /// Answers whose records are durable reach their clients.

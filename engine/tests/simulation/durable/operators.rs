@@ -14,6 +14,8 @@ pub(crate) struct Revival {
     pub(crate) attempts: u8,
     /// The operator was told that it will last.
     pub(crate) was_told: bool,
+    /// Clients knew that it was a dead letter.
+    pub(crate) was_dead: bool,
 }
 
 impl World {
