@@ -97,10 +97,7 @@ impl Plm {
         let event = match judgement {
             Judgement::Done => Event::Complete,
             Judgement::Cancelled => Event::Cancel,
-            Judgement::Again { failures } | Judgement::Failed { failures } => {
-                turn.segment.task(slot).set_failures(failures);
-                Event::Fail
-            }
+            Judgement::Again { .. } | Judgement::Failed { .. } => Event::Fail,
         };
         self.finish(turn, slot, ended, event)
     }
@@ -178,6 +175,10 @@ impl Plm {
             self.unmark(task, mark);
             return false;
         };
+        if ended.phase() == Phase::Failed {
+            // Not before, see `pause`.
+            task.set_failures(task.failures().saturating_add(1));
+        }
         if from.phase() == Phase::Ready {
             turn.segment.unindex_ready_key(slot, task.key());
         }

@@ -96,7 +96,9 @@ impl World {
         let failures = u32::from(slot.failures());
         if is_cold {
             task.failures = failures;
-        } else if is_unsure && (phase == Phase::Ended || failures > task.failures) {
+        } else if is_unsure
+            && (matches!(phase, Phase::Ended | Phase::Failed) || failures > task.failures)
+        {
             // The report that was cut off is in.
             task.failures += u32::from(unsure_failed);
         }
