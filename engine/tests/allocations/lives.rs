@@ -325,6 +325,7 @@ fn refusals_repeats_and_questions() {
     counted.world.cancel(task).expect("it waits");
     counted.sync();
     counted.world.forget(task).expect("it has ended");
+    counted.sync();
     let first = counted.submit(|_| ());
     let key = counted.keys.first().copied();
     counted.rounds(|counted| {
