@@ -227,7 +227,8 @@ impl World {
             .tasks
             .get(&id)
             .is_some_and(|task| task.is_journalled);
-        if is_journalled && task.state().is_of(id) {
+        // The last record of a forgotten task is a later one than that of its end.
+        if is_journalled && task.state().is_of(id) && !task.state().is_forgotten() {
             let lsn = Lsn::new(task.lsn());
             assert!(
                 lsn <= self.disk.writer.durable(),
