@@ -138,7 +138,7 @@ impl Engine {
     pub fn cycle(&mut self, now: Now) -> WorkCount {
         let is_late = now.since_ns(self.expected) > self.config.lease_ns / 4;
         let mut parts = self.parts(now);
-        let mut work = parts.plm.serve_durable(&mut parts.turn);
+        let mut work = parts.plm.serve_durable(&mut parts.turn, parts.workers);
         if parts.plm.is_adopting() {
             work += parts.plm.adopt_more(&mut parts.turn, parts.workers);
             parts.workers.renew_all_leases(&parts.turn);

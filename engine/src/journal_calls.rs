@@ -68,7 +68,7 @@ impl Engine {
     pub fn journal_durable(&mut self, now: Now, lsn: Lsn) -> WorkCount {
         let mut parts = self.parts(now);
         parts.plm.note_durable(&parts.turn, lsn);
-        parts.plm.serve_durable(&mut parts.turn)
+        parts.plm.serve_durable(&mut parts.turn, parts.workers)
     }
 
     /// Everything up to this record is on stable storage: answers that wait for it may be passed on.

@@ -6,16 +6,20 @@
 //! Tested in `engine/tests/rules/journal.rs` and `restart.rs`.
 
 use qtf_journal::{Blob, Lsn, Record, TaskImage};
-use qtf_shm::{Counter, Event, Now, Outcome, Owner, Phase, SlotIndex, StateWord, TaskId};
+use qtf_shm::{
+    Counter, Event, FLAG_CANCEL, Now, Outcome, Owner, Phase, SlotIndex, StateWord, TaskId,
+};
 
 use super::Plm;
 use super::admission::{Checked, array_of, options_of};
+use super::endings::HandBack;
 use super::pending::{Then, Wait};
 use super::retention::release;
 use super::submission::{Durability, Payload, Submission};
 use crate::cycle::WorkCount;
 use crate::effects::{Effect, PER_CALL_MAX};
 use crate::image::in_file;
+use crate::register::Workers;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 
@@ -93,7 +97,11 @@ impl Plm {
     }
 
     /// Does what waited for records that are durable by now, up to a number of tasks.
-    pub(crate) fn serve_durable(&mut self, turn: &mut Turn<'_>) -> WorkCount {
+    pub(crate) fn serve_durable(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+    ) -> WorkCount {
         let mut work = WorkCount::NONE;
         if self.journal.is_none() {
             return work;
@@ -113,13 +121,13 @@ impl Plm {
             else {
                 break;
             };
-            self.go_on(turn, wait);
+            self.go_on(turn, workers, wait);
             work += WorkCount::ONE;
         }
         work
     }
 
-    fn go_on(&mut self, turn: &mut Turn<'_>, Wait { task, then, .. }: Wait) {
+    fn go_on(&mut self, turn: &mut Turn<'_>, workers: &mut Workers, Wait { task, then, .. }: Wait) {
         let found = turn.find(task);
         if let Then::Tell(phase) = then {
             // Its slot may be free by now; a dead letter that was revived meanwhile has not ended, or in another way.
@@ -139,13 +147,31 @@ impl Plm {
                 self.settle(turn, slot, state);
             }
             (Then::Dispatch(attempt), Phase::Assigned) if state.attempt() == attempt => {
-                dispatch(turn, task, state);
+                self.send_order(turn, workers, (slot, task, state));
             }
             (Then::Free, _) if state.is_forgotten() => {
                 release(turn, slot, state);
             }
             // Cancelled meanwhile, for example: that has a record of its own.
             _ => {}
+        }
+    }
+
+    /// The order for an attempt whose record is durable goes out, for the first time. Not if the task was cancelled meanwhile, and
+    /// not to a worker that came back without it: the sweep takes it from that one, as never sent.
+    fn send_order(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        (slot, task, assigned): (SlotIndex, TaskId, StateWord),
+    ) {
+        let Owner::Worker(worker) = assigned.owner() else {
+            return;
+        };
+        if assigned.has_flag(FLAG_CANCEL) {
+            self.hand_back(turn, workers, slot, HandBack::Returned);
+        } else if workers.begin_to_send(turn, worker) {
+            dispatch(turn, task, assigned);
         }
     }
 

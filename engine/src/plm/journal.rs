@@ -23,7 +23,7 @@
 //! Tested in `engine/tests/rules/journal.rs`, `restart.rs`, `room.rs`.
 
 use qtf_journal::{Appender, Blob, Group, Lsn, PushError, Record};
-use qtf_shm::{Counter, Now, Part, Phase, SlotIndex, TaskId, TaskOptions, TaskSlot};
+use qtf_shm::{Counter, FLAG_CANCEL, Now, Part, Phase, SlotIndex, TaskId, TaskOptions, TaskSlot};
 
 use super::pending::{Pending, Then, Wait};
 use super::reservation::Reservation;
@@ -250,7 +250,11 @@ impl Journal {
             Some(Then::Accept)
         } else if state.is_judged() {
             Some(Then::Settle)
-        } else if phase == Phase::Assigned && is_once(turn.segment.task(slot)) {
+        } else if phase == Phase::Assigned
+            && is_once(turn.segment.task(slot))
+            && !state.has_flag(FLAG_CANCEL)
+        {
+            // Without the flag what the journal lacks is the attempt, so that was not sent. With it, it may be the cancellation.
             Some(Then::Dispatch(state.attempt()))
         } else {
             phase.is_final().then_some(Then::Tell(phase))

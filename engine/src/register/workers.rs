@@ -220,6 +220,19 @@ impl Workers {
         self.refresh(turn.segment, worker);
     }
 
+    /// An order that waited for its record may go out to a worker. Not while it is being found out what the worker holds: the
+    /// order would not be among that, and the task be given to another.
+    pub(crate) fn begin_to_send(&mut self, turn: &Turn<'_>, worker: WorkerIndex) -> bool {
+        let Some(note) = self.notes.get_mut(worker.position()) else {
+            return false;
+        };
+        if note.held.is_some() {
+            return false;
+        }
+        note.sent = turn.now;
+        true
+    }
+
     /// Counts a task that a worker no longer holds.
     pub(crate) fn let_go(&mut self, turn: &Turn<'_>, worker: WorkerIndex, ending: Ending) {
         if worker.position() >= self.notes.len() {

@@ -1,10 +1,10 @@
 //! Rules of a task that may run at most once: it is never handed out again once a worker may have begun it.
 
-use qtf_engine::{Durability, EngineConfig, RejectReason};
+use qtf_engine::{Durability, EngineConfig, Reconnect, RejectReason, WorkerHello};
 use qtf_shm::{OutcomeKind, Phase, TaskId};
 
 use crate::journal_world::JournalWorld;
-use crate::world::{SECOND, World, finished, task_ref};
+use crate::world::{SECOND, World, dispatched, finished, hello, task_ref};
 
 fn once(world: &mut World) -> TaskId {
     let taken = world.submit_with("exec", |task| task.at_most_once = true);
@@ -160,5 +160,87 @@ fn daemon_that_died_before_it_sent_an_order_leaves_that_to_the_next() {
     world.sync();
     assert_eq!(world.dispatches(), [(worker, task, 1)]);
     world.settle_for(SECOND);
+    world.verify();
+}
+
+#[test]
+fn order_that_waits_for_its_record_does_not_go_to_a_worker_that_came_back_without_it() {
+    let config = EngineConfig {
+        sweep_slots_per_cycle: 1,
+        ..EngineConfig::default()
+    };
+    let mut world = JournalWorld::with(config);
+    // Slots that the walk looks at first.
+    for _ in 0..4 {
+        world.ready("other");
+    }
+    let kinds = ["exec".to_owned()];
+    let now = world.now;
+    let welcome = world
+        .engine
+        .worker_hello(now, &hello(1, &kinds))
+        .expect("a worker slot is free");
+    world
+        .engine
+        .worker_credits(now, welcome.id, 1, true)
+        .expect("the worker is known");
+    let task = journalled(&mut world);
+    assert!(world.dispatches().is_empty());
+    // Its link broke before the order went out.
+    let back = WorkerHello {
+        reconnect: Some(Reconnect {
+            segment_id: world.segment().header().segment_id,
+            worker_id: welcome.id.as_raw(),
+            token: welcome.token,
+        }),
+        ..hello(1, &kinds)
+    };
+    assert!(world.engine.worker_hello(now, &back).unwrap().is_known);
+    let other = world.worker(1, &["exec"]);
+    world.sync();
+    let mut sent = dispatched(&world.cycle());
+    sent.extend(world.dispatches());
+    world.sync();
+    sent.extend(world.dispatches());
+    assert_eq!(sent, [(other, task, 2)], "sent once");
+    world.verify();
+}
+
+#[test]
+fn task_that_is_cancelled_before_its_order_went_out_is_not_sent() {
+    let mut world = JournalWorld::new();
+    world.worker(1, &["exec"]);
+    let task = journalled(&mut world);
+    assert!(world.dispatches().is_empty());
+    world.cancel(task).unwrap();
+    world.sync();
+    let effects = world.settle();
+    assert!(dispatched(&effects).is_empty(), "{effects:?}");
+    assert_eq!(finished(&effects), [(task, Phase::Cancelled)]);
+    world.verify();
+}
+
+#[test]
+fn worker_that_holds_nothing_is_not_doubted_for_an_order_that_only_just_went_out() {
+    let mut world = JournalWorld::new();
+    let worker = world.worker(1, &["exec"]);
+    let task = journalled(&mut world);
+    assert!(world.dispatches().is_empty());
+    // The disk takes nearly as long as a lease.
+    world.settle_for(2 * SECOND);
+    world.beat(worker, 0).unwrap();
+    world.settle_for(2 * SECOND + SECOND / 2);
+    world.sync();
+    assert_eq!(world.dispatch(), (worker, task, 1));
+    // Said before the order arrived.
+    world.settle_for(SECOND);
+    world.beat(worker, 0).unwrap();
+    world.settle();
+    assert_eq!(world.phase(task), Phase::Assigned);
+    assert_eq!(
+        world.segment().task(task.slot()).state().attempt(),
+        1,
+        "not taken back"
+    );
     world.verify();
 }
