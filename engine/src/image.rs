@@ -10,7 +10,7 @@
 use qtf_journal::{Blob, ClientRef, Lsn, TaskImage};
 use qtf_shm::{
     BlobRef, ClientIndex, FLAG_CANCEL, KindIndex, Part, Phase, SegmentView, SideRecord, TaskId,
-    TaskRecord,
+    TaskOptions, TaskRecord,
 };
 
 use crate::plm::{LSN_UNDER_WAY, judged_end};
@@ -120,6 +120,12 @@ fn standing_of(record: &TaskRecord, wall: WallTime) -> Option<Standing> {
             standing.phase = phase;
             standing.failures = failures;
             standing.ended_unix_ms = at;
+        }
+        Phase::Assigned | Phase::Running | Phase::Ended
+            if record.options.has(TaskOptions::AT_MOST_ONCE) =>
+        {
+            // A cold start must know that it may have begun.
+            standing.phase = Phase::Assigned;
         }
         Phase::Blocked | Phase::Ready | Phase::Assigned | Phase::Running | Phase::Ended => {
             standing.phase = Phase::Ready;

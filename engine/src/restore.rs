@@ -167,7 +167,8 @@ fn task_of<'a>(
 /// A task that runs at most once was with a worker, which may have begun it.
 fn is_begun_for_good(image: &TaskImage<'_>) -> bool {
     let is_once = TaskOptions::from_bits(image.options).has(TaskOptions::AT_MOST_ONCE);
-    is_once && image.attempt > 0 && !image.phase.is_final() && !image.cancel_requested
+    // Not a dead letter that was revived, nor one that a worker gave back unbegun: those wait.
+    is_once && image.phase == Phase::Assigned && !image.cancel_requested
 }
 
 /// Where a task stands when no worker has it.

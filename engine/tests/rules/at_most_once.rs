@@ -244,3 +244,23 @@ fn worker_that_holds_nothing_is_not_doubted_for_an_order_that_only_just_went_out
     );
     world.verify();
 }
+
+#[test]
+fn dead_letter_that_was_revived_and_not_yet_handed_out_outlives_a_reboot() {
+    let mut world = JournalWorld::new();
+    let worker = world.worker(1, &["exec"]);
+    let task = journalled(&mut world);
+    world.settle();
+    world.sync();
+    assert_eq!(world.dispatch().1, task);
+    world.lose(worker);
+    world.settle();
+    world.sync();
+    assert_eq!(world.phase(task), Phase::DeadLetter);
+    let now = world.now;
+    let answer = world.engine.revive(now, task).unwrap();
+    world.sync();
+    assert!(answer.durable.unwrap() <= world.durable());
+    let world = world.cold_restart();
+    assert_eq!(world.phase(task), Phase::Ready);
+}

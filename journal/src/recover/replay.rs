@@ -351,7 +351,7 @@ fn change(entry: &mut Entry, record: &Record<'_>, place: Place) {
     }
 }
 
-/// Where a task stands when no worker has it.
+/// Where a task stands when no worker has it; ASSIGNED says that one had it, and may have begun.
 fn resting(entry: &Entry) -> Phase {
     let phase = Phase::ALL
         .get(usize::from(entry.phase))
@@ -359,14 +359,18 @@ fn resting(entry: &Entry) -> Phase {
         .unwrap_or(Phase::Ready);
     match phase {
         Phase::Submitted | Phase::Delayed if entry.due_unix_ms > 0 => Phase::Delayed,
-        Phase::Held | Phase::Done | Phase::Failed | Phase::Cancelled | Phase::DeadLetter => phase,
+        Phase::Assigned
+        | Phase::Held
+        | Phase::Done
+        | Phase::Failed
+        | Phase::Cancelled
+        | Phase::DeadLetter => phase,
         Phase::Free
         | Phase::Claimed
         | Phase::Submitted
         | Phase::Blocked
         | Phase::Delayed
         | Phase::Ready
-        | Phase::Assigned
         | Phase::Running
         | Phase::Ended
         | Phase::Quarantine

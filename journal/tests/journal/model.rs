@@ -328,7 +328,7 @@ impl Model {
         Op::Plain(plain)
     }
 
-    /// What a cold start must find: nobody has a worker.
+    /// What a cold start must find.
     fn rested(&self) -> BTreeMap<TaskId, Task> {
         let mut tasks = self.tasks.clone();
         for task in tasks.values_mut() {
@@ -336,7 +336,7 @@ impl Model {
             let waits = matches!(image.phase, Phase::Submitted | Phase::Delayed);
             if waits && image.due_unix_ms > 0 {
                 image.phase = Phase::Delayed;
-            } else if waits || image.phase == Phase::Assigned {
+            } else if waits {
                 image.phase = Phase::Ready;
             }
         }
