@@ -5,10 +5,13 @@
 //! and its slow background walk. It may be called for any slot at any time; for a slot that is in
 //! order it changes nothing. Tested in `engine/tests/rules/losses.rs` and `repair.rs`.
 
-use qtf_shm::{Counter, Event, Now, Owner, Phase, SlotIndex, StateWord, WorkerIndex};
+use qtf_shm::{
+    Counter, Event, Now, Owner, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot, WorkerIndex,
+};
 
 use super::Plm;
 use super::endings::HandBack;
+use super::journal::is_once;
 use super::timers::{expires_at, overdue_at};
 use crate::register::{Claim, Workers};
 use crate::turn::Turn;
@@ -114,6 +117,7 @@ impl Plm {
         let claim = state
             .id(slot)
             .map_or(Claim::Gone, |id| workers.claim(turn.segment, worker, id));
+        let task = turn.segment.task(slot);
         let why = match claim {
             Claim::Holds => {
                 let watched = overdue_at(turn, slot).filter(|_| state.phase() == Phase::Running);
@@ -122,7 +126,8 @@ impl Plm {
                     Some(_) | None => Repaired::Nothing,
                 };
             }
-            Claim::Returned => HandBack::Returned,
+            Claim::Doubtful if self.may_have_been_sent(task) => HandBack::WorkerLost,
+            Claim::Returned | Claim::Doubtful => HandBack::Returned,
             Claim::Gone => HandBack::WorkerLost,
         };
         if !self.hand_back(turn, workers, slot, why) {
@@ -135,6 +140,14 @@ impl Plm {
                 .add(Counter::AssignmentReconciled, 1);
         }
         Repaired::TakenFrom(worker)
+    }
+
+    /// The task may run once only, and its order has gone out, as far as is known here.
+    fn may_have_been_sent(&self, task: &TaskSlot) -> bool {
+        let waits = self.journal.as_ref().is_some_and(|journal| {
+            task.options().has(TaskOptions::JOURNAL) && !journal.is_durable(task)
+        });
+        is_once(task) && !waits
     }
 }
 

@@ -178,6 +178,7 @@ impl Workers {
         held.shrink_to_fit();
         let note = &mut self.notes[worker.position()];
         note.held = Some(held);
+        note.is_concluded = false;
         let was_waiting = note.reconciled_after.replace(turn.sweep.request());
         if was_waiting.is_none() {
             self.waiting = self.waiting.saturating_add(1);

@@ -65,6 +65,8 @@ impl Workers {
             && turn.now.since_ns(note.sent) > turn.config.lease_ns;
         if lost_on_the_way {
             self.reconcile(turn, worker, Vec::new());
+            // The heartbeat may be as old as the daemon was stopped.
+            self.notes[worker.position()].is_concluded = true;
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) enum Claim {
     Holds,
     /// The worker has left, or has said that it does not hold it.
     Returned,
+    /// The worker seems not to hold it: it has said so, perhaps before the task came to it.
+    Doubtful,
     /// The worker is lost, or there is none.
     Gone,
 }
@@ -60,6 +62,8 @@ pub(super) struct Note {
     pub(super) clean_after: Option<Pass>,
     /// It came back: what it still holds, sorted; everything else of it goes back.
     pub(super) held: Option<Vec<TaskId>>,
+    /// `held` is concluded from a heartbeat.
+    pub(super) is_concluded: bool,
     /// The pass after which `held` has done its work.
     pub(super) reconciled_after: Option<Pass>,
 }
@@ -262,7 +266,13 @@ impl Workers {
             };
         }
         match &note.held {
-            Some(held) if held.binary_search(&task).is_err() => Claim::Returned,
+            Some(held) if held.binary_search(&task).is_err() => {
+                if note.is_concluded {
+                    Claim::Doubtful
+                } else {
+                    Claim::Returned
+                }
+            }
             Some(_) | None => Claim::Holds,
         }
     }

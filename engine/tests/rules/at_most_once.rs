@@ -97,6 +97,24 @@ fn task_that_a_local_worker_has_begun_and_left_is_buried_and_not_handed_out() {
     world.verify();
 }
 
+#[test]
+fn task_is_not_handed_out_again_because_a_heartbeat_from_before_the_order_came_late() {
+    let mut world = World::new();
+    let worker = world.worker(1, &["exec"]);
+    let task = once(&mut world);
+    let got = world.dispatch();
+    // The daemon is stopped for longer than a lease; what the worker has said meanwhile comes in, the oldest first.
+    world.pass(6 * SECOND);
+    world.beat(worker, 0).unwrap();
+    let mut effects = world.cycle();
+    world.start(got);
+    world.worker(1, &["exec"]);
+    effects.extend(world.settle());
+    assert_eq!(dispatched(&effects), []);
+    assert_eq!(finished(&effects), [(task, Phase::DeadLetter)]);
+    world.verify();
+}
+
 /// A journal task that waits for a worker.
 fn journalled(world: &mut JournalWorld) -> TaskId {
     let taken = world.take_in("exec", |task| {
