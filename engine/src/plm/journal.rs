@@ -151,7 +151,16 @@ impl Journal {
     /// What a caller must wait for if it depends on everything that the slot says.
     pub(crate) fn awaited(&self, task: &TaskSlot) -> Option<Lsn> {
         let lsn = Lsn::new(task.lsn());
+        if self.is_unsure_of(lsn) {
+            return Some(Lsn::new(LSN_UNDER_WAY));
+        }
         (lsn > self.durable).then_some(lsn)
+    }
+
+    /// While tasks are being taken over, a number behind the end that was found may be of the daemon before, whose record was
+    /// lost: the number is another record's now.
+    fn is_unsure_of(&self, lsn: Lsn) -> bool {
+        self.adopting.is_some() && lsn > self.found
     }
 
     /// The last record that was appended.
@@ -167,6 +176,11 @@ impl Journal {
 
     /// Everything that the slot says is durable.
     pub(crate) fn is_durable(&self, task: &TaskSlot) -> bool {
+        self.is_written(task) && !self.is_unsure_of(Lsn::new(task.lsn()))
+    }
+
+    /// The same, if the number is of a record of this daemon.
+    pub(crate) fn is_written(&self, task: &TaskSlot) -> bool {
         Lsn::new(task.lsn()) <= self.durable
     }
 

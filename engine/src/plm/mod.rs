@@ -168,6 +168,14 @@ impl Plm {
             .then(|| journal.awaited(task))?
     }
 
+    /// The same of a task whose record was made in this turn.
+    #[inline]
+    fn awaited_just_now(&self, task: &TaskSlot) -> Option<Lsn> {
+        let journal = self.journal.as_ref()?;
+        let is_journalled = task.options().has(TaskOptions::JOURNAL);
+        (is_journalled && !journal.is_written(task)).then(|| Lsn::new(task.lsn()))
+    }
+
     /// An answer that waits for everything the slot says.
     ///
     /// # Errors

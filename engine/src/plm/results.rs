@@ -15,7 +15,7 @@ use super::endings::HandBack;
 use super::lookup::held;
 use super::outcome::{Judgement, Record, judge};
 use super::timers::overdue_at;
-use super::{APPLY_TRIES_MAX, Plm};
+use super::{APPLY_TRIES_MAX, LSN_UNDER_WAY, Plm};
 use crate::answers::ResultAnswer;
 use crate::register::Workers;
 use crate::turn::{Turn, find};
@@ -177,9 +177,21 @@ impl Plm {
         let task = segment.task(slot);
         let state = task.state();
         let waits = state.is_judged() || state.phase().is_final();
+        let durable = match (waits, disposition) {
+            (false, _) => None,
+            // Its record was made just now: the number is right, whoever has taken the task over by now.
+            (true, Disposition::Recorded) => self.awaited_just_now(task),
+            (true, _) => self.awaited(task),
+        };
+        if disposition == Disposition::AlreadyRecorded
+            && durable.is_some_and(|lsn| lsn.get() == LSN_UNDER_WAY)
+        {
+            // No record says so yet: whoever asks again learns for which to wait.
+            return ResultAnswer::at_once(Disposition::NotNow);
+        }
         ResultAnswer {
             disposition,
-            durable: if waits { self.awaited(task) } else { None },
+            durable,
         }
     }
 

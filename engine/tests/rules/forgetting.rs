@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use qtf_engine::snapshot::{Images, Unreadable};
-use qtf_engine::{Durability, EngineConfig, Output, RejectReason, ResultReport, WallTime};
+use qtf_engine::{Durability, EngineConfig, Output, Payload, RejectReason, ResultReport, WallTime};
+use qtf_journal::AppenderLimits;
 use qtf_shm::{Counter, Outcome, OutcomeKind, Part, Phase, TaskId};
 
 use crate::journal_world::JournalWorld;
@@ -234,6 +235,54 @@ fn forgetting_whose_record_found_no_room_is_made_up_for_by_the_sweep() {
     world.settle_for(60 * SECOND);
     world.sync();
     assert!(world.engine.check(task).is_err());
+    world.verify();
+}
+
+#[test]
+fn number_that_the_daemon_before_gave_a_record_says_nothing_until_the_task_is_journalled_again() {
+    let mut world = JournalWorld::new();
+    let bytes = vec![7; 4_000];
+    for _ in 0..60 {
+        let taken = world.take_in("render", |task| task.payload = Payload::Bytes(&bytes));
+        taken.unwrap();
+    }
+    let [ended, forgotten] = [(); 2].map(|()| {
+        let task = world.ready("render");
+        world.cancel(task).unwrap();
+        world.sync();
+        task
+    });
+    world.forget(forgotten).unwrap();
+    let first = world.durable().next();
+    // More than a group was not written when the daemon was killed; the next one gives these numbers to other records.
+    for number in 0..60 {
+        let slot = world.segment().slot(number).unwrap();
+        world.segment().task(slot).set_lsn(qtf_journal::LSN_MAX);
+    }
+    for task in [ended, forgotten] {
+        world.segment().task(task.slot()).set_lsn(first.get());
+    }
+    let limits = AppenderLimits {
+        group_bytes: 0,
+        reserve_bytes: 0,
+    };
+    let mut world = world.hot_restart_with(limits);
+    world.sync();
+    assert!(world.engine.is_adopting() && world.durable() > first);
+    assert_eq!(world.engine.settled_end(ended), Ok(None));
+    let refused = world.cancel(ended).unwrap_err();
+    assert_eq!(refused.reason, RejectReason::JournalFull);
+    let refused = world.forget(forgotten).unwrap_err();
+    assert_eq!(refused.reason, RejectReason::JournalFull, "not unknown");
+    for _ in 0..100 {
+        world.sync();
+        world.cycle();
+    }
+    assert!(!world.engine.is_adopting());
+    assert_eq!(world.engine.settled_end(ended), Ok(Some(Phase::Cancelled)));
+    assert!(world.engine.check(forgotten).is_err());
+    let world = world.cold_restart();
+    assert!(world.engine.check(forgotten).is_err());
     world.verify();
 }
 
