@@ -39,6 +39,8 @@ pub struct Images {
     wall: WallTime,
     buffer: ImageBuffer,
     highest: Lsn,
+    /// Images say that they reflect records up to this one at most.
+    newest: Lsn,
 }
 
 /// A key that is alive, perhaps though its task is gone: its times are of the wall clock.
@@ -61,7 +63,17 @@ impl Images {
             wall,
             buffer: ImageBuffer::default(),
             highest: Lsn::NONE,
+            newest: Lsn::new(LSN_UNDER_WAY),
         }
+    }
+
+    /// For a snapshot that is begun while the engine takes over the tasks of a daemon before: numbers above `last`, the last one given
+    /// until now, may be of records which that one never wrote, and be given again. Images say less than they could then, which costs a
+    /// replay of what they reflect already.
+    #[must_use]
+    pub const fn reflecting_at_most(mut self, last: Lsn) -> Self {
+        self.newest = last;
+        self
     }
 
     /// Slots to be read: all below this one.
@@ -150,8 +162,9 @@ impl Images {
                 self.highest = self.highest.max(lsn.map_or(Lsn::NONE, Lsn::new));
                 return Ok(false);
             }
-            if let Some(image) = image_of(segment, &record, self.wall, &mut self.buffer) {
+            if let Some(mut image) = image_of(segment, &record, self.wall, &mut self.buffer) {
                 self.highest = self.highest.max(image.lsn);
+                image.lsn = image.lsn.min(self.newest);
                 take(&image)?;
                 return Ok(true);
             }

@@ -367,8 +367,12 @@ impl Core {
         snapshots.begun = now;
         snapshots.longest_turn = Duration::ZERO;
         let wall = WallTime { now, unix_ms };
+        let mut images = Images::new(Arc::clone(self.engine.segment()), wall);
+        if let (true, Some(journal)) = (self.engine.is_adopting(), self.engine.journal()) {
+            images = images.reflecting_at_most(journal.last_lsn());
+        }
         journal.chores.hand(Job::Snapshot(Box::new(SnapshotJob {
-            images: Images::new(Arc::clone(self.engine.segment()), wall),
+            images,
             config: journal.facts.config.clone(),
             lineage: journal.writer.lineage(),
             start: self.engine.durable_lsn(),

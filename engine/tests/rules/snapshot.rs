@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use qtf_engine::snapshot::{Images, Unreadable};
-use qtf_engine::{Durability, Lsn, WallTime};
-use qtf_journal::{Blob, SnapshotWriter, Storage};
+use qtf_engine::{Durability, Lsn, Payload, WallTime};
+use qtf_journal::{AppenderLimits, Blob, SnapshotWriter, Storage};
 use qtf_shm::{KeyId, Phase, TaskId};
 
 use crate::journal_world::{JournalWorld, journal_config};
@@ -144,6 +144,60 @@ fn snapshot_read_while_the_engine_works_and_the_journal_behind_it_lead_to_the_sa
         assert_eq!(standing(&world), wanted, "seed {seed}");
         world.verify();
     }
+}
+
+#[test]
+fn snapshot_that_is_read_while_tasks_are_taken_over_hides_no_later_record() {
+    let mut world = JournalWorld::new();
+    let bytes = vec![7; 4_000];
+    for _ in 0..60 {
+        let taken = world.take_in("exec", |task| task.payload = Payload::Bytes(&bytes));
+        taken.unwrap();
+    }
+    let task = world.ready("exec");
+    // The daemon was killed with more than a group unwritten, and had given the last of its records a number far on.
+    for number in 0..61 {
+        let slot = world.segment().task(world.segment().slot(number).unwrap());
+        slot.set_lsn(world.durable().get() + 1_000);
+    }
+    let limits = AppenderLimits {
+        group_bytes: 0,
+        reserve_bytes: 0,
+    };
+    let mut world = world.hot_restart_with(limits);
+    assert!(world.engine.is_adopting());
+    let mut writer = SnapshotWriter::create(
+        Arc::new(world.disk.clone()),
+        &journal_config(1),
+        world.lineage(),
+        world.engine.snapshot_start(),
+    )
+    .unwrap();
+    let mut images = images(&world).reflecting_at_most(world.last());
+    let end = images.end();
+    let read = images.read::<Unreadable>(0..end, |image| {
+        writer.push(image).unwrap();
+        Ok(())
+    });
+    assert_eq!(read, Ok(61));
+    for _ in 0..100 {
+        world.sync();
+        world.cycle();
+    }
+    // Later ones reach that number.
+    while world.durable().get() < images.highest().get() - 1 {
+        let now = world.now;
+        world.engine.update_priority(now, task, 3).unwrap();
+        world.sync();
+    }
+    writer.reserve(world.engine.reserved_generations());
+    world.cancel(task).unwrap();
+    world.sync();
+    assert_eq!(world.durable(), images.highest());
+    writer.publish(world.durable()).unwrap();
+    let world = world.cold_restart();
+    assert_eq!(world.phase(task), Phase::Cancelled);
+    world.verify();
 }
 
 #[test]
