@@ -35,11 +35,13 @@ impl Plm {
         workers: &mut Workers,
         slot: SlotIndex,
     ) -> Repaired {
-        if self.repair_record(turn, slot) {
-            return Repaired::Index;
-        }
+        let is_recorded = self.repair_record(turn, slot);
         let task = turn.segment.task(slot);
         let state = task.state();
+        // Whether its worker has it is certain only if this pass looks.
+        if is_recorded && !state.is_with_worker() {
+            return Repaired::Index;
+        }
         let is_mended = match state.phase() {
             Phase::Ready => turn.index_ready(slot, state),
             Phase::Blocked => {

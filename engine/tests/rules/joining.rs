@@ -3,6 +3,7 @@
 use qtf_engine::{Held, Reconnect, RejectReason, WorkerHello, WorkerWelcome};
 use qtf_shm::{Counter, Phase, TaskId, WorkerId, WorkerPhase};
 
+use crate::journal_world::JournalWorld;
 use crate::world::{SECOND, World, hello, task_ref};
 
 fn kinds() -> Vec<String> {
@@ -328,4 +329,19 @@ fn hello_that_names_more_tasks_than_a_worker_can_hold_is_refused_and_one_task_na
     let refused = world.engine.worker_hello(now, &hello).unwrap_err();
     assert_eq!(refused.reason, RejectReason::InvalidArgument);
     assert!(refused.to_string().contains("held tasks"), "{refused}");
+}
+
+#[test]
+fn task_that_its_worker_came_back_without_goes_back_also_if_its_last_record_found_no_room() {
+    let mut world = JournalWorld::new();
+    let welcome = join(&mut world, 1);
+    let task = world.ready("exec");
+    world.dispatch();
+    // As a full group leaves it.
+    let slot = world.segment().task(task.slot());
+    slot.set_lsn(qtf_journal::LSN_MAX);
+    come_back(&mut world, &welcome, &[]);
+    world.settle();
+    assert_eq!(world.phase(task), Phase::Ready);
+    world.verify();
 }
