@@ -219,7 +219,11 @@ impl LocalWorker<'_> {
         let can_run = task
             .kind()
             .is_some_and(|kind| (self.kinds >> kind.get()) & 1 == 1);
-        if !can_run || segment.is_spent(slot, self.losses_max) {
+        // Its attempt would have to be in the journal before it begins, or a cold start would run it again: the daemon's.
+        let is_the_daemons = task
+            .options()
+            .has(TaskOptions::AT_MOST_ONCE.with(TaskOptions::JOURNAL));
+        if !can_run || is_the_daemons || segment.is_spent(slot, self.losses_max) {
             return Head::NotOurs;
         }
         let event = Event::Assign { worker: self.index };
@@ -364,8 +368,10 @@ impl Taken<'_> {
         let segment = self.worker.segment();
         let task = segment.task(self.slot);
         segment.section(|| {
+            let found = task.state();
             if task.options().has(TaskOptions::AT_MOST_ONCE)
-                && task.state().phase() == Phase::Running
+                && found.phase() == Phase::Running
+                && self.is_same_attempt(found)
             {
                 // Half done: the daemon gives it to nobody else.
                 task.count_loss();

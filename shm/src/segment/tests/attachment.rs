@@ -9,7 +9,7 @@ use crate::segment::{
     Attachment, AttachmentSpec, Liveness, LocalWorkerSpec, LockFile, OpenError, Part, Segment,
     TaskFields,
 };
-use crate::task::slot::{Outcome, OutcomeKind};
+use crate::task::slot::{Outcome, OutcomeKind, TaskOptions};
 use crate::task::state::{Event, Phase};
 
 /// A real segment with a lock file, as a daemon makes it, which this process is.
@@ -50,11 +50,16 @@ impl Ground {
 }
 
 fn submit(client: &Attachment, payload: &[u8]) -> TaskId {
+    submit_with(client, payload, TaskOptions::NONE)
+}
+
+fn submit_with(client: &Attachment, payload: &[u8], options: TaskOptions) -> TaskId {
     let mut claimed = client.claim().unwrap();
     claimed.set_payload(payload).unwrap();
     let fields = TaskFields {
         kind: client.kinds().find("noop"),
         priority: 9,
+        options,
         ..TaskFields::default()
     };
     claimed.write(&fields).unwrap();
@@ -117,6 +122,41 @@ fn what_one_process_submits_another_takes_and_ends_without_a_daemon() {
     assert_eq!(ground.segment.verify().findings, []);
     drop((client, process));
     assert_eq!(ground.segment.attached().count(), 1, "the daemon's");
+}
+
+#[test]
+fn journal_task_that_runs_at_most_once_is_left_to_the_daemon() {
+    let ground = Ground::new();
+    let process = ground.open(AttachRole::Worker);
+    let worker = process.join_as_worker(&WORKER).unwrap();
+    let once = TaskOptions::AT_MOST_ONCE;
+    submit_with(&process, b"x", once.with(TaskOptions::JOURNAL));
+    assert!(worker.take().is_none());
+    let memory = submit_with(&process, b"x", once);
+    let taken = worker.take().unwrap();
+    assert_eq!(taken.id(), memory);
+    taken.start().unwrap();
+    taken.give_back();
+    assert!(worker.take().is_none(), "half done: nobody begins it again");
+}
+
+#[test]
+fn task_that_was_taken_away_loses_nothing_when_its_worker_hands_it_back() {
+    let ground = Ground::new();
+    let process = ground.open(AttachRole::Worker);
+    let worker = process.join_as_worker(&WORKER).unwrap();
+    let task = submit_with(&process, b"x", TaskOptions::AT_MOST_ONCE);
+    let slot = process.slot_of(task).unwrap();
+    let first = worker.take().unwrap();
+    first.start().unwrap();
+    let held = process.state(slot);
+    let ready = ground.segment.apply(slot, held, Event::Requeue).unwrap();
+    ground.segment.index_ready(slot, ready);
+    let second = worker.take().unwrap();
+    second.start().unwrap();
+    first.give_back();
+    assert_eq!(ground.segment.task(slot).losses(), 0);
+    assert_eq!(second.finish(WELL, b"").unwrap(), Phase::Ended);
 }
 
 #[test]
