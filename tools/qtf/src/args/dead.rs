@@ -35,7 +35,7 @@ Examples:
     #[command(long_about = with_selectors!("Shows everything the daemon can say about dead letters.", "your dead letters"))]
     #[command(after_long_help = "\
 Examples:
-  qtf dead show c5v8z0000400g
+  qtf dead show 07g6j30sg0000
   qtf dead show --json all")]
     Show {
         /// Tasks: ID, ID[1-5], last, all, -
@@ -47,7 +47,7 @@ Examples:
     #[command(long_about = with_selectors!("Gives dead letters new attempts: they are ready again, at their old place in the queue.", "your dead letters"))]
     #[command(after_long_help = "\
 Examples:
-  qtf dead requeue c5v8z0000400g
+  qtf dead requeue 07g6j30sg0000
   qtf dead requeue --reason 'workers have more memory now' all
   qtf dead ls --output jsonl | jq -r .id | qtf dead requeue -")]
     Requeue {
@@ -62,7 +62,7 @@ Examples:
     #[command(long_about = with_selectors!("Forgets dead letters, which frees their slots. A task that is no dead letter is refused.", "your dead letters"))]
     #[command(after_long_help = "\
 Examples:
-  qtf dead purge c5v8z0000400g
+  qtf dead purge 07g6j30sg0000
   qtf dead purge all")]
     Purge {
         /// Tasks: ID, ID[1-5], last, all, -

@@ -37,7 +37,7 @@ when that is damage, with 3 when a folder holds no journal.")]
     #[command(after_long_help = "\
 Examples:
   qtf journal dump /var/lib/qtf | less
-  qtf journal dump log-0000000000000003.qtj | grep c5v8z0000400g
+  qtf journal dump log-0000000000000003.qtj | grep 07g6j30sg0000
   qtf journal dump --output jsonl /var/lib/qtf | jq 'select(.kind == \"outcome\")'")]
     Dump {
         /// Folders and files

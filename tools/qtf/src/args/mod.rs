@@ -238,6 +238,32 @@ mod tests {
     }
 
     #[test]
+    fn examples_in_the_help_are_understood() {
+        let mut commands = vec![Cli::command()];
+        let mut count = 0;
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            let Some(help) = command.get_after_long_help() else {
+                continue;
+            };
+            let help = help.to_string();
+            for line in help.lines().filter(|line| line.starts_with("  qtf ")) {
+                let words = shell_words::split(line).unwrap();
+                // What a shell takes for itself is not handed to a command.
+                let is_of_the_shell =
+                    |word: &String| ["|", "&&", ">", "2>", "&"].contains(&&**word);
+                for call in words.split(is_of_the_shell) {
+                    if call.first().is_some_and(|program| program == "qtf") {
+                        assert!(Cli::try_parse_from(call).is_ok(), "{call:?}");
+                        count += 1;
+                    }
+                }
+            }
+        }
+        assert!(count > 40, "{count}");
+    }
+
+    #[test]
     fn priorities_stop_at_255() {
         assert!(parse(&["submit", "-p", "256", "ls"]).is_err());
         assert!(parse(&["update", "last", "-p", "255"]).is_ok());

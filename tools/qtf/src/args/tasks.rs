@@ -42,7 +42,7 @@ successor."))]
 Examples:
   qtf wait last
   qtf wait --timeout 10min all
-  qtf wait 'c5v8z0000400g[1-10]'
+  qtf wait '07g6j30sg0000[1-10]'
   qtf submit --array 1-9 -- ./step %{index} | qtf wait -")]
 pub(crate) struct WaitArgs {
     /// Tasks: ID, ID[1-5], last, all, -
@@ -59,9 +59,9 @@ pub(crate) struct WaitArgs {
 failed, 6 when it has not ended. The result stays where it is: `qtf forget` frees it.", "your ended tasks whose results are kept"))]
 #[command(after_long_help = "\
 Examples:
-  qtf result c5v8z0000400g > out.txt 2> err.txt
+  qtf result 07g6j30sg0000 > out.txt 2> err.txt
   qtf wait last && qtf result last
-  qtf result --json c5v8z0000400g")]
+  qtf result --json 07g6j30sg0000")]
 pub(crate) struct ResultArgs {
     /// Tasks: ID, ID[1-5], last, all, -
     #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
@@ -74,7 +74,7 @@ pub(crate) struct ResultArgs {
 later. Tasks that have already ended stay as they are."))]
 #[command(after_long_help = "\
 Examples:
-  qtf cancel c5v8z0000400g
+  qtf cancel 07g6j30sg0000
   qtf cancel --reason 'wrong input' last
   qtf ps --state ready --output jsonl | jq -r .id | qtf cancel -")]
 pub(crate) struct CancelArgs {
@@ -94,7 +94,7 @@ that has not ended is refused: cancel it first.", "your ended tasks whose result
 Examples:
   qtf forget last
   qtf forget all
-  qtf forget c5v8z0000400g,c5v8z0000401g")]
+  qtf forget 07g6j30sg0000,07g6j30sg0001")]
 pub(crate) struct ForgetArgs {
     /// Tasks: ID, ID[1-5], last, all, -
     #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
@@ -107,7 +107,7 @@ pub(crate) struct ForgetArgs {
 #[command(after_long_help = "\
 Examples:
   qtf update last -p 200
-  qtf update c5v8z0000400g --priority 0")]
+  qtf update 07g6j30sg0000 --priority 0")]
 pub(crate) struct UpdateArgs {
     /// Tasks: ID, ID[1-5], last, all, -
     #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
@@ -122,7 +122,7 @@ pub(crate) struct UpdateArgs {
 #[command(long_about = with_selectors!("Shows everything the daemon can say about a task."))]
 #[command(after_long_help = "\
 Examples:
-  qtf task c5v8z0000400g
+  qtf task 07g6j30sg0000
   qtf task --json last")]
 pub(crate) struct TaskArgs {
     /// Tasks: ID, ID[1-5], last, all, -
