@@ -12,7 +12,7 @@ use super::check::{
     access_of, check_instance, core_of, idle_of, key_ttl_of, limits_of, listen_address, network_of,
     size_of, spill_dir, times_of,
 };
-use super::journal::{JournalSettings, journal_of};
+use super::journal::{JournalBackend, JournalSettings, journal_of};
 use super::raw::{CoreValue, RawConfig};
 use crate::clock::{Clock, SystemClock};
 use crate::journal::faults::DiskFaults;
@@ -371,6 +371,12 @@ impl Settings {
                 "data_dir is empty: name a folder, or leave it out for no journal",
             ));
         }
+        let is_on_ring = |journal: &JournalSettings| journal.backend == JournalBackend::IoUring;
+        if journal.is_some_and(is_on_ring) && self.network == Network::Tokio {
+            return Err(SettingsError::Together(
+                "journal = \"io_uring\" excludes network = \"tokio\": set network = \"auto\", or journal = \"auto\"",
+            ));
+        }
         if self.times.heartbeat >= self.times.lease {
             return Err(SettingsError::Together(
                 "heartbeat_ms must be below lease_ms, or every worker looks dead",
@@ -474,6 +480,10 @@ mod tests {
             ("instance = \"a/b\"", "instance = \"a/b\""),
             ("listen = [\"shm:x\"]", "listen = \"shm:x\""),
             ("segment_tasks = 5", "segment_tasks and segment_workers"),
+            (
+                "data_dir = \"/data\"\njournal = \"io_uring\"\nnetwork = \"tokio\"",
+                "journal = \"io_uring\" excludes network = \"tokio\"",
+            ),
             ("heartbeat_ms = 9000", "heartbeat_ms must be below lease_ms"),
             (
                 "spill_limit_bytes = 1000",
