@@ -11,6 +11,7 @@ use qtf_journal::JournalError;
 use qtf_proto::address::Address;
 use qtf_shm::{CreateError, GeometryError};
 
+use super::name::in_brackets;
 use crate::exit::Exit;
 use crate::net::listener::BindError;
 
@@ -20,7 +21,7 @@ use crate::net::listener::BindError;
 pub enum BootError {
     /// Another daemon has the name.
     #[error(
-        "a daemon named \"{instance}\" is already running (pid {pid}): stop it, choose another name with --instance, or take over with --take-over"
+        "a daemon named \"{instance}\" is already running{}: stop it, choose another name with --instance, or take over with --take-over", in_brackets(*pid)
     )]
     AlreadyRunning {
         /// The name.
@@ -122,7 +123,7 @@ pub enum BootError {
         source: io::Error,
     },
     /// Another daemon has the data folder.
-    #[error("data folder {} is in use by another daemon (pid {pid}): stop it, or choose another folder with --data-dir", folder.display())]
+    #[error("data folder {} is in use by another daemon{}: stop it, or choose another folder with --data-dir", folder.display(), in_brackets(*pid))]
     DataDirInUse {
         /// The folder.
         folder: PathBuf,

@@ -20,7 +20,7 @@ use crate::sys::process;
 pub(super) fn take(settings: &Settings) -> Result<LockFile, BootError> {
     prepare_runtime_dir(&settings.runtime_dir)?;
     let file = lock_file_of(settings);
-    let lock = match LockFile::acquire(&file) {
+    let lock = match LockFile::acquire_after_kill(&file) {
         Err(LockError::Held { pid }) if settings.take_over => {
             preflight::check(settings, pid)?;
             let (lock, from) = LockFile::take_over(&file).map_err(|error| told(settings, error))?;
@@ -43,6 +43,14 @@ fn told(settings: &Settings, error: LockError) -> BootError {
         LockError::Held { pid } => BootError::AlreadyRunning { instance, pid },
         LockError::NotTaken { pid, why } => BootError::NotTakenOver { instance, pid, why },
         LockError::Io { file, source } => BootError::Lock { file, source },
+    }
+}
+
+/// Who holds a lock, for a message: nothing where the lock file does not say.
+pub(super) fn in_brackets(pid: u32) -> String {
+    match pid {
+        0 => String::new(),
+        _ => format!(" (pid {pid})"),
     }
 }
 
@@ -114,6 +122,17 @@ fn prepare_runtime_dir(folder: &Path) -> Result<(), BootError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holder_that_is_not_known_is_not_called_process_0() {
+        let told = |pid| {
+            let (instance, folder) = ("a".to_owned(), "/d".into());
+            let name = BootError::AlreadyRunning { instance, pid }.to_string();
+            name + &BootError::DataDirInUse { folder, pid }.to_string()
+        };
+        assert!(!told(0).contains("pid"), "{}", told(0));
+        assert_eq!(told(7).matches("(pid 7)").count(), 2, "{}", told(7));
+    }
 
     #[test]
     fn runtime_folder_that_everybody_can_write_is_refused() {

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 
 use super::descriptors::locked_files;
-use super::process::{end_process, open_process, wait_for_end};
+use super::process::{end_process, is_ending, open_process, wait_for_end};
 
 /// LIMIT: time between the end of a process and that of its lock.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
@@ -81,6 +81,25 @@ impl LockFile {
             file: opened,
             folder: None,
         })
+    }
+
+    /// The same. A holder that was killed has its locks for some milliseconds more, while the kernel takes it apart: that is
+    /// waited for, so that a start right after a kill is not refused.
+    pub(crate) fn acquire_after_kill(file: &Path) -> Result<Self, LockError> {
+        match Self::acquire(file) {
+            Err(LockError::Held { pid }) if pid != 0 && is_ending(pid) => {
+                // All that it has open is closed then, so its other locks and its sockets are free too.
+                let ended =
+                    open_process(pid).and_then(|process| wait_for_end(&process, RELEASE_MAX));
+                tracing::debug!(
+                    pid,
+                    ?ended,
+                    "the holder of a lock was killed, its end is waited for"
+                );
+                wait_for_release(file)
+            }
+            other => other,
+        }
     }
 
     /// Locks a folder too, which nobody can remove as easily as the lock file while there is something in it.

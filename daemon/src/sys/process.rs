@@ -44,6 +44,39 @@ pub(crate) fn end_known(known: ProcessIdentity) -> Result<(), String> {
     }
 }
 
+/// Whether a process is at its end: it was killed and what it has in the kernel is being given back, or it is gone.
+pub(crate) fn is_ending(pid: u32) -> bool {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+    match (read("stat"), read("status")) {
+        (Ok(stat), Ok(status)) => is_exiting(&stat) || has_kill_pending(&status),
+        (Err(error), _) | (_, Err(error)) => {
+            error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+        }
+    }
+}
+
+/// The flag of the kernel for a process in `exit`: field 9, seven behind the name, which may hold anything.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u64 = 4;
+    let flags = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+/// `SIGKILL` was sent and has not been looked at.
+fn has_kill_pending(status: &str) -> bool {
+    let kill = 1_u64 << (libc::SIGKILL - 1);
+    status
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("SigPnd:")
+                .or(line.strip_prefix("ShdPnd:"))
+        })
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & kill != 0)
+}
+
 /// Opens a process by its id.
 #[expect(unsafe_code, reason = "pidfd_open has no safe wrapper in nix")]
 pub(crate) fn open_process(pid: u32) -> io::Result<OwnedFd> {
@@ -120,6 +153,31 @@ mod tests {
         assert!(wait_for_end(&process, Duration::from_secs(20)).unwrap());
         child.wait().unwrap();
         kill_process(&process).unwrap();
+    }
+
+    #[test]
+    fn killed_process_is_at_its_end_before_and_after_it_is_waited_for_and_a_stopped_one_is_not() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        assert!(!is_ending(child.id()));
+        assert!(!is_ending(std::process::id()));
+        kill(pid, Signal::SIGKILL).unwrap();
+        assert!(is_ending(child.id()));
+        child.wait().unwrap();
+        assert!(is_ending(child.id()));
+    }
+
+    #[test]
+    fn pending_kill_and_exit_are_read_from_what_the_kernel_shows() {
+        let status = |private, shared| format!("Name:\tq\nSigPnd:\t{private}\nShdPnd:\t{shared}\n");
+        let (none, term, kill) = ("0000000000000000", "0000000000004000", "0000000000000100");
+        assert!(has_kill_pending(&status(kill, none)));
+        assert!(has_kill_pending(&status(none, kill)));
+        assert!(!has_kill_pending(&status(term, none)));
+        let stat = |flags: u64| format!("7 (a) b) R 1 7 7 0 -1 {flags} 0 0");
+        assert!(is_exiting(&stat(0x0040_0104)));
+        assert!(!is_exiting(&stat(0x0040_0100)));
     }
 
     #[test]
