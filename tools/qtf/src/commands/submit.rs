@@ -1,4 +1,6 @@
 //! `qtf submit`.
+//!
+//! Tested in `tests/` and, what waits for room, at the end of this file.
 
 use std::ffi::OsStr;
 use std::io::{self, Read as _};
@@ -8,8 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use qtf_client::{Accepted, Task};
+use qtf_client::{Accepted, RefusalReason, SubmitError, Task};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::environment::{Variable, parse_variables};
 use super::select::off_the_runtime;
@@ -26,6 +29,29 @@ use crate::template::{Argument, fill_index, names_index};
 
 /// After this time without an answer a person wants to know why.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// LIMIT: a daemon that was killed and started again writes to its journal what it found, and makes files for it.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
+
+/// Submits a task. A journal without room is asked again, but not for long: the disk may be full.
+async fn submit_when_there_is_room<T, F>(mut submit: impl FnMut() -> F) -> Result<T, SubmitError>
+where
+    F: Future<Output = Result<T, SubmitError>>,
+{
+    let give_up = Instant::now() + ROOM_WITHIN;
+    loop {
+        match submit().await {
+            Err(SubmitError::Refused(refusal))
+                if refusal.reason == RefusalReason::JournalFull
+                    && refusal.retry_after_ms > 0
+                    && Instant::now() < give_up =>
+            {
+                tokio::time::sleep(Duration::from_millis(refusal.retry_after_ms.into())).await;
+            }
+            answer => return answer,
+        }
+    }
+}
 
 /// What all members have in common.
 struct Common {
@@ -127,7 +153,8 @@ impl From<&Accepted> for AcceptedRecord {
 
 impl IdPrinter {
     async fn one(&mut self, daemon: &Daemon, task: Task) -> Result<(), Failure> {
-        let accepted = daemon.client.submit(task).await?;
+        let submit = || daemon.client.submit(task.clone());
+        let accepted = submit_when_there_is_room(submit).await?;
         if accepted.is_repeat {
             let gone = if accepted.result_expired {
                 ", whose result is no longer kept"
@@ -152,7 +179,8 @@ impl IdPrinter {
             return Ok(());
         };
         let task = common.task(Some(first_index)).array(None, first_index);
-        let first = daemon.client.submit(task).await?;
+        let submit = || daemon.client.submit(task.clone());
+        let first = submit_when_there_is_room(submit).await?;
         self.print(&[first])?;
         let first = first.id;
         let tasks = indexes
@@ -300,5 +328,51 @@ fn read_stdin(file: Option<&Path>) -> Result<Bytes, Failure> {
             "--stdin {}: {error}",
             file.unwrap_or(Path::new("-")).display()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use qtf_client::Refusal;
+
+    use super::*;
+
+    /// What is answered where the first `refused` calls are refused, after how long, and how often it was asked.
+    async fn asked(
+        reason: RefusalReason,
+        retry_after_ms: u32,
+        refused: u32,
+    ) -> (bool, Duration, u32) {
+        let (start, calls) = (Instant::now(), Cell::new(0));
+        let answer = submit_when_there_is_room(|| {
+            calls.set(calls.get() + 1);
+            let message = "no room".to_owned();
+            let refusal = Refusal {
+                reason,
+                message,
+                retry_after_ms,
+            };
+            std::future::ready(if calls.get() > refused {
+                Ok(())
+            } else {
+                Err(SubmitError::Refused(refusal))
+            })
+        });
+        (answer.await.is_ok(), start.elapsed(), calls.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn journal_without_room_is_asked_again_for_a_while_and_other_refusals_are_told_at_once() {
+        use RefusalReason::{JournalFull, TasksFull};
+        let (ms, once) = (Duration::from_millis, (false, Duration::ZERO, 1));
+        assert_eq!(asked(JournalFull, 100, 3).await, (true, ms(300), 4));
+        assert_eq!(
+            asked(JournalFull, 500, 1000).await,
+            (false, ROOM_WITHIN, 11)
+        );
+        assert_eq!(asked(JournalFull, 0, 1).await, once);
+        assert_eq!(asked(TasksFull, 100, 1).await, once);
     }
 }
