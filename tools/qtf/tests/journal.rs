@@ -195,6 +195,16 @@ fn each_thing_that_is_wrong_with_a_folder_names_the_file_and_no_lsn_that_is_not_
             "{said}"
         );
     }
+    let empty = place.work().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let both = [
+        "journal",
+        "verify",
+        data.to_str().unwrap(),
+        empty.to_str().unwrap(),
+    ];
+    let said = place.qtf(both).expect_code(1).stderr;
+    assert!(said.contains("no journal is there"), "{said}");
     fs::remove_file(&stray).unwrap();
     fs::create_dir(&stray).unwrap();
     let said = verify(&place, &data, 2);

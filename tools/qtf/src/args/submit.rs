@@ -70,7 +70,7 @@ pub(crate) struct SubmitArgs {
     /// daemon, so begin them with a name of your own. What else the repeat says is not looked at.
     #[arg(long, value_name = "KEY", conflicts_with = "array", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) key: Option<String>,
-    /// How long the daemon knows the key, counted from the first submission [default: 1h]
+    /// How long the daemon knows the key, counted from the first submission; up to 7 days [default: 1h]
     #[arg(long, value_name = "DURATION", requires = "key", value_parser = crate::durations::parse_duration)]
     pub(crate) key_ttl: Option<std::time::Duration>,
     /// Environment variable for the task; NAME alone passes the value on

@@ -94,6 +94,10 @@ pub(super) fn run(paths: &[PathBuf], global: &GlobalArgs) -> Ending {
         findings.push(finding);
     }
     print_list(global.mode(), &findings)?;
+    // Damage must not hide behind another path that is merely not there.
+    if findings.iter().any(|finding| finding.damage.is_some()) {
+        exit = Exit::TaskFailed;
+    }
     Ok(exit)
 }
 
