@@ -4,7 +4,7 @@
 //! `DEAD_LETTER` is kept until somebody purges it. With the slot go its payload, its result and
 //! its side record. A memory task goes at once. Of a journal task a record must be left first, so that a cold start does not
 //! bring it back, or a part of it: its word says that it is forgotten, and slot and files go when the record is
-//! durable (`docs/adr/0018`). Tested in `engine/tests/rules/retention.rs`, `journal.rs` and `forgetting.rs`.
+//! durable (`docs/adr/0015`). Tested in `engine/tests/rules/retention.rs`, `journal.rs` and `forgetting.rs`.
 
 use qtf_journal::Record;
 use qtf_shm::{Counter, Event, Phase, Segment, SlotIndex, StateWord, TaskId};
