@@ -234,11 +234,13 @@ impl Plm {
         why: HandBack,
     ) -> bool {
         let task = turn.segment.task(slot);
-        let losses = match why {
-            HandBack::WorkerLost => task.losses().saturating_add(1),
-            HandBack::Returned => task.losses(),
-        };
         let may_be_buried = !task.options().has(TaskOptions::KEEP_TRYING);
+        // More than there may be: a daemon was killed while it buried the task, and has counted this one.
+        let is_counted = may_be_buried && task.losses() > turn.config.losses_max;
+        let losses = match why {
+            HandBack::WorkerLost if !is_counted => task.losses().saturating_add(1),
+            HandBack::WorkerLost | HandBack::Returned => task.losses(),
+        };
         let is_once = task.options().has(TaskOptions::AT_MOST_ONCE);
         for _ in 0..APPLY_TRIES_MAX {
             let held = task.state();

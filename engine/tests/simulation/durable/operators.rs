@@ -39,6 +39,11 @@ impl World {
         }
         let id = dead[self.rng.usize(..dead.len())];
         let now = self.now;
+        // Its purge was taken in: it must not come back.
+        let is_purged = self
+            .engine
+            .check(id)
+            .is_ok_and(|state| state.is_forgotten());
         self.revived_just_now = Some(id);
         let answer = self.cut_off(cut, |engine| engine.revive(now, id));
         self.revived_just_now = None;
@@ -46,6 +51,7 @@ impl World {
             // What came of it was seen by the next daemon.
             None => {}
             Some(Ok(answer)) => {
+                assert!(!is_purged, "{id} was purged, and is revived");
                 assert_eq!(answer.phase, Phase::Ready, "{id}");
                 self.note(id, 77);
                 self.facts.revived(id);
@@ -56,7 +62,10 @@ impl World {
                 }
                 self.wait_for(answer.durable, Told::Revived(id));
             }
-            Some(Err(refused)) => assert!(is_for_now(&refused), "{id}: {refused}"),
+            Some(Err(refused)) => assert!(
+                is_for_now(&refused) || is_purged && refused.reason == RejectReason::WrongState,
+                "{id}: {refused}"
+            ),
         }
     }
 
