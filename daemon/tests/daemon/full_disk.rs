@@ -127,7 +127,7 @@ async fn submit_until_full(peer: &mut Peer, disk: &SmallDisk) -> Vec<u64> {
 }
 
 /// Tries as often as a client does that is told to come again.
-async fn submit_when_there_is_room(peer: &mut Peer, task: TaskSpec) -> u64 {
+pub(crate) async fn submit_when_there_is_room(peer: &mut Peer, task: TaskSpec) -> u64 {
     let id = std::cell::Cell::new(0);
     until(|| {
         let (mut peer, id, task) = (peer.clone(), &id, task.clone());
