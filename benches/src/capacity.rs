@@ -6,12 +6,12 @@
 //! `cargo build --release -p qtf-daemon -p qtf-benches && target/release/bench-capacity [FOLDER]`.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use qtf_benches::Failure;
 use qtf_benches::daemon::{Daemon, Started};
-use qtf_benches::machine::facts;
+use qtf_benches::machine::{facts, folder};
 use qtf_client::{Client, Notice, Task};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -23,10 +23,7 @@ const QUIET: Duration = Duration::from_secs(3);
 const PAYLOAD: [u8; 64] = [7; 64];
 
 fn main() -> Result<(), Failure> {
-    let folder = std::env::args()
-        .nth(1)
-        .map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
-    std::fs::create_dir_all(&folder)?;
+    let folder = folder(std::env::args().nth(1))?;
     println!("{}", facts(&folder));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -10,14 +10,14 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hdrhistogram::Histogram;
 use qtf_benches::Failure;
 use qtf_benches::daemon::Daemon;
 use qtf_benches::disk::{Sync, journal_groups, synced_writes};
 use qtf_benches::load::{Measured, Worker, lives, submissions};
-use qtf_benches::machine::{facts, percentiles, us};
+use qtf_benches::machine::{facts, folder, percentiles, us};
 use qtf_proto::v1::Durability;
 
 /// In flight at a time, and tasks in all: enough for a second or so each.
@@ -29,16 +29,13 @@ const BASE_ROUNDS: u32 = 500;
 
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments
-        .next()
-        .map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
+    let folder = folder(arguments.next())?;
     let (longer, words): (Vec<String>, Vec<String>) =
         arguments.partition(|word| word.len() > 1 && word.starts_with('x'));
     let times = match longer.first() {
         Some(word) => word.trim_start_matches('x').parse()?,
         None => 1,
     };
-    std::fs::create_dir_all(&folder)?;
     println!("{}", facts(&folder));
     if words.is_empty() {
         disk(&folder)?;

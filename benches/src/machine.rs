@@ -1,8 +1,18 @@
 //! What the figures were measured on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
+
+/// The folder that a bench was told to work in, or `target/bench`, made if it is not there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn folder(told: Option<String>) -> std::io::Result<PathBuf> {
+    let folder = told.map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
 
 /// Processor, cores, kernel, load, and the file system of a folder.
 #[must_use]

@@ -4,13 +4,12 @@
 //! machine: `cargo build --release -p qtf-daemon -p qtf-benches && target/release/bench-restart [TASKS] [FOLDER]`.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use qtf_benches::Failure;
 use qtf_benches::daemon::{Daemon, Started};
 use qtf_benches::load::{Worker, submissions};
-use qtf_benches::machine::facts;
+use qtf_benches::machine::{facts, folder};
 use qtf_proto::v1::Durability;
 
 const TASKS_DEFAULT: u64 = 1_000_000;
@@ -27,10 +26,7 @@ fn main() -> Result<(), Failure> {
     let tasks = arguments
         .next()
         .map_or(Ok(TASKS_DEFAULT), |tasks| tasks.parse())?;
-    let folder = arguments
-        .next()
-        .map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
-    std::fs::create_dir_all(&folder)?;
+    let folder = folder(arguments.next())?;
     println!("{}", facts(&folder));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

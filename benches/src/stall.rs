@@ -6,7 +6,7 @@
 //! `cargo build --release -p qtf-daemon -p qtf-benches && target/release/bench-stall [TASKS] [FOLDER]`.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -14,7 +14,7 @@ use qtf_benches::Failure;
 use qtf_benches::daemon::Daemon;
 use qtf_benches::disk::ns_since;
 use qtf_benches::load::{Worker, lives, submissions_of};
-use qtf_benches::machine::{facts, histogram, percentiles};
+use qtf_benches::machine::{facts, folder, histogram, percentiles};
 use qtf_proto::v1;
 use qtf_proto::v1::Durability;
 use qtf_proto::v1::plm_client::PlmClient;
@@ -36,10 +36,7 @@ fn main() -> Result<(), Failure> {
     let tasks = arguments
         .next()
         .map_or(Ok(TASKS_DEFAULT), |tasks| tasks.parse())?;
-    let folder = arguments
-        .next()
-        .map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
-    std::fs::create_dir_all(&folder)?;
+    let folder = folder(arguments.next())?;
     println!("{}", facts(&folder));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -63,14 +63,12 @@ fn check_ring(settings: &Settings) -> Result<(), BootError> {
         .journal
         .as_ref()
         .is_some_and(|journal| journal.backend == JournalBackend::IoUring);
-    match settings.network {
-        Network::Tokio if is_for_journal => Err(BootError::no_ring_for_journal()),
-        Network::Auto if !is_for_journal => Ok(()),
-        Network::Tokio => Ok(()),
-        Network::Auto | Network::IoUring => ring::probe().map_err(|reason| BootError::NoRing {
-            reason: reason.to_string(),
-        }),
+    if settings.network != Network::IoUring && !is_for_journal {
+        return Ok(());
     }
+    ring::probe().map_err(|reason| BootError::NoRing {
+        reason: reason.to_string(),
+    })
 }
 
 /// A successor with another data folder would not know the tasks of the one before.

@@ -46,25 +46,17 @@ impl DataDir {
         };
         make(folder).map_err(failed)?;
         check_safe(folder)?;
-        let lock =
-            LockFile::acquire_after_kill(&folder.join(LOCK)).map_err(|error| match error {
-                LockError::Held { pid } | LockError::NotTaken { pid, .. } => {
-                    BootError::DataDirInUse {
-                        folder: folder.clone(),
-                        pid,
-                    }
-                }
-                LockError::Io { source, .. } => failed(source),
-            })?;
-        let files = StdStorage::open_dir(folder.join(JOURNAL)).map_err(failed)?;
-        // The folder itself too: the lock file may be removed while it is held.
-        let lock = lock.also_folder(files.dir()).map_err(|error| match error {
-            LockError::Io { source, .. } => failed(source),
+        let not_locked = |error| match error {
             LockError::Held { pid } | LockError::NotTaken { pid, .. } => BootError::DataDirInUse {
                 folder: folder.clone(),
                 pid,
             },
-        })?;
+            LockError::Io { source, .. } => failed(source),
+        };
+        let lock = LockFile::acquire_after_kill(&folder.join(LOCK)).map_err(not_locked)?;
+        let files = StdStorage::open_dir(folder.join(JOURNAL)).map_err(failed)?;
+        // The folder itself too: the lock file may be removed while it is held.
+        let lock = lock.also_folder(files.dir()).map_err(not_locked)?;
         let real: Arc<dyn Storage> = Arc::new(files.clone());
         let storage = match &settings.disk_faults {
             None => real,
