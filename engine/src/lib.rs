@@ -33,6 +33,7 @@ mod effects;
 mod image;
 mod journal_calls;
 mod plm;
+mod principal;
 mod register;
 mod rejection;
 mod restore;
@@ -50,6 +51,7 @@ pub use plm::{
     ATTEMPTS_USED_UP, ArrayMember, Disposition, Durability, Order, Output, Payload, ResultReport,
     Submission, TaskRef,
 };
+pub use principal::Principal;
 pub use qtf_journal::Lsn;
 pub use register::{Beat, ClientHello, ClientSession, Held, Reconnect, WorkerHello, WorkerWelcome};
 pub use rejection::{RejectReason, Rejection};

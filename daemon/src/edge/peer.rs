@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use qtf_engine::Principal;
+
 use crate::net::edge_io::Socket;
 use crate::sys::peer::{LocalPeer, local_peer, peer_process};
 
@@ -34,6 +36,15 @@ impl Peer {
                     process,
                 }
             }
+        }
+    }
+
+    /// For whom its calls are made: the user on a Unix socket, else the host.
+    pub(crate) fn principal(&self) -> Principal {
+        match (self.local, self.address) {
+            (Some(local), _) => Principal::Uid(local.uid),
+            (None, Some(address)) => Principal::of_address(address.ip()),
+            (None, None) => Principal::Unknown,
         }
     }
 

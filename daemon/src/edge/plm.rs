@@ -14,7 +14,7 @@ use qtf_shm::{Now, Part, TaskId};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::listing::{ListStream, Whose};
-use super::service::peer_of;
+use super::service::principal_of;
 use super::submit::{SubmitStream, array_of, reached, release_keys, submit_one};
 use super::transfer::{self, BlobStream};
 use super::watch::WatchStream;
@@ -99,7 +99,7 @@ impl Plm for PlmEdge {
         &self,
         request: Request<ListTasksRequest>,
     ) -> Result<Response<ListStream>, Status> {
-        let uid = peer_of(&request).and_then(|peer| peer.uid());
+        let uid = principal_of(&request).uid();
         let request = request.into_inner();
         if request.states.len() > STATES_MAX {
             return Err(status::invalid(format!(

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use qtf_engine::Principal;
 use qtf_proto::v1::admin_server::AdminServer;
 use qtf_proto::v1::plm_server::PlmServer;
 use qtf_proto::v1::register_server::RegisterServer;
@@ -232,4 +233,10 @@ impl hyper::service::Service<Request<Incoming>> for EdgeService {
 /// Who sent a request.
 pub(crate) fn peer_of<T>(request: &tonic::Request<T>) -> Option<Arc<Peer>> {
     request.extensions().get::<Arc<Peer>>().cloned()
+}
+
+/// For whom a request is made.
+pub(crate) fn principal_of<T>(request: &tonic::Request<T>) -> Principal {
+    let peer = request.extensions().get::<Arc<Peer>>();
+    peer.map_or(Principal::Unknown, |peer| peer.principal())
 }
