@@ -83,6 +83,9 @@ pub enum ConfigError {
         /// The value of that one.
         bound: u64,
     },
+    /// The segment is that of a process that is attached beside a daemon.
+    #[error("the segment was opened as a local process opens it: an engine needs the daemon's own")]
+    NotTheDaemon,
 }
 
 impl EngineConfig {

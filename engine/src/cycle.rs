@@ -9,7 +9,7 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use qtf_shm::{BlobRef, Counter, Now, Segment};
+use qtf_shm::{BlobRef, Counter, Now, PlmRight, Segment};
 
 use crate::attaches::Departed;
 use crate::config::{ConfigError, EngineConfig};
@@ -52,6 +52,7 @@ impl AddAssign for WorkCount {
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) segment: Arc<Segment>,
+    right: PlmRight,
     config: EngineConfig,
     effects: EffectQueue,
     lost_files: LostFiles,
@@ -95,6 +96,7 @@ impl Engine {
         journal: Option<Box<Journal>>,
     ) -> Result<Self, ConfigError> {
         let config = config.checked()?;
+        let right = segment.plm_right().ok_or(ConfigError::NotTheDaemon)?;
         let mut rng = fastrand::Rng::with_seed(config.seed);
         let mut engine = Self {
             effects: EffectQueue::new(config.effects_max),
@@ -106,13 +108,14 @@ impl Engine {
             ),
             departed: Departed::default(),
             clients: Clients::new(&segment),
-            workers: Workers::new(&segment, rng.u64(..)),
+            workers: Workers::new(&segment, right, rng.u64(..)),
             plm: Plm::new(rng.u64(..), now, journal),
             scheduler: Scheduler::default(),
             rng,
             last_cycle: now,
             expected: now,
             segment,
+            right,
             config,
         };
         let mut parts = engine.parts(now);
@@ -219,6 +222,7 @@ impl Engine {
             turn: Turn {
                 now,
                 segment: &self.segment,
+                right: self.right,
                 config: &self.config,
                 effects: &mut self.effects,
                 lost_files: &mut self.lost_files,

@@ -4,7 +4,8 @@
 //! Tested through `engine/tests/rules/`.
 
 use qtf_shm::{
-    BlobRef, Event, Now, Phase, Segment, SlotIndex, StateWord, TaskId, WorkerId, WorkerIndex,
+    BlobRef, Event, Now, Phase, PlmRight, Segment, SlotIndex, SlotWriter, StateWord, TaskId,
+    WorkerId, WorkerIndex, WorkerWriter,
 };
 
 use crate::EngineConfig;
@@ -18,6 +19,7 @@ use crate::sweep::Sweep;
 pub(crate) struct Turn<'e> {
     pub(crate) now: Now,
     pub(crate) segment: &'e Segment,
+    pub(crate) right: PlmRight,
     pub(crate) config: &'e EngineConfig,
     pub(crate) effects: &'e mut EffectQueue,
     pub(crate) lost_files: &'e mut LostFiles,
@@ -25,7 +27,17 @@ pub(crate) struct Turn<'e> {
     pub(crate) clients: &'e mut Clients,
 }
 
-impl Turn<'_> {
+impl<'e> Turn<'e> {
+    /// A task slot, to write to.
+    pub(crate) fn write(&self, slot: SlotIndex) -> SlotWriter<'e> {
+        self.segment.write_task(self.right, slot)
+    }
+
+    /// A worker slot, to write to.
+    pub(crate) fn write_worker(&self, worker: WorkerIndex) -> WorkerWriter<'e> {
+        self.segment.write_worker(self.right, worker)
+    }
+
     /// Changes a task's state and notes the moment; `None` if another process was quicker.
     pub(crate) fn advance(
         &self,
@@ -33,7 +45,7 @@ impl Turn<'_> {
         from: StateWord,
         event: Event,
     ) -> Option<StateWord> {
-        self.segment.task(slot).set_phase_time(self.now.stamp());
+        self.write(slot).set_phase_time(self.now.stamp());
         self.segment.apply(slot, from, event).ok()
     }
 
@@ -65,7 +77,7 @@ impl Turn<'_> {
 
     /// Gives the bytes of a result back.
     pub(crate) fn drop_result(&mut self, slot: SlotIndex, state: StateWord) {
-        let task = self.segment.task(slot);
+        let task = self.write(slot);
         let blob = task.result();
         if blob != BlobRef::None
             && let Some(id) = state.id(slot)

@@ -85,4 +85,6 @@ pub use task::side::SideRecord;
 #[cfg(not(loom))]
 pub use task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
 #[cfg(not(loom))]
-pub use worker::slot::{WorkerApplyError, WorkerCounter, WorkerFields, WorkerSlot};
+pub use task::writer::{PlmRight, SlotWriter};
+#[cfg(not(loom))]
+pub use worker::slot::{WorkerApplyError, WorkerCounter, WorkerFields, WorkerSlot, WorkerWriter};

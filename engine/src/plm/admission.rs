@@ -120,7 +120,7 @@ impl Plm {
             turn.segment.keys().confirm(place);
         }
         if let (Some(lsn), Some(journal)) = (lsn, &mut self.journal) {
-            turn.segment.task(id.slot()).set_lsn(lsn.get());
+            turn.write(id.slot()).set_lsn(lsn.get());
             journal.wait(lsn, id, Then::Accept);
             turn.segment.counters().add(Counter::TaskJournalled, 1);
         }

@@ -31,8 +31,7 @@ impl Plm {
             match state.phase() {
                 Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready => {
                     self.check_change(turn.segment.task(slot))?;
-                    turn.segment
-                        .task(slot)
+                    turn.write(slot)
                         .set_outcome(outcome(OutcomeKind::Cancelled));
                     if self.finish(turn, slot, state, Event::Cancel) {
                         return self.answer(turn.segment.task(slot), Phase::Cancelled);
@@ -96,11 +95,11 @@ impl Plm {
         slot: SlotIndex,
         state: StateWord,
     ) -> Result<bool, Rejection> {
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         if state.has_flag(FLAG_CANCEL) {
             return Ok(true);
         }
-        self.check_change(task)?;
+        self.check_change(&task)?;
         let mark = self.mark(task, state);
         if turn
             .segment
@@ -149,8 +148,8 @@ impl Plm {
                 "only a waiting task's priority can be changed",
             ));
         }
-        let task = turn.segment.task(slot);
-        self.check_change(task)?;
+        let task = turn.write(slot);
+        self.check_change(&task)?;
         let mark = self.mark(task, state);
         let old = task.key();
         let new = Key::ready(priority, old.ready_stamp(), state.generation());
@@ -164,6 +163,6 @@ impl Plm {
         turn.segment.counters().add(Counter::TaskUpdated, 1);
         let record = journal::Record::Update { task: id, priority };
         self.note(turn, (slot, mark), &record);
-        self.answer(task, phase)
+        self.answer(&task, phase)
     }
 }

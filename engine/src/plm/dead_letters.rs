@@ -28,8 +28,8 @@ impl Plm {
             let action = "all of its 254 attempts are used up: purge it and submit it anew";
             return Err(Rejection::wrong_state(id, state.phase(), action));
         }
-        let task = turn.segment.task(slot);
-        self.check_change(task)?;
+        let task = turn.write(slot);
+        self.check_change(&task)?;
         let mark = self.mark(task, state);
         turn.drop_result(slot, state);
         // The outcome stays until the next one, as with every task that waits again: a kill right before the change leaves a dead letter

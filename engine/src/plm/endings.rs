@@ -110,7 +110,7 @@ impl Plm {
         ended: StateWord,
         judgement: Judgement,
     ) -> bool {
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         let Some(mark) = self.mark(task, ended) else {
             return false;
         };
@@ -139,7 +139,7 @@ impl Plm {
         ended: StateWord,
         failures: u8,
     ) -> bool {
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         turn.drop_result(slot, ended);
         let due = turn
             .now
@@ -169,7 +169,7 @@ impl Plm {
         from: StateWord,
         event: Event,
     ) -> bool {
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         let mark = self.mark(task, from);
         let Some(ended) = turn.advance(slot, from, event) else {
             self.unmark(task, mark);
@@ -233,7 +233,7 @@ impl Plm {
         slot: SlotIndex,
         why: HandBack,
     ) -> bool {
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         let may_be_buried = !task.options().has(TaskOptions::KEEP_TRYING);
         // More than there may be: a daemon was killed while it buried the task, and has counted this one.
         let is_counted = may_be_buried && task.losses() > turn.config.losses_max;
@@ -269,7 +269,7 @@ impl Plm {
                 self.requeue(turn, slot, held, losses)
             };
             if changed {
-                self.count_handed_back(task);
+                self.count_handed_back(&task);
                 let ending = match why {
                     HandBack::WorkerLost => Ending::Lost,
                     HandBack::Returned => Ending::Neither,
@@ -283,13 +283,13 @@ impl Plm {
 
     /// READY -> `DEAD_LETTER`: no worker may have it any more.
     pub(crate) fn bury_waiting(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, ready: StateWord) {
-        turn.segment.task(slot).set_outcome(buried(ready));
+        turn.write(slot).set_outcome(buried(ready));
         self.finish(turn, slot, ready, Event::Bury);
     }
 
     /// ASSIGNED or RUNNING -> READY, at its old place in the order.
     fn requeue(&mut self, turn: &Turn<'_>, slot: SlotIndex, held: StateWord, losses: u8) -> bool {
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         let mark = self.mark(task, held);
         task.set_outcome(Outcome::default());
         let Some(ready) = turn.advance(slot, held, Event::Requeue) else {

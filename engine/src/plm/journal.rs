@@ -23,7 +23,9 @@
 //! Tested in `engine/tests/rules/journal.rs`, `restart.rs`, `room.rs`.
 
 use qtf_journal::{Appender, Blob, Group, Lsn, PushError, Record};
-use qtf_shm::{Counter, FLAG_CANCEL, Now, Part, Phase, SlotIndex, TaskId, TaskOptions, TaskSlot};
+use qtf_shm::{
+    Counter, FLAG_CANCEL, Now, Part, Phase, SlotIndex, SlotWriter, TaskId, TaskOptions, TaskSlot,
+};
 
 use super::pending::{Pending, Then, Wait};
 use super::reservation::Reservation;
@@ -185,7 +187,7 @@ impl Journal {
     }
 
     /// To be called before the state of a journal task changes (I2).
-    pub(crate) fn mark(&self, task: &TaskSlot) -> Mark {
+    pub(crate) fn mark(&self, task: SlotWriter<'_>) -> Mark {
         let before = task.lsn();
         if !cfg!(qtf_mutant = "sim_change_is_not_marked") {
             task.set_lsn(LSN_UNDER_WAY);
@@ -194,7 +196,7 @@ impl Journal {
     }
 
     /// The state did not change after all.
-    pub(crate) fn unmark(&self, task: &TaskSlot, mark: Mark) {
+    pub(crate) fn unmark(&self, task: SlotWriter<'_>, mark: Mark) {
         task.set_lsn(mark.before);
     }
 
@@ -210,7 +212,7 @@ impl Journal {
             return self.note_whole(turn, slot);
         }
         let lsn = self.append(record)?;
-        turn.segment.task(slot).set_lsn(lsn.get());
+        turn.write(slot).set_lsn(lsn.get());
         Some(lsn)
     }
 
@@ -224,7 +226,7 @@ impl Journal {
         if mark.is_unknown() {
             return self.note_whole(turn, slot);
         }
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         let blob = task.result();
         let result = load(blob, &mut self.result, |out| {
             turn.segment.load(id, Part::Result, 0, out).ok()
@@ -287,7 +289,7 @@ impl Journal {
         record: &Record<'_>,
     ) -> Option<Lsn> {
         let lsn = self.append(record)?;
-        turn.segment.task(slot).set_lsn(lsn.get());
+        turn.write(slot).set_lsn(lsn.get());
         self.wait(lsn, task, Then::Free);
         Some(lsn)
     }
@@ -298,7 +300,7 @@ impl Journal {
         let mut image = image_of(turn.segment, &task, wall, &mut self.image)?;
         image.lsn = Lsn::NONE;
         let lsn = append(&mut self.appender, &Record::Task(image))?;
-        turn.segment.task(slot).set_lsn(lsn.get());
+        turn.write(slot).set_lsn(lsn.get());
         turn.segment.counters().add(Counter::TaskJournalledAgain, 1);
         Some(lsn)
     }

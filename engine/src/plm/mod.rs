@@ -48,7 +48,8 @@ mod waiting;
 
 use qtf_journal::{Lsn, Record};
 use qtf_shm::{
-    Event, KindIndex, Now, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot, WorkerIndex,
+    Event, KindIndex, Now, Phase, SlotIndex, SlotWriter, StateWord, TaskOptions, TaskSlot,
+    WorkerIndex,
 };
 
 use crate::answers::Answer;
@@ -124,14 +125,14 @@ impl Plm {
 
     /// To be called before the state of a task changes; `None` if that need not be recorded (any more).
     #[inline]
-    fn mark(&mut self, task: &TaskSlot, from: StateWord) -> Option<Mark> {
-        let journal = self.journal_of(task)?;
+    fn mark(&mut self, task: SlotWriter<'_>, from: StateWord) -> Option<Mark> {
+        let journal = self.journal_of(&task)?;
         (!from.is_judged()).then(|| journal.mark(task))
     }
 
     /// The state did not change after all.
     #[inline]
-    fn unmark(&mut self, task: &TaskSlot, mark: Option<Mark>) {
+    fn unmark(&mut self, task: SlotWriter<'_>, mark: Option<Mark>) {
         if let (Some(journal), Some(mark)) = (&mut self.journal, mark) {
             journal.unmark(task, mark);
         }
@@ -203,7 +204,7 @@ impl Plm {
         (slot, state): (SlotIndex, StateWord),
         worker: WorkerIndex,
     ) -> Option<StateWord> {
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         let mark = self.mark(task, state);
         let Some(assigned) = turn.advance(slot, state, Event::Assign { worker }) else {
             self.unmark(task, mark);
@@ -224,7 +225,7 @@ impl Plm {
             worker: turn.worker_id(worker).as_raw(),
         };
         let noted = journal.note(turn, (slot, mark), &record);
-        if !journal::is_once(task) {
+        if !journal::is_once(&task) {
             accepting::dispatch(turn, id, assigned);
         } else if let Some(lsn) = noted {
             journal.wait(lsn, id, Then::Dispatch(assigned.attempt()));

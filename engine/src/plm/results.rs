@@ -239,8 +239,8 @@ fn keep(
     running: StateWord,
     (mut outcome, output): (Outcome, Output<'_>),
 ) {
-    let task = turn.segment.task(slot);
-    let is_wanted = match judge(Record::of(task, running), outcome) {
+    let task = turn.write(slot);
+    let is_wanted = match judge(Record::of(&task, running), outcome) {
         Judgement::Done => !task.options().has(TaskOptions::DISCARD_RESULT),
         Judgement::Again { .. } => false,
         Judgement::Cancelled | Judgement::Failed { .. } => true,

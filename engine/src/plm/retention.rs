@@ -83,7 +83,7 @@ impl Plm {
         (slot, state): (SlotIndex, StateWord),
         (id, record): (TaskId, &Record<'_>),
     ) -> bool {
-        let task = turn.segment.task(slot);
+        let task = turn.write(slot);
         let mark = self.mark(task, state);
         let is_forgotten = if cfg!(qtf_mutant = "sim_slot_is_freed_before_its_record") {
             turn.free(slot, state)

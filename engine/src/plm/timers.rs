@@ -143,7 +143,7 @@ impl Plm {
             return;
         }
         turn.drop_result(slot, state);
-        turn.segment.task(slot).set_outcome(Outcome {
+        turn.write(slot).set_outcome(Outcome {
             kind: OutcomeKind::TimedOut,
             code: TIMED_OUT_UNANSWERED,
             result_dropped: false,

@@ -96,7 +96,7 @@ impl Workers {
         // Local processes join as workers too: the slot is ours before it is filled in.
         let worker = self.join_slot(turn)?;
         let token = self.rng.u64(1..);
-        let slot = turn.segment.worker(worker);
+        let slot = turn.write_worker(worker);
         slot.fill(&WorkerFields {
             name: hello.name,
             host: hello.host,
@@ -106,7 +106,7 @@ impl Workers {
             kinds,
             registered: turn.now.stamp(),
         });
-        apply(slot, WorkerEvent::Open { capacity });
+        apply(&slot, WorkerEvent::Open { capacity });
         self.note_used(worker);
         self.notes[worker.position()].sent = turn.now;
         self.renew_lease(turn, worker);
@@ -138,8 +138,8 @@ impl Workers {
         worker: WorkerIndex,
         (hello, capacity, kinds): (&WorkerHello<'_>, u16, u64),
     ) -> WorkerWelcome {
-        let slot = turn.segment.worker(worker);
-        apply(slot, WorkerEvent::Resize { capacity });
+        let slot = turn.write_worker(worker);
+        apply(&slot, WorkerEvent::Resize { capacity });
         slot.set_kinds(kinds);
         slot.set_credits(0);
         self.seen(turn, worker);
@@ -190,7 +190,7 @@ impl Workers {
         let attach = AttachIndex::DAEMON;
         self.all_indices()
             .find(|&worker| {
-                let slot = turn.segment.worker(worker);
+                let slot = turn.write_worker(worker);
                 slot.apply(slot.state(), WorkerEvent::Join { attach })
                     .is_ok()
             })

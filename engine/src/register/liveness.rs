@@ -30,10 +30,10 @@ pub struct Beat {
 impl Workers {
     /// Any sign of life: the lease starts over, a suspicion ends.
     pub(crate) fn seen(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
-        let slot = turn.segment.worker(worker);
+        let slot = turn.write_worker(worker);
         slot.set_heartbeat(turn.now.stamp());
         if slot.state().phase() == WorkerPhase::Suspect {
-            apply(slot, WorkerEvent::Recover);
+            apply(&slot, WorkerEvent::Recover);
             self.notes[worker.position()].probe = 0;
             self.refresh(turn.segment, worker);
         }
@@ -51,7 +51,7 @@ impl Workers {
     /// A heartbeat.
     pub(crate) fn beat(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex, beat: &Beat) {
         self.seen(turn, worker);
-        let slot = turn.segment.worker(worker);
+        let slot = turn.write_worker(worker);
         slot.set_load_milli(beat.load_milli);
         if beat.draining {
             self.begin_drain(turn, worker);
@@ -77,7 +77,7 @@ impl Workers {
         worker: WorkerIndex,
         (credits, restart): (u32, bool),
     ) {
-        let slot = turn.segment.worker(worker);
+        let slot = turn.write_worker(worker);
         let before = if restart { 0 } else { slot.credits() };
         let most = u32::from(slot.state().capacity());
         slot.set_credits(before.saturating_add(credits).min(most));
@@ -93,8 +93,8 @@ impl Workers {
 
     /// The worker takes no more tasks. Returns whether that is new.
     pub(crate) fn begin_drain(&mut self, turn: &Turn<'_>, worker: WorkerIndex) -> bool {
-        let slot = turn.segment.worker(worker);
-        if slot.state().drains() || !apply(slot, WorkerEvent::Drain) {
+        let slot = turn.write_worker(worker);
+        if slot.state().drains() || !apply(&slot, WorkerEvent::Drain) {
             return false;
         }
         turn.segment.counters().add(Counter::WorkerDraining, 1);
@@ -128,8 +128,8 @@ impl Workers {
     }
 
     fn part(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex, has_left: bool) -> bool {
-        let slot = turn.segment.worker(worker);
-        if !apply(slot, WorkerEvent::Lose) {
+        let slot = turn.write_worker(worker);
+        if !apply(&slot, WorkerEvent::Lose) {
             return false;
         }
         slot.set_credits(0);
@@ -177,7 +177,7 @@ impl Workers {
                 note.reconciled_after = None;
                 note.held = None;
                 self.waiting = self.waiting.saturating_sub(1);
-                turn.segment.worker(worker).set_reconciled(turn.now.stamp());
+                turn.write_worker(worker).set_reconciled(turn.now.stamp());
                 self.refresh(turn.segment, worker);
             } else if note
                 .clean_after
@@ -219,10 +219,10 @@ impl Workers {
     }
 
     fn lease_over(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
-        let slot = turn.segment.worker(worker);
+        let slot = turn.write_worker(worker);
         match slot.state().phase() {
             WorkerPhase::Live | WorkerPhase::Draining => {
-                apply(slot, WorkerEvent::Suspect);
+                apply(&slot, WorkerEvent::Suspect);
                 turn.segment.counters().add(Counter::WorkerSuspected, 1);
                 let nonce = self.rng.u64(1..);
                 self.notes[worker.position()].probe = nonce;
@@ -261,7 +261,7 @@ impl Workers {
     /// fresh lease and no credits, and the slots of lost ones wait for a clean pass.
     pub(crate) fn adopt(&mut self, turn: &mut Turn<'_>) {
         for worker in self.all_indices() {
-            let slot = turn.segment.worker(worker);
+            let slot = turn.write_worker(worker);
             let state = slot.state();
             if state.phase() == WorkerPhase::Free {
                 continue;
@@ -284,7 +284,7 @@ impl Workers {
 }
 
 fn set_lease(turn: &Turn<'_>, worker: WorkerIndex, end: Now) {
-    let slot = turn.segment.worker(worker);
+    let slot = turn.write_worker(worker);
     if slot.local().is_some() {
         // Of a local process the kernel tells whether it lives.
         return;
@@ -296,9 +296,9 @@ fn set_lease(turn: &Turn<'_>, worker: WorkerIndex, end: Now) {
 
 /// LOST -> FREE. No task is left; a count that says otherwise is set right first.
 fn give_slot_back(turn: &Turn<'_>, worker: WorkerIndex) {
-    let slot = turn.segment.worker(worker);
+    let slot = turn.write_worker(worker);
     if slot.state().running() > 0 {
-        apply(slot, WorkerEvent::Recount { running: 0 });
+        apply(&slot, WorkerEvent::Recount { running: 0 });
     }
-    apply(slot, WorkerEvent::Leave);
+    apply(&slot, WorkerEvent::Leave);
 }

@@ -6,8 +6,8 @@
 //! Tested in `engine/tests/rules/scheduling.rs`, `losses.rs`, `liveness.rs`.
 
 use qtf_shm::{
-    AttachIndex, Key, KindIndex, Now, Segment, TaskId, WorkerCounter, WorkerEvent, WorkerId,
-    WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
+    AttachIndex, Key, KindIndex, Now, PlmRight, Segment, TaskId, WorkerCounter, WorkerEvent,
+    WorkerId, WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
 };
 
 use crate::rejection::Rejection;
@@ -71,6 +71,7 @@ pub(super) struct Note {
 /// All workers.
 #[derive(Debug)]
 pub(crate) struct Workers {
+    right: PlmRight,
     pub(super) notes: Vec<Note>,
     /// Slots at and above this one were never used since the start.
     used: u16,
@@ -86,9 +87,10 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    pub(crate) fn new(segment: &Segment, seed: u64) -> Self {
+    pub(crate) fn new(segment: &Segment, right: PlmRight, seed: u64) -> Self {
         let count = usize::try_from(segment.geometry().workers()).unwrap_or(0);
         Self {
+            right,
             notes: std::iter::repeat_with(Note::default).take(count).collect(),
             used: 0,
             offers: [0; KINDS_COUNT],
@@ -214,8 +216,8 @@ impl Workers {
 
     /// Counts a task that was assigned to a worker.
     pub(crate) fn take(&mut self, turn: &Turn<'_>, worker: WorkerIndex) {
-        let slot = turn.segment.worker(worker);
-        apply(slot, WorkerEvent::Take);
+        let slot = turn.write_worker(worker);
+        apply(&slot, WorkerEvent::Take);
         slot.set_credits(slot.credits().saturating_sub(1));
         let number = self.next_assignment(turn.segment);
         let note = &mut self.notes[worker.position()];
@@ -242,8 +244,8 @@ impl Workers {
         if worker.position() >= self.notes.len() {
             return;
         }
-        let slot = turn.segment.worker(worker);
-        apply(slot, WorkerEvent::Give);
+        let slot = turn.write_worker(worker);
+        apply(&slot, WorkerEvent::Give);
         match ending {
             Ending::Done => slot.count(WorkerCounter::Done),
             Ending::Failed => slot.count(WorkerCounter::Failed),
@@ -279,12 +281,12 @@ impl Workers {
 
     /// Derives a worker's leaf and its share of the offers from its slot.
     pub(super) fn refresh(&mut self, segment: &Segment, worker: WorkerIndex) {
-        let slot = segment.worker(worker);
+        let slot = segment.write_worker(self.right, worker);
         let state = slot.state();
         let ratio = load_ratio(state);
         let key = Key::load(ratio, self.notes[worker.position()].assigned, worker.get());
         slot.set_key(key);
-        let leaf = if self.may_take(slot, worker) {
+        let leaf = if self.may_take(&slot, worker) {
             key
         } else {
             Key::EMPTY

@@ -89,7 +89,7 @@ fn task_that_a_local_worker_has_begun_and_left_is_buried_and_not_handed_out() {
     let mut world = World::new();
     let task = once(&mut world);
     // As a repairer leaves it, while no daemon looks.
-    world.segment().task(task.slot()).set_losses(1);
+    crate::world::written(world.segment(), task.slot()).set_losses(1);
     world.worker(1, &["exec"]);
     let effects = world.settle();
     assert_eq!(finished(&effects), [(task, Phase::DeadLetter)]);

@@ -129,7 +129,7 @@ fn end_that_a_local_worker_reports_is_judged_at_once() {
         kind: OutcomeKind::Exited,
         ..Outcome::default()
     };
-    world.segment().task(task.slot()).set_outcome(outcome);
+    crate::world::written(world.segment(), task.slot()).set_outcome(outcome);
     let ended = world
         .segment()
         .apply(task.slot(), ended, Event::End)

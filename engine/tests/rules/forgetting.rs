@@ -226,10 +226,7 @@ fn forgetting_whose_record_found_no_room_is_made_up_for_by_the_sweep() {
     let task = done(&mut world);
     world.forget(task).unwrap();
     // As it is when the reserve was full.
-    world
-        .segment()
-        .task(task.slot())
-        .set_lsn(qtf_journal::LSN_MAX);
+    crate::world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
     let refused = world.forget(task).unwrap_err();
     assert_eq!(refused.reason, RejectReason::JournalFull);
     world.settle_for(60 * SECOND);
@@ -257,10 +254,10 @@ fn number_that_the_daemon_before_gave_a_record_says_nothing_until_the_task_is_jo
     // More than a group was not written when the daemon was killed; the next one gives these numbers to other records.
     for number in 0..60 {
         let slot = world.segment().slot(number).unwrap();
-        world.segment().task(slot).set_lsn(qtf_journal::LSN_MAX);
+        crate::world::written(world.segment(), slot).set_lsn(qtf_journal::LSN_MAX);
     }
     for task in [ended, forgotten] {
-        world.segment().task(task.slot()).set_lsn(first.get());
+        crate::world::written(world.segment(), task.slot()).set_lsn(first.get());
     }
     let limits = AppenderLimits {
         group_bytes: 0,

@@ -338,7 +338,7 @@ fn task_that_its_worker_came_back_without_goes_back_also_if_its_last_record_foun
     let task = world.ready("exec");
     world.dispatch();
     // As a full group leaves it.
-    let slot = world.segment().task(task.slot());
+    let slot = crate::world::written(world.segment(), task.slot());
     slot.set_lsn(qtf_journal::LSN_MAX);
     come_back(&mut world, &welcome, &[]);
     world.settle();

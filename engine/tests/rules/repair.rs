@@ -82,7 +82,7 @@ fn attempt_that_ended_without_being_judged_is_judged() {
     let got = world.dispatch();
     world.start(got);
     let segment = world.segment();
-    let slot = segment.task(task.slot());
+    let slot = crate::world::written(segment, task.slot());
     slot.set_outcome(qtf_shm::Outcome {
         kind: qtf_shm::OutcomeKind::Exited,
         ..qtf_shm::Outcome::default()
@@ -198,7 +198,7 @@ fn chunks_of_tasks_that_are_gone_are_freed_and_those_of_others_stay() {
     let (gone, kept) = (world.submit("exec"), world.submit("exec"));
     let store = |task| world.segment().store(task, &[7; 5_000], Purpose::Result);
     let blob = store(kept).unwrap();
-    world.segment().task(kept.slot()).set_result(blob);
+    crate::world::written(world.segment(), kept.slot()).set_result(blob);
     // As a process leaves it that is killed between the free state and the freeing of the bytes.
     store(gone).unwrap();
     let now = world.now;

@@ -99,7 +99,7 @@ fn attempt_that_ended_and_was_not_judged_is_judged() {
         world.sync();
         let got = world.dispatch();
         world.start(got);
-        let slot = world.segment().task(task.slot());
+        let slot = crate::world::written(world.segment(), task.slot());
         slot.set_outcome(qtf_shm::Outcome {
             kind: OutcomeKind::Exited,
             code,
@@ -182,7 +182,7 @@ fn change_that_a_kill_cut_off_before_its_record_is_journalled_as_a_whole() {
     let mut world = JournalWorld::new();
     let task = world.ready("exec");
     // As after the change of the state and before the append of the record.
-    let slot = world.segment().task(task.slot());
+    let slot = crate::world::written(world.segment(), task.slot());
     slot.set_lsn(LSN_MAX);
     slot.set_outcome(qtf_shm::Outcome {
         kind: OutcomeKind::Cancelled,

@@ -165,10 +165,7 @@ fn change_whose_record_found_no_room_is_journalled_by_the_sweep() {
     let mut world = JournalWorld::new();
     let task = world.ready("exec");
     // As a change does that finds the reserve full.
-    world
-        .segment()
-        .task(task.slot())
-        .set_lsn(qtf_journal::LSN_MAX);
+    crate::world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
     world.settle_for(60 * SECOND);
     assert_eq!(world.counter(Counter::TaskJournalledAgain), 1);
     assert_eq!(world.segment().task(task.slot()).lsn(), world.last().get());
@@ -201,10 +198,7 @@ fn nobody_waits_for_a_record_that_found_no_room_but_asks_again() {
     world.cancel(task).unwrap();
     world.sync();
     // What is left when a change is not in the journal: the highest lsn there is.
-    world
-        .segment()
-        .task(task.slot())
-        .set_lsn(qtf_journal::LSN_MAX);
+    crate::world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
     let refused = world.cancel(task).unwrap_err();
     assert_eq!(refused.reason, RejectReason::JournalFull);
     let repeat = world.take_in("exec", |task| task.key = Some(key));

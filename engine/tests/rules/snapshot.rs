@@ -92,7 +92,7 @@ fn every_journal_task_is_written_as_a_cold_start_must_find_it_and_no_other() {
 fn task_whose_record_is_on_its_way_is_written_with_no_lsn() {
     let mut world = JournalWorld::new();
     let task = world.ready("exec");
-    let slot = world.segment().task(task.slot());
+    let slot = crate::world::written(world.segment(), task.slot());
     slot.set_lsn(qtf_journal::LSN_MAX);
     assert_eq!(seen(&world)[0].3, Lsn::NONE);
 }
@@ -157,7 +157,7 @@ fn snapshot_that_is_read_while_tasks_are_taken_over_hides_no_later_record() {
     let task = world.ready("exec");
     // The daemon was killed with more than a group unwritten, and had given the last of its records a number far on.
     for number in 0..61 {
-        let slot = world.segment().task(world.segment().slot(number).unwrap());
+        let slot = crate::world::written(world.segment(), world.segment().slot(number).unwrap());
         slot.set_lsn(world.durable().get() + 1_000);
     }
     let limits = AppenderLimits {

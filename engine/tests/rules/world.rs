@@ -9,7 +9,7 @@ use qtf_engine::{
 };
 use qtf_shm::{
     ClientIndex, Counter, Geometry, Heap, Now, Outcome, OutcomeKind, Owner, Phase, Segment,
-    SegmentSpec, TaskId, WorkerId, WorkerPhase,
+    SegmentSpec, SlotIndex, SlotWriter, TaskId, WorkerId, WorkerPhase,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -346,4 +346,10 @@ pub(crate) fn finished(effects: &[Effect]) -> Vec<(TaskId, Phase)> {
             | Effect::Dispatch { .. } => None,
         })
         .collect()
+}
+
+/// A slot to write to, as something that is not the engine would have left it.
+pub(crate) fn written(segment: &Segment, slot: SlotIndex) -> SlotWriter<'_> {
+    let right = segment.plm_right().expect("the engine's own segment");
+    segment.write_task(right, slot)
 }

@@ -1,7 +1,8 @@
 //! Payloads and results: where they are stored, and how they are read.
 //!
 //! Order of places: in the slot (up to 64 bytes, if the other of the two is not there), in the arena (up to 64 KiB), in a file.
-//! A submission that finds the arena full is refused; a result goes to a file then.
+//! A submission that finds the arena full is refused; a result goes to a file then. In the slot the PLM alone writes results, so those of
+//! local workers lie in the arena, or in a file.
 
 use crate::arena::{AllocateError, Purpose, copy_in, copy_out};
 use crate::blob::BlobRef;
@@ -94,7 +95,8 @@ impl Segment {
         if bytes.is_empty() {
             return Ok(BlobRef::None);
         }
-        if purpose == Purpose::Result && self.has_inline_room(slot, bytes.len()) {
+        let is_writer = self.plm_right().is_some();
+        if purpose == Purpose::Result && is_writer && self.has_inline_room(slot, bytes.len()) {
             return Ok(self.write_inline(slot, bytes));
         }
         if bytes.len() > ARENA_BLOB_BYTES_MAX {

@@ -15,6 +15,7 @@ use crate::sync::{Ordering, fence};
 use crate::task::side::SideRecord;
 use crate::task::slot::{FilledWords, INLINE_BYTES_MAX, TaskOptions};
 use crate::task::state::{Event, IllegalTransition, Phase, StateWord};
+use crate::task::writer::SlotWriter;
 use crate::time::STAMP_MAX;
 use crate::tree::Key;
 
@@ -110,7 +111,7 @@ impl Segment {
             // ORDERING: [task.reuse] Release: whoever meets a field of this tenant also meets its CLAIMED state; pairs
             // with the fence in `read_between` and `read_blob`.
             fence(Ordering::Release);
-            task.clear();
+            SlotWriter::of(task).clear();
             self.raise_gen_top(to.generation());
             return Ok(ClaimedTask {
                 segment: self,
@@ -162,6 +163,11 @@ impl Segment {
 }
 
 impl ClaimedTask<'_> {
+    /// The slot is the claim's until it is published.
+    fn writer(&self) -> SlotWriter<'_> {
+        SlotWriter::of(self.segment.task(self.slot))
+    }
+
     /// The id that the task will have.
     #[must_use]
     pub const fn id(&self) -> TaskId {
@@ -192,7 +198,7 @@ impl ClaimedTask<'_> {
 
     /// Makes a blob the payload: one stored for this task's id, or a finished spill file.
     pub fn set_payload_blob(&mut self, blob: BlobRef) {
-        let task = self.segment.task(self.slot);
+        let task = self.writer();
         let before = task.payload();
         if before != blob {
             self.segment.release(self.id, before);
@@ -205,7 +211,7 @@ impl ClaimedTask<'_> {
     /// # Errors
     /// No room for the side record. The slot stays claimed.
     pub fn write(&mut self, fields: &TaskFields) -> Result<(), StoreError> {
-        let task = self.segment.task(self.slot);
+        let task = self.writer();
         let kind = fields.kind.unwrap_or(KindIndex::NONE);
         task.fill(&FilledWords {
             phase_time: u64::from(fields.queue),
@@ -226,14 +232,14 @@ impl ClaimedTask<'_> {
     /// Notes where the task's key lies in the table, so that it is found from the task, too. One with a side record has its key
     /// there.
     pub fn set_key(&mut self, place: KeyPlace) {
-        let task = self.segment.task(self.slot);
+        let task = self.writer();
         if task.side_unit().is_none() {
             task.set_key_place(place.index());
         }
     }
 
     fn write_side(&self, side: &SideRecord) -> Result<(), StoreError> {
-        let task = self.segment.task(self.slot);
+        let task = self.writer();
         let arena = self.segment.view.parts.arena();
         let owner = chunk_owner(self.id);
         let (claimant, (bytes, count)) = (self.segment.claimant(), side.encode());
@@ -257,7 +263,7 @@ impl ClaimedTask<'_> {
     /// The event is another one, or the slot was taken away because this process was believed dead.
     pub fn publish(mut self, event: Event, stamp: u64) -> Result<TaskId, ApplyError> {
         let segment = self.segment;
-        let task = segment.task(self.slot);
+        let task = self.writer();
         let to = self.state.after(event)?;
         if !to.phase().is_unfinished() {
             let from = self.state;
@@ -268,7 +274,7 @@ impl ClaimedTask<'_> {
         // A SUBMITTED task with a later start keeps its due time for the PLM.
         let is_later = delayed || to.phase() == Phase::Submitted && self.due > stamp;
         task.set_phase_time(if is_later { self.due } else { stamp });
-        segment.exchange(task, self.state, to)?;
+        segment.exchange(&task, self.state, to)?;
         // From here on the slot is a task's and not the claim's.
         self.published = true;
         if to.phase() == Phase::Ready {

@@ -22,8 +22,9 @@ use crate::segment::process::Liveness;
 use crate::segment::{ApplyError, Segment};
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
 use crate::task::state::{Event, FLAG_CANCEL, Owner, Phase, StateWord};
+use crate::task::writer::SlotWriter;
 use crate::tree::Key;
-use crate::worker::{WorkerEvent, WorkerFields, WorkerState};
+use crate::worker::{WorkerEvent, WorkerFields, WorkerState, WorkerWriter};
 
 /// LIMIT: heads of the queue that others took first, in one take.
 const TAKES_TRIED_MAX: u32 = 64;
@@ -108,7 +109,7 @@ impl Attachment {
             let Ok(joining) = slot.apply(slot.state(), join) else {
                 continue;
             };
-            slot.fill(&WorkerFields {
+            WorkerWriter::of(slot).fill(&WorkerFields {
                 name: spec.name,
                 host: spec.host,
                 pid: own.pid,
@@ -117,7 +118,7 @@ impl Attachment {
                 kinds: spec.kinds,
                 registered: self.now().stamp(),
             });
-            slot.set_local(self.index().get());
+            WorkerWriter::of(slot).set_local(self.index().get());
             let capacity = spec.capacity;
             if slot.apply(joining, WorkerEvent::Open { capacity }).is_err() {
                 // A daemon that was starting has taken the slot back; we had nothing in it.
@@ -322,7 +323,7 @@ impl Taken<'_> {
     pub fn start(&self) -> Result<(), ApplyError> {
         let segment = self.worker.segment();
         let now = segment.now();
-        self.task().set_phase_time(now.stamp());
+        SlotWriter::of(self.task()).set_phase_time(now.stamp());
         let running = self.advance(Event::Start)?;
         let timeout_ms = self.task().timeout_ms();
         if timeout_ms > 0 {
@@ -342,7 +343,7 @@ impl Taken<'_> {
         }
         let segment = self.worker.segment();
         self.keep(outcome, output);
-        self.task().set_phase_time(segment.now().stamp());
+        SlotWriter::of(self.task()).set_phase_time(segment.now().stamp());
         let event = self.ending(outcome);
         let ended = segment.section(|| -> Result<StateWord, ApplyError> {
             let ended = self.advance(event)?;
@@ -389,7 +390,7 @@ impl Taken<'_> {
         let (segment, task) = (self.worker.segment(), self.task());
         let before = task.result();
         if before != BlobRef::None {
-            task.set_result(BlobRef::None);
+            SlotWriter::of(task).set_result(BlobRef::None);
             segment.release(self.id, before);
         }
         let wanted = !task.options().has(TaskOptions::DISCARD_RESULT)
@@ -397,14 +398,14 @@ impl Taken<'_> {
             || outcome.code != 0;
         if wanted && !output.is_empty() {
             match segment.store(self.id, output, Purpose::Result) {
-                Ok(blob) => task.set_result(blob),
+                Ok(blob) => SlotWriter::of(task).set_result(blob),
                 Err(_) => {
                     outcome.result_dropped = true;
                     segment.counters().add(Counter::ResultDropped, 1);
                 }
             }
         }
-        task.set_outcome(outcome);
+        SlotWriter::of(task).set_outcome(outcome);
     }
 
     /// ENDED, for the PLM to judge; or DONE at once when no daemon lives and there is nothing to judge.

@@ -74,8 +74,9 @@ use crate::spill::SpillStore;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::task::slot::TaskSlot;
 use crate::task::state::Phase;
+use crate::task::writer::{PlmRight, SlotWriter};
 use crate::tree::MinTree;
-use crate::worker::WorkerSlot;
+use crate::worker::{WorkerSlot, WorkerWriter};
 
 pub use apply::ApplyError;
 pub use attachment::{Attachment, AttachmentSpec, OpenError};
@@ -186,6 +187,26 @@ impl Segment {
             .workers
             .get(worker.position())
             .unwrap_or(&self.spare.workers[0])
+    }
+
+    /// The right to write fields as the PLM; `None` in a process that is attached beside the daemon.
+    #[must_use]
+    pub fn plm_right(&self) -> Option<PlmRight> {
+        (self.attach == AttachIndex::DAEMON).then(PlmRight::of_daemon)
+    }
+
+    /// A task slot, to write to.
+    #[inline]
+    #[must_use]
+    pub fn write_task(&self, _right: PlmRight, slot: SlotIndex) -> SlotWriter<'_> {
+        SlotWriter::of(self.task(slot))
+    }
+
+    /// A worker slot, to write to.
+    #[inline]
+    #[must_use]
+    pub fn write_worker(&self, _right: PlmRight, worker: WorkerIndex) -> WorkerWriter<'_> {
+        WorkerWriter::of(self.worker(worker))
     }
 
     /// A client record. An index beyond the last meets a spare record that is nobody's.

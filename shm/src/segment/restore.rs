@@ -17,6 +17,7 @@ use crate::sync::Ordering;
 use crate::task::side::SideRecord;
 use crate::task::slot::{FilledWords, INLINE_BYTES_MAX, Outcome, TaskOptions, TaskSlot};
 use crate::task::state::{FLAG_CANCEL, Phase, StateWord};
+use crate::task::writer::SlotWriter;
 use crate::time::STAMP_MAX;
 use crate::tree::Key;
 
@@ -198,6 +199,7 @@ impl Segment {
         let phase = restored.phase;
         let state = StateWord::restored(phase, flags, restored.attempt, id.generation())
             .ok_or(RestoreError::Phase { task: id, phase })?;
+        let task = SlotWriter::of(task);
         task.clear();
         let filled = self.restore_bytes(task, restored);
         if let Err(error) = filled {
@@ -222,7 +224,7 @@ impl Segment {
             let Some(slot) = self.slot_of(entry.task) else {
                 continue;
             };
-            let task = self.task(slot);
+            let task = SlotWriter::of(self.task(slot));
             if task.state().is_of(entry.task) && task.side_unit().is_none() {
                 task.set_key_place(place);
             }
@@ -264,7 +266,7 @@ impl Segment {
 
     fn restore_bytes(
         &self,
-        task: &TaskSlot,
+        task: SlotWriter<'_>,
         restored: &RestoredTask<'_>,
     ) -> Result<(), RestoreError> {
         let id = restored.id;

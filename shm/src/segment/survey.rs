@@ -19,6 +19,7 @@ use crate::segment::free::chunk_owner;
 use crate::segment::sanity::is_impossible;
 use crate::task::slot::{TaskOptions, TaskSlot};
 use crate::task::state::{Event, Owner, Phase, StateWord};
+use crate::task::writer::SlotWriter;
 use crate::time::Now;
 use crate::tree::{Key, MinTree};
 
@@ -259,7 +260,7 @@ fn ready_key_of(task: &TaskSlot, state: StateWord) -> Key {
         state.generation(),
     );
     if key != found {
-        task.set_key(key);
+        SlotWriter::of(task).set_key(key);
     }
     key
 }

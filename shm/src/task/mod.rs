@@ -7,3 +7,5 @@ pub mod side;
 pub mod slot;
 pub mod state;
 mod transitions;
+#[cfg(not(loom))]
+pub mod writer;

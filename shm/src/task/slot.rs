@@ -17,7 +17,7 @@
 //!
 //! Invariants:
 //! - I1: the fields behind the state are written with relaxed stores by whoever the state makes their writer, and
-//!   published by that writer's next change of the state (label `task.state`).
+//!   published by that writer's next change of the state (label `task.state`). Who that is, is a type: `writer.rs`.
 //! - I2: `phase_time` is the moment of the last change of phase; in DELAYED, and in SUBMITTED if the start is later than
 //!   the stamp of the key, it is the moment the task is due.
 //!
@@ -26,13 +26,12 @@
 use crate::blob::BlobRef;
 use crate::id::{ClientIndex, KindIndex};
 use crate::layout::shared::shared_layout;
-use crate::sync::{AtomicU64, Ordering, fence, store_load_load};
+use crate::sync::{AtomicU64, Ordering, store_load_load};
 use crate::task::state::StateWord;
-use crate::time::STAMP_MAX;
 use crate::tree::Key;
 
 /// In `side`: the rest is a place in the table of keys, and there is no side record.
-const SIDE_IS_KEY: u32 = 1 << 31;
+pub(super) const SIDE_IS_KEY: u32 = 1 << 31;
 
 /// Bytes that lie in the slot itself.
 pub const INLINE_BYTES_MAX: usize = 64;
@@ -216,12 +215,6 @@ impl TaskSlot {
         Key::from_raw(self.ready_key.load(Ordering::Relaxed))
     }
 
-    /// Sets the key of the ready heap; the leaf is another matter.
-    pub fn set_key(&self, key: Key) {
-        // ORDERING: published by [task.state].
-        self.ready_key.store(key.as_raw(), Ordering::Relaxed);
-    }
-
     /// 0 to 255, higher first.
     #[must_use]
     pub fn priority(&self) -> u8 {
@@ -234,12 +227,6 @@ impl TaskSlot {
         read(&self.phase_time) >> 16
     }
 
-    /// Sets the moment of the last change of phase.
-    pub fn set_phase_time(&self, stamp: u64) {
-        let stamp = if stamp > STAMP_MAX { STAMP_MAX } else { stamp };
-        replace(&self.phase_time, 16, STAMP_MAX, stamp);
-    }
-
     /// The queue; 0 in this version.
     #[must_use]
     pub fn queue(&self) -> u16 {
@@ -250,16 +237,6 @@ impl TaskSlot {
     #[must_use]
     pub fn lsn(&self) -> u64 {
         read(&self.journal) >> 16
-    }
-
-    /// Sets the log sequence number of the task's last record; cut to 48 bits. PLM only, after the state was changed, so
-    /// that a reader may meet the newer state with the older number and never the reverse. What the record says of other
-    /// fields is written before as well: a change of priority leaves the state word as it is.
-    pub fn set_lsn(&self, lsn: u64) {
-        // ORDERING: [task.lsn] Release: whoever meets this number also meets the fields that its record is about; pairs
-        // with the fence in `copy_task`.
-        fence(Ordering::Release);
-        replace(&self.journal, 16, STAMP_MAX, lsn);
     }
 
     /// The kind of work, as the number in the slot: check it against the kind table before use.
@@ -292,20 +269,10 @@ impl TaskSlot {
         part8(read(&self.limits) >> 16)
     }
 
-    /// Sets the number of attempts that ended badly. PLM only.
-    pub fn set_failures(&self, count: u8) {
-        replace(&self.limits, 16, 0xFF, u64::from(count));
-    }
-
     /// Attempts whose worker was lost.
     #[must_use]
     pub fn losses(&self) -> u8 {
         part8(read(&self.limits) >> 8)
-    }
-
-    /// Sets the number of attempts whose worker was lost. PLM only.
-    pub fn set_losses(&self, count: u8) {
-        replace(&self.limits, 8, 0xFF, u64::from(count));
     }
 
     /// Counts a lost worker, if nobody else changes the limits meanwhile: a repairer that comes second counts nothing.
@@ -346,11 +313,6 @@ impl TaskSlot {
         Outcome::from_bits(part16(read(&self.links)))
     }
 
-    /// Sets how the task or its last attempt ended.
-    pub fn set_outcome(&self, outcome: Outcome) {
-        replace(&self.links, 0, 0xFFFF, u64::from(outcome.to_bits()));
-    }
-
     /// Unit of the side record in the arena; `None` when the task has none.
     #[must_use]
     pub fn side_unit(&self) -> Option<u32> {
@@ -378,59 +340,6 @@ impl TaskSlot {
     pub fn result(&self) -> BlobRef {
         BlobRef::from_raw(read(&self.result))
     }
-
-    /// Sets where the result lies. The caller has stored it for this task and releases the one before.
-    pub fn set_result(&self, blob: BlobRef) {
-        // ORDERING: published by [task.state].
-        self.result.store(blob.as_raw(), Ordering::Relaxed);
-    }
-
-    pub(crate) fn set_payload(&self, blob: BlobRef) {
-        // ORDERING: published by [task.state].
-        self.payload.store(blob.as_raw(), Ordering::Relaxed);
-    }
-
-    pub(crate) fn set_side_unit(&self, unit: Option<u32>) {
-        // LIMIT: geometry keeps units below 2^31 - 1.
-        let number = unit.map_or(0, |unit| unit.saturating_add(1) & !SIDE_IS_KEY);
-        replace(&self.links, 32, 0xFFFF_FFFF, u64::from(number));
-    }
-
-    /// In place of a side record.
-    pub(crate) fn set_key_place(&self, place: u32) {
-        // LIMIT: geometry keeps places below 2^18.
-        replace(&self.links, 32, 0xFFFF_FFFF, u64::from(place | SIDE_IS_KEY));
-    }
-
-    pub(crate) fn set_client(&self, client: ClientIndex) {
-        replace(&self.links, 16, 0xFFFF, u64::from(client.get()));
-    }
-
-    /// Writes everything that `TaskFields` says in whole words.
-    pub(crate) fn fill(&self, words: &FilledWords) {
-        // ORDERING: published by [task.state].
-        self.phase_time.store(words.phase_time, Ordering::Relaxed);
-        self.journal.store(words.journal, Ordering::Relaxed);
-        self.limits.store(words.limits, Ordering::Relaxed);
-        self.ready_key.store(words.ready_key, Ordering::Relaxed);
-    }
-
-    /// Empties what the tenant before left. The slot must be CLAIMED by the caller.
-    pub(crate) fn clear(&self) {
-        let words = [
-            &self.ready_key,
-            &self.phase_time,
-            &self.journal,
-            &self.limits,
-            &self.payload,
-            &self.result,
-            &self.links,
-        ];
-        for word in words {
-            // ORDERING: published by [task.state].
-            word.store(0, Ordering::Relaxed);
-        }
-    }
 }
 
 /// The words of a slot that a submitter writes at once.
@@ -446,14 +355,6 @@ pub(crate) struct FilledWords {
 fn read(word: &AtomicU64) -> u64 {
     // ORDERING: published by [task.state], which the caller has acquired with `state()`.
     word.load(Ordering::Relaxed)
-}
-
-/// Replaces some bits of a word that only the caller writes (I1).
-#[inline]
-fn replace(word: &AtomicU64, shift: u32, mask: u64, value: u64) {
-    let others = read(word) & !(mask << shift);
-    // ORDERING: single writer (I1); published by [task.state].
-    word.store(others | ((value & mask) << shift), Ordering::Relaxed);
 }
 
 #[expect(
@@ -483,6 +384,8 @@ const fn part32(word: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::writer::SlotWriter;
+    use crate::time::STAMP_MAX;
 
     fn slot() -> TaskSlot {
         TaskSlot {
@@ -501,22 +404,22 @@ mod tests {
     #[test]
     fn fields_of_one_word_do_not_touch_each_other() {
         let slot = slot();
-        slot.fill(&FilledWords {
+        SlotWriter::of(&slot).fill(&FilledWords {
             phase_time: 7,
             journal: (5 << 16) | 2,
             limits: (1000 << 32) | (3 << 24) | 1,
             ready_key: Key::ready(200, 99, 4).as_raw(),
         });
-        slot.set_failures(255);
-        slot.set_losses(17);
-        slot.set_phase_time(u64::MAX);
-        slot.set_client(ClientIndex::new_checked(77, 100).unwrap());
-        slot.set_outcome(Outcome {
+        SlotWriter::of(&slot).set_failures(255);
+        SlotWriter::of(&slot).set_losses(17);
+        SlotWriter::of(&slot).set_phase_time(u64::MAX);
+        SlotWriter::of(&slot).set_client(ClientIndex::new_checked(77, 100).unwrap());
+        SlotWriter::of(&slot).set_outcome(Outcome {
             kind: OutcomeKind::Signalled,
             code: 9,
             result_dropped: true,
         });
-        slot.set_side_unit(Some(0));
+        SlotWriter::of(&slot).set_side_unit(Some(0));
         assert_eq!(
             (slot.failures(), slot.losses(), slot.max_attempts()),
             (255, 17, 3)
@@ -533,7 +436,7 @@ mod tests {
             (slot.priority(), slot.lsn(), slot.kind_number()),
             (200, 5, 2)
         );
-        slot.set_side_unit(None);
+        SlotWriter::of(&slot).set_side_unit(None);
         assert_eq!((slot.side_unit(), slot.client_number()), (None, 77));
     }
 
@@ -542,11 +445,11 @@ mod tests {
         let slot = slot();
         let named = || (slot.side_unit(), slot.key_place());
         assert_eq!(named(), (None, None));
-        slot.set_key_place(0);
+        SlotWriter::of(&slot).set_key_place(0);
         assert_eq!(named(), (None, Some(0)));
-        slot.set_key_place(262_143);
+        SlotWriter::of(&slot).set_key_place(262_143);
         assert_eq!(named(), (None, Some(262_143)));
-        slot.set_side_unit(Some(SIDE_IS_KEY - 2));
+        SlotWriter::of(&slot).set_side_unit(Some(SIDE_IS_KEY - 2));
         assert_eq!(named(), (Some(SIDE_IS_KEY - 2), None));
         assert_eq!(slot.outcome(), Outcome::default());
     }

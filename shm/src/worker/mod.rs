@@ -5,5 +5,5 @@ pub mod slot;
 pub mod state;
 
 #[cfg(not(loom))]
-pub use slot::{WorkerApplyError, WorkerCounter, WorkerFields, WorkerSlot};
+pub use slot::{WorkerApplyError, WorkerCounter, WorkerFields, WorkerSlot, WorkerWriter};
 pub use state::{IllegalWorkerTransition, WorkerEvent, WorkerPhase, WorkerState};

@@ -125,45 +125,11 @@ impl WorkerSlot {
             .map_err(|found| WorkerApplyError::Moved(WorkerState::from_raw(found)))
     }
 
-    /// Writes what a registration says; the caller then applies `Register`.
-    pub fn fill(&self, fields: &WorkerFields<'_>) {
-        // ORDERING: [worker.reuse] Release: whoever meets a new field also meets that the slot was given back;
-        // pairs with the fence in `read_between`.
-        fence(Ordering::Release);
-        store_text(&self.name, fields.name);
-        store_text(&self.host, fields.host);
-        write(&self.process, u64::from(fields.pid));
-        write(&self.identity, u64::from(fields.uid));
-        write(&self.token, fields.token);
-        write(&self.kinds, fields.kinds);
-        write(&self.registered, fields.registered);
-        for word in [
-            &self.reconciled,
-            &self.links,
-            &self.lease_end,
-            &self.start_time,
-        ] {
-            write(word, 0);
-        }
-        write(&self.heartbeat, fields.registered);
-        for counter in &self.counters {
-            write(counter, 0);
-        }
-    }
-
     /// The attach record of the local process that is this worker; `None` for one that is connected to the daemon.
     #[must_use]
     pub fn local(&self) -> Option<u16> {
         let attach = part16(read(&self.links) >> 48);
         (attach != 0).then_some(attach)
-    }
-
-    /// Makes the slot that of a local process. Only while it is being filled in.
-    pub(crate) fn set_local(&self, attach: u16) {
-        write(
-            &self.links,
-            (read(&self.links) & !(0xFFFF << 48)) | (u64::from(attach) << 48),
-        );
     }
 
     /// The key it has, or would have, in the worker heap.
@@ -172,20 +138,10 @@ impl WorkerSlot {
         Key::from_raw(read(&self.load_key))
     }
 
-    /// Sets the key; the leaf is another matter.
-    pub fn set_key(&self, key: Key) {
-        write(&self.load_key, key.as_raw());
-    }
-
     /// Stamp at which its lease ends.
     #[must_use]
     pub fn lease_end(&self) -> u64 {
         read(&self.lease_end)
-    }
-
-    /// Sets the end of its lease.
-    pub fn set_lease_end(&self, stamp: u64) {
-        write(&self.lease_end, stamp);
     }
 
     /// Stamp of its last heartbeat.
@@ -194,23 +150,10 @@ impl WorkerSlot {
         read(&self.heartbeat)
     }
 
-    /// Sets the moment of its last heartbeat.
-    pub fn set_heartbeat(&self, stamp: u64) {
-        write(&self.heartbeat, stamp);
-    }
-
     /// Tasks that may still be sent to it.
     #[must_use]
     pub fn credits(&self) -> u32 {
         low(read(&self.links))
-    }
-
-    /// Sets the tasks that may still be sent to it.
-    pub fn set_credits(&self, credits: u32) {
-        write(
-            &self.links,
-            (read(&self.links) & !0xFFFF_FFFF) | u64::from(credits),
-        );
     }
 
     /// Secret of this registration.
@@ -231,32 +174,16 @@ impl WorkerSlot {
         read(&self.reconciled)
     }
 
-    /// Sets the moment of the last comparison.
-    pub fn set_reconciled(&self, stamp: u64) {
-        write(&self.reconciled, stamp);
-    }
-
     /// One bit for each kind it can run.
     #[must_use]
     pub fn kinds(&self) -> u64 {
         read(&self.kinds)
     }
 
-    /// Sets the kinds it can run.
-    pub fn set_kinds(&self, mask: u64) {
-        write(&self.kinds, mask);
-    }
-
     /// Load of its machine: run-queue length per core, times 1000.
     #[must_use]
     pub fn load_milli(&self) -> u32 {
         low(read(&self.process) >> 32)
-    }
-
-    /// Sets the load of its machine.
-    pub fn set_load_milli(&self, load: u32) {
-        let pid = read(&self.process) & 0xFFFF_FFFF;
-        write(&self.process, pid | (u64::from(load) << 32));
     }
 
     /// Process id on its node.
@@ -293,6 +220,99 @@ impl WorkerSlot {
     pub fn count(&self, counter: WorkerCounter) {
         // ORDERING: statistics.
         self.counters[counter as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A worker slot whose fields the holder may write: the Register, with the right of the PLM; or a local worker that is filling its own
+/// in.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerWriter<'s>(&'s WorkerSlot);
+
+impl core::ops::Deref for WorkerWriter<'_> {
+    type Target = WorkerSlot;
+
+    fn deref(&self) -> &WorkerSlot {
+        self.0
+    }
+}
+
+impl<'s> WorkerWriter<'s> {
+    /// For those whom the state makes the writer.
+    pub(crate) const fn of(slot: &'s WorkerSlot) -> Self {
+        Self(slot)
+    }
+
+    /// Writes what a registration says; the caller then applies `Register`.
+    pub fn fill(self, fields: &WorkerFields<'_>) {
+        // ORDERING: [worker.reuse] Release: whoever meets a new field also meets that the slot was given back;
+        // pairs with the fence in `read_between`.
+        fence(Ordering::Release);
+        store_text(&self.0.name, fields.name);
+        store_text(&self.0.host, fields.host);
+        write(&self.0.process, u64::from(fields.pid));
+        write(&self.0.identity, u64::from(fields.uid));
+        write(&self.0.token, fields.token);
+        write(&self.0.kinds, fields.kinds);
+        write(&self.0.registered, fields.registered);
+        for word in [
+            &self.0.reconciled,
+            &self.0.links,
+            &self.0.lease_end,
+            &self.0.start_time,
+        ] {
+            write(word, 0);
+        }
+        write(&self.0.heartbeat, fields.registered);
+        for counter in &self.0.counters {
+            write(counter, 0);
+        }
+    }
+
+    /// Makes the slot that of a local process. Only while it is being filled in.
+    pub(crate) fn set_local(self, attach: u16) {
+        write(
+            &self.0.links,
+            (read(&self.0.links) & !(0xFFFF << 48)) | (u64::from(attach) << 48),
+        );
+    }
+
+    /// Sets the key; the leaf is another matter.
+    pub fn set_key(self, key: Key) {
+        write(&self.0.load_key, key.as_raw());
+    }
+
+    /// Sets the end of its lease.
+    pub fn set_lease_end(self, stamp: u64) {
+        write(&self.0.lease_end, stamp);
+    }
+
+    /// Sets the moment of its last heartbeat.
+    pub fn set_heartbeat(self, stamp: u64) {
+        write(&self.0.heartbeat, stamp);
+    }
+
+    /// Sets the tasks that may still be sent to it.
+    pub fn set_credits(self, credits: u32) {
+        write(
+            &self.0.links,
+            (read(&self.0.links) & !0xFFFF_FFFF) | u64::from(credits),
+        );
+    }
+
+    /// Sets the moment of the last comparison.
+    pub fn set_reconciled(self, stamp: u64) {
+        write(&self.0.reconciled, stamp);
+    }
+
+    /// Sets the kinds it can run.
+    pub fn set_kinds(self, mask: u64) {
+        write(&self.0.kinds, mask);
+    }
+
+    /// Sets the load of its machine.
+    pub fn set_load_milli(self, load: u32) {
+        let pid = read(&self.0.process) & 0xFFFF_FFFF;
+        write(&self.0.process, pid | (u64::from(load) << 32));
     }
 }
 
@@ -360,11 +380,11 @@ mod tests {
             kinds: 0b1110,
             registered: 5,
         };
-        slot.fill(&fields);
+        WorkerWriter::of(&slot).fill(&fields);
         slot.apply(slot.state(), WorkerEvent::Register { capacity: 3 })
             .unwrap();
-        slot.set_load_milli(1500);
-        slot.set_credits(u32::MAX);
+        WorkerWriter::of(&slot).set_load_milli(1500);
+        WorkerWriter::of(&slot).set_credits(u32::MAX);
         slot.count(WorkerCounter::Failed);
         assert_eq!(
             (slot.name().as_str(), slot.host().as_str()),

@@ -1,5 +1,6 @@
 //! Payloads and results of all sizes, in all places, and what happens when there is no room.
 
+use crate::task::writer::SlotWriter;
 use std::fs;
 
 use super::{segment, segment_in, submit};
@@ -91,7 +92,7 @@ fn result_of_every_size_comes_back_beside_every_payload() {
         for len in SIZES {
             let task = submit(&segment, 1, 1, &bytes(payload));
             let blob = segment.store(task, &bytes(len), Purpose::Result).unwrap();
-            segment.task(task.slot()).set_result(blob);
+            SlotWriter::of(segment.task(task.slot())).set_result(blob);
             assert_eq!(load_all(&segment, task, Part::Result).unwrap(), bytes(len));
             assert_eq!(
                 load_all(&segment, task, Part::Payload).unwrap(),
@@ -129,7 +130,7 @@ fn full_arena_refuses_submissions_and_spills_results() {
         .store(task, &bytes(60_000), Purpose::Result)
         .unwrap();
     assert_eq!(spilled.place(), "spill");
-    segment.task(task.slot()).set_result(spilled);
+    SlotWriter::of(segment.task(task.slot())).set_result(spilled);
     assert_eq!(
         load_all(&segment, task, Part::Result).unwrap(),
         bytes(60_000)
@@ -209,7 +210,7 @@ fn bytes_of_another_task_are_neither_read_nor_freed() {
         load_all(&segment, first, Part::Payload).unwrap(),
         bytes(1000)
     );
-    segment.task(second.slot()).set_result(blob);
+    SlotWriter::of(segment.task(second.slot())).set_result(blob);
     assert!(matches!(
         segment.load(second, Part::Result, 0, &mut [0; 8]),
         Err(LoadError::Gone)
@@ -233,7 +234,7 @@ fn reference_that_cannot_be_is_an_error() {
         },
         BlobRef::Spill { number: 7, len: 5 },
     ] {
-        segment.task(task.slot()).set_result(blob);
+        SlotWriter::of(segment.task(task.slot())).set_result(blob);
         assert!(
             segment.load(task, Part::Result, 0, &mut [0; 100]).is_err(),
             "{blob:?}"

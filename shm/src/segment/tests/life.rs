@@ -6,6 +6,7 @@ use crate::segment::{ApplyError, ClaimError, TaskFields};
 use crate::task::side::SideRecord;
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions};
 use crate::task::state::{Event, Phase};
+use crate::task::writer::SlotWriter;
 use crate::tree::Key;
 
 #[test]
@@ -28,7 +29,7 @@ fn task_goes_through_its_whole_life() {
     segment.unindex_ready(slot);
     let running = segment.apply(slot, assigned, Event::Start).unwrap();
     let ended = segment.apply(slot, running, Event::End).unwrap();
-    segment.task(slot).set_outcome(Outcome {
+    SlotWriter::of(segment.task(slot)).set_outcome(Outcome {
         kind: OutcomeKind::Exited,
         code: 0,
         result_dropped: false,
@@ -278,8 +279,8 @@ fn reader_never_meets_the_lsn_of_a_change_with_the_key_before_it() {
         threads.spawn(|| {
             let task = segment.task(id.slot());
             for change in 1..=CHANGES {
-                task.set_key(Key::ready(0, change, id.generation()));
-                task.set_lsn(change);
+                SlotWriter::of(task).set_key(Key::ready(0, change, id.generation()));
+                SlotWriter::of(task).set_lsn(change);
             }
             // ORDERING: a flag of this test.
             has_ended.store(1, Ordering::Release);

@@ -1,5 +1,7 @@
 //! Random lives of tasks against a plain model: who is best, who has which bytes, what is left in the end.
 
+use crate::task::writer::SlotWriter;
+use crate::worker::WorkerWriter;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -65,7 +67,7 @@ impl World {
     fn new(segment: Segment) -> Self {
         let worker = WorkerIndex::new_checked(3, 8).unwrap();
         let slot = segment.worker(worker);
-        slot.fill(&WorkerFields::default());
+        WorkerWriter::of(slot).fill(&WorkerFields::default());
         slot.apply(slot.state(), WorkerEvent::Register { capacity: 1000 })
             .unwrap();
         Self {
@@ -183,7 +185,7 @@ impl World {
                 if let Some(id) = self.pick(pick, running) {
                     let result = self.bytes(bytes);
                     let blob = self.segment.store(id, &result, Purpose::Result).unwrap();
-                    self.segment.task(id.slot()).set_result(blob);
+                    SlotWriter::of(self.segment.task(id.slot())).set_result(blob);
                     self.apply(id, Event::End);
                     self.apply(id, Event::Complete);
                     self.worker_apply(WorkerEvent::Give);

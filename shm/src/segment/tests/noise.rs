@@ -9,7 +9,9 @@ use crate::sync::Ordering;
 use crate::task::side::SideRecord;
 use crate::task::slot::Outcome;
 use crate::task::state::Event;
+use crate::task::writer::SlotWriter;
 use crate::time::Now;
+use crate::worker::WorkerWriter;
 use crate::worker::{WorkerEvent, WorkerFields};
 
 const ROUNDS: u64 = 10_000;
@@ -116,17 +118,17 @@ fn write_somewhere(segment: &Segment, random: &mut fastrand::Rng) {
     let _ = segment.apply(slot, state, any_event(random));
     let _ = segment.free_task(slot, task.state());
     if let Ok(blob) = segment.store(id, &bytes, Purpose::Result) {
-        task.set_result(blob);
+        SlotWriter::of(task).set_result(blob);
     }
     segment.release(id, task.payload());
     segment.index_ready(slot, state);
     segment.index_timer(slot, state, random.u64(..));
     segment.unindex_ready(slot);
     segment.unindex_timer(slot);
-    task.set_outcome(Outcome::from_bits(random.u16(..)));
-    task.set_failures(random.u8(..));
+    SlotWriter::of(task).set_outcome(Outcome::from_bits(random.u16(..)));
+    SlotWriter::of(task).set_failures(random.u8(..));
     let worker = segment.worker(WorkerIndex::new_checked(random.u16(..10), 4095).unwrap());
-    worker.fill(&WorkerFields::default());
+    WorkerWriter::of(worker).fill(&WorkerFields::default());
     let _ = worker.apply(worker.state(), WorkerEvent::Take);
     let _ = worker.apply(worker.state(), WorkerEvent::Give);
     let client = segment.client(ClientIndex::new_checked(random.u16(..100), 100).unwrap());

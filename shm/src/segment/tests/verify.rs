@@ -9,8 +9,10 @@ use crate::segment::verify::Rule;
 use crate::segment::{Segment, TaskFields};
 use crate::sync::Ordering;
 use crate::task::state::{Event, Phase};
+use crate::task::writer::SlotWriter;
 use crate::time::Now;
 use crate::tree::Key;
+use crate::worker::WorkerWriter;
 use crate::worker::{WorkerEvent, WorkerFields};
 
 fn by(attach: u16) -> Claimant {
@@ -48,7 +50,7 @@ fn lively() -> Segment {
     claimed.publish(Event::AdmitDelayed, 1).unwrap();
     let worker = WorkerIndex::new_checked(1, 8).unwrap();
     let slot = segment.worker(worker);
-    slot.fill(&WorkerFields {
+    WorkerWriter::of(slot).fill(&WorkerFields {
         name: "w",
         ..WorkerFields::default()
     });
@@ -223,28 +225,28 @@ fn chunks_and_references_that_disagree_are_found() {
     let task = segment.task(ready);
     let id = task.state().id(ready).unwrap();
     let payload = task.payload();
-    task.set_payload(BlobRef::None);
+    SlotWriter::of(task).set_payload(BlobRef::None);
     assert_eq!(
         rules(&segment),
         [Rule::Chunk],
         "a chunk that nobody refers to"
     );
-    task.set_payload(payload);
-    task.set_result(BlobRef::Arena { unit: 1023, len: 5 });
+    SlotWriter::of(task).set_payload(payload);
+    SlotWriter::of(task).set_result(BlobRef::Arena { unit: 1023, len: 5 });
     assert_eq!(
         rules(&segment),
         [Rule::Reference],
         "a chunk that is nobody's"
     );
-    task.set_result(BlobRef::Inline { len: 65 });
+    SlotWriter::of(task).set_result(BlobRef::Inline { len: 65 });
     assert_eq!(rules(&segment), [Rule::Reference]);
-    task.set_result(BlobRef::None);
+    SlotWriter::of(task).set_result(BlobRef::None);
     let BlobRef::Arena { unit, .. } = payload else {
         panic!("{payload:?}")
     };
-    task.set_payload(BlobRef::Arena { unit, len: 5000 });
+    SlotWriter::of(task).set_payload(BlobRef::Arena { unit, len: 5000 });
     assert_eq!(rules(&segment), [Rule::Reference], "longer than its chunk");
-    task.set_payload(payload);
+    SlotWriter::of(task).set_payload(payload);
     let stray = segment.store(id, &[3; 100], Purpose::Result).unwrap();
     assert_eq!(rules(&segment), [Rule::Chunk]);
     segment.release(id, stray);

@@ -184,7 +184,8 @@ fn fill(segment: &Segment) -> TaskId {
     );
     let index = segment.worker_index(2).expect("there are four");
     let slot = segment.worker(index);
-    slot.fill(&WorkerFields {
+    let right = segment.plm_right().expect("its creator's");
+    segment.write_worker(right, index).fill(&WorkerFields {
         name: "one\x1b[2J",
         host: "node-7",
         pid: 42,
@@ -205,7 +206,7 @@ fn fill(segment: &Segment) -> TaskId {
     let result = segment
         .store(ended, &[b'r'; 200], Purpose::Result)
         .expect("there is room");
-    segment.task(ended.slot()).set_result(result);
+    segment.write_task(right, ended.slot()).set_result(result);
     task
 }
 
@@ -222,7 +223,8 @@ fn assign(segment: &Segment, task: TaskId, worker: WorkerIndex) {
         .apply(record.state(), WorkerEvent::Take)
         .expect("it has room");
     let load = Key::load(500, 1, worker.get());
-    record.set_key(load);
+    let right = segment.plm_right().expect("its creator's");
+    segment.write_worker(right, worker).set_key(load);
     segment.worker_heap().set(u32::from(worker.get()), load);
 }
 

@@ -101,7 +101,8 @@ fn submit(segment: &Segment, priority: u8, stamp: u64, payload: &str) -> TaskId 
 fn register(segment: &Segment) -> WorkerIndex {
     let index = segment.worker_index(2).unwrap();
     let slot = segment.worker(index);
-    slot.fill(&WorkerFields {
+    let right = segment.plm_right().unwrap();
+    segment.write_worker(right, index).fill(&WorkerFields {
         name: "one\x1b[2J",
         host: "node-7",
         pid: 42,
@@ -125,7 +126,8 @@ fn assign(segment: &Segment, task: TaskId, worker: WorkerIndex) {
     let record = segment.worker(worker);
     record.apply(record.state(), WorkerEvent::Take).unwrap();
     let load = Key::load(500, 1, worker.get());
-    record.set_key(load);
+    let right = segment.plm_right().unwrap();
+    segment.write_worker(right, worker).set_key(load);
     segment.worker_heap().set(u32::from(worker.get()), load);
 }
 

@@ -5,6 +5,7 @@
     reason = "a test names what it is about; everything else is left alone"
 )]
 
+use crate::task::writer::SlotWriter;
 use std::path::Path;
 
 use super::ground::Log;
@@ -123,7 +124,7 @@ impl Plm {
 
     pub(super) fn accept(&self, slot: SlotIndex, state: StateWord) {
         let segment = &self.segment;
-        segment.task(slot).set_phase_time(segment.now().stamp());
+        SlotWriter::of(segment.task(slot)).set_phase_time(segment.now().stamp());
         if let Ok(ready) = segment.apply(slot, state, Event::Accept) {
             segment.unindex_timer(slot);
             segment.index_ready(slot, ready);
