@@ -6,7 +6,6 @@ use qtf_shm::{AttachIndex, ClientIndex, Counter, KindIndex, Now, StateWord, Task
 
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
-use crate::effects::Effect;
 use crate::plm::{Disposition, Fence, Namer, Order, ResultReport, Submission, TaskRef, order};
 use crate::register::{Beat, ClientHello, ClientSession, WorkerHello, WorkerWelcome, check_hello};
 use crate::rejection::Rejection;
@@ -276,19 +275,17 @@ impl Engine {
     }
 
     /// An operator wants a worker to take no more tasks and to leave. Incarnation 0 means whichever
-    /// is in the slot now. Asking again is no error.
+    /// is in the slot now. Asking again is no error, and tells it again.
     ///
     /// # Errors
     /// The worker is not known.
     pub fn drain_worker(&mut self, now: Now, worker: WorkerId) -> Result<(), Rejection> {
-        let parts = self.parts(now);
+        let mut parts = self.parts(now);
         let index = parts
             .workers
             .serving_or_current(parts.turn.segment, worker)?;
-        if parts.workers.begin_drain(&parts.turn, index) {
-            let worker = parts.turn.worker_id(index);
-            parts.turn.effects.push(Effect::Drain { worker });
-        }
+        parts.workers.begin_drain(&parts.turn, index);
+        parts.workers.tell_drain(&mut parts.turn, index);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ const RESERVE: usize = 1_024 * PER_CALL_MAX;
 pub(crate) const PER_CALL_MAX: usize = 2;
 
 /// Why a worker is told to stop an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StopReason {
     /// Its client cancelled it.
     Cancelled,
@@ -41,7 +41,7 @@ pub enum Effect {
         /// The attempt that the result must name.
         attempt: u8,
     },
-    /// Tell the worker to stop the attempt.
+    /// Tell the worker to stop the attempt. Said again until the attempt has ended.
     Stop {
         /// Who holds it.
         worker: WorkerId,
@@ -64,7 +64,7 @@ pub enum Effect {
         /// Who was lost.
         worker: WorkerId,
     },
-    /// Tell the worker to take no more, to end what runs, and to leave.
+    /// Tell the worker to take no more, to end what runs, and to leave. Said again until it says that it does.
     Drain {
         /// Who is to leave.
         worker: WorkerId,

@@ -7,6 +7,7 @@
 //! | [`fifo`] | pipes through which tasks say where they are, and that hold them up |
 //! | [`system`] | daemon, workers and clients that are killed or stopped, and what they have written down |
 //! | [`ledger`] | the files they write it to, and what must hold of them |
+//! | [`link`] | a TCP link between worker and daemon that can be cut or held |
 //! | [`leaks`] | what is left of a place: processes and shared memory |
 //! | [`programs`] | where the binaries are, built first |
 //!
@@ -16,11 +17,13 @@
 pub mod fifo;
 pub mod leaks;
 pub mod ledger;
+pub mod link;
 pub mod place;
 pub mod process;
 pub mod programs;
 pub mod system;
 
 pub use fifo::{Fifo, Gate};
+pub use link::Link;
 pub use place::{Finished, Place};
 pub use process::Process;

@@ -3,8 +3,9 @@
 //! The engine gives credits their due, so what waits for one worker is bounded by its capacity; only ids
 //! wait, the data is read from the segment when the stream is polled. Credits are a stream's: when it ends
 //! or is replaced, the assignments that it has not sent are given back to whoever ends it, for the
-//! engine's queue. Stops and probes wait for the next stream. Whether an assignment is still the worker's
-//! the sender asks the engine for each.
+//! engine's queue. Stops wait for the next stream, over a new hello too: what they are about may go on there. The
+//! engine says them again and again; here each waits once. Whether an assignment is still the worker's the sender
+//! asks the engine for each.
 //!
 //! Invariants:
 //! - I1: a route belongs to one worker id; a hello of the slot's next tenant replaces it.
@@ -12,14 +13,14 @@
 //!
 //! Tested at the end of this file.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::task::Waker;
 
 use qtf_engine::{Effect, StopReason, TaskRef};
 use qtf_shm::{TaskId, WorkerId};
 
-/// LIMIT: stops may come on top of assignments; beyond this the worker is hopeless and loses orders, which
-/// the engine's reconciliation takes back.
+/// LIMIT: stops may come on top of assignments; beyond this the worker is hopeless and loses orders. The engine takes
+/// assignments back and says stops again.
 const ORDERS_MAX: usize = 1 << 18;
 
 /// Names one stream; later ones have higher numbers.
@@ -56,6 +57,8 @@ pub(crate) struct WorkerRoute {
     /// Where it is, for lists.
     pub(crate) address: String,
     orders: VecDeque<Order>,
+    /// The attempts for which a stop is among the orders.
+    stops: HashSet<(TaskId, u8, StopReason)>,
     notices: Notices,
     dispatch: Option<(StreamKey, Option<Waker>)>,
     session: Option<(StreamKey, Option<Waker>)>,
@@ -112,8 +115,11 @@ impl Routes {
             route.token = token;
             route.address = address;
             route.notices = Notices::default();
-            // What waited was never sent: the engine takes it back, as the worker does not hold it.
-            route.orders.clear();
+            // Assignments that waited were never sent: the engine takes them back, as the worker does not hold them. A
+            // hello is the answer to a probe.
+            route
+                .orders
+                .retain(|order| matches!(order, Order::Stop { .. }));
             route.process_watch = None;
             if let Some((_, Some(waker))) = route.session.replace((key, None)) {
                 waker.wake();
@@ -130,6 +136,7 @@ impl Routes {
             token,
             address,
             orders: VecDeque::new(),
+            stops: HashSet::new(),
             notices: Notices::default(),
             dispatch: None,
             session: Some((key, None)),
@@ -173,11 +180,19 @@ impl Routes {
     /// Takes the next order for the dispatch stream `key`.
     pub(crate) fn next_order(&mut self, id: WorkerId, key: StreamKey) -> Option<Order> {
         let route = self.get_mut(id)?;
-        if route.dispatch.as_ref()?.0 == key {
-            route.orders.pop_front()
-        } else {
-            None
+        if route.dispatch.as_ref()?.0 != key {
+            return None;
         }
+        let order = route.orders.pop_front()?;
+        if let Order::Stop {
+            task,
+            attempt,
+            reason,
+        } = order
+        {
+            route.stops.remove(&(task, attempt, reason));
+        }
+        Some(order)
     }
 
     /// Whether the dispatch stream `key` is still the one of its worker.
@@ -284,6 +299,7 @@ impl Routes {
                 if let Some(route) = self.get_mut(worker) {
                     tracing::warn!(%worker, address = route.address, "worker lost");
                     route.orders.clear();
+                    route.stops.clear();
                     route.notices.evicted = true;
                     route.wake_both();
                 }
@@ -309,7 +325,17 @@ impl Routes {
             tracing::debug!(%worker, ?order, "too much waits for this worker");
             return false;
         }
-        route.orders.push_back(order);
+        let waits_already = match order {
+            Order::Stop {
+                task,
+                attempt,
+                reason,
+            } => !route.stops.insert((task, attempt, reason)),
+            Order::Assign { .. } | Order::Probe { .. } => false,
+        };
+        if !waits_already {
+            route.orders.push_back(order);
+        }
         wake(&route.dispatch);
         true
     }
@@ -432,6 +458,34 @@ mod tests {
             routes.next_order(id, second),
             Some(Order::Stop { .. })
         ));
+    }
+
+    #[test]
+    fn stop_outlives_a_new_hello_and_waits_once_however_often_it_is_said() {
+        let id = worker(3, 1);
+        let (mut routes, _) = with_worker(id);
+        let stop = Effect::Stop {
+            worker: id,
+            task: TaskId::from_raw(1 << 24).unwrap(),
+            attempt: 1,
+            reason: StopReason::Cancelled,
+        };
+        routes.route(dispatch(id));
+        routes.route(stop);
+        routes.route(stop);
+        let session = routes.next_key();
+        routes.open_session(id, 7, "here".into(), session);
+        routes.route(stop);
+        let stream = routes.next_key();
+        assert_eq!(routes.open_dispatch(id, 7, stream), Some(Vec::new()));
+        for _ in 0..2 {
+            assert!(matches!(
+                routes.next_order(id, stream),
+                Some(Order::Stop { .. })
+            ));
+            assert_eq!(routes.next_order(id, stream), None);
+            routes.route(stop);
+        }
     }
 
     #[test]

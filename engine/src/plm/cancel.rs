@@ -1,19 +1,17 @@
 //! Cancellation, and change of priority.
 //!
 //! A waiting task is cancelled at once. One that a worker holds is flagged and its worker is told
-//! to stop it; what becomes of it is judged when the attempt ends. Asking again changes nothing.
+//! to stop it (`stops.rs`); what becomes of it is judged when the attempt ends. Asking again changes
+//! nothing, but tells the worker once more.
 //! Tested in `engine/tests/rules/cancellation.rs`.
 
 use qtf_journal as journal;
-use qtf_shm::{
-    Counter, Event, FLAG_CANCEL, Key, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskId,
-};
+use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, OutcomeKind, Phase, SlotIndex, StateWord, TaskId};
 
 use super::endings::outcome;
 use super::outcome::{Judgement, Record, judge};
 use super::{APPLY_TRIES_MAX, Plm};
 use crate::answers::Answer;
-use crate::effects::{Effect, StopReason};
 use crate::register::Workers;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
@@ -88,7 +86,7 @@ impl Plm {
         }
     }
 
-    /// Flags a task that a worker holds and tells the worker, once. Returns whether it is flagged.
+    /// Flags a task that a worker holds and tells the worker. Returns whether it is flagged.
     fn request_stop(
         &mut self,
         turn: &mut Turn<'_>,
@@ -97,31 +95,21 @@ impl Plm {
     ) -> Result<bool, Rejection> {
         let task = turn.write(slot);
         if state.has_flag(FLAG_CANCEL) {
+            self.tell_stop(turn, slot, state);
             return Ok(true);
         }
         self.check_change(&task)?;
         let mark = self.mark(task, state);
-        if turn
-            .segment
-            .apply(slot, state, Event::RequestCancel)
-            .is_err()
-        {
+        let Ok(flagged) = turn.segment.apply(slot, state, Event::RequestCancel) else {
             self.unmark(task, mark);
             return Ok(false);
-        }
+        };
         let Some(id) = state.id(slot) else {
             return Ok(false);
         };
         self.note(turn, (slot, mark), &journal::Record::Cancel { task: id });
         turn.segment.counters().add(Counter::TaskStopped, 1);
-        if let Owner::Worker(worker) = state.owner() {
-            turn.effects.push(Effect::Stop {
-                worker: turn.worker_id(worker),
-                task: id,
-                attempt: state.attempt(),
-                reason: StopReason::Cancelled,
-            });
-        }
+        self.tell_stop(turn, slot, flagged);
         Ok(true)
     }
 

@@ -13,6 +13,7 @@ use qtf_shm::{
 use super::journal::{End, Mark};
 use super::outcome::{ATTEMPT_MAX, Judgement, Record, judge, retry_pause_ns};
 use super::pending::Then;
+use super::stops::stop_reason;
 use super::{APPLY_TRIES_MAX, Plm};
 
 use crate::effects::Effect;
@@ -54,6 +55,7 @@ impl Plm {
         let task = turn.segment.task(slot);
         let judgement = judge(Record::of(task, ended), task.outcome());
         let is_journalled = self.is_journalled(task);
+        self.stops.forget(slot, ended);
         if let Owner::Worker(worker) = ended.owner() {
             let ending = match judgement {
                 Judgement::Done => Ending::Done,
@@ -118,7 +120,7 @@ impl Plm {
             self.unmark(task, Some(mark));
             return false;
         };
-        if task.timeout_ms() > 0 {
+        if task.timeout_ms() > 0 || stop_reason(ended).is_some() {
             turn.clear_timer(slot);
         }
         let (phase, failures) = judgement.end(task.failures());
@@ -269,6 +271,7 @@ impl Plm {
                 self.requeue(turn, slot, held, losses)
             };
             if changed {
+                self.stops.forget(slot, held);
                 self.count_handed_back(&task);
                 let ending = match why {
                     HandBack::WorkerLost => Ending::Lost,

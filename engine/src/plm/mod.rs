@@ -15,6 +15,7 @@
 //! | `cancel.rs` | cancellation and change of priority |
 //! | `retention.rs` | acknowledgement and freeing |
 //! | `dead_letters.rs` | new attempts for dead letters |
+//! | `stops.rs` | attempts that are to stop: told again until they end |
 //! | `timers.rs` | due tasks, timeouts, time to live |
 //! | `waiting.rs` | journal tasks that wait for room in the journal |
 //! | `repair.rs` | one idempotent repair of one slot |
@@ -42,6 +43,7 @@ mod reservation;
 mod results;
 mod retention;
 mod room;
+mod stops;
 mod submission;
 mod timers;
 mod waiting;
@@ -57,6 +59,7 @@ use crate::rejection::Rejection;
 use crate::turn::Turn;
 use journal::Mark;
 use pending::Then;
+use stops::Stops;
 use waiting::Waiting;
 
 pub use endings::ATTEMPTS_USED_UP;
@@ -69,6 +72,7 @@ pub(crate) use repair::Repaired;
 pub(crate) use reservation::Reservation;
 pub(crate) use results::Fence;
 pub use results::{Disposition, Output, ResultReport, TaskRef};
+pub(crate) use stops::is_to_be_told;
 pub use submission::{ArrayMember, Durability, Payload, Submission};
 
 /// LIMIT: only local processes change a state at the same time, and each of them only a few times
@@ -90,6 +94,8 @@ pub(crate) struct Plm {
     kind_names: Vec<Box<str>>,
     /// Journal tasks that are parked until the journal has room.
     waiting: Waiting,
+    /// Until when attempts that are to stop may take.
+    stops: Stops,
     /// `None` in memory operation.
     pub(crate) journal: Option<Box<Journal>>,
     /// Where the walk over the table of keys stands.
@@ -105,6 +111,7 @@ impl Plm {
             parked: [0; KINDS_COUNT],
             kind_names: vec![Box::default(); KINDS_COUNT],
             waiting: Waiting::default(),
+            stops: Stops::default(),
             journal,
             keys_cursor: 0,
         }

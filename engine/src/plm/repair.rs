@@ -12,6 +12,7 @@ use qtf_shm::{
 use super::Plm;
 use super::endings::HandBack;
 use super::journal::is_once;
+use super::stops::is_to_be_told;
 use super::timers::{expires_at, overdue_at};
 use crate::register::{Claim, Workers};
 use crate::turn::Turn;
@@ -122,7 +123,11 @@ impl Plm {
         let task = turn.segment.task(slot);
         let why = match claim {
             Claim::Holds => {
-                let watched = overdue_at(turn, slot).filter(|_| state.phase() == Phase::Running);
+                let watched = if is_to_be_told(turn.segment, state) {
+                    Some(turn.now)
+                } else {
+                    overdue_at(turn, slot).filter(|_| state.phase() == Phase::Running)
+                };
                 return match watched {
                     Some(at) if restore_timer(turn, slot, state, at) => Repaired::Index,
                     Some(_) | None => Repaired::Nothing,

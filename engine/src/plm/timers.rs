@@ -5,18 +5,15 @@
 //! the state says what it means, and a leaf that means nothing is taken out.
 //!
 //! An attempt that outlives its timeout is stopped by its worker. The engine comes in when the
-//! worker does not: after a grace it orders the stop, after another one it ends the attempt itself;
-//! a result that comes after that is stale. Tested in `engine/tests/rules/timers.rs`.
+//! worker does not: after a grace it orders the stop (`stops.rs`), after another one it ends the
+//! attempt itself; a result that comes after that is stale. Tested in `engine/tests/rules/timers.rs`.
 
-use qtf_shm::{
-    Counter, Event, FLAG_TIMED_OUT, Key, Now, Outcome, OutcomeKind, Owner, Phase, SlotIndex,
-    StateWord,
-};
+use qtf_shm::{Counter, Event, Key, Now, Phase, SlotIndex, StateWord};
 
 use super::Plm;
-use super::results::TIMED_OUT_UNANSWERED;
+use super::stops::stop_reason;
 use crate::cycle::WorkCount;
-use crate::effects::{Effect, PER_CALL_MAX, StopReason};
+use crate::effects::PER_CALL_MAX;
 use crate::register::Workers;
 use crate::turn::Turn;
 
@@ -48,7 +45,7 @@ impl Plm {
         let state = turn.segment.task(slot).state();
         match state.phase() {
             Phase::Delayed => self.serve_delayed(turn, slot, state),
-            Phase::Running => self.serve_running(turn, workers, slot, state),
+            Phase::Assigned | Phase::Running => self.serve_held(turn, workers, slot, state),
             Phase::Done | Phase::Failed | Phase::Cancelled => self.serve_ended(turn, slot, state),
             // By a local worker, which says so in this way.
             Phase::Ended if !state.is_judged() => {
@@ -70,7 +67,6 @@ impl Plm {
             | Phase::Blocked
             | Phase::Held
             | Phase::Ready
-            | Phase::Assigned
             | Phase::Ended
             | Phase::DeadLetter
             | Phase::Quarantine
@@ -104,53 +100,29 @@ impl Plm {
         true
     }
 
-    fn serve_running(
+    /// An attempt that a worker holds: it is to stop, or perhaps overdue.
+    fn serve_held(
         &mut self,
         turn: &mut Turn<'_>,
         workers: &mut Workers,
         slot: SlotIndex,
         state: StateWord,
     ) {
-        let reason = if state.has_flag(FLAG_TIMED_OUT) {
-            StopReason::Stale
-        } else {
-            match overdue_at(turn, slot) {
-                Some(at) if at.stamp() > turn.now.stamp() => {
-                    turn.set_timer(slot, state, at);
-                    return;
-                }
-                Some(_) => StopReason::TimedOut,
-                None => {
-                    turn.clear_timer(slot);
-                    return;
-                }
-            }
-        };
-        if let (Owner::Worker(worker), Some(task)) = (state.owner(), state.id(slot)) {
-            turn.effects.push(Effect::Stop {
-                worker: turn.worker_id(worker),
-                task,
-                attempt: state.attempt(),
-                reason,
-            });
-        }
-        if reason == StopReason::TimedOut {
-            if turn.segment.apply(slot, state, Event::RequestStop).is_ok() {
-                turn.segment.counters().add(Counter::TaskTimedOut, 1);
-            }
-            let again = turn.now.plus_ns(turn.config.stop_grace_ns);
-            turn.set_timer(slot, state, again);
+        if stop_reason(state).is_some() {
+            self.serve_stop(turn, workers, slot, state);
             return;
         }
-        turn.drop_result(slot, state);
-        turn.write(slot).set_outcome(Outcome {
-            kind: OutcomeKind::TimedOut,
-            code: TIMED_OUT_UNANSWERED,
-            result_dropped: false,
-        });
-        if let Some(ended) = turn.advance(slot, state, Event::End) {
-            turn.clear_timer(slot);
-            self.conclude(turn, workers, slot, ended);
+        let overdue = overdue_at(turn, slot).filter(|_| state.phase() == Phase::Running);
+        match overdue {
+            Some(at) if at.stamp() > turn.now.stamp() => turn.set_timer(slot, state, at),
+            Some(_) => {
+                if let Ok(flagged) = turn.segment.apply(slot, state, Event::RequestStop) {
+                    turn.segment.counters().add(Counter::TaskTimedOut, 1);
+                    turn.clear_timer(slot);
+                    self.tell_stop(turn, slot, flagged);
+                }
+            }
+            None => turn.clear_timer(slot),
         }
     }
 }

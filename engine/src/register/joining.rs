@@ -5,16 +5,14 @@
 //! owns it is told to abandon, and what the segment says it owns but it does not hold goes back to
 //! the queue. For the last part a pass of the sweep is needed; the worker gets nothing new before
 //! it is over, so that "holds" and "was just sent" cannot be mistaken for each other. Credits start
-//! over at 0: the worker grants them on its new dispatch stream. Tested in
+//! over at 0: the worker grants them on its new dispatch stream. Attempts that are to stop, and a drain, are told
+//! again: nobody knows what of the earlier session arrived. Tested in
 //! `engine/tests/rules/joining.rs`.
 
-use qtf_shm::{
-    AttachIndex, Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex, WorkerPhase,
-};
+use qtf_shm::{AttachIndex, Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex};
 
 use super::workers::{Workers, apply};
-use crate::effects::Effect;
-use crate::plm::is_held_by;
+use crate::plm::{is_held_by, is_to_be_told};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
 
@@ -153,12 +151,11 @@ impl Workers {
         }
         self.reconcile(turn, worker, held);
         turn.segment.counters().add(Counter::WorkerReturned, 1);
-        let id = turn.worker_id(worker);
-        if slot.state().phase() == WorkerPhase::Draining {
-            turn.effects.push(Effect::Drain { worker: id });
+        if !cfg!(qtf_mutant = "sim_drain_is_told_once") {
+            self.tell_drain(turn, worker);
         }
         WorkerWelcome {
-            id,
+            id: turn.worker_id(worker),
             token: slot.token(),
             abandon,
             is_known: true,
@@ -206,7 +203,14 @@ impl Workers {
 fn own(turn: &Turn<'_>, worker: WorkerIndex, held: Held) -> Option<TaskId> {
     let task = TaskId::from_raw(held.task_id)?;
     let (_, state) = turn.find(task).ok()?;
-    is_held_by(state, worker, held.attempt).then_some(task)
+    if !is_held_by(state, worker, held.attempt) {
+        return None;
+    }
+    if is_to_be_told(turn.segment, state) && !cfg!(qtf_mutant = "sim_stop_is_told_once") {
+        // In the next cycle: a hello may name more attempts than a call may cause effects.
+        turn.set_timer(task.slot(), state, turn.now);
+    }
+    Some(task)
 }
 
 /// Checks the fields that need no look at the segment; returns the capacity.

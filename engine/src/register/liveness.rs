@@ -6,6 +6,8 @@
 //!        ^                            |                                      ^
 //!        +----- any sign of life -----+      kernel says dead, goodbye ------+
 //! ```
+//! A worker that is to leave is told so with each heartbeat in which it does not say that it does.
+//!
 //! After a gap of the loop over a quarter of the lease every lease starts over: then it was the
 //! daemon that did not listen. Tested in `engine/tests/rules/liveness.rs`.
 
@@ -55,6 +57,8 @@ impl Workers {
         slot.set_load_milli(beat.load_milli);
         if beat.draining {
             self.begin_drain(turn, worker);
+        } else {
+            self.tell_drain_again(turn, worker);
         }
         // Results ride on the same stream and came first. So if nothing was sent to it for a whole
         // lease and it holds nothing, what the segment says it holds never reached it.
@@ -100,6 +104,24 @@ impl Workers {
         turn.segment.counters().add(Counter::WorkerDraining, 1);
         self.refresh(turn.segment, worker);
         true
+    }
+
+    /// Tells a worker that it is to leave, if it is.
+    pub(crate) fn tell_drain(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        if turn.segment.worker(worker).state().drains() {
+            self.notes[worker.position()].drain_told = turn.now;
+            let worker = turn.worker_id(worker);
+            turn.effects.push(Effect::Drain { worker });
+        }
+    }
+
+    /// The worker does not say that it drains: it has not heard so, or will not. Once in each heartbeat period.
+    fn tell_drain_again(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
+        let since_told = turn.now.since_ns(self.notes[worker.position()].drain_told);
+        let is_due = since_told >= turn.config.heartbeat_ns && turn.effects.has_room(1);
+        if is_due && !cfg!(qtf_mutant = "sim_drain_is_told_once") {
+            self.tell_drain(turn, worker);
+        }
     }
 
     /// The worker is dead; its tasks count as lost.

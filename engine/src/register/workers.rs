@@ -54,6 +54,8 @@ pub(super) struct Note {
     assigned: u32,
     /// When a task was last sent to it.
     pub(super) sent: Now,
+    /// When it was last told to leave.
+    pub(super) drain_told: Now,
     /// The number an unanswered probe asks for; 0 = none.
     pub(super) probe: u64,
     /// It said goodbye: its tasks go back without counting as lost.

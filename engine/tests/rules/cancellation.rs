@@ -45,7 +45,7 @@ fn delayed_and_parked_tasks_are_cancelled_at_once() {
 }
 
 #[test]
-fn running_task_is_flagged_and_its_worker_told_once() {
+fn running_task_is_flagged_and_its_worker_told_each_time_it_is_asked_for() {
     let mut world = World::new();
     let task = world
         .submit_with("exec", |submission| submission.retries = 5)
@@ -53,18 +53,18 @@ fn running_task_is_flagged_and_its_worker_told_once() {
     let worker = world.worker(1, &["exec"]);
     let got = world.dispatch();
     world.start(got);
-    assert_eq!(cancel(&mut world, task), Ok(Phase::Running));
-    assert_eq!(
-        world.effects(),
-        [Effect::Stop {
-            worker,
-            task,
-            attempt: 1,
-            reason: StopReason::Cancelled
-        }]
-    );
-    assert_eq!(cancel(&mut world, task), Ok(Phase::Running));
-    assert_eq!(world.effects(), []);
+    for _ in 0..2 {
+        assert_eq!(cancel(&mut world, task), Ok(Phase::Running));
+        assert_eq!(
+            world.effects(),
+            [Effect::Stop {
+                worker,
+                task,
+                attempt: 1,
+                reason: StopReason::Cancelled
+            }]
+        );
+    }
     let told = world.report(got, OutcomeKind::Cancelled, 0);
     assert_eq!(told, Disposition::Recorded);
     assert_eq!(world.phase(task), Phase::Cancelled);

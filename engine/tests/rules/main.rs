@@ -44,6 +44,7 @@ mod room;
 mod scheduling;
 #[cfg(test)]
 mod snapshot;
+mod stops;
 #[cfg(test)]
 mod submission;
 #[cfg(test)]

@@ -74,13 +74,9 @@ fn after_another_grace_the_engine_ends_the_attempt_and_a_late_result_is_stale() 
     let mut world = World::new();
     let got = running(&mut world, 0);
     let stops = pass(&mut world, got.0, 12 * SECOND);
-    assert_eq!(
-        stops,
-        [
-            stop(got, StopReason::TimedOut),
-            stop(got, StopReason::Stale)
-        ]
-    );
+    let (last, before) = stops.split_last().unwrap();
+    assert_eq!(*last, stop(got, StopReason::Stale));
+    assert_eq!(before, [stop(got, StopReason::TimedOut); 5]);
     assert_eq!(world.phase(got.1), Phase::Failed);
     assert_eq!(world.outcome(got.1).kind, OutcomeKind::TimedOut);
     let state = world.segment().worker(got.0.slot()).state();
@@ -125,5 +121,5 @@ fn timeout_counts_from_the_start_and_not_from_the_assignment() {
     assert_eq!(pass(&mut world, worker, 60 * SECOND), []);
     world.start(got);
     assert_eq!(pass(&mut world, worker, 5 * SECOND), []);
-    assert_eq!(pass(&mut world, worker, 2 * SECOND).len(), 1);
+    assert_eq!(pass(&mut world, worker, 1_500 * MS).len(), 1);
 }

@@ -8,8 +8,8 @@ use qtf_engine::{
     ResultReport, Submission, TaskRef, WorkerHello,
 };
 use qtf_shm::{
-    ClientIndex, Counter, Geometry, Heap, Now, Outcome, OutcomeKind, Owner, Phase, Segment,
-    SegmentSpec, SlotIndex, SlotWriter, TaskId, WorkerId, WorkerPhase,
+    ClientIndex, Counter, FLAG_CANCEL, FLAG_TIMED_OUT, Geometry, Heap, Now, Outcome, OutcomeKind,
+    Owner, Phase, Segment, SegmentSpec, SlotIndex, SlotWriter, TaskId, WorkerId, WorkerPhase,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -262,8 +262,11 @@ impl World {
                 phase,
                 Phase::Delayed | Phase::Done | Phase::Failed | Phase::Cancelled
             );
+            let is_held = matches!(phase, Phase::Assigned | Phase::Running);
+            let is_to_stop = state.has_flag(FLAG_CANCEL) || state.has_flag(FLAG_TIMED_OUT);
             let is_timed = keeps_time && !state.is_forgotten()
-                || phase == Phase::Running && task.timeout_ms() > 0;
+                || phase == Phase::Running && task.timeout_ms() > 0
+                || is_held && is_to_stop;
             let timer = segment.timers().leaf(number);
             assert_eq!(timer.is_some(), is_timed, "{state:?}");
             if let Owner::Worker(worker) = state.owner() {
