@@ -12,8 +12,9 @@
 //!           Join             JOINING   incarnation + 1; the capacity bits name the attach record of who joins
 //! JOINING   Open             LIVE      the slot is filled in
 //!           Leave            FREE      gave up, or died
-//! LIVE      Take             LIVE      running + 1, only below the capacity
-//!           Drain            DRAINING
+//! LIVE, DRAINING
+//!           Take             the same  running + 1, only below the capacity: counts what was taken, also if the drain came in between
+//! LIVE      Drain            DRAINING
 //!           Suspect          SUSPECT
 //! DRAINING  Suspect          SUSPECT   flag DRAINS
 //! SUSPECT   Recover          LIVE, or DRAINING with the flag
@@ -245,7 +246,12 @@ impl WorkerState {
             WorkerEvent::Open { capacity } if matches!(phase, WorkerPhase::Joining) => {
                 Some(self.with_capacity(capacity).with_phase(WorkerPhase::Live))
             }
-            WorkerEvent::Take if self.has_room() => Some(self.with_running(self.running() + 1)),
+            WorkerEvent::Take
+                if matches!(phase, WorkerPhase::Live | WorkerPhase::Draining)
+                    && self.running() < self.capacity() =>
+            {
+                Some(self.with_running(self.running() + 1))
+            }
             WorkerEvent::Give if exists && self.running() > 0 => {
                 Some(self.with_running(self.running() - 1))
             }
@@ -396,7 +402,7 @@ mod tests {
                  drain>draining 2/4, suspect>suspect 2/4, lose>lost 2/4"
             }
             WorkerPhase::Draining => {
-                "give>draining 1/4, recount>draining 3/4, resize>draining 2/9, \
+                "take>draining 3/4, give>draining 1/4, recount>draining 3/4, resize>draining 2/9, \
                  suspect>suspect 2/4, lose>lost 2/4"
             }
             WorkerPhase::Suspect => {
