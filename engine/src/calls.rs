@@ -6,6 +6,7 @@ use qtf_shm::{AttachIndex, ClientIndex, Counter, KindIndex, Now, StateWord, Task
 
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
+use crate::effects::{Effect, StopReason};
 use crate::plm::{Disposition, Fence, Namer, Order, ResultReport, Submission, TaskRef, order};
 use crate::register::{Beat, ClientHello, ClientSession, WorkerHello, WorkerWelcome, check_hello};
 use crate::rejection::Rejection;
@@ -196,12 +197,22 @@ impl Engine {
         }
     }
 
-    /// A worker has begun an attempt.
-    pub fn task_started(&mut self, now: Now, worker: WorkerId, asked: TaskRef) {
+    /// A worker has begun an attempt. If it is no longer the worker's (it was long on its way, and was taken back meanwhile), the worker
+    /// is told to stop it.
+    pub fn task_started(&mut self, now: Now, id: WorkerId, asked: TaskRef) {
         let mut parts = self.parts(now);
-        if let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) {
+        if let Ok(worker) = parts.workers.serving(parts.turn.segment, id) {
             parts.workers.heard_of(&mut parts.turn, worker);
-            parts.plm.started(&mut parts.turn, Fence { worker, asked });
+            if !parts.plm.started(&mut parts.turn, Fence { worker, asked })
+                && let Ok(attempt) = u8::try_from(asked.attempt)
+            {
+                parts.turn.effects.push(Effect::Stop {
+                    worker: id,
+                    task: asked.task,
+                    attempt,
+                    reason: StopReason::Stale,
+                });
+            }
         }
     }
 

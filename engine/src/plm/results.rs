@@ -75,22 +75,23 @@ pub(crate) struct Fence {
 }
 
 impl Plm {
-    /// The worker has begun an attempt. Reports about attempts that it does not hold are ignored.
-    pub(crate) fn started(&mut self, turn: &mut Turn<'_>, fence: Fence) {
+    /// The worker has begun an attempt. Returns false, and changes nothing, if it does not hold this attempt.
+    pub(crate) fn started(&mut self, turn: &mut Turn<'_>, fence: Fence) -> bool {
         for _ in 0..APPLY_TRIES_MAX {
             let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
-                return;
+                return false;
             };
             if state.phase() == Phase::Running {
-                return;
+                return true;
             }
             if let Some(running) = turn.advance(slot, state, Event::Start) {
                 if let Some(at) = overdue_at(turn, slot) {
                     turn.set_timer(slot, running, at);
                 }
-                return;
+                return true;
             }
         }
+        true
     }
 
     /// An assignment never reached its worker. Returns whether it went back.

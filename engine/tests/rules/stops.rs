@@ -252,3 +252,23 @@ fn worker_that_is_to_leave_is_told_with_each_heartbeat_until_it_says_that_it_doe
     world.engine.worker_beat(world.now, worker, &beat).unwrap();
     assert_eq!(drains(&world.settle()), 0);
 }
+
+#[test]
+fn worker_that_begins_what_was_taken_back_is_told_to_stop_it() {
+    let mut world = World::new();
+    world.submit("exec");
+    let worker = world.worker(2, &["exec"]);
+    let got = world.dispatch();
+    // The order is on its way for longer than a lease, and the heartbeats say that the worker holds nothing.
+    for _ in 0..8 {
+        world.pass(SECOND);
+        world.beat(worker, 0).expect("the worker is known");
+        world.cycle();
+    }
+    world.settle();
+    let state = world.segment().state(got.1.slot());
+    assert_eq!(state.attempt(), 2, "it has gone out again: {state:?}");
+    world.start(got);
+    let told = stops(&world.effects());
+    assert_eq!(told, [(got, StopReason::Stale)]);
+}
