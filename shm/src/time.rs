@@ -84,7 +84,30 @@ pub const fn origin_after(monotonic_ns: u64, first_stamp: u64) -> u64 {
 /// Reads `CLOCK_MONOTONIC`. 0 if the clock cannot be read, which Linux does not do.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
+    #[cfg(any(test, feature = "kill-points"))]
+    if let Some(ns) = simulated::reading() {
+        return ns;
+    }
     read(ClockId::CLOCK_MONOTONIC)
+}
+
+/// The monotonic clock of a simulation, thread by thread: for tests only.
+#[cfg(any(test, feature = "kill-points"))]
+pub mod simulated {
+    use core::cell::Cell;
+
+    std::thread_local! {
+        static READING: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// From now on the monotonic clock of this thread says this; with `None` what the kernel says.
+    pub fn set_monotonic_ns(ns: Option<u64>) {
+        READING.set(ns);
+    }
+
+    pub(super) fn reading() -> Option<u64> {
+        READING.get()
+    }
 }
 
 /// Reads the wall clock: nanoseconds since 1970-01-01 UTC. For display only.

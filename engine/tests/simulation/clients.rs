@@ -5,7 +5,7 @@ use qtf_shm::Phase;
 
 use crate::world::World;
 
-const KINDS: [&str; 3] = ["exec", "render", "odd"];
+const KINDS: [&str; 4] = ["exec", "render", "odd", "local"];
 
 impl World {
     pub(crate) fn client_acts(&mut self) {
@@ -21,8 +21,9 @@ impl World {
         let client = self.clients[self.rng.usize(..self.clients.len())];
         let bytes = vec![1; self.rng.usize(0..300)];
         let kind = match self.rng.u8(..) {
-            0..8 => KINDS[2],
-            8..60 => KINDS[1],
+            0..6 => KINDS[2],
+            6..12 => KINDS[3],
+            12..60 => KINDS[1],
             _ => KINDS[0],
         };
         let mut submission = Submission::new(client, kind, Payload::Bytes(&bytes));
@@ -50,12 +51,24 @@ impl World {
     }
 
     fn cancel(&mut self) {
-        let Some(id) = self.model.random(&mut self.rng) else {
+        // What runs is one of many.
+        let held = self.workers.iter().flat_map(|worker| &worker.holds);
+        let held: Vec<_> = held.map(|hold| hold.one.task).collect();
+        let held = held
+            .get(self.rng.usize(..held.len().max(1)))
+            .copied()
+            .filter(|id| self.model.tasks.contains_key(id) && self.rng.bool());
+        let Some(id) = held.or_else(|| self.model.random(&mut self.rng)) else {
             return;
         };
         let answer = self.engine.cancel(self.now, id).map(|answer| answer.phase);
+        let may_have_ended = self.model.may_have_ended(id) || self.is_in_hands(id);
         let task = self.model.tasks.get_mut(&id).expect("it was found there");
         match (task.end, answer) {
+            (None, Err(refused)) if may_have_ended => {
+                let is_gone = refused.reason != RejectReason::WrongState;
+                assert!(task.discard_result || !is_gone, "{id}: {refused}");
+            }
             (None, Ok(phase)) => {
                 assert!(
                     matches!(phase, Phase::Cancelled | Phase::Assigned | Phase::Running),

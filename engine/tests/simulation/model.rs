@@ -2,7 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use qtf_shm::{ClientIndex, Now, OutcomeKind, Phase, TaskId};
+use qtf_shm::{ClientIndex, Now, Outcome, OutcomeKind, Phase, TaskId};
+
+/// What an attempt has left, as its worker reported it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) attempt: u8,
+    pub(crate) outcome: Outcome,
+    pub(crate) output: Vec<u8>,
+}
+
+impl Report {
+    pub(crate) fn is_success(&self) -> bool {
+        self.outcome.kind == OutcomeKind::Exited && self.outcome.code == 0
+    }
+}
 
 /// One accepted task.
 #[derive(Debug, Clone)]
@@ -11,12 +25,26 @@ pub(crate) struct ModelTask {
     pub(crate) max_attempts: u32,
     pub(crate) discard_result: bool,
     pub(crate) is_cancel_asked: bool,
-    /// Attempts handed out so far.
+    /// Attempts handed out so far, as far as is known.
     pub(crate) attempts: u8,
-    /// The attempt whose result was recorded last.
-    recorded: u8,
+    /// What was recorded last.
+    pub(crate) report: Option<Report>,
+    /// A local worker is ending an attempt: nobody knows yet whether it has.
+    pub(crate) under_way: Option<Report>,
+    /// Whether an attempt has ended was known to a process that is dead.
+    pub(crate) is_unsure: bool,
     failures: u32,
     pub(crate) end: Option<(Phase, Now)>,
+    /// Outcome and result, as they were when the end was told.
+    pub(crate) ending: Option<(Outcome, Vec<u8>)>,
+}
+
+/// An end that must follow.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    phase: Phase,
+    /// The cycle from which on it must have been told.
+    until: u64,
 }
 
 /// All accepted tasks that are not freed yet.
@@ -24,7 +52,7 @@ pub(crate) struct ModelTask {
 pub(crate) struct Model {
     pub(crate) tasks: BTreeMap<TaskId, ModelTask>,
     /// What the end of a task must be, told by a recorded result and not yet by a notice.
-    expected: BTreeMap<TaskId, Phase>,
+    expected: BTreeMap<TaskId, Expected>,
     pub(crate) accepted: u64,
     pub(crate) ended: u64,
 }
@@ -42,44 +70,69 @@ impl Model {
             discard_result,
             is_cancel_asked: false,
             attempts: 0,
-            recorded: 0,
+            report: None,
+            under_way: None,
+            is_unsure: false,
             failures: 0,
             end: None,
+            ending: None,
         };
         let before = self.tasks.insert(id, task);
         assert!(before.is_none(), "{id} was given twice");
         self.accepted += 1;
     }
 
+    /// An attempt was handed out, or a local worker has taken it. A local worker that was killed while it took one has used up a
+    /// number.
     pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u8) {
         let task = self.tasks.get_mut(&id).expect("only accepted tasks run");
         assert_eq!(task.end, None, "{id} was handed out after its end");
-        assert_eq!(attempt, task.attempts + 1, "attempts of {id}");
+        assert!(
+            attempt > task.attempts,
+            "{id}: attempt {attempt} was handed out again"
+        );
         task.attempts = attempt;
     }
 
-    /// A result was recorded: says what must follow.
-    pub(crate) fn recorded(&mut self, id: TaskId, attempt: u8, (kind, code): (OutcomeKind, u8)) {
-        let task = self
-            .tasks
-            .get_mut(&id)
-            .expect("only accepted tasks have results");
+    /// A result was recorded: says what must follow, from which cycle on at the latest.
+    pub(crate) fn recorded(&mut self, id: TaskId, report: Report, until: u64) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            panic!("{id} had a result, and is gone");
+        };
+        let attempt = report.attempt;
         assert_eq!(task.end, None, "{id} had a result after its end");
         assert_eq!(attempt, task.attempts, "{id}: only the last attempt counts");
-        assert!(
-            attempt > task.recorded,
-            "{id}: attempt {attempt} counted twice"
-        );
-        task.recorded = attempt;
-        if kind == OutcomeKind::Exited && code == 0 {
-            self.expected.insert(id, Phase::Done);
+        let before = task.report.as_ref().map_or(0, |report| report.attempt);
+        assert!(attempt > before, "{id}: attempt {attempt} counted twice");
+        let is_success = report.is_success();
+        task.report = Some(report);
+        let phase = if is_success {
+            Phase::Done
         } else if task.is_cancel_asked {
-            self.expected.insert(id, Phase::Cancelled);
+            Phase::Cancelled
         } else {
             task.failures += 1;
-            if task.failures >= task.max_attempts {
-                self.expected.insert(id, Phase::Failed);
+            if task.failures < task.max_attempts {
+                return;
             }
+            Phase::Failed
+        };
+        self.expected.insert(id, Expected { phase, until });
+    }
+
+    /// A local worker says that its attempt has ended, perhaps long after others have seen it.
+    pub(crate) fn local_recorded(&mut self, id: TaskId, until: u64) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let Some(report) = task.under_way.take() else {
+            return;
+        };
+        if task.end.is_none() && task.attempts == report.attempt {
+            self.recorded(id, report, until);
+        } else if task.end.is_none() {
+            // The next attempt is under way already.
+            task.failures += u32::from(!report.is_success());
         }
     }
 
@@ -87,11 +140,26 @@ impl Model {
     pub(crate) fn finished(&mut self, id: TaskId, phase: Phase, now: Now) {
         let task = self.tasks.get_mut(&id).expect("only accepted tasks end");
         assert_eq!(task.end, None, "{id} ended twice");
+        if let Some(report) = task.under_way.as_ref()
+            && report.attempt == task.attempts
+            && report.is_success() == (phase == Phase::Done)
+            && task.report.as_ref().is_none_or(|before| before != report)
+        {
+            // Only now one knows that it had ended the attempt.
+            let mut expected = None;
+            if phase == Phase::Done {
+                expected = Some(report.clone());
+            }
+            task.report = expected.or_else(|| task.report.take());
+        }
+        let has_succeeded = task.report.as_ref().is_some_and(|report| {
+            report.attempt == task.attempts && report.is_success() && phase == Phase::Done
+        });
         if let Some(expected) = self.expected.remove(&id) {
-            assert_eq!(phase, expected, "{id}");
+            assert_eq!(phase, expected.phase, "{id}");
         } else if phase == Phase::Cancelled {
             assert!(task.is_cancel_asked, "{id} was cancelled unasked");
-        } else {
+        } else if !has_succeeded {
             // By the engine alone: a timeout without an answer, or too many losses.
             assert!(
                 matches!(phase, Phase::Failed | Phase::DeadLetter),
@@ -111,8 +179,19 @@ impl Model {
     }
 
     /// Nothing that was recorded still waits for its notice.
-    pub(crate) fn assert_told(&self) {
-        assert!(self.expected.is_empty(), "{:?}", self.expected);
+    pub(crate) fn assert_told(&self, cycle: u64) {
+        for (id, expected) in &self.expected {
+            assert!(
+                cycle < expected.until,
+                "{id}: nobody was told its end, {expected:?}"
+            );
+        }
+    }
+
+    /// It has ended, or somebody has ended an attempt of it: what follows is not known to clients yet.
+    pub(crate) fn may_have_ended(&self, id: TaskId) -> bool {
+        let task = &self.tasks[&id];
+        task.end.is_some() || task.under_way.is_some() || self.expected.contains_key(&id)
     }
 
     /// Unfinished and kept tasks of a client.

@@ -1,9 +1,27 @@
 //! What workers do in the simulation, well or badly.
 
-use qtf_engine::{Beat, Disposition, Held, Output, Reconnect, ResultReport, TaskRef, WorkerHello};
+use qtf_engine::{
+    Beat, Disposition, Held, Output, Reconnect, ResultReport, StopReason, TaskRef, WorkerHello,
+};
 use qtf_shm::{Outcome, OutcomeKind, TaskId, WorkerId};
 
+use crate::links::{Down, Link, LinkState, Up};
+use crate::model::Report;
 use crate::world::World;
+
+/// Cycles that an attempt takes at most.
+const LONG: u64 = 1_200;
+
+/// An attempt that a worker has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) one: TaskRef,
+    pub(crate) is_started: bool,
+    /// Runs until this cycle at least, unless it is stopped.
+    pub(crate) until: u64,
+    /// It was told to stop it.
+    pub(crate) stop: Option<StopReason>,
+}
 
 /// One worker process.
 #[derive(Debug)]
@@ -11,16 +29,18 @@ pub(crate) struct SimWorker {
     pub(crate) id: WorkerId,
     token: u64,
     pub(crate) capacity: u32,
-    kinds: Vec<String>,
-    /// Credits that it has granted and that are not used up.
-    pub(crate) granted: u32,
-    /// On the way to it.
-    pub(crate) mail: Vec<TaskRef>,
-    pub(crate) holds: Vec<TaskRef>,
-    /// It can neither send nor receive.
-    pub(crate) is_cut_off: bool,
+    pub(crate) kinds: Vec<String>,
+    pub(crate) link: Link,
+    /// Credits that the daemon knows of and has not used up.
+    pub(crate) open: u32,
+    pub(crate) holds: Vec<Hold>,
+    /// Ended; no verdict has come.
+    pub(crate) finished: Vec<(TaskRef, Report)>,
     /// It was told, or has found out, that it is no longer known.
     pub(crate) is_evicted: bool,
+    pub(crate) drains: bool,
+    /// It takes tasks and never begins them.
+    pub(crate) is_lazy: bool,
     /// The probe it was asked to answer.
     pub(crate) probe: u64,
 }
@@ -29,10 +49,22 @@ impl World {
     pub(crate) fn worker_joins(&mut self) {
         let capacity = self.rng.u32(1..5);
         let mut kinds = vec!["exec".to_owned()];
-        if self.rng.bool() {
-            kinds.push("render".to_owned());
+        for (kind, odds) in [("render", 128), ("odd", 24)] {
+            if self.rng.u8(..) < odds {
+                kinds.push(kind.to_owned());
+            }
+        }
+        if self.rng.u8(..) < 16 {
+            kinds.remove(0);
+        }
+        if kinds.is_empty() {
+            kinds.push("odd".to_owned());
         }
         self.worker_joins_with(capacity, kinds);
+        let is_lazy = self.has_faults() && self.rng.u8(..) < 24;
+        if let Some(worker) = self.workers.last_mut() {
+            worker.is_lazy = is_lazy;
+        }
     }
 
     pub(crate) fn worker_joins_with(&mut self, capacity: u32, kinds: Vec<String>) {
@@ -43,121 +75,209 @@ impl World {
                 token: welcome.token,
                 capacity,
                 kinds,
-                granted: 0,
-                mail: Vec::new(),
+                link: Link::new(),
+                open: 0,
                 holds: Vec::new(),
-                is_cut_off: false,
+                finished: Vec::new(),
                 is_evicted: false,
+                drains: false,
+                is_lazy: false,
                 probe: 0,
             });
-            self.grant(self.workers.len() - 1, capacity, true);
+            let place = self.workers.len() - 1;
+            self.send_up(place, Up::Credits(capacity, true));
+            self.read_link(place);
         }
     }
 
-    pub(crate) fn grant(&mut self, place: usize, credits: u32, restart: bool) {
-        let worker = &mut self.workers[place];
-        let known = self
-            .engine
-            .worker_credits(self.now, worker.id, credits, restart);
-        if known.is_ok() {
-            let before = if restart { 0 } else { worker.granted };
-            worker.granted = before + credits;
-        } else {
-            worker.is_evicted = true;
+    /// What a worker says while it believes its connection to stand.
+    fn send_up(&mut self, place: usize, message: Up) {
+        let link = &mut self.workers[place].link;
+        if link.state != LinkState::Cut {
+            link.up.push_back(message);
         }
     }
 
-    /// A worker that behaves.
+    /// A worker that behaves, as far as its connection lets it.
     pub(crate) fn worker_acts(&mut self, place: usize) {
         let worker = &mut self.workers[place];
-        if worker.is_cut_off || worker.is_evicted {
-            if self.rng.u8(..) < 20 {
+        if worker.link.state == LinkState::Cut || worker.is_evicted {
+            if self.rng.u8(..) < 50 {
                 self.worker_comes_back(place);
             }
             return;
         }
-        worker.holds.append(&mut worker.mail);
+        self.worker_hears(place);
+        let worker = &mut self.workers[place];
         let holding = u32::try_from(worker.holds.len()).expect("few");
         assert!(holding <= worker.capacity, "{worker:?}");
         if worker.probe != 0 {
             let nonce = std::mem::take(&mut worker.probe);
-            let id = worker.id;
-            self.engine.probe_answered(self.now, id, nonce);
+            self.send_up(place, Up::Answer(nonce));
         }
+        self.worker_stops(place);
         match self.rng.u8(0..4) {
             0 => self.worker_starts(place),
             1 | 2 => self.worker_ends(place),
             _ => {}
         }
         self.worker_beats(place);
-    }
-
-    fn worker_beats(&mut self, place: usize) {
-        let worker = &mut self.workers[place];
-        let beat = Beat {
-            holding: u32::try_from(worker.holds.len()).expect("few"),
-            ..Beat::default()
-        };
-        if self.engine.worker_beat(self.now, worker.id, &beat).is_err() {
-            worker.is_evicted = true;
+        if self.rng.u8(0..4) > 0 {
+            self.read_link(place);
         }
     }
 
-    fn worker_starts(&mut self, place: usize) {
+    /// It reads what was sent to it, perhaps not to the end.
+    fn worker_hears(&mut self, place: usize) {
+        let some = self.rng.u8(0..4) == 0;
+        let worker = &mut self.workers[place];
+        if !worker.link.is_up() {
+            return;
+        }
+        let count = worker.link.down.len();
+        let count = if some { count / 2 } else { count };
+        let (rng, now) = (&mut self.rng, self.cycles);
+        for message in worker.link.down.drain(..count) {
+            match message {
+                Down::Assign(one) => worker.holds.push(Hold {
+                    one,
+                    is_started: false,
+                    until: if rng.u8(..) < 48 {
+                        now + rng.u64(..LONG)
+                    } else {
+                        now
+                    },
+                    stop: None,
+                }),
+                Down::Stop(one, reason) => {
+                    for hold in worker.holds.iter_mut().filter(|hold| hold.one == one) {
+                        hold.stop = Some(reason);
+                    }
+                }
+                Down::Probe(nonce) => worker.probe = nonce,
+                Down::Drain => worker.drains = true,
+                Down::Evict => worker.is_evicted = true,
+            }
+        }
+    }
+
+    fn worker_beats(&mut self, place: usize) {
         let worker = &self.workers[place];
-        for &one in &worker.holds {
-            self.engine.task_started(self.now, worker.id, one);
+        let beat = Beat {
+            holding: u32::try_from(worker.holds.len()).expect("few"),
+            draining: worker.drains,
+            ..Beat::default()
+        };
+        self.send_up(place, Up::Beat(beat));
+    }
+
+    fn worker_starts(&mut self, place: usize) {
+        if self.workers[place].is_lazy {
+            return;
+        }
+        let worker = &mut self.workers[place];
+        let mut begun = Vec::new();
+        for hold in &mut worker.holds {
+            hold.is_started = true;
+            begun.push(hold.one);
+        }
+        for one in begun {
+            self.send_up(place, Up::Started(one));
+        }
+    }
+
+    /// What it was told to stop ends soon.
+    fn worker_stops(&mut self, place: usize) {
+        for hold in self.workers[place].holds.clone() {
+            if let Some(reason) = hold.stop
+                && self.rng.bool()
+            {
+                let kind = match reason {
+                    StopReason::Cancelled => OutcomeKind::Cancelled,
+                    StopReason::TimedOut | StopReason::Stale => OutcomeKind::TimedOut,
+                };
+                self.worker_is_done(place, hold.one, (kind, 0));
+            }
         }
     }
 
     pub(crate) fn worker_ends(&mut self, place: usize) {
-        let worker = &mut self.workers[place];
-        if worker.holds.is_empty() {
+        let worker = &self.workers[place];
+        let over = |hold: &&Hold| hold.until <= self.cycles;
+        let ready: Vec<Hold> = worker.holds.iter().filter(over).copied().collect();
+        if ready.is_empty() || worker.is_lazy {
             return;
         }
-        let one = worker
-            .holds
-            .swap_remove(self.rng.usize(..worker.holds.len()));
-        let id = worker.id;
+        let hold = ready[self.rng.usize(..ready.len())];
         let outcome = match self.rng.u8(0..6) {
             0 => (OutcomeKind::Exited, 1),
             1 => (OutcomeKind::Signalled, 9),
             _ => (OutcomeKind::Exited, 0),
         };
-        self.report(id, one, outcome);
-        if self.rng.u8(..) < 30 {
-            // The verdict was lost: the same result once more.
-            self.report(id, one, outcome);
-        }
-        self.ghosts.push((id, one));
-        self.grant(place, 1, false);
+        self.worker_is_done(place, hold.one, outcome);
     }
 
-    /// Delivers a result, and tells the model what became of it.
-    pub(crate) fn report(&mut self, id: WorkerId, one: TaskRef, (kind, code): (OutcomeKind, u8)) {
-        let bytes = vec![2; self.rng.usize(0..300)];
-        let report = ResultReport {
+    fn worker_is_done(&mut self, place: usize, one: TaskRef, outcome: (OutcomeKind, u8)) {
+        let report = self.new_report(one, outcome);
+        let worker = &mut self.workers[place];
+        worker.holds.retain(|hold| hold.one != one);
+        worker.finished.push((one, report.clone()));
+        self.send_up(place, Up::Result(one, report.clone()));
+        if self.rng.u8(..) < 30 {
+            // The verdict does not come in time: the same result once more.
+            self.send_up(place, Up::Result(one, report));
+        }
+        self.send_up(place, Up::Credits(1, false));
+    }
+
+    /// Bytes that tell of which attempt they are.
+    pub(crate) fn new_report(&mut self, one: TaskRef, (kind, code): (OutcomeKind, u8)) -> Report {
+        let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
+        let mark = one.task.as_raw() ^ (u64::from(attempt) << 56);
+        let count = if self.rng.bool() {
+            0
+        } else {
+            self.rng.usize(1..40)
+        };
+        Report {
+            attempt,
             outcome: Outcome {
                 kind,
                 code,
                 result_dropped: false,
             },
-            output: Output::Bytes(&bytes),
+            output: mark.to_le_bytes().repeat(count),
+        }
+    }
+
+    /// Delivers a result, and tells the model what became of it.
+    pub(crate) fn report(&mut self, id: WorkerId, one: TaskRef, report: &Report) {
+        let told = ResultReport {
+            outcome: report.outcome,
+            output: Output::Bytes(&report.output),
         };
         let told = self
             .engine
-            .task_result(self.now, id, one, &report)
+            .task_result(self.now, id, one, &told)
             .disposition;
         if told == Disposition::Recorded {
-            let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
-            self.model.recorded(one.task, attempt, (kind, code));
+            // Judged in the same call.
+            self.model
+                .recorded(one.task, report.clone(), self.cycles + 2);
         }
         self.note(one.task, told as u64);
     }
 
+    pub(crate) fn verdict(&mut self, place: usize, one: TaskRef) {
+        let worker = &mut self.workers[place];
+        worker.finished.retain(|(held, _)| *held != one);
+        self.ghosts.push((worker.id, one));
+    }
+
     /// Something goes wrong with a worker.
     pub(crate) fn worker_suffers(&mut self, place: usize) {
-        match self.rng.u8(0..8) {
+        match self.rng.u8(0..11) {
+            9 | 10 => self.lose_orders(place),
             0 => self.worker_dies(place, true),
             1 => self.worker_dies(place, false),
             2 => {
@@ -169,9 +289,17 @@ impl World {
                 let id = self.workers[place].id;
                 let _ = self.engine.drain_worker(self.now, id);
             }
-            4 | 5 => self.workers[place].is_cut_off = true,
-            6 => self.workers[place].mail.clear(),
-            _ => self.worker_comes_back(place),
+            4 | 5 => self.cut_link(place),
+            6 => {
+                let link = &mut self.workers[place].link;
+                if link.is_up() {
+                    link.state = LinkState::BlackHole;
+                }
+            }
+            _ => {
+                self.cut_link(place);
+                self.worker_comes_back(place);
+            }
         }
     }
 
@@ -185,8 +313,10 @@ impl World {
 
     /// What a worker held may still come in late.
     fn remember(&mut self, worker: &SimWorker) {
-        let all = worker.holds.iter().chain(&worker.mail);
-        self.ghosts.extend(all.map(|&one| (worker.id, one)));
+        let held = worker.holds.iter().map(|hold| hold.one);
+        let finished = worker.finished.iter().map(|(one, _)| *one);
+        self.ghosts
+            .extend(held.chain(finished).map(|one| (worker.id, one)));
     }
 
     /// An old result comes in once more, or much too late.
@@ -196,30 +326,34 @@ impl World {
         }
         let (id, one) = self.ghosts.swap_remove(self.rng.usize(..self.ghosts.len()));
         let is_held = self.workers.iter().any(|worker| {
-            worker.id == id && (worker.holds.contains(&one) || worker.mail.contains(&one))
+            worker.id == id
+                && (worker.holds.iter().any(|hold| hold.one == one)
+                    || worker.finished.iter().any(|(held, _)| *held == one)
+                    || worker.link.down.contains(&Down::Assign(one)))
         });
         if !is_held {
-            self.report(id, one, (OutcomeKind::Exited, 0));
+            let report = self.new_report(one, (OutcomeKind::Exited, 0));
+            self.report(id, one, &report);
         }
     }
 
     /// A worker opens its streams again, with what it holds; some of it may have got lost.
     pub(crate) fn worker_comes_back(&mut self, place: usize) {
+        self.cut_link(place);
         let segment_id = self.engine.segment().header().segment_id;
+        let forgets = self.has_faults() && self.rng.u8(..) < 40;
         let worker = &mut self.workers[place];
-        worker.is_cut_off = false;
-        worker.mail.clear();
-        worker.probe = 0;
-        if self.rng.u8(..) < 40 {
+        if forgets {
             worker.holds.pop();
         }
-        let held: Vec<Held> = worker
-            .holds
-            .iter()
-            .map(|one| Held {
+        let running = worker.holds.iter().map(|hold| (hold.one, false));
+        let finished = worker.finished.iter().map(|(one, _)| (*one, true));
+        let held: Vec<Held> = running
+            .chain(finished)
+            .map(|(one, finished)| Held {
                 task_id: one.task.as_raw(),
                 attempt: one.attempt,
-                finished: false,
+                finished,
             })
             .collect();
         let hello = WorkerHello {
@@ -237,16 +371,23 @@ impl World {
         };
         assert_eq!(welcome.is_known, welcome.id == worker.id);
         worker.is_evicted = false;
+        worker.drains &= welcome.is_known;
+        worker.link = Link::new();
         (worker.id, worker.token) = (welcome.id, welcome.token);
         for gone in welcome.abandon {
             let task = TaskId::from_raw(gone.task_id).expect("it came from the engine");
-            worker
-                .holds
-                .retain(|one| one.task != task || one.attempt != gone.attempt);
+            let is_it = |one: &TaskRef| one.task == task && one.attempt == gone.attempt;
+            worker.holds.retain(|hold| !is_it(&hold.one));
+            worker.finished.retain(|(one, _)| !is_it(one));
         }
+        let finished = worker.finished.clone();
         let left = u32::try_from(worker.holds.len()).expect("few");
-        let credits = worker.capacity - left;
-        self.grant(place, credits, true);
+        let credits = worker.capacity.saturating_sub(left);
+        for (one, report) in finished {
+            self.send_up(place, Up::Result(one, report));
+        }
+        self.send_up(place, Up::Credits(credits, true));
+        self.read_link(place);
     }
 }
 

@@ -128,6 +128,13 @@ impl Segment {
         })
     }
 
+    /// What the next daemon does with a segment that it adopts, for simulations: there it is this process again.
+    #[cfg(any(test, feature = "kill-points"))]
+    pub fn taken_over(&self, lock: Option<&LockFile>) {
+        self.raise_epoch();
+        self.bring_in_order(lock);
+    }
+
     /// Removes the segment from the system: no other process finds it any more, and its memory goes when the last one has
     /// detached. Nothing happens for memory of this process.
     ///

@@ -101,7 +101,8 @@ pub struct Attachment {
     lock: Option<LockFile>,
     pid: u32,
     last_stamp: AtomicU64,
-    /// 1: something is left under the record's name; it is given back by a repairer after this process's end.
+    /// 1: something is left under the record's name; it is given back by a repairer after this process's end. 2: the process
+    /// counts as killed, in simulations only.
     kept: AtomicU64,
 }
 
@@ -242,9 +243,18 @@ impl Attachment {
         self.kept.store(1, Ordering::Relaxed);
     }
 
+    /// From now on nothing that is dropped writes anything, and the lock goes with the attachment: what others see of a process
+    /// that was killed.
+    #[cfg(any(test, feature = "kill-points"))]
+    pub fn dies(&self) {
+        // ORDERING: of this process.
+        self.kept.store(2, Ordering::Relaxed);
+    }
+
     /// Not a forked child of the process that opened it.
     pub(super) fn is_own_process(&self) -> bool {
-        self.pid == std::process::id()
+        // ORDERING: of this process.
+        self.pid == std::process::id() && self.kept.load(Ordering::Relaxed) < 2
     }
 
     /// Gives the record back and detaches. The segment stays.

@@ -1,10 +1,12 @@
 //! Cuts an operation after any of its shared writes, as SIGKILL would: for tests only.
 //!
 //! Between two shared writes a process changes nothing that others see, so the moments after each of them are all the
-//! moments at which a kill makes a difference. Two ways:
+//! moments at which a kill, or what others do meanwhile, makes a difference. Three ways:
 //!
 //! - `killed_after`: each write through `sync` counts down; at zero the thread unwinds. Nothing in the lock-free
 //!   structures has a destructor that writes, so what is left behind is what a killed process would leave.
+//! - `paused_after` (not under loom): the same count; at zero it calls back, and the operation goes on when that returns: what
+//!   a process meets that was stopped there.
 //! - `process` (not under loom): the same count for the whole process, which at zero sends SIGKILL to itself.
 
 use core::cell::Cell;
@@ -42,11 +44,51 @@ pub fn killed_after<T>(writes: u32, operation: impl FnOnce() -> T) -> Result<T, 
     })
 }
 
+/// What happens while an operation stands still.
+#[cfg(not(loom))]
+type Pause = Box<dyn FnOnce()>;
+
+#[cfg(not(loom))]
+std::thread_local! {
+    static PAUSE: Cell<Option<(u32, Pause)>> = const { Cell::new(None) };
+}
+
+/// Runs `operation` and calls `pause` right after its `writes`-th shared write, or never if it needs fewer. A panic of `pause` goes
+/// through `operation`; [`cut`] is one that stands for a kill.
+#[cfg(not(loom))]
+pub fn paused_after<T>(
+    writes: u32,
+    pause: impl FnOnce() + 'static,
+    operation: impl FnOnce() -> T,
+) -> T {
+    PAUSE.set(Some((writes, Box::new(pause))));
+    let answer = operation();
+    PAUSE.set(None);
+    answer
+}
+
+/// Unwinds as an operation that is cut does, without the message of a panic.
+#[cfg(not(loom))]
+pub fn cut() -> ! {
+    resume_unwind(Box::new(Killed))
+}
+
+#[cfg(not(loom))]
+fn pause_here() {
+    match PAUSE.take() {
+        None => {}
+        Some((1, pause)) => pause(),
+        Some((writes, pause)) => PAUSE.set(Some((writes.saturating_sub(1), pause))),
+    }
+}
+
 /// Called after each shared write.
 #[cfg_attr(not(loom), track_caller)]
 pub(super) fn wrote() {
     #[cfg(not(loom))]
     process::wrote(core::panic::Location::caller());
+    #[cfg(not(loom))]
+    pause_here();
     let cut = WRITES_LEFT.with(|left| match left.get() {
         None => false,
         Some(1) => true,

@@ -31,4 +31,5 @@ mod tests;
 mod workers;
 mod world;
 
+pub(crate) use tests::live;
 pub(crate) use world::{Kind, World};

@@ -1,37 +1,11 @@
 //! The runs. A failing one prints the command that replays it.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "which seeds to run is said from outside, to the tests and to nothing else"
-)]
-
 use super::{Kind, World};
+use crate::runs::{Replay, assert_still_wanted, seeds};
 
 /// Of each kind.
 const SEEDS: u64 = 110;
 const STEPS: u32 = 700;
-/// `KIND:SEED`, for example `cold:17`.
-const SEED_VARIABLE: &str = "QTF_SIM_SEED";
-/// The first seed, for long runs.
-const FIRST_VARIABLE: &str = "QTF_SEED";
-/// How many seeds of each kind to run instead of the usual number, for long runs.
-const COUNT_VARIABLE: &str = "QTF_SIM_SEEDS";
-
-/// Says how to run this seed again, if it fails.
-struct Replay(Kind, u64);
-
-impl Drop for Replay {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let Self(kind, seed) = self;
-            eprintln!(
-                "to replay: {SEED_VARIABLE}={}:{seed} cargo test -p qtf-engine --test simulation -- replay",
-                kind.name()
-            );
-        }
-    }
-}
-
 /// What was taken in all worlds of a run together.
 #[derive(Default, Debug)]
 struct Totals {
@@ -60,8 +34,8 @@ impl Totals {
     }
 }
 
-fn live(kind: Kind, seed: u64) -> World {
-    let _replay = Replay(kind, seed);
+pub(crate) fn live(kind: Kind, seed: u64) -> World {
+    let _replay = Replay(kind.name(), seed);
     let mut world = World::new(seed, kind);
     for _ in 0..STEPS {
         world.step();
@@ -71,10 +45,11 @@ fn live(kind: Kind, seed: u64) -> World {
 }
 
 fn run(kind: Kind) -> Totals {
-    let count = std::env::var(COUNT_VARIABLE).map_or(SEEDS, |count| count.parse().unwrap());
-    let first: u64 = std::env::var(FIRST_VARIABLE).map_or(0, |first| first.parse().unwrap());
+    let seeds = seeds(SEEDS);
+    let (first, count) = (seeds.start, seeds.end - seeds.start);
     let mut totals = Totals::default();
-    for seed in first..first + count {
+    for seed in seeds {
+        assert_still_wanted();
         totals.add(&live(kind, seed));
     }
     assert!(totals.accepted > count * 50, "{totals:?}");
@@ -110,14 +85,4 @@ fn same_seed_gives_the_same_history_with_a_journal() {
     let history = |seed| live(Kind::Cold, seed).history();
     assert_eq!(history(7), history(7));
     assert_ne!(history(7), history(8));
-}
-
-#[test]
-fn replay() {
-    let asked = std::env::var(SEED_VARIABLE).unwrap_or_else(|_| "cold:0".to_owned());
-    let (kind, seed) = asked.split_once(':').expect("KIND:SEED");
-    let kind = [Kind::Hot, Kind::Cold]
-        .into_iter()
-        .find(|one| one.name() == kind);
-    live(kind.expect("hot or cold"), seed.parse().expect("a number"));
 }

@@ -27,6 +27,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    pub(crate) const ALL: [Self; 2] = [Self::Hot, Self::Cold];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Hot => "hot",

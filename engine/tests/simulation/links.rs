@@ -1,0 +1,216 @@
+//! The connection of a worker: in order, and gone at once with all that is under way.
+//!
+//! It is up; or it is a black hole, which nobody has noticed yet: what is sent is never heard; or it is cut, and both sides know. A
+//! worker that comes back has a new one.
+
+use std::collections::VecDeque;
+
+use qtf_engine::{Beat, Effect, StopReason, TaskRef};
+use qtf_shm::TaskId;
+
+use crate::model::Report;
+use crate::world::World;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    Up,
+    BlackHole,
+    Cut,
+}
+
+/// To the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Down {
+    Assign(TaskRef),
+    Stop(TaskRef, StopReason),
+    Probe(u64),
+    Drain,
+    Evict,
+}
+
+/// To the daemon.
+#[derive(Debug, Clone)]
+pub(crate) enum Up {
+    Beat(Beat),
+    Started(TaskRef),
+    Result(TaskRef, Report),
+    Credits(u32, bool),
+    Answer(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) state: LinkState,
+    pub(crate) down: VecDeque<Down>,
+    pub(crate) up: VecDeque<Up>,
+    /// Heartbeats that came through.
+    pub(crate) beats: u64,
+}
+
+impl Link {
+    pub(crate) const fn new() -> Self {
+        Self {
+            state: LinkState::Up,
+            down: VecDeque::new(),
+            up: VecDeque::new(),
+            beats: 0,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.state == LinkState::Up
+    }
+}
+
+impl World {
+    /// What the daemon sends to a worker. Orders for a worker without a stream reach nobody.
+    pub(crate) fn send_down(&mut self, effect: Effect) {
+        let (worker, message) = match effect {
+            Effect::Dispatch {
+                worker,
+                task,
+                attempt,
+            } => (worker, Down::Assign(task_ref(task, attempt))),
+            Effect::Stop {
+                worker,
+                task,
+                attempt,
+                reason,
+            } => (worker, Down::Stop(task_ref(task, attempt), reason)),
+            Effect::Probe { worker, nonce } => (worker, Down::Probe(nonce)),
+            Effect::Evict { worker } => (worker, Down::Evict),
+            Effect::Drain { worker } => (worker, Down::Drain),
+            Effect::Finished { .. } => return,
+        };
+        let to = self.workers.iter_mut().find(|to| to.id == worker);
+        if let Some(to) = to.filter(|to| to.link.state != LinkState::Cut) {
+            if let Down::Assign(_) = message {
+                assert!(to.open > 0, "{to:?} got more than it granted");
+                to.open -= 1;
+            }
+            to.link.down.push_back(message);
+        } else if let Down::Assign(one) = message {
+            let taken_back = self.engine.dispatch_undelivered(self.now, worker, one);
+            if !taken_back {
+                self.ghosts.push((worker, one));
+            }
+        }
+    }
+
+    /// The daemon reads what has come from a worker.
+    pub(crate) fn read_link(&mut self, place: usize) {
+        if !self.workers[place].link.is_up() {
+            return;
+        }
+        while let Some(message) = self.workers[place].link.up.pop_front() {
+            let id = self.workers[place].id;
+            let is_known = match message {
+                Up::Beat(beat) => {
+                    let answer = self.engine.worker_beat(self.now, id, &beat);
+                    self.workers[place].link.beats += u64::from(answer.is_ok());
+                    answer.is_ok()
+                }
+                Up::Started(one) => {
+                    self.engine.task_started(self.now, id, one);
+                    true
+                }
+                Up::Result(one, report) => {
+                    self.report(id, one, &report);
+                    self.verdict(place, one);
+                    true
+                }
+                Up::Credits(credits, restart) => {
+                    let answer = self.engine.worker_credits(self.now, id, credits, restart);
+                    let worker = &mut self.workers[place];
+                    if answer.is_ok() {
+                        let before = if restart { 0 } else { worker.open };
+                        worker.open = before + credits;
+                    }
+                    answer.is_ok()
+                }
+                Up::Answer(nonce) => {
+                    self.engine.probe_answered(self.now, id, nonce);
+                    true
+                }
+            };
+            if !is_known {
+                self.workers[place].is_evicted = true;
+            }
+        }
+    }
+
+    /// The connection breaks, and both sides notice: what was under way is lost. The daemon takes back what it knows it has not sent.
+    pub(crate) fn cut_link(&mut self, place: usize) {
+        let worker = &mut self.workers[place];
+        let was = std::mem::replace(&mut worker.link.state, LinkState::Cut);
+        if was == LinkState::Cut {
+            return;
+        }
+        let id = worker.id;
+        (worker.open, worker.probe) = (0, 0);
+        worker.link.up.clear();
+        let under_way: Vec<Down> = worker.link.down.drain(..).collect();
+        // Nothing is known of a worker that is no longer believed in.
+        let _ = self.engine.worker_credits(self.now, id, 0, true);
+        let mut is_unsent = false;
+        for message in under_way {
+            is_unsent |= self.rng.u8(0..4) == 0;
+            if let Down::Assign(one) = message
+                && !(is_unsent && self.engine.dispatch_undelivered(self.now, id, one))
+            {
+                self.ghosts.push((id, one));
+            }
+        }
+    }
+
+    /// The stream of orders alone breaks and is opened again, without a new hello: what was on it is lost, but for tasks, which the daemon
+    /// takes back.
+    pub(crate) fn lose_orders(&mut self, place: usize) {
+        let worker = &mut self.workers[place];
+        if !worker.link.is_up() {
+            return;
+        }
+        let id = worker.id;
+        let under_way: Vec<Down> = worker.link.down.drain(..).collect();
+        let mut taken_back = 0;
+        for message in under_way {
+            match message {
+                Down::Assign(one) => {
+                    taken_back += 1;
+                    if !self.engine.dispatch_undelivered(self.now, id, one) {
+                        self.ghosts.push((id, one));
+                    }
+                }
+                Down::Drain | Down::Evict => self.workers[place].link.down.push_back(message),
+                Down::Stop(..) | Down::Probe(_) => {}
+            }
+        }
+        self.workers[place]
+            .link
+            .up
+            .push_back(Up::Credits(taken_back, false));
+        self.read_link(place);
+    }
+
+    /// All connections of a daemon that has died.
+    pub(crate) fn lose_links(&mut self) {
+        for worker in &mut self.workers {
+            worker.link.state = LinkState::Cut;
+            (worker.open, worker.probe) = (0, 0);
+            worker.link.up.clear();
+            let id = worker.id;
+            for message in worker.link.down.drain(..) {
+                if let Down::Assign(one) = message {
+                    self.ghosts.push((id, one));
+                }
+            }
+        }
+    }
+}
+
+fn task_ref(task: TaskId, attempt: u8) -> TaskRef {
+    TaskRef {
+        task,
+        attempt: u32::from(attempt),
+    }
+}
