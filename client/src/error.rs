@@ -115,6 +115,15 @@ impl ConnectError {
             Self::Refused { .. } | Self::Session { .. } => false,
         }
     }
+
+    /// True when the socket of the user's own daemon may be another's, and so was not talked to.
+    #[must_use]
+    pub const fn is_untrusted(&self) -> bool {
+        match self {
+            Self::Channel(error) => error.is_untrusted(),
+            Self::Refused { .. } | Self::Session { .. } => false,
+        }
+    }
 }
 
 /// Why a call failed.

@@ -1,17 +1,15 @@
 //! Where a daemon can be reached, and where it is looked for when nobody says.
 //!
-//! An address is written `unix:PATH` or `HOST:PORT`. The third kind, [`InProcess`], has no written
-//! form that can be parsed: it is a way into a daemon that runs in the same process.
+//! An address is written `unix:PATH` or `HOST:PORT`. Two kinds cannot be written: [`InProcess`], a way into a daemon
+//! that runs in the same process, and the socket of this user's own daemon, which is meant when nothing is said. The
+//! latter is connected to only if it is this user's or root's; an address that somebody wrote is his own choice.
 
 use core::fmt;
 use core::str::FromStr;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// TCP address a daemon listens on, and is looked for at, when nothing else is said.
-pub const DEFAULT_TCP: &str = "127.0.0.1:7878";
 
 /// Name of the instance when nothing else is said.
 pub const DEFAULT_INSTANCE: &str = "default";
@@ -53,8 +51,11 @@ impl fmt::Debug for InProcess {
 /// Where a daemon can be reached.
 #[derive(Clone, Debug)]
 pub enum Address {
-    /// A Unix stream socket.
+    /// A Unix stream socket that was asked for.
     Unix(PathBuf),
+    /// A Unix stream socket in the runtime folder: talked to only if the folder is this user's and the listener this user's
+    /// or root's.
+    Own(PathBuf),
     /// `HOST:PORT`.
     Tcp(String),
     /// A daemon in this process.
@@ -62,17 +63,26 @@ pub enum Address {
 }
 
 impl Address {
-    /// The Unix socket of an instance in the runtime directory.
+    /// The Unix socket of this user's instance, in the runtime folder.
     #[must_use]
     pub fn of_instance(instance: &str) -> Self {
-        Self::Unix(default_socket(instance))
+        Self::Own(default_socket(instance))
+    }
+
+    /// The file of a Unix socket.
+    #[must_use]
+    pub fn socket_file(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) | Self::Own(path) => Some(path),
+            Self::Tcp(_) | Self::InProcess(_) => None,
+        }
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) | Self::Own(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(host_port) => f.write_str(host_port),
             Self::InProcess(_) => f.write_str("in-process"),
         }
@@ -97,7 +107,7 @@ pub enum AddressError {
     },
     /// The port is missing or not a number.
     #[error(
-        "address {given:?} needs a port from 1 to 65535 after the last colon, as in {DEFAULT_TCP}"
+        "address {given:?} needs a port from 1 to 65535 after the last colon, as in 127.0.0.1:7878"
     )]
     Port {
         /// What was given.
@@ -165,7 +175,7 @@ impl FromStr for Address {
     }
 }
 
-/// The directory of sockets and lock files: `$XDG_RUNTIME_DIR/qtf`, else `/run/qtf` for root, else
+/// The folder of sockets and lock files: `$XDG_RUNTIME_DIR/qtf`, else `/run/qtf` for root, else
 /// `/tmp/qtf-UID`.
 #[must_use]
 pub fn runtime_dir() -> PathBuf {
@@ -187,13 +197,10 @@ pub fn default_socket(instance: &str) -> PathBuf {
     runtime_dir().join(format!("{instance}.sock"))
 }
 
-/// Where a daemon is looked for when nobody says, in this order.
+/// Where a daemon is looked for when nobody says. No TCP port: whoever comes first may listen on one.
 #[must_use]
-pub fn default_addresses() -> [Address; 2] {
-    [
-        Address::of_instance(DEFAULT_INSTANCE),
-        Address::Tcp(DEFAULT_TCP.to_owned()),
-    ]
+pub fn default_address() -> Address {
+    Address::of_instance(DEFAULT_INSTANCE)
 }
 
 #[cfg(test)]

@@ -6,12 +6,16 @@
 use core::time::Duration;
 use std::error::Error as StdError;
 use std::io;
+use std::path::Path;
 
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::geteuid;
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::address::Address;
+use crate::folder::OwnFolder;
 
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
@@ -32,6 +36,14 @@ pub enum ConnectError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The socket of the user's own daemon may be another's.
+    #[error("{address} is not trusted: {cause}")]
+    Untrusted {
+        /// The address, as written.
+        address: String,
+        /// What is wrong, and what to do.
+        cause: Untrusted,
+    },
     /// Something is there, or may be there, but it cannot be talked to.
     #[error("cannot connect to {address}: {cause}")]
     Other {
@@ -42,7 +54,38 @@ pub enum ConnectError {
     },
 }
 
+/// Why a socket is not believed to be the user's own daemon's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Untrusted {
+    /// Somebody else could have put it there.
+    #[error(
+        "{fault}; somebody else's daemon could answer there: remove the folder or give it back to its user with mode 0700, set \
+         XDG_RUNTIME_DIR to a folder of your own, or name the daemon that you mean by its address"
+    )]
+    Folder {
+        /// Which folder, and what is wrong with it.
+        fault: String,
+    },
+    /// Somebody else listens.
+    #[error(
+        "user {listener} listens there, not {uid} or root; if that is the daemon that you mean, name it by its address"
+    )]
+    Listener {
+        /// Who listens, as the kernel says.
+        listener: u32,
+        /// Who asks.
+        uid: u32,
+    },
+}
+
 impl ConnectError {
+    /// True when the socket of the user's own daemon may be another's.
+    #[must_use]
+    pub const fn is_untrusted(&self) -> bool {
+        matches!(self, Self::Untrusted { .. })
+    }
+
     /// True when no daemon listens at the address.
     #[must_use]
     pub const fn is_not_there(&self) -> bool {
@@ -53,8 +96,8 @@ impl ConnectError {
 /// Opens a channel and waits for its first connection.
 ///
 /// # Errors
-/// [`ConnectError::NotThere`] for a missing socket file or a refused connection, else
-/// [`ConnectError::Other`].
+/// [`ConnectError::NotThere`] for a missing socket file or a refused connection, [`ConnectError::Untrusted`] for an own
+/// socket that may be another's, else [`ConnectError::Other`].
 pub async fn connect(address: &Address) -> Result<Channel, ConnectError> {
     let endpoint = endpoint(address)?;
     let target = address.clone();
@@ -71,7 +114,7 @@ pub async fn connect(address: &Address) -> Result<Channel, ConnectError> {
 fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {
     let uri = match address {
         Address::Tcp(host_port) => format!("http://{host_port}"),
-        Address::Unix(_) | Address::InProcess(_) => "http://localhost".to_owned(),
+        Address::Unix(_) | Address::Own(_) | Address::InProcess(_) => "http://localhost".to_owned(),
     };
     let endpoint = Endpoint::from_shared(uri)
         .map_err(|error| connect_error(address, &error))?
@@ -79,7 +122,7 @@ fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     Ok(match address {
-        Address::Tcp(_) | Address::Unix(_) => endpoint
+        Address::Tcp(_) | Address::Unix(_) | Address::Own(_) => endpoint
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true),
@@ -103,6 +146,7 @@ async fn open(address: &Address) -> io::Result<TokioIo<Socket>> {
             Socket::Tcp(stream)
         }
         Address::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+        Address::Own(path) => Socket::Unix(open_own(path).await?),
         Address::InProcess(way_in) => {
             let stream = way_in.open()?;
             stream.set_nonblocking(true)?;
@@ -112,6 +156,34 @@ async fn open(address: &Address) -> io::Result<TokioIo<Socket>> {
     Ok(TokioIo::new(socket))
 }
 
+/// The folder is looked at first, so that what somebody else has put there is named as that; the listener decides, by
+/// the kernel's word on the very connection that is used.
+async fn open_own(path: &Path) -> io::Result<UnixStream> {
+    let folder = path.parent().unwrap_or(path);
+    if let Err(error) = OwnFolder::open(folder) {
+        if error.is_not_there() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let fault = error.to_string();
+        return Err(io::Error::other(Untrusted::Folder { fault }));
+    }
+    let stream = UnixStream::connect(path).await?;
+    let listener = getsockopt(&stream, sockopt::PeerCredentials)?.uid();
+    match believes(listener, geteuid().as_raw()) {
+        Ok(()) => Ok(stream),
+        Err(untrusted) => Err(io::Error::other(untrusted)),
+    }
+}
+
+/// Root can be whoever it wants, so nothing is lost by believing it.
+const fn believes(listener: u32, uid: u32) -> Result<(), Untrusted> {
+    if listener == uid || listener == 0 {
+        Ok(())
+    } else {
+        Err(Untrusted::Listener { listener, uid })
+    }
+}
+
 fn connect_error(address: &Address, error: &(dyn StdError + 'static)) -> ConnectError {
     let address = address.to_string();
     let mut causes: Vec<String> = Vec::new();
@@ -119,6 +191,9 @@ fn connect_error(address: &Address, error: &(dyn StdError + 'static)) -> Connect
     while let Some(current) = next {
         if let Some(source) = not_there(current) {
             return ConnectError::NotThere { address, source };
+        }
+        if let Some(cause) = untrusted(current) {
+            return ConnectError::Untrusted { address, cause };
         }
         let text = current.to_string();
         if causes.last() != Some(&text) {
@@ -130,6 +205,11 @@ fn connect_error(address: &Address, error: &(dyn StdError + 'static)) -> Connect
         address,
         cause: causes.join(": "),
     }
+}
+
+fn untrusted(error: &(dyn StdError + 'static)) -> Option<Untrusted> {
+    let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
+    inner.downcast_ref::<Untrusted>().cloned()
 }
 
 fn not_there(error: &(dyn StdError + 'static)) -> Option<io::Error> {
@@ -248,6 +328,46 @@ mod tests {
         let error = error_of(&Address::Unix(path));
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(error.is_not_there(), "{error}");
+    }
+
+    #[test]
+    fn own_socket_is_talked_to_only_in_a_folder_of_ones_own() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("qtf");
+        let own = Address::Own(folder.join("default.sock"));
+        assert!(error_of(&own).is_not_there(), "no folder, no daemon");
+        OwnFolder::make(&folder, 0o700).unwrap();
+        assert!(error_of(&own).is_not_there());
+        let _listener =
+            std::os::unix::net::UnixListener::bind(folder.join("default.sock")).unwrap();
+        let is_open = |address: &Address| runtime().block_on(async { open(address).await.is_ok() });
+        assert!(is_open(&own));
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = error_of(&own);
+        assert!(
+            error.is_untrusted() && error.to_string().contains("mode 0777"),
+            "{error}"
+        );
+        assert!(
+            is_open(&Address::Unix(folder.join("default.sock"))),
+            "asked for"
+        );
+    }
+
+    #[test]
+    fn listener_is_believed_if_it_is_the_same_user_or_root() {
+        assert_eq!(believes(1000, 1000), Ok(()));
+        assert_eq!(believes(0, 1000), Ok(()));
+        let listener = Untrusted::Listener {
+            listener: 1001,
+            uid: 1000,
+        };
+        assert_eq!(believes(1001, 1000), Err(listener));
+        assert!(
+            believes(1000, 0).is_err(),
+            "root does not run what a user says"
+        );
     }
 
     #[test]

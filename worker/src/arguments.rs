@@ -11,7 +11,7 @@ use qtf_proto::address::Address;
 #[derive(Debug, Parser)]
 #[command(name = "qtf-worker", version)]
 pub(crate) struct Arguments {
-    /// Daemon to work for: unix:PATH or HOST:PORT [default: the socket in the runtime directory]
+    /// Daemon to work for: unix:PATH or HOST:PORT [default: your own, in the runtime folder]
     #[arg(long, value_name = "ADDRESS", env = "QTF_ADDR")]
     pub(crate) connect: Option<Address>,
     /// Name in lists [default: the host's name]

@@ -91,6 +91,12 @@ pub enum WorkerError {
         /// Its reason.
         message: String,
     },
+    /// The socket of the user's own daemon may be another's, whose commands would run as this user.
+    #[error("{cause}")]
+    Untrusted {
+        /// Which address, what is wrong, and what to do.
+        cause: String,
+    },
 }
 
 impl WorkerBuilder {

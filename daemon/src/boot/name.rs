@@ -4,10 +4,9 @@
 //! finds: then the segment says who its daemon is, by pid and start time. Tested at the end of this file and in
 //! `tests/daemon/take_over.rs`.
 
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
+use qtf_proto::folder::OwnFolder;
 use qtf_shm::SegmentView;
 use qtf_shm::segment::ProcessIdentity;
 
@@ -86,37 +85,18 @@ fn end_daemon_of_a_lost_lock(
     Ok(())
 }
 
-/// Makes the runtime folder, or checks that the one there is safe: in a folder that others can write, like
-/// `/tmp`, somebody else may have made it before us.
+/// Makes the runtime folder, or checks that the one there is this user's alone.
 fn prepare_runtime_dir(folder: &Path) -> Result<(), BootError> {
-    let refused = |reason: String, kind| BootError::RuntimeDir {
-        folder: folder.to_owned(),
-        reason,
-        kind,
-    };
-    let uid = nix::unistd::geteuid().as_raw();
-    let mode = if uid == 0 { 0o755 } else { 0o700 };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(folder)
-        .map_err(|error| refused(format!("cannot be made: {error}"), error.kind()))?;
-    let metadata = std::fs::symlink_metadata(folder)
-        .map_err(|error| refused(format!("cannot be looked at: {error}"), error.kind()))?;
-    let denied = io::ErrorKind::PermissionDenied;
-    if !metadata.is_dir() {
-        return Err(refused("is not a folder".to_owned(), denied));
+    let is_root = nix::unistd::geteuid().is_root();
+    let mode = if is_root { 0o755 } else { 0o700 };
+    match OwnFolder::make(folder, mode) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(BootError::RuntimeDir {
+            folder: folder.to_owned(),
+            kind: error.kind(),
+            reason: error.fault.to_string(),
+        }),
     }
-    if metadata.uid() != uid {
-        return Err(refused(
-            format!("belongs to user {}, not to {uid}", metadata.uid()),
-            denied,
-        ));
-    }
-    if metadata.mode() & 0o002 != 0 {
-        return Err(refused("can be written by everybody".to_owned(), denied));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

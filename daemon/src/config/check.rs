@@ -107,7 +107,7 @@ pub(super) fn listen_address(text: &str) -> Result<Address, SettingsError> {
         message,
     };
     match text.parse::<Address>() {
-        Ok(address @ (Address::Unix(_) | Address::Tcp(_))) => Ok(address),
+        Ok(address @ (Address::Unix(_) | Address::Own(_) | Address::Tcp(_))) => Ok(address),
         Ok(Address::InProcess(_)) => Err(bad("cannot be listened on".to_owned())),
         Err(error) => Err(bad(error.to_string())),
     }

@@ -181,7 +181,7 @@ mod tests {
         let mut peers: Vec<Socket> = Vec::new();
         for _ in 0..20 {
             peers.push(match &bound {
-                Address::Unix(path) => {
+                Address::Unix(path) | Address::Own(path) => {
                     Socket::Unix(std::os::unix::net::UnixStream::connect(path).unwrap())
                 }
                 Address::Tcp(_) | Address::InProcess(_) => {

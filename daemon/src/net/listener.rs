@@ -128,7 +128,9 @@ impl Listener {
         predecessor: u32,
     ) -> Result<Option<SocketAddr>, BindError> {
         match address {
-            Address::Unix(path) => check_unix(path, predecessor).map(|()| None),
+            Address::Unix(path) | Address::Own(path) => {
+                check_unix(path, predecessor).map(|()| None)
+            }
             Address::Tcp(host_port) => check_tcp(host_port, predecessor),
             Address::InProcess(_) => Err(BindError::Unsupported),
         }
@@ -136,7 +138,7 @@ impl Listener {
 
     fn bind_now(address: &Address) -> Result<Self, BindError> {
         match address {
-            Address::Unix(path) => bind_unix(path),
+            Address::Unix(path) | Address::Own(path) => bind_unix(path),
             Address::Tcp(host_port) => bind_tcp(host_port),
             Address::InProcess(_) => Err(BindError::Unsupported),
         }

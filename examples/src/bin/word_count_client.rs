@@ -1,8 +1,8 @@
 //! A client of a user's own: submits some hundred texts and reads the results in the order in which they
 //! are ready.
 //!
-//! `word-count-client [ADDRESS [TEXTS]]`, by default 300 texts to the daemon at 127.0.0.1:7878. Needs a
-//! running `word-count-worker`.
+//! `word-count-client [ADDRESS [TEXTS]]`, by default 300 texts to this user's own daemon. Needs a running
+//! `word-count-worker`.
 
 #![expect(clippy::print_stdout, reason = "a program whose output is its result")]
 
@@ -20,8 +20,10 @@ fn text(n: usize) -> String {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next();
-    let address: Address = address.as_deref().unwrap_or("127.0.0.1:7878").parse()?;
+    let address = match arguments.next() {
+        Some(text) => text.parse()?,
+        None => Address::of_instance("default"),
+    };
     let count: usize = arguments.next().map_or(Ok(300), |count| count.parse())?;
 
     let client = Client::connect(&address).await?;

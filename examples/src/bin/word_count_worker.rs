@@ -1,7 +1,6 @@
 //! A worker of a user's own: offers the handler `word_count` besides running programs.
 //!
-//! `word-count-worker [ADDRESS]`, by default the daemon at 127.0.0.1:7878. Ctrl-C lets it finish what it
-//! holds and leave.
+//! `word-count-worker [ADDRESS]`, by default this user's own daemon. Ctrl-C lets it finish what it holds and leave.
 
 use qtf_examples::{KIND, count_words};
 use qtf_worker::{Address, HandlerError, TaskContext, Worker};
@@ -17,8 +16,10 @@ async fn word_count(context: TaskContext) -> Result<Vec<u8>, HandlerError> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let address = std::env::args().nth(1);
-    let address: Address = address.as_deref().unwrap_or("127.0.0.1:7878").parse()?;
+    let address = match std::env::args().nth(1) {
+        Some(text) => text.parse()?,
+        None => Address::of_instance("default"),
+    };
     let worker = Worker::builder(address)
         .name("word-counter")
         .slots(4)

@@ -22,7 +22,8 @@ impl SegmentView {
         Ok(Self::of(Mapping::Sysv(memory), Some(shm_id))?)
     }
 
-    /// Attaches the segment of a user's instance, read-only.
+    /// Attaches the segment of a user's instance, read-only. What another user has made at its key is passed by, whatever
+    /// it says of itself.
     ///
     /// # Errors
     /// No such segment, no permission, or not one that this program can read.
@@ -37,6 +38,12 @@ impl SegmentView {
                 }
                 Err(_) => continue,
             };
+            let is_theirs =
+                |status: sysv::SysvStatus| status.owner_uid == uid && status.creator_uid == uid;
+            // One that cannot even be asked about cannot be attached either, and the attaching says why.
+            if sysv::status(shm_id).is_ok_and(|status| !is_theirs(status)) {
+                continue;
+            }
             match Self::attach_by_id(shm_id) {
                 Ok(view)
                     if view.header().instance == instance && view.header().owner_uid == uid =>

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use qtf_client::{CallError, Client, ConnectError, Refusal, SubmitError, WatchError};
-use qtf_proto::address::{Address, default_addresses};
+use qtf_proto::address::{Address, default_address};
 
 use crate::args::GlobalArgs;
 use crate::exit::{Exit, Failure};
@@ -33,28 +33,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Connects to the address that was given, or to the first default address where a daemon is.
+    /// Connects to the address that was given, else to the user's own socket.
     pub(crate) async fn connect(global: &GlobalArgs) -> Result<Self, Failure> {
-        if let Some(address) = given_address(global)? {
-            return Daemon::at(&address, None)
-                .await
-                .map_err(|error| unreachable(&error));
-        }
-        let mut tried = Vec::new();
-        for address in default_addresses() {
-            match Daemon::at(&address, None).await {
-                Ok(daemon) => return Ok(daemon),
-                Err(error) if error.is_not_there() => tried.push(address.to_string()),
-                Err(error) => return Err(unreachable(&error)),
-            }
-        }
-        Err(Failure::new(
-            Exit::Unreachable,
-            format!(
-                "no daemon at {}; start one with `qtf dev` or `qtfd`, or name one with --addr",
-                tried.join(" nor at ")
-            ),
-        ))
+        let address = address(global)?;
+        let connected = Daemon::at(&address, None).await;
+        connected.map_err(|error| unreachable(&error))
     }
 
     /// As [`connect`](Self::connect), for commands that outlive their daemon: where one was killed, its successor is waited for.
@@ -62,20 +45,19 @@ impl Daemon {
         global: &GlobalArgs,
         limit: Duration,
     ) -> Result<Self, Failure> {
-        let addresses = match given_address(global)? {
-            Some(address) => vec![address],
-            None => default_addresses().to_vec(),
-        };
+        let address = address(global)?;
         let began = Instant::now();
         let mut told = false;
         loop {
-            let failure = match Daemon::connect(global).await {
+            let error = match Daemon::at(&address, None).await {
                 Ok(daemon) => return Ok(daemon),
-                Err(failure) if failure.exit() != Exit::Unreachable => return Err(failure),
-                Err(failure) => failure,
+                Err(error) => error,
             };
-            let left = left_behind(&addresses).await;
-            if let Some(address) = left.filter(|_| !told && began.elapsed() < limit) {
+            let failure = unreachable(&error);
+            if failure.exit() != Exit::Unreachable || error.is_untrusted() {
+                return Err(failure);
+            }
+            if !told && began.elapsed() < limit && is_left_behind(&address).await {
                 told = true;
                 message(format!(
                     "no daemon, but the socket of one that was killed: waiting up to {} s for the next at {address}",
@@ -115,17 +97,19 @@ impl Daemon {
     }
 }
 
-/// The address whose socket file a daemon left that ended without removing it.
-async fn left_behind(addresses: &[Address]) -> Option<&Address> {
-    for address in addresses {
-        if let Address::Unix(path) = address
-            && let Err(error) = tokio::net::UnixStream::connect(path).await
-            && error.kind() == io::ErrorKind::ConnectionRefused
-        {
-            return Some(address);
+/// Whether a daemon left its socket file there and ended.
+async fn is_left_behind(address: &Address) -> bool {
+    match address.socket_file() {
+        Some(path) => {
+            let connected = tokio::net::UnixStream::connect(path).await;
+            connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
         }
+        None => false,
     }
-    None
+}
+
+fn address(global: &GlobalArgs) -> Result<Address, Failure> {
+    Ok(given_address(global)?.unwrap_or_else(default_address))
 }
 
 /// The address of `--addr` or `QTF_ADDR`, when there is one.

@@ -6,6 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// LIMIT: members of one array, each of which is a task and an id that is remembered.
+const ARRAY_MEMBERS_MAX: u64 = qtf_shm::id::TASKS_COUNT_MAX as u64;
+
 /// A set of array indices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IndexSet {
@@ -34,9 +37,23 @@ pub(crate) enum IndexSetError {
     /// An index comes twice or out of order.
     #[error("index {index} comes after {before}; give the indices once each and rising")]
     NotRising { index: u64, before: u64 },
+    /// More tasks than any daemon has room for.
+    #[error(
+        "an array of {members} members: at most {ARRAY_MEMBERS_MAX} are possible, which is what the largest segment holds; submit it in parts"
+    )]
+    TooMany { members: u64 },
 }
 
 impl IndexSet {
+    /// A set that is to be expanded, as opposed to one that only chooses among what is there.
+    pub(crate) fn parse_array(text: &str) -> Result<Self, IndexSetError> {
+        let set: Self = text.parse()?;
+        match set.count() {
+            members if members > ARRAY_MEMBERS_MAX => Err(IndexSetError::TooMany { members }),
+            _ => Ok(set),
+        }
+    }
+
     /// How many indices there are; saturates at `u64::MAX`.
     pub(crate) fn count(&self) -> u64 {
         self.ranges
@@ -56,12 +73,23 @@ impl IndexSet {
 
     /// Whether `index` is in the set.
     pub(crate) fn contains(&self, index: u64) -> bool {
-        self.ranges.iter().any(|range| range.contains(index))
+        // The ranges rise and do not overlap.
+        let at = self.ranges.partition_point(|range| range.last < index);
+        self.ranges
+            .get(at)
+            .is_some_and(|range| range.contains(index))
     }
 
-    /// The first range, as people write it, that none of `present` is in.
+    /// The first range, as people write it, that none of `present` is in, which rise.
     pub(crate) fn range_without(&self, present: &[u64]) -> Option<String> {
-        let is_empty = |range: &&IndexRange| !present.iter().any(|index| range.contains(*index));
+        let is_empty = |range: &&IndexRange| {
+            let from = present.partition_point(|index| *index < range.first);
+            let within = present
+                .iter()
+                .skip(from)
+                .take_while(|index| **index <= range.last);
+            !within.into_iter().any(|index| range.contains(*index))
+        };
         self.ranges.iter().find(is_empty).map(ToString::to_string)
     }
 }
@@ -190,6 +218,35 @@ mod tests {
         assert_eq!(set.count(), u64::MAX);
         let top: IndexSet = format!("{0}-{0}", u64::MAX).parse().unwrap();
         assert_eq!(top.members().collect::<Vec<_>>(), [u64::MAX]);
+    }
+
+    #[test]
+    fn an_array_has_at_most_as_many_members_as_the_largest_segment_has_slots() {
+        let fits = format!("1-{ARRAY_MEMBERS_MAX}");
+        assert!(IndexSet::parse_array(&fits).is_ok());
+        for text in [
+            format!("0-{ARRAY_MEMBERS_MAX}"),
+            format!("0,1-{ARRAY_MEMBERS_MAX}"),
+            format!("0-{}", u64::MAX),
+        ] {
+            let error = IndexSet::parse_array(&text).unwrap_err();
+            assert!(
+                matches!(error, IndexSetError::TooMany { .. }),
+                "{text}: {error}"
+            );
+        }
+        let sparse = IndexSet::parse_array("0-99_999_999_999:10_000_000_000").unwrap();
+        assert_eq!(sparse.count(), 10);
+    }
+
+    #[test]
+    fn choosing_among_many_members_by_many_ranges_takes_no_product_of_both() {
+        let text: Vec<String> = (0..200_000_u64).map(|n| (2 * n).to_string()).collect();
+        let set: IndexSet = text.join(",").parse().unwrap();
+        let present: Vec<u64> = (0..400_000).filter(|index| set.contains(*index)).collect();
+        assert_eq!(present.len(), 200_000);
+        assert_eq!(set.range_without(&present), None);
+        assert_eq!(set.range_without(&present[..199_999]).unwrap(), "399998");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Remembers the last submission to each daemon, for `qtf wait last`.
 //!
 //! One small file for each address in `$XDG_STATE_HOME/qtf` (else `~/.local/state/qtf`, else the
-//! runtime directory), replaced as a whole, readable by its owner only:
+//! runtime folder), in a folder that nobody else can write, replaced as a whole, readable by its owner only:
 //!
 //! ```text
 //! qtf-last 1 ADDRESS
@@ -10,11 +10,10 @@
 //! ```
 //! Tested at the end of this file.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
+use qtf_proto::folder::OwnFolder;
 use qtf_shm::TaskId;
 
 const HEAD: &str = "qtf-last 1 ";
@@ -32,7 +31,8 @@ pub(crate) struct Submission {
 /// The file of one daemon.
 #[derive(Clone, Debug)]
 pub(crate) struct LastFile {
-    path: PathBuf,
+    folder: PathBuf,
+    name: String,
     address: String,
 }
 
@@ -43,47 +43,37 @@ impl LastFile {
     }
 
     fn in_directory(directory: &Path, address: &str) -> Self {
-        let name = format!("last-{:016x}", fnv1a(address.as_bytes()));
         LastFile {
-            path: directory.join(name),
+            folder: directory.to_owned(),
+            name: format!("last-{:016x}", fnv1a(address.as_bytes())),
             address: address.to_owned(),
         }
     }
 
     /// Replaces what is remembered.
     pub(crate) fn write(&self, submission: &Submission) -> io::Result<()> {
-        if let Some(directory) = self.path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)?;
-        }
-        // Two submissions at the same moment write two files; the later rename wins as a whole.
-        let new = self.path.with_extension(std::process::id().to_string());
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        let mut out = BufWriter::new(file);
-        writeln!(out, "{HEAD}{}", self.address)?;
-        if submission.no_result {
-            writeln!(out, "{NO_RESULT}")?;
-        }
-        for id in &submission.ids {
-            writeln!(out, "{id}")?;
-        }
-        out.flush()?;
-        fs::rename(&new, &self.path)
+        let folder = OwnFolder::make(&self.folder, 0o700)?;
+        folder.replace(&self.name, |out| {
+            writeln!(out, "{HEAD}{}", self.address)?;
+            if submission.no_result {
+                writeln!(out, "{NO_RESULT}")?;
+            }
+            for id in &submission.ids {
+                writeln!(out, "{id}")?;
+            }
+            Ok(())
+        })
     }
 
     /// What is remembered; `None` when there was no submission to this address yet.
     pub(crate) fn read(&self) -> io::Result<Option<Submission>> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        let folder = match OwnFolder::open(&self.folder) {
+            Ok(folder) => folder,
+            Err(error) if error.is_not_there() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(file) = folder.read(&self.name)? else {
+            return Ok(None);
         };
         let mut lines = BufReader::new(file).lines();
         let head = lines.next().transpose()?;
@@ -100,7 +90,7 @@ impl LastFile {
             let damaged = || {
                 let text = format!(
                     "{} is damaged; submit again or delete it",
-                    self.path.display()
+                    self.folder.join(&self.name).display()
                 );
                 io::Error::new(io::ErrorKind::InvalidData, text)
             };
@@ -153,7 +143,7 @@ mod tests {
         a.write(&Submission::default()).unwrap();
         assert_eq!(a.read().unwrap(), Some(Submission::default()));
         assert_eq!(
-            fs::read_dir(directory.path()).unwrap().count(),
+            std::fs::read_dir(directory.path()).unwrap().count(),
             2,
             "no temporary file stays"
         );
@@ -175,7 +165,11 @@ mod tests {
     fn a_damaged_file_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let a = LastFile::in_directory(directory.path(), "unix:/a");
-        fs::write(&a.path, format!("{HEAD}unix:/a\nnonsense\n")).unwrap();
+        std::fs::write(
+            directory.path().join(&a.name),
+            format!("{HEAD}unix:/a\nnonsense\n"),
+        )
+        .unwrap();
         let error = a.read().unwrap_err().to_string();
         assert!(error.contains("damaged"), "{error}");
     }

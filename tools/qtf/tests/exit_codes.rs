@@ -48,7 +48,7 @@ fn map_does_not_start_its_own_daemon_when_the_default_socket_is_something_else()
     let place = Place::new();
     let socket = place.default_address();
     let path = std::path::Path::new(socket.trim_start_matches("unix:"));
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    qtf_proto::folder::OwnFolder::make(path.parent().unwrap(), 0o700).unwrap();
     let listener = UnixListener::bind(path).unwrap();
     // It takes the connection and closes it, which no daemon does.
     std::thread::spawn(move || while listener.accept().is_ok() {});
@@ -72,6 +72,11 @@ fn wrong_command_lines_end_with_2_and_name_the_fix() {
         (&["submit"], "PROG"),
         (&["submit", "--array", "5-1", "--", "x"], "1-5"),
         (&["submit", "--", "x", "%{index}"], "--array"),
+        (
+            &["submit", "--array", "1-99999999999999", "--", "x"],
+            "at most 16777216",
+        ),
+        (&["dev", "--workers", "60000"], "4095"),
         (&["submit", "--timeout", "60 days", "--", "x"], "49 days"),
         (&["submit", "--key", "", "--", "x"], "a value is required"),
         (&["submit", "--stdin", "missing", "--", "x"], "missing"),

@@ -30,6 +30,8 @@ pub(super) enum LinkError {
     UnknownWorker,
     /// The daemon will never take this worker as it is.
     Refused(String),
+    /// The socket of the user's own daemon may be another's.
+    Untrusted(String),
 }
 
 impl LinkError {
@@ -69,7 +71,10 @@ pub(super) struct Link {
 pub(super) async fn register(address: Address, hello: WorkerHello) -> Result<Session, LinkError> {
     let channel = channel::connect(&address)
         .await
-        .map_err(|error| LinkError::Broken(error.to_string()))?;
+        .map_err(|error| match error.is_untrusted() {
+            true => LinkError::Untrusted(error.to_string()),
+            false => LinkError::Broken(error.to_string()),
+        })?;
     let (reports, queue) = mpsc::channel(QUEUED_MAX);
     let first = WorkerReport {
         holding: u32::try_from(hello.held.len()).unwrap_or(u32::MAX),

@@ -159,7 +159,11 @@ impl Agent {
                     tracing::warn!("the daemon does not know this worker any more");
                     self.forget_registration();
                 }
-                LinkError::Broken(cause) => {
+                LinkError::Untrusted(cause) if self.registration.is_none() => {
+                    return Err(WorkerError::Untrusted { cause });
+                }
+                // Whoever is there now gets nothing; what runs is for the daemon that will come back.
+                LinkError::Untrusted(cause) | LinkError::Broken(cause) => {
                     let address = &self.settings.address;
                     if is_told {
                         tracing::debug!(%address, cause, "still no link to the daemon");

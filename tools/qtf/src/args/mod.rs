@@ -66,7 +66,9 @@ const OF_ALL_COMMANDS: &str = "Options of all commands";
 pub(crate) struct GlobalArgs {
     /// Address of the daemon: unix:PATH or HOST:PORT
     ///
-    /// Without it the Unix socket in the runtime directory is tried, then 127.0.0.1:7878.
+    /// Without it your own daemon is meant, at `default.sock` in `$XDG_RUNTIME_DIR/qtf`, else in `/run/qtf` for root, else in
+    /// `/tmp/qtf-UID`. It is talked to only if that folder is yours, nobody else can write it, and you or root listen there.
+    /// An address that you name is your own choice.
     #[arg(
         long,
         global = true,

@@ -37,8 +37,8 @@ pub(crate) struct SubmitArgs {
     /// Priority, 0 to 255, higher first [default: 128]
     #[arg(short, long, value_name = "PRIO")]
     pub(crate) priority: Option<u8>,
-    /// One task for each index: 1-1000, 0-90:10, 1,3,7-9; %{index} in ARGS is the index
-    #[arg(long, value_name = "RANGES")]
+    /// One task for each index: 1-1000, 0-90:10, 1,3,7-9; %{index} in ARGS is the index. At most 16,777,216
+    #[arg(long, value_name = "RANGES", value_parser = IndexSet::parse_array)]
     pub(crate) array: Option<IndexSet>,
     /// Where the task is kept before the answer [default: the daemon's]
     #[arg(long, value_enum)]

@@ -1,11 +1,10 @@
 //! `qtf dev`.
 
-use std::fs::DirBuilder;
 use std::num::NonZero;
-use std::os::unix::fs::DirBuilderExt as _;
 
 use qtf_daemon::Settings;
-use qtf_proto::address::{Address, DEFAULT_INSTANCE, runtime_dir};
+use qtf_proto::address::{Address, default_address, runtime_dir};
+use qtf_proto::folder::OwnFolder;
 use qtf_worker::ExecPolicy;
 use serde::Serialize;
 
@@ -69,7 +68,7 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, signals: &mut EndSig
 fn addresses(given: &[String]) -> Result<Vec<Address>, Failure> {
     if given.is_empty() {
         make_runtime_folder()?;
-        return Ok(vec![Address::of_instance(DEFAULT_INSTANCE)]);
+        return Ok(vec![default_address()]);
     }
     given
         .iter()
@@ -79,15 +78,10 @@ fn addresses(given: &[String]) -> Result<Vec<Address>, Failure> {
 
 /// A private daemon has no lock file and so makes no folder; its default socket needs one.
 fn make_runtime_folder() -> Result<(), Failure> {
-    let folder = runtime_dir();
-    let made = DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder);
-    made.map_err(|error| {
+    let made = OwnFolder::make(&runtime_dir(), 0o700);
+    made.map(drop).map_err(|error| {
         let text = format!(
-            "cannot make {}: {error}; choose an address with --listen",
-            folder.display()
+            "{error}; set XDG_RUNTIME_DIR to a folder of your own, or choose an address with --listen"
         );
         Failure::new(Exit::Unreachable, text)
     })

@@ -22,7 +22,7 @@ use std::num::NonZero;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use qtf_proto::address::{Address, DEFAULT_INSTANCE};
+use qtf_proto::address::default_address;
 
 use crate::args::{GlobalArgs, MapArgs};
 use crate::commands::{parse_variables, working_directory};
@@ -110,7 +110,7 @@ async fn daemon_or_crew(
             .map_err(|error| unreachable(&error))?;
         return Ok((daemon, None));
     }
-    match Daemon::at(&Address::of_instance(DEFAULT_INSTANCE), Some(bar)).await {
+    match Daemon::at(&default_address(), Some(bar)).await {
         Ok(daemon) => Ok((daemon, None)),
         Err(error) if error.is_not_there() => {
             let slots = slots.map_or_else(default_slots, NonZero::get);
