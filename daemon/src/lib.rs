@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`config`] | file, flags, validated settings |
 //! | [`clock`] | the clocks, which tests may step |
+//! | [`descriptors`] | how many files and sockets the process may open, and for what |
 //! | `boot` | the order of start, and what can go wrong |
 //! | `running` | the daemon as its starter sees it |
 //! | `core_cell` | the one door to the engine, entered synchronously |
@@ -23,9 +24,9 @@ pub mod boot;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod exit;
 pub mod journal;
-pub mod logging;
 pub mod running;
 
 mod awake;

@@ -1,15 +1,22 @@
 //! `qtfd`: parse, check, start, wait for a signal, stop, exit code.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use qtf_daemon::cli::Flags;
-use qtf_daemon::{Daemon, Exit, RunningDaemon, Settings, logging};
+use qtf_daemon::{Daemon, Exit, RunningDaemon, Settings};
+use qtf_log::say;
 
 fn main() -> ExitCode {
+    let exit = start();
+    // Also for what was said of the end; a reader that does not come is not waited for.
+    qtf_log::finish();
+    exit
+}
+
+fn start() -> ExitCode {
     let flags = Flags::parse();
     let settings = match configure(&flags) {
         Ok(settings) => settings,
@@ -32,7 +39,7 @@ fn configure(flags: &Flags) -> anyhow::Result<Settings> {
         Some(file) => format!("configuration file {}, or a flag", file.display()),
         None => "flags".to_owned(),
     })?;
-    logging::start(settings.log())?;
+    qtf_log::start(settings.log())?;
     Ok(settings.take_over(flags.take_over))
 }
 
@@ -44,6 +51,9 @@ fn run(settings: Settings) -> Exit {
     if let Err(error) = held.thread_block() {
         say(&format!("qtfd: signals cannot be blocked: {error}"));
         return Exit::Failed;
+    }
+    if let Err(error) = qtf_daemon::descriptors::raise_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let daemon = match Daemon::start(settings) {
         Ok(daemon) => daemon,
@@ -104,13 +114,8 @@ fn wait_for_end(daemon: &RunningDaemon, signals: SigSet) -> bool {
     })
 }
 
-fn say(line: &str) {
-    // If nobody reads standard error the exit code still tells.
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
 fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
         Ok(()) => Exit::Stopped.into(),
         Err(_) => Exit::Failed.into(),
     }

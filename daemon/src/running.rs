@@ -8,6 +8,7 @@ use qtf_proto::address::{Address, InProcess};
 use tokio::sync::watch;
 
 use crate::boot::ThreadEnd;
+use crate::descriptors::Descriptors;
 use crate::exit::Exit;
 
 /// How a daemon found its tasks.
@@ -40,6 +41,8 @@ pub struct DaemonInfo {
     pub segment_is_private: bool,
     /// Core that the thread is pinned to.
     pub core: Option<u16>,
+    /// What the process may open, and for what.
+    pub descriptors: Descriptors,
     /// `io_uring` or `tokio`.
     pub network: &'static str,
     /// How it found its tasks.

@@ -19,6 +19,7 @@ use crate::config::settings::{Network, SegmentKind, Settings};
 use crate::core_cell::journal::Journal;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core, CoreParts};
+use crate::descriptors::Descriptors;
 use crate::duty_cycle;
 use crate::edge::service::{EdgeService, Health};
 use crate::idle::Rest;
@@ -39,6 +40,7 @@ use crate::vigil::Vigil;
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) settings: Settings,
+    pub(crate) descriptors: Descriptors,
     pub(crate) lock: Option<LockFile>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) segment: Segment,
@@ -115,6 +117,7 @@ fn info_of(parts: &Parts, backend: Backend, core: Option<u16>) -> DaemonInfo {
         worker_slots: geometry.workers().into(),
         segment_is_private: parts.settings.segment == SegmentKind::Private,
         core,
+        descriptors: parts.descriptors,
         network: backend.name(),
         start: parts.start,
         journal: parts
@@ -184,7 +187,8 @@ async fn serve(
     tracing::info!(
         instance = info.instance, shm_id = info.shm_id, network = info.network,
         addresses = ?info.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        tasks = info.task_slots, workers = info.worker_slots, "serving"
+        tasks = info.task_slots, workers = info.worker_slots,
+        connections = info.descriptors.connections, open_files = info.descriptors.limit, "serving"
     );
     // Nobody waits for the report when the starter has given up; then the stop comes at once.
     let _ = report.send(info);

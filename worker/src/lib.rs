@@ -32,6 +32,7 @@
 mod agent;
 mod attempt;
 mod builder;
+mod descriptors;
 mod exec;
 mod handler;
 mod load;
@@ -40,6 +41,7 @@ mod sys;
 mod transfer;
 
 pub use builder::{BuildError, Worker, WorkerBuilder, WorkerError};
+pub use descriptors::raise_descriptor_limit;
 pub use exec::ExecPolicy;
 pub use handler::{HandlerError, TaskContext};
 pub use qtf_proto::address::{Address, AddressError, InProcess};

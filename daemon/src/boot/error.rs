@@ -177,6 +177,16 @@ pub enum BootError {
         /// Why, and what to do.
         reason: String,
     },
+    /// Too few descriptors.
+    #[error(
+        "the limit of open files is {limit}, at least {needed} are needed: raise it with `ulimit -n` (LimitNOFILE= of a service)"
+    )]
+    Descriptors {
+        /// The limit of the process.
+        limit: u64,
+        /// The least.
+        needed: u64,
+    },
     /// The thread or its runtime cannot be made.
     #[error("the daemon's thread cannot be started: {0}")]
     Thread(#[source] io::Error),
@@ -203,7 +213,7 @@ impl BootError {
             Self::Journal(error) => exit_of_journal(error),
             Self::NoRoom(_) | Self::JournalFailed(_) => Exit::JournalFailed,
             Self::Restore(_) => Exit::Damaged,
-            Self::NoRing { .. } | Self::Thread(_) => Exit::Failed,
+            Self::NoRing { .. } | Self::Descriptors { .. } | Self::Thread(_) => Exit::Failed,
         }
     }
 

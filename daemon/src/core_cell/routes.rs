@@ -154,6 +154,12 @@ impl Routes {
         }
     }
 
+    /// Workers whose processes are watched.
+    pub(crate) fn watched_processes(&self) -> usize {
+        let routes = self.workers.iter().flatten();
+        routes.filter(|route| route.process_watch.is_some()).count()
+    }
+
     /// A dispatch stream for a worker; an earlier one of it ends, and what that had not assigned yet comes
     /// back. `None` when the token is wrong.
     pub(crate) fn open_dispatch(
@@ -301,6 +307,8 @@ impl Routes {
                     route.orders.clear();
                     route.stops.clear();
                     route.notices.evicted = true;
+                    // It may be stopped for ever; nobody waits for its end any more.
+                    route.process_watch = None;
                     route.wake_both();
                 }
             }

@@ -92,6 +92,7 @@ fn info(core: &Core) -> DaemonInfo {
                 value,
             })
             .chain(longest_turn(core))
+            .chain(of_the_process(core))
             .collect(),
         tasks_by_state: counters
             .gauges()
@@ -127,6 +128,21 @@ fn longest_turn(core: &Core) -> Option<NamedValue> {
     Some(NamedValue {
         name: "snapshot_longest_turn_us".to_owned(),
         value: u64::try_from(longest.as_micros()).unwrap_or(u64::MAX),
+    })
+}
+
+/// What the process may open, and what of its log was not written.
+fn of_the_process(core: &Core) -> [NamedValue; 4] {
+    let missing = qtf_log::missing();
+    [
+        ("open_files_max", core.info.descriptors.limit),
+        ("connections_max", core.info.descriptors.connections),
+        ("log_lines_lost", missing.lost),
+        ("log_lines_left_out", missing.left_out),
+    ]
+    .map(|(name, value)| NamedValue {
+        name: name.to_owned(),
+        value,
     })
 }
 

@@ -2,19 +2,20 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+
+use qtf_shm::segment::ProcessIdentity;
 
 use qtf_engine::Principal;
 
 use crate::net::edge_io::Socket;
-use crate::sys::peer::{LocalPeer, local_peer, peer_process};
+use crate::sys::peer::{Known, LocalPeer, local_peer, open_known, peer_identity};
 
 /// The other end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
     address: Option<SocketAddr>,
     local: Option<LocalPeer>,
-    process: Option<OwnedFd>,
+    process: Option<ProcessIdentity>,
 }
 
 impl Peer {
@@ -29,7 +30,7 @@ impl Peer {
             Socket::Unix(stream) => {
                 let local = local_peer(stream);
                 let other = local.filter(|peer| peer.pid != std::process::id());
-                let process = other.and_then(|peer| peer_process(stream, peer).ok());
+                let process = other.and_then(|peer| peer_identity(stream, peer));
                 Self {
                     address: None,
                     local,
@@ -64,9 +65,10 @@ impl Peer {
         self.pid() == Some(std::process::id())
     }
 
-    /// A descriptor that becomes readable when the process ends; `None` over TCP and for this process.
-    pub(crate) fn process(&self) -> Option<OwnedFd> {
-        self.process.as_ref()?.try_clone().ok()
+    /// The process, opened so that its end is seen; `None` over TCP and for this process. Opened when it is wanted, so that
+    /// a connection costs one descriptor and not two.
+    pub(crate) fn open_process(&self) -> Option<Known> {
+        self.process.map(open_known)
     }
 }
 

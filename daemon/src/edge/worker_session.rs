@@ -20,7 +20,7 @@ use super::results::Results;
 use super::{MESSAGES_PER_POLL_MAX, read, status};
 use crate::core_cell::routes::{ProcessWatch, StreamKey};
 use crate::core_cell::{self, Core, StopPlace};
-use crate::sys::peer::process_ended;
+use crate::sys::peer::{Known, process_ended};
 
 /// The notices of one `WorkerSession` call; reads its reports while it is polled.
 #[derive(Debug)]
@@ -260,13 +260,23 @@ fn worker_is_gone(core: &mut Core, worker: WorkerId) {
     core.routes.forget(worker);
 }
 
-/// Tells the engine when the process of a local worker ends.
+/// Tells the engine when the process of a local worker ends. Without a descriptor for that its lease decides.
 fn watch_process(core: &mut Core, worker: WorkerId, peer: Option<&Peer>) {
-    let Some(process) = peer.and_then(Peer::process) else {
+    let watched = u64::try_from(core.routes.watched_processes()).unwrap_or(u64::MAX);
+    if watched >= core.info.descriptors.processes {
         return;
+    }
+    let process = match peer.and_then(Peer::open_process) {
+        None | Some(Known::Unseen) => return,
+        Some(Known::Ended) => None,
+        Some(Known::Runs(process)) => Some(process),
     };
     let task = tokio::task::spawn_local(async move {
-        match process_ended(process).await {
+        let ended = match process {
+            Some(process) => process_ended(process).await,
+            None => Ok(()),
+        };
+        match ended {
             Ok(()) => {
                 core_cell::enter(|core| worker_is_gone(core, worker));
             }

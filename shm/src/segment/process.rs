@@ -42,6 +42,15 @@ impl ProcessIdentity {
         Self { pid, start_time }
     }
 
+    /// The process that has this id now; `None` if none has it, or its start time cannot be seen from here.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        match look_at(pid) {
+            Look::Runs(start_time) => Some(Self { pid, start_time }),
+            Look::Ended | Look::Hidden => None,
+        }
+    }
+
     /// Whether the process still is there. Where nothing is known of its start time, a process with its id counts as
     /// itself. Only for ids of this process's pid namespace.
     #[must_use]

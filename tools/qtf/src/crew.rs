@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use qtf_daemon::{Daemon, RunningDaemon, Settings};
 use qtf_proto::address::Address;
-use qtf_worker::{ExecPolicy, Worker, WorkerError};
+use qtf_worker::{ExecPolicy, Worker, WorkerError, raise_descriptor_limit};
 use tokio::sync::oneshot;
 
 use crate::exit::{Exit, Failure};
@@ -18,6 +18,9 @@ use crate::output::message;
 
 /// LIMIT: stdout and stderr of one task together fit the 64 MiB that a daemon takes by default.
 const MAP_OUTPUT_BYTES_MAX: u64 = 31 << 20;
+
+/// For connections, files and sockets of the daemon beside what its workers run.
+const DAEMON_DESCRIPTORS: u64 = 2_048;
 
 /// A daemon and its workers.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ impl Crew {
         slots: u16,
         policy: &ExecPolicy,
     ) -> Result<Self, Failure> {
+        let running = u32::from(workers).saturating_mul(slots.into());
+        raise_descriptor_limit(running, DAEMON_DESCRIPTORS);
         let daemon = Daemon::start(settings).map_err(|error| {
             let exit = if error.exit() == qtf_daemon::Exit::Usage {
                 Exit::Usage

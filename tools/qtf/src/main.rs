@@ -27,7 +27,6 @@ mod selector;
 mod signals;
 mod template;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -41,6 +40,7 @@ fn main() -> ExitCode {
     };
     start_log();
     let ending = run(cli);
+    qtf_log::finish();
     let exit = match &ending {
         Ok(exit) => *exit,
         Err(failure) => {
@@ -74,15 +74,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// Warnings go to stderr; `QTF_LOG=debug` shows more.
+/// Errors go to stderr; `QTF_LOG=debug` shows more. A reader that does not come holds up no daemon and no worker that runs
+/// in this process.
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("QTF_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // A reader of the log that has gone away must not take what runs with it.
-        .log_internal_errors(false)
-        .init();
+    let filter = std::env::var("QTF_LOG").unwrap_or_default();
+    let filter = if filter.is_empty() { "error" } else { &filter };
+    if let Err(error) = qtf_log::start(filter).or_else(|_| qtf_log::start("error")) {
+        output::message(format!("going on without a log: {error}"));
+    }
 }

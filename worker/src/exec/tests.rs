@@ -522,3 +522,19 @@ async fn hundreds_of_programs_run_at_once_on_one_thread_and_leave_no_zombie() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[tokio::test]
+async fn program_gets_the_limit_of_open_files_that_the_worker_was_given() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(400), hard).unwrap();
+    crate::raise_descriptor_limit(200, 0);
+    let (raised, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert_eq!(raised, hard.min(928));
+    let ending = run_to_end(shell("ulimit -n")).await;
+    assert_ended(&ending, OutcomeKind::Exited, 0);
+    assert_eq!(
+        text(&ending.output.stdout).trim(),
+        hard.min(400).to_string()
+    );
+}

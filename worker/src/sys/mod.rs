@@ -12,10 +12,13 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::descriptors;
 
 /// Lets the child die with the thread that starts it, so that no task outlives a killed worker, and gives
 /// it no descriptors but its three.
@@ -27,16 +30,20 @@ use tokio::io::unix::AsyncFd;
 /// never from a pool that shrinks.
 pub(crate) fn isolate_child(command: &mut Command) {
     let parent = getpid();
-    let in_child = move || after_fork(parent);
-    // SAFETY: the closure runs between fork and exec. It calls only close_range, prctl and getppid,
-    // which are async-signal-safe, allocates nothing, takes no lock, and touches no memory that another thread may
-    // have been changing: it captures one integer by value.
+    let limit = descriptors::given();
+    let in_child = move || after_fork(parent, limit);
+    // SAFETY: the closure runs between fork and exec. It calls only close_range, setrlimit, prctl and getppid,
+    // which are bare system calls, allocates nothing, takes no lock, and touches no memory that another thread may
+    // have been changing: it captures integers by value.
     unsafe { command.pre_exec(in_child) };
 }
 
 /// What happens in the child before it becomes the program.
-fn after_fork(parent: Pid) -> io::Result<()> {
+fn after_fork(parent: Pid, limit: Option<(rlim_t, rlim_t)>) -> io::Result<()> {
     keep_descriptors_back();
+    if let Some((soft, hard)) = limit {
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    }
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // The parent may have died before the signal was asked for; then nobody would send it.
     if getppid() == parent {

@@ -17,16 +17,23 @@ pub(crate) struct Edge {
 }
 
 /// What each crate may depend on. Tools and whole-system tests may use everything but tools.
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("qtf-shm", &[]),
     ("qtf-proto", &[]),
+    ("qtf-log", &[]),
     ("qtf-journal", &["qtf-shm"]),
     ("qtf-engine", &["qtf-shm", "qtf-journal"]),
     ("qtf-client", &["qtf-shm", "qtf-proto"]),
-    ("qtf-worker", &["qtf-shm", "qtf-proto"]),
+    ("qtf-worker", &["qtf-shm", "qtf-proto", "qtf-log"]),
     (
         "qtf-daemon",
-        &["qtf-engine", "qtf-journal", "qtf-shm", "qtf-proto"],
+        &[
+            "qtf-engine",
+            "qtf-journal",
+            "qtf-shm",
+            "qtf-proto",
+            "qtf-log",
+        ],
     ),
 ];
 
