@@ -4,9 +4,9 @@ use futures_util::{Stream, StreamExt as _, stream};
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::v1::admin_client::AdminClient;
 use qtf_proto::v1::{
-    ClientInfo, DaemonInfo, DrainWorkerRequest, GetInfoRequest, GetTaskRequest, ListClientsRequest,
-    ListTasksRequest, ListWorkersRequest, RefusalReason, TaskInfo, TaskSelection, TaskState,
-    TaskVerdicts, UpdateTasksRequest, WorkerInfo,
+    ClientInfo, DaemonInfo, DrainWorkerRequest, EvictWorkerRequest, GetInfoRequest, GetTaskRequest,
+    ListClientsRequest, ListTasksRequest, ListWorkersRequest, RefusalReason, TaskInfo,
+    TaskSelection, TaskState, TaskVerdicts, UpdateTasksRequest, WorkerInfo,
 };
 use tonic::transport::Channel;
 
@@ -261,6 +261,22 @@ impl Client {
     pub async fn drain(&self, worker: WorkerId, reason: &str) -> Result<(), CallError> {
         let mut admin = self.admin();
         let call = admin.drain_worker(DrainWorkerRequest {
+            worker_id: worker.as_raw(),
+            reason: reason.to_owned(),
+        });
+        match self.timed(call).await?.refusal {
+            None => Ok(()),
+            Some(refusal) => Err(CallError::Refused(refusal.into())),
+        }
+    }
+
+    /// Gives a worker up: it is lost at once, what it holds goes to others, and it is told to register anew.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] when no worker has this id, or it is a local process.
+    pub async fn evict(&self, worker: WorkerId, reason: &str) -> Result<(), CallError> {
+        let mut admin = self.admin();
+        let call = admin.evict_worker(EvictWorkerRequest {
             worker_id: worker.as_raw(),
             reason: reason.to_owned(),
         });

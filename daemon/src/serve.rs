@@ -99,6 +99,7 @@ pub(crate) fn engine_config(settings: &Settings) -> EngineConfig {
         heartbeat_ns: ns(times.heartbeat),
         result_ttl_ns: ns(times.result_ttl),
         stop_grace_ns: ns(times.stop_grace),
+        start_within_ns: ns(times.start_within),
         payload_limit: settings.limits.payload_bytes,
         // Tokens are secrets: without the kernel's randomness they would not be.
         seed: getrandom::u64().unwrap_or_else(|_| qtf_shm::time::wall_ns()),

@@ -203,7 +203,8 @@ impl Engine {
         let mut parts = self.parts(now);
         if let Ok(worker) = parts.workers.serving(parts.turn.segment, id) {
             parts.workers.heard_of(&mut parts.turn, worker);
-            if !parts.plm.started(&mut parts.turn, Fence { worker, asked })
+            let fence = Fence { worker, asked };
+            if !parts.plm.started(&mut parts.turn, parts.workers, fence)
                 && let Ok(attempt) = u8::try_from(asked.attempt)
             {
                 parts.turn.effects.push(Effect::Stop {
@@ -297,6 +298,25 @@ impl Engine {
             .serving_or_current(parts.turn.segment, worker)?;
         parts.workers.begin_drain(&parts.turn, index);
         parts.workers.tell_drain(&mut parts.turn, index);
+        Ok(())
+    }
+
+    /// An operator gives a worker up: it is lost at once, what it holds goes back or is judged as of any lost worker, and it is
+    /// told to register anew. Incarnation 0 means whichever is in the slot now.
+    ///
+    /// # Errors
+    /// The worker is not known, or it is a local process, of whose life the kernel tells.
+    pub fn evict_worker(&mut self, now: Now, worker: WorkerId) -> Result<(), Rejection> {
+        let mut parts = self.parts(now);
+        let index = parts
+            .workers
+            .serving_or_current(parts.turn.segment, worker)?;
+        if parts.turn.segment.worker(index).local().is_some() {
+            return Err(Rejection::invalid(
+                "this worker is a local process, which only its own end takes its tasks from: end the process",
+            ));
+        }
+        parts.workers.lose(&mut parts.turn, index);
         Ok(())
     }
 }

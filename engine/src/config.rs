@@ -20,6 +20,8 @@ pub struct EngineConfig {
     /// What a worker gets beyond a task's timeout before it is ordered to stop the attempt, and
     /// once more before the attempt is ended without it.
     pub stop_grace_ns: u64,
+    /// How long an attempt that was handed out may go unstarted while another worker could have it; then it goes back.
+    pub start_within_ns: u64,
     /// Pause before the first retry; it doubles with each failure.
     pub retry_backoff_ns_min: u64,
     /// Longest pause before a retry.
@@ -49,6 +51,7 @@ impl Default for EngineConfig {
             heartbeat_ns: SECOND,
             result_ttl_ns: 3_600 * SECOND,
             stop_grace_ns: 5 * SECOND,
+            start_within_ns: 15 * SECOND,
             retry_backoff_ns_min: 100 * MS,
             retry_backoff_ns_max: 30 * SECOND,
             losses_max: 3,
@@ -100,6 +103,7 @@ impl EngineConfig {
             ("heartbeat_ns", self.heartbeat_ns),
             ("result_ttl_ns", self.result_ttl_ns),
             ("stop_grace_ns", self.stop_grace_ns),
+            ("start_within_ns", self.start_within_ns),
             ("retry_backoff_ns_min", self.retry_backoff_ns_min),
             ("tasks_per_cycle_max", u64::from(self.tasks_per_cycle_max)),
             (

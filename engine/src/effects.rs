@@ -69,11 +69,11 @@ pub enum Effect {
         /// Who is to leave.
         worker: WorkerId,
     },
-    /// The task has ended; whoever waits for it can be told. Its slot may be free by now.
+    /// The task has ended, or never will; whoever waits for it can be told. Its slot may be free by now.
     Finished {
         /// The task.
         task: TaskId,
-        /// How: `Done`, `Failed`, `Cancelled` or `DeadLetter`.
+        /// How: `Done`, `Failed`, `Cancelled`, `DeadLetter` or `Quarantine`.
         phase: Phase,
     },
 }

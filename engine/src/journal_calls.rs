@@ -144,7 +144,9 @@ impl Engine {
             }
             None => true,
         };
-        Ok((phase.is_final() && is_told).then_some(phase))
+        // Of a task in quarantine no record says so.
+        let has_ended = phase == Phase::Quarantine || phase.is_final() && is_told;
+        Ok(has_ended.then_some(phase))
     }
 
     /// The answer to a submission with this key, if it is known: for a caller that must know before it has the payload.

@@ -107,3 +107,23 @@ fn worker_that_is_told_to_leave_behind_a_dead_link_leaves_when_it_is_mended() {
     link.mend();
     assert_eq!(worker.wait().code(), Some(0));
 }
+
+#[test]
+fn evicted_worker_ends_what_it_ran_and_comes_back_as_another() {
+    let place = Place::new();
+    let _daemon = daemon(&place, &[]);
+    let address = place.address();
+    let mut worker = place.worker(&address, "given-up", 1);
+    let started = place.fifo("started");
+    let pids = running(&place, &address, &started, 1);
+    place
+        .qtf(["--addr", &address, "worker", "evict", "w0"])
+        .expect_code(0);
+    expect_ended(&place, &pids);
+    worker.line_with("registered");
+    let again = started.line();
+    assert_ne!(again, pids[0], "the task runs again");
+    cancel(&place, &address);
+    expect_ended(&place, &[again]);
+    place.verify();
+}

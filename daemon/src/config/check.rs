@@ -32,6 +32,13 @@ pub(super) fn times_of(raw: &RawConfig) -> Result<Times, SettingsError> {
             31_536_000_000,
         )?,
         stop_grace: millis("stop_grace_ms", raw.stop_grace_ms, 10_000, 10, 3_600_000)?,
+        start_within: millis(
+            "start_within_ms",
+            raw.start_within_ms,
+            15_000,
+            100,
+            86_400_000,
+        )?,
         handshake: millis("handshake_ms", raw.handshake_ms, 5_000, 10, 600_000)?,
         stop_deadline: millis("stop_deadline_ms", raw.stop_deadline_ms, 5_000, 0, 600_000)?,
     })

@@ -107,6 +107,7 @@ impl Settings {
             ("probe_ms", times.probe.as_millis()),
             ("result_ttl_ms", times.result_ttl.as_millis()),
             ("stop_grace_ms", times.stop_grace.as_millis()),
+            ("start_within_ms", times.start_within.as_millis()),
             ("handshake_ms", times.handshake.as_millis()),
             ("stop_deadline_ms", times.stop_deadline.as_millis()),
             ("key_ttl_ms", self.key_ttl.as_millis()),

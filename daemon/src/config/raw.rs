@@ -92,6 +92,8 @@ raw_config! {
     result_ttl_ms: u64,
     /// Time a worker has to stop a task before the order counts as ignored.
     stop_grace_ms: u64,
+    /// Time a task may lie unstarted at a worker while another could have it.
+    start_within_ms: u64,
     /// Largest gRPC message that is read.
     message_bytes_max: u64,
     /// Open connections.

@@ -100,6 +100,7 @@ pub(crate) struct Times {
     pub(crate) probe: Duration,
     pub(crate) result_ttl: Duration,
     pub(crate) stop_grace: Duration,
+    pub(crate) start_within: Duration,
     pub(crate) handshake: Duration,
     pub(crate) stop_deadline: Duration,
 }

@@ -4,9 +4,10 @@
 
 use qtf_proto::v1::admin_server::Admin;
 use qtf_proto::v1::{
-    ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, Durability, GetInfoRequest,
-    JournalInfo, JournalState, ListClientsRequest, ListClientsResponse, ListWorkersRequest,
-    ListWorkersResponse, NamedValue, StartKind, WorkerInfo, WorkerState,
+    ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, Durability,
+    EvictWorkerRequest, EvictWorkerResponse, GetInfoRequest, JournalInfo, JournalState,
+    ListClientsRequest, ListClientsResponse, ListWorkersRequest, ListWorkersResponse, NamedValue,
+    StartKind, WorkerInfo, WorkerState,
 };
 use qtf_shm::{WorkerId, WorkerPhase};
 use tonic::{Request, Response, Status};
@@ -51,17 +52,15 @@ impl Admin for AdminEdge {
         &self,
         request: Request<DrainWorkerRequest>,
     ) -> Result<Response<DrainWorkerResponse>, Status> {
-        let request = request.into_inner();
-        let worker = WorkerId::from_raw(request.worker_id).ok_or_else(|| {
-            status::invalid(format!("{:#x} is not a worker id", request.worker_id))
-        })?;
+        let DrainWorkerRequest { worker_id, reason } = request.into_inner();
+        let worker = worker_of(worker_id)?;
         let result = core_cell::enter(|core| {
             let now = core.now();
             core.engine.drain_worker(now, worker)
         });
         let refusal = match result.ok_or_else(status::gone)? {
             Ok(()) => {
-                let reason: String = request.reason.chars().take(200).collect();
+                let reason = cut(&reason);
                 tracing::info!(%worker, reason, "worker is to leave");
                 None
             }
@@ -69,6 +68,36 @@ impl Admin for AdminEdge {
         };
         Ok(Response::new(DrainWorkerResponse { refusal }))
     }
+
+    async fn evict_worker(
+        &self,
+        request: Request<EvictWorkerRequest>,
+    ) -> Result<Response<EvictWorkerResponse>, Status> {
+        let EvictWorkerRequest { worker_id, reason } = request.into_inner();
+        let worker = worker_of(worker_id)?;
+        let result = core_cell::enter(|core| {
+            let now = core.now();
+            core.engine.evict_worker(now, worker)
+        });
+        let refusal = match result.ok_or_else(status::gone)? {
+            Ok(()) => {
+                let reason = cut(&reason);
+                tracing::warn!(%worker, reason, "worker is given up");
+                None
+            }
+            Err(rejection) => Some(status::refusal_of(&rejection)),
+        };
+        Ok(Response::new(EvictWorkerResponse { refusal }))
+    }
+}
+
+fn worker_of(raw: u64) -> Result<WorkerId, Status> {
+    WorkerId::from_raw(raw).ok_or_else(|| status::invalid(format!("{raw:#x} is not a worker id")))
+}
+
+/// So much of an operator's reason goes into the log.
+fn cut(reason: &str) -> String {
+    reason.chars().take(200).collect()
 }
 
 fn info(core: &Core) -> DaemonInfo {

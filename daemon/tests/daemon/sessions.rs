@@ -242,3 +242,24 @@ fn stopping_daemon_tells_workers_and_clients_and_ends_cleanly() {
         daemon.stop().unwrap();
     });
 }
+
+#[test]
+fn evicted_worker_is_told_and_known_no_more() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let mut bad = RawWorker::join(&mut peer, hello(1), 1).await;
+        let worker_id = bad.welcome.worker_id;
+        let request = |worker_id| EvictWorkerRequest {
+            worker_id,
+            reason: "test".into(),
+        };
+        let response = peer.admin.evict_worker(request(worker_id)).await;
+        assert_eq!(response.unwrap().into_inner().refusal, None);
+        assert!(bad.notices.message().await.unwrap().unwrap().evicted);
+        let again = peer.admin.evict_worker(request(worker_id)).await;
+        assert_eq!(
+            again.unwrap().into_inner().refusal.unwrap().reason(),
+            RefusalReason::UnknownWorker
+        );
+    });
+}

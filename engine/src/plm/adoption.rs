@@ -10,7 +10,7 @@
 
 use qtf_journal::Lsn;
 use qtf_shm::segment::Rebuilt;
-use qtf_shm::{Phase, Segment, SlotIndex, StateWord};
+use qtf_shm::{Owner, Phase, Segment, SlotIndex, StateWord};
 
 use super::Plm;
 use super::journal::Journal;
@@ -29,7 +29,7 @@ impl Plm {
             turn.segment,
             &[Phase::Blocked, Phase::Assigned, Phase::Running],
         ) {
-            self.adopt_counts(turn);
+            self.adopt_counts(turn, workers);
         }
         if let Some(journal) = &mut self.journal {
             // Each journal file chain then says how far ids are reserved, also if earlier files are lost.
@@ -47,7 +47,7 @@ impl Plm {
     }
 
     /// Counts what is parked, and what was handed out.
-    fn adopt_counts(&mut self, turn: &Turn<'_>) {
+    fn adopt_counts(&mut self, turn: &Turn<'_>, workers: &mut Workers) {
         for slot in turn.segment.allocated_slots(0..turn.segment.high_water()) {
             let task = turn.segment.task(slot);
             let state = task.state();
@@ -57,6 +57,11 @@ impl Plm {
             {
                 self.count_parked(kind);
                 self.note_parked(turn, (slot, state));
+            }
+            if phase == Phase::Running
+                && let Owner::Worker(worker) = state.owner()
+            {
+                workers.adopt_started(worker);
             }
             if matches!(phase, Phase::Assigned | Phase::Running)
                 && let Some(journal) = self.journal_of(task)

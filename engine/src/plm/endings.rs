@@ -6,7 +6,7 @@
 
 use qtf_journal::{self as journal, Lsn};
 use qtf_shm::{
-    Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskId,
+    Counter, Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskId,
     TaskOptions,
 };
 
@@ -62,7 +62,7 @@ impl Plm {
                 Judgement::Cancelled => Ending::Neither,
                 Judgement::Again { .. } | Judgement::Failed { .. } => Ending::Failed,
             };
-            workers.let_go(turn, worker, ending);
+            workers.let_go(turn, worker, (Phase::Ended, ending));
             self.count_handed_back(task);
         }
         match judgement {
@@ -277,11 +277,33 @@ impl Plm {
                     HandBack::WorkerLost => Ending::Lost,
                     HandBack::Returned => Ending::Neither,
                 };
-                workers.let_go(turn, worker, ending);
+                workers.let_go(turn, worker, (held.phase(), ending));
                 return true;
             }
         }
         false
+    }
+
+    /// Any phase that cannot be -> QUARANTINE: the slot is kept as evidence, and whoever waits for the task is told. Returns
+    /// whether it did.
+    pub(crate) fn quarantine(
+        &mut self,
+        turn: &mut Turn<'_>,
+        slot: SlotIndex,
+        from: StateWord,
+    ) -> bool {
+        turn.segment.counters().add(Counter::WordImpossible, 1);
+        let Ok(kept) = turn.segment.apply(slot, from, Event::Quarantine) else {
+            return false;
+        };
+        let task = turn.segment.task(slot);
+        turn.segment.unindex_ready_key(slot, task.key());
+        turn.clear_timer(slot);
+        let client = task.client();
+        turn.clients.task_ended(turn.segment, client);
+        turn.clients.task_freed(turn.segment, client);
+        tell_quarantine(turn, slot, kept);
+        true
     }
 
     /// READY -> `DEAD_LETTER`: no worker may have it any more.
@@ -332,6 +354,14 @@ impl Plm {
             due_unix_ms,
         };
         journal.note(turn, (slot, mark), &record)
+    }
+}
+
+/// Whoever waits for a task that is kept in QUARANTINE learns that it will not end. No record of it is awaited: there is none.
+pub(super) fn tell_quarantine(turn: &mut Turn<'_>, slot: SlotIndex, kept: StateWord) {
+    if let Some(task) = kept.id(slot) {
+        let phase = Phase::Quarantine;
+        turn.effects.push(Effect::Finished { task, phase });
     }
 }
 

@@ -6,14 +6,15 @@
 //! order it changes nothing. Tested in `engine/tests/rules/losses.rs` and `repair.rs`.
 
 use qtf_shm::{
-    Counter, Event, Now, Owner, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot, WorkerIndex,
+    Counter, Now, Owner, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot, WorkerIndex,
 };
 
 use super::Plm;
-use super::endings::HandBack;
+use super::endings::{HandBack, tell_quarantine};
 use super::journal::is_once;
-use super::stops::is_to_be_told;
+use super::stops::{is_to_be_told, push_stop, stop_reason};
 use super::timers::{expires_at, overdue_at};
+use crate::effects::StopReason;
 use crate::register::{Claim, Workers};
 use crate::turn::Turn;
 
@@ -64,12 +65,14 @@ impl Plm {
             Phase::Done | Phase::Failed | Phase::Cancelled => {
                 restore_timer(turn, slot, state, expires_at(turn, slot))
             }
-            Phase::Free
-            | Phase::Claimed
-            | Phase::Held
-            | Phase::DeadLetter
-            | Phase::Quarantine
-            | Phase::Reserved => false,
+            Phase::Quarantine => {
+                // Another process may have put it there, which tells nobody.
+                tell_quarantine(turn, slot, state);
+                false
+            }
+            Phase::Free | Phase::Claimed | Phase::Held | Phase::DeadLetter | Phase::Reserved => {
+                false
+            }
         };
         if is_mended {
             turn.segment.counters().add(Counter::LeafRestored, 1);
@@ -113,15 +116,21 @@ impl Plm {
     ) -> Repaired {
         let Owner::Worker(worker) = state.owner() else {
             // Held by nobody: cannot come from the table. Reported, and kept for inspection.
-            turn.segment.counters().add(Counter::WordImpossible, 1);
-            let kept = turn.segment.apply(slot, state, Event::Quarantine);
-            return kept.map_or(Repaired::Nothing, |_| Repaired::Index);
+            return if self.quarantine(turn, slot, state) {
+                Repaired::Index
+            } else {
+                Repaired::Nothing
+            };
         };
         let claim = state
             .id(slot)
             .map_or(Claim::Gone, |id| workers.claim(turn.segment, worker, id));
         let task = turn.segment.task(slot);
         let why = match claim {
+            Claim::Holds if self.takes_unstarted_back(turn, workers, (slot, state), worker) => {
+                turn.segment.counters().add(Counter::TaskRequeued, 1);
+                return Repaired::TakenFrom(worker);
+            }
             Claim::Holds => {
                 let watched = if is_to_be_told(turn.segment, state) {
                     Some(turn.now)
@@ -147,6 +156,31 @@ impl Plm {
                 .add(Counter::AssignmentReconciled, 1);
         }
         Repaired::TakenFrom(worker)
+    }
+
+    /// Takes an attempt back that its worker lets lie, and that could run elsewhere. A task that runs at most once stays, as the
+    /// worker may be about to begin it. Returns whether it did.
+    fn takes_unstarted_back(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        (slot, state): (SlotIndex, StateWord),
+        worker: WorkerIndex,
+    ) -> bool {
+        if state.phase() != Phase::Assigned || stop_reason(state).is_some() {
+            return false;
+        }
+        let task = turn.segment.task(slot);
+        let since = Now::from_stamp(task.phase_time());
+        if task.options().has(TaskOptions::AT_MOST_ONCE)
+            || !workers.has_let_lie(turn, worker, (since, task.kind()))
+            || !self.hand_back(turn, workers, slot, HandBack::Returned)
+        {
+            return false;
+        }
+        push_stop(turn, (slot, state), StopReason::Stale);
+        workers.note_let_lie(turn.segment, worker);
+        true
     }
 
     /// The task may run once only, and its order has gone out, as far as is known here.

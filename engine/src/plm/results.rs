@@ -14,6 +14,7 @@ use qtf_shm::{
 use super::endings::HandBack;
 use super::lookup::held;
 use super::outcome::{Judgement, Record, judge};
+use super::stops::stop_reason;
 use super::timers::overdue_at;
 use super::{APPLY_TRIES_MAX, LSN_UNDER_WAY, Plm};
 use crate::answers::ResultAnswer;
@@ -76,7 +77,12 @@ pub(crate) struct Fence {
 
 impl Plm {
     /// The worker has begun an attempt. Returns false, and changes nothing, if it does not hold this attempt.
-    pub(crate) fn started(&mut self, turn: &mut Turn<'_>, fence: Fence) -> bool {
+    pub(crate) fn started(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        fence: Fence,
+    ) -> bool {
         for _ in 0..APPLY_TRIES_MAX {
             let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
                 return false;
@@ -85,6 +91,10 @@ impl Plm {
                 return true;
             }
             if let Some(running) = turn.advance(slot, state, Event::Start) {
+                workers.note_started(turn.segment, fence.worker);
+                if stop_reason(running).is_some() {
+                    return true;
+                }
                 if let Some(at) = overdue_at(turn, slot) {
                     turn.set_timer(slot, running, at);
                 }
@@ -125,7 +135,10 @@ impl Plm {
             };
             let running = if state.phase() == Phase::Assigned {
                 match turn.advance(slot, state, Event::Start) {
-                    Some(running) => running,
+                    Some(running) => {
+                        workers.note_started(turn.segment, fence.worker);
+                        running
+                    }
                     None => continue,
                 }
             } else {

@@ -140,7 +140,11 @@ impl Plm {
     }
 }
 
-fn push_stop(turn: &mut Turn<'_>, (slot, held): (SlotIndex, StateWord), reason: StopReason) {
+pub(super) fn push_stop(
+    turn: &mut Turn<'_>,
+    (slot, held): (SlotIndex, StateWord),
+    reason: StopReason,
+) {
     if let (Owner::Worker(worker), Some(task)) = (held.owner(), held.id(slot)) {
         turn.effects.push(Effect::Stop {
             worker: turn.worker_id(worker),

@@ -11,6 +11,7 @@
 
 use qtf_shm::{AttachIndex, Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex};
 
+use super::pace::Pace;
 use super::workers::{Workers, apply};
 use crate::plm::{is_held_by, is_to_be_told};
 use crate::rejection::{Detail, RejectReason, Rejection};
@@ -106,7 +107,9 @@ impl Workers {
         });
         apply(&slot, WorkerEvent::Open { capacity });
         self.note_used(worker);
-        self.notes[worker.position()].sent = turn.now;
+        let note = &mut self.notes[worker.position()];
+        note.sent = turn.now;
+        note.pace = Pace::default();
         self.renew_lease(turn, worker);
         self.refresh(turn.segment, worker);
         turn.segment.counters().add(Counter::WorkerJoined, 1);

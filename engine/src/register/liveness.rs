@@ -60,6 +60,7 @@ impl Workers {
         } else {
             self.tell_drain_again(turn, worker);
         }
+        self.look_for_unstarted(turn, worker);
         // Results ride on the same stream and came first. So if nothing was sent to it for a whole
         // lease and it holds nothing, what the segment says it holds never reached it.
         let note = &self.notes[worker.position()];
@@ -101,6 +102,7 @@ impl Workers {
         if slot.state().drains() || !apply(&slot, WorkerEvent::Drain) {
             return false;
         }
+        self.notes[worker.position()].drains_since = turn.now;
         turn.segment.counters().add(Counter::WorkerDraining, 1);
         self.refresh(turn.segment, worker);
         true
@@ -291,6 +293,7 @@ impl Workers {
             self.note_used(worker);
             slot.set_credits(0);
             self.notes[worker.position()].sent = turn.now;
+            self.notes[worker.position()].drains_since = turn.now;
             if serves(state) {
                 self.renew_lease(turn, worker);
             } else {

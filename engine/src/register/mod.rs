@@ -5,6 +5,7 @@
 //! | `workers.rs` | the table of workers, their leaves in the worker heap, what kinds are on offer |
 //! | `joining.rs` | hello and welcome, of new workers and of those that come back |
 //! | `liveness.rs` | heartbeats, leases, probes; how a worker is lost, leaves, drains |
+//! | `pace.rs` | how much may be ordered ahead of a worker |
 //! | `clients.rs` | identities of clients, their sessions and counts |
 //!
 //! Invariants:
@@ -16,6 +17,7 @@
 mod clients;
 mod joining;
 mod liveness;
+mod pace;
 mod workers;
 
 pub(crate) use clients::Clients;

@@ -6,10 +6,11 @@
 //! Tested in `engine/tests/rules/scheduling.rs`, `losses.rs`, `liveness.rs`.
 
 use qtf_shm::{
-    AttachIndex, Key, KindIndex, Now, PlmRight, Segment, TaskId, WorkerCounter, WorkerEvent,
+    AttachIndex, Key, KindIndex, Now, Phase, PlmRight, Segment, TaskId, WorkerCounter, WorkerEvent,
     WorkerId, WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
 };
 
+use super::pace::Pace;
 use crate::rejection::Rejection;
 use crate::sweep::Pass;
 use crate::turn::Turn;
@@ -52,8 +53,12 @@ pub(super) struct Note {
     offering: u64,
     /// Number of its last assignment; breaks ties of load.
     assigned: u32,
+    /// How fast it starts what it is given.
+    pub(super) pace: Pace,
     /// When a task was last sent to it.
     pub(super) sent: Now,
+    /// Since when it is to leave.
+    pub(super) drains_since: Now,
     /// When it was last told to leave.
     pub(super) drain_told: Now,
     /// The number an unanswered probe asks for; 0 = none.
@@ -83,6 +88,8 @@ pub(crate) struct Workers {
     newly_offered: u64,
     /// Number of the last assignment.
     assignments: u32,
+    /// When the sweep was last asked to look for attempts that nobody starts.
+    pub(super) looked_for_unstarted: Now,
     /// Workers that wait for a pass of the sweep.
     pub(super) waiting: u32,
     pub(super) rng: fastrand::Rng,
@@ -98,6 +105,7 @@ impl Workers {
             offers: [0; KINDS_COUNT],
             newly_offered: 0,
             assignments: 0,
+            looked_for_unstarted: Now::default(),
             waiting: 0,
             rng: fastrand::Rng::with_seed(seed),
         }
@@ -225,6 +233,7 @@ impl Workers {
         let note = &mut self.notes[worker.position()];
         note.sent = turn.now;
         note.assigned = number;
+        note.pace.ordered(turn.now, slot.state().running());
         self.refresh(turn.segment, worker);
     }
 
@@ -241,13 +250,21 @@ impl Workers {
         true
     }
 
-    /// Counts a task that a worker no longer holds.
-    pub(crate) fn let_go(&mut self, turn: &Turn<'_>, worker: WorkerIndex, ending: Ending) {
+    /// Counts a task that a worker no longer holds; `phase` is the one that it had last there.
+    pub(crate) fn let_go(
+        &mut self,
+        turn: &Turn<'_>,
+        worker: WorkerIndex,
+        (phase, ending): (Phase, Ending),
+    ) {
         if worker.position() >= self.notes.len() {
             return;
         }
         let slot = turn.write_worker(worker);
         apply(&slot, WorkerEvent::Give);
+        if phase != Phase::Assigned {
+            self.notes[worker.position()].pace.ended();
+        }
         match ending {
             Ending::Done => slot.count(WorkerCounter::Done),
             Ending::Failed => slot.count(WorkerCounter::Failed),
@@ -285,8 +302,8 @@ impl Workers {
     pub(super) fn refresh(&mut self, segment: &Segment, worker: WorkerIndex) {
         let slot = segment.write_worker(self.right, worker);
         let state = slot.state();
-        let ratio = load_ratio(state);
-        let key = Key::load(ratio, self.notes[worker.position()].assigned, worker.get());
+        let note = &self.notes[worker.position()];
+        let key = Key::load(note.pace.load_ratio(state), note.assigned, worker.get());
         slot.set_key(key);
         let leaf = if self.may_take(&slot, worker) {
             key
@@ -304,6 +321,7 @@ impl Workers {
             && (!state.drains() || cfg!(qtf_mutant = "sim_drained_worker_is_given_tasks"))
             && slot.credits() > 0
             && self.notes[worker.position()].held.is_none()
+            && self.notes[worker.position()].pace.allows_another(state)
     }
 
     fn offer(&mut self, worker: WorkerIndex, offering: u64) {
@@ -357,11 +375,4 @@ fn offers(state: WorkerState) -> bool {
 /// Changes a worker's word; returns whether it did.
 pub(super) fn apply(slot: &WorkerSlot, event: WorkerEvent) -> bool {
     (0..APPLY_TRIES_MAX).any(|_| slot.apply(slot.state(), event).is_ok())
-}
-
-/// Load as a 16-bit fraction of the capacity.
-fn load_ratio(state: WorkerState) -> u16 {
-    let capacity = u32::from(state.capacity()).max(1);
-    let ratio = u32::from(state.running()) * u32::from(u16::MAX) / capacity;
-    u16::try_from(ratio).unwrap_or(u16::MAX)
 }

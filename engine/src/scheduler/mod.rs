@@ -120,10 +120,7 @@ fn assign(
     let event = Event::Assign { worker };
     if state.after(event).is_err() {
         // More attempts than there can be: no state that the engine leaves behind. At the head it would stop all others.
-        turn.segment.counters().add(Counter::WordImpossible, 1);
-        if turn.advance(slot, state, Event::Quarantine).is_some() {
-            turn.segment.unindex_ready_key(slot, key);
-        }
+        plm.quarantine(turn, slot, state);
         return;
     }
     if cfg!(qtf_mutant = "sim_leaf_goes_before_the_state") {

@@ -29,6 +29,7 @@ mod liveness;
 #[cfg(test)]
 mod losses;
 #[cfg(test)]
+mod pace;
 mod repair;
 #[cfg(test)]
 mod restart;

@@ -10,7 +10,7 @@ const A_WHILE: u64 = 3 * SECOND;
 /// What a kill between state and leaf leaves behind.
 fn lose_leaf(tree: MinTree<'_>, task: TaskId) {
     let leaf = task.slot().get();
-    assert!(tree.remove(leaf, tree.leaf(leaf).unwrap()));
+    assert!(tree.remove(leaf, tree.leaf(leaf).expect("the leaf is there")));
 }
 
 #[test]

@@ -347,8 +347,28 @@ fn task_whose_attempts_cannot_be_counted_any_more_is_set_aside_and_blocks_nobody
     }
     let next = world.submit("exec");
     world.worker(1, &["exec"]);
-    assert_eq!(world.dispatch().1, next);
+    let effects = world.settle();
+    assert_eq!(dispatched(&effects)[0].1, next);
     assert_eq!(world.phase(damaged), Phase::Quarantine);
+    let told = [(damaged, Phase::Quarantine)];
+    assert_eq!(crate::world::finished(&effects), told);
+    let settled = world.engine.settled_end(damaged);
+    assert_eq!(settled.unwrap(), Some(Phase::Quarantine));
+    assert_eq!(world.counts(), (1, 0));
     assert_eq!(world.counter(Counter::WordImpossible), 1);
     assert_eq!(world.segment().ready().leaf(slot.get()), None);
+}
+
+#[test]
+fn whoever_waits_for_a_task_that_another_process_has_set_aside_is_told_by_the_sweep() {
+    let mut world = World::new();
+    let task = world.submit("exec");
+    let segment = world.segment();
+    let state = segment.task(task.slot()).state();
+    segment
+        .apply(task.slot(), state, Event::Quarantine)
+        .unwrap();
+    let effects = world.settle_for(2_000 * MS);
+    let told = (task, Phase::Quarantine);
+    assert!(crate::world::finished(&effects).contains(&told));
 }

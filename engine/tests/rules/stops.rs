@@ -216,7 +216,13 @@ fn many_flagged_attempts_are_told_within_the_bounds_of_a_cycle() {
     let mut world = World::new();
     let worker = world.worker(900, &["exec"]);
     let tasks: Vec<_> = (0..900).map(|_| world.submit("exec")).collect();
-    assert_eq!(world.dispatches().len(), 900);
+    loop {
+        let got = world.dispatches();
+        if got.is_empty() {
+            break;
+        }
+        got.into_iter().for_each(|one| world.start(one));
+    }
     for &task in &tasks {
         world.engine.cancel(world.now, task).unwrap();
         world.effects();

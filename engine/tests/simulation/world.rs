@@ -84,6 +84,7 @@ fn config(seed: u64) -> EngineConfig {
         } else {
             LONG_GRACE_NS
         },
+        start_within_ns: 240 * MS,
         retry_backoff_ns_min: 5 * MS,
         retry_backoff_ns_max: 40 * MS,
         losses_max: LOSSES_MAX,

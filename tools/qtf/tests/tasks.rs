@@ -256,6 +256,7 @@ fn workers_and_clients_are_listed() {
         clients.text()
     );
     place.qtf(["worker", "drain", "w77"]).expect_code(3);
+    place.qtf(["worker", "evict", "w77"]).expect_code(3);
     place.qtf(["worker", "drain", "x"]).expect_code(2);
     place
         .qtf(["worker", "drain", &id, "--reason", "test"])

@@ -83,6 +83,7 @@ pub(crate) fn engine_config(seed: u64) -> EngineConfig {
         heartbeat_ns: 10 * MS,
         result_ttl_ns: TTL_NS,
         stop_grace_ns: 10 * MS,
+        start_within_ns: 240 * MS,
         retry_backoff_ns_min: 5 * MS,
         retry_backoff_ns_max: 40 * MS,
         losses_max: LOSSES_MAX,

@@ -64,6 +64,7 @@ methods! {
     "/qtf.v1.Admin/ListClients" false ListClientsRequest,
     "/qtf.v1.Admin/DrainWorker" false DrainWorkerRequest,
     "/qtf.v1.Plm/ReviveTasks" false TaskSelection,
+    "/qtf.v1.Admin/EvictWorker" false EvictWorkerRequest,
 }
 
 fn round_trip<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) {

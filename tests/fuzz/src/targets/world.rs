@@ -52,6 +52,7 @@ fn config() -> EngineConfig {
         heartbeat_ns: 10 * MS,
         result_ttl_ns: 100_000 * MS,
         stop_grace_ns: 10 * MS,
+        start_within_ns: 240 * MS,
         retry_backoff_ns_min: 5 * MS,
         retry_backoff_ns_max: 40 * MS,
         losses_max: 2,

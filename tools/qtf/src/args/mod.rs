@@ -133,7 +133,7 @@ pub(crate) enum Command {
     /// Lists, shows, requeues and purges dead letters
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Lists and drains workers
+    /// Lists, drains and evicts workers
     #[command(subcommand)]
     Worker(WorkerCommand),
     /// Lists the registered clients

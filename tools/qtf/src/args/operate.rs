@@ -31,7 +31,7 @@ pub(crate) struct DevArgs {
     pub(crate) allow_unauthenticated_remote: bool,
 }
 
-/// Lists and drains workers
+/// Lists, drains and evicts workers
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
     /// Lists the workers
@@ -47,6 +47,22 @@ Examples:
   qtf worker drain w3
   qtf worker drain w3.1 --reason 'bad disk'")]
     Drain {
+        /// Worker: 3, w3 or w3.1
+        #[arg(value_name = "ID")]
+        worker: String,
+        /// Why, for the log of the daemon
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Gives a worker up at once: its tasks run again elsewhere
+    ///
+    /// The worker counts as lost: a task that it was running has lost one attempt, and one that runs at most once is a
+    /// dead letter. It is told to end everything and to register anew; drain it first if it still does its work.
+    #[command(after_long_help = "\
+Examples:
+  qtf worker evict w3
+  qtf worker evict w3.1 --reason 'takes tasks and starts none'")]
+    Evict {
         /// Worker: 3, w3 or w3.1
         #[arg(value_name = "ID")]
         worker: String,

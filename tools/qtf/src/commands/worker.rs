@@ -8,11 +8,12 @@ use crate::exit::{Ending, Exit, Failure};
 use crate::output::{message, print_json, print_list};
 use crate::records::WorkerRecord;
 
-/// Lists workers or drains one.
+/// Lists workers, drains or evicts one.
 pub(crate) async fn run(command: WorkerCommand, global: &GlobalArgs) -> Ending {
     match command {
         WorkerCommand::Ls => list(global).await,
         WorkerCommand::Drain { worker, reason } => drain(&worker, &reason, global).await,
+        WorkerCommand::Evict { worker, reason } => evict(&worker, &reason, global).await,
     }
 }
 
@@ -27,17 +28,8 @@ async fn drain(worker: &str, reason: &str, global: &GlobalArgs) -> Ending {
     let id: WorkerId = worker.parse().map_err(Failure::usage)?;
     let worker = name_of(id);
     let daemon = Daemon::connect(global).await?;
-    match daemon.client.drain(id, reason).await {
-        Ok(()) => {}
-        Err(CallError::Refused(refusal)) if refusal.is_unknown() => {
-            let text = format!(
-                "no worker {worker} is at {}; `qtf worker ls` lists them",
-                daemon.address
-            );
-            return Err(Failure::new(Exit::NotFound, text));
-        }
-        Err(error) => return Err(error.into()),
-    }
+    let answer = daemon.client.drain(id, reason).await;
+    expect_known(answer, &worker, &daemon)?;
     match global.mode() {
         OutputMode::Table => {
             message(format!(
@@ -50,6 +42,44 @@ async fn drain(worker: &str, reason: &str, global: &GlobalArgs) -> Ending {
         }
     }
     Ok(Exit::Ok)
+}
+
+async fn evict(worker: &str, reason: &str, global: &GlobalArgs) -> Ending {
+    let id: WorkerId = worker.parse().map_err(Failure::usage)?;
+    let worker = name_of(id);
+    let daemon = Daemon::connect(global).await?;
+    let answer = daemon.client.evict(id, reason).await;
+    expect_known(answer, &worker, &daemon)?;
+    match global.mode() {
+        OutputMode::Table => {
+            message(format!(
+                "worker {worker} is given up; its tasks run again elsewhere"
+            ));
+        }
+        OutputMode::Json | OutputMode::Jsonl => {
+            let body = serde_json::json!({ "worker": worker, "evicted": true });
+            print_json("qtf.evict/1", &body)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn expect_known(
+    answer: Result<(), CallError>,
+    worker: &str,
+    daemon: &Daemon,
+) -> Result<(), Failure> {
+    match answer {
+        Ok(()) => Ok(()),
+        Err(CallError::Refused(refusal)) if refusal.is_unknown() => {
+            let text = format!(
+                "no worker {worker} is at {}; `qtf worker ls` lists them",
+                daemon.address
+            );
+            Err(Failure::new(Exit::NotFound, text))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// As it was typed: without an incarnation, `w3` means whoever is in that slot.
