@@ -51,15 +51,20 @@ pub fn raise_limit() -> io::Result<()> {
     Ok(())
 }
 
+/// What this process may open, if that is enough. Asked before anything is made that a failed start would leave.
+pub(crate) fn limit_of_process() -> Result<u64, BootError> {
+    let asked = getrlimit(Resource::RLIMIT_NOFILE);
+    let (limit, _) = asked.map_err(|errno| BootError::Thread(errno.into()))?;
+    if limit < LIMIT_MIN {
+        let needed = LIMIT_MIN;
+        return Err(BootError::Descriptors { limit, needed });
+    }
+    Ok(limit)
+}
+
 impl Descriptors {
-    /// Shares out what this process may open.
-    pub(crate) fn of_process(limits: &Limits, workers: u64) -> Result<Self, BootError> {
-        let asked = getrlimit(Resource::RLIMIT_NOFILE);
-        let (limit, _) = asked.map_err(|errno| BootError::Thread(errno.into()))?;
-        if limit < LIMIT_MIN {
-            let needed = LIMIT_MIN;
-            return Err(BootError::Descriptors { limit, needed });
-        }
+    /// Shares out what this process may open, which is `limit`.
+    pub(crate) fn share_out(limit: u64, limits: &Limits, workers: u64) -> Self {
         let shares = Self::of(limit, limits, workers);
         if shares.connections < count(limits.connections) {
             tracing::warn!(
@@ -69,7 +74,7 @@ impl Descriptors {
                 "fewer connections than connections_max, as the limit of open files allows: raise `ulimit -n` (LimitNOFILE= of a service)"
             );
         }
-        Ok(shares)
+        shares
     }
 
     fn of(limit: u64, limits: &Limits, workers: u64) -> Self {

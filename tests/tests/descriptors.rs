@@ -146,14 +146,11 @@ fn connection_costs_one_descriptor() {
 }
 
 #[test]
-fn too_few_descriptors_are_refused_with_the_number_that_is_needed() {
+fn too_few_descriptors_are_refused_with_the_number_that_is_needed_and_nothing_is_left() {
     let place = Place::new();
-    let done = place
-        .finish(limited(&place, 100), Vec::new())
-        .expect_code(1);
-    assert!(
-        done.stderr.contains("at least 128 are needed"),
-        "{}",
-        done.stderr
-    );
+    let mut daemon = Process::start(limited(&place, 100));
+    place.remember_maker(daemon.pid());
+    daemon.line_with("at least 128 are needed");
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert_eq!(place.segments(), []);
 }

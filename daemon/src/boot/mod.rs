@@ -19,7 +19,7 @@ use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
 use tokio::sync::watch;
 
 use crate::config::settings::{SegmentAccess, SegmentKind, SegmentSize, Settings};
-use crate::descriptors::Descriptors;
+use crate::descriptors::{self, Descriptors};
 use crate::journal::data_dir::DataDir;
 use crate::journal::open::{self, OpenJournal, holds_tasks, is_of_a_journal};
 use crate::journal::threads::ThreadedJournal;
@@ -41,6 +41,7 @@ impl Daemon {
     /// # Errors
     /// When a step of the start fails; nothing is left behind then.
     pub fn start(mut settings: Settings) -> Result<RunningDaemon, BootError> {
+        let limit = descriptors::limit_of_process()?;
         let lock = match settings.segment {
             SegmentKind::Named => Some(name::take(&settings)?),
             SegmentKind::Private => None,
@@ -53,7 +54,7 @@ impl Daemon {
             journal,
         } = make_segment(&settings)?;
         let workers = segment.geometry().workers().into();
-        let descriptors = Descriptors::of_process(&settings.limits, workers)?;
+        let descriptors = Descriptors::share_out(limit, &settings.limits, workers);
         settings.limits = descriptors.within(settings.limits);
         if let Some((device, inode)) = lock.as_ref().and_then(LockFile::identity) {
             segment.set_lock_file(device, inode);
