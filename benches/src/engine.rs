@@ -142,10 +142,38 @@ impl Bench {
             worker: welcome.id,
             random: fastrand::Rng::with_seed(1),
         };
+        bench.get_known()?;
         for _ in 0..waiting {
             bench.submit()?;
         }
         Ok(bench)
+    }
+
+    /// The worker starts and ends tasks until it is given a batch at once: what is ordered ahead of it grows with its starts.
+    fn get_known(&mut self) -> Result<(), Box<dyn Error>> {
+        let now = self.now();
+        self.engine.worker_credits(now, self.worker, BATCH, true)?;
+        for _ in 0..BATCH {
+            self.submit()?;
+        }
+        let report = ResultReport {
+            outcome: Outcome {
+                kind: OutcomeKind::Exited,
+                ..Outcome::default()
+            },
+            output: Output::None,
+        };
+        while !self.engine.cycle(self.now()).is_zero() {
+            while let Some(effect) = self.engine.pop_effect() {
+                if let Effect::Dispatch { task, attempt, .. } = effect {
+                    let attempt = attempt.into();
+                    let (now, asked) = (self.now(), TaskRef { task, attempt });
+                    self.engine.task_result(now, self.worker, asked, &report);
+                    self.engine.forget(now, task)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn now(&self) -> Now {
