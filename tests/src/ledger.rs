@@ -1,38 +1,95 @@
-//! What clients and runs of tasks have written down, in files that are only ever appended to, and what must hold of it.
+//! What clients and runs of tasks have written down, in files that are only ever appended to.
 //!
 //! | file | line | means |
 //! |---|---|---|
-//! | `client-N.ledger` | `accepted NUMBER ID` | the answer to a submission has come |
-//! | | `delivered NUMBER ID ATTEMPT STATE OUTPUT` | the end of the task has come, and is acknowledged after this line |
+//! | `client-N.ledger` | `life` | the client was started |
+//! | | `accepted NUMBER ID` | the answer to a submission has come |
+//! | | `answered NUMBER ID ANSWER` | the answer to a cancellation has come: a state, or `refused` and the reason |
+//! | | `told NUMBER ID ATTEMPT STATE KIND CODE DROPPED OUTPUT` | the end of the task has come, and is acknowledged after this line |
+//! | | `lost NUMBER ID` | nobody knows the task any more |
 //! | `runs` | `ID ATTEMPT NUMBER` | an attempt of the task has run |
 //!
-//! A line is one `write`, so a killed process leaves it whole or not at all.
+//! A line is one `write`, so a killed process leaves it whole or not at all. What must hold of it all is in
+//! [`crate::books`]. Tested at the end of this file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
 /// The end of a task as a client has written it down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
+pub struct Told {
     /// The task.
     pub id: String,
     /// The attempt whose outcome was recorded.
     pub attempt: u32,
     /// How it ended.
     pub state: String,
-    /// What it printed, without the line's end.
+    /// Kind and code of the outcome.
+    pub outcome: String,
+    /// Its output could not be kept.
+    pub is_dropped: bool,
+    /// What it printed, see [`brief`].
     pub output: String,
+}
+
+impl Told {
+    /// Told by a daemon whose slot was freed between the question and the answer: the state alone.
+    #[must_use]
+    pub const fn is_bare(&self) -> bool {
+        self.attempt == 0
+    }
+}
+
+/// What is known of one task of a client.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Its ids, one for each answer.
+    pub accepted: Vec<String>,
+    /// Answers to its cancellation.
+    pub answers: Vec<String>,
+    /// Its ends, with the life of the client that was told.
+    pub told: Vec<(u32, Told)>,
+    /// Ids that nobody knew any more.
+    pub lost: Vec<String>,
+}
+
+impl Page {
+    /// The client wants to know nothing more of it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        !self.told.is_empty() || !self.lost.is_empty()
+    }
+}
+
+/// What else is known of a task that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Story<'a> {
+    /// Answers to its cancellation.
+    pub answers: &'a [String],
+    /// Attempts of it that ran, with the number each was given.
+    pub runs: &'a [(u32, u64)],
+}
+
+impl Story<'_> {
+    /// A client was answered that the task will be stopped.
+    #[must_use]
+    pub fn is_flagged(&self) -> bool {
+        let flagged = ["cancelled", "assigned", "running", "ended"];
+        self.answers
+            .iter()
+            .any(|answer| flagged.contains(&answer.as_str()))
+    }
 }
 
 /// The ledger of one client.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Ids by number, one for each answer.
-    pub accepted: HashMap<u64, Vec<String>>,
-    /// Ends by number.
-    pub delivered: HashMap<u64, Vec<Delivery>>,
+    /// How often the client was started.
+    pub lives: u32,
+    /// By number.
+    pub pages: HashMap<u64, Page>,
 }
 
 impl Ledger {
@@ -55,20 +112,30 @@ impl Ledger {
         Ok(ledger)
     }
 
-    fn take_line(&mut self, line: &str) -> Option<()> {
-        let mut words = line.splitn(6, ' ');
+    /// Takes in one line; `None` when it means nothing.
+    pub fn take_line(&mut self, line: &str) -> Option<()> {
+        if line == "life" {
+            self.lives += 1;
+            return Some(());
+        }
+        let mut words = line.splitn(9, ' ');
         let (what, number, id) = (words.next()?, words.next()?, words.next()?);
-        let number = number.parse().ok()?;
+        let page = self.pages.entry(number.parse().ok()?).or_default();
+        let id = id.to_owned();
         match what {
-            "accepted" => self.accepted.entry(number).or_default().push(id.to_owned()),
-            "delivered" => {
-                let delivery = Delivery {
-                    id: id.to_owned(),
+            "accepted" => page.accepted.push(id),
+            "answered" => page.answers.push(words.collect::<Vec<_>>().join(" ")),
+            "lost" => page.lost.push(id),
+            "told" => {
+                let told = Told {
+                    id,
                     attempt: words.next()?.parse().ok()?,
                     state: words.next()?.to_owned(),
+                    outcome: format!("{} {}", words.next()?, words.next()?),
+                    is_dropped: words.next()?.parse().ok()?,
                     output: words.next()?.to_owned(),
                 };
-                self.delivered.entry(number).or_default().push(delivery);
+                page.told.push((self.lives, told));
             }
             _ => return None,
         }
@@ -98,6 +165,23 @@ pub fn append(mut file: &File, line: &str) -> io::Result<()> {
     }
 }
 
+/// An output in one short line: its first line, and behind it the number of zero bytes that follow, or that something
+/// else does.
+#[must_use]
+pub fn brief(output: &[u8]) -> String {
+    let end = output.iter().position(|byte| *byte == b'\n');
+    let (line, rest) = output.split_at(end.unwrap_or(output.len()));
+    let rest = rest.get(1..).unwrap_or_default();
+    let line = String::from_utf8_lossy(line).into_owned();
+    if rest.is_empty() {
+        line
+    } else if rest.iter().all(|byte| *byte == 0) {
+        format!("{line} +{}", rest.len())
+    } else {
+        format!("{line} and {} other bytes", rest.len())
+    }
+}
+
 /// The runs of all tasks: by id, the attempts and the number each was told.
 ///
 /// # Panics
@@ -120,104 +204,38 @@ pub fn runs(file: &Path) -> HashMap<String, Vec<(u32, u64)>> {
     runs
 }
 
-/// Checks the ledgers of all clients against the runs: each of `count` tasks of each client was accepted under one id,
-/// ended once, well, and as an attempt that really ran; no id belongs to two tasks.
-///
-/// # Panics
-/// When that is not so; says of which task.
-pub fn check(ledgers: &[Ledger], count: u64, runs: &HashMap<String, Vec<(u32, u64)>>) {
-    let mut ids = HashSet::new();
-    for (client, ledger) in ledgers.iter().enumerate() {
-        assert_eq!(
-            ledger.delivered.len() as u64,
-            count,
-            "ends of client {client}"
-        );
-        for number in 0..count {
-            let who = format!("task {number} of client {client}");
-            let accepted = ledger
-                .accepted
-                .get(&number)
-                .unwrap_or_else(|| panic!("{who} was not accepted"));
-            let id = &accepted[0];
-            assert!(
-                accepted.iter().all(|again| again == id),
-                "{who} has two ids: {accepted:?}"
-            );
-            assert!(ids.insert(id.clone()), "{who}: {id} is another task's, too");
-            let [end] = ledger.delivered.get(&number).map_or(&[][..], Vec::as_slice) else {
-                panic!(
-                    "{who}, {id}: its ends are {:?}",
-                    ledger.delivered.get(&number)
-                );
-            };
-            assert_eq!(&end.id, id, "{who}");
-            assert_eq!(end.state, "done", "{who}, {id}");
-            assert_eq!(
-                end.output,
-                format!("{id} {} {number}", end.attempt),
-                "{who}"
-            );
-            let ran = runs.get(id).map_or(&[][..], Vec::as_slice);
-            assert!(
-                ran.contains(&(end.attempt, number)),
-                "{who}, {id}: the end is of attempt {}, and what ran is {ran:?}",
-                end.attempt
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ledger(lines: &[&str]) -> Ledger {
+    #[test]
+    fn lines_are_read_back_with_the_life_in_which_they_were_written() {
         let mut ledger = Ledger::default();
-        for line in lines {
+        for line in [
+            "life",
+            "accepted 3 a.1",
+            "life",
+            "answered 3 a.1 refused WRONG_STATE",
+            "told 3 a.1 2 done exited 0 false a.1 2 3 +70",
+            "lost 4 b.1",
+        ] {
             ledger.take_line(line).unwrap();
         }
-        ledger
-    }
-
-    fn ran(runs: &[(&str, u32, u64)]) -> HashMap<String, Vec<(u32, u64)>> {
-        let mut all: HashMap<String, Vec<(u32, u64)>> = HashMap::new();
-        for (id, attempt, number) in runs {
-            all.entry((*id).to_owned())
-                .or_default()
-                .push((*attempt, *number));
-        }
-        all
-    }
-
-    const GOOD: [&str; 3] = ["accepted 0 a", "accepted 0 a", "delivered 0 a 2 done a 2 0"];
-
-    #[test]
-    fn a_repeated_answer_and_a_second_attempt_are_no_faults() {
-        check(&[ledger(&GOOD)], 1, &ran(&[("a", 1, 0), ("a", 2, 0)]));
+        let page = &ledger.pages[&3];
+        assert_eq!(page.answers, ["refused WRONG_STATE"]);
+        let (life, told) = &page.told[0];
+        assert_eq!((*life, told.attempt), (2, 2));
+        assert_eq!(told.outcome, "exited 0");
+        assert_eq!(told.output, "a.1 2 3 +70");
+        assert!(ledger.pages[&4].is_closed());
+        assert_eq!(ledger.take_line("nonsense 1 a"), None);
     }
 
     #[test]
-    fn every_kind_of_loss_and_doubling_is_found() {
-        let runs = [("a", 1, 0), ("a", 2, 0), ("b", 1, 0)];
-        let bad: [&[&str]; 6] = [
-            &["accepted 0 a"],
-            &["accepted 0 a", "accepted 0 b", "delivered 0 a 2 done a 2 0"],
-            &["accepted 0 a", "delivered 0 b 1 done b 1 0"],
-            &["accepted 0 a", "delivered 0 a 2 dead_letter a 2 0"],
-            &["accepted 0 a", "delivered 0 a 3 done a 3 0"],
-            &[
-                "accepted 0 a",
-                "delivered 0 a 1 done a 1 0",
-                "delivered 0 a 2 done a 2 0",
-            ],
-        ];
-        for lines in bad {
-            let found = std::panic::catch_unwind(|| check(&[ledger(lines)], 1, &ran(&runs)));
-            assert!(found.is_err(), "{lines:?}");
-        }
-        let twice =
-            std::panic::catch_unwind(|| check(&[ledger(&GOOD), ledger(&GOOD)], 1, &ran(&runs)));
-        assert!(twice.is_err(), "two tasks have one id");
+    fn an_output_is_written_in_one_line_that_shows_every_change_of_it() {
+        assert_eq!(brief(b""), "");
+        assert_eq!(brief(b"a 1 2\n"), "a 1 2");
+        assert_eq!(brief(b"a 1 2\n\0\0"), "a 1 2 +2");
+        assert_eq!(brief(b"a 1 2\n\0x"), "a 1 2 and 2 other bytes");
     }
 }

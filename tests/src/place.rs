@@ -309,6 +309,11 @@ impl Place {
         found
     }
 
+    /// Leaves the folder where it is, for people who want to know why a test has failed.
+    pub fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
     /// The processes of this place that live.
     #[must_use]
     pub fn processes(&self) -> Vec<Leak> {

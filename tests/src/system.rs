@@ -1,12 +1,13 @@
-//! A whole system that is tormented: a daemon with a data folder, three workers, two clients; each is killed and started
-//! again, or stopped and continued.
+//! A whole system that is tormented: a daemon with a data folder, workers and clients, some of them behind TCP links; each
+//! process is killed and started again, or stopped and continued, each link cut or turned into a black hole.
 //!
-//! A process that ends although nobody killed it ends the test, with the last lines of its log. Pauses between two kills
-//! are part of what is tried out; nothing waits for a pause to have had an effect. Used by `tests/kills.rs` and
-//! `tests/stops.rs`.
+//! A process that ends although nobody killed it ends the test. A test that fails prints the last lines of all logs and
+//! keeps the folder. Pauses between two kills are part of what is tried out; nothing waits for a pause to have had an
+//! effect. What is done when is in [`crate::torment`], what must hold at the end in [`crate::books`] and [`crate::rest`].
+//! Used by `tests/kills.rs` and `tests/stops.rs`.
 
-use std::fs::File;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -14,17 +15,22 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::books::{self, Ends, Orders};
 use crate::ledger::{self, Ledger};
+use crate::link::Link;
 use crate::place::Place;
+use crate::rest;
 
-/// Workers of a system.
-pub const WORKERS: usize = 3;
-/// Clients of a system.
-pub const CLIENTS: usize = 2;
+/// Ports that no connection gets by itself on a usual machine, so that a daemon finds its own free again after a kill.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+/// Lines of each log that are shown.
+const LINES_SHOWN: usize = 12;
 
 /// What a system is to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Chooses what each task does.
+    pub seed: u64,
     /// Tasks of each client.
     pub tasks: u64,
     /// Remove the segment whenever the daemon dies: it starts from journal and snapshot.
@@ -37,10 +43,35 @@ pub struct Plan {
     pub within: Duration,
 }
 
+/// What a process is. Of a worker or client behind a link, its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `qtfd`.
+    Daemon,
+    /// `qtf-worker`.
+    Worker(Option<usize>),
+    /// `system-client`.
+    Client(Option<usize>),
+}
+
+/// The daemon comes first, clients last.
+const ROLES: [(&str, Role); 7] = [
+    ("daemon", Role::Daemon),
+    ("worker-0", Role::Worker(None)),
+    ("worker-1", Role::Worker(None)),
+    ("worker-2", Role::Worker(Some(0))),
+    ("worker-3", Role::Worker(Some(1))),
+    ("client-0", Role::Client(None)),
+    ("client-1", Role::Client(Some(2))),
+];
+const LINKS: usize = 3;
+const DAEMON: usize = 0;
+
 /// One process and how it is started.
 #[derive(Debug)]
 struct Member {
-    name: String,
+    name: &'static str,
+    role: Role,
     child: Option<Child>,
     lives: u32,
 }
@@ -50,12 +81,10 @@ struct Member {
 pub struct System {
     place: Place,
     plan: Plan,
-    /// The daemon, the workers, the clients.
     members: Vec<Member>,
+    links: Vec<Link>,
     started: Instant,
 }
-
-const DAEMON: usize = 0;
 
 impl System {
     /// Starts everything.
@@ -67,26 +96,26 @@ impl System {
         let place = Place::new();
         let data = place.work().join("data");
         std::fs::create_dir_all(&data).expect("a folder can be made");
+        let tcp = port_of_its_own(plan.seed);
         let config = format!(
-            "data_dir = {:?}\nsegment_bytes = 67108864\njournal_file_bytes = 1048576\nsnapshot_after_bytes = 2097152\n{}\n",
+            "data_dir = {:?}\nlisten = [{:?}, \"{tcp}\"]\nsegment_bytes = 67108864\njournal_file_bytes = 1048576\nsnapshot_after_bytes = 2097152\n{}\n",
             data.display().to_string(),
+            place.address(),
             plan.config
         );
         place.file("qtfd.toml", config);
-        let names = std::iter::once("daemon".to_owned())
-            .chain((0..WORKERS).map(|number| format!("worker-{number}")))
-            .chain((0..CLIENTS).map(|number| format!("client-{number}")));
-        let members = names
-            .map(|name| Member {
-                name,
-                child: None,
-                lives: 0,
-            })
-            .collect();
+        let links = (0..LINKS).map(|_| Link::to(tcp).expect("a link can be made"));
+        let members = ROLES.iter().map(|&(name, role)| Member {
+            name,
+            role,
+            child: None,
+            lives: 0,
+        });
         let mut system = Self {
             place,
             plan,
-            members,
+            members: members.collect(),
+            links: links.collect(),
             started: Instant::now(),
         };
         for member in 0..system.members.len() {
@@ -101,6 +130,18 @@ impl System {
         self.members.len()
     }
 
+    /// What a process is.
+    #[must_use]
+    pub fn role(&self, member: usize) -> Role {
+        self.members[member].role
+    }
+
+    /// The links that can be cut.
+    #[must_use]
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
     /// The place it runs in.
     #[must_use]
     pub fn place(&self) -> &Place {
@@ -108,47 +149,48 @@ impl System {
     }
 
     fn command(&self, member: usize) -> Command {
-        let name = &self.members[member].name;
-        let address = self.place.address();
-        if member == DAEMON {
-            let mut command = self.place.command("qtfd");
-            command.args(["--core", "none", "--instance", self.place.instance()]);
-            command.args(["--config", "qtfd.toml"]);
-            command
-        } else if member <= WORKERS {
-            let mut command = self.place.command("qtf-worker");
-            command.args(["--connect", &address, "--name", name, "--slots", "4"]);
-            command
-        } else {
-            let mut command = self.place.command_of(&self.plan.client);
-            command
-                .arg(&address)
-                .arg(name)
-                .arg(self.plan.tasks.to_string())
-                .arg(self.ledger(member))
-                .arg(self.runs());
-            command
+        let Member { name, role, .. } = &self.members[member];
+        let address = |link: Option<usize>| match link {
+            Some(link) => self.links[link].address().to_string(),
+            None => self.place.address(),
+        };
+        match *role {
+            Role::Daemon => {
+                let mut command = self.place.command("qtfd");
+                command.args(["--core", "none", "--instance", self.place.instance()]);
+                command.args(["--config", "qtfd.toml"]);
+                command
+            }
+            Role::Worker(link) => {
+                let mut command = self.place.command("qtf-worker");
+                command.args(["--connect", &address(link), "--name", name, "--slots", "4"]);
+                command.args(["--stop-grace", "200ms"]);
+                command
+            }
+            Role::Client(link) => {
+                let mut command = self.place.command_of(&self.plan.client);
+                command
+                    .args([&address(link), *name, &self.plan.tasks.to_string()])
+                    .arg(self.file(member, "ledger"))
+                    .arg(self.runs())
+                    .arg(self.plan.seed.to_string())
+                    .arg(if self.plan.cold { "cold" } else { "hot" });
+                command
+            }
         }
     }
 
-    fn ledger(&self, member: usize) -> PathBuf {
-        self.place
-            .work()
-            .join(format!("{}.ledger", self.members[member].name))
+    fn file(&self, member: usize, kind: &str) -> PathBuf {
+        let name = self.members[member].name;
+        self.place.work().join(format!("{name}.{kind}"))
     }
 
     fn runs(&self) -> PathBuf {
         self.place.work().join("runs")
     }
 
-    fn log(&self, member: usize) -> PathBuf {
-        self.place
-            .work()
-            .join(format!("{}.log", self.members[member].name))
-    }
-
     fn launch(&mut self, member: usize) {
-        let log = self.append_log(member).expect("a log can be opened");
+        let log = Ledger::append_to(&self.file(member, "log")).expect("a log can be opened");
         let mut command = self.command(member);
         command
             .stdin(Stdio::null())
@@ -161,11 +203,7 @@ impl System {
             self.place.remember_maker(child.id());
         }
         self.members[member].child = Some(child);
-        self.members[member].lives = self.members[member].lives.saturating_add(1);
-    }
-
-    fn append_log(&self, member: usize) -> io::Result<File> {
-        Ledger::append_to(&self.log(member))
+        self.members[member].lives += 1;
     }
 
     /// Kills a process, as the kernel would for want of memory, and starts it again. False when it had done its work.
@@ -194,19 +232,25 @@ impl System {
         true
     }
 
+    /// Sends a signal to a process: to stop it, or to let it go on. False when it had done its work.
+    pub fn signal(&self, member: usize, signal: Signal) -> bool {
+        let Some(child) = self.members[member].child.as_ref() else {
+            return false;
+        };
+        kill(pid_of(child), signal).expect("a child that was not awaited is there");
+        true
+    }
+
     /// Stops a process for a while. False when it had done its work.
     ///
     /// # Panics
     /// When it had ended by itself.
     pub fn freeze(&mut self, member: usize, time: Duration) -> bool {
-        let Some(child) = self.members[member].child.as_ref() else {
+        if !self.signal(member, Signal::SIGSTOP) {
             return false;
-        };
-        let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
-        kill(pid, Signal::SIGSTOP).expect("a child can be stopped");
+        }
         self.go_on(time);
-        kill(pid, Signal::SIGCONT).expect("a stopped child is there");
-        true
+        self.signal(member, Signal::SIGCONT)
     }
 
     /// Lets the system run for a while. True when all clients have done their work.
@@ -225,16 +269,23 @@ impl System {
         }
     }
 
-    /// Runs until all clients have done their work.
+    /// Heals everything and runs until all clients have done their work.
     ///
     /// # Panics
     /// As [`System::go_on`].
     pub fn finish(&mut self) {
+        for link in &self.links {
+            link.open(false);
+        }
+        for member in 0..self.members.len() {
+            self.signal(member, Signal::SIGCONT);
+        }
         while !self.go_on(Duration::from_secs(1)) {}
     }
 
     fn is_done(&self) -> bool {
-        let mut clients = self.members.iter().skip(1 + WORKERS);
+        let is_client = |member: &&Member| matches!(member.role, Role::Client(_));
+        let mut clients = self.members.iter().filter(is_client);
         clients.all(|client| client.child.is_none())
     }
 
@@ -248,95 +299,70 @@ impl System {
                 self.ended(member, status);
             }
         }
-        if self.started.elapsed() > self.plan.within {
-            self.give_up("the time is over");
-        }
+        assert!(
+            self.started.elapsed() <= self.plan.within,
+            "the time is over"
+        );
     }
 
     /// Only a client may end, and only well.
     fn ended(&self, member: usize, status: ExitStatus) {
-        if member <= WORKERS || !status.success() {
-            self.give_up(&format!("{}: {status}", self.members[member].name));
-        }
+        let Member { name, role, .. } = self.members[member];
+        let may_end = matches!(role, Role::Client(_)) && status.success();
+        assert!(may_end, "{name}: {status}");
     }
 
-    fn give_up(&self, why: &str) -> ! {
-        let mut text = format!("{why}\n");
-        for (member, one) in self.members.iter().enumerate() {
-            let log = std::fs::read(self.log(member)).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log).into_owned();
-            let lines: Vec<&str> = log.lines().collect();
-            text.push_str(&format!("--- {} (life {})\n", one.name, one.lives));
-            for line in lines.iter().skip(lines.len().saturating_sub(12)) {
-                text.push_str(line);
-                text.push('\n');
-            }
-        }
-        for member in 1 + WORKERS..self.members.len() {
-            // A client that lives may be writing a line just now.
-            let ledger = std::fs::read_to_string(self.ledger(member)).unwrap_or_default();
-            let count = |word| ledger.lines().filter(|line| line.starts_with(word)).count();
-            text.push_str(&format!(
-                "{}: {} answers, {} ends\n",
-                self.members[member].name,
-                count("accepted"),
-                count("delivered")
-            ));
-        }
-        panic!("{text}");
-    }
-
-    fn ledgers(&self) -> Vec<Ledger> {
-        (1 + WORKERS..self.members.len())
-            .map(|member| Ledger::read(&self.ledger(member)).expect("ledgers are whole"))
+    /// The ledgers of all clients, by name.
+    ///
+    /// # Panics
+    /// When one is damaged.
+    #[must_use]
+    pub fn ledgers(&self) -> Vec<(String, Ledger)> {
+        let clients = (0..self.members.len()).filter(|&m| matches!(self.role(m), Role::Client(_)));
+        clients
+            .map(|member| {
+                let ledger = Ledger::read(&self.file(member, "ledger"));
+                let name = self.members[member].name.to_owned();
+                (name, ledger.expect("ledgers are whole"))
+            })
             .collect()
     }
 
-    /// Checks everything that was written down, the segment, and that the daemon stops in order.
+    /// Checks everything that was written down, that the system comes to rest, the segment, and that the daemon stops in
+    /// order. Tells how the tasks ended.
     ///
     /// # Panics
-    /// When something is lost, doubled or broken.
-    pub fn check(mut self) {
+    /// When something is lost, doubled, broken, or runs on.
+    pub fn check(mut self) -> Ends {
         assert!(
             self.is_done(),
             "not before the clients have done their work"
         );
-        let runs = ledger::runs(&self.runs());
-        ledger::check(&self.ledgers(), self.plan.tasks, &runs);
-        self.check_nothing_is_left();
+        rest::wait_for(&self.place, &self.ledgers());
+        let orders = Orders {
+            seed: self.plan.seed,
+            tasks: self.plan.tasks,
+            is_cold: self.plan.cold,
+        };
+        let balance = books::check(&orders, &self.ledgers(), &ledger::runs(&self.runs()));
+        let ends = balance.unwrap_or_else(|faults| {
+            let shown = faults.len().min(10);
+            panic!(
+                "{} faults in the books, the first are\n{}",
+                faults.len(),
+                faults[..shown].join("\n")
+            )
+        });
         self.place.verify();
-        for member in (0..=WORKERS).rev() {
+        for member in (0..self.members.len()).rev() {
             let Some(mut child) = self.members[member].child.take() else {
-                self.give_up("a process is missing");
+                continue;
             };
-            let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
-            kill(pid, Signal::SIGTERM).expect("it is there");
+            kill(pid_of(&child), Signal::SIGTERM).expect("it is there");
             let status = child.wait().expect("a child can be awaited");
             assert!(status.success(), "{}: {status}", self.members[member].name);
         }
-    }
-
-    /// What is kept now are ends that a client has written down and could not acknowledge any more.
-    fn check_nothing_is_left(&self) {
-        let listed = self.place.qtf([
-            "--addr",
-            &self.place.address(),
-            "ps",
-            "--all",
-            "--output",
-            "jsonl",
-        ]);
-        let listed = listed.expect_code(0);
-        let ledgers = self.ledgers();
-        for line in listed.text().lines() {
-            let task: serde_json::Value = serde_json::from_str(line).expect("jsonl is JSON");
-            assert_eq!(task["state"], "done", "{task}");
-            let is_delivered = ledgers.iter().any(|ledger| {
-                let mut ends = ledger.delivered.values().flatten();
-                ends.any(|end| task["id"] == *end.id)
-            });
-            assert!(is_delivered, "nobody was told of {task}");
-        }
+        ends
     }
 
     /// How often processes were started beyond their first life.
@@ -344,10 +370,46 @@ impl System {
     pub fn restarts(&self) -> u32 {
         self.members.iter().map(|member| member.lives - 1).sum()
     }
+
+    /// The last lines of all logs, and how far the clients are.
+    fn report(&self) -> io::Result<String> {
+        let mut text = format!("kept in {}\n", self.place.work().display());
+        for (member, one) in self.members.iter().enumerate() {
+            text.push_str(&format!("--- {} (life {})\n", one.name, one.lives));
+            let log = std::fs::read(self.file(member, "log"))?;
+            let log = String::from_utf8_lossy(&log).into_owned();
+            let lines: Vec<&str> = log.lines().collect();
+            for line in lines.iter().skip(lines.len().saturating_sub(LINES_SHOWN)) {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        for member in 0..self.members.len() {
+            if matches!(self.role(member), Role::Client(_)) {
+                let ledger = Ledger::read(&self.file(member, "ledger"))?;
+                let closed = ledger.pages.values().filter(|page| page.is_closed());
+                text.push_str(&format!(
+                    "{}: {} tasks accepted, {} closed\n",
+                    self.members[member].name,
+                    ledger.pages.len(),
+                    closed.count()
+                ));
+            }
+        }
+        Ok(text)
+    }
 }
 
 impl Drop for System {
+    #[expect(clippy::print_stderr, reason = "of a test that fails")]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.place.keep();
+            match self.report() {
+                Ok(text) => eprintln!("{text}"),
+                Err(error) => eprintln!("no logs: {error}"),
+            }
+        }
         for member in &mut self.members {
             if let Some(mut child) = member.child.take() {
                 // It may have ended by now.
@@ -356,4 +418,20 @@ impl Drop for System {
             }
         }
     }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("pids are small"))
+}
+
+/// An address on which nobody listens at this moment.
+fn port_of_its_own(seed: u64) -> SocketAddr {
+    let mut random = fastrand::Rng::with_seed(seed ^ u64::from(std::process::id()));
+    for _ in 0..1_000 {
+        let address = SocketAddr::from(([127, 0, 0, 1], random.u16(PORTS)));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no port of {PORTS:?} is free");
 }

@@ -1,15 +1,20 @@
-//! Any process of a whole system is killed every 50 to 500 ms and started again: each accepted task is delivered once,
-//! none is lost, none twice.
+//! Any process of a whole system is killed every 50 to 500 ms and started again, or stopped for a while, and TCP links are
+//! cut or turned into black holes, while tasks succeed, fail, are repeated, run out of time, are cancelled and print much:
+//! each accepted task has one end that it can have, told once; nothing of an ended attempt is alive in the end.
 //!
-//! `QTF_SEED` chooses victims and pauses, `QTF_TASKS` the number of tasks; `cargo xtask soak system` sets both.
+//! `QTF_SEED` chooses the work, the victims and the pauses, `QTF_TASKS` the number of tasks, `QTF_PAUSE_MS` the longest
+//! pause, `QTF_SYSTEMS` how many systems run side by side, with seeds that count on; `cargo xtask soak system` sets them.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use qtf_tests::system::{Plan, System};
+use qtf_tests::torment::{Pace, Torment};
 
 /// Tasks of both clients in an ordinary run.
-const TASKS: u64 = 2_000;
+const TASKS: u64 = 600;
+/// Longest pause between two blows in an ordinary run.
+const PAUSE_MS: u64 = 500;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     match std::env::var(name) {
@@ -20,33 +25,93 @@ fn number(name: &str, otherwise: u64) -> u64 {
     }
 }
 
-/// Returns what it did, in the words that `cargo xtask soak` counts.
-fn torment(cold: bool) -> String {
-    let (seed, tasks) = (number("QTF_SEED", 1), number("QTF_TASKS", TASKS));
-    let mut system = System::start(Plan {
-        tasks: tasks / 2,
-        cold,
-        config: "lease_ms = 2000\nheartbeat_ms = 200\nprobe_ms = 500\n".to_owned(),
-        client: PathBuf::from(env!("CARGO_BIN_EXE_system-client")),
-        within: Duration::from_secs(120 + tasks / 20),
-    });
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut kills = 0_u32;
-    while !system.go_on(Duration::from_millis(random.u64(50..=500))) {
-        let victim = random.usize(..system.count());
-        kills += u32::from(system.kill(victim));
+/// What is tried out.
+#[derive(Clone, Copy)]
+struct Trial {
+    test: &'static str,
+    seed: u64,
+    tasks: u64,
+    pause_ms: u64,
+    cold: bool,
+}
+
+impl Trial {
+    /// Runs the systems that the environment asks for.
+    fn run_all(test: &'static str, cold: bool) {
+        let first = Self {
+            test,
+            seed: number("QTF_SEED", 1),
+            tasks: number("QTF_TASKS", TASKS),
+            pause_ms: number("QTF_PAUSE_MS", PAUSE_MS),
+            cold,
+        };
+        let systems = number("QTF_SYSTEMS", 1);
+        std::thread::scope(|scope| {
+            for number in 0..systems {
+                let seed = first.seed + number;
+                scope.spawn(move || Self { seed, ..first }.run());
+            }
+        });
     }
-    assert!(kills > 0, "nothing was killed: raise QTF_TASKS");
-    system.check();
-    format!("soak: {kills} kills, {tasks} tasks, seed {seed}, cold {cold}")
+
+    /// Says what it did, in the words that `cargo xtask soak` counts.
+    fn run(self) {
+        // Shown when it fails.
+        println!("again with: {}", self.command());
+        let mut system = System::start(Plan {
+            seed: self.seed,
+            tasks: self.tasks / 2,
+            cold: self.cold,
+            config: "lease_ms = 1000\nheartbeat_ms = 150\nprobe_ms = 300\nstop_grace_ms = 500\n"
+                .to_owned(),
+            client: PathBuf::from(env!("CARGO_BIN_EXE_system-client")),
+            within: Duration::from_secs(180 + self.tasks / 5),
+        });
+        let pace = Pace {
+            pause_ms: self.pause_ms / 10..=self.pause_ms,
+            victims: 1,
+        };
+        let blows = Torment::new(self.seed, pace).run(&mut system);
+        assert!(blows.kills > 0, "nothing was killed: raise QTF_TASKS");
+        let ends = system.check();
+        println!(
+            "soak: {} kills, {} stops, {} cuts, {} black holes, {} tasks, {}, seed {}, cold {}",
+            blows.kills,
+            blows.stops,
+            blows.cuts,
+            blows.holes,
+            self.tasks,
+            ends.said(),
+            self.seed,
+            self.cold
+        );
+        // Else the torment ends tasks, and not what they do.
+        assert!(
+            ends.of("dead_letter") < self.tasks / 4,
+            "most tasks end by themselves: {ends:?}"
+        );
+    }
+
+    fn command(self) -> String {
+        format!(
+            "QTF_SEED={} QTF_TASKS={} QTF_PAUSE_MS={} cargo test -p qtf-tests --test kills {}",
+            self.seed, self.tasks, self.pause_ms, self.test
+        )
+    }
 }
 
 #[test]
-fn every_task_is_delivered_once_while_any_process_is_killed() {
-    println!("{}", torment(false));
+fn every_task_has_one_end_told_once_while_any_process_is_killed() {
+    Trial::run_all(
+        "every_task_has_one_end_told_once_while_any_process_is_killed",
+        false,
+    );
 }
 
 #[test]
-fn every_task_is_delivered_once_when_the_segment_goes_with_the_daemon() {
-    println!("{}", torment(true));
+fn every_task_has_one_end_told_once_when_the_segment_goes_with_the_daemon() {
+    Trial::run_all(
+        "every_task_has_one_end_told_once_when_the_segment_goes_with_the_daemon",
+        true,
+    );
 }

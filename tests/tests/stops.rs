@@ -10,7 +10,8 @@ const STOPPED: Duration = Duration::from_millis(1_200);
 
 fn system() -> System {
     System::start(Plan {
-        tasks: 300,
+        seed: 1,
+        tasks: 150,
         cold: false,
         config: "lease_ms = 400\nheartbeat_ms = 100\nprobe_ms = 200\n".to_owned(),
         client: PathBuf::from(env!("CARGO_BIN_EXE_system-client")),

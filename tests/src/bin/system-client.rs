@@ -1,25 +1,36 @@
-//! A client that may be killed at any moment: submits numbered journal tasks, writes down what it is told, and goes on
-//! after a restart from what it has written.
+//! A client that may be killed at any moment: submits numbered tasks, cancels some of them, writes down what it is told,
+//! and goes on after a restart from what it has written.
 //!
-//! `system-client ADDRESS NAME COUNT LEDGER RUNS`. Each task has a key of the client's name and its number, so a
-//! submission whose answer was lost is repeated and must give the same id. An end is acknowledged only after it is
-//! written down. Exit codes: 0 all ends are written down; 1 an error of the client library; 3 what it was told
-//! contradicts what it was told before.
+//! `system-client ADDRESS NAME COUNT LEDGER RUNS SEED hot|cold`. Each task has a key of the client's name and its number,
+//! so a submission whose answer was lost is repeated and must give the same id; a cancellation is repeated in each life
+//! until the end is known. An end is acknowledged only after it is written down; the last ends of the life before are asked
+//! for again, and must be the same or forgotten. `cold` allows memory tasks to be lost. Exit codes: 0 all ends are written
+//! down; 1 an error of the client library; 3 what it was told contradicts what it was told before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use qtf_client::{Address, Client, Durability, ResultFeed, ResultStream, Task, TaskId, TaskKey};
-use qtf_tests::ledger::{Ledger, append};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt as _, stream};
+use qtf_client::{
+    Address, CallError, Client, Durability, ResultStream, Task, TaskEnd, TaskId, TaskKey,
+    WatchError,
+};
+use qtf_tests::leaks;
+use qtf_tests::ledger::{Ledger, append, brief};
+use qtf_tests::workload::{Act, Work};
+use tokio::sync::mpsc;
 
 /// Long enough for every restart of a daemon that a busy machine can ask for.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Says on which file a task appends that it has run, and prints the same.
-const SCRIPT: &str = r#"line="$QTF_TASK_ID $QTF_ATTEMPT $1"; echo "$line" >> "$2"; echo "$line""#;
+/// Tasks that are open at the same time: some wait, and most run soon, so that cancellations meet all phases.
+const OPEN_MAX: usize = 24;
+/// Ends that are asked for again after a restart.
+const ASKED_AGAIN: usize = 64;
 
 struct Arguments {
     address: Address,
@@ -27,16 +38,19 @@ struct Arguments {
     count: u64,
     ledger: PathBuf,
     runs: PathBuf,
+    seed: u64,
+    is_cold: bool,
 }
 
 type Failure = (u8, String);
+type Answer = Result<(u64, TaskId, String), CallError>;
 
 fn main() -> ExitCode {
     let outcome = arguments().and_then(|arguments| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| (1, error.to_string()))?;
+            .map_err(failed)?;
         runtime.block_on(run(&arguments))
     });
     match outcome {
@@ -54,10 +68,15 @@ fn tracing_line(message: &str) {
     eprintln!("system-client: {message}");
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form of map_err")]
+fn failed(error: impl std::fmt::Display) -> Failure {
+    (1, error.to_string())
+}
+
 fn arguments() -> Result<Arguments, Failure> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [address, name, count, ledger, runs] = words.as_slice() else {
-        return Err((2, "ADDRESS NAME COUNT LEDGER RUNS".to_owned()));
+    let [address, name, count, ledger, runs, seed, start] = words.as_slice() else {
+        return Err((2, "ADDRESS NAME COUNT LEDGER RUNS SEED hot|cold".to_owned()));
     };
     Ok(Arguments {
         address: address.parse().map_err(|error| (2, format!("{error}")))?,
@@ -65,59 +84,77 @@ fn arguments() -> Result<Arguments, Failure> {
         count: count.parse().map_err(|error| (2, format!("{error}")))?,
         ledger: ledger.into(),
         runs: runs.into(),
+        seed: seed.parse().map_err(|error| (2, format!("{error}")))?,
+        is_cold: start == "cold",
     })
 }
 
+/// What this life knows.
+struct Life<'a> {
+    arguments: &'a Arguments,
+    file: File,
+    known: Ledger,
+    /// Numbers whose submission is not answered, oldest first.
+    asked: VecDeque<u64>,
+    /// Tasks whose end is awaited.
+    numbers: HashMap<TaskId, u64>,
+    cancellations: FuturesUnordered<Pin<Box<dyn Future<Output = Answer>>>>,
+}
+
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| (1, error.to_string());
-    let known = Ledger::read(&arguments.ledger).map_err(|error| failed(&error))?;
-    let file = Ledger::append_to(&arguments.ledger).map_err(|error| failed(&error))?;
-    let open: Vec<u64> = (0..arguments.count)
-        .filter(|number| !known.delivered.contains_key(number))
-        .collect();
+    let file = Ledger::append_to(&arguments.ledger).map_err(failed)?;
+    append(&file, "life").map_err(failed)?;
+    let known = Ledger::read(&arguments.ledger).map_err(failed)?;
+    let mut life = Life {
+        arguments,
+        file,
+        known,
+        asked: VecDeque::new(),
+        numbers: HashMap::new(),
+        cancellations: FuturesUnordered::new(),
+    };
+    let is_closed = |number: &u64| life.known.pages.get(number).is_some_and(|p| p.is_closed());
+    let mut open = (0..arguments.count)
+        .filter(|number| !is_closed(number))
+        .collect::<VecDeque<_>>();
     if open.is_empty() {
         return Ok(());
     }
     let client = connect(arguments).await?;
-    let tasks: Vec<Task> = open.iter().map(|number| task(arguments, *number)).collect();
-    let mut answers = client.submit_many(tasks);
+    let (tasks, queue) = mpsc::unbounded_channel();
+    let queue = stream::unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
+    let mut answers = client.submit_stream(queue);
     let (feed, mut ends) = client.result_feed();
-    let mut feed: Option<ResultFeed> = Some(feed);
-    let mut numbers: HashMap<TaskId, u64> = HashMap::new();
-    let mut asked = open.iter();
+    let again = life.told_last();
+    feed.watch(again.iter().map(|(id, _)| *id));
+    life.numbers.extend(again);
     loop {
+        while life.asked.len() + life.numbers.len() < OPEN_MAX
+            && let Some(number) = open.pop_front()
+        {
+            life.asked.push_back(number);
+            tasks.send(life.task(number)).map_err(failed)?;
+        }
+        let is_settled = life.asked.is_empty() && life.numbers.is_empty() && open.is_empty();
+        if is_settled && life.cancellations.is_empty() {
+            break;
+        }
         tokio::select! {
-            answer = answers.next(), if feed.is_some() => match (answer, asked.next()) {
-                (Some(answer), Some(number)) => {
-                    let answer = answer.map_err(|error| (1, format!("submission {number}: {error}")))?;
-                    let id = answer.id;
-                    accepted(&known, *number, id)?;
-                    append(&file, &format!("accepted {number} {id}")).map_err(|error| failed(&error))?;
-                    numbers.insert(id, *number);
-                    if let Some(feed) = &feed {
-                        feed.watch([id]);
-                    }
-                }
-                (None, None) => feed = None,
-                (answer, number) => {
-                    return Err((3, format!("answers and tasks differ: {answer:?} {number:?}")));
-                }
-            },
-            end = ends.next() => match end {
-                None => break,
-                Some(end) => {
-                    let end = end.map_err(|error| (1, format!("end: {error}")))?;
-                    let line = delivery(&numbers, &end)?;
-                    append(&file, &line).map_err(|error| failed(&error))?;
-                    ends.acknowledge([end.id]);
-                }
-            },
+            answer = answers.next(), if !life.asked.is_empty() => {
+                let answer = answer.ok_or((3, "the answers end early".to_owned()))?;
+                let id = life.accepted(&client, answer.map_err(failed)?.id)?;
+                feed.watch([id]);
+            }
+            end = ends.next() => {
+                life.ended(&ends, end.ok_or((3, "the ends end early".to_owned()))?)?;
+            }
+            Some(answer) = life.cancellations.next() => {
+                let (number, id, answer) = answer.map_err(failed)?;
+                append(&life.file, &format!("answered {number} {id} {answer}")).map_err(failed)?;
+            }
         }
     }
-    close(ends).await
-}
-
-async fn close(ends: ResultStream) -> Result<(), Failure> {
+    drop(feed);
     ends.close()
         .await
         .map_err(|error| (1, format!("last acknowledgements: {error}")))
@@ -141,50 +178,144 @@ async fn connect(arguments: &Arguments) -> Result<Client, Failure> {
     }
 }
 
-fn task(arguments: &Arguments, number: u64) -> Task {
-    let runs = arguments.runs.to_string_lossy().into_owned();
-    let number_text = number.to_string();
-    Task::exec(["sh", "-c", SCRIPT, "x", &number_text, &runs])
-        .key(key(&arguments.name, number))
-        .durability(Durability::Journal)
-        // A killed worker must not use a task up: its tasks die with it through no fault of theirs.
-        .retries(100)
-}
+impl Life<'_> {
+    fn work(&self, number: u64) -> Work {
+        Work::of(self.arguments.seed, &self.arguments.name, number)
+    }
 
-/// The same for each life of this client.
-fn key(name: &str, number: u64) -> TaskKey {
-    TaskKey::of(&format!("{name} {number}"))
-}
+    /// Tasks whose ends were written down last, and may not have been acknowledged.
+    fn told_last(&self) -> Vec<(TaskId, u64)> {
+        let told = self.known.pages.iter().filter_map(|(number, page)| {
+            let (life, told) = page.told.last()?;
+            Some((*life, told.id.parse().ok()?, *number))
+        });
+        let mut told: Vec<(u32, TaskId, u64)> = told.collect();
+        told.sort_unstable_by_key(|(life, _, number)| (*life, *number));
+        let older = told.len().saturating_sub(ASKED_AGAIN);
+        told.drain(..older);
+        told.into_iter()
+            .map(|(_, id, number)| (id, number))
+            .collect()
+    }
 
-fn accepted(known: &Ledger, number: u64, id: TaskId) -> Result<(), Failure> {
-    let before = known.accepted.get(&number).and_then(|ids| ids.first());
-    match before {
-        Some(before) if *before != id.to_string() => {
-            Err((3, format!("task {number} was {before} and is {id}")))
+    fn task(&self, number: u64) -> Task {
+        let work = self.work(number);
+        let runs = self.arguments.runs.to_string_lossy().into_owned();
+        let mut task = Task::exec(["sh", "-c", &work.script(), "x", &number.to_string(), &runs])
+            // The same for each life of this client.
+            .key(TaskKey::of(&format!("{} {number}", self.arguments.name)))
+            .retries(work.retries())
+            .durability(if work.is_memory {
+                Durability::Memory
+            } else {
+                Durability::Journal
+            });
+        if let Ok(mark) = std::env::var(leaks::MARK) {
+            task = task.env(leaks::MARK, mark);
         }
-        _ => Ok(()),
+        if work.stdin_bytes() > 0 {
+            task = task.stdin(vec![0; work.stdin_bytes()]);
+        }
+        if work.is_urgent {
+            task = task.priority(200);
+        }
+        match work.act {
+            Act::Overrun { limit_ms, .. } => task.timeout(Duration::from_millis(limit_ms)),
+            Act::Once => task.at_most_once(),
+            _ => task,
+        }
+    }
+
+    /// Takes the answer to the oldest submission; it may have to be cancelled.
+    fn accepted(&mut self, client: &Client, id: TaskId) -> Result<TaskId, Failure> {
+        let number = self
+            .asked
+            .pop_front()
+            .ok_or((3, format!("{id} answers nothing")))?;
+        let work = self.work(number);
+        let page = self.known.pages.get(&number);
+        let before = page.and_then(|page| page.accepted.last());
+        let may_be_lost = work.is_memory && self.arguments.is_cold;
+        if let Some(before) = before
+            && *before != id.to_string()
+            && !may_be_lost
+        {
+            return Err((3, format!("task {number} was {before} and is {id}")));
+        }
+        append(&self.file, &format!("accepted {number} {id}")).map_err(failed)?;
+        self.numbers.insert(id, number);
+        if let Some(after) = work.cancel_after {
+            let client = client.clone();
+            self.cancellations
+                .push(Box::pin(cancel(client, number, id, after)));
+        }
+        Ok(id)
+    }
+
+    fn ended(
+        &mut self,
+        ends: &ResultStream,
+        end: Result<TaskEnd, WatchError>,
+    ) -> Result<(), Failure> {
+        let id = match &end {
+            Ok(end) => end.id,
+            Err(WatchError::Task { id, .. }) => *id,
+            Err(error) => return Err((1, format!("end: {error}"))),
+        };
+        let number = self
+            .numbers
+            .remove(&id)
+            .ok_or_else(|| (3, format!("an end of {id}, which nobody watches")))?;
+        let line = match end {
+            Ok(end) => told(number, &end),
+            // Acknowledged in the life before.
+            Err(_) if self.is_known(number) => return Ok(()),
+            Err(WatchError::Task { refusal, .. })
+                if refusal.is_unknown()
+                    && self.arguments.is_cold
+                    && self.work(number).is_memory =>
+            {
+                return append(&self.file, &format!("lost {number} {id}")).map_err(failed);
+            }
+            Err(error) => return Err((3, format!("task {number}: {error}"))),
+        };
+        append(&self.file, &line).map_err(failed)?;
+        ends.acknowledge([id]);
+        Ok(())
+    }
+
+    /// Its end was written down in a life before.
+    fn is_known(&self, number: u64) -> bool {
+        let page = self.known.pages.get(&number);
+        page.is_some_and(|page| !page.told.is_empty())
     }
 }
 
-fn delivery(numbers: &HashMap<TaskId, u64>, end: &qtf_client::TaskEnd) -> Result<String, Failure> {
-    let number = numbers
-        .get(&end.id)
-        .ok_or_else(|| (3, format!("an end of {}, which nobody watches", end.id)))?;
-    let output = end
-        .output
-        .as_ref()
-        .map(|output| output.stdout.clone())
-        .unwrap_or_default();
-    let output = String::from_utf8_lossy(&output)
-        .trim_end()
-        .replace('\n', "|");
-    let state = end
-        .state
-        .as_str_name()
-        .trim_start_matches("TASK_STATE_")
-        .to_lowercase();
-    Ok(format!(
-        "delivered {number} {} {} {state} {output}",
-        end.id, end.attempt
-    ))
+async fn cancel(client: Client, number: u64, id: TaskId, after: Duration) -> Answer {
+    tokio::time::sleep(after).await;
+    let verdicts = client.cancel(&[id], "the test wants it").await?;
+    let answer = match verdicts.into_iter().next().map(|verdict| verdict.result) {
+        Some(Ok(state)) => lower(state.as_str_name(), "TASK_STATE_"),
+        Some(Err(refusal)) => format!("refused {}", refusal.reason.as_str_name()),
+        None => "refused without a verdict".to_owned(),
+    };
+    Ok((number, id, answer))
+}
+
+fn told(number: u64, end: &TaskEnd) -> String {
+    let output = end.output.as_ref().map(|output| brief(&output.stdout));
+    format!(
+        "told {number} {} {} {} {} {} {} {}",
+        end.id,
+        end.attempt,
+        lower(end.state.as_str_name(), "TASK_STATE_"),
+        lower(end.outcome.kind().as_str_name(), "OUTCOME_KIND_"),
+        end.outcome.code,
+        end.outcome.result_dropped,
+        output.unwrap_or_default()
+    )
+}
+
+fn lower(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).to_lowercase()
 }

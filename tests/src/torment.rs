@@ -1,0 +1,161 @@
+//! What is done to a system, by seed: kills, stops, cuts, black holes, and when each of them is over.
+//!
+//! The seed chooses victims and pauses; what the machine makes of them differs from run to run. Used by `tests/kills.rs`.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::system::{Role, System};
+
+/// How hard a system is tormented.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Between two blows.
+    pub pause_ms: RangeInclusive<u64>,
+    /// Victims of one blow at most.
+    pub victims: usize,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blows {
+    /// Processes killed.
+    pub kills: u64,
+    /// Processes stopped for a while.
+    pub stops: u64,
+    /// Links cut for a while.
+    pub cuts: u64,
+    /// Links that were a black hole for a while.
+    pub holes: u64,
+}
+
+/// The end of something that lasts.
+#[derive(Clone, Copy, Debug)]
+enum Relief {
+    GoOn(usize),
+    Open { link: usize, is_reset: bool },
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Torment {
+    random: fastrand::Rng,
+    pace: Pace,
+    /// What is to be ended when.
+    reliefs: Vec<(Instant, Relief)>,
+    blows: Blows,
+}
+
+impl Torment {
+    /// Of this seed.
+    #[must_use]
+    pub fn new(seed: u64, pace: Pace) -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            pace,
+            reliefs: Vec::new(),
+            blows: Blows::default(),
+        }
+    }
+
+    /// Torments a system until its clients have done their work.
+    ///
+    /// # Panics
+    /// As [`System::go_on`].
+    pub fn run(mut self, system: &mut System) -> Blows {
+        loop {
+            let pause = Duration::from_millis(self.random.u64(self.pace.pause_ms.clone()));
+            if self.pass(system, Instant::now() + pause) {
+                break;
+            }
+            for _ in 0..self.random.usize(1..=self.pace.victims) {
+                self.strike(system);
+            }
+        }
+        system.finish();
+        self.blows
+    }
+
+    /// Lets time pass, and ends what is over. True when all clients have done their work.
+    fn pass(&mut self, system: &mut System, until: Instant) -> bool {
+        loop {
+            let now = Instant::now();
+            self.relieve(system, now);
+            let next = self.reliefs.iter().map(|(at, _)| *at).min();
+            let then = next.map_or(until, |next| next.min(until));
+            if system.go_on(then.saturating_duration_since(now)) {
+                return true;
+            }
+            if now >= until {
+                return false;
+            }
+        }
+    }
+
+    fn relieve(&mut self, system: &System, now: Instant) {
+        for (_, relief) in self.reliefs.extract_if(.., |(at, _)| *at <= now) {
+            match relief {
+                Relief::GoOn(member) => {
+                    system.signal(member, Signal::SIGCONT);
+                }
+                Relief::Open { link, is_reset } => system.links()[link].open(is_reset),
+            }
+        }
+    }
+
+    fn strike(&mut self, system: &mut System) {
+        match self.random.u32(0..100) {
+            0..60 => self.kill(system),
+            60..76 => self.stop(system),
+            76..88 => self.cut(system),
+            _ => self.swallow(system),
+        }
+    }
+
+    fn kill(&mut self, system: &mut System) {
+        let member = self.random.usize(..system.count());
+        self.blows.kills += u64::from(system.kill(member));
+    }
+
+    /// A worker or client for longer than its lease now and then; the daemon, for whom all others wait, not as long.
+    fn stop(&mut self, system: &System) {
+        let member = self.random.usize(..system.count());
+        let longest = match system.role(member) {
+            Role::Daemon => 1_500,
+            Role::Worker(_) | Role::Client(_) => 3_500,
+        };
+        if system.signal(member, Signal::SIGSTOP) {
+            self.blows.stops += 1;
+            let relief = Relief::GoOn(member);
+            self.relieve_within(longest, relief);
+        }
+    }
+
+    fn cut(&mut self, system: &System) {
+        let link = self.random.usize(..system.links().len());
+        system.links()[link].cut(self.random.bool());
+        self.blows.cuts += 1;
+        let is_reset = false;
+        self.relieve_within(2_500, Relief::Open { link, is_reset });
+    }
+
+    fn swallow(&mut self, system: &System) {
+        let link = self.random.usize(..system.links().len());
+        let (is_up, is_down) = match self.random.u32(0..4) {
+            0 => (true, false),
+            1 => (false, true),
+            _ => (true, true),
+        };
+        system.links()[link].swallow(is_up, is_down);
+        self.blows.holes += 1;
+        let is_reset = self.random.bool();
+        self.relieve_within(4_000, Relief::Open { link, is_reset });
+    }
+
+    fn relieve_within(&mut self, longest_ms: u64, relief: Relief) {
+        let after = Duration::from_millis(self.random.u64(50..=longest_ms));
+        self.reliefs.push((Instant::now() + after, relief));
+    }
+}
