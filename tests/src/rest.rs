@@ -74,29 +74,53 @@ fn task_process(folder: &Path, pid: i32, mark: &str) -> Option<TaskProcess> {
     })
 }
 
-/// Waits until the system is at rest.
+/// What there is at one moment.
+#[derive(Debug)]
+struct Sight {
+    processes: Vec<TaskProcess>,
+    tasks: Vec<Value>,
+    workers: Vec<Value>,
+}
+
+impl Sight {
+    fn of(place: &Place) -> Self {
+        Self {
+            // Before the list: whoever is found and is not held any more then was looked for too early.
+            processes: task_processes(place.instance()),
+            tasks: listed(place, &["ps", "--all"]),
+            workers: listed(place, &["worker", "ls"]),
+        }
+    }
+}
+
+/// Waits until the system, whose clients have done `tasks` tasks each, is at rest.
 ///
 /// # Panics
 /// When it does not come to rest in time, or keeps what nobody was told; says what.
-pub fn wait_for(place: &Place, ledgers: &[(String, Ledger)]) {
+pub fn wait_for(place: &Place, ledgers: &[(String, Ledger)], tasks: u64) {
     let until = Instant::now() + REST;
     loop {
-        // Before the list: whoever is found and is not held any more then was looked for too early.
-        let processes = task_processes(place.instance());
-        let tasks = listed(place, &["ps", "--all"]);
-        let workers = listed(place, &["worker", "ls"]);
-        let unrest = unrest(&processes, &tasks, &workers);
-        if unrest.is_empty() {
-            return check_kept(&tasks, ledgers);
+        let sight = Sight::of(place);
+        if unrest(&sight).is_empty() {
+            return check_kept(&sight.tasks, ledgers);
         }
         assert!(
             Instant::now() < until,
             "no rest within {} s:\n{}",
             REST.as_secs(),
-            described(&unrest, &processes, ledgers)
+            described(&sight, ledgers, tasks)
         );
         std::thread::park_timeout(LOOK);
     }
+}
+
+/// Everything that does not rest now, and what clients know of it.
+///
+/// # Panics
+/// When the daemon does not answer.
+#[must_use]
+pub fn describe(place: &Place, ledgers: &[(String, Ledger)], tasks: u64) -> String {
+    described(&Sight::of(place), ledgers, tasks)
 }
 
 fn listed(place: &Place, what: &[&str]) -> Vec<Value> {
@@ -113,28 +137,29 @@ fn listed(place: &Place, what: &[&str]) -> Vec<Value> {
 }
 
 /// Everything that does not rest.
-fn unrest(processes: &[TaskProcess], tasks: &[Value], workers: &[Value]) -> Vec<String> {
+fn unrest(sight: &Sight) -> Vec<String> {
     let ended = ["done", "failed", "cancelled", "dead_letter"];
     let is_ended = |task: &&Value| ended.iter().any(|state| task["state"] == *state);
-    let open = tasks.iter().filter(|task| !is_ended(task));
+    let open = sight.tasks.iter().filter(|task| !is_ended(task));
     let open = open.map(|task| format!("a task is open: {task}"));
-    let alive = processes
-        .iter()
-        .map(|process| format!("a process of an ended attempt is alive: {process:?}"));
-    let busy = workers
+    let processes = sight.processes.iter();
+    let alive = processes.map(|process| format!("a process is alive: {process:?}"));
+    let busy = sight
+        .workers
         .iter()
         .filter(|worker| worker["running"].as_u64() != Some(0))
         .map(|worker| format!("a worker holds something: {worker}"));
     open.chain(alive).chain(busy).collect()
 }
 
-/// The unrest, and what clients know of the tasks whose processes live.
-fn described(unrest: &[String], processes: &[TaskProcess], ledgers: &[(String, Ledger)]) -> String {
-    let mut text = unrest.join("\n");
+/// The unrest, and what clients know of tasks whose processes live or that have no end for them.
+fn described(sight: &Sight, ledgers: &[(String, Ledger)], tasks: u64) -> String {
+    let mut text = unrest(sight).join("\n");
+    let lives = |id: &String| sight.processes.iter().any(|process| process.task == *id);
     for (client, ledger) in ledgers {
-        for (number, page) in &ledger.pages {
-            let lives = |id: &String| processes.iter().any(|process| process.task == *id);
-            if page.accepted.iter().any(lives) {
+        for number in 0..tasks {
+            let page = ledger.pages.get(&number).cloned().unwrap_or_default();
+            if !page.is_closed() || page.accepted.iter().any(lives) {
                 text.push_str(&format!("\ntask {number} of {client}: {page:?}"));
             }
         }
@@ -192,7 +217,15 @@ mod tests {
 
     #[test]
     fn what_is_open_alive_or_held_is_unrest() {
-        let task = |state: &str| serde_json::json!({ "id": "t1.1", "state": state });
+        let sight = |state: &str, workers: Value, processes: &[TaskProcess]| {
+            let tasks = vec![serde_json::json!({ "id": "t1.1", "state": state })];
+            let sight = Sight {
+                processes: processes.to_vec(),
+                tasks,
+                workers: vec![workers],
+            };
+            unrest(&sight).len()
+        };
         let worker = |running: u32| serde_json::json!({ "running": running });
         let process = TaskProcess {
             pid: 1,
@@ -201,13 +234,11 @@ mod tests {
             command: String::new(),
             parent: String::new(),
         };
-        assert!(unrest(&[], &[task("done"), task("dead_letter")], &[worker(0)]).is_empty());
+        assert_eq!(sight("done", worker(0), &[]), 0);
+        assert_eq!(sight("dead_letter", worker(0), &[]), 0);
+        assert_eq!(sight("running", worker(1), &[process]), 3);
         assert_eq!(
-            unrest(&[process], &[task("running")], &[worker(1)]).len(),
-            3
-        );
-        assert_eq!(
-            unrest(&[], &[], &[serde_json::json!({})]).len(),
+            sight("done", serde_json::json!({}), &[]),
             1,
             "an unknown form"
         );

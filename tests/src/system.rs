@@ -23,6 +23,8 @@ use crate::rest;
 
 /// Ports that no connection gets by itself on a usual machine, so that a daemon finds its own free again after a kill.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
+/// Longest time that clients may take for their work when nobody torments the system any more.
+const CALM: Duration = Duration::from_secs(60);
 /// Lines of each log that are shown.
 const LINES_SHOWN: usize = 12;
 
@@ -31,7 +33,7 @@ const LINES_SHOWN: usize = 12;
 pub struct Plan {
     /// Chooses what each task does.
     pub seed: u64,
-    /// Tasks of each client.
+    /// Tasks of each client in each round.
     pub tasks: u64,
     /// Remove the segment whenever the daemon dies: it starts from journal and snapshot.
     pub cold: bool,
@@ -83,6 +85,7 @@ pub struct System {
     plan: Plan,
     members: Vec<Member>,
     links: Vec<Link>,
+    rounds: u64,
     started: Instant,
 }
 
@@ -116,12 +119,36 @@ impl System {
             plan,
             members: members.collect(),
             links: links.collect(),
+            rounds: 1,
             started: Instant::now(),
         };
         for member in 0..system.members.len() {
             system.launch(member);
         }
         system
+    }
+
+    /// Starts clients that have done their work again, with more of it.
+    ///
+    /// # Panics
+    /// When they have not.
+    pub fn next_round(&mut self) {
+        assert!(self.is_done(), "a round begins when the last is over");
+        self.rounds += 1;
+        for member in 0..self.members.len() {
+            if self.is_client(member) {
+                self.launch(member);
+            }
+        }
+    }
+
+    fn is_client(&self, member: usize) -> bool {
+        matches!(self.role(member), Role::Client(_))
+    }
+
+    /// Tasks of each client by now.
+    fn tasks(&self) -> u64 {
+        self.plan.tasks * self.rounds
     }
 
     /// How many processes can be tormented: the daemon is number 0, then workers, then clients.
@@ -170,7 +197,7 @@ impl System {
             Role::Client(link) => {
                 let mut command = self.place.command_of(&self.plan.client);
                 command
-                    .args([&address(link), *name, &self.plan.tasks.to_string()])
+                    .args([&address(link), *name, &self.tasks().to_string()])
                     .arg(self.file(member, "ledger"))
                     .arg(self.runs())
                     .arg(self.plan.seed.to_string())
@@ -269,10 +296,10 @@ impl System {
         }
     }
 
-    /// Heals everything and runs until all clients have done their work.
+    /// Heals everything, runs until all clients have done their work, and waits until the system is at rest.
     ///
     /// # Panics
-    /// As [`System::go_on`].
+    /// As [`System::go_on`], and when work or rest takes too long.
     pub fn finish(&mut self) {
         for link in &self.links {
             link.open(false);
@@ -280,13 +307,22 @@ impl System {
         for member in 0..self.members.len() {
             self.signal(member, Signal::SIGCONT);
         }
-        while !self.go_on(Duration::from_secs(1)) {}
+        let until = Instant::now() + CALM;
+        while !self.go_on(Duration::from_secs(1)) {
+            if Instant::now() > until {
+                let unrest = rest::describe(&self.place, &self.ledgers(), self.tasks());
+                panic!(
+                    "the work is not done within {} s:\n{unrest}",
+                    CALM.as_secs()
+                );
+            }
+        }
+        rest::wait_for(&self.place, &self.ledgers(), self.tasks());
     }
 
     fn is_done(&self) -> bool {
-        let is_client = |member: &&Member| matches!(member.role, Role::Client(_));
-        let mut clients = self.members.iter().filter(is_client);
-        clients.all(|client| client.child.is_none())
+        let mut members = 0..self.members.len();
+        members.all(|member| !self.is_client(member) || self.members[member].child.is_none())
     }
 
     fn look(&mut self) {
@@ -307,9 +343,8 @@ impl System {
 
     /// Only a client may end, and only well.
     fn ended(&self, member: usize, status: ExitStatus) {
-        let Member { name, role, .. } = self.members[member];
-        let may_end = matches!(role, Role::Client(_)) && status.success();
-        assert!(may_end, "{name}: {status}");
+        let may_end = self.is_client(member) && status.success();
+        assert!(may_end, "{}: {status}", self.members[member].name);
     }
 
     /// The ledgers of all clients, by name.
@@ -318,7 +353,7 @@ impl System {
     /// When one is damaged.
     #[must_use]
     pub fn ledgers(&self) -> Vec<(String, Ledger)> {
-        let clients = (0..self.members.len()).filter(|&m| matches!(self.role(m), Role::Client(_)));
+        let clients = (0..self.members.len()).filter(|&member| self.is_client(member));
         clients
             .map(|member| {
                 let ledger = Ledger::read(&self.file(member, "ledger"));
@@ -328,20 +363,19 @@ impl System {
             .collect()
     }
 
-    /// Checks everything that was written down, that the system comes to rest, the segment, and that the daemon stops in
-    /// order. Tells how the tasks ended.
+    /// Checks everything that was written down, the segment, and that all processes stop in order. Tells how the tasks
+    /// ended. Goes after [`System::finish`].
     ///
     /// # Panics
-    /// When something is lost, doubled, broken, or runs on.
+    /// When something is lost, doubled or broken.
     pub fn check(mut self) -> Ends {
         assert!(
             self.is_done(),
             "not before the clients have done their work"
         );
-        rest::wait_for(&self.place, &self.ledgers());
         let orders = Orders {
             seed: self.plan.seed,
-            tasks: self.plan.tasks,
+            tasks: self.tasks(),
             is_cold: self.plan.cold,
         };
         let balance = books::check(&orders, &self.ledgers(), &ledger::runs(&self.runs()));
@@ -385,7 +419,7 @@ impl System {
             }
         }
         for member in 0..self.members.len() {
-            if matches!(self.role(member), Role::Client(_)) {
+            if self.is_client(member) {
                 let ledger = Ledger::read(&self.file(member, "ledger"))?;
                 let closed = ledger.pages.values().filter(|page| page.is_closed());
                 text.push_str(&format!(

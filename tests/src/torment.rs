@@ -16,10 +16,12 @@ pub struct Pace {
     pub pause_ms: RangeInclusive<u64>,
     /// Victims of one blow at most.
     pub victims: usize,
+    /// Blows in one round.
+    pub blows: u32,
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Blows {
     /// Processes killed.
     pub kills: u64,
@@ -60,12 +62,19 @@ impl Torment {
         }
     }
 
-    /// Torments a system until its clients have done their work.
+    /// What was done so far.
+    #[must_use]
+    pub const fn blows(&self) -> Blows {
+        self.blows
+    }
+
+    /// Torments a system for one round, or until its clients have done their work, and lets them do the rest of it in peace: a
+    /// kill might put right what went wrong before.
     ///
     /// # Panics
-    /// As [`System::go_on`].
-    pub fn run(mut self, system: &mut System) -> Blows {
-        loop {
+    /// As [`System::finish`].
+    pub fn round(&mut self, system: &mut System) {
+        for _ in 0..self.pace.blows {
             let pause = Duration::from_millis(self.random.u64(self.pace.pause_ms.clone()));
             if self.pass(system, Instant::now() + pause) {
                 break;
@@ -74,8 +83,8 @@ impl Torment {
                 self.strike(system);
             }
         }
+        self.reliefs.clear();
         system.finish();
-        self.blows
     }
 
     /// Lets time pass, and ends what is over. True when all clients have done their work.

@@ -1,9 +1,11 @@
 //! Any process of a whole system is killed every 50 to 500 ms and started again, or stopped for a while, and TCP links are
 //! cut or turned into black holes, while tasks succeed, fail, are repeated, run out of time, are cancelled and print much:
-//! each accepted task has one end that it can have, told once; nothing of an ended attempt is alive in the end.
+//! each accepted task has one end that it can have, told once; and after each round, when nobody torments the system any
+//! more, everything comes to its end within a bounded time, and nothing of an ended attempt is alive.
 //!
 //! `QTF_SEED` chooses the work, the victims and the pauses, `QTF_TASKS` the number of tasks, `QTF_PAUSE_MS` the longest
-//! pause, `QTF_SYSTEMS` how many systems run side by side, with seeds that count on; `cargo xtask soak system` sets them.
+//! pause, `QTF_VICTIMS` how many are hit at the same time at most, `QTF_SYSTEMS` how many systems run side by side, with
+//! seeds that count on; `cargo xtask soak system` sets them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,10 @@ use qtf_tests::torment::{Pace, Torment};
 
 /// Tasks of both clients in an ordinary run.
 const TASKS: u64 = 600;
+/// Tasks of both clients in one round.
+const TASKS_IN_ROUND: u64 = 200;
+/// How long a round is tormented; what is left of the work then is done in peace.
+const TORMENT_MS: u64 = 6_000;
 /// Longest pause between two blows in an ordinary run.
 const PAUSE_MS: u64 = 500;
 
@@ -32,6 +38,7 @@ struct Trial {
     seed: u64,
     tasks: u64,
     pause_ms: u64,
+    victims: usize,
     cold: bool,
 }
 
@@ -43,6 +50,7 @@ impl Trial {
             seed: number("QTF_SEED", 1),
             tasks: number("QTF_TASKS", TASKS),
             pause_ms: number("QTF_PAUSE_MS", PAUSE_MS),
+            victims: usize::try_from(number("QTF_VICTIMS", 1)).expect("a small number"),
             cold,
         };
         let systems = number("QTF_SYSTEMS", 1);
@@ -60,18 +68,26 @@ impl Trial {
         println!("again with: {}", self.command());
         let mut system = System::start(Plan {
             seed: self.seed,
-            tasks: self.tasks / 2,
+            tasks: TASKS_IN_ROUND / 2,
             cold: self.cold,
             config: "lease_ms = 1000\nheartbeat_ms = 150\nprobe_ms = 300\nstop_grace_ms = 500\n"
                 .to_owned(),
             client: PathBuf::from(env!("CARGO_BIN_EXE_system-client")),
-            within: Duration::from_secs(180 + self.tasks / 5),
+            within: Duration::from_secs(180 + self.tasks),
         });
         let pace = Pace {
             pause_ms: self.pause_ms / 10..=self.pause_ms,
-            victims: 1,
+            victims: self.victims,
+            blows: u32::try_from(TORMENT_MS / self.pause_ms * 2).expect("a small number"),
         };
-        let blows = Torment::new(self.seed, pace).run(&mut system);
+        let mut torment = Torment::new(self.seed, pace);
+        torment.round(&mut system);
+        let rounds = self.tasks.div_ceil(TASKS_IN_ROUND);
+        for _ in 1..rounds {
+            system.next_round();
+            torment.round(&mut system);
+        }
+        let (blows, tasks) = (torment.blows(), rounds * TASKS_IN_ROUND);
         assert!(blows.kills > 0, "nothing was killed: raise QTF_TASKS");
         let ends = system.check();
         println!(
@@ -80,22 +96,22 @@ impl Trial {
             blows.stops,
             blows.cuts,
             blows.holes,
-            self.tasks,
+            tasks,
             ends.said(),
             self.seed,
             self.cold
         );
         // Else the torment ends tasks, and not what they do.
         assert!(
-            ends.of("dead_letter") < self.tasks / 4,
+            ends.of("dead_letter") < tasks / 4,
             "most tasks end by themselves: {ends:?}"
         );
     }
 
     fn command(self) -> String {
         format!(
-            "QTF_SEED={} QTF_TASKS={} QTF_PAUSE_MS={} cargo test -p qtf-tests --test kills {}",
-            self.seed, self.tasks, self.pause_ms, self.test
+            "QTF_SEED={} QTF_TASKS={} QTF_PAUSE_MS={} QTF_VICTIMS={} cargo test -p qtf-tests --test kills {}",
+            self.seed, self.tasks, self.pause_ms, self.victims, self.test
         )
     }
 }
