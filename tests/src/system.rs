@@ -6,10 +6,12 @@
 //! effect. What is done when is in [`crate::torment`], what must hold at the end in [`crate::books`] and [`crate::rest`].
 //! Used by `tests/kills.rs` and `tests/stops.rs`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -99,7 +101,7 @@ impl System {
         let place = Place::new();
         let data = place.work().join("data");
         std::fs::create_dir_all(&data).expect("a folder can be made");
-        let tcp = port_of_its_own(plan.seed);
+        let tcp = port_of_its_own();
         let config = format!(
             "data_dir = {:?}\nlisten = [{:?}, \"{tcp}\"]\nsegment_bytes = 67108864\njournal_file_bytes = 1048576\nsnapshot_after_bytes = 2097152\n{}\n",
             data.display().to_string(),
@@ -107,7 +109,7 @@ impl System {
             plan.config
         );
         place.file("qtfd.toml", config);
-        let links = (0..LINKS).map(|_| Link::to(tcp).expect("a link can be made"));
+        let links = (0..LINKS).map(|_| Link::to(&tcp.to_string()));
         let members = ROLES.iter().map(|&(name, role)| Member {
             name,
             role,
@@ -178,7 +180,7 @@ impl System {
     fn command(&self, member: usize) -> Command {
         let Member { name, role, .. } = &self.members[member];
         let address = |link: Option<usize>| match link {
-            Some(link) => self.links[link].address().to_string(),
+            Some(link) => self.links[link].address(),
             None => self.place.address(),
         };
         match *role {
@@ -302,7 +304,7 @@ impl System {
     /// As [`System::go_on`], and when work or rest takes too long.
     pub fn finish(&mut self) {
         for link in &self.links {
-            link.open(false);
+            link.mend();
         }
         for member in 0..self.members.len() {
             self.signal(member, Signal::SIGCONT);
@@ -458,12 +460,14 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("pids are small"))
 }
 
-/// An address on which nobody listens at this moment.
-fn port_of_its_own(seed: u64) -> SocketAddr {
-    let mut random = fastrand::Rng::with_seed(seed ^ u64::from(std::process::id()));
+/// An address on which nobody listens at this moment, and that no other system of this process gets.
+fn port_of_its_own() -> SocketAddr {
+    static TAKEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    let mut taken = TAKEN.lock().expect("no test panics here");
+    let mut random = fastrand::Rng::new();
     for _ in 0..1_000 {
         let address = SocketAddr::from(([127, 0, 0, 1], random.u16(PORTS)));
-        if TcpListener::bind(address).is_ok() {
+        if TcpListener::bind(address).is_ok() && taken.insert(address) {
             return address;
         }
     }

@@ -37,7 +37,8 @@ pub struct Blows {
 #[derive(Clone, Copy, Debug)]
 enum Relief {
     GoOn(usize),
-    Open { link: usize, is_reset: bool },
+    Mend(usize),
+    Reset(usize),
 }
 
 /// See the head of this file.
@@ -109,7 +110,8 @@ impl Torment {
                 Relief::GoOn(member) => {
                     system.signal(member, Signal::SIGCONT);
                 }
-                Relief::Open { link, is_reset } => system.links()[link].open(is_reset),
+                Relief::Mend(link) => system.links()[link].mend(),
+                Relief::Reset(link) => system.links()[link].mend_by_reset(),
             }
         }
     }
@@ -119,7 +121,7 @@ impl Torment {
             0..60 => self.kill(system),
             60..76 => self.stop(system),
             76..88 => self.cut(system),
-            _ => self.swallow(system),
+            _ => self.hold(system),
         }
     }
 
@@ -144,23 +146,30 @@ impl Torment {
 
     fn cut(&mut self, system: &System) {
         let link = self.random.usize(..system.links().len());
-        system.links()[link].cut(self.random.bool());
+        if self.random.bool() {
+            system.links()[link].cut();
+        } else {
+            system.links()[link].cut_by_reset();
+        }
         self.blows.cuts += 1;
-        let is_reset = false;
-        self.relieve_within(2_500, Relief::Open { link, is_reset });
+        self.relieve_within(2_500, Relief::Mend(link));
     }
 
-    fn swallow(&mut self, system: &System) {
+    fn hold(&mut self, system: &System) {
         let link = self.random.usize(..system.links().len());
         let (is_up, is_down) = match self.random.u32(0..4) {
             0 => (true, false),
             1 => (false, true),
             _ => (true, true),
         };
-        system.links()[link].swallow(is_up, is_down);
+        system.links()[link].hold_ways(is_up, is_down);
         self.blows.holes += 1;
-        let is_reset = self.random.bool();
-        self.relieve_within(4_000, Relief::Open { link, is_reset });
+        let relief = if self.random.bool() {
+            Relief::Reset(link)
+        } else {
+            Relief::Mend(link)
+        };
+        self.relieve_within(4_000, relief);
     }
 
     fn relieve_within(&mut self, longest_ms: u64, relief: Relief) {
