@@ -257,9 +257,14 @@ impl Life<'_> {
         ends: &ResultStream,
         end: Result<TaskEnd, WatchError>,
     ) -> Result<(), Failure> {
-        let id = match &end {
-            Ok(end) => end.id,
-            Err(WatchError::Task { id, .. }) => *id,
+        let (id, end) = match end {
+            Ok(end) => (end.id, Ok(end)),
+            Err(WatchError::Task { id, refusal }) => (id, Err(refusal)),
+            // Gone between the end and its output.
+            Err(WatchError::Output {
+                id,
+                error: CallError::Refused(refusal),
+            }) => (id, Err(refusal)),
             Err(error) => return Err((1, format!("end: {error}"))),
         };
         let number = self
@@ -268,16 +273,15 @@ impl Life<'_> {
             .ok_or_else(|| (3, format!("an end of {id}, which nobody watches")))?;
         let line = match end {
             Ok(end) => told(number, &end),
+            Err(refusal) if !refusal.is_unknown() => {
+                return Err((1, format!("task {number}: {refusal}")));
+            }
             // Acknowledged in the life before.
             Err(_) if self.is_known(number) => return Ok(()),
-            Err(WatchError::Task { refusal, .. })
-                if refusal.is_unknown()
-                    && self.arguments.is_cold
-                    && self.work(number).is_memory =>
-            {
+            Err(_) if self.arguments.is_cold && self.work(number).is_memory => {
                 return append(&self.file, &format!("lost {number} {id}")).map_err(failed);
             }
-            Err(error) => return Err((3, format!("task {number}: {error}"))),
+            Err(refusal) => return Err((3, format!("task {number}: {refusal}"))),
         };
         append(&self.file, &line).map_err(failed)?;
         ends.acknowledge([id]);

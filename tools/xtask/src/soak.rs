@@ -19,6 +19,9 @@ pub(crate) struct SoakArguments {
     /// How long to go on; a part that has begun is ended
     #[arg(long, default_value_t = 60)]
     pub(crate) minutes: u64,
+    /// Ends it also when so many processes were killed
+    #[arg(long)]
+    pub(crate) kills: Option<u64>,
     /// First seed; each round takes others [default: from the clock]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -46,8 +49,14 @@ const PARTS: [Part; 5] = [
     },
     Part {
         name: "system",
-        test: &["-p", "qtf-tests", "--test", "kills"],
-        environment: &[("QTF_TASKS", "20000")],
+        // Several small systems side by side: each of them mostly waits.
+        test: &["--release", "-p", "qtf-tests", "--test", "kills"],
+        environment: &[
+            ("QTF_TASKS", "4000"),
+            ("QTF_PAUSE_MS", "150"),
+            ("QTF_VICTIMS", "3"),
+            ("QTF_SYSTEMS", "3"),
+        ],
     },
     Part {
         name: "simulation",
@@ -84,14 +93,16 @@ pub(crate) fn run(arguments: &SoakArguments) -> anyhow::Result<Tally> {
     let until = Instant::now() + Duration::from_secs(arguments.minutes.saturating_mul(60));
     let mut seed = arguments.seed.unwrap_or_else(seed_of_clock);
     let mut tally = Tally::default();
+    let mut kills = 0_u64;
     loop {
         for name in &chosen {
             match PARTS.iter().find(|part| part.name == *name) {
-                Some(part) => run_part(part, seed)?,
+                Some(part) => kills = kills.saturating_add(run_part(part, seed)?),
                 None => run_fuzz()?,
             }
             tally.passed = tally.passed.saturating_add(1);
-            if Instant::now() >= until {
+            let is_enough = arguments.kills.is_some_and(|wanted| kills >= wanted);
+            if is_enough || Instant::now() >= until {
                 Totals::load(&root)?.print();
                 return Ok(tally);
             }
@@ -159,7 +170,8 @@ fn replay_of(part: &Part, seed: u64) -> String {
     text
 }
 
-fn run_part(part: &Part, seed: u64) -> anyhow::Result<()> {
+/// Returns how many processes were killed.
+fn run_part(part: &Part, seed: u64) -> anyhow::Result<u64> {
     println!("soak: {} with seed {seed}", part.name);
     let started = Instant::now();
     let mut command = command_of(part, seed);
@@ -186,7 +198,11 @@ fn run_part(part: &Part, seed: u64) -> anyhow::Result<()> {
         );
     }
     let mut totals = Totals::load(&cargo::workspace_root())?;
+    let mut kills = 0_u64;
     for (name, count) in counts {
+        if name == "kills" {
+            kills = kills.saturating_add(count);
+        }
         totals.add(&format!("{}, {name}", part.name), count);
     }
     totals.add(&format!("{}, runs", part.name), 1);
@@ -194,7 +210,8 @@ fn run_part(part: &Part, seed: u64) -> anyhow::Result<()> {
         &format!("{}, seconds", part.name),
         started.elapsed().as_secs(),
     );
-    totals.save()
+    totals.save()?;
+    Ok(kills)
 }
 
 /// What a line says that can be added up.
@@ -227,7 +244,11 @@ mod tests {
     fn replay_says_seed_and_size() {
         let text = replay_of(&PARTS[1], 7);
         assert!(
-            text.starts_with("QTF_SEED=7 QTF_TASKS=20000 cargo test -p qtf-tests"),
+            text.starts_with("QTF_SEED=7 QTF_TASKS=4000 QTF_PAUSE_MS=150 "),
+            "{text}"
+        );
+        assert!(
+            text.contains(" cargo test --release -p qtf-tests --test kills -- "),
             "{text}"
         );
     }
