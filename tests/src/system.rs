@@ -45,6 +45,8 @@ pub struct Plan {
     pub client: PathBuf,
     /// Longest time that the whole may take.
     pub within: Duration,
+    /// The command that repeats it.
+    pub again: String,
 }
 
 /// What a process is. Of a worker or client behind a link, its number.
@@ -262,6 +264,9 @@ impl System {
     }
 
     /// Sends a signal to a process: to stop it, or to let it go on. False when it had done its work.
+    ///
+    /// # Panics
+    /// Never: who is not awaited is there.
     pub fn signal(&self, member: usize, signal: Signal) -> bool {
         let Some(child) = self.members[member].child.as_ref() else {
             return false;
@@ -409,7 +414,8 @@ impl System {
 
     /// The last lines of all logs, and how far the clients are.
     fn report(&self) -> io::Result<String> {
-        let mut text = format!("kept in {}\n", self.place.work().display());
+        let folder = self.place.work();
+        let mut text = format!("again: {}\nkept: {}\n", self.plan.again, folder.display());
         for (member, one) in self.members.iter().enumerate() {
             text.push_str(&format!("--- {} (life {})\n", one.name, one.lives));
             let log = std::fs::read(self.file(member, "log"))?;

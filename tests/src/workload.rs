@@ -175,20 +175,23 @@ impl Work {
     /// Bytes on its standard input.
     #[must_use]
     pub const fn stdin_bytes(&self) -> usize {
-        match self.act {
-            Act::Print {
-                bytes,
-                is_fed: true,
-            } => bytes,
-            _ => 0,
+        if let Act::Print {
+            bytes,
+            is_fed: true,
+        } = self.act
+        {
+            bytes
+        } else {
+            0
         }
     }
 
     /// What stands behind its line in a full output, as [`crate::ledger`] writes it down.
     fn printed(&self) -> String {
-        match self.act {
-            Act::Print { bytes, .. } => format!(" +{bytes}"),
-            _ => String::new(),
+        if let Act::Print { bytes, .. } = self.act {
+            format!(" +{bytes}")
+        } else {
+            String::new()
         }
     }
 
@@ -225,13 +228,15 @@ impl Work {
     }
 
     fn check_done(&self, told: &Told) -> Result<(), String> {
-        let well = told.outcome == "exited 0";
-        match self.act {
-            Act::Succeed | Act::SucceedLate { .. } | Act::Print { .. } | Act::Once if well => {
-                Ok(())
-            }
-            Act::FailFirst { attempts } if well && told.attempt > attempts => Ok(()),
-            act => Err(format!("{act:?} does not end so")),
+        let fits = match self.act {
+            Act::Succeed | Act::SucceedLate { .. } | Act::Print { .. } | Act::Once => true,
+            Act::FailFirst { attempts } => told.attempt > attempts,
+            Act::Fail { .. } | Act::FailAlways | Act::Overrun { .. } | Act::Endless { .. } => false,
+        };
+        if fits && told.outcome == "exited 0" {
+            Ok(())
+        } else {
+            Err(format!("{:?} does not end so", self.act))
         }
     }
 
@@ -257,10 +262,12 @@ impl Work {
 
     /// Only a task whose workers were lost too often may be a dead letter, and none whose cancellation was answered.
     fn check_dead(&self, told: &Told, story: &Story<'_>) -> Result<(), String> {
-        let lost_enough = match self.act {
-            Act::Once => told.attempt >= 1,
-            _ => told.attempt > LOSSES_SURVIVED,
+        let survived = if self.act == Act::Once {
+            0
+        } else {
+            LOSSES_SURVIVED
         };
+        let lost_enough = told.attempt > survived;
         if !told.outcome.starts_with("worker_lost") || !lost_enough {
             return Err("its workers were not lost often enough".to_owned());
         }

@@ -43,8 +43,8 @@ struct Trial {
 }
 
 impl Trial {
-    /// Runs the systems that the environment asks for.
-    fn run_all(test: &'static str, cold: bool) {
+    /// Runs the systems that the environment asks for. Returns what each did, in the words that `cargo xtask soak` counts.
+    fn run_all(test: &'static str, cold: bool) -> Vec<String> {
         let first = Self {
             test,
             seed: number("QTF_SEED", 1),
@@ -55,17 +55,17 @@ impl Trial {
         };
         let systems = number("QTF_SYSTEMS", 1);
         std::thread::scope(|scope| {
-            for number in 0..systems {
-                let seed = first.seed + number;
-                scope.spawn(move || Self { seed, ..first }.run());
-            }
-        });
+            let seeds = (0..systems).map(|number| first.seed + number);
+            let running: Vec<_> = seeds
+                .map(|seed| scope.spawn(move || Self { seed, ..first }.run()))
+                .collect();
+            let said = running.into_iter().map(|system| system.join());
+            said.map(|said| said.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        })
     }
 
-    /// Says what it did, in the words that `cargo xtask soak` counts.
-    fn run(self) {
-        // Shown when it fails.
-        println!("again with: {}", self.command());
+    fn run(self) -> String {
         let mut system = System::start(Plan {
             seed: self.seed,
             tasks: TASKS_IN_ROUND / 2,
@@ -74,6 +74,7 @@ impl Trial {
                 .to_owned(),
             client: PathBuf::from(env!("CARGO_BIN_EXE_system-client")),
             within: Duration::from_secs(180 + self.tasks),
+            again: self.command(),
         });
         let pace = Pace {
             pause_ms: self.pause_ms / 10..=self.pause_ms,
@@ -90,7 +91,12 @@ impl Trial {
         let (blows, tasks) = (torment.blows(), rounds * TASKS_IN_ROUND);
         assert!(blows.kills > 0, "nothing was killed: raise QTF_TASKS");
         let ends = system.check();
-        println!(
+        // Else the torment ends tasks, and not what they do.
+        assert!(
+            ends.of("dead_letter") < tasks / 4,
+            "most tasks end by themselves: {ends:?}"
+        );
+        format!(
             "soak: {} kills, {} stops, {} cuts, {} black holes, {} tasks, {}, seed {}, cold {}",
             blows.kills,
             blows.stops,
@@ -100,12 +106,7 @@ impl Trial {
             ends.said(),
             self.seed,
             self.cold
-        );
-        // Else the torment ends tasks, and not what they do.
-        assert!(
-            ends.of("dead_letter") < tasks / 4,
-            "most tasks end by themselves: {ends:?}"
-        );
+        )
     }
 
     fn command(self) -> String {
@@ -118,16 +119,12 @@ impl Trial {
 
 #[test]
 fn every_task_has_one_end_told_once_while_any_process_is_killed() {
-    Trial::run_all(
-        "every_task_has_one_end_told_once_while_any_process_is_killed",
-        false,
-    );
+    let test = "every_task_has_one_end_told_once_while_any_process_is_killed";
+    println!("{}", Trial::run_all(test, false).join("\n"));
 }
 
 #[test]
 fn every_task_has_one_end_told_once_when_the_segment_goes_with_the_daemon() {
-    Trial::run_all(
-        "every_task_has_one_end_told_once_when_the_segment_goes_with_the_daemon",
-        true,
-    );
+    let test = "every_task_has_one_end_told_once_when_the_segment_goes_with_the_daemon";
+    println!("{}", Trial::run_all(test, true).join("\n"));
 }

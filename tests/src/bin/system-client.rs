@@ -68,7 +68,6 @@ fn tracing_line(message: &str) {
     eprintln!("system-client: {message}");
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the form of map_err")]
 fn failed(error: impl std::fmt::Display) -> Failure {
     (1, error.to_string())
 }
@@ -219,11 +218,13 @@ impl Life<'_> {
         if work.is_urgent {
             task = task.priority(200);
         }
-        match work.act {
-            Act::Overrun { limit_ms, .. } => task.timeout(Duration::from_millis(limit_ms)),
-            Act::Once => task.at_most_once(),
-            _ => task,
+        if let Act::Overrun { limit_ms, .. } = work.act {
+            task = task.timeout(Duration::from_millis(limit_ms));
         }
+        if work.act == Act::Once {
+            task = task.at_most_once();
+        }
+        task
     }
 
     /// Takes the answer to the oldest submission; it may have to be cancelled.
