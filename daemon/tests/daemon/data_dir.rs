@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
+use qtf_needs::Need;
 use qtf_proto::v1::TaskState;
 
 use crate::process::{Home, refused};
@@ -125,11 +126,7 @@ fn segment_that_missed_records_is_set_aside_and_the_journal_believed() {
     // The journal goes on under another segment, and the first one comes back: as in another IPC namespace.
     let theirs = home.name.clone();
     let unshared = ["unshare", "--ipc", "--"];
-    let able = std::process::Command::new("unshare")
-        .args(["--ipc", "true"])
-        .status();
-    if !able.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no other IPC namespace can be had here");
+    if qtf_needs::lacks(Need::IpcNamespace) {
         return;
     }
     let mut other = crate::process::Qtfd::of(

@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use qtf_needs::Need;
 use qtf_proto::refusal;
 use qtf_proto::v1::*;
 
@@ -202,8 +203,7 @@ fn full_disk_refuses_submissions_and_all_goes_on_when_there_is_room_again() {
         "segment_bytes = 33554432\njournal_file_bytes = 524288\nsnapshot_after_bytes = 524288\n",
     );
     let Some(disk) = SmallDisk::mount(home.data()) else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
+        return qtf_needs::skip(Need::Mount, "a small tmpfs cannot be mounted");
     };
     let daemon = disk.serving(&home);
     let (mut done, mut ready) = (Vec::new(), Vec::new());
@@ -280,8 +280,7 @@ fn memory_task() -> TaskSpec {
 #[test]
 fn cold_start_on_a_full_disk_serves_what_there_is_and_goes_on_when_there_is_room_again() {
     let Some((home, disk, ids)) = killed_on_a_full_disk("full-cold") else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
+        return qtf_needs::skip(Need::Mount, "a small tmpfs cannot be mounted");
     };
     home.lose_segment();
     // A stop and kills in this state change nothing; the starts after the first find a segment.
@@ -335,8 +334,7 @@ async fn goes_on(home: &Home, ids: &[u64]) {
 #[test]
 fn what_a_start_on_a_full_disk_took_in_when_there_was_room_again_is_there_after_a_cold_start() {
     let Some((home, disk, ids)) = killed_on_a_full_disk("full-then-cold") else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
+        return qtf_needs::skip(Need::Mount, "a small tmpfs cannot be mounted");
     };
     // The segment is there: ids are reserved, so memory tasks are taken, and finish.
     let daemon = disk.serving(&home);
@@ -380,8 +378,7 @@ fn first_start_on_a_full_disk_ends_and_says_where_how_much_is_needed() {
     let home = Home::new("full-first");
     home.configure("segment_bytes = 8388608\njournal_file_bytes = 524288\n");
     let Some(disk) = SmallDisk::mount(home.data()) else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
+        return qtf_needs::skip(Need::Mount, "a small tmpfs cannot be mounted");
     };
     disk.fill();
     let data = home.data();

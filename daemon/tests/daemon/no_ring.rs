@@ -1,12 +1,13 @@
 //! A kernel that refuses the ring, or a part of it, as a system-call filter does: ordinary sockets serve, with one warning.
 //!
-//! With `strace -e inject`; where there is none the tests say so.
+//! With `strace -e inject`; where there is none the tests are skipped.
 
+use qtf_needs::Need;
 use qtf_proto::v1::TaskState;
 
 use crate::process::Home;
 use crate::support::{noop, run};
-use crate::system_calls::{Traced, is_strace_here};
+use crate::system_calls::Traced;
 
 /// What is refused, from the first call on unless it says otherwise.
 const REFUSED: &[&str] = &[
@@ -21,8 +22,7 @@ const REFUSED: &[&str] = &[
 
 #[test]
 fn daemon_serves_on_ordinary_sockets_where_the_ring_or_a_part_of_it_is_refused() {
-    if !is_strace_here() {
-        eprintln!("skipped: no strace that can inject failures here");
+    if qtf_needs::lacks(Need::Strace) {
         return;
     }
     for refused in REFUSED {
@@ -51,8 +51,7 @@ fn daemon_serves_on_ordinary_sockets_where_the_ring_or_a_part_of_it_is_refused()
 
 #[test]
 fn ring_that_is_demanded_and_refused_is_an_error_that_says_what_to_allow() {
-    if !is_strace_here() {
-        eprintln!("skipped: no strace that can inject failures here");
+    if qtf_needs::lacks(Need::Strace) {
         return;
     }
     let home = Home::new("ring-demanded");

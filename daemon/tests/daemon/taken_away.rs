@@ -1,5 +1,6 @@
 //! What others remove under a running daemon: it says so, and nothing that it promised depends on it.
 
+use qtf_needs::Need;
 use qtf_proto::v1::*;
 
 use crate::process::{Home, Qtfd, refused};
@@ -101,11 +102,7 @@ fn data_folder_whose_lock_file_was_removed_is_still_refused_to_others() {
     std::fs::remove_file(home.data().join("LOCK")).unwrap();
     // Another runtime folder and another IPC namespace: neither the name's lock nor the segment is seen there.
     let other = tempfile::tempdir().unwrap();
-    let able = std::process::Command::new("unshare")
-        .args(["--ipc", "true"])
-        .status();
-    if !able.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no other IPC namespace can be had here");
+    if qtf_needs::lacks(Need::IpcNamespace) {
         return;
     }
     let mut command = home.command_under(&["unshare", "--ipc", "--"], &["--data-dir", &data]);

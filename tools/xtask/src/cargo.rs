@@ -2,6 +2,7 @@
 //!
 //! Tested by the unit tests at the end.
 
+use crate::skips::{self, Skip};
 use anyhow::{Context, bail};
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -9,20 +10,23 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// How many tests ran, and how they ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
+    /// Tests that did not run, or not in full; none of them counts as passed.
+    pub(crate) skips: Vec<Skip>,
 }
 
 impl Tally {
     /// Whether any test ran at all.
-    pub(crate) fn counted(self) -> bool {
-        self.passed > 0 || self.failed > 0
+    pub(crate) fn counted(&self) -> bool {
+        self.passed > 0 || self.failed > 0 || !self.skips.is_empty()
     }
 
-    /// Adds what one line of `cargo test` says, if it is a summary line.
+    /// Adds what one line of `cargo test` says, if it is a summary line or names an ignored test.
     fn read_line(&mut self, line: &str) {
+        self.skips.extend(skips::read_ignored(line));
         let Some(summary) = line.trim_start().strip_prefix("test result:") else {
             return;
         };
@@ -37,18 +41,30 @@ impl Tally {
         self.passed = self.passed.saturating_add(count_before("passed"));
         self.failed = self.failed.saturating_add(count_before("failed"));
     }
+
+    /// Adds tests that said that the machine lacks something; the runner counted them as passed.
+    fn add_lacking(&mut self, lacking: Vec<Skip>) {
+        self.passed = self.passed.saturating_sub(skips::tests_of(&lacking));
+        self.skips.extend(lacking);
+    }
 }
 
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.passed = self.passed.saturating_add(other.passed);
         self.failed = self.failed.saturating_add(other.failed);
+        self.skips.extend(other.skips);
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed", self.passed, self.failed)
+        let skipped = skips::tests_of(&self.skips);
+        write!(
+            f,
+            "{} passed, {} failed, {skipped} skipped",
+            self.passed, self.failed
+        )
     }
 }
 
@@ -79,6 +95,7 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs `command`, passes its standard output on line by line and counts tests on the way.
 pub(crate) fn run_counting(command: &mut Command) -> anyhow::Result<Run> {
+    let collected = skips::Collected::of(command)?;
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -97,6 +114,7 @@ pub(crate) fn run_counting(command: &mut Command) -> anyhow::Result<Run> {
     let status = child
         .wait()
         .with_context(|| format!("cannot wait for {}", show(command)))?;
+    tally.add_lacking(collected.take()?);
     Ok(Run {
         succeeded: status.success(),
         tally,
@@ -145,9 +163,28 @@ mod tests {
             tally,
             Tally {
                 passed: 15,
-                failed: 2
+                failed: 2,
+                skips: Vec::new()
             }
         );
-        assert_eq!(tally.to_string(), "15 passed, 2 failed");
+        assert_eq!(tally.to_string(), "15 passed, 2 failed, 0 skipped");
+    }
+
+    #[test]
+    fn skipped_tests_are_counted_apart_and_not_as_passed() {
+        let mut tally = Tally::default();
+        tally.read_line("test soak ... ignored, takes long");
+        tally.read_line(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out",
+        );
+        let lacking = Skip {
+            test: "a".to_owned(),
+            cause: skips::Cause::Lacking {
+                need: "strace".to_owned(),
+                why: String::new(),
+            },
+        };
+        tally.add_lacking(vec![lacking]);
+        assert_eq!(tally.to_string(), "11 passed, 0 failed, 2 skipped");
     }
 }

@@ -1,7 +1,7 @@
 //! xtask: the one tool that people and CI use to check the repository.
 //!
-//! `cargo xtask ci` runs every step in order and ends with a line `N passed, N failed` that counts
-//! the tests which ran. Each step is a command of its own as well. Nothing here needs the network
+//! `cargo xtask ci` runs every step in order and ends with a line `N passed, N failed, N skipped` that
+//! counts the tests which ran and those which did not. Each step is a command of its own as well. Nothing here needs the network
 //! beyond what cargo itself fetches.
 #![expect(
     clippy::print_stdout,
@@ -13,6 +13,7 @@ mod cargo;
 mod fuzz;
 mod loom;
 mod simulate;
+mod skips;
 mod soak;
 mod steps;
 mod tidy;
@@ -95,6 +96,9 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(tally) => {
+            for skip in &tally.skips {
+                println!("{skip}");
+            }
             if tally.counted() {
                 println!("{tally}");
             }

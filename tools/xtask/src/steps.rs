@@ -3,7 +3,7 @@
 //! A step that fails does not keep the later ones from running: one run shows everything.
 
 use crate::cargo::{self, Run, Tally};
-use crate::{loom, simulate, tidy};
+use crate::{loom, simulate, skips, tidy};
 use anyhow::bail;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -40,6 +40,9 @@ pub(crate) fn test(arguments: &[OsString]) -> anyhow::Result<Tally> {
     let run = run_tests(arguments)?;
     if !run.succeeded {
         bail!("tests failed: {}", run.tally);
+    }
+    if let Some(complaint) = skips::complaint(&run.tally.skips, &skips::said_to_lack()?) {
+        bail!("{complaint} ({})", run.tally);
     }
     Ok(run.tally)
 }
@@ -85,8 +88,8 @@ impl StepResult {
                 problem: None,
             },
             Ok(run) => Self {
-                tally: run.tally,
                 problem: Some(run.tally.to_string()),
+                tally: run.tally,
             },
             Err(error) => Self {
                 tally: Tally::default(),
@@ -130,6 +133,18 @@ pub(crate) fn ci() -> ExitCode {
     println!("== summary");
     for line in lines {
         println!("{line}");
+    }
+    for skip in &total.skips {
+        println!("{skip}");
+    }
+    let lacking = skips::said_to_lack();
+    let complaint = match &lacking {
+        Ok(lacking) => skips::complaint(&total.skips, lacking),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    if let Some(complaint) = complaint {
+        failed = true;
+        println!("FAILED: {complaint}");
     }
     println!("{total}");
     if failed || total.failed > 0 {
