@@ -9,6 +9,7 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use qtf_shm::time::STAMP_MAX;
 use qtf_shm::{BlobRef, Counter, Now, PlmRight, Segment};
 
 use crate::attaches::Departed;
@@ -176,6 +177,8 @@ impl Engine {
         [timers, leases]
             .into_iter()
             .flatten()
+            // The last stamp never comes.
+            .filter(|key| key.timed_stamp() < STAMP_MAX)
             .map(|key| Now::from_stamp(key.timed_stamp()))
             .chain(Some(self.sweep.due(self.last_cycle)))
             .chain(self.plm.has_durable_waits().then_some(self.last_cycle))

@@ -74,7 +74,7 @@ pub(crate) fn image_of<'b>(
         max_attempts: record.max_attempts,
         options: record.options.bits(),
         priority: record.priority,
-        stamp: record.key.ready_stamp(),
+        stamp: view.journal_stamp(record.key.ready_stamp()),
         timeout_ms: record.timeout_ms,
         estimate_ms: side.estimate_ms,
         kind: &buffer.kind,

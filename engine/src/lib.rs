@@ -32,6 +32,7 @@ mod cycle;
 mod effects;
 mod image;
 mod journal_calls;
+mod places;
 mod plm;
 mod principal;
 mod register;
@@ -47,6 +48,7 @@ pub use answers::{Accepted, Answer, ResultAnswer};
 pub use config::{ConfigError, EngineConfig};
 pub use cycle::{Engine, WorkCount};
 pub use effects::{Effect, StopReason};
+pub use places::TimeAfter;
 pub use plm::{
     ATTEMPTS_USED_UP, ArrayMember, Disposition, Durability, Order, Output, Payload, ResultReport,
     Submission, TaskRef,

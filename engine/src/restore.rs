@@ -18,6 +18,7 @@ use qtf_shm::{
     TaskOptions,
 };
 
+use crate::places::Places;
 use crate::plm::LSN_UNDER_WAY;
 use crate::wall::WallTime;
 
@@ -62,6 +63,7 @@ pub fn restore(
     wall: WallTime,
 ) -> Result<Restored, RestoreError> {
     let mut restored = Restored::default();
+    let places = Places::of(segment.stamps_moved(), recovered);
     let mut clients = RestoredClients::default();
     let mut keys = Vec::new();
     for image in recovered.tasks() {
@@ -73,6 +75,7 @@ pub fn restore(
             continue;
         }
         let mut task = task_of(segment, &image, wall)?;
+        task.stamp = places.stamp_of(image.stamp);
         let client = clients.index(segment, wall.now, image.client);
         task.client = Some(client);
         segment.restore_task(&task)?;
@@ -119,7 +122,6 @@ fn task_of<'a>(
         max_attempts: image.max_attempts,
         options: TaskOptions::from_bits(image.options).with(TaskOptions::JOURNAL),
         priority: image.priority,
-        stamp: image.stamp,
         timeout_ms: image.timeout_ms,
         kind: Some(kind),
         outcome: image.outcome,

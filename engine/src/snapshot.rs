@@ -102,11 +102,11 @@ impl Images {
     /// All live keys but those of memory tasks that are still there: such a task does not survive what a snapshot is for,
     /// so its repeat must be a new one. Those of journal tasks are in the tasks' images too, which does no harm.
     pub fn keys(&self) -> impl Iterator<Item = LiveKey> + '_ {
-        let now = self.wall.now.stamp();
+        let now = self.wall.now;
         self.segment
             .keys()
             .iter()
-            .filter(move |entry| entry.confirmed && entry.expiry > now)
+            .filter(move |entry| entry.confirmed && !now.has_reached(entry.expiry))
             .filter(|entry| !self.is_memory_task(entry.task))
             .map(|entry| LiveKey {
                 key: entry.key,

@@ -11,6 +11,15 @@ pub const STAMP_BITS: u32 = 48;
 pub const STAMP_MAX: u64 = (1 << STAMP_BITS) - 1;
 /// A stamp counts units of 2^8 = 256 ns.
 pub const STAMP_SHIFT: u32 = 8;
+/// A start moves the origin when the time is past this stamp: 625 days. So at least 208 are left to a daemon that has just started.
+pub const REBASE_FROM: u64 = (1 << 47) + (1 << 46);
+/// Stamps before the present that a move of the origin keeps: 208 days.
+pub const STAMPS_KEPT: u64 = 1 << 46;
+/// From this stamp on a running daemon asks to be started anew: 700 days.
+pub const STAMP_WARN: u64 = (700 * 86_400 * 1_000_000_000) >> STAMP_SHIFT;
+/// Days until the last stamp.
+pub const STAMP_DAYS: u64 = (STAMP_MAX << STAMP_SHIFT) / NS_PER_DAY;
+const NS_PER_DAY: u64 = 86_400 * 1_000_000_000;
 
 /// A moment: nanoseconds of the monotonic clock since the segment's origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -31,6 +40,25 @@ impl Now {
     pub const fn stamp(self) -> u64 {
         let stamp = self.ns >> STAMP_SHIFT;
         if stamp > STAMP_MAX { STAMP_MAX } else { stamp }
+    }
+
+    /// A time that was noted as a stamp has come. One that was noted as the last stamp never does: it may lie anywhere beyond. So when
+    /// the stamps have run out, time stands still for everything that is decided by them.
+    #[must_use]
+    pub const fn has_reached(self, stamp: u64) -> bool {
+        stamp <= self.stamp() && stamp < STAMP_MAX
+    }
+
+    /// No stamp is left: the order of what comes in cannot be noted any more.
+    #[must_use]
+    pub const fn is_out_of_stamps(self) -> bool {
+        self.stamp() >= STAMP_MAX
+    }
+
+    /// Whole days since the origin.
+    #[must_use]
+    pub const fn days(self) -> u64 {
+        self.ns / NS_PER_DAY
     }
 
     /// The first moment of a stamp; bits above the 48 are ignored.
@@ -157,6 +185,17 @@ mod tests {
                 assert_eq!(later.since_ns(start), 1_000);
             }
         }
+    }
+
+    #[test]
+    fn last_stamp_is_never_reached_and_the_limits_are_days() {
+        let late = Now::from_ns(u64::MAX);
+        assert!(late.is_out_of_stamps() && !late.has_reached(STAMP_MAX));
+        assert!(late.has_reached(STAMP_MAX - 1));
+        assert!(!Now::from_stamp(5).has_reached(6) && Now::from_stamp(6).has_reached(6));
+        let days = [STAMPS_KEPT, REBASE_FROM, STAMP_WARN, STAMP_MAX]
+            .map(|stamp| Now::from_stamp(stamp).days());
+        assert_eq!(days, [208, 625, 700, 833]);
     }
 
     #[test]

@@ -164,6 +164,7 @@ fn spec(settings: &Settings) -> Result<SegmentSpec, BootError> {
         },
         payload_limit: settings.limits.payload_bytes,
         spill_limit: settings.limits.spill_bytes,
+        clock_ns: Some(settings.clock.monotonic_ns()),
         ..SegmentSpec::new(settings.instance.clone(), settings.spill_dir.clone())
     })
 }

@@ -15,8 +15,10 @@
 //! | `watches.rs` | who waits for the end of which task |
 //! | `shortage.rs` | why the journal has no room, for refusals |
 //! | `stability.rs` | who waits for which record of the journal |
+//! | `age.rs` | that the stamps of the segment run out |
 //! | `uploads.rs` | payloads and outputs that were uploaded and not yet used |
 
+mod age;
 pub(crate) mod journal;
 mod neighbours;
 pub(crate) mod routes;
@@ -41,6 +43,7 @@ use crate::clock::Clock;
 use crate::config::settings::Limits;
 use crate::journal::chores::{self, Job};
 use crate::running::DaemonInfo;
+use age::Age;
 use journal::Journal;
 use neighbours::Neighbours;
 use routes::Routes;
@@ -80,6 +83,7 @@ pub(crate) struct Core {
     clock: Arc<dyn Clock>,
     moment: Moment,
     wake: Rc<Notify>,
+    age: Age,
     neighbours: Neighbours,
 }
 
@@ -148,6 +152,7 @@ impl Core {
             key_ttl,
             info,
             started: now_since(&*clock, origin_ns),
+            age: Age::default(),
             neighbours: Neighbours::new(lock_file.as_deref(), now_since(&*clock, origin_ns)),
             held_output_bytes: 0,
             stop_wakers: HashMap::new(),
@@ -213,6 +218,7 @@ impl Core {
         }
         self.engine.segment().set_daemon_beat(now.stamp());
         self.engine.set_wall(now, self.unix_ms());
+        self.age.look(now);
         self.neighbours.look(&mut self.engine, now);
         let mut work = self.engine.cycle(now).get();
         while let Some(effect) = self.engine.pop_effect() {

@@ -211,7 +211,8 @@ fn cold(settings: &Settings, mut spec: SegmentSpec, dir: DataDir) -> Result<Open
     let recovered = qtf_journal::recover(&*dir.storage, &dir.config)?;
     let opened = recovered.opened.clone();
     spec.spill_id = Some(opened.lineage(&dir.config));
-    spec.first_stamp = recovered.max_stamp;
+    let time = qtf_engine::TimeAfter::highest(recovered.max_stamp);
+    (spec.first_stamp, spec.stamps_moved) = (time.first_stamp, time.stamps_moved);
     spec.gen_base = (recovered.gen_limit != 0).then_some(recovered.gen_limit);
     for note in &recovered.notes {
         tracing::warn!("{note}");

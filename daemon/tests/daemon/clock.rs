@@ -13,21 +13,21 @@ use crate::process::{Home, remove_segment};
 use crate::support::{Peer, RawWorker, hello, noop, run, until};
 
 const YEAR_NS: i64 = 365 * 86_400 * 1_000_000_000;
-const HOUR_NS: i64 = 3_600 * 1_000_000_000;
+pub(crate) const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 /// The system's clocks, each with a step.
 #[derive(Debug, Default)]
-struct Stepped {
+pub(crate) struct Stepped {
     monotonic: Mutex<i64>,
     wall: Mutex<i64>,
 }
 
 impl Stepped {
-    fn step_wall(&self, ns: i64) {
+    pub(crate) fn step_wall(&self, ns: i64) {
         *self.wall.lock().unwrap() += ns;
     }
 
-    fn step_monotonic(&self, ns: i64) {
+    pub(crate) fn step_monotonic(&self, ns: i64) {
         *self.monotonic.lock().unwrap() += ns;
     }
 }
@@ -45,14 +45,14 @@ impl Clock for Stepped {
 }
 
 /// A daemon with a journal under a clock that can be stepped.
-struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
-    name: String,
-    clock: Arc<Stepped>,
+    pub(crate) name: String,
+    pub(crate) clock: Arc<Stepped>,
 }
 
 impl Place {
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
             name: format!("clock-{test}-{}", std::process::id()),
@@ -60,7 +60,7 @@ impl Place {
         }
     }
 
-    fn start(&self) -> RunningDaemon {
+    pub(crate) fn start(&self) -> RunningDaemon {
         let settings = Settings::from_raw(RawConfig {
             instance: Some(self.name.clone()),
             runtime_dir: Some(self.folder.path().join("run")),
@@ -86,7 +86,7 @@ impl Drop for Place {
     }
 }
 
-async fn beat(worker: &RawWorker, holding: u32) {
+pub(crate) async fn beat(worker: &RawWorker, holding: u32) {
     let report = WorkerReport {
         holding,
         ..WorkerReport::default()
@@ -94,7 +94,7 @@ async fn beat(worker: &RawWorker, holding: u32) {
     worker.reports.send(report).await.unwrap();
 }
 
-fn delayed(ms: u64) -> TaskSpec {
+pub(crate) fn delayed(ms: u64) -> TaskSpec {
     TaskSpec {
         delay_ms: ms,
         ..noop(b"later")

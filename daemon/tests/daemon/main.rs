@@ -17,6 +17,7 @@ mod journal;
 mod listing;
 mod neighbours;
 mod no_ring;
+mod origin;
 mod process;
 mod services;
 mod sessions;

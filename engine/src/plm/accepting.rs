@@ -51,7 +51,7 @@ impl Plm {
             max_attempts: checked.max_attempts,
             options: options_of(submission, checked.durability).bits(),
             priority: checked.priority,
-            stamp,
+            stamp: turn.segment.journal_stamp(stamp),
             timeout_ms: submission.timeout_ms,
             estimate_ms: submission.estimate_ms,
             kind: submission.kind,
@@ -206,7 +206,7 @@ pub(super) fn accept(turn: &Turn<'_>, slot: SlotIndex, state: StateWord) -> bool
     let task = turn.segment.task(slot);
     let due = task.phase_time();
     // Without a later start this is the moment of submission, which is the stamp of the key.
-    if due > task.key().ready_stamp() && due > turn.now.stamp() {
+    if due > task.key().ready_stamp() && !turn.now.has_reached(due) {
         let Ok(delayed) = turn.segment.apply(slot, state, Event::AcceptDelayed) else {
             return false;
         };

@@ -6,6 +6,7 @@
 //! appended, and is accepted when that is durable (`accepting.rs`). Stamps rise strictly, so tasks of one priority
 //! keep the order of their submission. Tested in `engine/tests/rules/submission.rs`.
 
+use qtf_shm::time::STAMP_MAX;
 use qtf_shm::{
     AttachIndex, BlobRef, ClaimError, ClaimedTask, Counter, Event, KeyId, KeyPlace, KindIndex, Now,
     Segment, SideRecord, StoreError, TaskFields, TaskId, TaskOptions,
@@ -214,6 +215,18 @@ impl Plm {
                 DELAY_MS_MAX,
             ));
         }
+        if turn.now.is_out_of_stamps() {
+            return Err(out_of_stamps());
+        }
+        let due = turn
+            .now
+            .plus_ns(submission.delay_ms.saturating_mul(NS_PER_MS));
+        if due.is_out_of_stamps() {
+            // Its moment could not be noted.
+            let left_ns = Now::from_stamp(STAMP_MAX).since_ns(turn.now);
+            let most = (left_ns / NS_PER_MS).saturating_sub(1);
+            return Err(Rejection::range("delay_ms", submission.delay_ms, 0, most));
+        }
         check_payload(submission.payload, turn.config.payload_limit)?;
         Ok(Checked {
             kind: self.intern_kind(turn.segment, submission.kind, Namer::Submission)?,
@@ -344,7 +357,18 @@ fn refused_claim(segment: &Segment, error: ClaimError) -> Rejection {
             RejectReason::IdsExhausted,
             Detail::Plain("the ids of this segment are used up: try again later"),
         ),
+        ClaimError::OutOfStamps => out_of_stamps(),
     }
+}
+
+/// What comes in could not be put in order.
+const fn out_of_stamps() -> Rejection {
+    Rejection::new(
+        RejectReason::IdsExhausted,
+        Detail::Plain(
+            "the segment's stamps end 833 days after its origin, and none is left: restart qtfd, which moves the origin; nothing is lost",
+        ),
+    )
 }
 
 fn refused_store(error: &StoreError) -> Rejection {

@@ -109,7 +109,7 @@ impl Plm {
             return;
         }
         let over = expires_at(turn, slot);
-        if over.stamp() > turn.now.stamp() {
+        if !turn.now.has_reached(over.stamp()) {
             turn.set_timer(slot, state, over);
             return;
         }

@@ -28,7 +28,7 @@ impl Plm {
             let Some((leaf, key)) = turn.segment.timers().locate() else {
                 break;
             };
-            if key.timed_stamp() > turn.now.stamp() {
+            if !turn.now.has_reached(key.timed_stamp()) {
                 break;
             }
             let Some(slot) = SlotIndex::new_checked(leaf, turn.segment.geometry().tasks()) else {
@@ -79,7 +79,7 @@ impl Plm {
 
     fn serve_delayed(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord) {
         let due = turn.segment.task(slot).phase_time();
-        if due > turn.now.stamp() {
+        if !turn.now.has_reached(due) {
             turn.set_timer(slot, state, Now::from_stamp(due));
             return;
         }
@@ -114,7 +114,7 @@ impl Plm {
         }
         let overdue = overdue_at(turn, slot).filter(|_| state.phase() == Phase::Running);
         match overdue {
-            Some(at) if at.stamp() > turn.now.stamp() => turn.set_timer(slot, state, at),
+            Some(at) if !turn.now.has_reached(at.stamp()) => turn.set_timer(slot, state, at),
             Some(_) => {
                 if let Ok(flagged) = turn.segment.apply(slot, state, Event::RequestStop) {
                     turn.segment.counters().add(Counter::TaskTimedOut, 1);

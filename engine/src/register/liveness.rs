@@ -226,7 +226,7 @@ impl Workers {
             let Some((leaf, key)) = turn.segment.leases().locate() else {
                 break;
             };
-            if key.timed_stamp() > turn.now.stamp() {
+            if !turn.now.has_reached(key.timed_stamp()) {
                 break;
             }
             let count = turn.segment.geometry().workers();

@@ -19,6 +19,7 @@
 //!    384  high_water       any submitter: number of the highest slot ever claimed, plus one
 //!    512  sleeping         reserved for the daemon's futex
 //!    520  keys_used        PLM: 1 = an idempotency key was put in at some time
+//!    640  reserved[14..21] a start that is alone: the mark of a move of the origin, see `segment/rebase.rs`
 //! ```
 //! Groups lie 128 bytes apart, so that two cores that write different groups do not share a line or its neighbour.
 

@@ -120,7 +120,7 @@ impl Segment {
         check_instance(&spec.instance)?;
         make_named(spec, |segment| {
             fill(segment)?;
-            segment.rebuild_caches(segment.now());
+            segment.rebuild_caches(segment.now_at(spec.monotonic_ns()));
             if spec.spill_id.is_some() {
                 segment.remove_lost_spills();
             }
@@ -128,11 +128,12 @@ impl Segment {
         })
     }
 
-    /// What the next daemon does with a segment that it adopts, for simulations: there it is this process again.
+    /// What the next daemon does with a segment that it adopts, for simulations: there it is this process again. The origin stays.
     #[cfg(any(test, feature = "kill-points"))]
     pub fn taken_over(&self, lock: Option<&LockFile>) {
         self.raise_epoch();
-        self.bring_in_order(lock);
+        let is_alone = self.be_alone(lock);
+        self.put_in_order(is_alone, lock, crate::time::monotonic_ns());
     }
 
     /// Removes the segment from the system: no other process finds it any more, and its memory goes when the last one has
@@ -225,13 +226,16 @@ fn attach_new(shm_id: i32, spec: &SegmentSpec) -> Result<Mapping, CreateError> {
     Ok(Mapping::Sysv(memory))
 }
 
-fn adopt(segment: Segment, spec: &SegmentSpec, runtime_dir: &Path) -> (Segment, Adoption) {
+fn adopt(mut segment: Segment, spec: &SegmentSpec, runtime_dir: &Path) -> (Segment, Adoption) {
     let clean = segment.control().clean_shutdown;
     let other_sizes = *segment.geometry() != spec.geometry;
     let epoch = segment.raise_epoch();
     let lock_file = runtime_dir.join(format!("{}.lock", spec.instance));
     // Without the file, process ids and start times decide.
-    segment.bring_in_order(LockFile::open(&lock_file).ok().as_ref());
+    segment.bring_in_order(
+        LockFile::open(&lock_file).ok().as_ref(),
+        spec.monotonic_ns(),
+    );
     let adoption = Adoption::Adopted {
         epoch,
         clean,

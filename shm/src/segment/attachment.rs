@@ -24,6 +24,7 @@ use crate::segment::spec::AttachError;
 use crate::segment::{ClaimError, ClaimedTask, Convicted, Repairer, Segment, SegmentView};
 use crate::spill::{SPILL_LIMIT_DEFAULT, SpillStore};
 use crate::sync::{AtomicU64, Ordering};
+use crate::time::monotonic_ns;
 
 /// How a process opens a segment to write to it.
 #[derive(Debug, Clone)]
@@ -152,7 +153,7 @@ impl Attachment {
         if let Some(lock) = lock.as_ref()
             && segment.is_being_rebuilt()
         {
-            rescue(&segment, lock);
+            rescue(&mut segment, lock);
         }
         let records = segment.geometry().attaches();
         let others = (1..u16::MAX).map_while(|number| AttachIndex::new_checked(number, records));
@@ -205,8 +206,11 @@ impl Attachment {
     /// [`crate::Event::Admit`] (or `AdmitDelayed`), any other with `Submit`, for the daemon to judge.
     ///
     /// # Errors
-    /// No slot is free, or the ids are used up.
+    /// No slot is free, the ids are used up, or the stamps are.
     pub fn claim(&self) -> Result<ClaimedTask<'_>, ClaimError> {
+        if self.segment.now().is_out_of_stamps() {
+            return Err(ClaimError::OutOfStamps);
+        }
         self.segment.claim_task(self.index())
     }
 
@@ -302,14 +306,14 @@ fn open_lock(file: &Path) -> Result<LockFile, OpenError> {
 
 /// A daemon was killed while it was alone and built the caches anew: does it in its place, as a daemon that starts and stops
 /// at once. If one lives (it holds the byte) there is nothing to do but to come back later.
-fn rescue(segment: &Segment, lock: &LockFile) {
+fn rescue(segment: &mut Segment, lock: &LockFile) {
     let byte = LockFile::byte_of(AttachIndex::DAEMON);
     if !lock.lock(byte).unwrap_or(false) {
         return;
     }
     if segment.is_being_rebuilt() {
         segment.raise_epoch();
-        segment.bring_in_order(Some(lock));
+        segment.bring_in_order(Some(lock), monotonic_ns());
     }
     // Dropped with the file at the latest.
     let _ = lock.unlock(byte);

@@ -16,7 +16,7 @@ use crate::task::side::SideRecord;
 use crate::task::slot::{FilledWords, INLINE_BYTES_MAX, TaskOptions};
 use crate::task::state::{Event, IllegalTransition, Phase, StateWord};
 use crate::task::writer::SlotWriter;
-use crate::time::STAMP_MAX;
+use crate::time::{STAMP_DAYS, STAMP_MAX};
 use crate::tree::Key;
 
 /// LIMIT: free bits of slots that turn out to be in use, met by one claim; each of them stays taken afterwards.
@@ -31,6 +31,12 @@ pub enum ClaimError {
     /// The ids reserved for this segment are used up until the journal reserves more.
     #[error("the ids of this segment are used up until the journal has reserved more")]
     IdsExhausted,
+    /// The segment's time is over: nothing that comes in could be put in order.
+    #[error(
+        "the segment is {} days old and has no stamps left: restart qtfd while no local process is attached, nothing is lost",
+        STAMP_DAYS
+    )]
+    OutOfStamps,
 }
 
 /// What a submitter says about a task, besides its payload.

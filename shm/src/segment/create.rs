@@ -17,7 +17,7 @@ use crate::segment::process::{ProcessIdentity, boot_id, ipc_namespace};
 use crate::segment::spec::{CreateError, INSTANCE_BYTES_MAX, SegmentSpec};
 use crate::segment::{Segment, SegmentView};
 use crate::spill::SpillStore;
-use crate::time::{monotonic_ns, origin_after, since_origin, wall_ns};
+use crate::time::{origin_after, since_origin, wall_ns};
 
 /// What tells one segment from another, chosen at its creation.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ pub(super) struct Identity {
 impl Identity {
     /// For a segment that other processes see: random, so that an id of an earlier segment is not taken for one of this.
     pub(super) fn fresh(spec: &SegmentSpec) -> Self {
-        let created_clock_ns = monotonic_ns();
+        let created_clock_ns = spec.monotonic_ns();
         Self {
             segment_id: random_u64(),
             // Below 2^35, so that at least half of the generations are left.
@@ -111,6 +111,7 @@ pub(super) fn build(
     let header = header_of(spec, identity);
     front.write(&header, &spec.geometry);
     let parts = Parts::of(&memory, spec.geometry)?;
+    crate::segment::rebase::set_moved_so_far(parts.control(), spec.stamps_moved);
     for kind in [KIND_EXEC, KIND_NOOP, KIND_ECHO] {
         // A new table has room for three.
         let _ = parts.kinds().intern(kind);

@@ -17,6 +17,7 @@ use crate::segment::header::Front;
 use crate::segment::limits::refusal;
 use crate::segment::parts::Parts;
 use crate::segment::process::{ProcessIdentity, boot_id};
+use crate::segment::rebase::Mark;
 use crate::segment::spec::{CreateError, SegmentSpec};
 use crate::segment::{Segment, SegmentView, sanity};
 use crate::spill::SpillStore;
@@ -140,6 +141,12 @@ fn judge(
         shm_id: Some(shm_id),
         spill: None,
     };
+    if Mark::read(view.parts.control()).is_err() {
+        return unusable(
+            "its mark of a move of the origin is damaged".to_owned(),
+            memory,
+        );
+    }
     if let Err(why) = sanity::check(&view) {
         return unusable(why, memory);
     }

@@ -92,6 +92,23 @@ impl Parts {
         MinTree::new(&self.timers, &self.task_shape)
     }
 
+    /// Takes every timer out, wherever it lies.
+    pub(crate) fn empty_timers(&self) {
+        for word in self.timers.iter() {
+            // ORDERING: only while nobody else is attached. Memory that was never touched stays so.
+            if word.load(crate::sync::Ordering::Relaxed) != 0 {
+                // ORDERING: as above.
+                word.store(0, crate::sync::Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The words of one unit of the arena, whoever it belongs to.
+    pub(crate) fn unit_words(&self, unit: u32) -> Option<&[AtomicU64; 8]> {
+        let first = unit as usize * 8;
+        self.arena_data.get(first..first + 8)?.try_into().ok()
+    }
+
     #[inline]
     pub(crate) fn worker_heap(&self) -> MinTree<'_> {
         MinTree::new(&self.worker_heap, &self.worker_shape)

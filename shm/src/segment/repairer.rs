@@ -304,10 +304,20 @@ impl Segment {
     }
 
     /// Brings the segment in order at the start of a daemon, whose record this process has: all caches anew if nobody
-    /// else is there, else slot by slot beside those who are.
-    pub(super) fn bring_in_order(&self, lock: Option<&LockFile>) {
-        if self.be_alone(lock) {
-            self.rebuild_caches(self.now());
+    /// else is there, else slot by slot beside those who are. Who is alone also moves the origin, if that is due at this reading of the
+    /// monotonic clock.
+    pub(super) fn bring_in_order(&mut self, lock: Option<&LockFile>, clock_ns: u64) {
+        let is_alone = self.be_alone(lock);
+        if is_alone {
+            self.rebase_if_due(clock_ns);
+        }
+        self.put_in_order(is_alone, lock, clock_ns);
+    }
+
+    /// The same with the origin where it is; `is_alone` is what `be_alone` said.
+    pub(super) fn put_in_order(&self, is_alone: bool, lock: Option<&LockFile>, clock_ns: u64) {
+        if is_alone {
+            self.rebuild_caches(self.now_at(clock_ns));
             self.remove_lost_spills();
             self.let_others_in();
             if self.convict(lock).is_empty() {
@@ -324,21 +334,24 @@ impl Segment {
         self.recount_clients();
     }
 
-    /// A daemon is building the caches anew.
+    /// A daemon is building the caches anew, or was killed in the middle of a move of the origin.
     pub(super) fn is_being_rebuilt(&self) -> bool {
         // ORDERING: [attach.alone] look half: our record was taken before; pairs with `be_alone`.
         crate::sync::store_load_load(&self.view.parts.control().rebuilding) != 0
+            || self.is_half_rebased()
     }
 
     /// Keeps others from attaching, if nobody alive is attached but this process. True if so; ends with `let_others_in`.
     pub(super) fn be_alone(&self, lock: Option<&LockFile>) -> bool {
         // ORDERING: [attach.alone] write half; the look at the records is the other half.
         crate::sync::store_load_swap(&self.view.parts.control().rebuilding, 1);
-        let alone = self.attached().all(|info| {
-            info.index == AttachIndex::DAEMON
-                || info.state.phase() == AttachPhase::Free
-                || self.judge(&info, lock) == Liveness::Dead
-        });
+        // Who is in the way of a half-done move has come to look and goes again: nobody gets in until it is done.
+        let alone = self.is_half_rebased()
+            || self.attached().all(|info| {
+                info.index == AttachIndex::DAEMON
+                    || info.state.phase() == AttachPhase::Free
+                    || self.judge(&info, lock) == Liveness::Dead
+            });
         if !alone {
             self.let_others_in();
         }

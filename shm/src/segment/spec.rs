@@ -68,6 +68,12 @@ pub struct SegmentSpec {
     /// For a segment that is made: first part of the names of its spill files. `None` = the segment's random id. A daemon
     /// with a journal gives the same number each time, so that the files of journal tasks are found again.
     pub spill_id: Option<u64>,
+    /// For a segment that is made: its stamps and so many more are those of the journal; see [`SegmentView::journal_stamp`].
+    ///
+    /// [`SegmentView::journal_stamp`]: crate::SegmentView::journal_stamp
+    pub stamps_moved: u64,
+    /// The monotonic clock now, for a daemon under a made-up clock. `None` = it is read.
+    pub clock_ns: Option<u64>,
 }
 
 impl SegmentSpec {
@@ -84,7 +90,13 @@ impl SegmentSpec {
             gen_base: None,
             first_stamp: 0,
             spill_id: None,
+            stamps_moved: 0,
+            clock_ns: None,
         }
+    }
+
+    pub(super) fn monotonic_ns(&self) -> u64 {
+        self.clock_ns.unwrap_or_else(crate::time::monotonic_ns)
     }
 }
 

@@ -111,6 +111,24 @@ impl SegmentView {
         since_origin(monotonic_ns(), self.header.origin_ns)
     }
 
+    /// The time at a reading of the monotonic clock.
+    #[must_use]
+    pub const fn now_at(&self, clock_ns: u64) -> Now {
+        since_origin(clock_ns, self.header.origin_ns)
+    }
+
+    /// Sum of all moves of the origin, in stamps; 0 in a segment whose origin was never moved.
+    #[must_use]
+    pub fn stamps_moved(&self) -> u64 {
+        crate::segment::rebase::moved_so_far(self.parts.control())
+    }
+
+    /// The stamp of a place in the order as the journal holds it: not changed by a move of the origin.
+    #[must_use]
+    pub fn journal_stamp(&self, stamp: u64) -> u64 {
+        self.stamps_moved().saturating_add(stamp)
+    }
+
     /// A slot by its number; `None` beyond the last.
     #[must_use]
     pub const fn slot(&self, number: u32) -> Option<SlotIndex> {

@@ -8,6 +8,7 @@ mod life;
 mod model;
 mod named;
 mod noise;
+mod rebase;
 mod rebuild;
 mod repair;
 mod restore;

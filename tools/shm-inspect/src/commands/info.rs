@@ -3,6 +3,8 @@
 use crate::inspected::{Inspected, Origin, daemon_of};
 use crate::report::Report;
 use crate::show;
+use qtf_shm::Now;
+use qtf_shm::time::{STAMP_DAYS, STAMP_WARN};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -21,6 +23,7 @@ pub(crate) struct InfoReport {
     uid: u32,
     created_unix_ms: u64,
     age_ms: u64,
+    stamps: Stamps,
     owner: Owner,
     capacity: Capacity,
     /// Tasks by state, as the counters have it.
@@ -69,6 +72,13 @@ struct Arena {
     blocks_for_submissions: u32,
 }
 
+/// How much of its time the segment has used; a start moves the origin, see docs/MEMORY.md.
+#[derive(Debug, Serialize)]
+struct Stamps {
+    days_used: u64,
+    days: u64,
+}
+
 /// Idempotency keys.
 #[derive(Debug, Serialize)]
 struct Keys {
@@ -99,6 +109,10 @@ impl InfoReport {
             uid: header.owner_uid,
             created_unix_ms: header.created_unix_ns / 1_000_000,
             age_ms: inspected.segment_age_ms(),
+            stamps: Stamps {
+                days_used: inspected.now().days(),
+                days: STAMP_DAYS,
+            },
             owner: Owner {
                 pid: daemon_of(view).pid,
                 state: match inspected.owner_lives() {
@@ -173,6 +187,7 @@ impl Report for InfoReport {
                 ("size", show::bytes(self.bytes)),
                 ("user, mode", format!("{}, {}", self.uid, self.mode)),
                 ("age", crate::inspected::Moment::ago_ms(self.age_ms)),
+                ("stamps", self.stamps_text()),
                 ("task slots", self.capacity.tasks.to_string()),
                 ("worker slots", self.capacity.workers.to_string()),
                 ("client records", self.capacity.clients.to_string()),
@@ -200,6 +215,16 @@ impl Report for InfoReport {
 }
 
 impl InfoReport {
+    fn stamps_text(&self) -> String {
+        let Stamps { days_used, days } = self.stamps;
+        let advice = if days_used >= Now::from_stamp(STAMP_WARN).days() {
+            ": restart qtfd while no local process is attached"
+        } else {
+            ""
+        };
+        format!("day {days_used} of {days}{advice}")
+    }
+
     fn arena_text(&self) -> String {
         let used = self
             .arena

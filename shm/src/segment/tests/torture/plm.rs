@@ -46,10 +46,10 @@ impl Plm {
         let memory = SysvMemory::attach(shm_id, false).unwrap();
         let view = SegmentView::of(Mapping::Sysv(memory), Some(shm_id)).unwrap();
         let spill = SpillStore::open(folder, view.header.payload_limit);
-        let segment = Segment::of(view, spill);
+        let mut segment = Segment::of(view, spill);
         let judge = LockFile::open(&path).unwrap();
         segment.raise_epoch();
-        segment.bring_in_order(Some(&judge));
+        segment.bring_in_order(Some(&judge), crate::time::monotonic_ns());
         Some(Self {
             segment,
             lock,
