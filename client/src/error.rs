@@ -37,12 +37,13 @@ impl Refusal {
         )
     }
 
-    /// The daemon is about to go, or has forgotten us or an upload: a repeat to it or to its successor may be
-    /// answered.
+    /// The daemon is about to go, has no connection free, or has forgotten us or an upload: a repeat to it or to its
+    /// successor may be answered.
     pub(crate) const fn is_passing(&self) -> bool {
         matches!(
             self.reason,
             RefusalReason::Stopping
+                | RefusalReason::ConnectionsFull
                 | RefusalReason::JournalFailed
                 | RefusalReason::UnknownSession
                 | RefusalReason::UnknownUpload

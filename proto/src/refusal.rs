@@ -23,7 +23,8 @@ pub const fn code_of(reason: RefusalReason) -> Code {
         | Reason::IdsExhausted
         | Reason::SpillFailed
         | Reason::KeysFull
-        | Reason::JournalFull => Code::ResourceExhausted,
+        | Reason::JournalFull
+        | Reason::ConnectionsFull => Code::ResourceExhausted,
         Reason::PayloadTooLarge | Reason::InvalidArgument => Code::InvalidArgument,
         Reason::UnknownTask | Reason::StaleTask | Reason::UnknownUpload => Code::NotFound,
         Reason::NoJournal | Reason::WrongState => Code::FailedPrecondition,
@@ -77,7 +78,7 @@ mod tests {
             assert_ne!(status.code(), Code::Unknown, "{reason:?}");
             assert_eq!(refusal_of(&status), Some(refusal));
         }
-        let last = RefusalReason::JournalFailed;
+        let last = RefusalReason::ConnectionsFull;
         assert!(RefusalReason::try_from(i32::from(last) + 1).is_err());
     }
 

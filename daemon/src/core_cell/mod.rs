@@ -10,6 +10,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `door.rs` | the cell itself |
 //! | `journal.rs` | what is written to the journal next, and what has become stable |
 //! | `routes.rs` | what waits to be sent to each worker |
 //! | `watches.rs` | who waits for the end of which task |
@@ -19,6 +20,7 @@
 //! | `uploads.rs` | payloads and outputs that were uploaded and not yet used |
 
 mod age;
+mod door;
 pub(crate) mod journal;
 mod neighbours;
 pub(crate) mod routes;
@@ -27,8 +29,8 @@ pub(crate) mod stability;
 pub(crate) mod uploads;
 pub(crate) mod watches;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,15 +46,16 @@ use crate::config::settings::Limits;
 use crate::journal::chores::{self, Job};
 use crate::running::DaemonInfo;
 use age::Age;
+use door::Door;
 use journal::Journal;
 use neighbours::Neighbours;
 use routes::Routes;
 use stability::Stability;
 use uploads::Uploads;
-use watches::Watches;
+use watches::{STEPS, Watches};
 
 thread_local! {
-    static CORE: RefCell<Option<Core>> = const { RefCell::new(None) };
+    static CORE: Door<Core> = const { Door::new() };
     /// Something changed since the last turn.
     static IS_DIRTY: Cell<bool> = const { Cell::new(false) };
 }
@@ -71,10 +74,8 @@ pub(crate) struct Core {
     pub(crate) key_ttl: Duration,
     pub(crate) info: DaemonInfo,
     pub(crate) started: Now,
-    /// Bytes of output that sessions of workers hold, because the journal has no room for them.
-    pub(crate) held_output_bytes: usize,
     /// Streams that wait for the stop beside what their peer sends, by their number.
-    stop_wakers: HashMap<u64, Waker>,
+    stop_wakers: BTreeMap<u64, Waker>,
     last_stop_waker: u64,
     is_stopping: bool,
     epoch: u64,
@@ -137,13 +138,11 @@ impl Core {
             wake,
         } = parts;
         let origin_ns = engine.segment().header().origin_ns;
-        let watches_max = usize::try_from(engine.segment().geometry().tasks())
-            .unwrap_or(usize::MAX)
-            .saturating_mul(2)
-            .max(1 << 16);
+        let slots = usize::try_from(engine.segment().geometry().tasks()).unwrap_or(usize::MAX);
+        let watches_max = slots.saturating_mul(2).max(1 << 16);
         Self {
             routes: Routes::default(),
-            watches: Watches::new(watches_max),
+            watches: Watches::new(slots, watches_max),
             stability: Stability::starting_at(engine.durable_lsn()),
             journal,
             uploads: Uploads::new(engine.segment().spill().clone(), limits.uploads),
@@ -154,8 +153,7 @@ impl Core {
             started: now_since(&*clock, origin_ns),
             age: Age::default(),
             neighbours: Neighbours::new(lock_file.as_deref(), now_since(&*clock, origin_ns)),
-            held_output_bytes: 0,
-            stop_wakers: HashMap::new(),
+            stop_wakers: BTreeMap::new(),
             last_stop_waker: 0,
             is_stopping: false,
             epoch: engine.segment().epoch(),
@@ -204,9 +202,25 @@ impl Core {
         self.engine.stop_intake();
         self.routes.wake_all();
         self.watches.wake_all();
-        for (_, waker) in self.stop_wakers.drain() {
-            waker.wake();
+    }
+
+    /// Goes on with what a call has left to be done, a bounded number of steps of each kind. Returns how many it took.
+    fn tend(&mut self) -> u64 {
+        let mut steps = self.watches.tend().saturating_add(self.stability.tend());
+        if self.is_stopping {
+            steps = steps.saturating_add(self.wake_for_stop());
         }
+        u64::try_from(steps).unwrap_or(u64::MAX)
+    }
+
+    fn wake_for_stop(&mut self) -> usize {
+        for step in 0..STEPS {
+            match self.stop_wakers.pop_first() {
+                Some((_, waker)) => waker.wake(),
+                None => return step,
+            }
+        }
+        STEPS
     }
 
     /// One turn: the engine decides, its effects go to the streams. Returns how much was done.
@@ -214,7 +228,8 @@ impl Core {
         let now = self.now();
         self.is_taken_over |= self.engine.segment().epoch() != self.epoch;
         if self.is_over() {
-            return 0;
+            // Nothing is decided any more; those who wait are still told.
+            return self.tend();
         }
         self.engine.segment().set_daemon_beat(now.stamp());
         self.engine.set_wall(now, self.unix_ms());
@@ -225,6 +240,7 @@ impl Core {
             work = work.saturating_add(1);
             self.route(effect);
         }
+        work = work.saturating_add(self.tend());
         self.remove_lost_files();
         self.uploads.expire(now);
         self.note_turn(Duration::from_nanos(self.now_exactly().since_ns(now)));
@@ -297,47 +313,44 @@ pub(crate) fn now_since(clock: &dyn Clock, origin_ns: u64) -> Now {
 
 /// Puts the core into the calling thread.
 pub(crate) fn install(core: Core) {
-    CORE.with_borrow_mut(|cell| *cell = Some(core));
+    CORE.with(|door| door.put(Some(core)));
 }
 
 /// Takes the core out of the calling thread.
 pub(crate) fn remove() -> Option<Core> {
-    CORE.with_borrow_mut(Option::take)
+    CORE.with(|door| door.put(None))
 }
 
 /// Enters the core to change something. `None` when the daemon is gone from this thread.
 pub(crate) fn enter<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
-    CORE.with(|cell| {
-        let mut cell = cell.try_borrow_mut().ok()?;
-        let core = cell.as_mut()?;
-        core.moment.pass();
+    attend(|core| {
         let result = action(core);
         core.relieve();
         core.kick_journal();
         if !IS_DIRTY.replace(true) {
             core.wake.notify_one();
         }
-        Some(result)
+        result
     })
 }
 
 /// Enters the core to look at something.
 pub(crate) fn look<R>(action: impl FnOnce(&Core) -> R) -> Option<R> {
-    CORE.with(|cell| {
-        let cell = cell.try_borrow().ok()?;
-        let core = cell.as_ref()?;
-        core.moment.pass();
-        Some(action(core))
+    CORE.with(|door| {
+        door.look(|core| {
+            core.moment.pass();
+            action(core)
+        })
     })
 }
 
 /// Enters the core to note that a stream waits; changes nothing that the engine must see.
 pub(crate) fn attend<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
-    CORE.with(|cell| {
-        let mut cell = cell.try_borrow_mut().ok()?;
-        let core = cell.as_mut()?;
-        core.moment.pass();
-        Some(action(core))
+    CORE.with(|door| {
+        door.enter(|core| {
+            core.moment.pass();
+            action(core)
+        })
     })
 }
 
@@ -376,21 +389,57 @@ impl Drop for StopPlace {
 
 /// One turn of the engine. Returns how much was done and when something is due next.
 pub(crate) fn turn() -> Option<(u64, Option<Now>)> {
-    CORE.with(|cell| {
-        let mut cell = cell.try_borrow_mut().ok()?;
-        let core = cell.as_mut()?;
+    attend(|core| {
         IS_DIRTY.set(false);
-        core.moment.pass();
         let work = core.turn();
-        Some((work, core.next_deadline()))
+        (work, core.next_deadline())
     })
 }
 
 /// The poll point in the path of gRPC: one turn if something changed, so that a busy edge does not hold
 /// up what the engine would do.
 pub(crate) fn poke() {
-    if IS_DIRTY.get() {
+    if IS_DIRTY.get() && !CORE.with(Door::is_entered) {
         // What is left after this turn is seen by the duty cycle, which was woken already.
         let _ = turn();
     }
+}
+
+/// A core over a small segment in this process's memory, with neither journal nor sockets.
+#[cfg(test)]
+pub(crate) fn test_core(folder: &std::path::Path) -> Core {
+    let mut spec = qtf_shm::SegmentSpec::new("test", folder.join("spill"));
+    spec.geometry = qtf_shm::Geometry::for_counts(10_000, 50).unwrap();
+    let segment = Arc::new(Segment::in_process(&spec));
+    let engine = Engine::new(
+        segment,
+        qtf_engine::EngineConfig::default(),
+        Now::from_ns(1),
+    )
+    .unwrap();
+    let settings = crate::Settings::private();
+    let parts = CoreParts {
+        limits: settings.limits,
+        durable_by_default: false,
+        key_ttl: settings.key_ttl,
+        info: DaemonInfo {
+            instance: "test".to_owned(),
+            shm_id: -1,
+            segment_bytes: 0,
+            segment_shortage: None,
+            task_slots: 10_000,
+            worker_slots: 50,
+            segment_is_private: true,
+            core: None,
+            descriptors: crate::descriptors::Descriptors::share_out(1_024, &settings.limits, 50),
+            network: "none",
+            start: crate::running::StartKind::Fresh,
+            journal: None,
+            addresses: Vec::new(),
+        },
+        clock: Arc::clone(&settings.clock),
+        lock_file: None,
+        wake: Rc::new(Notify::new()),
+    };
+    Core::new(engine, parts, None)
 }

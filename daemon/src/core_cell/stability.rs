@@ -1,13 +1,13 @@
 //! Who waits for which record of the journal to be on stable storage.
 //!
-//! An answer that names a record may be given only then. Waiters are woken once, all that a write has made
-//! answerable together. Invariants:
+//! An answer that names a record may be given only then. Waiters are woken once: those that a write has made answerable, in
+//! their order, by [`Stability::tend`], a bounded number a turn. Invariants:
 //! - I1: `durable` never falls; after a failure it never rises.
 //! - I2: each waiter stands here once, under the record that it waits for, and is gone when its place is dropped.
 //!
 //! Tested at the end of this file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
 
 use qtf_engine::Lsn;
@@ -15,6 +15,7 @@ use qtf_proto::refusal;
 use qtf_proto::v1::RefusalReason;
 use tonic::Status;
 
+use super::watches::STEPS;
 use crate::edge::status;
 
 /// The journal cannot be written: what is not stable yet never will be.
@@ -38,6 +39,8 @@ pub(crate) struct Stability {
     durable: Lsn,
     has_failed: bool,
     waiting: BTreeMap<Key, Waker>,
+    /// Those that are to be woken.
+    answerable: VecDeque<BTreeMap<Key, Waker>>,
     last_number: u64,
 }
 
@@ -59,17 +62,41 @@ impl Stability {
         let later = self
             .waiting
             .split_off(&(Lsn::new(lsn.get().saturating_add(1)), 0));
-        for waker in std::mem::replace(&mut self.waiting, later).into_values() {
-            waker.wake();
+        let answerable = std::mem::replace(&mut self.waiting, later);
+        if !answerable.is_empty() {
+            self.answerable.push_back(answerable);
         }
+        self.tend();
     }
 
     /// Nothing more becomes stable.
     pub(crate) fn fail(&mut self) {
         self.has_failed = true;
-        for waker in std::mem::take(&mut self.waiting).into_values() {
-            waker.wake();
+        let all = std::mem::take(&mut self.waiting);
+        self.answerable.push_back(all);
+        self.tend();
+    }
+
+    /// Wakes some of those that are to be woken; the first are woken at once. Returns how many.
+    pub(crate) fn tend(&mut self) -> usize {
+        let mut woken = 0;
+        while woken < STEPS
+            && let Some(first) = self.answerable.front_mut()
+        {
+            match first.pop_first() {
+                Some((_, waker)) => {
+                    waker.wake();
+                    woken = woken.saturating_add(1);
+                }
+                None => drop(self.answerable.pop_front()),
+            }
         }
+        woken
+    }
+
+    /// A waiter is gone, or waits for something else.
+    fn give_up(&mut self, key: Key) {
+        self.waiting.remove(&key);
     }
 
     /// Whether somebody waits for a record.
@@ -89,7 +116,7 @@ impl Stability {
         cx: &Context<'_>,
     ) -> Poll<Result<(), JournalFailed>> {
         if let Some(key) = place.take_if(|key| Some(key.0) != lsn) {
-            self.waiting.remove(&key);
+            self.give_up(key);
         }
         let Some(lsn) = lsn.filter(|lsn| *lsn > self.durable) else {
             return Poll::Ready(Ok(()));
@@ -130,7 +157,7 @@ impl StablePlace {
 impl Drop for StablePlace {
     fn drop(&mut self) {
         if let Some(key) = self.0 {
-            super::attend(|core| core.stability.waiting.remove(&key));
+            super::attend(|core| core.stability.give_up(key));
         }
     }
 }
@@ -166,6 +193,18 @@ mod tests {
         assert!(stability.is_stable(Some(Lsn::new(4))), "it never falls");
         stability.reached(Lsn::new(5));
         assert_eq!(poll(&mut stability, &mut second, 5), Poll::Ready(true));
+    }
+
+    #[test]
+    fn many_waiters_are_woken_a_bounded_number_a_turn() {
+        let mut stability = Stability::default();
+        let mut places = vec![None; 3 * STEPS + 1];
+        for place in &mut places {
+            assert!(poll(&mut stability, place, 3).is_pending());
+        }
+        stability.reached(Lsn::new(3));
+        let woken: Vec<usize> = (0..5).map(|_| stability.tend()).collect();
+        assert_eq!(woken, [STEPS, STEPS, 1, 0, 0]);
     }
 
     #[test]

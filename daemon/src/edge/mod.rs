@@ -7,6 +7,8 @@
 //! | file | serves |
 //! |---|---|
 //! | `service.rs` | finds the service by the path of a request |
+//! | `grpc.rs` | what makes a request a call, and when it must be over |
+//! | `half_messages.rs` | what has come of messages that are not complete |
 //! | `plm.rs`, `submit.rs`, `watch.rs`, `listing.rs` | clients |
 //! | `scheduler.rs` | assignments to workers |
 //! | `register.rs`, `worker_session.rs`, `results.rs`, `client_session.rs` | sessions |
@@ -18,6 +20,8 @@
 
 pub(crate) mod admin;
 pub(crate) mod client_session;
+pub(crate) mod grpc;
+pub(crate) mod half_messages;
 pub(crate) mod listing;
 pub(crate) mod peer;
 pub(crate) mod plm;

@@ -2,8 +2,9 @@
 //!
 //! A verdict is given when what it says is on stable storage; until then the worker keeps the result. A result that
 //! the journal has no room for now is held here and tried again, in order, while the session goes on. Tested in
-//! `tests/daemon/journal.rs`.
+//! `tests/daemon/journal.rs` and at the end of this file.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::task::Context;
 
@@ -36,7 +37,7 @@ pub(crate) struct Results {
     /// Verdicts that wait for a record, in its order.
     waiting: VecDeque<(Lsn, ResultVerdict)>,
     /// Results that the journal had no room for.
-    held: VecDeque<TaskResult>,
+    held: VecDeque<HeldResult>,
     place: StablePlace,
 }
 
@@ -57,18 +58,22 @@ impl Results {
         if self.held.is_empty() && self.judge(core, who, result)? {
             return Ok(());
         }
-        let bytes = core.held_output_bytes.saturating_add(result.output.len());
-        if self.held.len() >= HELD_MAX || bytes > HELD_BYTES_MAX {
-            return Err(Status::resource_exhausted(
-                "the journal has no room for more results now: connect and report them again",
-            ));
+        let bytes = HeldBytes::take(result.output.len());
+        match bytes {
+            Some(bytes) if self.held.len() < HELD_MAX => self.held.push_back(HeldResult {
+                result: TaskResult {
+                    // A copy: as a part of its message it would keep the whole of that.
+                    output: Bytes::copy_from_slice(&result.output),
+                    ..result.clone()
+                },
+                _bytes: bytes,
+            }),
+            _ => {
+                return Err(Status::resource_exhausted(
+                    "the journal has no room for more results now: connect and report them again",
+                ));
+            }
         }
-        core.held_output_bytes = bytes;
-        self.held.push_back(TaskResult {
-            // A copy: as a part of its message it would keep the whole of that.
-            output: Bytes::copy_from_slice(&result.output),
-            ..result.clone()
-        });
         Ok(())
     }
 
@@ -115,13 +120,11 @@ impl Results {
     }
 
     fn try_again(&mut self, core: &mut Core, who: Who) -> Result<(), Status> {
-        while let Some(result) = self.held.pop_front() {
-            if !self.judge(core, who, &result)? {
-                self.held.push_front(result);
+        while let Some(held) = self.held.pop_front() {
+            if !self.judge(core, who, &held.result)? {
+                self.held.push_front(held);
                 break;
             }
-            let left = core.held_output_bytes.saturating_sub(result.output.len());
-            core.held_output_bytes = left;
         }
         Ok(())
     }
@@ -132,14 +135,35 @@ impl Results {
     }
 }
 
-impl Drop for Results {
+thread_local! {
+    /// Bytes of output that the sessions of all workers hold; they are all on one thread.
+    static HELD_BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A result that the journal had no room for.
+#[derive(Debug)]
+struct HeldResult {
+    result: TaskResult,
+    _bytes: HeldBytes,
+}
+
+/// A share of the bytes that may be held; given back when dropped, on whatever way that comes about.
+#[derive(Debug)]
+struct HeldBytes(usize);
+
+impl HeldBytes {
+    fn take(bytes: usize) -> Option<Self> {
+        let sum = HELD_BYTES.get().saturating_add(bytes);
+        (sum <= HELD_BYTES_MAX).then(|| {
+            HELD_BYTES.set(sum);
+            Self(bytes)
+        })
+    }
+}
+
+impl Drop for HeldBytes {
     fn drop(&mut self) {
-        let bytes: usize = self.held.iter().map(|result| result.output.len()).sum();
-        if bytes > 0 {
-            core_cell::attend(|core| {
-                core.held_output_bytes = core.held_output_bytes.saturating_sub(bytes);
-            });
-        }
+        HELD_BYTES.set(HELD_BYTES.get().saturating_sub(self.0));
     }
 }
 
@@ -206,4 +230,41 @@ fn record(
         }
     }
     Ok(Some((disposition, answer.durable)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core_cell::test_core;
+
+    #[test]
+    fn result_that_cannot_be_understood_is_held_no_longer_and_neither_are_its_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut core = test_core(folder.path());
+        let mut results = Results::default();
+        for task in [None, Some(qtf_proto::v1::TaskRef::default())] {
+            results.held.push_back(HeldResult {
+                result: TaskResult {
+                    task,
+                    output: vec![1; 5].into(),
+                    ..TaskResult::default()
+                },
+                _bytes: HeldBytes::take(5).unwrap(),
+            });
+        }
+        assert_eq!(HELD_BYTES.get(), 10);
+        let who = (WorkerId::from_raw(1 << 12).unwrap(), 1);
+        results.try_again(&mut core, who).unwrap_err();
+        assert_eq!(HELD_BYTES.get(), 5);
+        drop(results);
+        assert_eq!(HELD_BYTES.get(), 0);
+    }
+
+    #[test]
+    fn bytes_held_for_all_workers_are_bounded() {
+        let most = HeldBytes::take(HELD_BYTES_MAX).unwrap();
+        assert!(HeldBytes::take(1).is_none());
+        drop(most);
+        assert!(HeldBytes::take(1).is_some());
+    }
 }

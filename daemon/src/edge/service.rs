@@ -1,6 +1,6 @@
 //! Finds the service by the path of a request; no router stands between.
 //!
-//! Tested in `tests/daemon/services.rs`.
+//! Tested in `tests/daemon/services.rs` and `tests/daemon/grpc.rs`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,6 +15,7 @@ use qtf_proto::v1::admin_server::AdminServer;
 use qtf_proto::v1::plm_server::PlmServer;
 use qtf_proto::v1::register_server::RegisterServer;
 use qtf_proto::v1::scheduler_server::SchedulerServer;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic_health::ServingStatus;
@@ -24,6 +25,8 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower::Service;
 
 use super::admin::AdminEdge;
+use super::grpc::{self, CallBody, Deadline};
+use super::half_messages::{Holder, MeteredBody};
 use super::peer::Peer;
 use super::plm::PlmEdge;
 use super::register::RegisterEdge;
@@ -47,6 +50,8 @@ pub(crate) struct EdgeService {
     health: HealthServer<HealthService>,
     reflect: Reflect,
     peer: Option<Arc<Peer>>,
+    holder: Arc<Holder>,
+    message_bytes_max: usize,
     calls: OpenCalls,
 }
 
@@ -59,32 +64,6 @@ impl OpenCalls {
     pub(crate) fn is_none(&self) -> bool {
         // One is ours, one is the service's.
         Arc::strong_count(&self.0) <= 2
-    }
-}
-
-/// The body of an answer; its call is open until it is dropped.
-struct CountedBody {
-    body: Body,
-    _call: OpenCalls,
-}
-
-impl hyper::body::Body for CountedBody {
-    type Data = bytes::Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -149,6 +128,8 @@ impl EdgeService {
             health: HealthServer::new(HealthService::from_health_reporter(reporter.clone())),
             reflect: reflect_with(reflection),
             peer: None,
+            holder: Arc::new(Holder::new(Principal::Unknown, message_bytes_max)),
+            message_bytes_max,
             calls: OpenCalls::default(),
         };
         (service, Health(reporter))
@@ -157,6 +138,7 @@ impl EdgeService {
     /// The same services, for one connection.
     pub(crate) fn for_peer(&self, peer: Arc<Peer>, calls: OpenCalls) -> Self {
         Self {
+            holder: Arc::new(Holder::new(peer.principal(), self.message_bytes_max)),
             peer: Some(peer),
             calls,
             ..self.clone()
@@ -202,31 +184,46 @@ impl hyper::service::Service<Request<Incoming>> for EdgeService {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        let mut request = request.map(Body::new);
+        let deadline = match grpc::check(&request) {
+            Ok(time) => time.and_then(Deadline::after),
+            Err(refused) => return Box::pin(std::future::ready(Ok(*refused))),
+        };
+        let holder = *self.holder;
+        let mut request = request.map(|body| Body::new(MeteredBody::new(body, holder)));
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(Arc::clone(peer));
         }
-        let time_max = if is_upload(request.uri().path()) {
+        let until = if is_upload(request.uri().path()) {
             None
         } else {
-            Some(CALL_TIME_MAX)
+            Some(Instant::now() + CALL_TIME_MAX)
         };
         let answer = self.answer(request);
         let call = self.calls.clone();
         Box::pin(async move {
-            let response = match time_max {
-                None => answer.await,
-                Some(time_max) => match tokio::time::timeout(time_max, answer).await {
-                    Ok(response) => response,
-                    Err(_) => Ok(
-                        Status::deadline_exceeded("the request was not complete in time")
-                            .into_http(),
-                    ),
-                },
-            };
-            response
-                .map(|response| response.map(|body| Body::new(CountedBody { body, _call: call })))
+            in_time(answer, until, deadline)
+                .await
+                .map(|response| response.map(|body| Body::new(CallBody::new(body, deadline, call))))
         })
+    }
+}
+
+/// The answer, or that it did not come in time: in our time, or in the caller's.
+async fn in_time(
+    answer: Answer,
+    until: Option<Instant>,
+    deadline: Option<Deadline>,
+) -> Result<Response<Body>, Infallible> {
+    let theirs = deadline.map(Deadline::at);
+    let Some(first) = until.into_iter().chain(theirs).min() else {
+        return answer.await;
+    };
+    match (tokio::time::timeout_at(first, answer).await, deadline) {
+        (Ok(response), _) => response,
+        (Err(_), Some(deadline)) if theirs == Some(first) => Ok(deadline.status().into_http()),
+        (Err(_), _) => {
+            Ok(Status::deadline_exceeded("the request was not complete in time").into_http())
+        }
     }
 }
 
@@ -239,4 +236,24 @@ pub(crate) fn peer_of<T>(request: &tonic::Request<T>) -> Option<Arc<Peer>> {
 pub(crate) fn principal_of<T>(request: &tonic::Request<T>) -> Principal {
     let peer = request.extensions().get::<Arc<Peer>>();
     peer.map_or(Principal::Unknown, |peer| peer.principal())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn call_without_an_answer_ends_with_the_deadline_of_its_caller_and_its_work_with_it() {
+        let (working, work) = tokio::sync::oneshot::channel::<()>();
+        let answer: Answer = Box::pin(async move {
+            let _working = working;
+            std::future::pending().await
+        });
+        let deadline = Deadline::after(Duration::from_millis(1));
+        let response = in_time(answer, Some(Instant::now() + CALL_TIME_MAX), deadline).await;
+        let status = Status::from_header_map(response.unwrap().headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        assert!(status.message().contains("grpc-timeout of 1ms"), "{status}");
+        assert!(work.await.is_err(), "what worked for it is dropped");
+    }
 }

@@ -64,8 +64,11 @@ pub(crate) async fn receive(
         .ok_or_else(|| status::invalid("the upload is empty"))?;
     let session = first.session;
     let total = first.total_bytes;
-    let (_under_way, mut writer) =
-        core_cell::attend(|core| open(core, &first, uploader)).ok_or_else(status::gone)??;
+    let _under_way =
+        core_cell::attend(|core| admit(core, &first, uploader)).ok_or_else(status::gone)??;
+    let mut writer = core_cell::attend(|core| core.uploads.create(total))
+        .ok_or_else(status::gone)?
+        .map_err(|error| spill_status(&error))?;
     let mut chunk = Some(first);
     while let Some(next) = chunk {
         write(&mut writer, &next, total)?;
@@ -111,11 +114,8 @@ async fn settle(blob: BlobRef) -> Result<(), Status> {
     }
 }
 
-fn open(
-    core: &mut Core,
-    first: &UploadChunk,
-    uploader: Uploader,
-) -> Result<(UnderWay, SpillWriter), Status> {
+/// Whether the upload may begin. Nothing that it gives may be dropped inside the core.
+fn admit(core: &mut Core, first: &UploadChunk, uploader: Uploader) -> Result<UnderWay, Status> {
     match uploader {
         Uploader::Client => {
             session_client(core, first.session)
@@ -133,12 +133,7 @@ fn open(
             ),
         )));
     }
-    let under_way = UnderWay::begin(core)?;
-    let writer = core
-        .uploads
-        .create(first.total_bytes)
-        .map_err(|error| spill_status(&error))?;
-    Ok((under_way, writer))
+    UnderWay::begin(core)
 }
 
 fn write(writer: &mut SpillWriter, chunk: &UploadChunk, total: u64) -> Result<(), Status> {

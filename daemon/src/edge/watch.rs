@@ -1,9 +1,9 @@
 //! `Watch`: the ends of the tasks that a client names, as they happen; acknowledgements back.
 //!
 //! Only ids wait here; what a task left is read when the stream is polled, so a client that does not read
-//! costs nothing but the ids that it named. Tested in `tests/daemon/watch.rs`.
+//! costs nothing but the ids that it named. Ids are looked at when there is room for what is to be said of them: one request
+//! waits, and no refusals. Tested in `tests/daemon/watch.rs`.
 
-use std::collections::HashSet;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -27,9 +27,9 @@ const UNTOLD_MAX: usize = 4096;
 pub(crate) struct WatchStream {
     requests: Streaming<WatchRequest>,
     key: WatchKey,
-    /// Tasks that it waits for.
-    named: HashSet<TaskId>,
-    /// Answers that need no look into the segment.
+    /// Ids of the last request that were not looked at yet.
+    names: std::vec::IntoIter<u64>,
+    /// Answers that need no look into the segment; at most those of one message.
     refused: Vec<TaskEnd>,
     with_output: bool,
     requests_have_ended: bool,
@@ -42,7 +42,7 @@ impl WatchStream {
         Self {
             requests,
             key,
-            named: HashSet::new(),
+            names: Vec::new().into_iter(),
             refused: Vec::new(),
             with_output: false,
             requests_have_ended: false,
@@ -54,7 +54,7 @@ impl WatchStream {
     fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
         for _ in 0..MESSAGES_PER_POLL_MAX {
             let untold = core_cell::look(|core| core.watches.untold(self.key)).unwrap_or(0);
-            if untold.saturating_add(self.refused.len()) > UNTOLD_MAX {
+            if untold > UNTOLD_MAX || !self.take_names()? {
                 // Telling comes first; the poll after that goes on here.
                 return Ok(true);
             }
@@ -64,28 +64,44 @@ impl WatchStream {
             match Pin::new(&mut self.requests).poll_next(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(None) => self.requests_have_ended = true,
-                Poll::Ready(Some(request)) => self.take(&request?)?,
+                Poll::Ready(Some(request)) => self.take(request?)?,
             }
         }
         Ok(true)
     }
 
-    fn take(&mut self, request: &WatchRequest) -> Result<(), Status> {
+    fn take(&mut self, request: WatchRequest) -> Result<(), Status> {
         status::check_batch(request.watch.len())?;
         status::check_batch(request.acknowledge.len())?;
         self.with_output |= request.with_output;
+        if !request.acknowledge.is_empty() {
+            core_cell::enter(|core| acknowledge(core, &request.acknowledge))
+                .ok_or_else(status::gone)?;
+        }
+        self.names = request.watch.into_iter();
+        Ok(())
+    }
+
+    /// Looks at the ids that were named. False when there is no room for more refusals.
+    fn take_names(&mut self) -> Result<bool, Status> {
+        if self.names.as_slice().is_empty() {
+            return Ok(true);
+        }
         core_cell::enter(|core| {
-            acknowledge(core, &request.acknowledge);
-            for raw in &request.watch {
-                if let Err(refused) = self.watch(core, *raw) {
+            while self.refused.len() < ENDS_MAX {
+                let Some(raw) = self.names.next() else {
+                    return true;
+                };
+                if let Err(refused) = self.watch(core, raw) {
                     self.refused.push(*refused);
                 }
             }
+            false
         })
         .ok_or_else(status::gone)
     }
 
-    fn watch(&mut self, core: &mut Core, raw: u64) -> Result<(), Box<TaskEnd>> {
+    fn watch(&self, core: &mut Core, raw: u64) -> Result<(), Box<TaskEnd>> {
         let refuse = |refusal| {
             Box::new(TaskEnd {
                 task_id: raw,
@@ -110,11 +126,7 @@ impl WatchStream {
             let mut refusal = status::refuse(RefusalReason::TasksFull, message);
             refusal.retry_after_ms = 1_000;
             refuse(refusal)
-        })?;
-        if ended.is_none() {
-            self.named.insert(task);
-        }
-        Ok(())
+        })
     }
 
     fn next_response(&mut self, core: &mut Core) -> WatchResponse {
@@ -125,7 +137,6 @@ impl WatchStream {
             let Some((task, phase)) = core.watches.next_ended(self.key) else {
                 break;
             };
-            self.named.remove(&task);
             let end = end_of(core, task, phase, self.with_output);
             copied = copied.saturating_add(end.output.len());
             ends.push(end);
@@ -191,7 +202,9 @@ impl Stream for WatchStream {
             if !response.ends.is_empty() {
                 return Poll::Ready(Some(Ok(response)));
             }
-            let nothing_to_come = self.requests_have_ended && core.watches.is_idle(key);
+            let nothing_to_come = self.requests_have_ended
+                && self.names.as_slice().is_empty()
+                && core.watches.is_idle(key);
             if core.is_stopping() && core.journal_failure().is_some() {
                 return Poll::Ready(Some(Err(JournalFailed.into())));
             }
@@ -209,7 +222,7 @@ impl Stream for WatchStream {
 
 impl Drop for WatchStream {
     fn drop(&mut self) {
-        let named = std::mem::take(&mut self.named);
-        core_cell::attend(|core| core.watches.close(self.key, named));
+        // What it leaves goes in turns of the core.
+        core_cell::enter(|core| core.watches.close(self.key));
     }
 }

@@ -4,6 +4,7 @@
 //! `tests/daemon/sockets.rs`.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Backend;
 use super::edge_io::{EdgeIo, Socket};
+use super::refused::{self, REFUSAL_TIME_MAX, Refusals};
 use crate::edge::peer::Peer;
 use crate::edge::service::{EdgeService, OpenCalls};
 
@@ -56,6 +58,7 @@ pub(crate) struct Connections {
     service: EdgeService,
     open: Cell<usize>,
     was_full: Cell<bool>,
+    refusals: Refusals,
     all_closed: Notify,
     stop: watch::Receiver<bool>,
 }
@@ -99,6 +102,7 @@ impl Connections {
             service,
             open: Cell::new(0),
             was_full: Cell::new(false),
+            refusals: Refusals::default(),
             all_closed: Notify::new(),
             stop,
         })
@@ -113,12 +117,54 @@ impl Connections {
                     "connection refused: all are in use; raise connections_max"
                 );
             }
-            return;
+            return self.refuse(socket);
         }
         self.was_full.set(false);
         self.open.set(self.open.get().saturating_add(1));
         let open = Open(Rc::clone(self));
         tokio::task::spawn_local(async move { open.0.serve(socket).await });
+    }
+
+    /// Says why a connection is not served, and ends it.
+    fn refuse(self: &Rc<Self>, socket: Socket) {
+        let Some(place) = self.refusals.place() else {
+            return refused::say_goodbye(&socket, self.limits.connections);
+        };
+        let connections = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let refusing = connections.serve_refusal(socket);
+            if tokio::time::timeout(REFUSAL_TIME_MAX, refusing)
+                .await
+                .is_err()
+            {
+                tracing::debug!("a refused connection did not end by itself");
+            }
+            drop(place);
+        });
+    }
+
+    /// Serves a connection as far as its first call.
+    async fn serve_refusal(&self, socket: Socket) {
+        let Ok(io) = EdgeIo::new(socket, self.backend) else {
+            return;
+        };
+        let connections_max = self.limits.connections;
+        let is_told = Rc::new(Notify::new());
+        let told = Rc::clone(&is_told);
+        let service = hyper::service::service_fn(move |_| {
+            told.notify_one();
+            std::future::ready(Ok::<_, Infallible>(refused::answer(connections_max)))
+        });
+        let connection = self.http2().serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            () = is_told.notified() => connection.as_mut().graceful_shutdown(),
+        }
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a refused connection broke");
+        }
     }
 
     /// Waits until none is open.

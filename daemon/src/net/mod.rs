@@ -5,6 +5,7 @@
 //! - `uring_io`: the `io_uring` backend of it
 //! - `accept`: the accept loop of one listener
 //! - `connection`: one connection from its first byte to its end
+//! - `refused`: the answer to connections that there is no room for
 //! - `in_process`: connections from the same process, without a listening socket
 
 pub(crate) mod accept;
@@ -12,6 +13,7 @@ pub(crate) mod connection;
 pub(crate) mod edge_io;
 pub(crate) mod in_process;
 pub(crate) mod listener;
+mod refused;
 pub(crate) mod uring_io;
 
 /// Which kind of sockets the daemon runs on.

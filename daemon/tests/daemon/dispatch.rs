@@ -243,12 +243,14 @@ fn assignments_that_a_stream_has_not_sent_go_to_somebody_else_when_it_ends() {
         segment_bytes: Some(64 << 20),
         ..RawConfig::default()
     };
+    // As many as a worker gets that has started nothing yet.
+    const AHEAD: u32 = 64;
     on_both(&raw, |daemon| async move {
         let mut slow = Peer::new(&daemon).await;
         let mut peer = Peer::new(&daemon).await;
         let reader = RawWorker::join(&mut slow, hello(100), 100).await;
         // More than the windows of a stream hold, and the worker does not read.
-        for _ in 0..100 {
+        for _ in 0..AHEAD {
             peer.submit(noop(&vec![7; 60_000])).await.unwrap();
         }
         let running = || async {
@@ -256,7 +258,7 @@ fn assignments_that_a_stream_has_not_sent_go_to_somebody_else_when_it_ends() {
             let listed = peer.clone().admin.list_workers(request).await;
             listed.unwrap().into_inner().workers[0].running
         };
-        until(|| async { running().await == 100 }).await;
+        until(|| async { running().await == AHEAD }).await;
         let RawWorker {
             grants,
             orders,
@@ -268,7 +270,7 @@ fn assignments_that_a_stream_has_not_sent_go_to_somebody_else_when_it_ends() {
         let mut other = RawWorker::join(&mut peer, hello(100), 100).await;
         // All but the few that were on their way, long before the lease of the first ends.
         let mut seen = 0;
-        while seen < 50 {
+        while seen < 40 {
             seen += other.assignments().await.len();
         }
     });

@@ -12,6 +12,7 @@ mod data_dir;
 mod dispatch;
 mod faults;
 mod full_disk;
+mod grpc;
 mod in_process;
 mod journal;
 mod listing;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use qtf_daemon::RunningDaemon;
 use qtf_daemon::config::RawConfig;
 use qtf_proto::address::Address;
+use qtf_proto::v1::RefusalReason;
 
 use crate::support::{Peer, noop, on_both, small, until};
 
@@ -99,7 +100,7 @@ fn silent_peer_is_closed_after_its_time() {
 }
 
 #[test]
-fn connections_over_the_limit_are_closed_and_room_comes_back() {
+fn connection_over_the_limit_is_told_which_limit_and_room_comes_back() {
     let raw = RawConfig {
         connections_max: Some(3),
         handshake_ms: Some(60_000),
@@ -107,12 +108,29 @@ fn connections_over_the_limit_are_closed_and_room_comes_back() {
     };
     on_both(&raw, |daemon| async move {
         let held: Vec<TcpStream> = (0..3).map(|_| tcp(&daemon)).collect();
-        let mut extra = tcp(&daemon);
-        let mut byte = [0];
-        assert!(matches!(extra.read(&mut byte), Ok(0) | Err(_)));
+        // Its first call is refused, in the words of every refusal.
+        let mut extra = over(&daemon.addresses()[0]).await;
+        let refused = extra.submit(noop(b"")).await.unwrap_err();
+        let refusal = qtf_proto::refusal::refusal_of(&refused).expect("a refusal");
+        assert_eq!(refusal.reason(), RefusalReason::ConnectionsFull);
+        assert!(refusal.message.contains("all 3 connections"), "{refused}");
+        assert!(refusal.retry_after_ms > 0);
+        // Of many at once some are told in the connection's last words; none is met with silence.
+        let mut many: Vec<TcpStream> = (0..60).map(|_| tcp(&daemon)).collect();
+        let mut told_at_once = 0;
+        for stream in &mut many {
+            let mut words = Vec::new();
+            // Those that would be answered wait for the peer's first word, which does not come.
+            let _ = stream.read_to_end(&mut words);
+            let text = String::from_utf8_lossy(&words).into_owned();
+            told_at_once += usize::from(text.contains("raise connections_max"));
+        }
+        assert!(told_at_once >= 20, "{told_at_once}");
         drop(held);
         until(|| async {
-            qtf_proto::channel::connect(&daemon.addresses()[0])
+            over(&daemon.addresses()[0])
+                .await
+                .submit(noop(b""))
                 .await
                 .is_ok()
         })
