@@ -248,6 +248,8 @@ impl WorkerState {
             }
             WorkerEvent::Take
                 if matches!(phase, WorkerPhase::Live | WorkerPhase::Draining)
+                    && !(matches!(phase, WorkerPhase::Draining)
+                        && cfg!(qtf_mutant = "sim_overtaken_take_is_not_counted"))
                     && self.running() < self.capacity() =>
             {
                 Some(self.with_running(self.running() + 1))

@@ -21,6 +21,10 @@ const PREFIX: &str = "sim_";
 /// Seeds of each kind that a mutant gets; most are noticed in the first.
 const SEEDS_OF_MUTANT: &str = "60";
 const SEEDS_VARIABLE: &str = "QTF_SIM_SEEDS";
+/// Makes the other tests stop when one has failed.
+const FIRST_FAILURE_VARIABLE: &str = "QTF_SIM_FIRST_FAILURE";
+/// The worlds with a journal, and those with links and local workers.
+const TESTS_OF_MUTANT: [&str; 2] = ["what_was_told", "every_task"];
 
 /// Runs the simulation, with `seeds` worlds of each kind if given.
 pub(crate) fn run(seeds: Option<u64>, mutants: bool, only: Option<&str>) -> anyhow::Result<Tally> {
@@ -73,9 +77,10 @@ pub(crate) fn run_mutants(only: Option<&str>) -> anyhow::Result<Run> {
 
 fn run_mutant(root: &Path, mutant: &str) -> anyhow::Result<bool> {
     let started = Instant::now();
-    let mut command = simulation(root, &["what_was_told"]);
+    let mut command = simulation(root, &TESTS_OF_MUTANT);
     command
         .env(SEEDS_VARIABLE, SEEDS_OF_MUTANT)
+        .env(FIRST_FAILURE_VARIABLE, "1")
         .env("RUSTC_WORKSPACE_WRAPPER", loom::wrapper_for(root, mutant)?)
         .env(loom::MUTANT_VARIABLE, mutant)
         .stdin(Stdio::null());
@@ -97,11 +102,14 @@ fn run_mutant(root: &Path, mutant: &str) -> anyhow::Result<bool> {
     Ok(survived)
 }
 
-/// What the first failing world says.
+/// What the first failing world says; a test that stops because another one has failed says nothing.
 fn first_complaint(output: &str) -> Option<&str> {
-    let mut lines = output.lines();
-    lines.find(|line| line.contains("panicked at"))?;
-    lines.next()
+    let behind = output.lines().skip(1);
+    let mut lines = output.lines().zip(behind);
+    let is_one = |(place, what): &(&str, &str)| {
+        place.contains("panicked at") && !what.contains("another run has failed")
+    };
+    lines.find(is_one).map(|(_, what)| what)
 }
 
 /// `cargo test` of the simulation, of the tests whose names contain one of `filters`.
@@ -182,6 +190,9 @@ mod tests {
     fn first_complaint_is_the_line_behind_the_place() {
         let output = "x\nthread 'a' panicked at b.rs:1:2:\nit is lost\nmore\n";
         assert_eq!(first_complaint(output), Some("it is lost"));
+        let output =
+            "x panicked at b.rs:1:2:\nanother run has failed\ny panicked at c.rs:1:2:\nz\n";
+        assert_eq!(first_complaint(output), Some("z"));
         assert_eq!(first_complaint("fine"), None);
     }
 }
