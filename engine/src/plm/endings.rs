@@ -359,7 +359,9 @@ impl Plm {
 
 /// Whoever waits for a task that is kept in QUARANTINE learns that it will not end. No record of it is awaited: there is none.
 pub(super) fn tell_quarantine(turn: &mut Turn<'_>, slot: SlotIndex, kept: StateWord) {
-    if let Some(task) = kept.id(slot) {
+    if let Some(task) = kept.id(slot)
+        && !cfg!(qtf_mutant = "sim_quarantine_tells_nobody")
+    {
         let phase = Phase::Quarantine;
         turn.effects.push(Effect::Finished { task, phase });
     }

@@ -173,6 +173,7 @@ impl Plm {
         let task = turn.segment.task(slot);
         let since = Now::from_stamp(task.phase_time());
         if task.options().has(TaskOptions::AT_MOST_ONCE)
+            || cfg!(qtf_mutant = "sim_unstarted_attempt_is_kept")
             || !workers.has_let_lie(turn, worker, (since, task.kind()))
             || !self.hand_back(turn, workers, slot, HandBack::Returned)
         {

@@ -16,7 +16,7 @@ use qtf_shm::{FLAG_CANCEL, FLAG_TIMED_OUT, Key, Now, OutcomeKind, Part, Phase, T
 use crate::links::Down;
 use crate::locals::Local;
 use crate::model::ModelTask;
-use crate::workers::SimWorker;
+use crate::workers::{Hold, SimWorker};
 use crate::world::{LEASE_NS, LOSSES_MAX, World};
 
 /// Cycles and heartbeats within which an order must have come through, and a task must have gone to a worker that is free.
@@ -40,6 +40,7 @@ pub(crate) struct Watch {
     undrained: BTreeMap<WorkerId, Since>,
     unserved: BTreeMap<(TaskId, WorkerId), Since>,
     unstarted: BTreeMap<(WorkerId, TaskId), Since>,
+    unknown: BTreeMap<TaskId, Since>,
     unflagged: BTreeMap<(WorkerId, TaskRef), Since>,
 }
 
@@ -84,6 +85,14 @@ impl World {
         if let Some((key, since)) = overdue(&mut watch.undrained, self.undrained(), cycle) {
             panic!("nobody tells {key:?} to drain, since {since:?}; it is cycle {cycle}");
         }
+        let aside = self.model.tasks.keys().copied().filter(|id| {
+            let state = self.engine.segment().state(id.slot());
+            state.is_of(*id) && state.phase() == Phase::Quarantine
+        });
+        let aside: Vec<_> = aside.map(|id| (id, cycle)).collect();
+        if let Some((id, since)) = overdue(&mut watch.unknown, aside, cycle) {
+            panic!("nobody is told that {id} is set aside, since {since:?}; it is cycle {cycle}");
+        }
         if let Some((key, since)) = overdue(&mut watch.unflagged, self.unflagged(), cycle) {
             panic!("{key:?} is overdue, and not flagged, since {since:?}; it is cycle {cycle}");
         }
@@ -112,24 +121,26 @@ impl World {
                 .down
                 .iter()
                 .any(|message| matches!(message, Down::Stop(one, _) if *one == hold.one));
-            hold.stop.is_none() && !is_under_way && self.is_to_stop(worker.id, hold.one)
+            hold.stop.is_none() && !is_under_way && self.is_to_stop(worker.id, hold)
         });
         untold
             .map(|(worker, hold)| ((worker.id, hold.one), worker.link.beats))
             .collect()
     }
 
-    fn is_to_stop(&self, worker: WorkerId, one: TaskRef) -> bool {
+    /// What was taken back before it began is told when it begins.
+    fn is_to_stop(&self, worker: WorkerId, hold: &Hold) -> bool {
+        let one = hold.one;
         let segment = self.engine.segment();
         let state = segment.state(one.task.slot());
         let is_its_own = state.is_of(one.task)
             && matches!(state.phase(), Phase::Assigned | Phase::Running)
             && state.owner() == qtf_shm::Owner::Worker(worker.slot())
             && u32::from(state.attempt()) == one.attempt;
-        !is_its_own
-            || state.has_flag(FLAG_CANCEL)
-            || state.has_flag(FLAG_TIMED_OUT)
-            || self.is_overdue(one)
+        if !is_its_own {
+            return hold.is_started;
+        }
+        state.has_flag(FLAG_CANCEL) || state.has_flag(FLAG_TIMED_OUT) || self.is_overdue(one)
     }
 
     /// It runs for longer than it may, and so long that the engine has stepped in.

@@ -1,6 +1,6 @@
 //! The naive model: what is known of each accepted task from what was asked and answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qtf_shm::{ClientIndex, Now, Outcome, OutcomeKind, Phase, TaskId};
 
@@ -20,6 +20,10 @@ impl Report {
 
 /// One accepted task.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and all combinations occur"
+)]
 pub(crate) struct ModelTask {
     pub(crate) client: ClientIndex,
     pub(crate) max_attempts: u32,
@@ -31,6 +35,8 @@ pub(crate) struct ModelTask {
     pub(crate) report: Option<Report>,
     /// A local worker is ending an attempt: nobody knows yet whether it has.
     pub(crate) under_way: Option<Report>,
+    /// Its word was brought to where no engine leaves it.
+    pub(crate) is_damaged: bool,
     /// Whether an attempt has ended was known to a process that is dead.
     pub(crate) is_unsure: bool,
     failures: u32,
@@ -53,6 +59,8 @@ pub(crate) struct Model {
     pub(crate) tasks: BTreeMap<TaskId, ModelTask>,
     /// What the end of a task must be, told by a recorded result and not yet by a notice.
     expected: BTreeMap<TaskId, Expected>,
+    /// Set aside for inspection.
+    pub(crate) aside: BTreeSet<TaskId>,
     pub(crate) accepted: u64,
     pub(crate) ended: u64,
 }
@@ -72,6 +80,7 @@ impl Model {
             attempts: 0,
             report: None,
             under_way: None,
+            is_damaged: false,
             is_unsure: false,
             failures: 0,
             end: None,
@@ -173,6 +182,18 @@ impl Model {
         }
     }
 
+    /// The engine says that a slot is set aside, perhaps once more.
+    pub(crate) fn set_aside(&mut self, id: TaskId) {
+        if self.aside.contains(&id) {
+            return;
+        }
+        let task = self.tasks.remove(&id);
+        let task = task.unwrap_or_else(|| panic!("{id} is set aside after its end"));
+        assert!(task.is_damaged && task.end.is_none(), "{id}: {task:?}");
+        self.aside.insert(id);
+        self.ended += 1;
+    }
+
     pub(crate) fn freed(&mut self, id: TaskId) {
         let task = self.tasks.remove(&id).expect("only kept tasks are freed");
         assert!(task.end.is_some(), "{id} was freed before its end");
@@ -191,7 +212,10 @@ impl Model {
     /// It has ended, or somebody has ended an attempt of it: what follows is not known to clients yet.
     pub(crate) fn may_have_ended(&self, id: TaskId) -> bool {
         let task = &self.tasks[&id];
-        task.end.is_some() || task.under_way.is_some() || self.expected.contains_key(&id)
+        task.end.is_some()
+            || task.is_damaged
+            || task.under_way.is_some()
+            || self.expected.contains_key(&id)
     }
 
     /// Unfinished and kept tasks of a client.

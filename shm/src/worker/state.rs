@@ -214,6 +214,14 @@ impl WorkerState {
         takes && self.running() < self.capacity()
     }
 
+    /// What was taken can be counted: also where a drain came between the take and its count.
+    const fn counts_another(self) -> bool {
+        let takes = matches!(self.phase(), WorkerPhase::Live)
+            || matches!(self.phase(), WorkerPhase::Draining)
+                && !cfg!(qtf_mutant = "sim_overtaken_take_is_not_counted");
+        takes && self.running() < self.capacity()
+    }
+
     /// What the word becomes by `event`: the whole table.
     ///
     /// # Errors
@@ -246,12 +254,7 @@ impl WorkerState {
             WorkerEvent::Open { capacity } if matches!(phase, WorkerPhase::Joining) => {
                 Some(self.with_capacity(capacity).with_phase(WorkerPhase::Live))
             }
-            WorkerEvent::Take
-                if matches!(phase, WorkerPhase::Live | WorkerPhase::Draining)
-                    && !(matches!(phase, WorkerPhase::Draining)
-                        && cfg!(qtf_mutant = "sim_overtaken_take_is_not_counted"))
-                    && self.running() < self.capacity() =>
-            {
+            WorkerEvent::Take if self.counts_another() => {
                 Some(self.with_running(self.running() + 1))
             }
             WorkerEvent::Give if exists && self.running() > 0 => {

@@ -23,8 +23,8 @@ const SEEDS_OF_MUTANT: &str = "60";
 const SEEDS_VARIABLE: &str = "QTF_SIM_SEEDS";
 /// Makes the other tests stop when one has failed.
 const FIRST_FAILURE_VARIABLE: &str = "QTF_SIM_FIRST_FAILURE";
-/// The worlds with a journal, and those with links and local workers.
-const TESTS_OF_MUTANT: [&str; 2] = ["what_was_told", "every_task"];
+/// The worlds that notice a mutant, as the list names them, and the tests that run them.
+const WORLDS: [(&str, &str); 2] = [("journal", "what_was_told"), ("links", "every_task")];
 
 /// Runs the simulation, with `seeds` worlds of each kind if given.
 pub(crate) fn run(seeds: Option<u64>, mutants: bool, only: Option<&str>) -> anyhow::Result<Tally> {
@@ -77,7 +77,7 @@ pub(crate) fn run_mutants(only: Option<&str>) -> anyhow::Result<Run> {
 
 fn run_mutant(root: &Path, mutant: &str) -> anyhow::Result<bool> {
     let started = Instant::now();
-    let mut command = simulation(root, &TESTS_OF_MUTANT);
+    let mut command = simulation(root, &[tests_of(root, mutant)?]);
     command
         .env(SEEDS_VARIABLE, SEEDS_OF_MUTANT)
         .env(FIRST_FAILURE_VARIABLE, "1")
@@ -148,6 +148,22 @@ fn listed_mutants(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(listed)
 }
 
+/// The tests that are to notice a mutant: by the second word of its line.
+fn tests_of(root: &Path, mutant: &str) -> anyhow::Result<&'static str> {
+    let text = std::fs::read_to_string(root.join(LIST)).with_context(|| format!("no {LIST}"))?;
+    tests_in(&text, mutant)
+        .with_context(|| format!("{LIST}: {mutant} does not say whether journal or links"))
+}
+
+fn tests_in(text: &str, mutant: &str) -> Option<&'static str> {
+    let line = text
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(mutant))?;
+    let world = line.split_whitespace().nth(1)?;
+    let found = WORLDS.iter().find(|(name, _)| *name == world)?;
+    Some(found.1)
+}
+
 /// The first word of each line; `#` starts a comment.
 fn parse_list(text: &str) -> Vec<String> {
     text.lines()
@@ -183,7 +199,17 @@ mod tests {
 
     #[test]
     fn list_of_this_repository_agrees() {
-        assert!(listed_mutants(&cargo::workspace_root()).unwrap().len() >= 6);
+        let root = cargo::workspace_root();
+        let listed = listed_mutants(&root).unwrap();
+        assert!(listed.len() >= 6);
+        assert!(listed.iter().all(|name| tests_of(&root, name).is_ok()));
+    }
+
+    #[test]
+    fn second_word_says_which_tests_are_to_notice_a_mutant() {
+        let text = "# why\nsim_a  links  leaves out\nsim_b what\n";
+        assert_eq!(tests_in(text, "sim_a"), Some("every_task"));
+        assert_eq!(tests_in(text, "sim_b"), None);
     }
 
     #[test]
