@@ -464,6 +464,26 @@ async fn unknown_worker_starts_anew_and_a_new_segment_ends_the_old_tasks() {
     assert_eq!(session.result().await.task, Some(attempt(1, 1)));
 }
 
+/// The daemon dies between the welcome and the second stream, which reaches its successor.
+#[tokio::test]
+async fn a_daemon_that_knows_the_worker_and_not_its_session_gets_another_hello_and_the_tasks_go_on()
+{
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "wait", "")])
+        .await;
+    session.news().await;
+    drop((session, dispatch));
+    let session = daemon.session().await;
+    daemon.stored.lock().unwrap().refuse_dispatch = Some(RefusalReason::UnknownSession);
+    session.welcome(9, 7, vec![]).await;
+    let session = daemon.session().await;
+    assert_eq!(session.hello.worker_id, 9);
+    assert_eq!(session.hello.held.len(), 1, "what runs goes on");
+}
+
 #[tokio::test]
 async fn daemon_that_stops_is_waited_for_while_tasks_go_on() {
     let mut daemon = FakeDaemon::start();

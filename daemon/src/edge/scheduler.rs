@@ -12,7 +12,8 @@ use qtf_proto::limits::{BATCH_ENTRIES_MAX, INLINE_BYTES_MAX};
 use qtf_proto::refusal;
 use qtf_proto::v1::scheduler_server::Scheduler;
 use qtf_proto::v1::{
-    self, Assignment, DispatchRequest, DispatchResponse, FetchPayloadRequest, StopOrder,
+    self, Assignment, DispatchRequest, DispatchResponse, FetchPayloadRequest, RefusalReason,
+    StopOrder,
 };
 use qtf_shm::{Part, TaskId, WorkerId};
 use tonic::{Request, Response, Status, Streaming};
@@ -91,6 +92,12 @@ pub(crate) struct DispatchStream {
     has_ended: bool,
 }
 
+/// Its session was with the daemon before: nothing that the worker says is wrong.
+fn no_session() -> Status {
+    let message = "the worker has no session: open WorkerSession first";
+    refusal::status_of(status::refuse(RefusalReason::UnknownSession, message))
+}
+
 impl DispatchStream {
     /// Takes requests in. True when there may be more at once.
     fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
@@ -118,9 +125,7 @@ impl DispatchStream {
                     let undelivered = core
                         .routes
                         .open_dispatch(worker, request.token, key)
-                        .ok_or_else(|| {
-                            status::invalid("the worker has no session: open WorkerSession first")
-                        })?;
+                        .ok_or_else(no_session)?;
                     core.void_credits(worker, &undelivered);
                     worker
                 }

@@ -259,6 +259,44 @@ fn running_task_of_a_living_worker_goes_on_over_a_kill_of_the_daemon() {
     });
 }
 
+/// As for a worker whose welcome comes from the daemon before, and whose next call reaches this one.
+#[test]
+fn a_known_worker_without_a_session_is_told_to_say_hello_again() {
+    on_both("no-session", |home, arguments| {
+        let daemon = home.serving(arguments);
+        let welcome = run(async {
+            let mut peer = home.connect().await;
+            let worker = RawWorker::join(&mut peer, hello(1), 1).await;
+            worker.welcome.clone()
+        });
+        daemon.signal(Signal::SIGKILL);
+        drop(daemon);
+        let daemon = home.serving(arguments);
+        run(async {
+            let mut peer = home.connect().await;
+            let early = DispatchRequest {
+                worker_id: welcome.worker_id,
+                token: welcome.token,
+                credits: 1,
+                probe_answer: 0,
+            };
+            let orders = peer.scheduler.dispatch(tokio_stream::iter([early])).await;
+            let status = orders.unwrap().into_inner().message().await.unwrap_err();
+            let refusal = qtf_proto::refusal::refusal_of(&status).unwrap();
+            assert_eq!(refusal.reason(), RefusalReason::UnknownSession, "{status}");
+            let again = WorkerHello {
+                worker_id: welcome.worker_id,
+                token: welcome.token,
+                segment_id: welcome.segment_id,
+                ..hello(1)
+            };
+            let worker = RawWorker::join(&mut peer, again, 0).await;
+            assert_eq!(worker.welcome.worker_id, welcome.worker_id);
+        });
+        assert_eq!(daemon.stop(), Some(0));
+    });
+}
+
 #[test]
 fn snapshot_is_taken_beside_the_work_and_a_cold_start_goes_on_from_it() {
     on_both("snapshot", |home, arguments| {

@@ -38,12 +38,11 @@ impl LinkError {
     fn of(status: &Status) -> Self {
         let message = || status.message().to_owned();
         match refusal_of(status).map(|refusal| refusal.reason()) {
-            Some(RefusalReason::UnknownWorker | RefusalReason::UnknownSession) => {
-                Self::UnknownWorker
-            }
+            Some(RefusalReason::UnknownWorker) => Self::UnknownWorker,
             Some(RefusalReason::InvalidArgument | RefusalReason::Unsupported) => {
                 Self::Refused(message())
             }
+            // Also a session that was another daemon's: this one is told hello, and knows the worker.
             _ => Self::Broken(format!("{} ({})", message(), status.code().description())),
         }
     }

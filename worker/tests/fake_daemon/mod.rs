@@ -202,6 +202,8 @@ pub(crate) struct Stored {
     pub(crate) refuse_uploads: bool,
     /// The next uploads are refused for these reasons.
     pub(crate) refuse_next: Vec<RefusalReason>,
+    /// The next dispatch stream is refused for this reason.
+    pub(crate) refuse_dispatch: Option<RefusalReason>,
 }
 
 #[tonic::async_trait]
@@ -285,6 +287,13 @@ impl Scheduler for Service {
             .message()
             .await?
             .ok_or_else(|| Status::unknown("nothing"))?;
+        if let Some(reason) = self.stored.lock().unwrap().refuse_dispatch.take() {
+            return Err(status_of(Refusal {
+                reason: reason.into(),
+                message: "not over this connection".to_owned(),
+                retry_after_ms: 0,
+            }));
+        }
         let (responses, stream) = mpsc::channel(16);
         let dispatch = Dispatch {
             first,
