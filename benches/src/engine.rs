@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use qtf_engine::{
-    ClientHello, Effect, Engine, EngineConfig, Output, Payload, ResultReport, Submission, TaskRef,
-    WorkerHello,
+    ClientHello, Effect, Engine, EngineConfig, Output, Payload, Principal, ResultReport,
+    Submission, TaskRef, WorkerHello,
 };
 use qtf_shm::{
     ClientIndex, Geometry, Now, Outcome, OutcomeKind, Segment, SegmentSpec, TaskId, WorkerId,
@@ -114,7 +114,7 @@ impl Bench {
         let client = engine.client_hello(
             now,
             &ClientHello {
-                uid: None,
+                principal: Principal::Uid(1000),
                 name: "bench",
                 host: "here",
                 address: "none",

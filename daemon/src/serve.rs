@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qtf_engine::{Engine, EngineConfig, WallTime};
+use qtf_engine::{Engine, EngineConfig, ShareRule, WallTime};
 use qtf_journal::{Appender, AppenderLimits};
 use qtf_shm::Segment;
 use tokio::sync::{Notify, watch};
@@ -101,9 +101,19 @@ pub(crate) fn engine_config(settings: &Settings) -> EngineConfig {
         stop_grace_ns: ns(times.stop_grace),
         start_within_ns: ns(times.start_within),
         payload_limit: settings.limits.payload_bytes,
+        share_rule: share_rule(settings),
+        operator_uid: nix::unistd::geteuid().as_raw(),
         // Tokens are secrets: without the kernel's randomness they would not be.
         seed: getrandom::u64().unwrap_or_else(|_| qtf_shm::time::wall_ns()),
         ..EngineConfig::default()
+    }
+}
+
+/// A private segment is one user's, who may use it up.
+pub(crate) fn share_rule(settings: &Settings) -> ShareRule {
+    match settings.segment {
+        SegmentKind::Private => ShareRule::Whole,
+        SegmentKind::Named => ShareRule::Shared,
     }
 }
 

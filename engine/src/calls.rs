@@ -8,6 +8,7 @@ use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
 use crate::effects::{Effect, StopReason};
 use crate::plm::{Disposition, Fence, Namer, Order, ResultReport, Submission, TaskRef, order};
+use crate::principal::Principal;
 use crate::register::{Beat, ClientHello, ClientSession, WorkerHello, WorkerWelcome, check_hello};
 use crate::rejection::Rejection;
 
@@ -19,7 +20,13 @@ impl Engine {
     /// A field is out of range, something is full, or the daemon stops. Nothing is left behind.
     pub fn submit(&mut self, now: Now, submission: &Submission<'_>) -> Result<Accepted, Rejection> {
         let mut parts = self.parts(now);
-        parts.plm.submit(&mut parts.turn, submission)
+        let answer = parts.plm.submit(&mut parts.turn, submission);
+        if !answer.is_ok_and(|accepted| !accepted.is_repeat) {
+            // It may have been opened for this submission.
+            let turn = parts.turn;
+            turn.clients.settle(turn.segment, submission.client);
+        }
+        answer
     }
 
     /// Cancels a task: a waiting one at once, a running one by asking its worker to stop it.
@@ -85,7 +92,7 @@ impl Engine {
     /// takes back.
     ///
     /// # Errors
-    /// The name is empty or too long, or all records are in use.
+    /// The name is empty or too long.
     pub fn client_hello(
         &mut self,
         now: Now,
@@ -93,7 +100,22 @@ impl Engine {
     ) -> Result<ClientSession, Rejection> {
         let parts = self.parts(now);
         let turn = parts.turn;
-        turn.clients.hello(turn.segment, parts.rng, now, hello)
+        let session = turn.clients.hello(turn.segment, parts.rng, now, hello);
+        turn.clients.ask_for_pass(turn.sweep);
+        session
+    }
+
+    /// The record for a call without a session: the common one of its principal. To be used at once: it is given back when nothing
+    /// holds it.
+    pub fn client_for(&mut self, now: Now, principal: Principal) -> ClientIndex {
+        let turn = self.parts(now).turn;
+        turn.clients.common(turn.segment, now, principal)
+    }
+
+    /// For whom the tasks of a client were submitted.
+    #[must_use]
+    pub fn principal_of(&self, client: ClientIndex) -> Principal {
+        self.clients.principal(client)
     }
 
     /// A client's heartbeat.
@@ -128,6 +150,9 @@ impl Engine {
     ) -> Result<WorkerWelcome, Rejection> {
         let mut parts = self.parts(now);
         let capacity = check_hello(hello)?;
+        let segment = parts.turn.segment;
+        parts.plm.check_kinds(segment, hello.kinds, Namer::Worker)?;
+        parts.workers.check_room(&parts.turn, hello)?;
         let mut kinds = 0;
         for name in hello.kinds {
             kinds |= 1

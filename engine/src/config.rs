@@ -3,6 +3,8 @@
 //! All values are fixed for the life of the engine. Times are nanoseconds. Checked once, by
 //! [`EngineConfig::checked`], which [`crate::Engine::new`] calls. Tested at the end of this file.
 
+use crate::shares::ShareRule;
+
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
 
@@ -39,6 +41,10 @@ pub struct EngineConfig {
     pub effects_max: u32,
     /// Largest payload of a task in bytes.
     pub payload_limit: u64,
+    /// What one principal may use of each table.
+    pub share_rule: ShareRule,
+    /// The user who, beside root, always has a client record: the daemon's own.
+    pub operator_uid: u32,
     /// Seed of all randomness: tokens, probe numbers, jitter of retries.
     pub seed: u64,
 }
@@ -60,6 +66,8 @@ impl Default for EngineConfig {
             background_sweep_ns: SECOND,
             effects_max: 4_096,
             payload_limit: 64 << 20,
+            share_rule: ShareRule::Shared,
+            operator_uid: 0,
             seed: 0,
         }
     }

@@ -99,6 +99,9 @@ impl Engine {
         let config = config.checked()?;
         let right = segment.plm_right().ok_or(ConfigError::NotTheDaemon)?;
         let mut rng = fastrand::Rng::with_seed(config.seed);
+        let mut clients = Clients::new(&segment, &config);
+        let workers = Workers::new(&segment, right, rng.u64(..));
+        let plm = Plm::new((&segment, &mut clients), (rng.u64(..), now), journal);
         let mut engine = Self {
             effects: EffectQueue::new(config.effects_max),
             lost_files: LostFiles::default(),
@@ -108,9 +111,9 @@ impl Engine {
                 now,
             ),
             departed: Departed::default(),
-            clients: Clients::new(&segment),
-            workers: Workers::new(&segment, right, rng.u64(..)),
-            plm: Plm::new(rng.u64(..), now, journal),
+            clients,
+            workers,
+            plm,
             scheduler: Scheduler::default(),
             rng,
             last_cycle: now,
@@ -267,6 +270,7 @@ impl Parts<'_> {
             .counters()
             .add(Counter::LeafRestored, ready.saturating_add(timers));
         for slot in self.turn.segment.allocated_slots(stripe) {
+            self.turn.clients.refile(segment, self.turn.right, slot);
             match self.plm.repair(&mut self.turn, self.workers, slot) {
                 Repaired::Nothing => {}
                 Repaired::Index => work += WorkCount::ONE,
@@ -277,7 +281,7 @@ impl Parts<'_> {
             }
         }
         if !was_urgent {
-            self.plm.expire_keys(&self.turn);
+            self.plm.expire_keys(&mut self.turn);
             self.plm.look_at_ids(&self.turn);
             let blocks = self
                 .turn
@@ -289,6 +293,7 @@ impl Parts<'_> {
         }
         if self.turn.sweep.stripe_done(high_water) {
             self.workers.pass_completed(&self.turn);
+            self.turn.clients.end_folding(segment, self.turn.sweep);
             self.departed
                 .pass_completed(segment, self.turn.sweep, self.workers);
         }

@@ -9,8 +9,8 @@
 
 use qtf_journal::{Blob, ClientRef, Lsn, TaskImage};
 use qtf_shm::{
-    BlobRef, ClientIndex, FLAG_CANCEL, KindIndex, Part, Phase, SegmentView, SideRecord, TaskId,
-    TaskOptions, TaskRecord,
+    BlobRef, ClientIndex, FLAG_CANCEL, KeyId, KindIndex, Now, Part, Phase, SegmentView, SideRecord,
+    TaskId, TaskOptions, TaskRecord,
 };
 
 use crate::plm::{LSN_UNDER_WAY, judged_end};
@@ -51,7 +51,9 @@ pub(crate) fn image_of<'b>(
     buffer.kind = view.kind_name(kind)?;
     let uid = name_client(view, record, buffer);
     buffer.side = view.read_side(record);
-    let key = view.key_of(record, buffer.side.as_ref());
+    let key = view
+        .key_of(record, buffer.side.as_ref())
+        .filter(|&(key, _)| is_known(view, key, id));
     let payload = blob_of(view, record, Part::Payload, &mut buffer.payload)?;
     let result = if standing.phase.is_final() {
         blob_of(view, record, Part::Result, &mut buffer.result)?
@@ -194,6 +196,13 @@ pub(crate) const fn in_file(blob: BlobRef) -> Option<Blob<'static>> {
         }),
         BlobRef::None | BlobRef::Inline { .. } | BlobRef::Arena { .. } => None,
     }
+}
+
+/// A side record still names the key of its task when that was given back.
+fn is_known(view: &SegmentView, key: KeyId, task: TaskId) -> bool {
+    let any_time = Now::from_stamp(0);
+    let entry = view.keys().find(key, any_time);
+    entry.is_some_and(|entry| entry.task == task)
 }
 
 fn is_there(view: &SegmentView, task: TaskId) -> bool {

@@ -160,7 +160,7 @@ impl Engine {
     /// A client has the answers to submissions with these keys and will not repeat them: they need not be known any
     /// more. Unknown ones are passed over.
     pub fn release_keys(&mut self, now: Now, keys: &[KeyId]) {
-        let parts = self.parts(now);
-        parts.plm.release_keys(&parts.turn, keys);
+        let mut parts = self.parts(now);
+        parts.plm.release_keys(&mut parts.turn, keys);
     }
 }

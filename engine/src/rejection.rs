@@ -8,6 +8,8 @@ use std::fmt;
 
 use qtf_shm::{Phase, TaskId};
 
+use crate::shares::ShareUsedUp;
+
 /// LIMIT: long enough for a daemon under load to free slots, short enough not to be noticed.
 const RETRY_SOON_MS: u32 = 100;
 /// LIMIT: workers and clients come back on a scale of seconds.
@@ -125,6 +127,8 @@ pub(crate) enum Detail {
     NoSpillRoom { bytes: u64, limit: u64 },
     /// A fixed table is full.
     Full { what: &'static str, count: u64 },
+    /// A principal's share of a table is used up.
+    Share(ShareUsedUp),
     /// An id or token of a worker.
     Worker(u64),
     /// A client session.
@@ -170,6 +174,7 @@ impl fmt::Display for Detail {
                 f,
                 "all {count} {what} are in use: try again later, or start the daemon with a larger segment"
             ),
+            Self::Share(used_up) => used_up.fmt(f),
             Self::Worker(raw) => write!(
                 f,
                 "worker w{}.{} is not known, or its token is wrong: register anew",

@@ -19,7 +19,9 @@ use qtf_shm::{
 };
 
 use crate::places::Places;
-use crate::plm::LSN_UNDER_WAY;
+use crate::plm::{LSN_UNDER_WAY, restorable_keys, usable_keys};
+use crate::register::OPERATOR_RECORDS;
+use crate::shares::ShareRule;
 use crate::wall::WallTime;
 
 /// What a cold start has brought back.
@@ -31,8 +33,16 @@ pub struct Restored {
     pub cancelled: u64,
     /// Idempotency keys that are known again.
     pub keys: u64,
-    /// Keys that found no room: a repeat of one of these would be a new task.
+    /// Keys for which there was no room whose tasks are there: a repeat of one of these would be a new task.
     pub keys_dropped: u64,
+    /// The same of tasks that are forgotten.
+    pub keys_dropped_of_forgotten: u64,
+    /// Keys that the segment can know before it refuses by chance; those that were brought back leave some of them free.
+    pub keys_capacity: u64,
+    /// When the first place of those is free again, as its key has no time left; 0 if none was brought back.
+    pub first_key_ends_unix_ms: u64,
+    /// When all of them are.
+    pub last_key_ends_unix_ms: u64,
 }
 
 /// A journal and a segment do not fit each other.
@@ -64,12 +74,17 @@ pub fn restore(
 ) -> Result<Restored, RestoreError> {
     let mut restored = Restored::default();
     let places = Places::of(segment.stamps_moved(), recovered);
-    let mut clients = RestoredClients::default();
+    let mut clients = RestoredClients::new(segment);
     let mut keys = Vec::new();
     for image in recovered.tasks() {
         // Also of a task that nobody wants any more: a repeat must not run it again.
         if let Some((key, expires_unix_ms)) = image.key {
-            keys.push((key, image.id, expires_unix_ms));
+            keys.push(RestoredKey {
+                is_of_forgotten: is_unwanted(&image),
+                key,
+                task: image.id,
+                expires_unix_ms,
+            });
         }
         if is_unwanted(&image) {
             continue;
@@ -85,7 +100,13 @@ pub fn restore(
             image.cancel_requested && task.phase == Phase::Cancelled && task.lsn == LSN_UNDER_WAY,
         ));
     }
-    keys.extend(recovered.keys());
+    let of_forgotten = |(key, task, expires_unix_ms)| RestoredKey {
+        is_of_forgotten: true,
+        key,
+        task,
+        expires_unix_ms,
+    };
+    keys.extend(recovered.keys().map(of_forgotten));
     put_keys(segment, wall, keys, &mut restored);
     segment.restore_key_places();
     segment.rebuild_caches(wall.now);
@@ -228,57 +249,105 @@ fn side_of(image: &TaskImage<'_>, wall: WallTime) -> Option<SideRecord> {
 /// LIMIT: searches for room that fail; a table in which so many did is full.
 const FULL_SEARCHES_MAX: u32 = 64;
 
-/// Makes keys stand for their tasks again, for the rest of their time. What expires last comes first: keys that people chose
-/// live long; of those that client libraries make for a moment, only the newest may still be repeated.
+/// A key that the journal remembers.
+#[derive(Debug, Clone, Copy)]
+struct RestoredKey {
+    /// Its task is acknowledged, purged or expired.
+    is_of_forgotten: bool,
+    key: KeyId,
+    task: TaskId,
+    expires_unix_ms: u64,
+}
+
+/// Makes keys stand for their tasks again, for the rest of their time. Places are left for those that come: what does not fit goes,
+/// keys of forgotten tasks first, and of equals the one that expires first: keys that people chose live long; of those that
+/// client libraries make for a moment, only the newest may still be repeated.
 fn put_keys(
     segment: &Segment,
     wall: WallTime,
-    mut keys: Vec<(KeyId, TaskId, u64)>,
+    mut keys: Vec<RestoredKey>,
     restored: &mut Restored,
 ) {
     if cfg!(qtf_mutant = "sim_keys_are_not_restored") {
         return;
     }
-    keys.retain(|&(_, _, expires_unix_ms)| expires_unix_ms > wall.unix_ms);
-    keys.sort_unstable_by_key(|&(key, task, expires_unix_ms)| {
-        (core::cmp::Reverse((expires_unix_ms, task.as_raw())), key)
+    keys.retain(|key| key.expires_unix_ms > wall.unix_ms);
+    keys.sort_unstable_by_key(|key| {
+        let age = core::cmp::Reverse((key.expires_unix_ms, key.task.as_raw()));
+        (key.is_of_forgotten, age, key.key)
     });
     let table = segment.keys();
+    let room = restorable_keys(table.capacity());
+    restored.keys_capacity = usable_keys(table.capacity());
     let mut full = 0;
-    for (key, task, expires_unix_ms) in keys {
-        if table.find(key, wall.now).is_some() {
+    for known in keys {
+        if table.find(known.key, wall.now).is_some() {
             continue;
         }
-        let expiry = wall.moment_of(expires_unix_ms).stamp();
-        let put = if full < FULL_SEARCHES_MAX {
-            table.put_back(key, task, expiry, wall.now)
-        } else {
-            let reserved = table.reserve(key, task, expiry, wall.now);
-            reserved.map(|place| {
-                table.confirm(place);
-            })
-        };
-        if put.is_ok() {
+        let place = (known.key, known.task);
+        let expiry = wall.moment_of(known.expires_unix_ms).stamp();
+        let is_put = restored.keys < room && put_key(segment, wall.now, place, (expiry, full));
+        if is_put {
             restored.keys = restored.keys.saturating_add(1);
+            restored.last_key_ends_unix_ms =
+                restored.last_key_ends_unix_ms.max(known.expires_unix_ms);
+            let first = &mut restored.first_key_ends_unix_ms;
+            *first = match *first {
+                0 => known.expires_unix_ms,
+                first => first.min(known.expires_unix_ms),
+            };
         } else {
             full += 1;
-            restored.keys_dropped = restored.keys_dropped.saturating_add(1);
+            let dropped = if known.is_of_forgotten {
+                &mut restored.keys_dropped_of_forgotten
+            } else {
+                &mut restored.keys_dropped
+            };
+            *dropped = dropped.saturating_add(1);
         }
     }
 }
 
-/// Records of the clients whose tasks come back.
-#[derive(Debug, Default)]
+/// Puts a key into the table; whether there was a place.
+fn put_key(
+    segment: &Segment,
+    now: Now,
+    (key, task): (KeyId, TaskId),
+    (expiry, full): (u64, u32),
+) -> bool {
+    let table = segment.keys();
+    if full < FULL_SEARCHES_MAX {
+        return table.put_back(key, task, expiry, now).is_ok();
+    }
+    let reserved = table.reserve(key, task, expiry, now);
+    reserved.is_ok_and(|place| table.confirm(place))
+}
+
+/// Records of the clients whose tasks come back. As in daily work a user whose share of the records is used up gets one for all of
+/// his programs.
+#[derive(Debug)]
 struct RestoredClients {
+    size: u64,
+    held: BTreeMap<Option<u32>, u64>,
     known: BTreeMap<(Option<u32>, String, String), ClientIndex>,
     /// The client of the task before: tasks of one client come in rows.
     last: Option<(Option<u32>, String, String, ClientIndex)>,
 }
 
 impl RestoredClients {
-    /// The record of a client; record 0 for one that never registered, or if there are no more.
+    fn new(segment: &Segment) -> Self {
+        Self {
+            // Record 0 is nobody's, and the operators' are theirs.
+            size: u64::from(segment.geometry().clients()).saturating_sub(1 + OPERATOR_RECORDS),
+            held: BTreeMap::new(),
+            known: BTreeMap::new(),
+            last: None,
+        }
+    }
+
+    /// The record of a client; record 0 for one that is not known, or if there are no more.
     fn index(&mut self, segment: &Segment, now: Now, client: ClientRef<'_>) -> ClientIndex {
-        if client.name.is_empty() {
+        if client.name.is_empty() && client.uid.is_none() {
             return ClientIndex::UNKNOWN;
         }
         if let Some((uid, name, host, index)) = &self.last
@@ -288,13 +357,28 @@ impl RestoredClients {
         {
             return *index;
         }
-        let (name, host) = (client.name.to_owned(), client.host.to_owned());
-        let next = self.known.len().saturating_add(1);
-        let index = *self
-            .known
-            .entry((client.uid, name.clone(), host.clone()))
-            .or_insert_with(|| open(segment, now, (next, client)));
-        self.last = Some((client.uid, name, host, index));
+        let identity =
+            |client: ClientRef<'_>| (client.uid, client.name.to_owned(), client.host.to_owned());
+        let mut who = client;
+        let used = u64::try_from(self.known.len()).unwrap_or(u64::MAX);
+        let held = self.held.get(&client.uid).copied().unwrap_or(0);
+        let may_have_more = ShareRule::Shared.allows((held, used, self.size), 1);
+        if !may_have_more && !self.known.contains_key(&identity(client)) {
+            (who.name, who.host) = ("", "");
+        }
+        let (uid, name, host) = identity(client);
+        let index = match self.known.get(&identity(who)) {
+            Some(&known) => known,
+            None if who.name.is_empty() && who.uid.is_none() => ClientIndex::UNKNOWN,
+            None => {
+                let next = self.known.len().saturating_add(1);
+                let index = open(segment, now, (next, who));
+                self.known.insert(identity(who), index);
+                self.held.insert(uid, held.saturating_add(1));
+                index
+            }
+        };
+        self.last = Some((uid, name, host, index));
         index
     }
 

@@ -104,14 +104,20 @@ impl<'s> KindTable<'s> {
         if let Some(kind) = self.find(name) {
             return Ok(kind);
         }
+        if self.free() <= kept {
+            return Err(KindsFull::Full(name.to_owned()));
+        }
+        self.intern(name)
+    }
+
+    /// How many new names there is room for.
+    #[must_use]
+    pub fn free(&self) -> usize {
         let free = self.entries.iter().skip(1).filter(|entry| {
             // ORDERING: a count; what is taken meanwhile is found by `intern`.
             entry.tag.load(Ordering::Relaxed) == 0
         });
-        if free.count() <= kept {
-            return Err(KindsFull::Full(name.to_owned()));
-        }
-        self.intern(name)
+        free.count()
     }
 
     /// The number of a kind that has one.

@@ -145,7 +145,11 @@ impl Core {
             watches: Watches::new(slots, watches_max),
             stability: Stability::starting_at(engine.durable_lsn()),
             journal,
-            uploads: Uploads::new(engine.segment().spill().clone(), limits.uploads),
+            uploads: Uploads::new(
+                engine.segment().spill().clone(),
+                limits.uploads,
+                engine.config().share_rule,
+            ),
             limits,
             durable_by_default,
             key_ttl,

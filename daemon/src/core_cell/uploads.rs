@@ -2,10 +2,12 @@
 //!
 //! An upload lies in a spill file from its first chunk on. Its receipt is good for one use, by the session
 //! that uploaded it, within [`RECEIPT_NS`]; then the file is removed. Uploads under way count too, so
-//! that their number is bounded. Tested at the end of this file.
+//! that their number is bounded. Each counts for its principal, with the bytes that it announced: one principal's share of the number and
+//! of the room in spill files is bounded by the rule for all tables. Tested at the end of this file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use qtf_engine::{Principal, ShareRule, ShareUsedUp};
 use qtf_shm::spill::{SpillError, SpillStore, SpillWriter};
 use qtf_shm::{BlobRef, Now};
 
@@ -14,6 +16,7 @@ pub(crate) const RECEIPT_NS: u64 = 60_000_000_000;
 
 #[derive(Debug, Clone, Copy)]
 struct Upload {
+    principal: Principal,
     blob: BlobRef,
     session: u64,
     expires: Now,
@@ -24,35 +27,99 @@ struct Upload {
 pub(crate) struct Uploads {
     store: SpillStore,
     waiting: HashMap<u64, Upload>,
-    under_way: usize,
+    /// Under way and waiting, by principal; one without any is not there.
+    held: BTreeMap<Principal, Held>,
+    all: Held,
+    rule: ShareRule,
     uploads_max: usize,
     next_expiry: Option<Now>,
 }
 
+/// Uploads, and what they announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Held {
+    count: u64,
+    bytes: u64,
+}
+
+/// Why an upload cannot begin now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoUpload {
+    /// All are in use.
+    Full,
+    /// Those are that one principal may use.
+    Share(ShareUsedUp),
+}
+
 impl Uploads {
     /// None yet; at most `uploads_max` under way and waiting together.
-    pub(crate) fn new(store: SpillStore, uploads_max: usize) -> Self {
+    pub(crate) fn new(store: SpillStore, uploads_max: usize, rule: ShareRule) -> Self {
         Self {
             store,
             waiting: HashMap::new(),
-            under_way: 0,
+            held: BTreeMap::new(),
+            all: Held::default(),
+            rule,
             uploads_max,
             next_expiry: None,
         }
     }
 
-    /// An upload begins. False if there are too many.
-    pub(crate) fn begin(&mut self) -> bool {
-        let has_room = self.under_way.saturating_add(self.waiting.len()) < self.uploads_max;
-        if has_room {
-            self.under_way = self.under_way.saturating_add(1);
+    /// An upload of so many bytes begins.
+    pub(crate) fn begin(&mut self, principal: Principal, bytes: u64) -> Result<(), NoUpload> {
+        let held = self.held.get(&principal).copied().unwrap_or_default();
+        let size = u64::try_from(self.uploads_max).unwrap_or(u64::MAX);
+        if self.all.count >= size {
+            return Err(NoUpload::Full);
         }
-        has_room
+        let until = "some are free again when an upload is used by its submission, has failed, or is 60 s old";
+        let used_up = |held, size, what| {
+            Err(NoUpload::Share(ShareUsedUp {
+                principal,
+                held,
+                size,
+                what,
+                until,
+            }))
+        };
+        if !self.rule.allows((held.count, self.all.count, size), 1) {
+            return used_up(held.count, size, "uploads");
+        }
+        let size = self.store.total_limit();
+        let has_room = self.rule.allows((held.bytes, self.all.bytes, size), bytes);
+        // The first upload of all may be as large as the store takes; and whether the store is full it says itself.
+        let would_fit = self.all.bytes.saturating_add(bytes) <= size;
+        if !has_room && would_fit && self.all.bytes > 0 {
+            return used_up(held.bytes, size, "bytes in spill files");
+        }
+        self.count(principal, bytes);
+        Ok(())
     }
 
     /// An upload is no longer under way, whatever became of it.
-    pub(crate) fn end(&mut self) {
-        self.under_way = self.under_way.saturating_sub(1);
+    pub(crate) fn end(&mut self, principal: Principal, bytes: u64) {
+        self.uncount(principal, bytes);
+    }
+
+    fn count(&mut self, principal: Principal, bytes: u64) {
+        let held = self.held.entry(principal).or_default();
+        for held in [held, &mut self.all] {
+            held.count = held.count.saturating_add(1);
+            held.bytes = held.bytes.saturating_add(bytes);
+        }
+    }
+
+    fn uncount(&mut self, principal: Principal, bytes: u64) {
+        let Some(held) = self.held.get_mut(&principal) else {
+            return;
+        };
+        held.count = held.count.saturating_sub(1);
+        held.bytes = held.bytes.saturating_sub(bytes);
+        if held.count == 0 {
+            self.held.remove(&principal);
+        }
+        self.all.count = self.all.count.saturating_sub(1);
+        self.all.bytes = self.all.bytes.saturating_sub(bytes);
     }
 
     /// Makes the file of an upload.
@@ -68,15 +135,22 @@ impl Uploads {
     }
 
     /// Keeps what was uploaded and gives its receipt; `None` if there is no randomness for one.
-    pub(crate) fn keep(&mut self, session: u64, blob: BlobRef, now: Now) -> Option<u64> {
+    pub(crate) fn keep(
+        &mut self,
+        (principal, session): (Principal, u64),
+        blob: BlobRef,
+        now: Now,
+    ) -> Option<u64> {
         let receipt = getrandom::u64().ok()?;
         if receipt == 0 || self.waiting.contains_key(&receipt) {
             return None;
         }
         let expires = now.plus_ns(RECEIPT_NS);
+        self.count(principal, blob.len());
         self.waiting.insert(
             receipt,
             Upload {
+                principal,
                 blob,
                 session,
                 expires,
@@ -101,7 +175,9 @@ impl Uploads {
 
     /// The receipt was used.
     pub(crate) fn use_up(&mut self, receipt: u64) {
-        self.waiting.remove(&receipt);
+        if let Some(upload) = self.waiting.remove(&receipt) {
+            self.uncount(upload.principal, upload.blob.len());
+        }
     }
 
     #[cfg(test)]
@@ -129,6 +205,7 @@ impl Uploads {
         self.waiting = kept;
         let expired: HashMap<u64, Upload> = expired;
         for upload in expired.values() {
+            self.uncount(upload.principal, upload.blob.len());
             self.discard(upload.blob);
         }
         self.next_expiry = self.waiting.values().map(|upload| upload.expires).min();
@@ -146,15 +223,18 @@ mod tests {
 
     const LIMIT: u64 = 1 << 20;
 
+    const ONE: Principal = Principal::Uid(1);
+    const OTHER: Principal = Principal::Uid(2);
+
     fn uploads(folder: &tempfile::TempDir) -> Uploads {
-        Uploads::new(SpillStore::open(folder.path(), LIMIT), 2)
+        Uploads::new(SpillStore::open(folder.path(), LIMIT), 2, ShareRule::Whole)
     }
 
     fn upload(uploads: &mut Uploads) -> u64 {
         let mut writer = uploads.create(3).unwrap();
         writer.write(b"abc").unwrap();
         let blob = writer.finish().unwrap();
-        uploads.keep(1, blob, Now::from_ns(0)).unwrap()
+        uploads.keep((ONE, 1), blob, Now::from_ns(0)).unwrap()
     }
 
     fn files(folder: &tempfile::TempDir) -> usize {
@@ -204,10 +284,38 @@ mod tests {
     fn uploads_under_way_count() {
         let folder = tempfile::tempdir().unwrap();
         let mut uploads = uploads(&folder);
-        assert!(uploads.begin());
-        upload(&mut uploads);
-        assert!(!uploads.begin());
-        uploads.end();
-        assert!(uploads.begin());
+        assert_eq!(uploads.begin(ONE, 3), Ok(()));
+        let receipt = upload(&mut uploads);
+        assert_eq!(uploads.begin(ONE, 3), Err(NoUpload::Full));
+        uploads.end(ONE, 3);
+        assert_eq!(uploads.begin(ONE, 3), Ok(()));
+        uploads.use_up(receipt);
+        uploads.end(ONE, 3);
+        assert_eq!((uploads.all, uploads.held.len()), (Held::default(), 0));
+    }
+
+    #[test]
+    fn one_principal_leaves_uploads_and_room_to_others_and_hears_whose_share_is_used_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SpillStore::open(folder.path(), LIMIT);
+        let mut uploads = Uploads::new(store, 64, ShareRule::Shared);
+        let mut count = 0;
+        let refused = loop {
+            match uploads.begin(ONE, 1) {
+                Ok(()) => count += 1,
+                Err(NoUpload::Full) => panic!("nothing is left for others"),
+                Err(NoUpload::Share(used_up)) => break used_up,
+            }
+        };
+        assert_eq!((count, refused.held, refused.size), (62, 62, 64));
+        assert_eq!(uploads.begin(OTHER, 1), Ok(()));
+        for _ in 0..10 {
+            uploads.end(ONE, 1);
+        }
+        assert_eq!(uploads.begin(ONE, uploads.store.total_limit() / 2), Ok(()));
+        let rest = uploads.store.total_limit() / 2 - 1_000;
+        let refused = uploads.begin(ONE, rest).unwrap_err();
+        assert!(matches!(refused, NoUpload::Share(used_up) if used_up.what.contains("bytes")));
+        assert_eq!(uploads.begin(OTHER, 1_000), Ok(()));
     }
 }

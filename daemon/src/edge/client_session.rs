@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use qtf_engine::ClientHello;
+use qtf_engine::{ClientHello, Principal};
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{ClientHeartbeat, ClientNotice, ClientWelcome};
 use qtf_shm::ClientIndex;
@@ -84,7 +84,7 @@ impl ClientSessionStream {
             .client_hello(
                 now,
                 &ClientHello {
-                    uid: peer.and_then(Peer::uid),
+                    principal: peer.map_or(Principal::Unknown, Peer::principal),
                     name: &hello.name,
                     host: &hello.host,
                     address: &address,

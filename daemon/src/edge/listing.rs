@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
+use qtf_engine::Principal;
 use qtf_proto::v1::{ListTasksRequest, ListTasksResponse, TaskInfo, TaskState};
 use tonic::Status;
 
@@ -17,28 +18,19 @@ const SLOTS_PER_POLL: u32 = 2048;
 /// LIMIT: tasks in one message, each with at most 4 KiB of preview.
 const TASKS_MAX: usize = 128;
 
-/// Whose tasks are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whose {
-    Everybodys,
-    /// Those of one user, on the Unix socket.
-    User(u32),
-    /// Those of one client record.
-    Client(u16),
-}
-
 /// The answers of one `ListTasks` call.
 #[derive(Debug)]
 pub(crate) struct ListStream {
     request: ListTasksRequest,
-    whose: Whose,
+    /// Whose tasks are wanted; `None` = everybody's.
+    whose: Option<Principal>,
     next_slot: u32,
     left: u64,
 }
 
 impl ListStream {
     /// A list from the first slot on.
-    pub(crate) fn new(request: ListTasksRequest, whose: Whose) -> Self {
+    pub(crate) fn new(request: ListTasksRequest, whose: Option<Principal>) -> Self {
         let left = if request.limit == 0 {
             u64::MAX
         } else {
@@ -81,11 +73,10 @@ impl ListStream {
         if state == TaskState::Unspecified || !is_of_a_state {
             return None;
         }
-        let is_wanted = match self.whose {
-            Whose::Everybodys => true,
-            Whose::Client(client) => record.client == client,
-            Whose::User(uid) => read::uid_of_client(core, record.client) == Some(uid),
-        };
+        let is_wanted = self.whose.is_none_or(|whose| {
+            let client = core.segment().client_index(record.client);
+            client.is_some_and(|client| core.engine.principal_of(client) == whose)
+        });
         if !is_wanted {
             return None;
         }

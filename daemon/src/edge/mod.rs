@@ -42,14 +42,14 @@ pub(crate) const MESSAGES_PER_POLL_MAX: usize = 16;
 /// LIMIT: bytes of payload or output that one poll copies.
 pub(crate) const COPIED_PER_POLL_MAX: usize = 64 << 10;
 
-/// Index of a peer-given number, or no refusal but a plain error of the call.
+/// The client record of a session, or, without one, that of whom the call is made for.
 pub(crate) fn session_client(
-    core: &crate::core_cell::Core,
-    session: u64,
+    core: &mut crate::core_cell::Core,
+    (session, principal): (u64, qtf_engine::Principal),
 ) -> Result<qtf_shm::ClientIndex, qtf_engine::Rejection> {
     if session == 0 {
-        // Callers that never registered share one record.
-        return Ok(read::unregistered());
+        let now = core.now();
+        return Ok(core.engine.client_for(now, principal));
     }
     core.engine.client_of(session)
 }

@@ -2,7 +2,7 @@
 //!
 //! Tested in `tests/daemon/submit.rs`, `tests/daemon/watch.rs`, `tests/daemon/listing.rs`, `tests/daemon/transfer.rs`.
 
-use qtf_engine::{Accepted, Answer, Lsn, Rejection};
+use qtf_engine::{Accepted, Answer, Lsn, Principal, Rejection};
 use qtf_proto::refusal;
 use qtf_proto::v1::plm_server::Plm;
 use qtf_proto::v1::{
@@ -13,7 +13,7 @@ use qtf_proto::v1::{
 use qtf_shm::{Now, Part, TaskId};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::listing::{ListStream, Whose};
+use super::listing::ListStream;
 use super::service::principal_of;
 use super::submit::{SubmitStream, array_of, reached, release_keys, submit_one};
 use super::transfer::{self, BlobStream};
@@ -40,10 +40,11 @@ impl Plm for PlmEdge {
         &self,
         request: Request<SubmitTaskRequest>,
     ) -> Result<Response<SubmitTaskResponse>, Status> {
+        let principal = principal_of(&request);
         let request = request.into_inner();
         status::check_batch(request.received_keys.len())?;
-        let accepted =
-            core_cell::enter(|core| submit_task(core, &request)).ok_or_else(status::gone)?;
+        let accepted = core_cell::enter(|core| submit_task(core, &request, principal))
+            .ok_or_else(status::gone)?;
         let accepted = accepted.map_err(refusal::status_of)?;
         stable(accepted.durable).await?;
         Ok(Response::new(SubmitTaskResponse {
@@ -58,14 +59,17 @@ impl Plm for PlmEdge {
         &self,
         request: Request<Streaming<SubmitStreamRequest>>,
     ) -> Result<Response<SubmitStream>, Status> {
-        Ok(Response::new(SubmitStream::new(request.into_inner())))
+        let principal = principal_of(&request);
+        let requests = request.into_inner();
+        Ok(Response::new(SubmitStream::new(requests, principal)))
     }
 
     async fn upload_payload(
         &self,
         request: Request<Streaming<UploadChunk>>,
     ) -> Result<Response<UploadReceipt>, Status> {
-        let receipt = transfer::receive(request.into_inner(), transfer::Uploader::Client).await?;
+        let uploader = transfer::Uploader::Client(principal_of(&request));
+        let receipt = transfer::receive(request.into_inner(), uploader).await?;
         Ok(Response::new(receipt))
     }
 
@@ -99,7 +103,7 @@ impl Plm for PlmEdge {
         &self,
         request: Request<ListTasksRequest>,
     ) -> Result<Response<ListStream>, Status> {
-        let uid = principal_of(&request).uid();
+        let principal = principal_of(&request);
         let request = request.into_inner();
         if request.states.len() > STATES_MAX {
             return Err(status::invalid(format!(
@@ -107,19 +111,7 @@ impl Plm for PlmEdge {
                 request.states.len()
             )));
         }
-        let whose = match (request.mine, uid) {
-            (false, _) => Whose::Everybodys,
-            (true, Some(uid)) => Whose::User(uid),
-            (true, None) => {
-                let client = core_cell::look(|core| session_client(core, request.session));
-                let client = client.ok_or_else(status::gone)?;
-                Whose::Client(
-                    client
-                        .map_err(|rejection| status::status_of(&rejection))?
-                        .get(),
-                )
-            }
-        };
+        let whose = request.mine.then_some(principal);
         Ok(Response::new(ListStream::new(request, whose)))
     }
 
@@ -173,7 +165,11 @@ impl Plm for PlmEdge {
     }
 }
 
-fn submit_task(core: &mut Core, request: &SubmitTaskRequest) -> Result<Accepted, Refusal> {
+fn submit_task(
+    core: &mut Core,
+    request: &SubmitTaskRequest,
+    principal: Principal,
+) -> Result<Accepted, Refusal> {
     release_keys(core, &request.received_keys);
     let spec = request.task.as_ref().ok_or_else(|| {
         status::refuse(
@@ -181,7 +177,7 @@ fn submit_task(core: &mut Core, request: &SubmitTaskRequest) -> Result<Accepted,
             "task is missing in the request",
         )
     })?;
-    let client = session_client(core, request.session)
+    let client = session_client(core, (request.session, principal))
         .map_err(|rejection| status::refusal_of(&rejection))?;
     let array = array_of(spec, None)?;
     submit_one(core, (client, request.session), spec, array)

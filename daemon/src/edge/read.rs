@@ -6,19 +6,14 @@
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{self, TaskInfo, TaskState};
 use qtf_shm::{
-    ClientIndex, FLAG_CANCEL, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SideRecord,
-    SlotIndex, TaskId, TaskOptions, TaskRecord,
+    FLAG_CANCEL, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SideRecord, SlotIndex, TaskId,
+    TaskOptions, TaskRecord,
 };
 
 use crate::core_cell::Core;
 
 /// LIMIT: bytes of a payload in a list.
 const PREVIEW_BYTES_MAX: u64 = 4096;
-
-/// The record of callers that never registered.
-pub(crate) fn unregistered() -> ClientIndex {
-    ClientIndex::new_checked(0, 1).expect("0 is below 1")
-}
 
 /// A task, if it is still there.
 pub(crate) fn task(core: &Core, id: TaskId) -> Option<TaskRecord> {
@@ -146,16 +141,6 @@ pub(crate) fn last_worker(core: &Core, record: &TaskRecord) -> Option<(u64, Stri
     };
     let worker = core.segment().read_worker(index)?.record;
     Some((worker.id.as_raw(), worker.name, worker.host))
-}
-
-/// User of a client's record.
-pub(crate) fn uid_of_client(core: &Core, client: u16) -> Option<u32> {
-    let index = core
-        .segment()
-        .client_index(client)
-        .filter(|index| index.get() != 0)?;
-    let record = core.segment().read_client(index)?.record;
-    (record.used && record.uid != u32::MAX).then_some(record.uid)
 }
 
 /// Names of the kinds in a set.

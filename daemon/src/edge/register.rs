@@ -7,7 +7,7 @@ use qtf_proto::v1::{ClientHeartbeat, UploadChunk, UploadReceipt, WorkerReport};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::client_session::ClientSessionStream;
-use super::service::peer_of;
+use super::service::{peer_of, principal_of};
 use super::worker_session::WorkerSessionStream;
 use super::{status, transfer};
 use crate::core_cell;
@@ -38,7 +38,8 @@ impl Register for RegisterEdge {
         &self,
         request: Request<Streaming<UploadChunk>>,
     ) -> Result<Response<UploadReceipt>, Status> {
-        let receipt = transfer::receive(request.into_inner(), transfer::Uploader::Worker).await?;
+        let uploader = transfer::Uploader::Worker(principal_of(&request));
+        let receipt = transfer::receive(request.into_inner(), uploader).await?;
         Ok(Response::new(receipt))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The reasons of the engine and of the wire have the same numbers. Tested at the end, over all of them.
 
-use qtf_engine::{RejectReason, Rejection};
+use qtf_engine::{RejectReason, Rejection, ShareUsedUp};
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::refusal;
 use qtf_proto::v1::{Refusal, RefusalReason};
@@ -60,6 +60,14 @@ pub(crate) fn too_many_uploads(limit: usize) -> Refusal {
             RefusalReason::SpillFailed,
             format!("all {limit} uploads are in use: try again later, or raise uploads_max"),
         )
+    }
+}
+
+/// A principal has as many uploads, or as large ones, as it may.
+pub(crate) fn upload_share_used_up(used_up: &ShareUsedUp) -> Refusal {
+    Refusal {
+        retry_after_ms: UPLOAD_RETRY_MS,
+        ..refuse(RefusalReason::SpillFailed, used_up.to_string())
     }
 }
 

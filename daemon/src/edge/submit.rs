@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use qtf_engine::{Accepted, ArrayMember, Durability, Lsn, Payload, Submission};
+use qtf_engine::{Accepted, ArrayMember, Durability, Lsn, Payload, Principal, Submission};
 use qtf_proto::limits::{BATCH_ENTRIES_MAX, INLINE_BYTES_MAX};
 use qtf_proto::v1::{
     self, Refusal, RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitVerdict,
@@ -193,6 +193,7 @@ struct Answer {
 #[derive(Debug)]
 pub(crate) struct SubmitStream {
     requests: Streaming<SubmitStreamRequest>,
+    principal: Principal,
     batch: Option<Batch>,
     answers: VecDeque<Answer>,
     /// Entries in `answers`.
@@ -208,9 +209,10 @@ pub(crate) struct SubmitStream {
 
 impl SubmitStream {
     /// A stream without a batch yet.
-    pub(crate) fn new(requests: Streaming<SubmitStreamRequest>) -> Self {
+    pub(crate) fn new(requests: Streaming<SubmitStreamRequest>, principal: Principal) -> Self {
         Self {
             requests,
+            principal,
             batch: None,
             answers: VecDeque::new(),
             unanswered: 0,
@@ -260,17 +262,18 @@ impl SubmitStream {
             if verdicts.is_empty() {
                 release_keys(core, &request.received_keys);
             }
-            let client = session_client(core, request.session);
             for spec in request.tasks.iter().skip(verdicts.len()) {
                 if *copied > COPIED_PER_POLL_MAX {
                     return false;
                 }
                 *copied = copied.saturating_add(spec.payload.len()).saturating_add(64);
-                let result = match &client {
+                // Each time: the record of a call without a session is nobody's after a refusal.
+                let whose = (request.session, self.principal);
+                let result = match session_client(core, whose) {
                     Ok(client) => {
-                        self.submit(core, (*client, request.session), spec, request.as_array)
+                        self.submit(core, (client, request.session), spec, request.as_array)
                     }
-                    Err(rejection) => Err(status::refusal_of(rejection)),
+                    Err(rejection) => Err(status::refusal_of(&rejection)),
                 };
                 if let Ok(accepted) = &result {
                     *durable = (*durable).max(accepted.durable);

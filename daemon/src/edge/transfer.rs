@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use qtf_engine::Principal;
 use qtf_proto::limits::CHUNK_BYTES;
 use qtf_proto::refusal;
 use qtf_proto::v1::{OutputChunk, RefusalReason, UploadChunk, UploadReceipt};
@@ -18,7 +19,8 @@ use qtf_shm::{BlobRef, Counter, Part, TaskId};
 use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
-use super::{session_client, status, worker_session};
+use super::{status, worker_session};
+use crate::core_cell::uploads::NoUpload;
 use crate::core_cell::{self, Core};
 use crate::journal::chores::Job;
 
@@ -30,27 +32,37 @@ const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
 /// Who uploads; says what the token of the chunks must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Uploader {
-    Client,
-    Worker,
+    Client(Principal),
+    Worker(Principal),
+}
+
+impl Uploader {
+    const fn principal(self) -> Principal {
+        let (Self::Client(principal) | Self::Worker(principal)) = self;
+        principal
+    }
 }
 
 /// Counts an upload as under way until dropped.
-struct UnderWay;
+struct UnderWay {
+    principal: Principal,
+    bytes: u64,
+}
 
 impl UnderWay {
-    fn begin(core: &mut Core) -> Result<Self, Status> {
-        if core.uploads.begin() {
-            return Ok(Self);
-        }
-        Err(refusal::status_of(status::too_many_uploads(
-            core.limits.uploads,
-        )))
+    fn begin(core: &mut Core, principal: Principal, bytes: u64) -> Result<Self, Status> {
+        let refused = match core.uploads.begin(principal, bytes) {
+            Ok(()) => return Ok(Self { principal, bytes }),
+            Err(NoUpload::Full) => status::too_many_uploads(core.limits.uploads),
+            Err(NoUpload::Share(used_up)) => status::upload_share_used_up(&used_up),
+        };
+        Err(refusal::status_of(refused))
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        core_cell::attend(|core| core.uploads.end());
+        core_cell::attend(|core| core.uploads.end(self.principal, self.bytes));
     }
 }
 
@@ -84,7 +96,9 @@ pub(crate) async fn receive(
         counters.add(Counter::SpillWritten, 1);
         counters.add(Counter::SpillBytes, total);
         let now = core.now();
-        let receipt = core.uploads.keep(session, blob, now);
+        let receipt = core
+            .uploads
+            .keep((uploader.principal(), session), blob, now);
         if receipt.is_none() {
             core.uploads.discard(blob);
         }
@@ -117,11 +131,13 @@ async fn settle(blob: BlobRef) -> Result<(), Status> {
 /// Whether the upload may begin. Nothing that it gives may be dropped inside the core.
 fn admit(core: &mut Core, first: &UploadChunk, uploader: Uploader) -> Result<UnderWay, Status> {
     match uploader {
-        Uploader::Client => {
-            session_client(core, first.session)
-                .map_err(|rejection| status::status_of(&rejection))?;
+        // Without a session it is for whoever the connection is.
+        Uploader::Client(_) if first.session == 0 => {}
+        Uploader::Client(_) => {
+            let client = core.engine.client_of(first.session);
+            client.map_err(|rejection| status::status_of(&rejection))?;
         }
-        Uploader::Worker => worker_session::may_upload(core, first.session)?,
+        Uploader::Worker(_) => worker_session::may_upload(core, first.session)?,
     }
     let limit = core.limits.payload_bytes;
     if first.total_bytes == 0 || first.total_bytes > limit {
@@ -133,7 +149,7 @@ fn admit(core: &mut Core, first: &UploadChunk, uploader: Uploader) -> Result<Und
             ),
         )));
     }
-    UnderWay::begin(core)
+    UnderWay::begin(core, uploader.principal(), first.total_bytes)
 }
 
 fn write(writer: &mut SpillWriter, chunk: &UploadChunk, total: u64) -> Result<(), Status> {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use qtf_engine::WallTime;
+use qtf_engine::{Restored, WallTime};
 use qtf_journal::{FileKey, JournalError, Lsn, Opened, Recovered, Storage, Writer};
 use qtf_shm::segment::{Adoption, Earlier};
 use qtf_shm::{Phase, Segment, SegmentSpec};
@@ -254,13 +254,28 @@ fn fill(settings: &Settings, segment: &Segment, recovered: &Recovered) -> Result
         unix_ms: settings.clock.wall_ns() / 1_000_000,
     };
     let restored = qtf_engine::restore(segment, recovered, wall)?;
-    if restored.keys_dropped > 0 {
-        tracing::warn!(
-            keys = restored.keys_dropped,
-            "idempotency keys found no room, those that expire first: a repeat of their submissions would be a new task; raise segment_bytes"
-        );
-    }
+    warn_of_dropped_keys(&restored, wall.unix_ms);
     Ok(())
+}
+
+fn warn_of_dropped_keys(restored: &Restored, unix_ms: u64) {
+    let dropped = restored
+        .keys_dropped
+        .saturating_add(restored.keys_dropped_of_forgotten);
+    if dropped == 0 {
+        return;
+    }
+    let seconds_until = |end: u64| end.saturating_sub(unix_ms).div_ceil(1_000);
+    tracing::warn!(
+        dropped,
+        of_forgotten_tasks = restored.keys_dropped_of_forgotten,
+        known_again = restored.keys,
+        places_left = restored.keys_capacity.saturating_sub(restored.keys),
+        first_free_in_s = seconds_until(restored.first_key_ends_unix_ms),
+        all_free_in_s = seconds_until(restored.last_key_ends_unix_ms),
+        "idempotency keys were dropped to leave places for new ones, those of forgotten tasks first, then those that expire first: \
+         a repeat of their submissions would be a new task; raise segment_bytes"
+    );
 }
 
 /// Where the newest snapshot starts, by its name.

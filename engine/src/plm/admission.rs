@@ -15,7 +15,7 @@ use qtf_shm::{
 use qtf_shm::spill::SpillError;
 
 use super::Plm;
-use super::keys::{key_expiry, reserve_key};
+use super::keys::key_expiry;
 use super::kinds::Namer;
 use super::pending::Then;
 use super::submission::{Durability, Payload, Submission};
@@ -34,7 +34,6 @@ const NS_PER_MS: u64 = 1_000_000;
 /// A submission that passed every check.
 #[derive(Clone, Copy)]
 pub(super) struct Checked {
-    pub(super) kind: KindIndex,
     pub(super) priority: u8,
     pub(super) max_attempts: u8,
     pub(super) durability: Durability,
@@ -68,7 +67,7 @@ impl Plm {
 
     fn take_in(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &mut Turn<'_>,
         submission: &Submission<'_>,
     ) -> Result<Accepted, Rejection> {
         self.check_intake(submission)?;
@@ -80,9 +79,6 @@ impl Plm {
         let checked = self.check_submission(turn, submission)?;
         let mut claimed = self.claim(turn)?;
         let id = claimed.id();
-        claimed
-            .write(&fields(turn.now, submission, (checked, id)))
-            .map_err(|error| refused_store(&error))?;
         if let Payload::Bytes(bytes) = submission.payload {
             claimed
                 .set_payload(bytes)
@@ -90,20 +86,36 @@ impl Plm {
         }
         let key = match submission.key {
             Some(key) => {
-                let place = reserve_key(turn, (key, checked.key_expiry), id)?;
-                claimed.set_key(place);
-                Some((key, place))
+                let whose = (id, submission.client);
+                Some(self.reserve_key(turn, (key, checked.key_expiry), whose)?)
             }
             None => None,
         };
+        let taken = self.bring_in(turn, submission, (claimed, checked, key));
+        if let (Err(_), Some(place)) = (&taken, key) {
+            self.forget_key(turn, place, id);
+        }
+        taken
+    }
+
+    /// Makes a claimed slot with its payload a task. What can fail for want of room comes before, so that a new kind gets its number for
+    /// good only when the submission is as good as taken.
+    fn bring_in(
+        &mut self,
+        turn: &mut Turn<'_>,
+        submission: &Submission<'_>,
+        (mut claimed, checked, key): (ClaimedTask<'_>, Checked, Option<KeyPlace>),
+    ) -> Result<Accepted, Rejection> {
+        let id = claimed.id();
+        let kind = self.intern_kind(turn.segment, submission.kind, Namer::Submission)?;
+        claimed
+            .write(&fields(turn.now, submission, (checked, kind, id)))
+            .map_err(|error| refused_store(&error))?;
+        if let Some(place) = key {
+            claimed.set_key(place);
+        }
         let stamp = self.next_stamp(turn.now);
-        let lsn = match self.record_submission(turn, submission, (checked, id, stamp)) {
-            Ok(lsn) => lsn,
-            Err(refused) => {
-                forget_key(turn, key, id);
-                return Err(refused);
-            }
-        };
+        let lsn = self.record_submission(turn, submission, (checked, id, stamp))?;
         if let Payload::Stored(blob) = submission.payload {
             // Last, as a claim that is given up takes its payload with it.
             claimed.set_payload_blob(blob);
@@ -114,10 +126,9 @@ impl Plm {
             (None, _) => Event::AdmitDelayed,
         };
         if claimed.publish(event, stamp).is_err() {
-            forget_key(turn, key, id);
             return Err(refused_claim(turn.segment, ClaimError::Full));
         }
-        if let Some((_, place)) = key {
+        if let Some(place) = key {
             turn.segment.keys().confirm(place);
         }
         if let (Some(lsn), Some(journal)) = (lsn, &mut self.journal) {
@@ -191,6 +202,8 @@ impl Plm {
                 Detail::Session,
             ));
         }
+        turn.clients
+            .check_task_share(turn.segment, submission.client)?;
         let priority = submission.priority.unwrap_or(PRIORITY_DEFAULT);
         let priority = u8::try_from(priority)
             .map_err(|_| Rejection::range("priority", u64::from(priority), 0, 255))?;
@@ -228,8 +241,8 @@ impl Plm {
             return Err(Rejection::range("delay_ms", submission.delay_ms, 0, most));
         }
         check_payload(submission.payload, turn.config.payload_limit)?;
+        self.check_kinds(turn.segment, &[submission.kind], Namer::Submission)?;
         Ok(Checked {
-            kind: self.intern_kind(turn.segment, submission.kind, Namer::Submission)?,
             priority,
             max_attempts: u8::try_from(submission.retries.saturating_add(1)).unwrap_or(u8::MAX),
             durability,
@@ -259,13 +272,6 @@ impl Plm {
             )),
             (_, Durability::Memory) | (None, Durability::Best) => Ok(Durability::Memory),
         }
-    }
-}
-
-/// A submission came to nothing: its key stands for nothing either.
-fn forget_key(turn: &Turn<'_>, key: Option<(KeyId, KeyPlace)>, task: TaskId) {
-    if let Some((key, _)) = key {
-        turn.segment.keys().remove(key, task);
     }
 }
 
@@ -315,11 +321,15 @@ pub(super) fn array_of(submission: &Submission<'_>, own: TaskId) -> Option<(u64,
 }
 
 /// What goes into the slot.
-fn fields(now: Now, submission: &Submission<'_>, (checked, id): (Checked, TaskId)) -> TaskFields {
+fn fields(
+    now: Now,
+    submission: &Submission<'_>,
+    (checked, kind, id): (Checked, KindIndex, TaskId),
+) -> TaskFields {
     let delay_ns = submission.delay_ms.saturating_mul(NS_PER_MS);
     let side = side_record(submission, &checked, id);
     TaskFields {
-        kind: Some(checked.kind),
+        kind: Some(kind),
         priority: checked.priority,
         queue: 0,
         timeout_ms: submission.timeout_ms,

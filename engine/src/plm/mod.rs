@@ -50,20 +50,23 @@ mod waiting;
 
 use qtf_journal::{Lsn, Record};
 use qtf_shm::{
-    Event, KindIndex, Now, Phase, SlotIndex, SlotWriter, StateWord, TaskOptions, TaskSlot,
+    Event, KindIndex, Now, Phase, Segment, SlotIndex, SlotWriter, StateWord, TaskOptions, TaskSlot,
     WorkerIndex,
 };
 
 use crate::answers::Answer;
+use crate::register::Clients;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 use journal::Mark;
+use keys::KeyHolders;
 use pending::Then;
 use stops::Stops;
 use waiting::Waiting;
 
 pub use endings::ATTEMPTS_USED_UP;
 pub(crate) use journal::{Journal, LSN_UNDER_WAY};
+pub(crate) use keys::{restorable_keys, usable_keys};
 pub(crate) use kinds::Namer;
 pub use lookup::Order;
 pub(crate) use lookup::{is_held_by, order};
@@ -100,10 +103,16 @@ pub(crate) struct Plm {
     pub(crate) journal: Option<Box<Journal>>,
     /// Where the walk over the table of keys stands.
     keys_cursor: u32,
+    key_holders: KeyHolders,
 }
 
 impl Plm {
-    pub(crate) fn new(seed: u64, now: Now, journal: Option<Box<Journal>>) -> Self {
+    pub(crate) fn new(
+        (segment, clients): (&Segment, &mut Clients),
+        (seed, now): (u64, Now),
+        journal: Option<Box<Journal>>,
+    ) -> Self {
+        let key_holders = KeyHolders::new(segment, clients);
         Self {
             rng: fastrand::Rng::with_seed(seed),
             last_stamp: now.stamp(),
@@ -114,6 +123,7 @@ impl Plm {
             stops: Stops::default(),
             journal,
             keys_cursor: 0,
+            key_holders,
         }
     }
 

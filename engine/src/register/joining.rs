@@ -9,7 +9,9 @@
 //! again: nobody knows what of the earlier session arrived. Tested in
 //! `engine/tests/rules/joining.rs`.
 
-use qtf_shm::{AttachIndex, Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex};
+use qtf_shm::{
+    AttachIndex, Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex, WorkerPhase,
+};
 
 use super::pace::Pace;
 use super::workers::{Workers, apply};
@@ -194,11 +196,27 @@ impl Workers {
                 slot.apply(slot.state(), WorkerEvent::Join { attach })
                     .is_ok()
             })
-            .ok_or_else(|| {
-                let count = u64::try_from(self.notes.len()).unwrap_or(u64::MAX);
-                let what = "worker slots";
-                Rejection::for_now(RejectReason::WorkersFull, Detail::Full { what, count })
-            })
+            .ok_or_else(|| self.full())
+    }
+
+    /// Says whether a worker that introduces itself finds a slot: its own, or a free one.
+    pub(crate) fn check_room(
+        &self,
+        turn: &Turn<'_>,
+        hello: &WorkerHello<'_>,
+    ) -> Result<(), Rejection> {
+        let is_free = |worker| turn.segment.worker(worker).state().phase() == WorkerPhase::Free;
+        if self.known(turn, hello.reconnect).is_some() || self.all_indices().any(is_free) {
+            Ok(())
+        } else {
+            Err(self.full())
+        }
+    }
+
+    fn full(&self) -> Rejection {
+        let count = u64::try_from(self.notes.len()).unwrap_or(u64::MAX);
+        let what = "worker slots";
+        Rejection::for_now(RejectReason::WorkersFull, Detail::Full { what, count })
     }
 }
 

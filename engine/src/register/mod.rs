@@ -7,6 +7,7 @@
 //! | `liveness.rs` | heartbeats, leases, probes; how a worker is lost, leaves, drains |
 //! | `pace.rs` | how much may be ordered ahead of a worker |
 //! | `clients.rs` | identities of clients, their sessions and counts |
+//! | `folding.rs` | results of idle clients go over to the common record of their principal |
 //!
 //! Invariants:
 //! - I1: the worker heap holds exactly the workers that may be given a task now.
@@ -15,13 +16,14 @@
 //!   its tasks, so that no task is ever taken for one of the slot's next tenant.
 
 mod clients;
+mod folding;
 mod joining;
 mod liveness;
 mod pace;
 mod workers;
 
-pub(crate) use clients::Clients;
 pub use clients::{ClientHello, ClientSession};
+pub(crate) use clients::{Clients, OPERATOR_RECORDS};
 pub(crate) use joining::check_hello;
 pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};
 pub use liveness::Beat;

@@ -119,7 +119,7 @@ fn forgetting_that_is_durable_and_was_not_told_is_not_undone_by_a_kill() {
 
 #[test]
 fn slot_is_given_to_nobody_else_before_its_release_is_durable() {
-    let mut world = JournalWorld::new();
+    let mut world = JournalWorld::with(crate::world::unshared());
     let task = done(&mut world);
     world.forget(task).unwrap();
     let memory = |world: &mut JournalWorld| {

@@ -13,7 +13,7 @@ use qtf_journal::{
 };
 use qtf_shm::{Geometry, Now, Outcome, OutcomeKind, Phase, Segment, SegmentSpec, TaskId, WorkerId};
 
-use crate::world::{Dispatched, MS, World, finished, task_ref};
+use crate::world::{Dispatched, MS, World, finished, task_ref, unshared};
 
 const SLOTS: u64 = 256;
 /// What the wall clock says at moment 0 of the first segment.
@@ -59,7 +59,7 @@ impl JournalWorld {
     /// A first start in a segment of this size.
     pub(crate) fn of_size(geometry: Geometry) -> Self {
         let limits = AppenderLimits::default();
-        let mut world = Self::first(EngineConfig::default(), limits, geometry);
+        let mut world = Self::first(unshared(), limits, geometry);
         world.sync();
         world
     }

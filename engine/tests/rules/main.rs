@@ -30,6 +30,7 @@ mod liveness;
 mod losses;
 #[cfg(test)]
 mod pace;
+#[cfg(test)]
 mod repair;
 #[cfg(test)]
 mod restart;
@@ -44,7 +45,10 @@ mod room;
 #[cfg(test)]
 mod scheduling;
 #[cfg(test)]
+mod shares;
+#[cfg(test)]
 mod snapshot;
+#[cfg(test)]
 mod stops;
 #[cfg(test)]
 mod submission;

@@ -129,7 +129,7 @@ fn result_of_another_attempt_another_worker_or_another_incarnation_is_stale_and_
 
 #[test]
 fn result_of_an_earlier_task_in_the_same_slot_is_stale() {
-    let mut world = World::with(64, EngineConfig::default());
+    let mut world = World::of_one(64);
     let first = world.submit("exec");
     world.worker(4, &["exec"]);
     let got = world.dispatch();

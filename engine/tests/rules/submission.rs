@@ -134,7 +134,7 @@ fn payload_at_the_limit_is_accepted_and_one_byte_more_is_refused() {
 
 #[test]
 fn full_segment_refuses_with_a_hint_and_accepts_again_when_a_slot_is_free() {
-    let mut world = World::with(64, EngineConfig::default());
+    let mut world = World::of_one(64);
     let mut tasks = Vec::new();
     let refused = loop {
         match world.submit_with("exec", |_| ()) {
@@ -244,7 +244,7 @@ fn delayed_task_is_not_ready_before_its_time() {
 
 #[test]
 fn ids_that_never_were_and_ids_of_reused_slots_are_told_apart() {
-    let mut world = World::with(64, EngineConfig::default());
+    let mut world = World::of_one(64);
     let first = world.submit("exec");
     let now = world.now;
     let never = TaskId::new(first.generation() + 1_000, first.slot());

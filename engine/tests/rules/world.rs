@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use qtf_engine::{
-    ClientHello, Disposition, Effect, Engine, EngineConfig, Output, Payload, Rejection,
-    ResultReport, Submission, TaskRef, WorkerHello,
+    ClientHello, Disposition, Effect, Engine, EngineConfig, Output, Payload, Principal, Rejection,
+    ResultReport, ShareRule, Submission, TaskRef, WorkerHello,
 };
 use qtf_shm::{
     ClientIndex, Counter, FLAG_CANCEL, FLAG_TIMED_OUT, Geometry, Heap, Now, Outcome, OutcomeKind,
@@ -28,6 +28,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         Self::with(1_000, EngineConfig::default())
+    }
+
+    /// A world of so many task slots whose only client may use all of them.
+    pub(crate) fn of_one(tasks: u64) -> Self {
+        Self::with(tasks, unshared())
     }
 
     /// A world of so many task slots.
@@ -289,9 +294,17 @@ impl World {
     }
 }
 
+/// Settings of a segment that one principal has for itself.
+pub(crate) fn unshared() -> EngineConfig {
+    EngineConfig {
+        share_rule: ShareRule::Whole,
+        ..EngineConfig::default()
+    }
+}
+
 pub(crate) fn client(name: &str) -> ClientHello<'_> {
     ClientHello {
-        uid: Some(1000),
+        principal: Principal::Uid(1000),
         name,
         host: "here",
         address: "unix",

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qtf_engine::{ClientHello, Effect, Engine, EngineConfig, TaskRef};
+use qtf_engine::{ClientHello, Effect, Engine, EngineConfig, Principal, ShareRule, TaskRef};
 use qtf_shm::segment::verify::Rule;
 use qtf_shm::time::simulated::set_monotonic_ns;
 use qtf_shm::{
@@ -81,6 +81,9 @@ impl Faults {
 
 fn config(seed: u64) -> EngineConfig {
     EngineConfig {
+        // Three names of one user: who is told apart is what the rules test.
+        share_rule: ShareRule::Whole,
+        operator_uid: 0,
         lease_ns: LEASE_NS,
         probe_ns: 10 * MS,
         heartbeat_ns: 10 * MS,
@@ -500,7 +503,7 @@ const LOCK_FILE: &str = "simulation.lock";
 
 fn client(name: &str) -> ClientHello<'_> {
     ClientHello {
-        uid: None,
+        principal: Principal::Uid(1000),
         name,
         host: "nowhere",
         address: "",

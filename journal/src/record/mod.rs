@@ -176,13 +176,13 @@ pub enum Record<'a> {
         /// 255 is the most urgent.
         priority: u8,
     },
-    /// A key that is still alive though its task is gone; in snapshots.
+    /// A key that is still alive though its task is gone, in snapshots; one without time left was given back, in logs.
     Key {
         /// The key.
         key: KeyId,
         /// The task it stood for.
         task: TaskId,
-        /// Wall clock at which it may be forgotten.
+        /// Wall clock at which it may be forgotten; 0 = it was given back and is forgotten now.
         expires_unix_ms: u64,
     },
 }

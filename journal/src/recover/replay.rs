@@ -7,6 +7,8 @@
 //! - I2: nothing is copied: an entry holds what records change, and points to the record with the rest.
 //! - I3: memory grows with the slots that were used, in pages of 4,096 entries, 48 bytes each.
 
+use std::collections::HashSet;
+
 use qtf_shm::{KeyId, Phase, SlotIndex, TaskId};
 
 use crate::Lsn;
@@ -75,6 +77,8 @@ pub(crate) struct Replay {
     files: Vec<Mapped>,
     pages: Vec<Option<Page>>,
     keys: Vec<(KeyId, TaskId, u64)>,
+    /// Keys that were given back when their task was gone already.
+    released: HashSet<(KeyId, TaskId)>,
     gen_limit: u64,
     max_stamp: u64,
     live: usize,
@@ -141,7 +145,7 @@ impl Replay {
                 key,
                 task,
                 expires_unix_ms,
-            } => self.keys.push((key, task, expires_unix_ms)),
+            } => self.key((key, task, expires_unix_ms)),
             Record::Attempt { task, .. }
             | Record::Requeue { task, .. }
             | Record::Outcome { task, .. }
@@ -171,6 +175,22 @@ impl Replay {
             self.keep_key(&gone)?;
         }
         Ok(())
+    }
+
+    /// A key that is alive though its task is gone; one without time left was given back. The slot of its task says nothing of that, so
+    /// an image of the task may be older or younger: it has the key, or not.
+    fn key(&mut self, (key, task, expires_unix_ms): (KeyId, TaskId, u64)) {
+        if expires_unix_ms > 0 {
+            self.keys.push((key, task, expires_unix_ms));
+            return;
+        }
+        let entry = self.slot(task.slot());
+        match entry.filter(|entry| entry.id == task.as_raw() && !entry.has(FLAG_GONE)) {
+            Some(entry) => entry.flags &= !FLAG_KEY,
+            None => {
+                self.released.insert((key, task));
+            }
+        }
     }
 
     /// The entry of a task that a record with this lsn may change.
@@ -271,7 +291,9 @@ impl Replay {
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = (KeyId, TaskId, u64)> + '_ {
-        self.keys.iter().copied()
+        let released = &self.released;
+        let keys = self.keys.iter().copied();
+        keys.filter(move |(key, task, _)| !released.contains(&(*key, *task)))
     }
 
     pub(crate) fn tasks(&self) -> impl Iterator<Item = TaskImage<'_>> {
@@ -288,6 +310,9 @@ impl Replay {
         image.due_unix_ms = entry.due_unix_ms;
         image.cancel_requested = entry.has(FLAG_CANCEL);
         image.phase = resting(entry);
+        if !entry.has(FLAG_KEY) {
+            image.key = None;
+        }
         if entry.has(FLAG_VOID) {
             image.outcome = qtf_shm::Outcome::default();
             image.result = crate::Blob::None;

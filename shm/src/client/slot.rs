@@ -100,6 +100,20 @@ impl ClientSlot {
         self.set_state(IN_USE | generation);
     }
 
+    /// Makes the record that of all programs of its user or host: it has no name any more, and keeps everything else. The daemon only.
+    pub fn make_common(&self) {
+        let connections = u64::from(self.connections()) << CONNECTIONS_SHIFT;
+        let next = || u64::from(self.generation()).wrapping_add(1) & GENERATION_MASK;
+        // Twice, so that whoever has begun to copy the old name copies again; used all the while, as a kill in between must not leave
+        // its tasks without a record.
+        self.set_state(IN_USE | connections | next());
+        // ORDERING: [client.reuse] Release: whoever meets a new field also meets the first of the two states.
+        fence(Ordering::Release);
+        store_text(&self.name, "");
+        store_text(&self.host, "");
+        self.set_state(IN_USE | connections | next());
+    }
+
     /// Sets how many connections are open. The daemon only.
     pub fn set_connections(&self, count: u32) {
         let others = self.state_word() & !(CONNECTIONS_MASK << CONNECTIONS_SHIFT);
@@ -262,10 +276,16 @@ mod tests {
             (3, 1, 7, 8)
         );
         assert_eq!((slot.name().as_str(), slot.submitted()), ("qtf", 12));
+        slot.make_common();
+        assert_eq!((slot.name().as_str(), slot.submitted()), ("", 12));
+        assert_eq!(
+            (slot.connections(), slot.generation(), slot.uid()),
+            (3, 3, 7)
+        );
         slot.set_connections(u32::MAX);
-        assert_eq!((slot.connections(), slot.generation()), (0xFFFF, 1));
+        assert_eq!((slot.connections(), slot.generation()), (0xFFFF, 3));
         slot.close();
         assert!(!slot.is_used());
-        assert_eq!((slot.connections(), slot.generation()), (0, 1));
+        assert_eq!((slot.connections(), slot.generation()), (0, 3));
     }
 }

@@ -127,7 +127,7 @@ pub struct KeyPlace {
 impl KeyPlace {
     /// Number of the entry.
     #[must_use]
-    pub(crate) const fn index(self) -> u32 {
+    pub const fn index(self) -> u32 {
         self.index
     }
 }

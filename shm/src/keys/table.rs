@@ -71,9 +71,15 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
     /// What a key stands for, unless it has expired.
     #[must_use]
     pub fn find(&self, key: KeyId, now: Now) -> Option<KeyEntry> {
+        self.find_placed(key, now).map(|(_, entry)| entry)
+    }
+
+    /// The same, with the place of the entry.
+    #[must_use]
+    pub fn find_placed(&self, key: KeyId, now: Now) -> Option<(u32, KeyEntry)> {
         self.entries_of(key)
-            .filter_map(|index| self.entry(index))
-            .find(|entry| entry.key == key && !now.has_reached(entry.expiry))
+            .filter_map(|index| Some((index, self.entry(index)?)))
+            .find(|(_, entry)| entry.key == key && !now.has_reached(entry.expiry))
     }
 
     /// The entry at a place, if it is this task's, expired or not.
@@ -250,8 +256,14 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
         found.is_some_and(|index| self.erase(index))
     }
 
-    /// Forgets what has expired among some entries (`0..capacity()` are all), whole buckets at a time; returns how many.
-    pub fn expire(&self, entries: Range<u32>, now: Now) -> u32 {
+    /// Forgets the entry at a place, if it is this task's.
+    pub fn remove_at(&self, place: u32, task: TaskId) -> bool {
+        self.at_place(place, task).is_some() && self.erase(place)
+    }
+
+    /// Forgets what has expired among some entries (`0..capacity()` are all), whole buckets at a time, and names each place to `gone`;
+    /// returns how many.
+    pub fn expire(&self, entries: Range<u32>, now: Now, mut gone: impl FnMut(u32)) -> u32 {
         if !self.is_used() {
             return 0;
         }
@@ -261,7 +273,10 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
         };
         let mut count = 0;
         for index in (entries.start..entries.end.min(self.capacity())).filter(expired) {
-            count += u32::from(self.erase(index));
+            if self.erase(index) {
+                count += 1;
+                gone(index);
+            }
         }
         count
     }

@@ -161,7 +161,7 @@ fn run(keys: KeyTable<'_>, model: &mut Model, command: &Command) {
         Command::Expire => {
             let before = model.entries.len();
             model.entries.retain(|_, entry| entry.expiry > model.stamp);
-            let count = keys.expire(0..keys.capacity(), at(model.stamp));
+            let count = keys.expire(0..keys.capacity(), at(model.stamp), |_| ());
             assert_eq!(count as usize, before - model.entries.len());
         }
         Command::Settle { there } => {
@@ -250,12 +250,12 @@ proptest! {
             let _ = keys.remove(key(*number), task(*number));
             let _ = keys.reserve(key(*number), task(*number), 9, at(3)).map(|place| keys.confirm(place));
         }
-        let _ = keys.expire(3..u32::MAX, at(5));
+        let _ = keys.expire(3..u32::MAX, at(5), |_| ());
         keys.settle_by(|_| true);
         prop_assert_eq!(keys.impossible().count(), 0);
         prop_assert!(keys.iter().all(|entry| entry.confirmed));
         // What no look can find expires like everything else.
-        keys.expire(0..u32::MAX, at(STAMP_MAX));
+        keys.expire(0..u32::MAX, at(STAMP_MAX), |_| ());
         prop_assert_eq!(keys.iter().count(), 0);
     }
 }

@@ -6,10 +6,11 @@
 //!
 //! Tested in `segment/tests/rebuild.rs` and `segment/tests/verify.rs`.
 
-use crate::id::ClientIndex;
+use crate::id::{ClientIndex, SlotIndex};
 use crate::segment::{Segment, SegmentView};
 use crate::task::slot::TaskSlot;
 use crate::task::state::Phase;
+use crate::task::writer::PlmRight;
 
 /// Counts by record.
 #[derive(Debug)]
@@ -54,6 +55,15 @@ impl ClientCounts {
 }
 
 impl Segment {
+    /// The result of a task that has ended is kept for another client from now on. The daemon only: nobody else changes anything in the
+    /// slot of such a task.
+    pub fn refile_ended_task(&self, right: PlmRight, slot: SlotIndex, client: ClientIndex) {
+        let task = self.write_task(right, slot);
+        if task.state().phase().is_final() {
+            task.set_client(client);
+        }
+    }
+
     /// Writes the counts into the records that are in use. The daemon only.
     pub(super) fn set_client_counts(&self, counts: &ClientCounts) {
         for (index, tasks) in counts.iter() {

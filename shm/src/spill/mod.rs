@@ -143,6 +143,12 @@ pub enum SpillError {
 }
 
 impl SpillStore {
+    /// How many bytes all files together may hold.
+    #[must_use]
+    pub fn total_limit(&self) -> u64 {
+        self.room.total
+    }
+
     /// Names a directory; nothing is made or opened yet. No blob may be larger than `limit` bytes, and all together not
     /// larger than [`SPILL_LIMIT_DEFAULT`].
     #[must_use]

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use qtf_engine::{ClientHello, Effect, Engine, EngineConfig, Lsn, TaskRef, WallTime};
+use qtf_engine::{
+    ClientHello, Effect, Engine, EngineConfig, Lsn, Principal, ShareRule, TaskRef, WallTime,
+};
 use qtf_journal::{Appender, SimDisk, open_tail};
 use qtf_shm::{ClientIndex, Key, Now, Phase, SlotIndex, TaskId, WorkerId};
 
@@ -78,6 +80,9 @@ pub(crate) struct World {
 
 pub(crate) fn engine_config(seed: u64) -> EngineConfig {
     EngineConfig {
+        // Three names of one user: who is told apart is what the rules test.
+        share_rule: ShareRule::Whole,
+        operator_uid: 0,
         lease_ns: 80 * MS,
         probe_ns: 10 * MS,
         heartbeat_ns: 10 * MS,
@@ -149,7 +154,7 @@ impl World {
         self.clients = ["one", "two", "three"]
             .map(|name| {
                 let hello = ClientHello {
-                    uid: None,
+                    principal: Principal::Uid(1000),
                     name,
                     host: "nowhere",
                     address: "",

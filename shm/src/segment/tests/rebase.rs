@@ -215,7 +215,9 @@ fn copy_of(segment: &Segment) -> crate::region::HeapMemory {
     }
     match mapping {
         crate::region::Mapping::Heap(copy) => copy,
-        _ => unreachable!("made above"),
+        crate::region::Mapping::Sysv(_) | crate::region::Mapping::Image(_) => {
+            unreachable!("made above")
+        }
     }
 }
 

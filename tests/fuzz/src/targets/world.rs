@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qtf_engine::{
-    ClientHello, Disposition, Effect, Engine, EngineConfig, Held, Output, Reconnect, ResultReport,
-    Submission, TaskRef, WorkerHello,
+    ClientHello, Disposition, Effect, Engine, EngineConfig, Held, Output, Principal, Reconnect,
+    ResultReport, Submission, TaskRef, WorkerHello,
 };
 use qtf_shm::{
     ClientIndex, Geometry, Now, Outcome, OutcomeKind, Phase, Segment, SegmentSpec, TaskId, WorkerId,
@@ -67,7 +67,7 @@ fn config() -> EngineConfig {
 
 fn hello() -> ClientHello<'static> {
     ClientHello {
-        uid: Some(1),
+        principal: Principal::Uid(1),
         name: "one",
         host: "here",
         address: "unix",
