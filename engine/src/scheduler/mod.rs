@@ -81,7 +81,7 @@ fn place_head(
         turn.segment.counters().add(Counter::LeafStale, 1);
         return Step::Moved;
     }
-    if is_begun_for_good(task) {
+    if is_spent(task, turn.config.losses_max) {
         plm.bury_waiting(turn, slot, state);
         return Step::Moved;
     }
@@ -106,9 +106,14 @@ fn place_head(
     }
 }
 
-/// It may run once at most, and a local worker was lost with it or gave it back half-done while nobody here looked.
-fn is_begun_for_good(task: &TaskSlot) -> bool {
-    task.options().has(TaskOptions::AT_MOST_ONCE) && task.losses() > 0
+/// No worker may have it any more: more were lost with it than may be, or one that may have begun what runs at most once. A
+/// repairer counts that while no daemon looks, and leaves the burial to us; the workers of local processes leave such a task alone, so
+/// at the head it would stop all others.
+fn is_spent(task: &TaskSlot, losses_max: u8) -> bool {
+    let options = task.options();
+    let losses = task.losses();
+    options.has(TaskOptions::AT_MOST_ONCE) && losses > 0
+        || losses > losses_max && !options.has(TaskOptions::KEEP_TRYING)
 }
 
 fn assign(

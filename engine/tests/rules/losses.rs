@@ -86,6 +86,26 @@ fn task_that_takes_one_worker_too_many_down_is_dead_lettered_with_its_reason() {
 }
 
 #[test]
+fn task_that_lost_too_many_workers_while_no_daemon_looked_is_buried_and_does_not_hold_the_others_up()
+ {
+    let mut world = World::new();
+    let spent = world.submit("local");
+    let behind = world.submit("exec");
+    // As repairers leave it: they count, and bury nobody.
+    let allowed = EngineConfig::default().losses_max;
+    crate::world::written(world.segment(), spent.slot()).set_losses(allowed + 1);
+    world.worker(1, &["exec", "local"]);
+    let effects = world.settle();
+    assert_eq!(finished(&effects), [(spent, Phase::DeadLetter)]);
+    let outcome = world.segment().task(spent.slot()).outcome();
+    assert_eq!(outcome.kind, OutcomeKind::WorkerLost);
+    let sent: Vec<_> = crate::world::dispatched(&effects);
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert_eq!((sent[0].1, sent[0].2), (behind, 1));
+    world.verify();
+}
+
+#[test]
 fn slot_of_a_lost_worker_is_used_again_only_after_a_clean_pass() {
     let config = EngineConfig {
         sweep_slots_per_cycle: 8,
