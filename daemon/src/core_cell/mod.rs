@@ -11,6 +11,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `door.rs` | the cell itself |
+//! | `lists.rs` | which list of tasks may look at the next slots |
 //! | `journal.rs` | what is written to the journal next, and what has become stable |
 //! | `routes.rs` | what waits to be sent to each worker |
 //! | `watches.rs` | who waits for the end of which task |
@@ -22,6 +23,7 @@
 mod age;
 mod door;
 pub(crate) mod journal;
+pub(crate) mod lists;
 mod neighbours;
 pub(crate) mod routes;
 pub(crate) mod shortage;
@@ -48,6 +50,7 @@ use crate::running::DaemonInfo;
 use age::Age;
 use door::Door;
 use journal::Journal;
+use lists::Lists;
 use neighbours::Neighbours;
 use routes::Routes;
 use stability::Stability;
@@ -65,6 +68,7 @@ pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) routes: Routes,
     pub(crate) watches: Watches,
+    pub(crate) lists: Lists,
     pub(crate) uploads: Uploads,
     pub(crate) stability: Stability,
     pub(crate) journal: Option<Journal>,
@@ -142,6 +146,7 @@ impl Core {
         let watches_max = slots.saturating_mul(2).max(1 << 16);
         Self {
             routes: Routes::default(),
+            lists: Lists::default(),
             watches: Watches::new(slots, watches_max),
             stability: Stability::starting_at(engine.durable_lsn()),
             journal,
@@ -211,6 +216,7 @@ impl Core {
     /// Goes on with what a call has left to be done, a bounded number of steps of each kind. Returns how many it took.
     fn tend(&mut self) -> u64 {
         let mut steps = self.watches.tend().saturating_add(self.stability.tend());
+        steps = steps.saturating_add(self.lists.tend());
         if self.is_stopping {
             steps = steps.saturating_add(self.wake_for_stop());
         }

@@ -1,6 +1,6 @@
-//! `ListTasks`: slot by slot, a bounded number at each poll.
+//! `ListTasks`: slot by slot, a stripe of them at each of its turns among all lists ([`crate::core_cell::lists`]).
 //!
-//! Tested in `tests/daemon/listing.rs`.
+//! The state word decides first, then whose task it is; only what may be wanted is read as a whole. Tested at the end of this file and in `tests/daemon/listing.rs`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,10 +11,11 @@ use qtf_proto::v1::{ListTasksRequest, ListTasksResponse, TaskInfo, TaskState};
 use tonic::Status;
 
 use super::{read, status};
+use crate::core_cell::lists::Ticket;
 use crate::core_cell::{self, Core};
 
-/// LIMIT: slots looked at in one poll.
-const SLOTS_PER_POLL: u32 = 2048;
+/// LIMIT: slots looked at in one turn of the loop, over all lists: some tens of microseconds.
+const SLOTS_PER_TURN: u32 = 2048;
 /// LIMIT: tasks in one message, each with at most 4 KiB of preview.
 const TASKS_MAX: usize = 128;
 
@@ -26,6 +27,7 @@ pub(crate) struct ListStream {
     whose: Option<Principal>,
     next_slot: u32,
     left: u64,
+    ticket: Option<Ticket>,
 }
 
 impl ListStream {
@@ -41,6 +43,7 @@ impl ListStream {
             whose,
             next_slot: 0,
             left,
+            ticket: None,
         }
     }
 
@@ -49,7 +52,7 @@ impl ListStream {
         if self.next_slot >= end || self.left == 0 {
             return None;
         }
-        let stop = self.next_slot.saturating_add(SLOTS_PER_POLL).min(end);
+        let stop = self.next_slot.saturating_add(SLOTS_PER_TURN).min(end);
         let mut tasks = Vec::new();
         for slot in core.segment().allocated_slots(self.next_slot..stop) {
             self.next_slot = slot.get().saturating_add(1);
@@ -65,19 +68,34 @@ impl ListStream {
         Some(tasks)
     }
 
+    /// What the words of a slot say before its record is read: each is one load.
+    fn may_be_wanted(&self, core: &Core, slot: qtf_shm::SlotIndex) -> bool {
+        let task = core.segment().task(slot);
+        let state = read::state_of(task.state().phase());
+        let is_of_a_state =
+            self.request.states.is_empty() || self.request.states.contains(&state.into());
+        state != TaskState::Unspecified
+            && is_of_a_state
+            && self.is_whose(core, task.client_number())
+    }
+
+    fn is_whose(&self, core: &Core, client: u16) -> bool {
+        self.whose.is_none_or(|whose| {
+            let client = core.segment().client_index(client);
+            client.is_some_and(|client| core.engine.principal_of(client) == whose)
+        })
+    }
+
     fn wanted(&self, core: &Core, slot: qtf_shm::SlotIndex) -> Option<TaskInfo> {
+        if !self.may_be_wanted(core, slot) {
+            return None;
+        }
         let record = read::task_in(core, slot)?;
+        // It may have moved on meanwhile.
         let state = read::state_of(record.state.phase());
         let is_of_a_state =
             self.request.states.is_empty() || self.request.states.contains(&state.into());
-        if state == TaskState::Unspecified || !is_of_a_state {
-            return None;
-        }
-        let is_wanted = self.whose.is_none_or(|whose| {
-            let client = core.segment().client_index(record.client);
-            client.is_some_and(|client| core.engine.principal_of(client) == whose)
-        });
-        if !is_wanted {
+        if !is_of_a_state || !self.is_whose(core, record.client) {
             return None;
         }
         let info = read::task_info(core, &record, !self.request.without_preview)?;
@@ -90,17 +108,86 @@ impl Stream for ListStream {
     type Item = Result<ListTasksResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match core_cell::look(|core| self.next(core)) {
+        let this = &mut *self;
+        // Whoever asks wakes the loop, so that there is a next turn.
+        let found = core_cell::enter(|core| {
+            let is_its_turn = core.lists.take(&mut this.ticket, cx.waker());
+            is_its_turn.then(|| {
+                let found = this.next(core);
+                if found.as_ref().is_some_and(Vec::is_empty) {
+                    core.lists.take(&mut this.ticket, cx.waker());
+                }
+                found
+            })
+        });
+        match found {
             None => {
                 self.left = 0;
                 Poll::Ready(Some(Err(status::gone())))
             }
-            Some(None) => Poll::Ready(None),
-            Some(Some(tasks)) if tasks.is_empty() => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
+            Some(Some(Some(tasks))) if !tasks.is_empty() => {
+                Poll::Ready(Some(Ok(ListTasksResponse { tasks })))
             }
-            Some(Some(tasks)) => Poll::Ready(Some(Ok(ListTasksResponse { tasks }))),
+            Some(Some(None)) => Poll::Ready(None),
+            Some(Some(Some(_)) | None) => Poll::Pending,
         }
+    }
+}
+
+impl Drop for ListStream {
+    fn drop(&mut self) {
+        let ticket = self.ticket.take();
+        if ticket.is_some() {
+            core_cell::attend(|core| core.lists.leave(ticket));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+    use qtf_engine::{Payload, Submission};
+
+    use super::*;
+    use crate::core_cell::test_core;
+
+    #[test]
+    fn many_lists_that_match_nothing_look_at_one_stripe_a_turn_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut core = test_core(folder.path());
+        let now = core.now();
+        for _ in 0..5_000 {
+            let submission =
+                Submission::new(qtf_shm::ClientIndex::UNKNOWN, "noop", Payload::Bytes(b""));
+            core.engine.submit(now, &submission).unwrap();
+        }
+        let end = core.segment().high_water();
+        core_cell::install(core);
+        let request = ListTasksRequest {
+            states: vec![TaskState::DeadLetter.into()],
+            ..ListTasksRequest::default()
+        };
+        let new = || ListStream::new(request.clone(), None);
+        let mut lists: Vec<ListStream> = std::iter::repeat_with(new).take(250).collect();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let position = |lists: &[ListStream]| -> u64 {
+            lists.iter().map(|list| u64::from(list.next_slot)).sum()
+        };
+        let mut turns = 0_u64;
+        while !lists.is_empty() {
+            let mut before = position(&lists);
+            lists.retain_mut(|list| {
+                let at = u64::from(list.next_slot);
+                let is_over = matches!(list.poll_next_unpin(&mut cx), Poll::Ready(None));
+                before -= if is_over { at } else { 0 };
+                !is_over
+            });
+            let looked_at = position(&lists).saturating_sub(before);
+            assert!(looked_at <= u64::from(SLOTS_PER_TURN), "{looked_at}");
+            turns += 1;
+            core_cell::turn();
+        }
+        assert!(turns >= 250 * u64::from(end.div_ceil(SLOTS_PER_TURN)));
+        drop(core_cell::remove());
     }
 }
