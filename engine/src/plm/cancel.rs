@@ -29,8 +29,9 @@ impl Plm {
             match state.phase() {
                 Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready => {
                     self.check_change(turn.segment.task(slot))?;
-                    let cancelled = outcome(OutcomeKind::Cancelled);
-                    if self.finish(turn, slot, state, (Event::Cancel, Some(cancelled))) {
+                    turn.write(slot)
+                        .set_outcome(outcome(OutcomeKind::Cancelled));
+                    if self.finish(turn, slot, state, Event::Cancel) {
                         return self.answer(turn.segment.task(slot), Phase::Cancelled);
                     }
                 }
@@ -140,19 +141,7 @@ impl Plm {
         let mark = self.mark(task, state);
         let old = task.key();
         let new = Key::ready(priority, old.ready_stamp(), state.generation());
-        let is_changed = task.exchange_key(old, new);
-        if turn.segment.task(slot).state() != state {
-            // A local worker has just taken it: it goes by the priority that it was taken with.
-            if is_changed {
-                task.exchange_key(new, old);
-            }
-            self.unmark(task, mark);
-            return Err(Rejection::wrong_state(
-                id,
-                turn.segment.task(slot).state().phase(),
-                "only a waiting task's priority can be changed",
-            ));
-        }
+        task.set_key(new);
         if phase == Phase::Ready && !turn.segment.ready().rekey(slot.get(), old, new) {
             turn.index_ready(slot, state);
         }

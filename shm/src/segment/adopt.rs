@@ -132,7 +132,6 @@ impl Segment {
     #[cfg(any(test, feature = "kill-points"))]
     pub fn taken_over(&self, lock: Option<&LockFile>) {
         self.raise_epoch();
-        self.accept_what_is_handed_over();
         let is_alone = self.be_alone(lock);
         self.put_in_order(is_alone, lock, crate::time::monotonic_ns());
     }

@@ -85,10 +85,7 @@ impl Segment {
             | Phase::Quarantine
             | Phase::Reserved => Event::Free,
         };
-        let mut references = self.references(slot);
-        if let Some(end) = self.end_beside(slot, from) {
-            references.result = end.result;
-        }
+        let references = self.references(slot);
         self.apply(slot, from, event)?;
         self.after_free(slot, from, references.without_files());
         Ok(references.files())

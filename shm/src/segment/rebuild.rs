@@ -113,7 +113,7 @@ impl Segment {
     /// Safe at any time: what a living process is about to refer to stays.
     pub fn sweep_chunks(&self, blocks: Range<u32>, is_dead: impl Fn(Claimant) -> bool) -> u64 {
         let arena = self.view.parts.arena();
-        self.section(|| arena.sweep(blocks, |chunk| self.keeps_chunk(chunk, &is_dead)))
+        self.section(|| arena.sweep(blocks, |chunk| self.keeps_chunk(chunk.state, &is_dead)))
     }
 
     fn rebuild_counts(&self, survey: &Survey) {

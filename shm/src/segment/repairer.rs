@@ -285,19 +285,13 @@ impl Segment {
             | WorkerPhase::Suspect
             | WorkerPhase::Reserved => false,
         };
-        if !over || !self.is_dead_worker(worker, scope) || self.has_waiting_end(worker) {
-            // What waits in its lane is the PLM's to move.
+        if !over || !self.is_dead_worker(worker, scope) {
             return false;
         }
-        let lane = self.lane_place(worker);
         let counted = slot
             .apply(state, WorkerEvent::Recount { running: 0 })
             .unwrap_or(state);
-        let is_freed = slot.apply(counted, WorkerEvent::Leave).is_ok();
-        if is_freed {
-            self.free_lane_at(lane);
-        }
-        is_freed
+        slot.apply(counted, WorkerEvent::Leave).is_ok()
     }
 
     /// Makes a worker's count the number of tasks that name it, if its word still is the one seen before they were counted.
@@ -313,20 +307,11 @@ impl Segment {
     /// else is there, else slot by slot beside those who are. Who is alone also moves the origin, if that is due at this reading of the
     /// monotonic clock.
     pub(super) fn bring_in_order(&mut self, lock: Option<&LockFile>, clock_ns: u64) {
-        // First, as the lanes of the dead go with the rebuild, and their stamps are of the origin until now.
-        self.accept_what_is_handed_over();
         let is_alone = self.be_alone(lock);
         if is_alone {
             self.rebase_if_due(clock_ns);
         }
         self.put_in_order(is_alone, lock, clock_ns);
-    }
-
-    /// Moves what local workers have handed over into the slots, if this process is the daemon.
-    pub(super) fn accept_what_is_handed_over(&self) {
-        if let Some(right) = self.plm_right() {
-            self.accept_completions(right);
-        }
     }
 
     /// The same with the origin where it is; `is_alone` is what `be_alone` said.

@@ -3,7 +3,6 @@
 mod attachment;
 mod blobs;
 mod cold;
-mod completion;
 mod damaged;
 mod life;
 mod model;
