@@ -11,7 +11,7 @@
 //! | our magic and owner, another instance | the next key |
 //! | unfinished, its maker lives | refused for now |
 //! | unfinished, its maker is dead | removed |
-//! | another layout, damaged (header, ready word, many states), of another boot | saved to a file, removed |
+//! | another layout, damaged (header, a ready word that is zero or that signs of use belie, many states), of another boot | saved to a file, removed |
 //! | all right, its daemon lives | refused |
 //! | all right | adopted |
 //!

@@ -112,14 +112,18 @@ impl Front {
         copies.any(|header| header.magic.load(Ordering::Relaxed) == MAGIC)
     }
 
-    /// Its creator has not published it: the ready word says so, and no second daemon ever took it over. What is there but
-    /// for its ready word is no such segment.
+    /// Its creator has not published it: the ready word says "building", and nothing says that it was ever in use. A creator
+    /// says "building" before it writes a header, so a ready word of zero behind a header is damage, not a beginning. A
+    /// daemon writes signs of life, and a second daemon raises the epoch, in published segments only.
     pub(crate) fn is_being_made(&self) -> bool {
         let control = &self.control[0];
         // ORDERING: compared only.
         let ready = control.ready.load(Ordering::Acquire);
         // ORDERING: as above.
-        matches!(ready, 0 | BUILDING) && control.daemon_epoch.load(Ordering::Relaxed) < 2
+        let epoch = control.daemon_epoch.load(Ordering::Relaxed);
+        // ORDERING: as above.
+        let beat = control.daemon_beat.load(Ordering::Relaxed);
+        ready == BUILDING && epoch < 2 && beat == 0
     }
 
     /// Neither header was ever written: all zeros, and the ready word says nothing or "building".

@@ -4,7 +4,9 @@ use super::named::{Instance, scribble};
 use super::submit;
 use crate::id::AttachIndex;
 use crate::layout::RegionKind;
+use crate::region::sysv;
 use crate::segment::{Adoption, ClaimError, CreateError, Segment};
+use crate::sync::Ordering;
 use crate::task::state::Phase;
 
 const READY_WORD: usize = 1024;
@@ -42,6 +44,65 @@ fn segment_whose_ready_word_or_first_magic_is_destroyed_is_not_lost_silently() {
         }
         segment.remove().unwrap();
     }
+}
+
+/// A daemon's first segment, never taken over: nothing but its sign of life and its tasks says that it was in use.
+#[test]
+fn whichever_word_of_the_front_is_zeroed_or_garbled_no_segment_with_tasks_is_dropped_without_a_file()
+ {
+    let instance = Instance::new("damaged-words");
+    let (segment, _) = instance.start().unwrap();
+    let words = segment.view().parts.mapping.words();
+    // ORDERING: of this thread.
+    let written = |word: &usize| words[*word].load(Ordering::Relaxed) != 0;
+    let header: Vec<_> = (0..READY_WORD).filter(written).collect();
+    assert!(header.len() > 60, "two copies of the header");
+    segment.remove().unwrap();
+    drop(segment);
+    // Who made it is gone, as after a crash: a maker that lives is waited for, whatever the ready word says.
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let dead = u64::from(child.id());
+    let mut parked = 0;
+    // The words of the control region that have a use lie in its first 96.
+    for word in header.into_iter().chain(READY_WORD..READY_WORD + 96) {
+        for value in [0, 1, 0x5A5A_5A5A_5A5A_5A5A, u64::MAX] {
+            let (segment, adoption) = instance.start().unwrap();
+            assert_eq!(adoption, Adoption::Created, "the one before is gone");
+            segment.set_daemon_beat(77);
+            scribble(&segment, &[(READY_WORD + 1, dead), (READY_WORD + 2, 1)]);
+            let task = submit(&segment, 0, 1, b"kept");
+            scribble(&segment, &[(word, value)]);
+            segment.detach();
+            let (segment, adoption) = match take_over(&instance) {
+                Ok(taken) => taken,
+                // The word says that somebody who lives has it. Refused, and nothing was dropped.
+                Err(CreateError::InUse { .. }) => {
+                    let first = instance.keys()[0];
+                    let kept = sysv::find(first).expect("a refused segment stays");
+                    sysv::remove(kept).unwrap();
+                    continue;
+                }
+                Err(error) => panic!("word {word} = {value:#x}: {error}"),
+            };
+            match adoption {
+                Adoption::Adopted { .. } => assert!(
+                    segment
+                        .allocated_slots(0..64)
+                        .any(|slot| slot == task.slot()),
+                    "word {word} = {value:#x}: adopted without its task"
+                ),
+                Adoption::Parked { file, .. } => {
+                    std::fs::remove_file(file).unwrap();
+                    parked += 1;
+                }
+                Adoption::Created => panic!("word {word} = {value:#x}: dropped without a file"),
+            }
+            segment.remove().unwrap();
+        }
+    }
+    // The ready word, with each value.
+    assert!(parked >= 4, "{parked}");
 }
 
 #[test]
