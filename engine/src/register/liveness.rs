@@ -61,6 +61,9 @@ impl Workers {
             self.tell_drain_again(turn, worker);
         }
         self.look_for_unstarted(turn, worker);
+        // What a kill or foreign hands took out of the heap or put there is mended here: nothing else writes the leaf of a
+        // worker that stays idle.
+        self.refresh(turn.segment, worker);
         // Results ride on the same stream and came first. So if nothing was sent to it for a whole
         // lease and it holds nothing, what the segment says it holds never reached it.
         let note = &self.notes[worker.position()];

@@ -219,3 +219,18 @@ fn chunks_of_tasks_that_are_gone_are_freed_and_those_of_others_stay() {
     assert_eq!(world.counter(Counter::ChunkReclaimed), 1);
     world.verify();
 }
+
+#[test]
+fn leaf_of_an_idle_worker_that_was_lost_is_put_back_at_its_next_heartbeat() {
+    let mut world = World::new();
+    let worker = world.worker(1, &["exec"]);
+    let leaf = u32::from(worker.slot().get());
+    let heap = world.segment().worker_heap();
+    let key = heap.leaf(leaf).expect("it may be given a task");
+    assert!(heap.remove(leaf, key));
+    let task = world.submit("exec");
+    world.beat(worker, 0).unwrap();
+    assert!(world.segment().worker_heap().leaf(leaf).is_some());
+    assert_eq!(world.dispatch().1, task);
+    world.verify();
+}
