@@ -138,6 +138,47 @@ impl<'s> KindTable<'s> {
         self.entries.get(kind.position())?.name()
     }
 
+    /// What cannot be in a table that only [`KindTable::intern`] wrote: the number of the entry, and what is wrong. A tag whose
+    /// name is not ready is right: its writer is at work or has died (I2).
+    pub(crate) fn check(&self) -> Vec<(usize, String)> {
+        let mut found = Vec::new();
+        let mut known: Vec<(usize, String)> = Vec::new();
+        let mut first_unused = None;
+        for (index, entry) in self.entries.iter().enumerate() {
+            let name = match entry.checked() {
+                Ok(Checked::Unused) => {
+                    if index > 0 {
+                        first_unused.get_or_insert(index);
+                    }
+                    continue;
+                }
+                Ok(Checked::Unnamed) => None,
+                Ok(Checked::Named(name)) => Some(name),
+                Err(why) => {
+                    found.push((index, why));
+                    continue;
+                }
+            };
+            if index == 0 {
+                found.push((
+                    index,
+                    "entry 0 is in use, which stands for no kind".to_owned(),
+                ));
+            }
+            if let Some(unused) = first_unused {
+                found.push((index, format!("is in use behind the unused entry {unused}")));
+            }
+            let Some(name) = name else {
+                continue;
+            };
+            if let Some((other, _)) = known.iter().find(|(_, known)| *known == name) {
+                found.push((index, format!("names `{name}`, as entry {other} does")));
+            }
+            known.push((index, name));
+        }
+        found
+    }
+
     /// All kinds with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (KindIndex, String)> + use<'s> {
         let entries = self.entries;
@@ -149,7 +190,59 @@ impl<'s> KindTable<'s> {
     }
 }
 
+/// What an entry that can be is.
+enum Checked {
+    Unused,
+    /// Tagged, its name not written yet.
+    Unnamed,
+    Named(String),
+}
+
 impl KindEntry {
+    /// What the entry is, or why it cannot be.
+    fn checked(&self) -> Result<Checked, String> {
+        // ORDERING: [kinds.ready] Acquire pairs with the Release in `write`: the name is visible.
+        let ready = self.ready.load(Ordering::Acquire);
+        // ORDERING: constant once it is not 0.
+        let tag = self.tag.load(Ordering::Relaxed);
+        if tag == 0 {
+            return match ready {
+                0 => Ok(Checked::Unused),
+                _ => Err("has a name and no tag".to_owned()),
+            };
+        }
+        let length = usize::try_from((tag >> LENGTH_SHIFT) & 0x3F).unwrap_or(0);
+        if tag & USED == 0 || tag & (1 << 62) != 0 || !(1..=KIND_BYTES_MAX).contains(&length) {
+            return Err(format!("impossible tag {tag:#018x}"));
+        }
+        match ready {
+            0 => return Ok(Checked::Unnamed),
+            1 => {}
+            _ => return Err(format!("impossible ready word {ready:#x}")),
+        }
+        let bytes = self.bytes();
+        let (name, padding) = bytes.split_at(length);
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(format!("its name goes on after {length} bytes"));
+        }
+        let name = core::str::from_utf8(name)
+            .map_err(|_| format!("its name is no UTF-8: {}", name.escape_ascii()))?;
+        if tag_of(name) != Some(tag) {
+            return Err(format!("its tag is not that of its name `{name}`"));
+        }
+        Ok(Checked::Named(name.to_owned()))
+    }
+
+    /// The words of the name; whoever calls it has acquired `ready`.
+    fn bytes(&self) -> [u8; KIND_BYTES_MAX] {
+        let mut bytes = [0; KIND_BYTES_MAX];
+        for (chunk, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&self.name) {
+            // ORDERING: [kinds.ready] was acquired by the caller.
+            *chunk = word.load(Ordering::Relaxed).to_le_bytes();
+        }
+        bytes
+    }
+
     fn name(&self) -> Option<String> {
         // ORDERING: [kinds.ready] Acquire pairs with the Release in `write`: the name is visible.
         if self.ready.load(Ordering::Acquire) == 0 {
@@ -163,13 +256,7 @@ impl KindEntry {
         let length = usize::try_from((tag >> LENGTH_SHIFT) & 0x3F)
             .unwrap_or(0)
             .min(KIND_BYTES_MAX);
-        let mut bytes = Vec::with_capacity(KIND_BYTES_MAX);
-        for word in &self.name {
-            // ORDERING: [kinds.ready] was acquired above.
-            bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
-        }
-        bytes.truncate(length);
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        Some(String::from_utf8_lossy(&self.bytes()[..length]).into_owned())
     }
 
     fn write(&self, name: &str) {

@@ -222,7 +222,7 @@ fn verify_and_rebuild_of_noise_never_panic_and_rebuild_leaves_consistent_caches(
             .into_iter()
             .map(|finding| finding.rule)
             .collect();
-        // What a rebuild can restore, it has restored; states, owners, references and keys are what they are.
+        // What a rebuild can restore, it has restored; states, owners, references, keys and names of kinds are what they are.
         for rule in broken {
             use crate::segment::verify::Rule;
             assert!(
@@ -234,6 +234,7 @@ fn verify_and_rebuild_of_noise_never_panic_and_rebuild_leaves_consistent_caches(
                         | Rule::Reference
                         | Rule::Chunk
                         | Rule::Key
+                        | Rule::Kind
                 ),
                 "{rule:?}"
             );

@@ -434,3 +434,100 @@ fn counts_of_clients_that_are_wrong_are_found_and_counted_anew() {
     segment.recount_clients();
     assert_eq!((record.unfinished(), record.kept()), (2, 1));
 }
+
+#[test]
+fn worker_with_room_and_credits_outside_the_heap_is_a_note_and_no_fault() {
+    let segment = lively();
+    let worker = segment.worker(WorkerIndex::new_checked(1, 8).unwrap());
+    WorkerWriter::of(worker).set_credits(2);
+    assert_eq!(segment.verify().workers_set_aside, 0);
+    let key = segment.worker_heap().leaf(1).unwrap();
+    assert!(segment.worker_heap().remove(1, key));
+    let report = segment.verify();
+    assert!(!report.broken(), "{:?}", report.findings);
+    assert_eq!(report.workers_set_aside, 1);
+}
+
+/// Word `word` of an entry of the table of kinds; words: tag, six of the name, ready.
+fn kind_word(segment: &Segment, entry: u64, word: u64) -> &crate::sync::AtomicU64 {
+    let kinds = segment.regions().get(RegionKind::Kinds);
+    let at = usize::try_from((kinds.offset + entry * 64 + word * 8) / 8).unwrap();
+    &segment.view.parts.mapping.words()[at]
+}
+
+#[test]
+fn damage_to_the_table_of_kinds_is_found_whichever_word_it_hits() {
+    const TAG: u64 = 0;
+    const READY: u64 = 7;
+    for (entry, word, value, text) in [
+        (1, TAG, 0, "has a name and no tag"),
+        (1, TAG, 5, "impossible tag"),
+        (1, TAG, u64::MAX, "impossible tag"),
+        (1, READY, 2, "impossible ready word"),
+        (1, 1, 0xFF, "no UTF-8"),
+        (1, 1, 0x61_61_61_61, "is not that of its name"),
+        (1, 1, 0x61_61_61_61_61, "goes on after 4 bytes"),
+        (1, 4, 1, "goes on after 4 bytes"),
+        (0, TAG, (1 << 63) | (4 << 56) | 7, "stands for no kind"),
+        (
+            9,
+            TAG,
+            (1 << 63) | (4 << 56) | 7,
+            "behind the unused entry 4",
+        ),
+    ] {
+        let segment = lively();
+        kind_word(&segment, entry, word).store(value, Ordering::Relaxed);
+        let findings = segment.verify().findings;
+        let is_said = findings.iter().any(|finding| {
+            finding.rule == Rule::Kind
+                && finding.subject == format!("kind {entry}")
+                && finding.text.contains(text)
+        });
+        assert!(is_said, "entry {entry}, word {word}: {findings:?}");
+    }
+}
+
+#[test]
+fn kind_that_is_named_twice_is_found_and_one_that_is_being_named_is_not() {
+    let segment = lively();
+    for word in 0..8 {
+        let copied = kind_word(&segment, 1, word).load(Ordering::Relaxed);
+        kind_word(&segment, 4, word).store(copied, Ordering::Relaxed);
+    }
+    let findings = segment.verify().findings;
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].text.contains("as entry 1 does"), "{findings:?}");
+    kind_word(&segment, 4, 7).store(0, Ordering::Relaxed);
+    assert!(!segment.verify().broken(), "its writer may be at work");
+}
+
+#[test]
+fn task_or_worker_of_a_kind_that_has_no_name_is_found() {
+    let segment = lively();
+    let ready = first_in(&segment, Phase::Ready);
+    let worker = segment.worker(WorkerIndex::new_checked(1, 8).unwrap());
+    WorkerWriter::of(worker).fill(&WorkerFields {
+        name: "w",
+        kinds: (1 << 2) | (1 << 40),
+        ..WorkerFields::default()
+    });
+    let tasks = segment.regions().get(RegionKind::Tasks);
+    let at = usize::try_from((tasks.offset + u64::from(ready.get()) * 128 + 24) / 8).unwrap();
+    let journal = &segment.view.parts.mapping.words()[at];
+    for kind in [17, 64, 0xFFFF] {
+        let before = journal.load(Ordering::Relaxed);
+        journal.store((before & !0xFFFF) | kind, Ordering::Relaxed);
+        let findings = segment.verify().findings;
+        let subjects: Vec<_> = findings
+            .iter()
+            .map(|finding| &finding.subject[..])
+            .collect();
+        assert_eq!(
+            subjects,
+            [&format!("slot {}", ready.get())[..], "worker 1"],
+            "{findings:?}"
+        );
+        assert!(findings.iter().all(|finding| finding.rule == Rule::Kind));
+    }
+}

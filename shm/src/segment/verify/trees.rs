@@ -95,6 +95,9 @@ fn worker_leaves(view: &SegmentView, pass: &mut Pass) {
             let text = format!("{state:?}, but in the worker heap");
             pass.found(Rule::WorkerLeaf, format!("worker {number}"), text);
         }
+        if !in_heap(heap) && state.has_room() && slot.credits() > 0 {
+            pass.workers_set_aside += 1;
+        }
         let serves = matches!(
             state.phase(),
             WorkerPhase::Live | WorkerPhase::Draining | WorkerPhase::Suspect

@@ -39,6 +39,8 @@ struct Checked {
     task_slots: u64,
     tasks: u64,
     workers: u64,
+    /// With room and credits, but not in the worker heap: a note, since only the daemon knows why.
+    workers_set_aside: u64,
     chunks: u64,
     keys: u64,
 }
@@ -55,6 +57,7 @@ impl VerifyReport {
                 task_slots: report.tasks,
                 tasks: report.tasks_used,
                 workers: report.workers,
+                workers_set_aside: report.workers_set_aside,
                 chunks: report.chunks,
                 keys: report.keys,
             },
@@ -90,6 +93,7 @@ impl Report for VerifyReport {
             task_slots,
             tasks,
             workers,
+            workers_set_aside,
             chunks,
             keys,
         } = &self.checked;
@@ -102,6 +106,12 @@ impl Report for VerifyReport {
             out,
             "{verdict}: {tasks} tasks in {task_slots} slots, {workers} workers, {chunks} chunks of the arena, {keys} keys"
         )?;
+        if *workers_set_aside > 0 {
+            write!(
+                out,
+                "; {workers_set_aside} workers with room and credits are given no tasks for now"
+            )?;
+        }
         if self.unsettled > 0 {
             write!(
                 out,
