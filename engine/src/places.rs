@@ -3,7 +3,7 @@
 //! The journal holds the stamps of a segment and the sum of all moves of its origin, so those of it that were written later are
 //! higher, whatever became of the segments. A new segment takes as much off as leaves it the time of a moved origin (see `qtf_shm::segment`);
 //! what is older than that keeps its order and is packed closely at the beginning. Tested at the end of this file and in
-//! `engine/tests/rules/origin.rs`.
+//! `daemon/tests/daemon/origin.rs`.
 
 use std::collections::BTreeSet;
 

@@ -6,7 +6,7 @@ mod fake_daemon;
 use core::time::Duration;
 
 use bytes::Bytes;
-use fake_daemon::{FakeDaemon, Session, TOKEN, assignment, attempt, soon, task_id};
+use fake_daemon::{Dispatch, FakeDaemon, Session, TOKEN, assignment, attempt, soon, task_id};
 use prost::Message as _;
 use qtf_proto::v1::{
     DispatchResponse, ExecSpec, OutcomeKind, RefusalReason, ResultDisposition, ResultVerdict,
@@ -51,6 +51,16 @@ fn builder(daemon: &FakeDaemon) -> WorkerBuilder {
         })
         .handler("fail", |_| async { Err(HandlerError::from("out of ink")) })
         .handler("panic", |_| async { panic!("a bug") })
+}
+
+/// Welcomes the worker as number 9 and gives it a task, which it runs until it is told to stop.
+async fn running_a_task(daemon: &mut FakeDaemon) -> (Session, Dispatch) {
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "wait", "")])
+        .await;
+    session.news().await;
+    (session, dispatch)
 }
 
 fn run(builder: WorkerBuilder) -> Running {
@@ -385,11 +395,7 @@ async fn worker_waits_for_a_daemon_that_is_away_and_is_new_to_one_with_another_s
 async fn abandon_list_ends_those_attempts_without_a_result() {
     let mut daemon = FakeDaemon::start();
     let _worker = run(builder(&daemon));
-    let (mut session, dispatch) = daemon.accept(9).await;
-    dispatch
-        .assign(vec![assignment(attempt(1, 1), "wait", "")])
-        .await;
-    session.news().await;
+    let (session, dispatch) = running_a_task(&mut daemon).await;
     drop((session, dispatch));
     let mut session = daemon.session().await;
     session.welcome(9, 7, vec![attempt(1, 1)]).await;
@@ -413,11 +419,7 @@ async fn assert_starts_anew(session: &Session) {
 async fn eviction_drops_everything_and_registers_anew() {
     let mut daemon = FakeDaemon::start();
     let _worker = run(builder(&daemon));
-    let (mut session, dispatch) = daemon.accept(9).await;
-    dispatch
-        .assign(vec![assignment(attempt(1, 1), "wait", "")])
-        .await;
-    session.news().await;
+    let (session, _dispatch) = running_a_task(&mut daemon).await;
     session
         .notify(WorkerNotice {
             evicted: true,
@@ -443,11 +445,7 @@ async fn eviction_drops_everything_and_registers_anew() {
 async fn unknown_worker_starts_anew_and_a_new_segment_ends_the_old_tasks() {
     let mut daemon = FakeDaemon::start();
     let _worker = run(builder(&daemon));
-    let (mut session, dispatch) = daemon.accept(9).await;
-    dispatch
-        .assign(vec![assignment(attempt(1, 1), "wait", "")])
-        .await;
-    session.news().await;
+    let (session, dispatch) = running_a_task(&mut daemon).await;
     drop((session, dispatch));
     let session = daemon.session().await;
     assert_eq!(session.hello.held.len(), 1);
@@ -470,11 +468,7 @@ async fn a_daemon_that_knows_the_worker_and_not_its_session_gets_another_hello_a
 {
     let mut daemon = FakeDaemon::start();
     let _worker = run(builder(&daemon));
-    let (mut session, dispatch) = daemon.accept(9).await;
-    dispatch
-        .assign(vec![assignment(attempt(1, 1), "wait", "")])
-        .await;
-    session.news().await;
+    let (session, dispatch) = running_a_task(&mut daemon).await;
     drop((session, dispatch));
     let session = daemon.session().await;
     daemon.stored.lock().unwrap().refuse_dispatch = Some(RefusalReason::UnknownSession);

@@ -2,14 +2,15 @@
 //!
 //! Tested in `tests/daemon/listing.rs`.
 
+use qtf_engine::{Engine, Rejection};
 use qtf_proto::v1::admin_server::Admin;
 use qtf_proto::v1::{
     ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, Durability,
     EvictWorkerRequest, EvictWorkerResponse, GetInfoRequest, JournalInfo, JournalState,
     ListClientsRequest, ListClientsResponse, ListWorkersRequest, ListWorkersResponse, NamedValue,
-    StartKind, WorkerInfo, WorkerState,
+    Refusal, StartKind, WorkerInfo, WorkerState,
 };
-use qtf_shm::{WorkerId, WorkerPhase};
+use qtf_shm::{Now, WorkerId, WorkerPhase};
 use tonic::{Request, Response, Status};
 
 use super::{read, status};
@@ -54,18 +55,10 @@ impl Admin for AdminEdge {
     ) -> Result<Response<DrainWorkerResponse>, Status> {
         let DrainWorkerRequest { worker_id, reason } = request.into_inner();
         let worker = worker_of(worker_id)?;
-        let result = core_cell::enter(|core| {
-            let now = core.now();
-            core.engine.drain_worker(now, worker)
-        });
-        let refusal = match result.ok_or_else(status::gone)? {
-            Ok(()) => {
-                let reason = cut(&reason);
-                tracing::info!(%worker, reason, "worker is to leave");
-                None
-            }
-            Err(rejection) => Some(status::refusal_of(&rejection)),
-        };
+        let refusal = refused(|engine, now| engine.drain_worker(now, worker))?;
+        if refusal.is_none() {
+            tracing::info!(%worker, reason = cut(&reason), "worker is to leave");
+        }
         Ok(Response::new(DrainWorkerResponse { refusal }))
     }
 
@@ -75,20 +68,24 @@ impl Admin for AdminEdge {
     ) -> Result<Response<EvictWorkerResponse>, Status> {
         let EvictWorkerRequest { worker_id, reason } = request.into_inner();
         let worker = worker_of(worker_id)?;
-        let result = core_cell::enter(|core| {
-            let now = core.now();
-            core.engine.evict_worker(now, worker)
-        });
-        let refusal = match result.ok_or_else(status::gone)? {
-            Ok(()) => {
-                let reason = cut(&reason);
-                tracing::warn!(%worker, reason, "worker is given up");
-                None
-            }
-            Err(rejection) => Some(status::refusal_of(&rejection)),
-        };
+        let refusal = refused(|engine, now| engine.evict_worker(now, worker))?;
+        if refusal.is_none() {
+            tracing::warn!(%worker, reason = cut(&reason), "worker is given up");
+        }
         Ok(Response::new(EvictWorkerResponse { refusal }))
     }
+}
+
+/// Has the engine change something; gives its refusal, if it refuses.
+fn refused(
+    change: impl FnOnce(&mut Engine, Now) -> Result<(), Rejection>,
+) -> Result<Option<Refusal>, Status> {
+    let result = core_cell::enter(|core| {
+        let now = core.now();
+        change(&mut core.engine, now)
+    });
+    let result = result.ok_or_else(status::gone)?;
+    Ok(result.err().map(|rejection| status::refusal_of(&rejection)))
 }
 
 fn worker_of(raw: u64) -> Result<WorkerId, Status> {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use qtf_engine::Principal;
 use qtf_proto::v1::{ListTasksRequest, ListTasksResponse, TaskInfo, TaskState};
+use qtf_shm::Phase;
 use tonic::Status;
 
 use super::{read, status};
@@ -71,12 +72,13 @@ impl ListStream {
     /// What the words of a slot say before its record is read: each is one load.
     fn may_be_wanted(&self, core: &Core, slot: qtf_shm::SlotIndex) -> bool {
         let task = core.segment().task(slot);
-        let state = read::state_of(task.state().phase());
-        let is_of_a_state =
-            self.request.states.is_empty() || self.request.states.contains(&state.into());
-        state != TaskState::Unspecified
-            && is_of_a_state
-            && self.is_whose(core, task.client_number())
+        self.is_of_a_state(task.state().phase()) && self.is_whose(core, task.client_number())
+    }
+
+    fn is_of_a_state(&self, phase: Phase) -> bool {
+        let state = read::state_of(phase);
+        let states = &self.request.states;
+        state != TaskState::Unspecified && (states.is_empty() || states.contains(&state.into()))
     }
 
     fn is_whose(&self, core: &Core, client: u16) -> bool {
@@ -92,10 +94,7 @@ impl ListStream {
         }
         let record = read::task_in(core, slot)?;
         // It may have moved on meanwhile.
-        let state = read::state_of(record.state.phase());
-        let is_of_a_state =
-            self.request.states.is_empty() || self.request.states.contains(&state.into());
-        if !is_of_a_state || !self.is_whose(core, record.client) {
+        if !self.is_of_a_state(record.state.phase()) || !self.is_whose(core, record.client) {
             return None;
         }
         let info = read::task_info(core, &record, !self.request.without_preview)?;

@@ -57,11 +57,6 @@ impl Plm {
                 turn.segment.timers().remove(slot.get(), key);
                 self.repair(turn, workers, slot);
             }
-            // A local process has ended the attempt and asks for the judgement.
-            Phase::Ended if !state.is_judged() => {
-                turn.segment.timers().remove(slot.get(), key);
-                self.conclude(turn, workers, slot, state);
-            }
             Phase::Free
             | Phase::Claimed
             | Phase::Blocked

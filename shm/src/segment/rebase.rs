@@ -176,9 +176,14 @@ impl Segment {
         set_step(self.view.parts.control(), 0);
     }
 
-    /// A move of the origin was begun and not ended.
+    /// A move of the origin was begun and not ended, or its mark is damaged.
     pub(super) fn is_half_rebased(&self) -> bool {
         Mark::read(self.view.parts.control()) != Ok(None)
+    }
+
+    /// The same, and it can be ended: the mark is whole.
+    pub(super) fn has_move_to_end(&self) -> bool {
+        matches!(Mark::read(self.view.parts.control()), Ok(Some(_)))
     }
 
     fn mark_of(&self, now: Now) -> Mark {

@@ -346,7 +346,8 @@ impl Segment {
         // ORDERING: [attach.alone] write half; the look at the records is the other half.
         crate::sync::store_load_swap(&self.view.parts.control().rebuilding, 1);
         // Who is in the way of a half-done move has come to look and goes again: nobody gets in until it is done.
-        let alone = self.is_half_rebased()
+        // A mark that is damaged says nothing about who is attached.
+        let alone = self.has_move_to_end()
             || self.attached().all(|info| {
                 info.index == AttachIndex::DAEMON
                     || info.state.phase() == AttachPhase::Free

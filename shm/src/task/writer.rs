@@ -1,8 +1,8 @@
 //! The right to write the fields of a task slot, as a type.
 //!
 //! The state word says whose a slot's fields are; whoever that is holds a [`SlotWriter`], and nobody else can have one: a submitter
-//! gets it with its claim (`ClaimedTask`), the PLM with its [`PlmRight`], which exists in the daemon's process only. A local worker has none: it
-//! changes the state word, and hands over what it has to say beside the slot (`segment/completion.rs`).
+//! gets it with its claim (`ClaimedTask`), the PLM with its [`PlmRight`], which exists in the daemon's process only. A local worker makes one
+//! for the attempt that it holds (`segment/local_worker.rs`), which is good only as long as nobody takes that away.
 //!
 //! Both are free of cost: a reference, and nothing at all.
 //!
@@ -45,20 +45,6 @@ impl<'s> SlotWriter<'s> {
     /// For those whom the state makes the writer.
     pub(crate) const fn of(slot: &'s TaskSlot) -> Self {
         Self(slot)
-    }
-
-    /// Sets the key of the ready heap if it still is `from`: a task that is taken at the same moment keeps what it had.
-    pub fn exchange_key(self, from: Key, to: Key) -> bool {
-        // ORDERING: published by [task.state]; a key names its tenant, so a late exchange touches no other's.
-        self.0
-            .ready_key
-            .compare_exchange(
-                from.as_raw(),
-                to.as_raw(),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok()
     }
 
     /// Sets the key of the ready heap; the leaf is another matter.

@@ -72,7 +72,11 @@ enum Command {
     /// Checks layout rules, tagged comments, words, dependencies and documents
     Tidy,
     /// Runs everything, in order, and counts the tests that ran
-    Ci,
+    Ci {
+        /// The command that runs the tests
+        #[arg(last = true, default_values = ["cargo", "test", "--workspace"])]
+        tests: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -92,7 +96,7 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Tidy => tidy::run(),
-        Command::Ci => return steps::ci(),
+        Command::Ci { tests } => return steps::ci(&tests),
     };
     match outcome {
         Ok(tally) => {

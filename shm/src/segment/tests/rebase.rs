@@ -292,3 +292,30 @@ fn mark_that_nobody_wrote_is_known_as_damage() {
     let slot = SlotIndex::new_checked(0, 64).unwrap();
     assert!(segment.state(slot).phase() != Phase::Free);
 }
+
+#[test]
+fn damaged_mark_of_a_move_lets_nobody_build_caches_beside_the_living() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = folder.path().join("a.lock");
+    std::fs::write(&lock, "").unwrap();
+    let spec = super::spec_in(folder.path(), 64, 1 << 20);
+    let segment = Segment::create_private(&spec).unwrap();
+    let judge = crate::segment::LockFile::open(&lock).unwrap();
+    let (device, inode) = judge.identity();
+    segment.set_lock_file(device, inode);
+    let attaching = crate::segment::AttachmentSpec::new(
+        crate::layout::attach::AttachRole::Client,
+        "living",
+        folder.path(),
+    )
+    .with_lock_file(lock);
+    let shm_id = segment.shm_id().unwrap();
+    let _living = crate::segment::Attachment::open_id(shm_id, &attaching).unwrap();
+    // ORDERING: one thread.
+    let mark = |step| segment.view.parts.control().reserved[14].store(step, Ordering::Relaxed);
+    mark(9);
+    assert!(segment.is_being_rebuilt(), "nobody gets in");
+    assert!(!segment.be_alone(Some(&judge)), "somebody lives");
+    mark(0);
+    assert!(!segment.be_alone(Some(&judge)));
+}

@@ -26,42 +26,34 @@ async fn list(global: &GlobalArgs) -> Ending {
 
 async fn drain(worker: &str, reason: &str, global: &GlobalArgs) -> Ending {
     let id: WorkerId = worker.parse().map_err(Failure::usage)?;
-    let worker = name_of(id);
     let daemon = Daemon::connect(global).await?;
     let answer = daemon.client.drain(id, reason).await;
-    expect_known(answer, &worker, &daemon)?;
-    match global.mode() {
-        OutputMode::Table => {
-            message(format!(
-                "worker {worker} takes no more tasks and leaves when it holds none"
-            ));
-        }
-        OutputMode::Json | OutputMode::Jsonl => {
-            let body = serde_json::json!({ "worker": worker, "draining": true });
-            print_json("qtf.drain/1", &body)?;
-        }
-    }
-    Ok(Exit::Ok)
+    expect_known(answer, &name_of(id), &daemon)?;
+    tell(
+        global.mode(),
+        id,
+        (
+            "qtf.drain/1",
+            "draining",
+            "takes no more tasks and leaves when it holds none",
+        ),
+    )
 }
 
 async fn evict(worker: &str, reason: &str, global: &GlobalArgs) -> Ending {
     let id: WorkerId = worker.parse().map_err(Failure::usage)?;
-    let worker = name_of(id);
     let daemon = Daemon::connect(global).await?;
     let answer = daemon.client.evict(id, reason).await;
-    expect_known(answer, &worker, &daemon)?;
-    match global.mode() {
-        OutputMode::Table => {
-            message(format!(
-                "worker {worker} is given up; its tasks run again elsewhere"
-            ));
-        }
-        OutputMode::Json | OutputMode::Jsonl => {
-            let body = serde_json::json!({ "worker": worker, "evicted": true });
-            print_json("qtf.evict/1", &body)?;
-        }
-    }
-    Ok(Exit::Ok)
+    expect_known(answer, &name_of(id), &daemon)?;
+    tell(
+        global.mode(),
+        id,
+        (
+            "qtf.evict/1",
+            "evicted",
+            "is given up; its tasks run again elsewhere",
+        ),
+    )
 }
 
 fn expect_known(
@@ -86,6 +78,21 @@ fn expect_known(
 fn name_of(worker: WorkerId) -> String {
     let text = worker.to_string();
     text.strip_suffix(".0").unwrap_or(&text).to_owned()
+}
+
+/// Says what a worker is to do from now on: a field of the document, or a sentence.
+fn tell(mode: OutputMode, id: WorkerId, (schema, field, sentence): (&str, &str, &str)) -> Ending {
+    let worker = name_of(id);
+    match mode {
+        OutputMode::Table => message(format!("worker {worker} {sentence}")),
+        OutputMode::Json | OutputMode::Jsonl => {
+            print_json(
+                schema,
+                &serde_json::json!({ "worker": worker, field: true }),
+            )?;
+        }
+    }
+    Ok(Exit::Ok)
 }
 
 #[cfg(test)]
