@@ -65,8 +65,15 @@ impl Shared {
     /// A daemon of the stranger's, at the socket where a user's own is looked for.
     fn strangers_daemon(&self) -> Process {
         let copy = self.folder.path().join("qtfd");
-        std::fs::copy(program("qtfd"), &copy).expect("root may");
-        mode(&copy, 0o755);
+        // By a process of its own: were the copy written here, a program that another test
+        // starts at that moment would inherit the open file for an instant, and no file can be
+        // run while somebody has it open for writing.
+        let copied = Command::new("install")
+            .args(["-m", "755"])
+            .args([&program("qtfd"), &copy])
+            .status()
+            .expect("install is there");
+        assert!(copied.success(), "{copied}");
         std::fs::create_dir(self.runtime_folder()).expect("root may");
         chown(self.runtime_folder(), Some(STRANGER), Some(STRANGER)).expect("root may");
         let mut command = self.place.command_of(&copy);

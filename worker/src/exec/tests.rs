@@ -434,11 +434,19 @@ async fn file_that_is_no_program_is_named() {
 
 #[tokio::test]
 async fn missing_interpreter_is_told_apart_from_a_missing_program() {
-    use std::os::unix::fs::PermissionsExt as _;
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("script");
-    std::fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // By a process of its own: were the file written here, a program that another test starts at
+    // that moment would hold it open for writing for an instant, and it could not be run.
+    let written = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "echo '#!/nonexistent/interpreter' >\"$0\" && chmod 755 \"$0\"",
+        ])
+        .arg(&script)
+        .status()
+        .unwrap();
+    assert!(written.success(), "{written}");
     let message = message_of(spec([script.as_os_str().as_bytes()]), libc::ENOENT).await;
     assert!(message.contains("interpreter"), "{message}");
 }
