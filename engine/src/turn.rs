@@ -4,13 +4,13 @@
 //! Tested through `engine/tests/rules/`.
 
 use qtf_shm::{
-    BlobRef, Event, Now, Phase, PlmRight, Segment, SlotIndex, SlotWriter, StateWord, TaskId,
+    BlobRef, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex, SlotWriter, StateWord, TaskId,
     WorkerId, WorkerIndex, WorkerWriter,
 };
 
 use crate::EngineConfig;
 use crate::effects::{EffectQueue, LostFiles};
-use crate::register::Clients;
+use crate::register::{Clients, serves};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::sweep::Sweep;
 
@@ -45,8 +45,56 @@ impl<'e> Turn<'e> {
         from: StateWord,
         event: Event,
     ) -> Option<StateWord> {
-        self.write(slot).set_phase_time(self.now.stamp());
+        let (task, now) = (self.write(slot), self.now.stamp());
+        if self.is_contested(from) {
+            let to = self.segment.apply(slot, from, event).ok()?;
+            task.set_phase_time(now);
+            return Some(to);
+        }
+        task.set_phase_time(now);
         self.segment.apply(slot, from, event).ok()
+    }
+
+    /// Another process may change the state as well: a task that waits may be taken, one at a local worker may end. Then nothing of the slot is
+    /// written before the change has succeeded, and what must be visible with it follows from the word itself, should this process be
+    /// killed right after it (`SegmentView::read_task`).
+    #[inline]
+    pub(crate) fn is_contested(&self, from: StateWord) -> bool {
+        match from.phase() {
+            Phase::Ready => true,
+            Phase::Assigned | Phase::Running => {
+                matches!(from.owner(), Owner::Worker(worker) if self.is_local(worker))
+            }
+            Phase::Free
+            | Phase::Claimed
+            | Phase::Submitted
+            | Phase::Blocked
+            | Phase::Held
+            | Phase::Delayed
+            | Phase::Ended
+            | Phase::Done
+            | Phase::Failed
+            | Phase::Cancelled
+            | Phase::DeadLetter
+            | Phase::Quarantine
+            | Phase::Reserved => false,
+        }
+    }
+
+    /// The worker is a local process that is not known to be dead: nobody takes an attempt away from it.
+    #[inline]
+    pub(crate) fn is_local(&self, worker: WorkerIndex) -> bool {
+        let slot = self.segment.worker(worker);
+        slot.local().is_some() && serves(slot.state())
+    }
+
+    /// Moves what a local worker has handed over about the end of an attempt into the slot, before anything is decided about it.
+    pub(crate) fn accept_end(&mut self, slot: SlotIndex, ended: StateWord) {
+        if let Some(before) = self.segment.accept_completion(self.right, slot, ended)
+            && let Some(id) = ended.id(slot)
+        {
+            self.release(id, before);
+        }
     }
 
     /// Looks the slot of a task up.

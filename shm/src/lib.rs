@@ -21,6 +21,7 @@ pub mod arena;
 pub mod bitmap;
 pub mod id;
 pub mod keys;
+pub mod lane;
 pub mod sync;
 pub mod task;
 pub mod time;
@@ -73,10 +74,10 @@ pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 #[cfg(not(loom))]
 pub use segment::{
     Access, Adoption, ApplyError, AttachError, AttachInfo, Attachment, AttachmentSpec, ClaimError,
-    ClaimedTask, Convicted, CreateError, Earlier, Heap, Liveness, LoadError, LocalWorker,
-    LocalWorkerSpec, LockFile, OpenError, Part, PidFd, ProcessIdentity, Reading, RepairCounts,
-    RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec,
-    SegmentView, StoreError, Taken, TaskFields, TaskRecord,
+    ClaimedTask, Completion, Convicted, CreateError, Earlier, Heap, Liveness, LoadError,
+    LocalWorker, LocalWorkerSpec, LockFile, OpenError, Part, PidFd, ProcessIdentity, Reading,
+    RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment,
+    SegmentSpec, SegmentView, StoreError, Taken, TaskFields, TaskRecord,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

@@ -29,9 +29,8 @@ impl Plm {
             match state.phase() {
                 Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready => {
                     self.check_change(turn.segment.task(slot))?;
-                    turn.write(slot)
-                        .set_outcome(outcome(OutcomeKind::Cancelled));
-                    if self.finish(turn, slot, state, Event::Cancel) {
+                    let cancelled = outcome(OutcomeKind::Cancelled);
+                    if self.finish(turn, slot, state, (Event::Cancel, Some(cancelled))) {
                         return self.answer(turn.segment.task(slot), Phase::Cancelled);
                     }
                 }
@@ -61,12 +60,7 @@ impl Plm {
                 }
             }
         }
-        let (_, state) = turn.find(id)?;
-        Err(Rejection::wrong_state(
-            id,
-            state.phase(),
-            "it changes too quickly: ask again",
-        ))
+        Err(too_quick(turn, id))
     }
 
     /// A task that is cancelled or otherwise decided already, and waits for the record of that.
@@ -123,34 +117,65 @@ impl Plm {
         let Ok(priority) = u8::try_from(priority) else {
             return Err(Rejection::range("priority", u64::from(priority), 0, 255));
         };
-        let (slot, state) = turn.find(id)?;
-        let phase = state.phase();
-        let waits = matches!(
-            phase,
-            Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready
-        );
-        if !waits {
-            return Err(Rejection::wrong_state(
-                id,
+        for _ in 0..APPLY_TRIES_MAX {
+            let (slot, state) = turn.find(id)?;
+            let phase = state.phase();
+            let waits = matches!(
                 phase,
-                "only a waiting task's priority can be changed",
-            ));
+                Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready
+            );
+            if !waits {
+                let action = "only a waiting task's priority can be changed";
+                return Err(Rejection::wrong_state(id, phase, action));
+            }
+            let task = turn.write(slot);
+            self.check_change(&task)?;
+            let mark = self.mark(task, state);
+            if !set_priority(turn, (slot, state), priority) {
+                // A local worker was quicker.
+                self.unmark(task, mark);
+                continue;
+            }
+            if phase == Phase::Blocked {
+                self.note_parked(turn, (slot, state));
+            }
+            turn.segment.counters().add(Counter::TaskUpdated, 1);
+            let record = journal::Record::Update { task: id, priority };
+            self.note(turn, (slot, mark), &record);
+            return self.answer(&task, phase);
         }
-        let task = turn.write(slot);
-        self.check_change(&task)?;
-        let mark = self.mark(task, state);
-        let old = task.key();
-        let new = Key::ready(priority, old.ready_stamp(), state.generation());
+        Err(too_quick(turn, id))
+    }
+}
+
+/// Gives a waiting task another key. One that is READY may be taken at this moment: it is out of every worker's reach meanwhile. Returns
+/// whether it still waited; if not, nothing of the slot was written.
+fn set_priority(turn: &Turn<'_>, (slot, waiting): (SlotIndex, StateWord), priority: u8) -> bool {
+    let task = turn.write(slot);
+    let old = task.key();
+    let new = Key::ready(priority, old.ready_stamp(), waiting.generation());
+    if waiting.phase() != Phase::Ready {
         task.set_key(new);
-        if phase == Phase::Ready && !turn.segment.ready().rekey(slot.get(), old, new) {
-            turn.index_ready(slot, state);
+        return true;
+    }
+    let Ok(aside) = turn.segment.apply(slot, waiting, Event::Park) else {
+        return false;
+    };
+    task.set_key(new);
+    turn.segment.unindex_ready_key(slot, old);
+    // Should this process be killed here, the sweep releases it as any other that is BLOCKED without a reason.
+    if let Ok(ready) = turn.segment.apply(slot, aside, Event::Release) {
+        turn.index_ready(slot, ready);
+    }
+    true
+}
+
+/// The answer about a task that another process changes again and again.
+fn too_quick(turn: &Turn<'_>, id: TaskId) -> Rejection {
+    match turn.find(id) {
+        Ok((_, state)) => {
+            Rejection::wrong_state(id, state.phase(), "it changes too quickly: ask again")
         }
-        if phase == Phase::Blocked {
-            self.note_parked(turn, (slot, state));
-        }
-        turn.segment.counters().add(Counter::TaskUpdated, 1);
-        let record = journal::Record::Update { task: id, priority };
-        self.note(turn, (slot, mark), &record);
-        self.answer(&task, phase)
+        Err(gone) => gone,
     }
 }

@@ -52,6 +52,7 @@ impl Plm {
         slot: SlotIndex,
         ended: StateWord,
     ) -> bool {
+        turn.accept_end(slot, ended);
         let task = turn.segment.task(slot);
         let judgement = judge(Record::of(task, ended), task.outcome());
         let is_journalled = self.is_journalled(task);
@@ -101,7 +102,7 @@ impl Plm {
             Judgement::Cancelled => Event::Cancel,
             Judgement::Again { .. } | Judgement::Failed { .. } => Event::Fail,
         };
-        self.finish(turn, slot, ended, event)
+        self.finish(turn, slot, ended, (event, None))
     }
 
     /// ENDED -> ENDED, judged: the outcome is recorded, the rest waits until that is durable.
@@ -162,21 +163,32 @@ impl Plm {
         true
     }
 
-    /// Brings a task to a final state. The outcome lies in the slot already. Returns whether it
-    /// did; if not, another process was quicker and the sweep looks at the slot again.
+    /// Brings a task to a final state. The outcome is given, or lies in the slot already. Returns whether it
+    /// did; if not, another process was quicker, nothing of the slot was written, and the sweep looks at it again.
     pub(crate) fn finish(
         &mut self,
         turn: &mut Turn<'_>,
         slot: SlotIndex,
         from: StateWord,
-        event: Event,
+        (event, outcome): (Event, Option<Outcome>),
     ) -> bool {
         let task = turn.write(slot);
         let mark = self.mark(task, from);
+        let (before, after) = if turn.is_contested(from) {
+            (None, outcome)
+        } else {
+            (outcome, None)
+        };
+        if let Some(outcome) = before {
+            task.set_outcome(outcome);
+        }
         let Some(ended) = turn.advance(slot, from, event) else {
             self.unmark(task, mark);
             return false;
         };
+        if let Some(outcome) = after {
+            task.set_outcome(outcome);
+        }
         if ended.phase() == Phase::Failed {
             // Not before, see `pause`.
             task.set_failures(task.failures().saturating_add(1));
@@ -249,7 +261,8 @@ impl Plm {
             let Owner::Worker(worker) = held.owner() else {
                 return false;
             };
-            if held.phase() == Phase::Ended {
+            // Nobody takes an attempt away from a living local process.
+            if held.phase() == Phase::Ended || turn.is_local(worker) {
                 return false;
             }
             if cfg!(qtf_mutant = "sim_loss_is_counted_too_early") {
@@ -261,12 +274,11 @@ impl Plm {
                 || is_once && why.may_have_begun(held)
                 || held.attempt() >= ATTEMPT_MAX;
             let changed = if held.has_flag(FLAG_CANCEL) {
-                task.set_outcome(outcome(OutcomeKind::Cancelled));
-                self.finish(turn, slot, held, Event::Cancel)
+                let cancelled = outcome(OutcomeKind::Cancelled);
+                self.finish(turn, slot, held, (Event::Cancel, Some(cancelled)))
             } else if is_spent {
                 task.set_losses(losses);
-                task.set_outcome(buried(held));
-                self.finish(turn, slot, held, Event::Bury)
+                self.finish(turn, slot, held, (Event::Bury, Some(buried(held))))
             } else {
                 self.requeue(turn, slot, held, losses)
             };
@@ -308,8 +320,7 @@ impl Plm {
 
     /// READY -> `DEAD_LETTER`: no worker may have it any more.
     pub(crate) fn bury_waiting(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, ready: StateWord) {
-        turn.write(slot).set_outcome(buried(ready));
-        self.finish(turn, slot, ready, Event::Bury);
+        self.finish(turn, slot, ready, (Event::Bury, Some(buried(ready))));
     }
 
     /// ASSIGNED or RUNNING -> READY, at its old place in the order.

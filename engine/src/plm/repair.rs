@@ -63,6 +63,7 @@ impl Plm {
                 self.repair_forgotten(turn, slot, state)
             }
             Phase::Done | Phase::Failed | Phase::Cancelled => {
+                turn.accept_end(slot, state);
                 restore_timer(turn, slot, state, expires_at(turn, slot))
             }
             Phase::Quarantine => {
@@ -132,10 +133,13 @@ impl Plm {
                 return Repaired::TakenFrom(worker);
             }
             Claim::Holds => {
+                let is_flagged = stop_reason(state).is_some();
                 let watched = if is_to_be_told(turn.segment, state) {
                     Some(turn.now)
+                } else if state.phase() == Phase::Running && !is_flagged {
+                    overdue_at(turn, slot)
                 } else {
-                    overdue_at(turn, slot).filter(|_| state.phase() == Phase::Running)
+                    None
                 };
                 return match watched {
                     Some(at) if restore_timer(turn, slot, state, at) => Repaired::Index,

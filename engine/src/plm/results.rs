@@ -127,7 +127,7 @@ impl Plm {
         fence: Fence,
         report: &ResultReport<'_>,
     ) -> ResultAnswer {
-        let reported = normalised(report.outcome);
+        let reported = report.outcome.of_worker();
         let mut is_kept = false;
         for _ in 0..APPLY_TRIES_MAX {
             let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
@@ -221,27 +221,6 @@ impl Plm {
             }
             Some(_) | None => true,
         }
-    }
-}
-
-/// What a worker may report: numbers that only the engine gives are taken out.
-fn normalised(reported: Outcome) -> Outcome {
-    let (kind, code) = match reported.kind {
-        // An attempt that has ended has an outcome, and its worker is not lost.
-        OutcomeKind::None | OutcomeKind::WorkerLost => (OutcomeKind::Unknown, reported.code),
-        kind @ (OutcomeKind::TimedOut | OutcomeKind::Cancelled) => (kind, 0),
-        kind @ (OutcomeKind::Exited
-        | OutcomeKind::Signalled
-        | OutcomeKind::SpawnFailed
-        | OutcomeKind::HandlerFailed
-        | OutcomeKind::Refused
-        | OutcomeKind::TransferFailed
-        | OutcomeKind::Unknown) => (kind, reported.code),
-    };
-    Outcome {
-        kind,
-        code,
-        result_dropped: reported.result_dropped,
     }
 }
 

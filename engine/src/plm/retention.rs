@@ -108,6 +108,7 @@ impl Plm {
             turn.clear_timer(slot);
             return;
         }
+        turn.accept_end(slot, state);
         let over = expires_at(turn, slot);
         if !turn.now.has_reached(over.stamp()) {
             turn.set_timer(slot, state, over);

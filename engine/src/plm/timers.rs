@@ -6,7 +6,8 @@
 //!
 //! An attempt that outlives its timeout is stopped by its worker. The engine comes in when the
 //! worker does not: after a grace it orders the stop (`stops.rs`), after another one it ends the
-//! attempt itself; a result that comes after that is stale. Tested in `engine/tests/rules/timers.rs`.
+//! attempt itself; a result that comes after that is stale. The attempt of a living local process is flagged and nothing else.
+//! Tested in `engine/tests/rules/timers.rs`.
 
 use qtf_shm::{Counter, Event, Key, Now, Phase, SlotIndex, StateWord};
 
@@ -131,10 +132,15 @@ pub(crate) fn expires_at(turn: &Turn<'_>, slot: SlotIndex) -> Now {
 pub(crate) fn overdue_at(turn: &Turn<'_>, slot: SlotIndex) -> Option<Now> {
     let task = turn.segment.task(slot);
     let timeout_ns = u64::from(task.timeout_ms()).saturating_mul(1_000_000);
-    let started = Now::from_stamp(task.phase_time());
     (timeout_ns > 0).then(|| {
-        started
+        let state = task.state();
+        // A local worker is asked to stop when its time is over; nobody does that beside the engine.
+        let (started, grace_ns) = match turn.segment.completion(slot, state) {
+            Some(attempt) => (attempt.started, 0),
+            None => (task.phase_time(), turn.config.stop_grace_ns),
+        };
+        Now::from_stamp(started)
             .plus_ns(timeout_ns)
-            .plus_ns(turn.config.stop_grace_ns)
+            .plus_ns(grace_ns)
     })
 }

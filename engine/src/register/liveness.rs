@@ -213,7 +213,7 @@ impl Workers {
                 note.clean_after = None;
                 note.has_left = false;
                 self.waiting = self.waiting.saturating_sub(1);
-                give_slot_back(turn, worker);
+                turn.segment.free_lost_worker(turn.right, worker);
                 self.refresh(turn.segment, worker);
             }
         }
@@ -320,13 +320,4 @@ fn set_lease(turn: &Turn<'_>, worker: WorkerIndex, end: Now) {
     slot.set_lease_end(end.stamp());
     let key = Key::timed(end.stamp(), u64::from(slot.state().incarnation()));
     turn.segment.leases().set(u32::from(worker.get()), key);
-}
-
-/// LOST -> FREE. No task is left; a count that says otherwise is set right first.
-fn give_slot_back(turn: &Turn<'_>, worker: WorkerIndex) {
-    let slot = turn.write_worker(worker);
-    if slot.state().running() > 0 {
-        apply(&slot, WorkerEvent::Recount { running: 0 });
-    }
-    apply(&slot, WorkerEvent::Leave);
 }

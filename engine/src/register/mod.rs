@@ -27,4 +27,4 @@ pub(crate) use clients::{Clients, OPERATOR_RECORDS};
 pub(crate) use joining::check_hello;
 pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};
 pub use liveness::Beat;
-pub(crate) use workers::{Claim, Ending, Workers};
+pub(crate) use workers::{Claim, Ending, Workers, serves};

@@ -360,7 +360,7 @@ impl Workers {
 }
 
 /// The worker is there: it may hold tasks and report about them.
-pub(super) fn serves(state: WorkerState) -> bool {
+pub(crate) fn serves(state: WorkerState) -> bool {
     matches!(
         state.phase(),
         WorkerPhase::Live | WorkerPhase::Draining | WorkerPhase::Suspect

@@ -254,6 +254,29 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         self.commit(claim, owner).map_err(|_| full)
     }
 
+    /// The first words of a chunk that a process has claimed and keeps for itself; `None` when it is not (any more) claimed so, or
+    /// they do not fit into its block.
+    #[must_use]
+    pub fn claimed_words(
+        &self,
+        unit: u32,
+        claimant: Claimant,
+        words: usize,
+    ) -> Option<&'s [AtomicU64]> {
+        let word = self.chunks.get(unit as usize)?;
+        // ORDERING: [arena.free] Acquire: the last owner is done with the words.
+        if word.load(Ordering::Acquire) != ChunkState::claimed_word(claimant) {
+            return None;
+        }
+        let rest = (UNITS - unit % UNITS) as usize;
+        self.data_of(unit, rest)?.get(..words)
+    }
+
+    /// Frees a chunk that a process has claimed; false when it is not claimed so (any more).
+    pub fn free_claimed(&self, unit: u32, claimant: Claimant) -> bool {
+        self.free_chunk(unit, ChunkState::claimed_word(claimant))
+    }
+
     /// Frees a task's chunk; false when it is not that task's (any more).
     pub fn release(&self, unit: u32, owner: ChunkOwner) -> bool {
         self.free_chunk(unit, ChunkState::used_word(owner))

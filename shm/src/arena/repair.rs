@@ -255,7 +255,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         }
     }
 
-    /// Makes everything agree with the chunk words, of which only those that are used and `keeps` says
+    /// Makes everything agree with the chunk words, of which only those that mean something and `keeps` says
     /// yes to remain. Only while nobody else writes: at start-up.
     pub fn rebuild(&self, keeps: impl FnMut(&ChunkEntry) -> bool) {
         self.rebuild_in_use(|_| true, keeps);
@@ -312,7 +312,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
             let fits = class.filter(|&class| within.trailing_zeros() >= class);
             let state = ChunkState::of_word(raw);
             let kept = fits.filter(|&class| {
-                matches!(state, ChunkState::Used(_))
+                matches!(state, ChunkState::Used(_) | ChunkState::Claimed(_))
                     && keeps(&ChunkEntry {
                         unit: block * UNITS + within,
                         bytes: ArenaShape::<UNITS>::chunk_bytes(class),

@@ -133,6 +133,7 @@ impl Segment {
     pub fn taken_over(&self, lock: Option<&LockFile>) {
         self.raise_epoch();
         let is_alone = self.be_alone(lock);
+        self.accept_what_is_handed_over();
         self.put_in_order(is_alone, lock, crate::time::monotonic_ns());
     }
 

@@ -131,12 +131,16 @@ impl Segment {
     ) -> Result<usize, LoadError> {
         let slot = self.slot_of(owner).ok_or(LoadError::Gone)?;
         let task = self.task(slot);
-        if !task.state().is_of(owner) {
+        let state = task.state();
+        if !state.is_of(owner) {
             return Err(LoadError::Gone);
         }
         let blob = match part {
             Part::Payload => task.payload(),
-            Part::Result => task.result(),
+            Part::Result => match self.end_beside(slot, state) {
+                Some(end) => end.result,
+                None => task.result(),
+            },
         };
         self.read_blob(owner, blob, offset, out)
     }

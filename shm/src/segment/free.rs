@@ -85,7 +85,10 @@ impl Segment {
             | Phase::Quarantine
             | Phase::Reserved => Event::Free,
         };
-        let references = self.references(slot);
+        let mut references = self.references(slot);
+        if let Some(end) = self.end_beside(slot, from) {
+            references.result = end.result;
+        }
         self.apply(slot, from, event)?;
         self.after_free(slot, from, references.without_files());
         Ok(references.files())

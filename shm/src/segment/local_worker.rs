@@ -1,15 +1,18 @@
 //! A local process that takes tasks directly: no daemon hands them out, none need live.
 //!
 //! Order of a take, as the Scheduler's: READY -> ASSIGNED (the take linearizes here), leaf removed, worker counted. Order of an end: result and
-//! outcome into the slot, then RUNNING -> ENDED (the result linearizes here), then a timer entry, so that the PLM looks. While no
-//! daemon lives a memory task that ended well goes RUNNING -> DONE.
+//! outcome beside the slot, in the worker's lane (`completion.rs`), then RUNNING -> ENDED (the result linearizes here), then a timer entry, so
+//! that the PLM looks and moves them into the slot. While no daemon lives a memory task that ended well goes RUNNING -> DONE, and the end
+//! waits in the lane.
 //!
-//! Invariant: as long as the process lives, nobody takes an attempt away from it, so it may write result and outcome into
-//! the slot: a stop is asked for by a flag, and the worker obeys. When it is dead, its tasks go back to the queue by the engine
-//! (`attach_gone`), or by a repairer while no daemon lives.
+//! Invariants:
+//! - As long as the process lives, nobody takes an attempt away from it: a stop is asked for by a flag, and the worker obeys. When it
+//!   is dead, its tasks go back to the queue by the engine (`attach_gone`), or by a repairer while no daemon lives.
+//! - Of a slot it changes the state word and nothing else. A worker that was stopped for so long that its slot is another task's by
+//!   then finds that its change of the word fails, and has changed nothing.
 //!
 //! A local worker has no lease and no credits: its process's life is told by the kernel, and nothing is dispatched to it. Tested in
-//! `segment/tests/attachment.rs` and `segment/tests/torture`.
+//! `segment/tests/attachment.rs`, `segment/tests/completion.rs` and `segment/tests/torture`.
 
 use core::cell::Cell;
 
@@ -18,11 +21,11 @@ use crate::blob::BlobRef;
 use crate::counters::Counter;
 use crate::id::{AttachIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
 use crate::segment::attachment::Attachment;
+use crate::segment::completion::{End, EntryIndex, OwnLane};
 use crate::segment::process::Liveness;
 use crate::segment::{ApplyError, Segment};
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
 use crate::task::state::{Event, FLAG_CANCEL, Owner, Phase, StateWord};
-use crate::task::writer::SlotWriter;
 use crate::tree::Key;
 use crate::worker::{WorkerEvent, WorkerFields, WorkerState, WorkerWriter};
 
@@ -59,6 +62,11 @@ pub enum JoinError {
         /// How many there are.
         slots: u32,
     },
+    /// The arena has no room for the lane of a worker.
+    #[error(
+        "no room in the arena for a local worker's lane of 4 KiB: finish or forget tasks, or make the segment larger"
+    )]
+    NoRoom,
 }
 
 /// A worker slot of this process.
@@ -69,6 +77,7 @@ pub struct LocalWorker<'a> {
     incarnation: u32,
     kinds: u64,
     losses_max: u8,
+    lane: OwnLane<'a>,
     /// Changes of READY when a scrub last was made because the root was empty.
     scrubbed_at: Cell<Option<u64>>,
 }
@@ -80,6 +89,7 @@ pub struct Taken<'w> {
     worker: &'w LocalWorker<'w>,
     slot: SlotIndex,
     id: TaskId,
+    entry: EntryIndex,
     state: Cell<StateWord>,
     over: bool,
 }
@@ -97,19 +107,43 @@ impl Attachment {
     /// Joins as a worker that takes tasks directly.
     ///
     /// # Errors
-    /// All worker slots are in use.
+    /// All worker slots are in use, or the arena is full.
     pub fn join_as_worker(&self, spec: &LocalWorkerSpec<'_>) -> Result<LocalWorker<'_>, JoinError> {
+        let lane = OwnLane::new(self.segment()).ok_or(JoinError::NoRoom)?;
+        let Some((index, joined)) = self.fill_worker_slot(spec, &lane) else {
+            lane.give_back();
+            let slots = self.geometry().workers();
+            return Err(JoinError::Full { slots });
+        };
+        self.counters().add(Counter::WorkerJoined, 1);
+        Ok(LocalWorker {
+            attachment: self,
+            index,
+            incarnation: joined.incarnation(),
+            kinds: spec.kinds,
+            losses_max: spec.losses_max,
+            lane,
+            scrubbed_at: Cell::new(None),
+        })
+    }
+
+    /// Takes a free worker slot and opens it.
+    fn fill_worker_slot(
+        &self,
+        spec: &LocalWorkerSpec<'_>,
+        lane: &OwnLane<'_>,
+    ) -> Option<(WorkerIndex, WorkerState)> {
         let own = crate::segment::ProcessIdentity::own();
         let slots = self.geometry().workers();
         for index in (0..u16::MAX).map_while(|number| WorkerIndex::new_checked(number, slots)) {
-            let slot = self.worker(index);
+            let slot = WorkerWriter::of(self.worker(index));
             let join = WorkerEvent::Join {
                 attach: self.index(),
             };
             let Ok(joining) = slot.apply(slot.state(), join) else {
                 continue;
             };
-            WorkerWriter::of(slot).fill(&WorkerFields {
+            slot.fill(&WorkerFields {
                 name: spec.name,
                 host: spec.host,
                 pid: own.pid,
@@ -118,23 +152,16 @@ impl Attachment {
                 kinds: spec.kinds,
                 registered: self.now().stamp(),
             });
-            WorkerWriter::of(slot).set_local(self.index().get());
+            slot.set_local(self.index().get());
+            slot.set_lane(lane.word());
             let capacity = spec.capacity;
             if slot.apply(joining, WorkerEvent::Open { capacity }).is_err() {
                 // A daemon that was starting has taken the slot back; we had nothing in it.
                 continue;
             }
-            self.counters().add(Counter::WorkerJoined, 1);
-            return Ok(LocalWorker {
-                attachment: self,
-                index,
-                incarnation: joining.incarnation(),
-                kinds: spec.kinds,
-                losses_max: spec.losses_max,
-                scrubbed_at: Cell::new(None),
-            });
+            return Some((index, joining));
         }
-        Err(JoinError::Full { slots })
+        None
     }
 
     /// A daemon is there, or one cannot tell.
@@ -160,17 +187,38 @@ impl LocalWorker<'_> {
 
     /// Takes the best task that this worker can run; `None` if there is none, or no room for it. When the best one of all is
     /// not for this worker, some behind it are looked at.
+    ///
+    /// There is also no room while the lane is full of ends that wait for a daemon ([`LocalWorker::is_full`]).
     #[must_use]
     pub fn take(&self) -> Option<Taken<'_>> {
+        let entry = self.lane.reserve()?;
+        let taken = self.take_into(entry);
+        if taken.is_none() {
+            self.lane.let_go(entry);
+        }
+        taken
+    }
+
+    /// So many of its ends wait for a daemon that it can take no more: until one starts, or the tasks are freed.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let entry = self.lane.reserve();
+        if let Some(entry) = entry {
+            self.lane.let_go(entry);
+        }
+        entry.is_none()
+    }
+
+    fn take_into(&self, entry: EntryIndex) -> Option<Taken<'_>> {
         for _ in 0..TAKES_TRIED_MAX {
             if !self.state().has_room() {
                 return None;
             }
             let (leaf, key) = self.locate()?;
             match self.try_take(leaf, key) {
-                Head::Taken(slot, state) => return self.taken(slot, state),
+                Head::Taken(slot, state) => return self.taken(slot, state, entry),
                 Head::Gone => {}
-                Head::NotOurs => return self.take_beyond(),
+                Head::NotOurs => return self.take_beyond(entry),
             }
         }
         None
@@ -193,11 +241,11 @@ impl LocalWorker<'_> {
         segment.ready().locate()
     }
 
-    fn take_beyond(&self) -> Option<Taken<'_>> {
+    fn take_beyond(&self, entry: EntryIndex) -> Option<Taken<'_>> {
         let entries = self.segment().ready().entries_in_order();
         for (leaf, key) in entries.take(LOOKED_BEYOND_MAX) {
             if let Head::Taken(slot, state) = self.try_take(leaf, key) {
-                return self.taken(slot, state);
+                return self.taken(slot, state, entry);
             }
         }
         None
@@ -242,12 +290,13 @@ impl LocalWorker<'_> {
         })
     }
 
-    fn taken(&self, slot: SlotIndex, state: StateWord) -> Option<Taken<'_>> {
+    fn taken(&self, slot: SlotIndex, state: StateWord, entry: EntryIndex) -> Option<Taken<'_>> {
         let id = state.id(slot)?;
         Some(Taken {
             worker: self,
             slot,
             id,
+            entry,
             state: Cell::new(state),
             over: false,
         })
@@ -276,10 +325,12 @@ impl Drop for LocalWorker<'_> {
         if state.incarnation() != self.incarnation || !self.attachment.is_own_process() {
             return;
         }
-        if slot.apply(state, WorkerEvent::Leave).is_ok() {
+        let has_waiting = self.segment().has_waiting_end(self.index);
+        if !has_waiting && slot.apply(state, WorkerEvent::Leave).is_ok() {
             self.segment().counters().add(Counter::WorkerLeft, 1);
+            self.lane.give_back();
         } else {
-            // What it ended is not judged yet: slot and record stay until the process is gone and a repairer has seen that.
+            // What it ended is not judged yet, or waits in the lane: slot and record stay until the process is gone and a repairer has seen that.
             self.attachment.keep_record();
             self.count(WorkerEvent::Drain);
         }
@@ -323,7 +374,8 @@ impl Taken<'_> {
     pub fn start(&self) -> Result<(), ApplyError> {
         let segment = self.worker.segment();
         let now = segment.now();
-        SlotWriter::of(self.task()).set_phase_time(now.stamp());
+        let attempt = (self.attempt(), now.stamp());
+        self.worker.lane.begin(self.entry, self.id, attempt);
         let running = self.advance(Event::Start)?;
         let timeout_ms = self.task().timeout_ms();
         if timeout_ms > 0 {
@@ -336,23 +388,36 @@ impl Taken<'_> {
     /// Ends the attempt with what it left behind.
     ///
     /// # Errors
-    /// The attempt is no longer this worker's: nothing was recorded.
+    /// The attempt is no longer this worker's: nothing was recorded, and nothing of it is left.
     pub fn finish(mut self, outcome: Outcome, output: &[u8]) -> Result<Phase, ApplyError> {
-        if self.state.get().phase() == Phase::Assigned {
+        let begun = self.task().state();
+        if !self.is_same_attempt(begun) {
+            return Err(ApplyError::Moved(begun));
+        }
+        if begun.phase() == Phase::Assigned {
             self.start()?;
         }
         let segment = self.worker.segment();
-        self.keep(outcome, output);
-        SlotWriter::of(self.task()).set_phase_time(segment.now().stamp());
-        let event = self.ending(outcome);
+        let end = self.keep(outcome.of_worker(), output);
+        self.worker.lane.end(self.entry, self.attempt(), &end);
+        let event = self.ending(end.outcome);
         let ended = segment.section(|| -> Result<StateWord, ApplyError> {
             let ended = self.advance(event)?;
             if ended.phase() == Phase::Done {
                 self.worker.count(WorkerEvent::Give);
             }
             Ok(ended)
-        })?;
+        });
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                // Dropped next, which clears the entry; nobody else knows of the result.
+                segment.release(self.id, end.result);
+                return Err(error);
+            }
+        };
         self.over = true;
+        self.worker.lane.let_go(self.entry);
         segment.counters().add(Counter::ResultRecorded, 1);
         // The PLM looks where something is due.
         segment.index_timer(self.slot, ended, 0);
@@ -383,29 +448,32 @@ impl Taken<'_> {
                 self.worker.count(WorkerEvent::Give);
             }
         });
+        self.worker.lane.clear(self.entry, self.id);
+        self.worker.lane.let_go(self.entry);
     }
 
-    /// Result and outcome into the slot. What an earlier attempt left there goes first.
-    fn keep(&self, mut outcome: Outcome, output: &[u8]) {
+    /// What the attempt leaves, with its result stored.
+    fn keep(&self, mut outcome: Outcome, output: &[u8]) -> End {
         let (segment, task) = (self.worker.segment(), self.task());
-        let before = task.result();
-        if before != BlobRef::None {
-            SlotWriter::of(task).set_result(BlobRef::None);
-            segment.release(self.id, before);
-        }
         let wanted = !task.options().has(TaskOptions::DISCARD_RESULT)
             || outcome.kind != OutcomeKind::Exited
             || outcome.code != 0;
+        let mut result = BlobRef::None;
         if wanted && !output.is_empty() {
             match segment.store(self.id, output, Purpose::Result) {
-                Ok(blob) => SlotWriter::of(task).set_result(blob),
+                Ok(blob) => result = blob,
                 Err(_) => {
                     outcome.result_dropped = true;
                     segment.counters().add(Counter::ResultDropped, 1);
                 }
             }
         }
-        SlotWriter::of(task).set_outcome(outcome);
+        let ended = segment.now().stamp();
+        End {
+            outcome,
+            result,
+            ended,
+        }
     }
 
     /// ENDED, for the PLM to judge; or DONE at once when no daemon lives and there is nothing to judge.
@@ -458,7 +526,9 @@ impl Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        if !self.over && self.worker.attachment.is_own_process() {
+        // Unwinding stands for a kill in tests (programs abort): a killed process hands nothing back.
+        let is_killed = std::thread::panicking();
+        if !self.over && !is_killed && self.worker.attachment.is_own_process() {
             self.hand_back();
         }
     }

@@ -7,6 +7,7 @@
 //! | `restore` | tasks of a journal in a new one |
 //! | `attach` | how one is looked at |
 //! | `attachment`, `local_worker` | how a local process writes to one: its record, its submissions, the tasks it takes |
+//! | `completion` | what a local worker hands over beside the slots, in its lane |
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
@@ -33,6 +34,7 @@ mod attachment;
 mod blobs;
 mod claim;
 mod client_counts;
+mod completion;
 mod create;
 mod free;
 mod header;
@@ -83,6 +85,7 @@ pub use apply::ApplyError;
 pub use attachment::{Attachment, AttachmentSpec, OpenError};
 pub use blobs::{LoadError, StoreError};
 pub use claim::{ClaimError, ClaimedTask, TaskFields};
+pub use completion::{Completion, End};
 pub use header::ControlInfo;
 pub use judge::AttachInfo;
 pub use local_worker::{JoinError, LocalWorker, LocalWorkerSpec, Taken};

@@ -1,7 +1,8 @@
 //! The caches anew from the state words: bitmap, trees, arena, gauges, workers' counts.
 //!
 //! Only while no other process writes: at the start of a daemon. Each step starts from the truth, so a kill during the
-//! rebuild costs another rebuild and nothing else.
+//! rebuild costs another rebuild and nothing else. What local workers have handed over beside the slots is truth too: it stays where it
+//! lies until it is moved (`completion.rs`).
 
 use core::ops::Range;
 use std::collections::BTreeSet;
@@ -87,18 +88,23 @@ impl Segment {
         last.take()
     }
 
-    /// Removes spill files that no slot refers to. Only at the start of a daemon, after [`Segment::rebuild_caches`].
+    /// Removes spill files that neither a slot nor an end beside one refers to. Only at the start of a daemon, after [`Segment::rebuild_caches`].
     pub fn remove_lost_spills(&self) -> u64 {
         // Most segments have none, and a walk over all slots costs milliseconds.
         let none = self.spill().files().is_ok_and(|files| files.is_empty());
         let mut kept = BTreeSet::new();
+        let mut keep = |blob| {
+            if let BlobRef::Spill { number, .. } = blob {
+                kept.insert(number);
+            }
+        };
         if !none {
             for slot in self.allocated_slots(0..u32::MAX) {
-                for blob in [self.task(slot).payload(), self.task(slot).result()] {
-                    if let BlobRef::Spill { number, .. } = blob {
-                        kept.insert(number);
-                    }
-                }
+                keep(self.task(slot).payload());
+                keep(self.task(slot).result());
+            }
+            for (_, end) in self.waiting_ends() {
+                keep(end.result);
             }
         }
         let removed = self.spill().remove_others(|number| kept.contains(&number));
@@ -113,7 +119,7 @@ impl Segment {
     /// Safe at any time: what a living process is about to refer to stays.
     pub fn sweep_chunks(&self, blocks: Range<u32>, is_dead: impl Fn(Claimant) -> bool) -> u64 {
         let arena = self.view.parts.arena();
-        self.section(|| arena.sweep(blocks, |chunk| self.keeps_chunk(chunk.state, &is_dead)))
+        self.section(|| arena.sweep(blocks, |chunk| self.keeps_chunk(chunk, &is_dead)))
     }
 
     fn rebuild_counts(&self, survey: &Survey) {

@@ -8,11 +8,12 @@ use crate::blob::BlobRef;
 use crate::id::{ClientIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
 use crate::keys::KeyId;
 use crate::segment::SegmentView;
+use crate::segment::completion::Completion;
 use crate::segment::free::chunk_owner;
 use crate::sync::{Ordering, fence};
 use crate::task::side::{SIDE_BYTES, SIDE_BYTES_SHORT, SideRecord};
-use crate::task::slot::{Outcome, TaskOptions, TaskSlot};
-use crate::task::state::StateWord;
+use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
+use crate::task::state::{Phase, StateWord};
 use crate::tree::Key;
 use crate::worker::{WorkerCounter, WorkerSlot, WorkerState};
 
@@ -153,8 +154,44 @@ impl SegmentView {
         let task = self.parts.tasks.get(slot.position())?;
         Some(read_between(
             || task.state(),
-            |state| copy_task(slot, task, state),
+            |state| self.copy_task(slot, task, state),
         ))
+    }
+
+    fn copy_task(&self, slot: SlotIndex, task: &TaskSlot, state: StateWord) -> TaskRecord {
+        // Before the slot's own: whoever finds nothing beside the slot any more finds it there.
+        let beside = self.completion(slot, state);
+        // First of all fields: a change of priority does not move the state word, so only this order keeps a reader from
+        // meeting the number of that change with the priority before it.
+        let lsn = task.lsn();
+        // ORDERING: [task.lsn] Acquire: orders the copy of the number before those of the other fields; pairs with the fence
+        // in `set_lsn`.
+        fence(Ordering::Acquire);
+        let mut record = TaskRecord {
+            slot,
+            id: state.id(slot),
+            state,
+            key: task.key(),
+            priority: task.priority(),
+            phase_time: task.phase_time(),
+            queue: task.queue(),
+            lsn,
+            kind: task.kind_number(),
+            timeout_ms: task.timeout_ms(),
+            max_attempts: task.max_attempts(),
+            failures: task.failures(),
+            losses: task.losses(),
+            options: task.options(),
+            payload: task.payload(),
+            result: task.result(),
+            client: task.client_number(),
+            outcome: task.outcome(),
+            side_unit: task.side_unit(),
+            key_place: task.key_place(),
+        };
+        record.take_in(beside);
+        record.imply_outcome();
+        record
     }
 
     /// Copies a worker out; `None` beyond the last slot.
@@ -223,6 +260,48 @@ impl SegmentView {
     }
 }
 
+/// A change of the task is not in its journal yet.
+const LSN_UNDER_WAY: u64 = crate::time::STAMP_MAX;
+/// Attempts that there are for a task, and the code of the outcome of one that has used them up.
+const ATTEMPTS: (u8, u8) = (254, 1);
+
+impl TaskRecord {
+    /// What follows from the state word of a task that ended while it waited: its outcome is written after the word, and a daemon may be killed
+    /// in between. One that a journal has recorded since may have come from there, with another outcome, and no worker's name.
+    fn imply_outcome(&mut self) {
+        let is_recorded = self.options.has(TaskOptions::JOURNAL) && self.lsn != LSN_UNDER_WAY;
+        if is_recorded || !self.state.ended_while_waiting() {
+            return;
+        }
+        let buried = self.state.phase() == Phase::DeadLetter;
+        let is_used_up = buried && self.state.attempt() >= ATTEMPTS.0;
+        self.outcome = Outcome {
+            kind: if buried {
+                OutcomeKind::WorkerLost
+            } else {
+                OutcomeKind::Cancelled
+            },
+            code: if is_used_up { ATTEMPTS.1 } else { 0 },
+            result_dropped: false,
+        };
+    }
+
+    /// With what a local worker has handed over beside the slot.
+    fn take_in(&mut self, beside: Option<Completion>) {
+        let Some(completion) = beside else {
+            return;
+        };
+        match completion.end {
+            Some(end) if self.state.phase() != Phase::Running => {
+                self.phase_time = end.ended;
+                self.outcome = end.outcome;
+                self.result = end.result;
+            }
+            Some(_) | None => self.phase_time = completion.started,
+        }
+    }
+}
+
 /// Copies until the state before and after is the same, or often enough.
 fn read_between<S: Copy + PartialEq, T>(
     state: impl Fn() -> S,
@@ -241,37 +320,6 @@ fn read_between<S: Copy + PartialEq, T>(
         }
         before = after;
         copies += 1;
-    }
-}
-
-fn copy_task(slot: SlotIndex, task: &TaskSlot, state: StateWord) -> TaskRecord {
-    // First of all fields: a change of priority does not move the state word, so only this order keeps a reader from
-    // meeting the number of that change with the priority before it.
-    let lsn = task.lsn();
-    // ORDERING: [task.lsn] Acquire: orders the copy of the number before those of the other fields; pairs with the fence
-    // in `set_lsn`.
-    fence(Ordering::Acquire);
-    TaskRecord {
-        slot,
-        id: state.id(slot),
-        state,
-        key: task.key(),
-        priority: task.priority(),
-        phase_time: task.phase_time(),
-        queue: task.queue(),
-        lsn,
-        kind: task.kind_number(),
-        timeout_ms: task.timeout_ms(),
-        max_attempts: task.max_attempts(),
-        failures: task.failures(),
-        losses: task.losses(),
-        options: task.options(),
-        payload: task.payload(),
-        result: task.result(),
-        client: task.client_number(),
-        outcome: task.outcome(),
-        side_unit: task.side_unit(),
-        key_place: task.key_place(),
     }
 }
 

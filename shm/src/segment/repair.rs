@@ -23,7 +23,7 @@
 
 use core::ops::Range;
 
-use crate::arena::{ChunkState, Claimant};
+use crate::arena::{ChunkEntry, ChunkState, Claimant};
 use crate::counters::Counter;
 use crate::id::{AttachIndex, SlotIndex, WorkerIndex};
 use crate::layout::attach::{AttachPhase, AttachState};
@@ -330,12 +330,12 @@ impl Segment {
         }
     }
 
-    /// Whether a chunk is to be kept: it is being filled by somebody alive, or its task is there.
-    pub(super) fn keeps_chunk(&self, state: ChunkState, dead: impl Fn(Claimant) -> bool) -> bool {
-        match state {
+    /// Whether a chunk is to be kept: it is being filled by somebody alive, it is the lane of a worker, or its task is there.
+    pub(super) fn keeps_chunk(&self, chunk: &ChunkEntry, dead: impl Fn(Claimant) -> bool) -> bool {
+        match chunk.state {
             ChunkState::Free => true,
             ChunkState::Damaged(_) => false,
-            ChunkState::Claimed(claimant) => !dead(claimant),
+            ChunkState::Claimed(claimant) => !dead(claimant) || self.is_lane(chunk.unit, claimant),
             ChunkState::Used(owner) => self.slot(owner.slot).is_some_and(|slot| {
                 let state = self.task(slot).state();
                 state.phase() != Phase::Free && state.generation() == owner.generation

@@ -285,13 +285,19 @@ impl Segment {
             | WorkerPhase::Suspect
             | WorkerPhase::Reserved => false,
         };
-        if !over || !self.is_dead_worker(worker, scope) {
+        if !over || !self.is_dead_worker(worker, scope) || self.has_waiting_end(worker) {
+            // What waits in its lane is the PLM's to move.
             return false;
         }
+        let lane = self.lane_place(worker);
         let counted = slot
             .apply(state, WorkerEvent::Recount { running: 0 })
             .unwrap_or(state);
-        slot.apply(counted, WorkerEvent::Leave).is_ok()
+        let is_freed = slot.apply(counted, WorkerEvent::Leave).is_ok();
+        if is_freed {
+            self.free_lane_at(lane);
+        }
+        is_freed
     }
 
     /// Makes a worker's count the number of tasks that name it, if its word still is the one seen before they were counted.
@@ -308,10 +314,20 @@ impl Segment {
     /// monotonic clock.
     pub(super) fn bring_in_order(&mut self, lock: Option<&LockFile>, clock_ns: u64) {
         let is_alone = self.be_alone(lock);
+        // Not before: who lives hands over until the moment of its end. And not after a move of the origin: stamps in lanes are of the origin
+        // until now.
+        self.accept_what_is_handed_over();
         if is_alone {
             self.rebase_if_due(clock_ns);
         }
         self.put_in_order(is_alone, lock, clock_ns);
+    }
+
+    /// Moves what local workers have handed over into the slots, if this process is the daemon.
+    pub(super) fn accept_what_is_handed_over(&self) {
+        if let Some(right) = self.plm_right() {
+            self.accept_completions(right);
+        }
     }
 
     /// The same with the origin where it is; `is_alone` is what `be_alone` said.

@@ -35,7 +35,7 @@ pub(super) struct Survey {
     pub(super) running: Vec<u16>,
     /// Tasks of each client.
     pub(super) clients: ClientCounts,
-    /// A bit for each unit of the arena at which a chunk begins that its slot refers to.
+    /// A bit for each unit of the arena at which a chunk begins that stays: its slot refers to it, it is a lane, or an end in a lane does.
     marks: Vec<u64>,
     /// Slots that a submitter had claimed and not published.
     pub(super) abandoned: u64,
@@ -79,6 +79,7 @@ impl Survey {
             survey
         });
         survey.phases[Phase::Free as usize] = 0;
+        survey.mark_lanes(segment);
         segment.ready().finish_build(end, crate::region::empty);
         segment.timers().finish_build(end, crate::region::empty);
         segment.view.parts.bitmap().finish_build(end);
@@ -90,13 +91,13 @@ impl Survey {
         self.phases.iter().sum()
     }
 
-    /// A slot refers to the chunk that begins at this unit.
+    /// The chunk that begins at this unit stays.
     pub(super) fn refers_to(&self, unit: u32) -> bool {
         let word = self.marks.get(unit as usize / 64);
         word.is_some_and(|word| word & (1 << (unit % 64)) != 0)
     }
 
-    /// A slot refers to a chunk in some units.
+    /// A chunk in some units stays.
     pub(super) fn refers_into(&self, units: Range<u32>) -> bool {
         let words = self
             .marks
@@ -237,13 +238,30 @@ impl Survey {
             task.side_unit(),
         ];
         for unit in units.into_iter().flatten() {
-            if segment.chunk_state(unit) == Some(ChunkState::Used(owner)) {
-                if let Some(word) = self.marks.get_mut(unit as usize / 64) {
-                    *word |= 1 << (unit % 64);
-                }
-            } else {
-                self.lost_references += 1;
+            self.mark_if(segment, unit, ChunkState::Used(owner));
+        }
+    }
+
+    /// What local workers have handed over and no daemon has moved yet, however long they are gone: their lanes, and the results that only
+    /// these name.
+    fn mark_lanes(&mut self, segment: &Segment) {
+        for (unit, claimant) in segment.lane_chunks() {
+            self.mark_if(segment, unit, ChunkState::Claimed(claimant));
+        }
+        for (completion, end) in segment.waiting_ends() {
+            if let BlobRef::Arena { unit, .. } = end.result {
+                let owner = chunk_owner(completion.task);
+                self.mark_if(segment, unit, ChunkState::Used(owner));
             }
+        }
+    }
+
+    /// The chunk at `unit` stays if it is whose it should be.
+    fn mark_if(&mut self, segment: &Segment, unit: u32, wanted: ChunkState) {
+        if segment.chunk_state(unit) != Some(wanted) {
+            self.lost_references += 1;
+        } else if let Some(word) = self.marks.get_mut(unit as usize / 64) {
+            *word |= 1 << (unit % 64);
         }
     }
 }

@@ -130,6 +130,28 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What a worker may report: numbers that only the engine gives are taken out. An attempt that has ended has an outcome, and
+    /// its worker is not lost.
+    #[must_use]
+    pub const fn of_worker(self) -> Self {
+        let (kind, code) = match self.kind {
+            OutcomeKind::None | OutcomeKind::WorkerLost => (OutcomeKind::Unknown, self.code),
+            kind @ (OutcomeKind::TimedOut | OutcomeKind::Cancelled) => (kind, 0),
+            kind @ (OutcomeKind::Exited
+            | OutcomeKind::Signalled
+            | OutcomeKind::SpawnFailed
+            | OutcomeKind::HandlerFailed
+            | OutcomeKind::Refused
+            | OutcomeKind::TransferFailed
+            | OutcomeKind::Unknown) => (kind, self.code),
+        };
+        Self {
+            kind,
+            code,
+            result_dropped: self.result_dropped,
+        }
+    }
+
     /// The 16 bits of the slot.
     #[must_use]
     pub const fn to_bits(self) -> u16 {

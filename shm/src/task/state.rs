@@ -392,6 +392,13 @@ impl StateWord {
         }
     }
 
+    /// A task that ended while it waited, by its word: it was cancelled, or buried. Whoever changes a word that others may change too writes
+    /// the outcome after the change, and may be killed in between.
+    #[must_use]
+    pub(crate) const fn ended_while_waiting(self) -> bool {
+        matches!(self.phase(), Phase::Cancelled | Phase::DeadLetter) && self.last_worker().is_none()
+    }
+
     /// Hand-outs so far; the first is 1.
     #[must_use]
     pub const fn attempt(self) -> u8 {

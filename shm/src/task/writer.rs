@@ -1,8 +1,8 @@
 //! The right to write the fields of a task slot, as a type.
 //!
 //! The state word says whose a slot's fields are; whoever that is holds a [`SlotWriter`], and nobody else can have one: a submitter
-//! gets it with its claim (`ClaimedTask`), the PLM with its [`PlmRight`], which exists in the daemon's process only. A local worker makes one
-//! for the attempt that it holds (`segment/local_worker.rs`), which is good only as long as nobody takes that away.
+//! gets it with its claim (`ClaimedTask`), the PLM with its [`PlmRight`], which exists in the daemon's process only. A local worker has none: it
+//! changes the state word, and hands over what it has to say beside the slot (`segment/completion.rs`).
 //!
 //! Both are free of cost: a reference, and nothing at all.
 //!

@@ -10,7 +10,9 @@
 //!     40  token        secret of this registration                   Register
 //!     48  registered   stamp                                         Register
 //!     56  reconciled   stamp                                         Register
-//!     64  counters     done, failed, lost, stale results, 4 reserved Register
+//!     64  counters     done, failed, lost, stale results         Register
+//!     96  lane         of a local worker, in the 5th of them: incarnation of its
+//!                      attach record 32 | unit in the arena + 1 32; 3 reserved
 //!    128  name         63 bytes
 //!    192  kinds        one bit for each kind it can run
 //!    200  process      load_milli 32 | pid 32
@@ -79,6 +81,9 @@ pub enum WorkerApplyError {
     Moved(WorkerState),
 }
 
+/// Place of the lane among the counters, of which four are in use.
+const LANE: usize = 4;
+
 /// What is counted for one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
@@ -130,6 +135,12 @@ impl WorkerSlot {
     pub fn local(&self) -> Option<u16> {
         let attach = part16(read(&self.links) >> 48);
         (attach != 0).then_some(attach)
+    }
+
+    /// Where the lane of a local worker lies; 0 = it has none.
+    #[must_use]
+    pub(crate) fn lane(&self) -> u64 {
+        read(&self.counters[LANE])
     }
 
     /// The key it has, or would have, in the worker heap.
@@ -266,6 +277,11 @@ impl<'s> WorkerWriter<'s> {
         for counter in &self.0.counters {
             write(counter, 0);
         }
+    }
+
+    /// Says where the lane lies. Only while the slot is being filled in.
+    pub(crate) fn set_lane(self, word: u64) {
+        write(&self.0.counters[LANE], word);
     }
 
     /// Makes the slot that of a local process. Only while it is being filled in.

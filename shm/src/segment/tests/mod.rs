@@ -3,6 +3,7 @@
 mod attachment;
 mod blobs;
 mod cold;
+mod completion;
 mod damaged;
 mod life;
 mod model;

@@ -16,11 +16,13 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
     // The same chunk is claimed again and again on a busy segment. With the number of changes in its text,
     // such a finding lasts only where nothing moves: there, whoever claimed it is gone.
     let changes = view.parts.counters().changes();
+    let beside: Vec<u32> = results_beside(view).collect();
     for chunk in arena.chunks(0..view.geometry().arena_blocks()) {
         pass.chunks += 1;
         let subject = || format!("unit {}", chunk.unit);
         match chunk.state {
             ChunkState::Free => {}
+            ChunkState::Claimed(claimant) if view.is_lane(chunk.unit, claimant) => {}
             ChunkState::Claimed(claimant) => {
                 let attach = claimant.attach;
                 pass.found(
@@ -46,7 +48,7 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
                     let state = task.state();
                     state.generation() == owner.generation
                         && state.phase() != Phase::Free
-                        && refers_to(task, chunk.unit)
+                        && (refers_to(task, chunk.unit) || beside.contains(&chunk.unit))
                 });
                 if !belongs {
                     let text = format!(
@@ -64,6 +66,14 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
             }
         }
     }
+}
+
+/// Units of results that local workers have handed over and no slot refers to yet.
+fn results_beside(view: &SegmentView) -> impl Iterator<Item = u32> + '_ {
+    view.waiting_ends().filter_map(|(_, end)| match end.result {
+        BlobRef::Arena { unit, .. } => Some(unit),
+        BlobRef::None | BlobRef::Inline { .. } | BlobRef::Spill { .. } => None,
+    })
 }
 
 fn overflows(task: &TaskSlot, chunk: &ChunkEntry) -> bool {

@@ -1,0 +1,408 @@
+//! What a local worker hands over about its attempts beside the slots: who writes it, who reads it, who moves it into a slot.
+//!
+//! An entry of a worker's lane (`lane.rs`) is found from the task: its state word names the worker, the worker slot names the lane, the
+//! entry names task and attempt. It counts:
+//!
+//! | state of the task | an entry of this attempt says |
+//! |---|---|
+//! | RUNNING | when it began |
+//! | ENDED, not judged; DONE | outcome, result and time of the end, before those in the slot |
+//! | anything else | nothing: the attempt was taken away, or its end was moved into the slot |
+//!
+//! The PLM moves an end into the slot before it judges it ([`Segment::accept_completion`]); a DONE task of the time without a
+//! daemon when it first meets it, at the start at the latest. Until then readers find it here. A lane lives as long as its worker slot, and the
+//! slot as long as an end waits in it, also when the process is long gone.
+//!
+//! Each step may be the last of a killed process: moved twice is as good as once, and what is not moved is still there.
+//!
+//! Tested in `segment/tests/completion.rs` and `segment/tests/torture`.
+
+use core::cell::Cell;
+
+use crate::arena::{Claimant, Purpose};
+use crate::blob::BlobRef;
+use crate::id::{SlotIndex, TaskId, WorkerIndex};
+use crate::lane::{ENTRIES, ENTRY_WORDS, EntryPlace, LANE_BYTES};
+use crate::segment::{Segment, SegmentView};
+use crate::sync::AtomicU64;
+use crate::task::slot::Outcome;
+use crate::task::state::{Phase, StateWord};
+use crate::task::writer::PlmRight;
+use crate::worker::{WorkerEvent, WorkerPhase};
+
+/// What a local worker says about an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// The task.
+    pub task: TaskId,
+    /// Which attempt.
+    pub attempt: u8,
+    /// Stamp of its start.
+    pub started: u64,
+    /// How it ended; `None` while it runs.
+    pub end: Option<End>,
+}
+
+/// The end of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Where its result lies.
+    pub result: BlobRef,
+    /// Stamp of the end.
+    pub ended: u64,
+}
+
+/// Where a lane lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LanePlace {
+    unit: u32,
+    claimant: Claimant,
+}
+
+impl LanePlace {
+    /// The word of the worker slot; 0 = none.
+    const fn word(self) -> u64 {
+        ((self.claimant.incarnation as u64) << 32) | (self.unit as u64 + 1)
+    }
+
+    fn of_word(word: u64, attach: u16) -> Option<Self> {
+        let [a, b, c, d, unit @ ..] = word.to_be_bytes();
+        Some(Self {
+            unit: u32::from_be_bytes(unit).checked_sub(1)?,
+            claimant: Claimant {
+                attach,
+                incarnation: u32::from_be_bytes([a, b, c, d]),
+            },
+        })
+    }
+}
+
+/// The entries of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lane<'s>(&'s [AtomicU64]);
+
+impl<'s> Lane<'s> {
+    pub(super) fn entries(self) -> impl Iterator<Item = EntryPlace<'s>> {
+        self.0
+            .chunks_exact(ENTRY_WORDS)
+            .take(ENTRIES)
+            .filter_map(EntryPlace::of)
+    }
+
+    fn entry(self, index: usize) -> Option<EntryPlace<'s>> {
+        let start = index.checked_mul(ENTRY_WORDS)?;
+        EntryPlace::of(self.0.get(start..start.checked_add(ENTRY_WORDS)?)?)
+    }
+
+    /// The entry of an attempt, with what it says.
+    fn find(self, task: TaskId, attempt: u8) -> Option<(EntryPlace<'s>, Completion)> {
+        let raw = task.as_raw();
+        self.entries()
+            .filter(|entry| entry.task() == raw)
+            .filter_map(|entry| Some((entry, completion_of(entry)?)))
+            .find(|(_, found)| found.task == task && found.attempt == attempt)
+    }
+}
+
+impl SegmentView {
+    /// What the local worker that a task's state names says about this attempt; `None` if nothing that counts.
+    #[must_use]
+    pub fn completion(&self, slot: SlotIndex, state: StateWord) -> Option<Completion> {
+        let phase = state.phase();
+        let counts = match phase {
+            Phase::Running | Phase::Done => true,
+            Phase::Ended => !state.is_judged(),
+            Phase::Free
+            | Phase::Claimed
+            | Phase::Submitted
+            | Phase::Blocked
+            | Phase::Held
+            | Phase::Delayed
+            | Phase::Ready
+            | Phase::Assigned
+            | Phase::Failed
+            | Phase::Cancelled
+            | Phase::DeadLetter
+            | Phase::Quarantine
+            | Phase::Reserved => false,
+        };
+        if !counts {
+            return None;
+        }
+        let task = state.id(slot)?;
+        let lane = self.lane_of(state.last_worker()?)?;
+        let (_, found) = lane.find(task, state.attempt())?;
+        (found.end.is_some() || phase == Phase::Running).then_some(found)
+    }
+
+    /// The end of a task's last attempt that still lies beside its slot.
+    pub(super) fn end_beside(&self, slot: SlotIndex, state: StateWord) -> Option<End> {
+        let ended = matches!(state.phase(), Phase::Ended | Phase::Done);
+        ended.then(|| self.completion(slot, state)?.end).flatten()
+    }
+
+    /// The end of the entry counts: its task is ENDED or DONE by this very attempt.
+    fn waits(&self, entry: EntryPlace<'_>) -> bool {
+        let Some(completion) = completion_of(entry).filter(|found| found.end.is_some()) else {
+            return false;
+        };
+        let task = completion.task;
+        self.slot_of(task).is_some_and(|slot| {
+            let state = self.state(slot);
+            let is_ended =
+                state.phase() == Phase::Done || state.phase() == Phase::Ended && !state.is_judged();
+            is_ended && state.is_of(task) && state.attempt() == completion.attempt
+        })
+    }
+
+    /// The lane of a worker, if it is a local process's.
+    pub(super) fn lane_of(&self, worker: WorkerIndex) -> Option<Lane<'_>> {
+        let place = self.lane_place(worker)?;
+        let words = LANE_BYTES / 8;
+        let arena = self.parts.arena();
+        arena
+            .claimed_words(place.unit, place.claimant, words)
+            .map(Lane)
+    }
+
+    /// Where the lane of a worker lies, to be asked before its slot is freed.
+    pub(super) fn lane_place(&self, worker: WorkerIndex) -> Option<LanePlace> {
+        let slot = self.parts.workers.get(worker.position())?;
+        if slot.state().phase() == WorkerPhase::Free {
+            return None;
+        }
+        LanePlace::of_word(slot.lane(), slot.local()?)
+    }
+
+    /// Where the worker slots say that lanes lie: unit, and who claims the chunk there. What they say is not checked.
+    pub(super) fn lane_chunks(&self) -> impl Iterator<Item = (u32, Claimant)> + '_ {
+        (0..u16::MAX)
+            .map_while(|number| self.worker_index(number))
+            .filter_map(|worker| self.lane_place(worker))
+            .map(|place| (place.unit, place.claimant))
+    }
+
+    /// The chunk at a unit is the lane of a worker.
+    pub(super) fn is_lane(&self, unit: u32, claimant: Claimant) -> bool {
+        self.lane_chunks().any(|lane| lane == (unit, claimant))
+    }
+
+    /// An end waits in a worker's lane for the PLM.
+    pub(super) fn has_waiting_end(&self, worker: WorkerIndex) -> bool {
+        self.lane_of(worker)
+            .is_some_and(|lane| lane.entries().any(|entry| self.waits(entry)))
+    }
+
+    /// All that lies in lanes and counts.
+    pub fn waiting_ends(&self) -> impl Iterator<Item = (Completion, End)> + '_ {
+        (0..u16::MAX)
+            .map_while(|number| self.worker_index(number))
+            .filter_map(|worker| self.lane_of(worker))
+            .flat_map(Lane::entries)
+            .filter(|&entry| self.waits(entry))
+            .filter_map(|entry| {
+                let completion = completion_of(entry)?;
+                Some((completion, completion.end?))
+            })
+    }
+}
+
+impl Segment {
+    /// Moves the end of a task's attempt from beside the slot into the slot, before it is judged; returns the result that was there
+    /// before and is the caller's to release. `None` if nothing lies beside the slot.
+    pub fn accept_completion(
+        &self,
+        right: PlmRight,
+        slot: SlotIndex,
+        state: StateWord,
+    ) -> Option<BlobRef> {
+        let end = self.end_beside(slot, state)?;
+        let task = self.write_task(right, slot);
+        let before = task.result();
+        task.set_result(end.result);
+        task.set_phase_time(end.ended);
+        task.set_outcome(end.outcome);
+        let (id, worker) = (state.id(slot)?, state.last_worker()?);
+        let lane = self.lane_of(worker);
+        if let Some((entry, _)) = lane.and_then(|lane| lane.find(id, state.attempt())) {
+            entry.clear(id.as_raw());
+        }
+        let is_released = before != end.result;
+        Some(if is_released { before } else { BlobRef::None })
+    }
+
+    /// Moves all that waits, when a daemon starts.
+    pub(super) fn accept_completions(&self, right: PlmRight) {
+        for number in 0..u16::MAX {
+            let Some(worker) = self.worker_index(number) else {
+                return;
+            };
+            self.accept_completions_of(right, worker);
+        }
+    }
+
+    fn accept_completions_of(&self, right: PlmRight, worker: WorkerIndex) {
+        let Some(lane) = self.lane_of(worker) else {
+            return;
+        };
+        for entry in lane.entries().filter(|&entry| self.waits(entry)) {
+            if let Some(task) = TaskId::from_raw(entry.task())
+                && let Some(slot) = self.slot_of(task)
+                && let Some(before) = self.accept_completion(right, slot, self.state(slot))
+            {
+                self.release(task, before);
+            }
+        }
+    }
+
+    /// LOST -> FREE, when no task is left with the worker; a count that says otherwise is set right first. What waits in the lane of a
+    /// local one is moved before, and its memory is free after.
+    pub fn free_lost_worker(&self, right: PlmRight, worker: WorkerIndex) -> bool {
+        self.accept_completions_of(right, worker);
+        let (slot, lane) = (self.worker(worker), self.lane_place(worker));
+        let state = slot.state();
+        let counted = slot
+            .apply(state, WorkerEvent::Recount { running: 0 })
+            .unwrap_or(state);
+        let is_freed = slot.apply(counted, WorkerEvent::Leave).is_ok();
+        if is_freed {
+            self.free_lane_at(lane);
+        }
+        is_freed
+    }
+
+    /// Gives the memory of a lane back whose worker slot has just been freed; `place` is what the slot said before.
+    pub(super) fn free_lane_at(&self, place: Option<LanePlace>) {
+        if let Some(place) = place {
+            let arena = self.view.parts.arena();
+            self.section(|| arena.free_claimed(place.unit, place.claimant));
+        }
+    }
+
+    /// Makes a lane for a worker slot that this process is filling in; the word to be written there.
+    pub(super) fn make_lane(&self) -> Option<LanePlace> {
+        let (arena, claimant) = (self.view.parts.arena(), self.claimant());
+        let claimed = self.section(|| arena.allocate(claimant, LANE_BYTES, Purpose::Result));
+        let unit = claimed.ok()?.unit();
+        let place = LanePlace { unit, claimant };
+        let words = arena.claimed_words(unit, claimant, LANE_BYTES / 8)?;
+        for entry in Lane(words).entries() {
+            entry.reset();
+        }
+        Some(place)
+    }
+}
+
+fn completion_of(entry: EntryPlace<'_>) -> Option<Completion> {
+    let read = entry.read()?;
+    let outcome = Outcome::from_bits(read.outcome).of_worker();
+    Some(Completion {
+        task: TaskId::from_raw(read.task)?,
+        attempt: read.attempt,
+        started: read.started,
+        end: (read.outcome != 0).then(|| End {
+            outcome,
+            result: BlobRef::from_raw(read.result),
+            ended: read.ended,
+        }),
+    })
+}
+
+/// The lane as its worker uses it.
+#[derive(Debug)]
+pub(super) struct OwnLane<'s> {
+    segment: &'s Segment,
+    place: LanePlace,
+    lane: Lane<'s>,
+    /// Entries of tasks that this worker holds.
+    held: Cell<u64>,
+    /// Where the next free one is looked for.
+    next: Cell<usize>,
+}
+
+/// Which entry of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EntryIndex(usize);
+
+impl<'s> OwnLane<'s> {
+    pub(super) fn new(segment: &'s Segment) -> Option<Self> {
+        let place = segment.make_lane()?;
+        let arena = segment.view.parts.arena();
+        let words = arena.claimed_words(place.unit, place.claimant, LANE_BYTES / 8)?;
+        Some(Self {
+            segment,
+            place,
+            lane: Lane(words),
+            held: Cell::new(0),
+            next: Cell::new(0),
+        })
+    }
+
+    pub(super) const fn word(&self) -> u64 {
+        self.place.word()
+    }
+
+    /// Gives the memory back; the worker slot does not name it any more.
+    pub(super) fn give_back(&self) {
+        self.segment.free_lane_at(Some(self.place));
+    }
+
+    /// An entry for a task to be taken; `None` if all are in use, by tasks that run or ends that wait for a daemon.
+    pub(super) fn reserve(&self) -> Option<EntryIndex> {
+        let (first, held) = (self.next.get(), self.held.get());
+        let order = (first..ENTRIES).chain(0..first);
+        let is_held = |index: usize| (held >> index) & 1 == 1;
+        let found = order
+            .clone()
+            .filter(|&index| !is_held(index))
+            .find(|&index| self.is_free(index))
+            .or_else(|| {
+                order
+                    .filter(|&index| !is_held(index))
+                    .find(|&index| self.reclaim(index))
+            })?;
+        self.held.set(held | (1 << found));
+        self.next.set((found + 1) % ENTRIES);
+        Some(EntryIndex(found))
+    }
+
+    /// The entry is not needed by this worker any more: it is free, or it is an end that waits.
+    pub(super) fn let_go(&self, entry: EntryIndex) {
+        self.held.set(self.held.get() & !(1 << entry.0));
+    }
+
+    pub(super) fn begin(&self, entry: EntryIndex, task: TaskId, (attempt, started): (u8, u64)) {
+        if let Some(place) = self.lane.entry(entry.0) {
+            place.begin(task.as_raw(), attempt, started);
+        }
+    }
+
+    pub(super) fn end(&self, entry: EntryIndex, attempt: u8, end: &End) {
+        if let Some(place) = self.lane.entry(entry.0) {
+            let words = (end.result.as_raw(), end.ended);
+            place.end(attempt, end.outcome.to_bits(), words);
+        }
+    }
+
+    /// The attempt was taken away, or is handed back: nobody wants what the entry says.
+    pub(super) fn clear(&self, entry: EntryIndex, task: TaskId) {
+        if let Some(place) = self.lane.entry(entry.0) {
+            place.clear(task.as_raw());
+        }
+    }
+
+    fn is_free(&self, index: usize) -> bool {
+        self.lane
+            .entry(index)
+            .is_some_and(|entry| entry.task() == 0)
+    }
+
+    /// Frees an entry whose task has moved on, as when a client has freed a task that ended without a daemon.
+    fn reclaim(&self, index: usize) -> bool {
+        self.lane
+            .entry(index)
+            .is_some_and(|entry| !self.segment.waits(entry) && entry.clear(entry.task()))
+    }
+}
