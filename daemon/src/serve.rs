@@ -358,10 +358,10 @@ async fn leave(settings: &Settings, segment: Arc<Segment>, tasks: Option<Journal
     };
     core.uploads.remove_all();
     let is_ours = !core.is_taken_over();
-    if is_ours {
-        core.remove_lost_files();
-    }
     let is_sound = core.journal_failure().is_none() && core.unstable_end().is_none();
+    if is_ours {
+        core.remove_last_files();
+    }
     drop(core);
     if let Some(tasks) = tasks {
         tasks.end(settings.times.stop_deadline).await;

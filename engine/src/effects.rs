@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use qtf_shm::{BlobRef, Counter, Phase, Segment, TaskId, WorkerId};
+use qtf_shm::{BlobRef, Phase, Segment, TaskId, WorkerId};
 
 /// LIMIT: calls of one batch (1024 entries in a message) times the effects of each.
 const RESERVE: usize = 1_024 * PER_CALL_MAX;
@@ -128,19 +128,11 @@ impl EffectQueue {
     }
 }
 
-/// LIMIT: files that wait to be removed; at 64 MiB each that is more than a disk holds. One more is removed at once.
-const LOST_FILES_MAX: usize = 4_096;
-
-/// Removes a file that was given up.
-fn remove_lost(segment: &Segment, file: BlobRef) {
-    if segment.spill().remove_given_up(file).is_err() {
-        // It costs room on the disk until the next start, and nothing else.
-        segment.counters().add(Counter::SpillFailed, 1);
-    }
-}
-
 /// Spill files that no task refers to any more, to be removed by whoever has the time for it. What a killed daemon leaves
 /// here is removed at the next start (`Segment::remove_lost_spills`).
+///
+/// All of them wait here, and none is removed by the engine. Their number is bounded because the store makes no new file while
+/// `qtf_shm::spill::GIVEN_UP_FILES_MAX` wait: there are never more than those, and two for each slot.
 #[derive(Debug, Default)]
 pub(crate) struct LostFiles {
     waiting: VecDeque<BlobRef>,
@@ -152,11 +144,7 @@ impl LostFiles {
             BlobRef::Spill { .. } => {
                 // Its bytes are free at once: an output that comes next must not be dropped for want of them.
                 segment.spill().give_up(file);
-                if self.waiting.len() < LOST_FILES_MAX {
-                    self.waiting.push_back(file);
-                } else {
-                    remove_lost(segment, file);
-                }
+                self.waiting.push_back(file);
             }
             BlobRef::None | BlobRef::Inline { .. } | BlobRef::Arena { .. } => {}
         }

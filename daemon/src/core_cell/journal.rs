@@ -23,7 +23,7 @@ use qtf_shm::Now;
 use tokio::sync::Notify;
 
 use super::{Core, shortage};
-use crate::journal::chores::{Chores, Job};
+use crate::journal::chores::{Chores, Job, Kind};
 use crate::journal::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
 use crate::sys::synced_write::{Answer, WriteOrder};
 
@@ -182,8 +182,8 @@ impl Journal {
         if is_enough || self.is_file_asked || self.failure.is_some() {
             return;
         }
-        self.is_file_asked = true;
-        self.chores.hand(Job::MakeFile(self.writer.file_plan()));
+        // One that is refused its place is asked for again at the next look.
+        self.is_file_asked = self.chores.hand(Job::MakeFile(self.writer.file_plan()));
     }
 
     /// The order for a write.
@@ -317,6 +317,16 @@ impl Core {
         }
     }
 
+    /// A job of the chores thread is done: what waited for its place takes it.
+    pub(crate) fn chore_done(&mut self, kind: Kind) {
+        if let Some(journal) = self.journal.as_mut() {
+            journal.chores.done(kind);
+        }
+        if kind == Kind::RemoveFiles {
+            self.remove_lost_files();
+        }
+    }
+
     /// So many files have the name of a log; those that are ready beside the first one hold nothing yet.
     pub(crate) fn note_journal_files(&mut self, logs: u64) {
         if let Some(journal) = self.journal.as_mut() {
@@ -325,9 +335,9 @@ impl Core {
         }
     }
 
-    /// Has the chores thread see whether the file that is being written is still there.
+    /// Has the chores thread see whether the file that is being written is still there; not again while it is at it.
     pub(crate) fn look_at_journal_file(&mut self) {
-        if let Some(journal) = &self.journal
+        if let Some(journal) = &mut self.journal
             && journal.failure.is_none()
             && let Some((key, file)) = journal.files.front()
         {

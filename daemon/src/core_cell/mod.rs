@@ -40,12 +40,12 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use qtf_engine::{Effect, Engine, TaskRef};
-use qtf_shm::{Now, Segment, WorkerId};
+use qtf_shm::{BlobRef, Now, Segment, WorkerId};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::config::settings::Limits;
-use crate::journal::chores::{self, Job};
+use crate::journal::chores::{self, Job, Kind};
 use crate::running::DaemonInfo;
 use age::Age;
 use door::Door;
@@ -56,6 +56,9 @@ use routes::Routes;
 use stability::Stability;
 use uploads::Uploads;
 use watches::{STEPS, Watches};
+
+/// LIMIT: files that are removed at once: by the chores thread in one job, or in one turn where there is none.
+const REMOVED_AT_ONCE: usize = 64;
 
 thread_local! {
     static CORE: Door<Core> = const { Door::new() };
@@ -251,28 +254,52 @@ impl Core {
             self.route(effect);
         }
         work = work.saturating_add(self.tend());
-        self.remove_lost_files();
+        work = work.saturating_add(self.remove_lost_files());
         self.uploads.expire(now);
         self.note_turn(Duration::from_nanos(self.now_exactly().since_ns(now)));
         self.kick_journal();
         work
     }
 
-    /// Has files removed that no task refers to any more; by the chores thread, if there is one.
-    pub(crate) fn remove_lost_files(&mut self) {
-        let Some(first) = self.engine.pop_lost_file() else {
-            return;
-        };
-        let mut files = vec![first];
-        files.extend(std::iter::from_fn(|| self.engine.pop_lost_file()));
-        let store = self.segment().spill();
-        match &self.journal {
-            Some(journal) => {
-                let store = store.clone();
-                journal.chores.hand(Job::RemoveFiles { store, files });
-            }
-            None => chores::remove_files(store, &files),
+    /// Has some files removed that no task refers to any more; by the chores thread, if there is one. The rest comes when that is
+    /// done. Returns how many.
+    pub(crate) fn remove_lost_files(&mut self) -> u64 {
+        let chores = self.journal.as_ref().map(|journal| &journal.chores);
+        if chores.is_some_and(|chores| !chores.has_place(Kind::RemoveFiles)) {
+            return 0;
         }
+        let files = self.lost_files(REMOVED_AT_ONCE);
+        let count = u64::try_from(files.len()).unwrap_or(u64::MAX);
+        if files.is_empty() {
+            return 0;
+        }
+        let store = self.segment().spill().clone();
+        match &mut self.journal {
+            Some(journal) => {
+                journal.chores.hand(Job::RemoveFiles { store, files });
+                0
+            }
+            None => {
+                chores::remove_files(&store, &files);
+                count
+            }
+        }
+    }
+
+    /// At the end: all of them.
+    pub(crate) fn remove_last_files(&mut self) {
+        let files = self.lost_files(usize::MAX);
+        let store = self.segment().spill().clone();
+        match self.journal.take() {
+            _ if files.is_empty() => {}
+            Some(journal) => journal.chores.hand_last(store, files),
+            None => chores::remove_files(&store, &files),
+        }
+    }
+
+    fn lost_files(&mut self, count: usize) -> Vec<BlobRef> {
+        let next = std::iter::from_fn(|| self.engine.pop_lost_file());
+        next.take(count).collect()
     }
 
     /// Whether the engine must not turn any more: another daemon has the segment, or the journal has failed.

@@ -119,6 +119,7 @@ fn info(core: &Core) -> DaemonInfo {
             })
             .chain(longest_turn(core))
             .chain(of_the_process(core))
+            .chain(given_up_files(core))
             .collect(),
         tasks_by_state: counters
             .gauges()
@@ -154,6 +155,14 @@ fn longest_turn(core: &Core) -> Option<NamedValue> {
     Some(NamedValue {
         name: "snapshot_longest_turn_us".to_owned(),
         value: u64::try_from(longest.as_micros()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Spill files that nobody needs and that are not removed yet: many, where a disk does not keep up.
+fn given_up_files(core: &Core) -> Option<NamedValue> {
+    Some(NamedValue {
+        name: "spill_files_given_up".to_owned(),
+        value: core.segment().spill().given_up_files(),
     })
 }
 

@@ -111,16 +111,15 @@ pub(crate) async fn receive(
 /// With a journal the file is on stable storage before its receipt is given, as a record may name it from then on.
 async fn settle(blob: BlobRef) -> Result<(), Status> {
     let (done, settled) = oneshot::channel();
-    let is_asked = core_cell::look(|core| {
-        let Some(journal) = &core.journal else {
-            return false;
-        };
+    let is_asked = core_cell::attend(|core| {
         let store = core.segment().spill().clone();
-        journal.chores.hand(Job::SyncSpill { store, blob, done });
-        true
+        let journal = core.journal.as_mut()?;
+        Some(journal.chores.hand(Job::SyncSpill { store, blob, done }))
     });
-    if !is_asked.ok_or_else(status::gone)? {
-        return Ok(());
+    match is_asked.ok_or_else(status::gone)? {
+        None => return Ok(()),
+        Some(true) => {}
+        Some(false) => return Err(refusal::status_of(status::too_many_syncs())),
     }
     match settled.await {
         Ok(synced) => synced.map_err(|error| spill_status(&error)),
@@ -187,7 +186,7 @@ fn spill_status(error: &SpillError) -> Status {
     if let SpillError::Announced { .. } = error {
         return status::invalid(format!("upload: {error}"));
     }
-    if let SpillError::NoRoom { .. } = error {
+    if let SpillError::NoRoom { .. } | SpillError::Behind { .. } = error {
         return refusal::status_of(status::no_spill_room(error));
     }
     tracing::warn!(%error, "upload not stored");

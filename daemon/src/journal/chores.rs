@@ -5,8 +5,14 @@
 //! own, because nothing may wait for them. The core never waits for either: it hands over a [`Job`] and gets an
 //! [`Event`].
 //!
-//! Invariant: every job is answered by exactly one event or reply, also when it fails; but nobody waits for the removal of
-//! files.
+//! Invariants:
+//! - I1: every job that is handed over is answered by exactly one [`Event::Done`], also when it fails; what else is to be said of it
+//!   comes behind that.
+//! - I2: of each [`Kind`] a fixed number of jobs is under way, and the queue has a place for each of them: a disk that hangs
+//!   makes nothing grow. What there is no place for is asked for again when it is due ([`Kind::LookAt`]), waits as one
+//!   number ([`Kind::Reclaim`]), or stays with whoever had it ([`Kind::RemoveFiles`]).
+//!
+//! Tested at the end of this file.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -26,6 +32,10 @@ use super::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
 
 /// LIMIT: used files that are kept as spares beside those that are prepared already.
 const SPARES_WANTED: usize = 2;
+/// LIMIT: uploads that are brought to stable storage, or wait for it.
+const SYNCS_MAX: usize = 256;
+/// LIMIT: jobs in the queue: one of each kind, the syncs of uploads, and the last removal.
+const JOBS_MAX: usize = Kind::COUNT + SYNCS_MAX;
 
 /// What the chores thread is to do.
 #[derive(Debug)]
@@ -51,9 +61,47 @@ pub(crate) enum Job {
     Reclaim(Lsn),
 }
 
+/// What jobs are told apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    MakeFile,
+    SyncSpill,
+    RemoveFiles,
+    Snapshot,
+    LookAt,
+    Reclaim,
+}
+
+impl Kind {
+    const COUNT: usize = 6;
+
+    /// LIMIT: jobs of this kind that are under way at the same time.
+    const fn places(self) -> usize {
+        match self {
+            Self::SyncSpill => SYNCS_MAX,
+            _ => 1,
+        }
+    }
+}
+
+impl Job {
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::MakeFile(_) => Kind::MakeFile,
+            Self::SyncSpill { .. } => Kind::SyncSpill,
+            Self::RemoveFiles { .. } => Kind::RemoveFiles,
+            Self::Snapshot(_) => Kind::Snapshot,
+            Self::LookAt(..) => Kind::LookAt,
+            Self::Reclaim(_) => Kind::Reclaim,
+        }
+    }
+}
+
 /// What the chores thread says.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// A job of this kind is no longer under way. What came of it is said next.
+    Done(Kind),
     /// A file was made, and can be written through this.
     FileMade(Result<(SpareFile, Arc<File>), JournalError>),
     /// The snapshot's tasks are read: it may be published when everything that was appended by now is stable. The
@@ -69,16 +117,19 @@ pub(crate) enum Event {
     Files(u64),
 }
 
-/// The way to the chores thread. The thread ends when all clones are gone.
-#[derive(Debug, Clone)]
+/// The way to the chores thread, which ends when this is dropped.
+#[derive(Debug)]
 pub(crate) struct Chores {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::SyncSender<Job>,
+    under_way: [usize; Kind::COUNT],
+    /// What a snapshot has made superfluous while older files were being recycled.
+    reclaim_next: Option<Lsn>,
 }
 
 impl Chores {
     /// Starts the thread; it runs where the caller may run, so the caller must not be pinned yet.
     pub(crate) fn start(storage: Arc<dyn Storage>, files: StdStorage) -> io::Result<(Self, Told)> {
-        let (jobs, taken) = mpsc::channel();
+        let (jobs, taken) = mpsc::sync_channel(JOBS_MAX);
         let (events, told) = local::unbounded_channel();
         let (alive, end) = mpsc::channel();
         let mut hands = Hands {
@@ -96,13 +147,61 @@ impl Chores {
             .name("qtfd-chores".to_owned())
             .spawn(run)?;
         let told = Told { events: told, end };
-        Ok((Self { jobs }, told))
+        let chores = Self {
+            jobs,
+            under_way: [0; Kind::COUNT],
+            reclaim_next: None,
+        };
+        Ok((chores, told))
     }
 
-    /// Hands a job over. After the end of the thread it is dropped, which its reply tells.
-    pub(crate) fn hand(&self, job: Job) {
-        if self.jobs.send(job).is_err() {
-            tracing::error!("the journal's chores thread has ended");
+    /// Whether there is a place for another job of this kind.
+    pub(crate) fn has_place(&self, kind: Kind) -> bool {
+        self.under_way[kind as usize] < kind.places()
+    }
+
+    /// Hands a job over, unless as many of its kind are under way as there may be. After the end of the thread it is dropped,
+    /// which its reply tells. Returns whether it was handed over.
+    pub(crate) fn hand(&mut self, job: Job) -> bool {
+        let kind = job.kind();
+        if !self.has_place(kind) {
+            if let Job::Reclaim(from) = job {
+                self.reclaim_next = self.reclaim_next.max(Some(from));
+            }
+            return false;
+        }
+        match self.jobs.try_send(job) {
+            Ok(()) => {
+                self.under_way[kind as usize] = self.under_way[kind as usize].saturating_add(1);
+                true
+            }
+            Err(mpsc::TrySendError::Disconnected(_)) => {
+                tracing::error!("the journal's chores thread has ended");
+                false
+            }
+            Err(mpsc::TrySendError::Full(_)) => {
+                // There is a place for each that may be under way.
+                tracing::error!(?kind, "no place for a job of the chores thread");
+                false
+            }
+        }
+    }
+
+    /// The last files that are to be removed, with those that there was no place for before.
+    pub(crate) fn hand_last(self, store: SpillStore, files: Vec<BlobRef>) {
+        if let Err(error) = self.jobs.try_send(Job::RemoveFiles { store, files }) {
+            tracing::warn!(%error, "files that nobody needs are left to the next start");
+        }
+    }
+
+    /// A job is no longer under way; what waited for its place takes it.
+    pub(crate) fn done(&mut self, kind: Kind) {
+        let under_way = &mut self.under_way[kind as usize];
+        *under_way = under_way.saturating_sub(1);
+        if kind == Kind::Reclaim
+            && let Some(from) = self.reclaim_next.take()
+        {
+            self.hand(Job::Reclaim(from));
         }
     }
 }
@@ -126,6 +225,7 @@ struct Hands {
 impl Hands {
     fn work(&mut self, jobs: &mpsc::Receiver<Job>) {
         for job in jobs {
+            let kind = job.kind();
             let event = match job {
                 Job::MakeFile(plan) => Some(Event::FileMade(self.make_file(plan))),
                 Job::SyncSpill { store, blob, done } => {
@@ -143,7 +243,8 @@ impl Hands {
             };
             let changes_files = matches!(event, Some(Event::FileMade(_) | Event::Reclaimed(_)));
             let count = if changes_files { self.count() } else { None };
-            for event in event.into_iter().chain(count.map(Event::Files)) {
+            let told = [Some(Event::Done(kind)), event, count.map(Event::Files)];
+            for event in told.into_iter().flatten() {
                 if self.events.send(event).is_err() {
                     return;
                 }
@@ -222,5 +323,129 @@ pub(crate) fn remove_files(store: &SpillStore, files: &[BlobRef]) {
         if let Err(error) = store.remove_given_up(file) {
             tracing::warn!(%error, "a file that nobody needs is left to the next start");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+
+    use qtf_journal::{Mapped, StorageFile};
+
+    use super::*;
+
+    /// A folder on a disk that hangs until it is woken.
+    #[derive(Debug)]
+    struct HangingDisk {
+        real: StdStorage,
+        hangs: Mutex<bool>,
+        woken: Condvar,
+    }
+
+    impl HangingDisk {
+        fn wake(&self) {
+            *self.hangs.lock().unwrap() = false;
+            self.woken.notify_all();
+        }
+
+        fn wait(&self) {
+            let hangs = self.hangs.lock().unwrap();
+            drop(self.woken.wait_while(hangs, |hangs| *hangs).unwrap());
+        }
+    }
+
+    impl Storage for HangingDisk {
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.wait();
+            self.real.list()
+        }
+        fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+            self.wait();
+            self.real.create(name)
+        }
+        fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+            self.wait();
+            self.real.open(name)
+        }
+        fn map(&self, name: &str) -> io::Result<Mapped> {
+            self.wait();
+            self.real.map(name)
+        }
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.wait();
+            self.real.rename(from, to)
+        }
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.wait();
+            self.real.remove(name)
+        }
+        fn sync_dir(&self) -> io::Result<()> {
+            self.wait();
+            self.real.sync_dir()
+        }
+    }
+
+    fn jobs_under_way(chores: &Chores) -> usize {
+        chores.under_way.iter().sum()
+    }
+
+    /// Takes in what the thread says until nothing is under way.
+    fn take_all(chores: &mut Chores, told: &mut Told) -> Vec<Event> {
+        let mut all = Vec::new();
+        while jobs_under_way(chores) > 0 {
+            let event = told.events.blocking_recv().expect("the thread lives");
+            if let Event::Done(kind) = event {
+                chores.done(kind);
+            }
+            all.push(event);
+        }
+        all
+    }
+
+    #[test]
+    fn disk_that_hangs_makes_no_queue_grow_and_all_is_done_when_it_wakes() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = StdStorage::open_dir(folder.path().join("journal")).unwrap();
+        let disk = Arc::new(HangingDisk {
+            real: files.clone(),
+            hangs: Mutex::new(true),
+            woken: Condvar::new(),
+        });
+        let (mut chores, mut told) =
+            Chores::start(Arc::clone(&disk) as Arc<dyn Storage>, files).unwrap();
+        let store = SpillStore::open(folder.path().join("spill"), 1 << 20);
+        let mut lost: Vec<BlobRef> = (0..3).map(|_| store.store(b"lost").unwrap()).collect();
+        let written = Arc::new(File::open(folder.path()).unwrap());
+        for number in 1..=10_000 {
+            chores.hand(Job::Reclaim(Lsn::new(number)));
+            chores.hand(Job::LookAt(FileKey(1), Arc::clone(&written)));
+            if chores.has_place(Kind::RemoveFiles)
+                && let Some(file) = lost.pop()
+            {
+                let (store, files) = (store.clone(), vec![file]);
+                chores.hand(Job::RemoveFiles { store, files });
+            }
+            let (done, _) = oneshot::channel();
+            let (store, blob) = (store.clone(), BlobRef::None);
+            chores.hand(Job::SyncSpill { store, blob, done });
+            assert!(jobs_under_way(&chores) <= JOBS_MAX);
+        }
+        assert_eq!(chores.under_way[Kind::LookAt as usize], 1);
+        assert_eq!(chores.under_way[Kind::Reclaim as usize], 1);
+        assert_eq!(chores.under_way[Kind::RemoveFiles as usize], 1);
+        assert_eq!(chores.reclaim_next, Some(Lsn::new(10_000)));
+        assert_eq!(lost.len(), 2, "they stay with whoever had them");
+        disk.wake();
+        let mut events = take_all(&mut chores, &mut told);
+        chores.hand_last(store.clone(), lost);
+        events.extend(std::iter::from_fn(|| told.events.blocking_recv()));
+        let recycled = |event: &&Event| matches!(event, Event::Reclaimed(Ok(_)));
+        let recycled = events.iter().filter(recycled).count();
+        assert_eq!(recycled, 2, "the last one too");
+        assert!(
+            told.end.recv().is_err(),
+            "nobody touches the folder any more"
+        );
+        assert_eq!(store.files().unwrap(), Vec::new());
     }
 }

@@ -167,6 +167,9 @@ async fn tend(mut events: UnboundedReceiver<Event>) {
 
 fn take(event: Event) {
     match event {
+        Event::Done(kind) => {
+            core_cell::attend(|core| core.chore_done(kind));
+        }
         Event::FileMade(made) => {
             core_cell::enter(|core| core.journal_file_made(made));
         }

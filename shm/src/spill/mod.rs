@@ -8,7 +8,8 @@
 //! - I3: a file's length is compared with its reference at each read.
 //! - I4: the files of one store never hold more than its bound together: a file's length is counted before the file is made, and
 //!   until it is removed or given up: what is given up is nobody's and waits to be removed, soon, by whoever has the time. What
-//!   lies there at the start of a daemon is counted by [`SpillStore::remove_others`].
+//!   lies there at the start of a daemon is counted by [`SpillStore::remove_others`]. While [`GIVEN_UP_FILES_MAX`] files, or as many bytes
+//!   as the store may hold, wait to be removed, nothing new is made.
 //! - I5: behind its bytes a file carries a CRC32C of each block of 64 KiB, and each read checks the blocks that it touches: a
 //!   flipped bit is an error of the task it belongs to, never other bytes.
 //!
@@ -32,6 +33,7 @@ use crate::random::random_u64;
 use crate::sync::{AtomicU64, Ordering};
 
 use blocks::{BLOCK_BYTES, Checked, data_bytes, file_bytes};
+pub use room::GIVEN_UP_FILES_MAX;
 use room::Room;
 
 /// LIMIT: numbers tried for a new file; each miss means that a file of that number is there.
@@ -76,6 +78,16 @@ pub enum SpillError {
         used: u64,
         /// What they may hold.
         limit: u64,
+    },
+    /// What was given up is not removed as fast as new files come.
+    #[error(
+        "{files} files wait to be removed from {dir}, whose disk does not keep up: no more are made until it does; try again later, and look at that disk"
+    )]
+    Behind {
+        /// The directory.
+        dir: PathBuf,
+        /// How many wait.
+        files: u64,
     },
     /// The directory cannot be made or written.
     #[error(
@@ -325,6 +337,12 @@ impl SpillStore {
                 bytes: total_len,
                 limit: self.limit,
             })?;
+        if self.room.is_behind() {
+            return Err(SpillError::Behind {
+                dir: self.dir.clone(),
+                files: self.room.given_up(),
+            });
+        }
         self.room
             .take(total_len)
             .map_err(|used| SpillError::NoRoom {

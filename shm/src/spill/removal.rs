@@ -21,16 +21,27 @@ impl SpillStore {
     /// Counts a blob's bytes as free from now on, once: its file is nobody's and waits for [`SpillStore::remove_given_up`].
     pub fn give_up(&self, blob: BlobRef) {
         if matches!(blob, BlobRef::Spill { .. }) {
-            self.room.give_back(blob.len());
+            self.room.give_up(blob.len());
         }
     }
 
-    /// Removes the file of a blob that was given up.
+    /// Removes the file of a blob that was given up, once. It waits no more, also if it cannot be removed: then it is left to the
+    /// next start.
     ///
     /// # Errors
     /// The file is there and cannot be removed.
     pub fn remove_given_up(&self, blob: BlobRef) -> Result<(), SpillError> {
-        self.unlink(blob).map(|_| ())
+        let removed = self.unlink(blob).map(|_| ());
+        if matches!(blob, BlobRef::Spill { .. }) {
+            self.room.end_waiting(blob.len());
+        }
+        removed
+    }
+
+    /// Files that were given up and are not removed yet.
+    #[must_use]
+    pub fn given_up_files(&self) -> u64 {
+        self.room.given_up()
     }
 
     /// Returns whether there was a file.

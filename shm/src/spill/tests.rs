@@ -296,6 +296,47 @@ fn what_is_given_up_makes_room_before_its_file_is_gone() {
 }
 
 #[test]
+fn nothing_new_is_made_while_more_waits_to_be_removed_than_the_store_may_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SpillStore::open(dir.path(), 1 << 20).bounded(10);
+    let blobs: Vec<BlobRef> = (0..3)
+        .map(|number| {
+            let blob = store.store(&[number; 5]).unwrap();
+            store.give_up(blob);
+            blob
+        })
+        .collect();
+    assert_eq!(store.given_up_files(), 3);
+    let refused = store.store(b"x").unwrap_err();
+    assert!(
+        matches!(refused, SpillError::Behind { files: 3, .. }),
+        "{refused}"
+    );
+    assert!(refused.to_string().contains("try again later"), "{refused}");
+    assert_eq!(store.used_bytes(), 0);
+    store.remove_given_up(blobs[0]).unwrap();
+    assert!(store.store(b"x").is_ok());
+    for &blob in &blobs[1..] {
+        store.remove_given_up(blob).unwrap();
+    }
+    assert_eq!(store.given_up_files(), 0);
+}
+
+#[test]
+fn nothing_new_is_made_while_too_many_files_wait_to_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SpillStore::open(dir.path(), 1 << 20);
+    let gone = BlobRef::Spill { number: 1, len: 0 };
+    for _ in 0..GIVEN_UP_FILES_MAX {
+        assert!(!store.room.is_behind());
+        store.give_up(gone);
+    }
+    assert!(matches!(store.store(b"x"), Err(SpillError::Behind { .. })));
+    store.remove_given_up(gone).unwrap();
+    assert!(store.store(b"x").is_ok());
+}
+
+#[test]
 fn file_that_is_gone_can_neither_be_synced_nor_summed_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let store = SpillStore::open(dir.path().join("a/b"), 1 << 20);
