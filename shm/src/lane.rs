@@ -11,13 +11,21 @@
 //!     16  result   blob reference                            worker
 //!     24  started  stamp                                     worker
 //!     32  ended    stamp                                     worker
-//!     40  reserved 24 bytes
+//!     40  uses     how often the entry was begun; wraps      worker
+//!     48  reserved 16 bytes
 //! ```
 //! Order: `ended` and `result`, then `ending`, then the state word of the task RUNNING -> ENDED. The lane's memory is a chunk of the arena that is
 //! claimed by the worker's attach record; the worker slot says where (`WorkerSlot::lane`). It is the first piece of a lane in both
 //! directions: events out. Who uses it: `segment/completion.rs`.
 //!
-//! Sync points: `lane.entry`, `lane.reuse`, `lane.moved`. Not modelled yet; tested in `segment/tests/completion.rs`.
+//! # Sync points
+//! | label | what | against |
+//! |---|---|---|
+//! | `lane.entry` | what belongs to a start, then the task (release); what belongs to an end, then the outcome (release) | `read`: task, outcome (acquire), then the rest |
+//! | `lane.reuse` | the use counted (release), release fence, then the words of the next attempt | `read`: the uses (acquire), the words, acquire fence, then the uses again |
+//! | `lane.moved` | the end written into the slot, then the task zeroed (release) | `read`, `task`: the task (acquire), then the slot |
+//!
+//! Modelled in `shm/tests/loom_lane.rs`, tested in `segment/tests/completion.rs`.
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -53,13 +61,14 @@ pub struct EntryPlace<'s> {
     result: &'s AtomicU64,
     started: &'s AtomicU64,
     ended: &'s AtomicU64,
+    uses: &'s AtomicU64,
 }
 
 impl<'s> EntryPlace<'s> {
     /// The entry in these words; `None` if there are too few.
     #[must_use]
     pub const fn of(words: &'s [AtomicU64]) -> Option<Self> {
-        let [task, ending, result, started, ended, ..] = words else {
+        let [task, ending, result, started, ended, uses, ..] = words else {
             return None;
         };
         Some(Self {
@@ -68,6 +77,7 @@ impl<'s> EntryPlace<'s> {
             result,
             started,
             ended,
+            uses,
         })
     }
 
@@ -76,7 +86,12 @@ impl<'s> EntryPlace<'s> {
     pub fn task(&self) -> u64 {
         // ORDERING: [lane.entry] Acquire pairs with `begin`; [lane.moved] pairs with `clear`: whoever finds the entry cleared meets the
         // slot into which it was moved.
-        self.task.load(Ordering::Acquire)
+        let order = unless(
+            cfg!(qtf_mutant = "lane_task_without_acquire"),
+            Ordering::Acquire,
+        );
+        // ORDERING: as chosen above.
+        self.task.load(order)
     }
 
     /// Frees the entry whatever it says. Only by its worker, before anybody else knows of it.
@@ -87,9 +102,20 @@ impl<'s> EntryPlace<'s> {
 
     /// An attempt begins. The entry is free, and the caller is its worker.
     pub fn begin(&self, task: u64, attempt: u8, started: u64) {
-        // ORDERING: [lane.reuse] Release: whoever meets a word of this attempt also meets that the entry is no longer the one
-        // before's; pairs with the fence in `read`.
-        fence(Ordering::Release);
+        // ORDERING: its worker alone writes it.
+        let uses = self.uses.load(Ordering::Relaxed).wrapping_add(1);
+        // ORDERING: [lane.reuse] Release: who counts this use meets the entry free, or in this use. The task alone does not tell uses
+        // apart: it may come here again with another attempt.
+        let order = unless(
+            cfg!(qtf_mutant = "lane_use_without_release"),
+            Ordering::Release,
+        );
+        // ORDERING: as chosen above.
+        self.uses.store(uses, order);
+        if !cfg!(qtf_mutant = "lane_begin_without_fence") {
+            // ORDERING: [lane.reuse] Release: whoever meets a word of this attempt also meets this use; pairs with the fence in `read`.
+            fence(Ordering::Release);
+        }
         // ORDERING: published by [lane.entry].
         let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
         write(self.ending, u64::from(attempt) << 16);
@@ -97,7 +123,12 @@ impl<'s> EntryPlace<'s> {
         write(self.started, started);
         write(self.ended, 0);
         // ORDERING: [lane.entry] Release: what the entry says is there for whoever sees its task.
-        self.task.store(task, Ordering::Release);
+        let order = unless(
+            cfg!(qtf_mutant = "lane_begin_without_release"),
+            Ordering::Release,
+        );
+        // ORDERING: as chosen above.
+        self.task.store(task, order);
     }
 
     /// The attempt of the entry has ended. The caller is its worker, and changes the task's state next.
@@ -106,28 +137,46 @@ impl<'s> EntryPlace<'s> {
         self.result.store(result, Ordering::Relaxed);
         // ORDERING: as above.
         self.ended.store(ended, Ordering::Relaxed);
+        let ending = (u64::from(attempt) << 16) | u64::from(outcome);
         // ORDERING: [lane.entry] Release: who sees the outcome sees what belongs to it; pairs with `read`.
-        self.ending.store(
-            (u64::from(attempt) << 16) | u64::from(outcome),
+        let order = unless(
+            cfg!(qtf_mutant = "lane_end_without_release"),
             Ordering::Release,
         );
+        // ORDERING: as chosen above.
+        self.ending.store(ending, order);
     }
 
     /// What the entry says; `None` if it is free, or is being changed.
     #[must_use]
     pub fn read(&self) -> Option<Entry> {
+        // ORDERING: [lane.reuse] Acquire: what is read next is of this use, or of a later one.
+        let order = unless(
+            cfg!(qtf_mutant = "lane_uses_without_acquire"),
+            Ordering::Acquire,
+        );
+        // ORDERING: as chosen above.
+        let uses = self.uses.load(order);
         let task = self.task();
         if task == 0 {
             return None;
         }
         // ORDERING: [lane.entry] Acquire pairs with `end`.
-        let ending = self.ending.load(Ordering::Acquire);
+        let order = unless(
+            cfg!(qtf_mutant = "lane_ending_without_acquire"),
+            Ordering::Acquire,
+        );
+        // ORDERING: as chosen above.
+        let ending = self.ending.load(order);
         // ORDERING: published by the two words above.
         let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
         let (result, started, ended) = (read(self.result), read(self.started), read(self.ended));
-        // ORDERING: [lane.reuse] Acquire: orders the copies before the second look; pairs with the fence in `begin`.
-        fence(Ordering::Acquire);
-        if read(self.task) != task || read(self.ending) != ending {
+        if !cfg!(qtf_mutant = "lane_read_without_fence") {
+            // ORDERING: [lane.reuse] Acquire: orders the copies before the second look; pairs with the fence in `begin`.
+            fence(Ordering::Acquire);
+        }
+        // The task by `task()`, since whoever finds it cleared looks into the slot.
+        if read(self.uses) != uses || self.task() != task {
             return None;
         }
         let [.., attempt, high, low] = ending.to_be_bytes();
@@ -144,8 +193,23 @@ impl<'s> EntryPlace<'s> {
     /// Frees the entry if it still is this task's. Whoever has moved it, or knows that nobody wants it.
     pub fn clear(&self, task: u64) -> bool {
         // ORDERING: [lane.moved] Release: who finds the entry cleared finds its words in the slot.
+        let order = unless(
+            cfg!(qtf_mutant = "lane_clear_without_release"),
+            Ordering::Release,
+        );
+        // ORDERING: as chosen above; a failure says nothing.
         self.task
-            .compare_exchange(task, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(task, 0, order, Ordering::Relaxed)
             .is_ok()
+    }
+}
+
+/// The order of an access; none in a mutant.
+const fn unless(is_mutant: bool, order: Ordering) -> Ordering {
+    if is_mutant {
+        // ORDERING: a mutant.
+        Ordering::Relaxed
+    } else {
+        order
     }
 }

@@ -24,7 +24,7 @@ use crate::blob::BlobRef;
 use crate::id::{SlotIndex, TaskId, WorkerIndex};
 use crate::lane::{ENTRIES, ENTRY_WORDS, EntryPlace, LANE_BYTES};
 use crate::segment::{Segment, SegmentView};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::task::slot::Outcome;
 use crate::task::state::{Phase, StateWord};
 use crate::task::writer::PlmRight;
@@ -132,8 +132,12 @@ impl SegmentView {
             return None;
         }
         let task = state.id(slot)?;
-        let lane = self.lane_of(state.last_worker()?)?;
-        let (_, found) = lane.find(task, state.attempt())?;
+        let place = self.lane_place(state.last_worker()?)?;
+        let (_, found) = self.lane_at(place)?.find(task, state.attempt())?;
+        // ORDERING: [arena.reuse] Acquire: orders the copies before the second look; whoever met bytes of the chunk's next tenant also meets
+        // that it is no lane any more.
+        fence(Ordering::Acquire);
+        self.lane_at(place)?;
         (found.end.is_some() || phase == Phase::Running).then_some(found)
     }
 
@@ -159,7 +163,10 @@ impl SegmentView {
 
     /// The lane of a worker, if it is a local process's.
     pub(super) fn lane_of(&self, worker: WorkerIndex) -> Option<Lane<'_>> {
-        let place = self.lane_place(worker)?;
+        self.lane_at(self.lane_place(worker)?)
+    }
+
+    fn lane_at(&self, place: LanePlace) -> Option<Lane<'_>> {
         let words = LANE_BYTES / 8;
         let arena = self.parts.arena();
         arena

@@ -395,7 +395,7 @@ impl StateWord {
     /// A task that ended while it waited, by its word: it was cancelled, or buried. Whoever changes a word that others may change too writes
     /// the outcome after the change, and may be killed in between.
     #[must_use]
-    pub(crate) const fn ended_while_waiting(self) -> bool {
+    pub const fn ended_while_waiting(self) -> bool {
         matches!(self.phase(), Phase::Cancelled | Phase::DeadLetter) && self.last_worker().is_none()
     }
 
