@@ -9,6 +9,7 @@
 //! - G1: whoever logs waits for nothing but the queue's lock, which nobody holds over a write.
 //! - G2: the queue holds at most [`QUEUE_BYTES_MAX`].
 //! - G3: each line is written, or counted as lost or left out.
+//! - G4: an event is one line, without hidden characters of others (`qtf-shown`).
 //!
 //! Tested at the end of the files and, through whole programs, in `tests/tests/unread_log.rs`.
 
@@ -81,9 +82,13 @@ pub fn start(filter: &str) -> Result<(), StartError> {
     // A descriptor of its own: the lock of the standard library's would be held over a write that does not end.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     writer::spawn(Arc::clone(&queue), out)?;
+    let has_colours = io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(queue::Lines(Arc::clone(&queue)))
-        .with_ansi(io::stderr().is_terminal())
+        .with_writer(queue::Lines {
+            queue: Arc::clone(&queue),
+            has_colours,
+        })
+        .with_ansi(has_colours)
         .with_target(false)
         .log_internal_errors(false);
     let subscriber = tracing_subscriber::registry()

@@ -157,24 +157,33 @@ impl State {
     }
 }
 
-/// The way of an event into the queue: each is one write.
+/// The way of an event into the queue: each is one write, and one line, whatever names and reasons of others it holds.
 #[derive(Debug)]
-pub(crate) struct Lines(pub(crate) Arc<Queue>);
+pub(crate) struct Lines {
+    pub(crate) queue: Arc<Queue>,
+    /// The formatter puts colours in; it escapes those of others.
+    pub(crate) has_colours: bool,
+}
 
 #[derive(Debug)]
-pub(crate) struct Line<'a>(&'a Queue);
+pub(crate) struct Line<'a>(&'a Lines);
 
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line(&self.0)
+        Line(self)
     }
 }
 
 impl io::Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(line);
+        let text = String::from_utf8_lossy(line);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let is_own = |c| self.0.has_colours && c == '\u{1b}';
+        let mut shown = qtf_shown::text::visible_but(text, is_own).into_owned();
+        shown.push('\n');
+        self.0.queue.push(shown.as_bytes());
         Ok(line.len())
     }
 
@@ -185,6 +194,8 @@ impl io::Write for Line<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -209,6 +220,24 @@ mod tests {
             (b"again".as_slice(), 3)
         );
         assert_eq!(queue.missing().lost, 46);
+    }
+
+    #[test]
+    fn an_event_is_one_line_in_which_all_can_be_seen() {
+        let odd = "worker \u{1b}[31m\u{202e}eno\nWARN \u{9b}1m\n";
+        for (has_colours, expected) in [
+            (false, "worker \\u{1b}[31m\\u{202e}eno\\nWARN \\u{9b}1m\n"),
+            (true, "worker \u{1b}[31m\\u{202e}eno\\nWARN \\u{9b}1m\n"),
+        ] {
+            let lines = Lines {
+                queue: Arc::new(Queue::new(Instant::now())),
+                has_colours,
+            };
+            lines.make_writer().write_all(odd.as_bytes()).unwrap();
+            let mut batch = Batch::default();
+            lines.queue.next(&mut batch, Failed::default());
+            assert_eq!(String::from_utf8(batch.lines).unwrap(), expected);
+        }
     }
 
     #[test]

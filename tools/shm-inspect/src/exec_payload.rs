@@ -4,42 +4,59 @@
 //! tag `0x0a`, a length, the bytes, again and again. Anything else ends the command. Any bytes are a
 //! legal input. Tested at the end.
 
-use crate::show;
+use qtf_shown::command::CommandLine;
 
 const TAG_ARGUMENT: u8 = 0x0a;
 
-/// The arguments at the front of a payload; the last one may be cut.
-pub(crate) fn arguments(payload: &[u8]) -> Vec<&[u8]> {
+/// The arguments at the front of a payload, the last one may be cut; and what follows them, `None` when something is
+/// missing.
+fn arguments(payload: &[u8]) -> (Vec<&[u8]>, Option<&[u8]>) {
     let mut arguments = Vec::new();
     let mut rest = payload;
     while let Some((&TAG_ARGUMENT, after_tag)) = rest.split_first() {
         let Some((length, after_length)) = length(after_tag) else {
-            break;
+            return (arguments, None);
         };
-        let (argument, after) = match after_length.split_at_checked(length) {
-            Some(parts) => parts,
-            None => (after_length, &[][..]),
+        let Some((argument, after)) = after_length.split_at_checked(length) else {
+            arguments.push(after_length);
+            return (arguments, None);
         };
         arguments.push(argument);
         rest = after;
     }
-    arguments
+    (arguments, Some(rest))
 }
 
-/// The arguments on one line, quoted where a reader would take them for several.
-pub(crate) fn command_line(payload: &[u8], characters_max: usize) -> String {
-    let words = arguments(payload).into_iter().map(|argument| {
-        let text = show::line(argument, characters_max);
-        if text.is_empty() || text.contains([' ', '\'', '"']) {
-            format!("'{text}'")
-        } else {
-            text
+/// The command at the front of a payload of `payload_bytes`, as far as `bytes_max` of its words go.
+pub(crate) fn command_line(front: &[u8], payload_bytes: u64, bytes_max: usize) -> CommandLine {
+    let is_front = u64::try_from(front.len()).unwrap_or(u64::MAX) < payload_bytes;
+    let (arguments, rest) = arguments(front);
+    let mut is_cut = rest.is_none_or(|rest| rest.is_empty() && is_front);
+    let mut words = Vec::new();
+    let mut left = bytes_max;
+    for argument in arguments {
+        let Some(after) = left.checked_sub(argument.len()) else {
+            words.push(head(argument, left).to_vec());
+            is_cut = true;
+            break;
+        };
+        words.push(argument.to_vec());
+        left = after;
+    }
+    CommandLine::Words {
+        words,
+        mark: if is_cut { "..." } else { "" },
+    }
+}
+
+/// The front of an argument, without a part of a character at its end.
+fn head(argument: &[u8], bytes_max: usize) -> &[u8] {
+    let head = argument.get(..bytes_max).unwrap_or(argument);
+    match std::str::from_utf8(head) {
+        Err(error) if error.error_len().is_none() => {
+            head.get(..error.valid_up_to()).unwrap_or(head)
         }
-    });
-    let line = words.collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(characters_max) {
-        Some((at, _)) => format!("{}..", line.get(..at).unwrap_or_default()),
-        None => line,
+        _ => head,
     }
 }
 
@@ -60,27 +77,44 @@ fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
 mod tests {
     use super::*;
 
+    fn shown(front: &[u8], payload_bytes: u64, bytes_max: usize) -> String {
+        command_line(front, payload_bytes, bytes_max).to_string()
+    }
+
     #[test]
     fn command_is_read_from_the_front_of_the_payload() {
         let payload = b"\x0a\x02sh\x0a\x02-c\x0a\x06echo a\x12\x04/tmp";
-        assert_eq!(arguments(payload), [&b"sh"[..], b"-c", b"echo a"]);
-        assert_eq!(command_line(payload, 80), "sh -c 'echo a'");
-        assert_eq!(command_line(payload, 4), "sh -..");
+        assert_eq!(shown(payload, 22, 80), "sh -c 'echo a'");
+        assert_eq!(shown(payload, 22, 10), "sh -c 'echo a'");
+        assert_eq!(shown(payload, 22, 8), "sh -c echo ...");
+        assert_eq!(shown(payload, 22, 3), "sh - ...");
+        // What is missing behind the arguments is not missed.
+        assert_eq!(shown(payload, 5_000, 80), "sh -c 'echo a'");
     }
 
     #[test]
     fn cut_payload_gives_what_is_there() {
-        assert_eq!(arguments(b"\x0a\x02sh\x0a\x7fabc"), [&b"sh"[..], b"abc"]);
-        assert_eq!(arguments(b"\x0a"), Vec::<&[u8]>::new());
+        assert_eq!(shown(b"\x0a\x02sh\x0a\x7fabc", 9, 80), "sh abc ...");
+        assert_eq!(shown(b"\x0a\x02sh", 4, 80), "sh");
+        assert_eq!(shown(b"\x0a\x02sh", 9, 80), "sh ...");
+        assert_eq!(shown(b"\x0a", 1, 80), "...");
+    }
+
+    #[test]
+    fn long_argument_is_not_cut_within_a_character() {
+        let payload = "\x0a\x04\u{e4}\u{e4}".as_bytes();
+        assert_eq!(shown(payload, 6, 3), "'\u{e4}' ...");
     }
 
     #[test]
     fn any_bytes_can_be_read() {
         for length in 0..64_u8 {
             let bytes: Vec<u8> = (0..length).map(|i| i.wrapping_mul(71) | 0x80).collect();
-            let _ = command_line(&bytes, 20);
-            let _ = command_line(&[&[TAG_ARGUMENT][..], &bytes].concat(), 20);
+            for bytes in [bytes.clone(), [&[TAG_ARGUMENT][..], &bytes].concat()] {
+                let text = shown(&bytes, u64::from(length), 20);
+                assert!(!text.contains(qtf_shown::text::is_hidden), "{text:?}");
+            }
         }
-        assert!(arguments(b"\x0a\xff\xff\xff\xff\xff\xff\x01abc").is_empty());
+        assert_eq!(shown(b"\x0a\xff\xff\xff\xff\xff\xff\x01abc", 11, 80), "...");
     }
 }

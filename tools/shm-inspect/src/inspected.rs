@@ -142,10 +142,7 @@ impl Inspected {
     pub(crate) fn kind_name(&self, number: u16) -> String {
         let index = KindIndex::new_checked(number, self.view.geometry().kinds());
         let name = index.and_then(|index| self.view.kind_name(index));
-        name.map_or_else(
-            || format!("#{number}"),
-            |name| show::line(name.as_bytes(), 48),
-        )
+        name.unwrap_or_else(|| format!("#{number}"))
     }
 
     /// Whether the daemon that the segment names runs on this machine; `None` for an image.

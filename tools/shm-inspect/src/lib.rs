@@ -2,7 +2,8 @@
 //!
 //! It attaches read-only, never asks the daemon and never writes to a segment. Every record is copied
 //! out and says whether it was read consistently. Whatever a segment or an image holds, it is data: no
-//! content may cause a panic, and text of others is escaped before it is printed.
+//! content may cause a panic. Records hold text of others as it is; the last step before the output makes it visible for
+//! people, or writes it as JSON, by `qtf-shown`.
 //! Tested by unit tests beside the code, by `tests/`, on real segments and on damaged images, and by a fuzz target,
 //! for which the program is a library: [`Line`].
 
@@ -50,7 +51,12 @@ impl Line {
         match run(&self.0, out) {
             Ok(verdict) => verdict.map_or(0, |code| code as u8),
             Err(failure) => {
-                drop(writeln!(messages, "shm-inspect: {failure}"));
+                let text = failure.to_string();
+                drop(writeln!(
+                    messages,
+                    "shm-inspect: {}",
+                    qtf_shown::text::visible(&text)
+                ));
                 failure.code as u8
             }
         }

@@ -6,12 +6,13 @@ use crate::inspected::Inspected;
 use qtf_shm::segment::{Part, Reading, TaskRecord, WorkerRecord};
 use qtf_shm::task::slot::TaskOptions;
 use qtf_shm::{FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT, Owner, WorkerIndex};
+use qtf_shown::command::CommandLine;
 use serde::Serialize;
 
 /// Bytes of a payload that are looked at for its command.
 const PREVIEW_BYTES: usize = 4096;
-/// Characters of a command that are shown.
-const COMMAND_CHARACTERS: usize = 200;
+/// Bytes of a command that are shown.
+const COMMAND_BYTES: usize = 200;
 
 /// A worker as the owner of a task.
 #[derive(Debug, Serialize)]
@@ -30,7 +31,7 @@ pub(crate) struct Task {
     pub(crate) consistent: bool,
     pub(crate) priority: u8,
     pub(crate) kind: String,
-    pub(crate) command: Option<String>,
+    pub(crate) command: Option<CommandLine>,
     pub(crate) attempt: u8,
     pub(crate) max_attempts: u8,
     pub(crate) failures: u8,
@@ -159,7 +160,7 @@ impl Inspected {
     }
 
     /// The command of an `exec` task; `None` for other kinds and when its payload cannot be read.
-    pub(crate) fn command(&self, record: &TaskRecord) -> Option<String> {
+    pub(crate) fn command(&self, record: &TaskRecord) -> Option<CommandLine> {
         if self.kind_name(record.kind) != "exec" {
             return None;
         }
@@ -169,7 +170,11 @@ impl Inspected {
             .load_blob(record, Part::Payload, 0, &mut bytes)
             .ok()?;
         let front = bytes.get(..count)?;
-        Some(exec_payload::command_line(front, COMMAND_CHARACTERS))
+        Some(exec_payload::command_line(
+            front,
+            record.payload.len(),
+            COMMAND_BYTES,
+        ))
     }
 
     /// Who has a task, or had it last.
@@ -181,7 +186,7 @@ impl Inspected {
         let record = self.view().read_worker(worker)?.record;
         Some(OwnerName {
             id: record.id.to_string(),
-            name: crate::show::line(record.name.as_bytes(), 63),
+            name: record.name.clone(),
             state: record.state.phase().name(),
         })
     }
@@ -200,8 +205,8 @@ impl Inspected {
         let leaf = u32::from(index.get());
         Worker {
             id: record.id.to_string(),
-            name: crate::show::line(record.name.as_bytes(), 63),
-            host: crate::show::line(record.host.as_bytes(), 63),
+            name: record.name.clone(),
+            host: record.host.clone(),
             pid: record.pid,
             uid: (record.uid != u32::MAX).then_some(record.uid),
             state: record.state.phase().name(),
@@ -210,9 +215,7 @@ impl Inspected {
             capacity: record.state.capacity(),
             credits: record.credits,
             load_milli: record.load_milli,
-            kinds: known
-                .map(|(_, name)| crate::show::line(name.as_bytes(), 48))
-                .collect(),
+            kinds: known.map(|(_, name)| name).collect(),
             registered_ms_ago: self.age_ms(record.registered),
             heartbeat_ms_ago: self.age_ms(record.heartbeat),
             lease_ends_in_ms: self.until_ms(qtf_shm::Now::from_stamp(record.lease_end)),

@@ -22,9 +22,7 @@ pub(crate) fn print(
     out: &mut dyn Write,
 ) -> Result<Option<Code>, Failure> {
     let written = if json {
-        serde_json::to_writer(&mut *out, report)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out))
+        qtf_shown::json::write(out, report).and_then(|()| writeln!(out))
     } else {
         report.write_text(out)
     };

@@ -1,5 +1,6 @@
-//! How values are written for people: sizes, durations, bytes of unknown content, columns.
+//! How values are written for people: sizes, durations, columns. Text of others is made visible on its way into them.
 
+use qtf_shown::text::visible;
 use std::io::{self, Write};
 
 /// Rows of text, written in columns as wide as their widest cell.
@@ -16,7 +17,8 @@ impl<const N: usize> Columns<N> {
     }
 
     pub(crate) fn row(&mut self, cells: [String; N]) {
-        self.rows.push(cells);
+        self.rows
+            .push(cells.map(|cell| visible(&cell).into_owned()));
     }
 
     pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -40,7 +42,7 @@ impl<const N: usize> Columns<N> {
 /// Writes `name  value` lines, one a pair; a pair without value is left out.
 pub(crate) fn pairs(out: &mut dyn Write, pairs: &[(&str, String)]) -> io::Result<()> {
     for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
-        writeln!(out, "{name:<20} {value}")?;
+        writeln!(out, "{name:<20} {}", visible(value))?;
     }
     Ok(())
 }
@@ -78,32 +80,6 @@ pub(crate) fn bytes(bytes: u64) -> String {
         (whole, 0) => format!("{whole} {name}"),
         (whole, tenth) => format!("{whole}.{tenth} {name}"),
     }
-}
-
-/// Bytes of unknown origin on one line: control characters and bytes that are no UTF-8 are escaped, and
-/// the rest is cut after `characters_max`.
-pub(crate) fn line(bytes: &[u8], characters_max: usize) -> String {
-    let mut text = String::new();
-    let mut count = 0_usize;
-    for chunk in bytes.utf8_chunks() {
-        let valid = chunk.valid().chars().map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.to_string()
-            }
-        });
-        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-        for piece in valid.chain(invalid) {
-            if count >= characters_max {
-                text.push_str("..");
-                return text;
-            }
-            text.push_str(&piece);
-            count = count.saturating_add(1);
-        }
-    }
-    text
 }
 
 /// `yes` or `no`.
@@ -144,12 +120,19 @@ mod tests {
     }
 
     #[test]
-    fn foreign_bytes_cannot_move_the_cursor() {
-        assert_eq!(line(b"a\x1b[2J\n\xffb", 80), "a\\u{1b}[2J\\n\\xffb");
-        assert_eq!(
-            line("\u{e4}\u{f6}\u{fc}x".as_bytes(), 3),
-            "\u{e4}\u{f6}\u{fc}.."
-        );
+    fn text_of_others_cannot_move_the_cursor_or_make_lines() {
+        let odd = "a\x1b[2J\n\u{9b}\u{202e}b";
+        let mut columns = Columns::new(["name", "next"]);
+        columns.row([odd.to_owned(), "x".to_owned()]);
+        let mut out = Vec::new();
+        columns.write(&mut out).unwrap();
+        pairs(&mut out, &[("name", odd.to_owned())]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let shown = r"a\u{1b}[2J\n\u{9b}\u{202e}b";
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], format!("{shown}  x"));
+        assert_eq!(lines[2], format!("{:<20} {shown}", "name"));
+        assert_eq!(lines.len(), 3);
     }
 
     #[test]

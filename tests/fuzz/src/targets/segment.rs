@@ -122,7 +122,14 @@ fn inspect(image: &Path, task: TaskId) {
             let code = line.run(&mut out, &mut messages);
             assert!(CODES.contains(&code), "{command:?} ends with {code}");
             // What others have written cannot drive a terminal.
-            assert!(!out.contains(&0x1b), "{command:?} prints an escape");
+            for text in [&out, &messages] {
+                let text = String::from_utf8_lossy(text);
+                let mut shown = text.chars().filter(|c| *c != '\n');
+                assert!(
+                    !shown.any(qtf_shown::text::is_hidden),
+                    "{command:?} prints a hidden character"
+                );
+            }
         }
     }
 }

@@ -56,7 +56,7 @@ impl Listed for DeadRecord {
     fn cells(&self) -> Vec<String> {
         let mut cells = vec![self.task.id().to_owned()];
         cells.extend(self.cells.iter().cloned());
-        cells.push(self.task.command().to_owned());
+        cells.push(self.task.command().to_string());
         cells
     }
 }

@@ -9,7 +9,9 @@ use serde_json::json;
 use super::{entry, exit_of, files_of, is_spare};
 use crate::args::{GlobalArgs, OutputMode};
 use crate::exit::{Ending, Exit, Failure};
-use crate::output::{message, visible, write_json};
+use crate::output::{message, write_json};
+use qtf_shown::json;
+use qtf_shown::text::visible;
 
 const ENTRY_SCHEMA: &str = "qtf.journal_entry/1";
 const DUMP_SCHEMA: &str = "qtf.journal_dump/1";
@@ -73,7 +75,9 @@ fn print_file(
         OutputMode::Json => {
             let comma = if is_first { "" } else { "," };
             let head = head_json(info);
-            write!(out, r#"{comma}{{"file":{head},"entries":["#)?;
+            write!(out, r#"{comma}{{"file":"#)?;
+            json::write(out, &head)?;
+            out.write_all(br#","entries":["#)?;
         }
         OutputMode::Jsonl => {}
     }
@@ -89,13 +93,15 @@ fn print_file(
                 "valid_lsn_beyond": stop.beyond.map(qtf_journal::Lsn::get), "damage": stop.is_damage,
             })
         });
-        write!(out, r#"],"end":{}}}"#, json!(stop))?;
+        out.write_all(br#"],"end":"#)?;
+        json::write(out, &stop)?;
+        out.write_all(b"}")?;
     }
     let Some(stop) = stop.filter(|stop| stop.is_damage || stop.beyond.is_some()) else {
         return Ok(Exit::Ok);
     };
     out.flush()?;
-    let (name, offset, why) = (visible(&info.name), stop.offset, stop.why);
+    let (name, offset, why) = (&info.name, stop.offset, stop.why);
     if stop.is_damage {
         message(format!("{name}: damaged at offset {offset}: {why}"));
         return Ok(Exit::TaskFailed);
@@ -116,7 +122,8 @@ fn print_entry(
         OutputMode::Table => write_row(&entry::cells(entry), out),
         OutputMode::Json => {
             let comma = if is_first { "" } else { "," };
-            write!(out, "{comma}{}", entry::json_of(entry))
+            out.write_all(comma.as_bytes())?;
+            json::write(out, &entry::json_of(entry))
         }
         OutputMode::Jsonl => {
             let mut value = entry::json_of(entry);

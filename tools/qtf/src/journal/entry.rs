@@ -5,6 +5,7 @@ use qtf_shm::Outcome;
 use serde_json::{Value, json};
 
 use crate::output::command_of_payload;
+use qtf_shown::command::CommandLine;
 
 /// Columns of the table, and their widths; the last has none.
 pub(super) const COLUMNS: [(&str, usize); 6] = [
@@ -192,11 +193,13 @@ fn outcome_json(outcome: Outcome) -> Value {
     })
 }
 
-fn command_of(image: &TaskImage<'_>) -> String {
+fn command_of(image: &TaskImage<'_>) -> CommandLine {
     match image.payload {
         Blob::Bytes(bytes) => command_of_payload(image.kind, bytes, len(bytes)),
         Blob::None => command_of_payload(image.kind, &[], 0),
-        Blob::Spill { len, .. } => format!("{} ({len} bytes in a file)", image.kind),
+        Blob::Spill { len, .. } => {
+            CommandLine::Text(format!("{} ({len} bytes in a file)", image.kind))
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use crate::commands::Variable;
 use crate::daemon::{Daemon, exit_of};
 use crate::exit::{Ending, Exit, Failure};
 use crate::inputs::{InputError, Source};
+use crate::output::message_line;
 use crate::signals::EndSignals;
 use crate::template::Template;
 
@@ -394,7 +395,7 @@ impl Drive {
     }
 
     async fn send_message(&self, text: &str) {
-        let chunk = Chunk::Stderr(format!("qtf: {text}\n").into());
+        let chunk = Chunk::Stderr(message_line(text).into());
         let _told = self.end_printer.chunks.send(chunk).await;
     }
 }

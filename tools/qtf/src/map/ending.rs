@@ -13,8 +13,9 @@ use crate::args::OutputMode;
 use crate::commands::notes;
 use crate::daemon::exit_of_call;
 use crate::exit::Exit;
-use crate::output::{JsonBytes, quoted, write_json};
+use crate::output::{JsonBytes, message_line, write_json};
 use crate::records::{OutcomeRecord, describe, explain, state_name};
+use qtf_shown::command::quoted;
 
 /// LIMIT: bytes handed to the printer at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -199,7 +200,7 @@ fn lines(input: &[u8], ended: &Ended, (ending, reason): (&str, &str), notes: &[S
         Ended::Not { .. } => failure_line(&name, ending, 1),
     };
     for note in notes {
-        text.push_str(&format!("qtf: input {name}: {note}\n"));
+        text.push_str(&message_line(format_args!("input {name}: {note}")));
     }
     text
 }
@@ -210,7 +211,7 @@ fn failure_line(name: &str, ending: &str, attempt: u32) -> String {
     } else {
         String::new()
     };
-    format!("qtf: input {name}: {ending}{attempts}\n")
+    message_line(format_args!("input {name}: {ending}{attempts}"))
 }
 
 /// An input, quoted and short enough for a line.
@@ -235,6 +236,10 @@ mod tests {
         assert_eq!(
             failure_line("'a b'", "killed by SIGKILL", 3),
             "qtf: input 'a b': killed by SIGKILL (attempt 3)\n"
+        );
+        assert_eq!(
+            failure_line("a", "its handler failed: \u{202e}\nqtf: all is well", 1),
+            "qtf: input a: its handler failed: \\u{202e}\\nqtf: all is well\n"
         );
     }
 

@@ -1,37 +1,27 @@
-//! Commands as people can read them and paste them into a shell.
+//! The command in a payload.
 //!
 //! A payload shown by the daemon may be cut off; what is whole of it is still shown. Nothing here
 //! trusts the bytes: they come from any client. Tested at the end of this file.
 
 use prost::encoding::{WireType, decode_key, decode_varint};
-
-/// The text with control characters replaced by escapes.
-pub(crate) fn visible(text: &str) -> String {
-    let escape = |c: char| {
-        if c.is_control() {
-            c.escape_default().to_string()
-        } else {
-            c.to_string()
-        }
-    };
-    text.chars().map(escape).collect()
-}
+use qtf_shown::command::CommandLine;
 
 /// The command of an `exec` task, or the name of the handler for other kinds. `preview` holds the
 /// first bytes of a payload of `payload_bytes`.
-pub(crate) fn command_of_payload(kind: &str, preview: &[u8], payload_bytes: u64) -> String {
+pub(crate) fn command_of_payload(kind: &str, preview: &[u8], payload_bytes: u64) -> CommandLine {
     if kind != "exec" {
-        return format!("{kind} ({payload_bytes} bytes)");
+        return CommandLine::Text(format!("{kind} ({payload_bytes} bytes)"));
     }
     let cut = u64::try_from(preview.len()).unwrap_or(u64::MAX) < payload_bytes;
     let (words, whole) = leading_arguments(preview);
-    let mut shown: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    if !whole && cut {
-        shown.push("...".to_owned());
-    } else if !whole {
-        shown.push("(damaged)".to_owned());
+    CommandLine::Words {
+        words: words.into_iter().map(<[u8]>::to_vec).collect(),
+        mark: match (whole, cut) {
+            (true, _) => "",
+            (false, true) => "...",
+            (false, false) => "(damaged)",
+        },
     }
-    shown.join(" ")
 }
 
 /// The values of field 1 at the start of an encoded `ExecSpec`, and whether all of them were seen.
@@ -57,35 +47,6 @@ fn leading_arguments(mut encoded: &[u8]) -> (Vec<&[u8]>, bool) {
     (words, true)
 }
 
-/// One argument in the form in which a shell would read it back.
-pub(crate) fn quoted(word: &[u8]) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(byte);
-    match std::str::from_utf8(word) {
-        Ok(text) if !word.is_empty() && word.iter().all(plain) => text.to_owned(),
-        Ok(text) if !text.chars().any(char::is_control) => {
-            format!("'{}'", text.replace('\'', r"'\''"))
-        }
-        _ => format!(
-            "$'{}'",
-            word.iter()
-                .map(|byte| ansi_escaped(*byte))
-                .collect::<String>()
-        ),
-    }
-}
-
-fn ansi_escaped(byte: u8) -> String {
-    match byte {
-        b'\n' => r"\n".to_owned(),
-        b'\t' => r"\t".to_owned(),
-        b'\r' => r"\r".to_owned(),
-        b'\'' => r"\'".to_owned(),
-        b'\\' => r"\\".to_owned(),
-        b' '..=b'~' => char::from(byte).to_string(),
-        _ => format!("\\x{byte:02x}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +68,8 @@ mod tests {
 
     fn shown(words: &[&[u8]]) -> String {
         let payload = payload(words);
-        command_of_payload("exec", &payload, u64::try_from(payload.len()).unwrap())
+        let bytes = u64::try_from(payload.len()).unwrap();
+        command_of_payload("exec", &payload, bytes).to_string()
     }
 
     #[test]
@@ -124,10 +86,10 @@ mod tests {
         let payload = payload(&[b"echo", b"one", b"two"]);
         let length = u64::try_from(payload.len()).unwrap();
         assert_eq!(
-            command_of_payload("exec", &payload[..13], length),
+            command_of_payload("exec", &payload[..13], length).to_string(),
             "echo one ..."
         );
-        assert_eq!(command_of_payload("exec", b"", length), "");
+        assert_eq!(command_of_payload("exec", b"", length).to_string(), "");
     }
 
     #[test]
@@ -137,12 +99,18 @@ mod tests {
             b"\xff\xff",
             b"\x0a\x05ab",
         ] {
-            assert_eq!(command_of_payload("exec", bytes, 0), "(damaged)");
+            assert_eq!(
+                command_of_payload("exec", bytes, 0).to_string(),
+                "(damaged)"
+            );
         }
     }
 
     #[test]
     fn handlers_are_shown_by_name() {
-        assert_eq!(command_of_payload("echo", b"hello", 5), "echo (5 bytes)");
+        assert_eq!(
+            command_of_payload("echo", b"hello", 5).to_string(),
+            "echo (5 bytes)"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! How results are written: tables for people, JSON for programs, bytes as they are.
 //!
+//! What others have written is made visible in tables and messages, and escaped in JSON, by `qtf-shown`.
 //! Every JSON document carries a `schema` field with name and version. Data goes to stdout only.
 //! Tested at the end of this file and in the files of this folder.
 
@@ -13,8 +14,10 @@ use serde::Serialize;
 
 use crate::args::OutputMode;
 pub(crate) use bytes::JsonBytes;
-pub(crate) use command_text::{command_of_payload, quoted, visible};
+pub(crate) use command_text::command_of_payload;
 pub(crate) use table::{terminal_width, write_fields, write_table};
+
+use qtf_shown::text::visible;
 
 /// A thing that commands list.
 pub(crate) trait Listed: Serialize {
@@ -73,7 +76,7 @@ pub(crate) fn write_json<T: Serialize>(
     body: &T,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Document { schema, body })?;
+    qtf_shown::json::write(out, &Document { schema, body })?;
     out.write_all(b"\n")
 }
 
@@ -84,20 +87,25 @@ pub(crate) fn print_json<T: Serialize>(schema: &str, body: &T) -> io::Result<()>
     out.flush()
 }
 
-/// Writes lines to stdout.
+/// Writes lines to stdout, of each what can be seen.
 pub(crate) fn print_lines<T: std::fmt::Display>(
     lines: impl IntoIterator<Item = T>,
 ) -> io::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     for line in lines {
-        writeln!(out, "{line}")?;
+        writeln!(out, "{}", visible(&line.to_string()))?;
     }
     out.flush()
 }
 
 /// Writes a line for people to stderr. If nobody can read it, nothing is left to tell it to.
 pub(crate) fn message(text: impl std::fmt::Display) {
-    let _unheard = writeln!(io::stderr().lock(), "qtf: {text}");
+    let _unheard = io::stderr().lock().write_all(message_line(text).as_bytes());
+}
+
+/// The line that [`message`] writes: one, whatever names and reasons of others the text holds.
+pub(crate) fn message_line(text: impl std::fmt::Display) -> String {
+    format!("qtf: {}\n", visible(&text.to_string()))
 }
 
 #[cfg(test)]

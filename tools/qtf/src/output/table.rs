@@ -1,12 +1,12 @@
 //! Tables for people.
 //!
 //! On a terminal a line is cut at its width, so that rows stay rows; in a pipe nothing is cut or wrapped,
-//! so that `grep` and `awk` see whole lines. Invariant: a cell holds no control character, whatever a
+//! so that `grep` and `awk` see whole lines. Invariant: a cell holds no hidden character, whatever a
 //! peer sent. Tested at the end of this file.
 
 use std::io::{self, Write};
 
-use super::visible;
+use qtf_shown::text::visible;
 
 /// Columns of the terminal on stdout; `None` when stdout is none.
 pub(crate) fn terminal_width() -> Option<usize> {
@@ -23,7 +23,7 @@ pub(crate) fn write_table(
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
     let rows = rows
         .iter()
-        .map(|row| row.iter().map(|cell| visible(cell)).collect());
+        .map(|row| row.iter().map(|cell| visible(cell).into_owned()).collect());
     let lines: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width_of = |column: usize| {
@@ -98,11 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_of_a_peer_do_not_reach_the_terminal() {
+    fn hidden_characters_of_a_peer_do_not_reach_the_terminal() {
+        let odd = "\u{1b}[2J\n\u{7f}\u{9b}\u{202e}\u{2067}\u{61c}";
         for width in [None, Some(80)] {
-            let text = written(&rows(&[["\u{1b}[2J\n", "ls"]]), width);
+            let text = written(&rows(&[[odd, "ls"]]), width);
             assert_eq!(text.lines().count(), 2, "{text:?}");
-            assert!(!text.contains('\u{1b}'), "{text:?}");
+            for line in text.lines() {
+                assert!(!line.contains(qtf_shown::text::is_hidden), "{line:?}");
+            }
         }
     }
 

@@ -6,8 +6,6 @@ use qtf_client::TaskId;
 use qtf_proto::v1::{Outcome, OutcomeKind, TaskState};
 use serde::Serialize;
 
-use crate::output::visible;
-
 /// The outcome of a task in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct OutcomeRecord {
@@ -55,7 +53,6 @@ pub(crate) fn describe(state: TaskState, outcome: Option<&Outcome>) -> String {
 
 /// What happened, with the reason that the worker gave; nothing is said twice.
 pub(crate) fn explain(state: TaskState, outcome: Option<&Outcome>, reason: &str) -> String {
-    let reason = visible(reason);
     let Some(outcome) = outcome.filter(|outcome| outcome.kind() != OutcomeKind::Unspecified) else {
         return super::state_name(state).replace('_', " ");
     };
@@ -169,7 +166,7 @@ mod tests {
         );
         assert_eq!(
             told(OutcomeKind::HandlerFailed, 0, "why\u{1b}"),
-            "its handler failed: why\\u{1b}"
+            "its handler failed: why\u{1b}"
         );
         let id = TaskId::from_raw(1 << 24).unwrap();
         let line = |state, kind| end_line(id, state, Some(&outcome(kind, 3)), "");

@@ -9,6 +9,7 @@ use super::{OutcomeRecord, describe, worker_text};
 use crate::args::{DurabilityName, StateName};
 use crate::durations::age;
 use crate::output::{Listed, command_of_payload};
+use qtf_shown::command::CommandLine;
 
 /// One task, in JSON and in tables.
 #[derive(Clone, Debug, Serialize)]
@@ -16,7 +17,7 @@ pub(crate) struct TaskRecord {
     id: String,
     state: &'static str,
     kind: String,
-    command: String,
+    command: CommandLine,
     priority: u32,
     attempt: u32,
     max_attempts: u32,
@@ -107,7 +108,7 @@ impl TaskRecord {
         let flag = |set: bool| if set { "yes".to_owned() } else { String::new() };
         vec![
             ("id", self.id.clone()),
-            ("command", self.command.clone()),
+            ("command", self.command.to_string()),
             ("kind", self.kind.clone()),
             (
                 "state",
@@ -156,7 +157,7 @@ impl TaskRecord {
     }
 
     /// Command and arguments.
-    pub(crate) fn command(&self) -> &str {
+    pub(crate) fn command(&self) -> &CommandLine {
         &self.command
     }
 
@@ -193,7 +194,7 @@ impl Listed for TaskRecord {
             or_dash(self.worker.clone().unwrap_or_default()),
             or_dash(self.node.clone()),
             age(self.age_ms),
-            or_dash(self.command.clone()),
+            or_dash(self.command.to_string()),
         ]
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::inspected::{Inspected, Moment};
 use crate::report::Report;
-use crate::show::{self, Columns};
+use crate::show::Columns;
 use qtf_shm::Owner;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -65,7 +65,7 @@ impl AssignmentsReport {
             }
             workers.push(Count {
                 worker: record.id.to_string(),
-                name: show::line(record.name.as_bytes(), 63),
+                name: record.name,
                 state: state.phase().name(),
                 capacity: state.capacity(),
                 running_by_worker: state.running(),

@@ -6,10 +6,10 @@
 use crate::arguments::HeapName;
 use crate::inspected::{Inspected, Moment};
 use crate::report::Report;
-use crate::show;
 use qtf_shm::segment::Heap;
 use qtf_shm::tree::Key;
 use qtf_shm::{Now, Phase};
+use qtf_shown::text::visible;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use std::io::{self, Write};
 
@@ -131,8 +131,8 @@ impl<'a> HeapReport<'a> {
             key: hexadecimal(key),
             consistent: !reading.torn && record.key == key,
             detail: Detail::Worker {
-                name: show::line(record.name.as_bytes(), 63),
-                host: show::line(record.host.as_bytes(), 63),
+                name: record.name.clone(),
+                host: record.host.clone(),
                 running: record.state.running(),
                 capacity: record.state.capacity(),
                 credits: record.credits,
@@ -228,6 +228,7 @@ impl Entry {
                 waiting_ms,
             } => {
                 let priority = self.priority.unwrap_or_default();
+                let kind = visible(kind);
                 let waiting = Moment::ago_ms(*waiting_ms);
                 write!(
                     out,
@@ -243,6 +244,7 @@ impl Entry {
                 load_ratio,
             } => {
                 let load = format!("{running}/{capacity}");
+                let (name, host) = (visible(name), visible(host));
                 write!(
                     out,
                     "{id:<7}  {state:<8}  {load:<7}  {credits:<7}  {load_ratio:<5}  {name}  {host}"

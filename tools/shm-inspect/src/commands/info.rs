@@ -100,7 +100,7 @@ impl InfoReport {
                     of_several_moments: inspected.may_be_of_several_moments(),
                 },
             },
-            instance: show::line(header.instance.as_bytes(), 63),
+            instance: header.instance.clone(),
             segment_id: format!("{:#018x}", header.segment_id),
             layout_version: format!("{}.{}", header.layout_major, header.layout_minor),
             layout_hash: format!("{:#018x}", header.layout_hash),

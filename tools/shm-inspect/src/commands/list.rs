@@ -76,7 +76,7 @@ impl Listed {
         let header = inspected.view().header();
         let alive = inspected.owner_lives().unwrap_or(false);
         Self {
-            instance: Some(show::line(header.instance.as_bytes(), 63)),
+            instance: Some(header.instance.clone()),
             owner_pid: Some(daemon_of(inspected.view()).pid),
             owner: Some(if alive { "alive" } else { "dead" }),
             age_ms: Some(inspected.segment_age_ms()),

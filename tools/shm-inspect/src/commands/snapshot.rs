@@ -9,6 +9,7 @@ use crate::inspected::Inspected;
 use crate::report::Report;
 use crate::show;
 use qtf_shm::segment::SegmentView;
+use qtf_shown::text::visible;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -69,7 +70,7 @@ impl Report for SnapshotReport {
         writeln!(
             out,
             "{}: {image}, of which {written} are not empty",
-            self.file
+            visible(&self.file)
         )?;
         if self.changed_while_written {
             writeln!(

@@ -63,7 +63,12 @@ impl Report for TaskReport {
             ),
             ("read consistently", show::yes(task.consistent)),
             ("kind", task.kind.clone()),
-            ("command", task.command.clone().unwrap_or_default()),
+            (
+                "command",
+                task.command
+                    .as_ref()
+                    .map_or_else(String::new, ToString::to_string),
+            ),
             ("priority", task.priority.to_string()),
             (
                 "attempt",

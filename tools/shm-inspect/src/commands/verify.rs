@@ -6,7 +6,7 @@
 use crate::failure::Code;
 use crate::inspected::Inspected;
 use crate::report::Report;
-use crate::show;
+use qtf_shown::text::visible;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -70,7 +70,7 @@ impl VerifyReport {
                 .map(|finding| Finding {
                     rule: finding.rule.name(),
                     subject: finding.subject,
-                    text: show::line(finding.text.as_bytes(), 400),
+                    text: finding.text,
                 })
                 .collect(),
         }
@@ -83,7 +83,9 @@ impl Report for VerifyReport {
             writeln!(
                 out,
                 "{}: {}: {}",
-                finding.rule, finding.subject, finding.text
+                finding.rule,
+                visible(&finding.subject),
+                visible(&finding.text)
             )?;
         }
         if self.more_findings {
