@@ -17,6 +17,7 @@
 //! | `serve` | the pinned thread from its first to its last moment |
 //! | `net` | sockets and HTTP/2 on either backend |
 //! | [`journal`] | what must outlive a reboot |
+//! | `spill` | the files of large payloads and outputs, on a thread of their own |
 //! | `vigil` | what others take away under the running daemon |
 //! | `sys` | system calls; the only `unsafe` of this crate |
 
@@ -36,6 +37,7 @@ mod edge;
 mod idle;
 mod net;
 mod serve;
+mod spill;
 mod sys;
 mod vigil;
 

@@ -32,6 +32,9 @@ use crate::net::edge_io::Socket;
 use crate::net::in_process::Arrivals;
 use crate::net::listener::Listener;
 use crate::running::{DaemonInfo, StartKind, StopError};
+use crate::spill::driver::SpillTask;
+use crate::spill::jobs::SpillJobs;
+use crate::spill::thread::Told;
 use crate::sys::lock_file::LockFile;
 use crate::sys::{affinity, ring};
 use crate::vigil::Vigil;
@@ -48,6 +51,8 @@ pub(crate) struct Parts {
     pub(crate) shortage: Option<String>,
     pub(crate) start: StartKind,
     pub(crate) journal: Option<ThreadedJournal>,
+    /// The spill thread, and what it says.
+    pub(crate) spill: (SpillJobs, Told),
     pub(crate) arrivals: Arrivals,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -156,6 +161,7 @@ async fn serve(
         listeners,
         segment,
         journal,
+        spill: (jobs, told),
         arrivals,
         stop,
         ..
@@ -172,10 +178,12 @@ async fn serve(
         key_ttl: settings.key_ttl,
         info: info.clone(),
         clock: Arc::clone(&settings.clock),
+        spill: jobs,
         lock_file: lock.as_ref().map(|_| boot::lock_file_of(&settings)),
         wake: Rc::clone(&wake),
     };
     let tasks = put_together(&settings, &segment, journal, (backend, parts))?;
+    let spill = SpillTask::start(told);
     let mut rest = Rest::new(&settings, backend);
     duty_cycle::settle(&mut rest, &wake).await;
     let failure = core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
@@ -210,7 +218,7 @@ async fn serve(
     end_all.send_replace(true);
     let result = end(&settings, (&mut rest, &wake), (&connections, &health)).await;
     drop(stop);
-    leave(&settings, segment, tasks).await;
+    leave(&settings, segment, (tasks, spill)).await;
     // Last: while it is held no other daemon touches the segment.
     drop(lock);
     tracing::info!("stopped");
@@ -221,7 +229,8 @@ async fn serve(
 async fn give_up(settings: &Settings, tasks: Option<JournalTasks>) {
     core_cell::remove();
     if let Some(tasks) = tasks {
-        tasks.end(settings.times.stop_deadline).await;
+        // Nothing was uploaded yet.
+        tasks.end(settings.times.stop_deadline, true).await;
     }
 }
 
@@ -352,19 +361,24 @@ async fn end(
     }
 }
 
-async fn leave(settings: &Settings, segment: Arc<Segment>, tasks: Option<JournalTasks>) {
-    let Some(mut core) = core_cell::remove() else {
+async fn leave(
+    settings: &Settings,
+    segment: Arc<Segment>,
+    (tasks, spill): (Option<JournalTasks>, SpillTask),
+) {
+    let Some(core) = core_cell::remove() else {
         return;
     };
-    core.uploads.remove_all();
     let is_ours = !core.is_taken_over();
     let is_sound = core.journal_failure().is_none() && core.unstable_end().is_none();
-    if is_ours {
-        core.remove_last_files();
+    core.end();
+    let bound = settings.times.stop_deadline;
+    let is_left_alone = spill.end(bound);
+    if !is_left_alone {
+        tracing::error!(folder = %settings.spill_dir.display(), "the disk keeps the thread of the spill files: what it has not removed is left to the next start");
     }
-    drop(core);
     if let Some(tasks) = tasks {
-        tasks.end(settings.times.stop_deadline).await;
+        tasks.end(bound, is_left_alone).await;
     }
     match settings.segment {
         SegmentKind::Named if is_ours && is_sound => segment.set_clean_shutdown(),

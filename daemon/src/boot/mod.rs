@@ -27,6 +27,7 @@ use crate::net::in_process;
 use crate::net::listener::Listener;
 use crate::running::{DaemonInfo, RunningDaemon, StartKind, StopError};
 use crate::serve::{self, Parts};
+use crate::spill;
 use crate::sys::lock_file::LockFile;
 
 pub use error::BootError;
@@ -63,6 +64,12 @@ impl Daemon {
         let journal = journal
             .map(|open| ThreadedJournal::new(&settings, open))
             .transpose()?;
+        let spill = spill::thread::start(
+            segment.spill().clone(),
+            settings.limits.uploads,
+            settings.disk_faults.clone(),
+        )
+        .map_err(BootError::Thread)?;
         let (in_process, arrivals) = in_process::channel();
         let (stop, stop_seen) = watch::channel(false);
         let (report, reported) = mpsc::channel();
@@ -75,6 +82,7 @@ impl Daemon {
             shortage,
             start,
             journal,
+            spill,
             arrivals,
             stop: stop_seen,
         };

@@ -322,9 +322,6 @@ impl Core {
         if let Some(journal) = self.journal.as_mut() {
             journal.chores.done(kind);
         }
-        if kind == Kind::RemoveFiles {
-            self.remove_lost_files();
-        }
     }
 
     /// So many files have the name of a log; those that are ready beside the first one hold nothing yet.

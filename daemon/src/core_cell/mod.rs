@@ -14,11 +14,11 @@
 //! | `lists.rs` | which list of tasks may look at the next slots |
 //! | `journal.rs` | what is written to the journal next, and what has become stable |
 //! | `routes.rs` | what waits to be sent to each worker |
-//! | `watches.rs` | who waits for the end of which task |
+//! | `watches/` | who waits for the end of which task |
 //! | `shortage.rs` | why the journal has no room, for refusals |
 //! | `stability.rs` | who waits for which record of the journal |
 //! | `age.rs` | that the stamps of the segment run out |
-//! | `uploads.rs` | payloads and outputs that were uploaded and not yet used |
+//! | `uploads/` | payloads and outputs that were uploaded and not yet used |
 
 mod age;
 mod door;
@@ -45,8 +45,9 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::config::settings::Limits;
-use crate::journal::chores::{self, Job, Kind};
 use crate::running::DaemonInfo;
+use crate::spill::jobs::{REMOVED_AT_ONCE, SpillJobs};
+use crate::spill::thread::Done;
 use age::Age;
 use door::Door;
 use journal::Journal;
@@ -56,9 +57,6 @@ use routes::Routes;
 use stability::Stability;
 use uploads::Uploads;
 use watches::{STEPS, Watches};
-
-/// LIMIT: files that are removed at once: by the chores thread in one job, or in one turn where there is none.
-const REMOVED_AT_ONCE: usize = 64;
 
 thread_local! {
     static CORE: Door<Core> = const { Door::new() };
@@ -126,6 +124,8 @@ pub(crate) struct CoreParts {
     pub(crate) key_ttl: Duration,
     pub(crate) info: DaemonInfo,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The way to the spill thread.
+    pub(crate) spill: SpillJobs,
     /// The instance's lock file, where local processes hold their bytes; none for a private segment.
     pub(crate) lock_file: Option<PathBuf>,
     /// Wakes the duty cycle.
@@ -141,6 +141,7 @@ impl Core {
             key_ttl,
             info,
             clock,
+            spill,
             lock_file,
             wake,
         } = parts;
@@ -155,8 +156,8 @@ impl Core {
             journal,
             uploads: Uploads::new(
                 engine.segment().spill().clone(),
-                limits.uploads,
-                engine.config().share_rule,
+                spill,
+                (limits.uploads, engine.config().share_rule),
             ),
             limits,
             durable_by_default,
@@ -254,52 +255,47 @@ impl Core {
             self.route(effect);
         }
         work = work.saturating_add(self.tend());
-        work = work.saturating_add(self.remove_lost_files());
         self.uploads.expire(now);
+        self.remove_lost_files();
         self.note_turn(Duration::from_nanos(self.now_exactly().since_ns(now)));
         self.kick_journal();
         work
     }
 
-    /// Has some files removed that no task refers to any more; by the chores thread, if there is one. The rest comes when that is
-    /// done. Returns how many.
-    pub(crate) fn remove_lost_files(&mut self) -> u64 {
-        let chores = self.journal.as_ref().map(|journal| &journal.chores);
-        if chores.is_some_and(|chores| !chores.has_place(Kind::RemoveFiles)) {
-            return 0;
+    /// Has the spill thread remove some files that nobody refers to any more. The rest comes when that is done.
+    fn remove_lost_files(&mut self) {
+        if self.uploads.jobs.is_removing() {
+            return;
         }
         let files = self.lost_files(REMOVED_AT_ONCE);
-        let count = u64::try_from(files.len()).unwrap_or(u64::MAX);
-        if files.is_empty() {
-            return 0;
-        }
-        let store = self.segment().spill().clone();
-        match &mut self.journal {
-            Some(journal) => {
-                journal.chores.hand(Job::RemoveFiles { store, files });
-                0
-            }
-            None => {
-                chores::remove_files(&store, &files);
-                count
-            }
+        if !files.is_empty() {
+            self.uploads.jobs.remove(files);
         }
     }
 
-    /// At the end: all of them.
-    pub(crate) fn remove_last_files(&mut self) {
-        let files = self.lost_files(usize::MAX);
-        let store = self.segment().spill().clone();
-        match self.journal.take() {
-            _ if files.is_empty() => {}
-            Some(journal) => journal.chores.hand_last(store, files),
-            None => chores::remove_files(&store, &files),
-        }
+    /// The spill thread has done something.
+    pub(crate) fn spill_done(&mut self, done: Done) {
+        self.uploads.done(done);
+        self.remove_lost_files();
+    }
+
+    /// The end: what nobody needs any more is removed by the spill thread, which ends then. What tasks have left is the next daemon's
+    /// to judge where that has the segment already.
+    pub(crate) fn end(mut self) {
+        self.uploads.give_up_all();
+        let count = if self.is_taken_over { 0 } else { usize::MAX };
+        let left = std::iter::from_fn(|| self.engine.pop_lost_file()).take(count);
+        let mut files: Vec<BlobRef> = left.collect();
+        files.extend(std::iter::from_fn(|| self.uploads.pop_lost_file()));
+        self.uploads.jobs.remove_last(files);
     }
 
     fn lost_files(&mut self, count: usize) -> Vec<BlobRef> {
-        let next = std::iter::from_fn(|| self.engine.pop_lost_file());
-        next.take(count).collect()
+        let next = || {
+            let left = self.engine.pop_lost_file();
+            left.or_else(|| self.uploads.pop_lost_file())
+        };
+        std::iter::from_fn(next).take(count).collect()
     }
 
     /// Whether the engine must not turn any more: another daemon has the segment, or the journal has failed.
@@ -455,6 +451,8 @@ pub(crate) fn test_core(folder: &std::path::Path) -> Core {
     )
     .unwrap();
     let settings = crate::Settings::private();
+    let store = engine.segment().spill().clone();
+    let (spill, _) = crate::spill::thread::start(store, settings.limits.uploads, None).unwrap();
     let parts = CoreParts {
         limits: settings.limits,
         durable_by_default: false,
@@ -475,6 +473,7 @@ pub(crate) fn test_core(folder: &std::path::Path) -> Core {
             addresses: Vec::new(),
         },
         clock: Arc::clone(&settings.clock),
+        spill,
         lock_file: None,
         wake: Rc::new(Notify::new()),
     };

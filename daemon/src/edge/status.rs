@@ -63,18 +63,6 @@ pub(crate) fn too_many_uploads(limit: usize) -> Refusal {
     }
 }
 
-/// The disk is slower than the uploads that are to be brought to it.
-pub(crate) fn too_many_syncs() -> Refusal {
-    Refusal {
-        retry_after_ms: UPLOAD_RETRY_MS,
-        ..refuse(
-            RefusalReason::SpillFailed,
-            "too many uploads wait for the disk of the data folder: try again later, and look at that disk"
-                .to_owned(),
-        )
-    }
-}
-
 /// A principal has as many uploads, or as large ones, as it may.
 pub(crate) fn upload_share_used_up(used_up: &ShareUsedUp) -> Refusal {
     Refusal {

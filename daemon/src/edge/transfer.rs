@@ -1,6 +1,7 @@
 //! Payloads and outputs in chunks: up into a spill file, down from wherever they lie.
 //!
-//! Neither direction holds more than one chunk in memory. A blob that goes down is read as the peer
+//! Neither direction holds more than one chunk in memory. What goes up is written by the spill thread, a chunk at a time, and only then the next
+//! one is read: a disk that hangs keeps that upload, and nobody else. A blob that goes down is read as the peer
 //! takes it; if its task is freed meanwhile the stream ends with an error, never with wrong bytes. Tested in
 //! `tests/daemon/transfer.rs`.
 
@@ -14,15 +15,14 @@ use qtf_engine::Principal;
 use qtf_proto::limits::CHUNK_BYTES;
 use qtf_proto::refusal;
 use qtf_proto::v1::{OutputChunk, RefusalReason, UploadChunk, UploadReceipt};
-use qtf_shm::spill::{SpillError, SpillWriter};
+use qtf_shm::spill::SpillError;
 use qtf_shm::{BlobRef, Counter, Part, TaskId};
-use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
 use super::{status, worker_session};
-use crate::core_cell::uploads::NoUpload;
+use crate::core_cell::uploads::{Asked, NoUpload};
 use crate::core_cell::{self, Core};
-use crate::journal::chores::Job;
+use crate::spill::thread::UploadKey;
 
 /// LIMIT: a chunk of an upload.
 const UPLOAD_CHUNK_BYTES_MAX: usize = 256 << 10;
@@ -43,26 +43,44 @@ impl Uploader {
     }
 }
 
-/// Counts an upload as under way until dropped.
-struct UnderWay {
-    principal: Principal,
-    bytes: u64,
-}
+/// The place of an upload that is under way; left when dropped.
+struct Place(UploadKey);
 
-impl UnderWay {
-    fn begin(core: &mut Core, principal: Principal, bytes: u64) -> Result<Self, Status> {
-        let refused = match core.uploads.begin(principal, bytes) {
-            Ok(()) => return Ok(Self { principal, bytes }),
-            Err(NoUpload::Full) => status::too_many_uploads(core.limits.uploads),
-            Err(NoUpload::Share(used_up)) => status::upload_share_used_up(&used_up),
-        };
-        Err(refusal::status_of(refused))
+impl Place {
+    /// Has something done for the upload, and waits for it. Meanwhile no chunk of it is read, so that its peer stops sending when
+    /// the window of its stream is used up.
+    async fn ask(
+        &self,
+        ask: impl FnOnce(&mut Core, UploadKey) -> Result<Asked, NoUpload>,
+    ) -> Result<Option<BlobRef>, Status> {
+        let asked = core_cell::attend(|core| {
+            ask(core, self.0).map_err(|refused| no_upload(core.limits.uploads, refused))
+        });
+        answer(asked.ok_or_else(status::gone)??).await
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Place {
     fn drop(&mut self) {
-        core_cell::attend(|core| core.uploads.end(self.principal, self.bytes));
+        core_cell::attend(|core| core.uploads.leave(self.0));
+    }
+}
+
+async fn answer(asked: Asked) -> Result<Option<BlobRef>, Status> {
+    match asked.await {
+        Ok(answer) => answer.map_err(|error| spill_status(&error)),
+        Err(_) => Err(status::gone()),
+    }
+}
+
+fn no_upload(uploads_max: usize, refused: NoUpload) -> Status {
+    match refused {
+        NoUpload::Full => refusal::status_of(status::too_many_uploads(uploads_max)),
+        NoUpload::Share(used_up) => refusal::status_of(status::upload_share_used_up(&used_up)),
+        NoUpload::Announced { received, total } => status::invalid(format!(
+            "upload: {received} bytes came of {total} announced"
+        )),
+        NoUpload::Gone => status::gone(),
     }
 }
 
@@ -76,59 +94,37 @@ pub(crate) async fn receive(
         .ok_or_else(|| status::invalid("the upload is empty"))?;
     let session = first.session;
     let total = first.total_bytes;
-    let _under_way =
+    let (place, begun) =
         core_cell::attend(|core| admit(core, &first, uploader)).ok_or_else(status::gone)??;
-    let mut writer = core_cell::attend(|core| core.uploads.create(total))
-        .ok_or_else(status::gone)?
-        .map_err(|error| spill_status(&error))?;
+    answer(begun).await?;
     let mut chunk = Some(first);
     while let Some(next) = chunk {
-        write(&mut writer, &next, total)?;
+        check(&next)?;
+        let data = next.data;
+        place.ask(|core, key| core.uploads.write(key, data)).await?;
         chunk = next_chunk(&mut chunks).await?;
     }
-    let blob = writer.finish().map_err(|error| spill_status(&error))?;
-    if let Err(status) = settle(blob).await {
-        core_cell::attend(|core| core.uploads.discard(blob));
-        return Err(status);
-    }
+    // With a journal the file is on stable storage before its receipt is given, as a record may name it from then on.
+    place
+        .ask(|core, key| core.uploads.finish(key, core.journal.is_some()))
+        .await?;
     let kept = core_cell::enter(|core| {
         let counters = core.segment().counters();
         counters.add(Counter::SpillWritten, 1);
         counters.add(Counter::SpillBytes, total);
         let now = core.now();
-        let receipt = core
-            .uploads
-            .keep((uploader.principal(), session), blob, now);
-        if receipt.is_none() {
-            core.uploads.discard(blob);
-        }
-        receipt
+        core.uploads.keep(place.0, session, now)
     });
     let upload = kept.flatten().ok_or_else(status::gone)?;
     Ok(UploadReceipt { upload })
 }
 
-/// With a journal the file is on stable storage before its receipt is given, as a record may name it from then on.
-async fn settle(blob: BlobRef) -> Result<(), Status> {
-    let (done, settled) = oneshot::channel();
-    let is_asked = core_cell::attend(|core| {
-        let store = core.segment().spill().clone();
-        let journal = core.journal.as_mut()?;
-        Some(journal.chores.hand(Job::SyncSpill { store, blob, done }))
-    });
-    match is_asked.ok_or_else(status::gone)? {
-        None => return Ok(()),
-        Some(true) => {}
-        Some(false) => return Err(refusal::status_of(status::too_many_syncs())),
-    }
-    match settled.await {
-        Ok(synced) => synced.map_err(|error| spill_status(&error)),
-        Err(_) => Err(status::gone()),
-    }
-}
-
 /// Whether the upload may begin. Nothing that it gives may be dropped inside the core.
-fn admit(core: &mut Core, first: &UploadChunk, uploader: Uploader) -> Result<UnderWay, Status> {
+fn admit(
+    core: &mut Core,
+    first: &UploadChunk,
+    uploader: Uploader,
+) -> Result<(Place, Asked), Status> {
     match uploader {
         // Without a session it is for whoever the connection is.
         Uploader::Client(_) if first.session == 0 => {}
@@ -148,10 +144,12 @@ fn admit(core: &mut Core, first: &UploadChunk, uploader: Uploader) -> Result<Und
             ),
         )));
     }
-    UnderWay::begin(core, uploader.principal(), first.total_bytes)
+    let begun = core.uploads.begin(uploader.principal(), first.total_bytes);
+    let (key, asked) = begun.map_err(|refused| no_upload(core.limits.uploads, refused))?;
+    Ok((Place(key), asked))
 }
 
-fn write(writer: &mut SpillWriter, chunk: &UploadChunk, total: u64) -> Result<(), Status> {
+fn check(chunk: &UploadChunk) -> Result<(), Status> {
     if chunk.data.is_empty() {
         // It would hold the upload open for ever.
         return Err(status::invalid("chunk without data"));
@@ -162,15 +160,7 @@ fn write(writer: &mut SpillWriter, chunk: &UploadChunk, total: u64) -> Result<()
             chunk.data.len()
         )));
     }
-    let after = writer.written().saturating_add(chunk.data.len() as u64);
-    if after > total {
-        return Err(status::invalid(format!(
-            "upload has more than the {total} bytes that it announced"
-        )));
-    }
-    writer
-        .write(&chunk.data)
-        .map_err(|error| spill_status(&error))
+    Ok(())
 }
 
 async fn next_chunk(chunks: &mut Streaming<UploadChunk>) -> Result<Option<UploadChunk>, Status> {
@@ -183,10 +173,7 @@ async fn next_chunk(chunks: &mut Streaming<UploadChunk>) -> Result<Option<Upload
 }
 
 fn spill_status(error: &SpillError) -> Status {
-    if let SpillError::Announced { .. } = error {
-        return status::invalid(format!("upload: {error}"));
-    }
-    if let SpillError::NoRoom { .. } | SpillError::Behind { .. } = error {
+    if let SpillError::NoRoom { .. } | SpillError::Behind { .. } | SpillError::Full { .. } = error {
         return refusal::status_of(status::no_spill_room(error));
     }
     tracing::warn!(%error, "upload not stored");

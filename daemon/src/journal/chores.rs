@@ -1,16 +1,15 @@
 //! The chores thread: everything of the journal that blocks and is not a write of a group.
 //!
-//! It makes files ahead of use, brings spill files to stable storage before their receipt is given, recycles files below
-//! a snapshot; one thing after the other, so that no two of them meet in the folder. Snapshots have a thread of their
-//! own, because nothing may wait for them. The core never waits for either: it hands over a [`Job`] and gets an
+//! It makes files ahead of use, sees whether the file that is written is still there, recycles files below a snapshot; one thing
+//! after the other, so that no two of them meet in the folder. Snapshots have a thread of their own, because nothing may wait for
+//! them; and so have spill files ([`crate::spill`]). The core never waits for either: it hands over a [`Job`] and gets an
 //! [`Event`].
 //!
 //! Invariants:
 //! - I1: every job that is handed over is answered by exactly one [`Event::Done`], also when it fails; what else is to be said of it
 //!   comes behind that.
-//! - I2: of each [`Kind`] a fixed number of jobs is under way, and the queue has a place for each of them: a disk that hangs
-//!   makes nothing grow. What there is no place for is asked for again when it is due ([`Kind::LookAt`]), waits as one
-//!   number ([`Kind::Reclaim`]), or stays with whoever had it ([`Kind::RemoveFiles`]).
+//! - I2: of each [`Kind`] one job is under way, and the queue has a place for each of them: a disk that hangs makes nothing grow. What
+//!   there is no place for is asked for again when it is due ([`Kind::LookAt`]), or waits as one number ([`Kind::Reclaim`]).
 //!
 //! Tested at the end of this file.
 
@@ -24,35 +23,18 @@ use std::thread::JoinHandle;
 use qtf_journal::{
     FileKey, FilePlan, JournalError, Lsn, Reclaimed, SpareFile, StdStorage, Storage,
 };
-use qtf_shm::BlobRef;
-use qtf_shm::spill::{SpillError, SpillStore};
-use tokio::sync::{mpsc as local, oneshot};
+use tokio::sync::mpsc as local;
 
 use super::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
 
 /// LIMIT: used files that are kept as spares beside those that are prepared already.
 const SPARES_WANTED: usize = 2;
-/// LIMIT: uploads that are brought to stable storage, or wait for it.
-const SYNCS_MAX: usize = 256;
-/// LIMIT: jobs in the queue: one of each kind, the syncs of uploads, and the last removal.
-const JOBS_MAX: usize = Kind::COUNT + SYNCS_MAX;
 
 /// What the chores thread is to do.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Make the next file of the journal.
     MakeFile(FilePlan),
-    /// Bring a spill file and its name to stable storage.
-    SyncSpill {
-        store: SpillStore,
-        blob: BlobRef,
-        done: oneshot::Sender<Result<(), SpillError>>,
-    },
-    /// Remove spill files that were given up: what a task leaves may be large, and the core does not wait for that.
-    RemoveFiles {
-        store: SpillStore,
-        files: Vec<BlobRef>,
-    },
     /// Take a snapshot.
     Snapshot(Box<SnapshotJob>),
     /// See whether the file that is being written still has its name.
@@ -65,31 +47,19 @@ pub(crate) enum Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     MakeFile,
-    SyncSpill,
-    RemoveFiles,
     Snapshot,
     LookAt,
     Reclaim,
 }
 
 impl Kind {
-    const COUNT: usize = 6;
-
-    /// LIMIT: jobs of this kind that are under way at the same time.
-    const fn places(self) -> usize {
-        match self {
-            Self::SyncSpill => SYNCS_MAX,
-            _ => 1,
-        }
-    }
+    const COUNT: usize = 4;
 }
 
 impl Job {
     const fn kind(&self) -> Kind {
         match self {
             Self::MakeFile(_) => Kind::MakeFile,
-            Self::SyncSpill { .. } => Kind::SyncSpill,
-            Self::RemoveFiles { .. } => Kind::RemoveFiles,
             Self::Snapshot(_) => Kind::Snapshot,
             Self::LookAt(..) => Kind::LookAt,
             Self::Reclaim(_) => Kind::Reclaim,
@@ -121,7 +91,7 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Chores {
     jobs: mpsc::SyncSender<Job>,
-    under_way: [usize; Kind::COUNT],
+    is_under_way: [bool; Kind::COUNT],
     /// What a snapshot has made superfluous while older files were being recycled.
     reclaim_next: Option<Lsn>,
 }
@@ -129,7 +99,7 @@ pub(crate) struct Chores {
 impl Chores {
     /// Starts the thread; it runs where the caller may run, so the caller must not be pinned yet.
     pub(crate) fn start(storage: Arc<dyn Storage>, files: StdStorage) -> io::Result<(Self, Told)> {
-        let (jobs, taken) = mpsc::sync_channel(JOBS_MAX);
+        let (jobs, taken) = mpsc::sync_channel(Kind::COUNT);
         let (events, told) = local::unbounded_channel();
         let (alive, end) = mpsc::channel();
         let mut hands = Hands {
@@ -149,22 +119,16 @@ impl Chores {
         let told = Told { events: told, end };
         let chores = Self {
             jobs,
-            under_way: [0; Kind::COUNT],
+            is_under_way: [false; Kind::COUNT],
             reclaim_next: None,
         };
         Ok((chores, told))
     }
 
-    /// Whether there is a place for another job of this kind.
-    pub(crate) fn has_place(&self, kind: Kind) -> bool {
-        self.under_way[kind as usize] < kind.places()
-    }
-
-    /// Hands a job over, unless as many of its kind are under way as there may be. After the end of the thread it is dropped,
-    /// which its reply tells. Returns whether it was handed over.
+    /// Hands a job over, unless one of its kind is under way. Returns whether it was handed over.
     pub(crate) fn hand(&mut self, job: Job) -> bool {
         let kind = job.kind();
-        if !self.has_place(kind) {
+        if self.is_under_way[kind as usize] {
             if let Job::Reclaim(from) = job {
                 self.reclaim_next = self.reclaim_next.max(Some(from));
             }
@@ -172,7 +136,7 @@ impl Chores {
         }
         match self.jobs.try_send(job) {
             Ok(()) => {
-                self.under_way[kind as usize] = self.under_way[kind as usize].saturating_add(1);
+                self.is_under_way[kind as usize] = true;
                 true
             }
             Err(mpsc::TrySendError::Disconnected(_)) => {
@@ -187,17 +151,9 @@ impl Chores {
         }
     }
 
-    /// The last files that are to be removed, with those that there was no place for before.
-    pub(crate) fn hand_last(self, store: SpillStore, files: Vec<BlobRef>) {
-        if let Err(error) = self.jobs.try_send(Job::RemoveFiles { store, files }) {
-            tracing::warn!(%error, "files that nobody needs are left to the next start");
-        }
-    }
-
     /// A job is no longer under way; what waited for its place takes it.
     pub(crate) fn done(&mut self, kind: Kind) {
-        let under_way = &mut self.under_way[kind as usize];
-        *under_way = under_way.saturating_sub(1);
+        self.is_under_way[kind as usize] = false;
         if kind == Kind::Reclaim
             && let Some(from) = self.reclaim_next.take()
         {
@@ -228,15 +184,6 @@ impl Hands {
             let kind = job.kind();
             let event = match job {
                 Job::MakeFile(plan) => Some(Event::FileMade(self.make_file(plan))),
-                Job::SyncSpill { store, blob, done } => {
-                    // Whoever uploaded it may be gone by now.
-                    let _ = done.send(store.secure(blob));
-                    None
-                }
-                Job::RemoveFiles { store, files } => {
-                    remove_files(&store, &files);
-                    None
-                }
                 Job::LookAt(key, file) => self.missing(key, &file).map(Event::FileGone),
                 Job::Snapshot(job) => self.snapshot(job),
                 Job::Reclaim(from) => Some(Event::Reclaimed(self.reclaim(from))),
@@ -317,15 +264,6 @@ impl Hands {
     }
 }
 
-/// Removes spill files that were given up.
-pub(crate) fn remove_files(store: &SpillStore, files: &[BlobRef]) {
-    for &file in files {
-        if let Err(error) = store.remove_given_up(file) {
-            tracing::warn!(%error, "a file that nobody needs is left to the next start");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Condvar, Mutex};
@@ -386,7 +324,7 @@ mod tests {
     }
 
     fn jobs_under_way(chores: &Chores) -> usize {
-        chores.under_way.iter().sum()
+        chores.is_under_way.iter().filter(|is| **is).count()
     }
 
     /// Takes in what the thread says until nothing is under way.
@@ -413,31 +351,16 @@ mod tests {
         });
         let (mut chores, mut told) =
             Chores::start(Arc::clone(&disk) as Arc<dyn Storage>, files).unwrap();
-        let store = SpillStore::open(folder.path().join("spill"), 1 << 20);
-        let mut lost: Vec<BlobRef> = (0..3).map(|_| store.store(b"lost").unwrap()).collect();
         let written = Arc::new(File::open(folder.path()).unwrap());
         for number in 1..=10_000 {
             chores.hand(Job::Reclaim(Lsn::new(number)));
             chores.hand(Job::LookAt(FileKey(1), Arc::clone(&written)));
-            if chores.has_place(Kind::RemoveFiles)
-                && let Some(file) = lost.pop()
-            {
-                let (store, files) = (store.clone(), vec![file]);
-                chores.hand(Job::RemoveFiles { store, files });
-            }
-            let (done, _) = oneshot::channel();
-            let (store, blob) = (store.clone(), BlobRef::None);
-            chores.hand(Job::SyncSpill { store, blob, done });
-            assert!(jobs_under_way(&chores) <= JOBS_MAX);
+            assert!(jobs_under_way(&chores) <= 2);
         }
-        assert_eq!(chores.under_way[Kind::LookAt as usize], 1);
-        assert_eq!(chores.under_way[Kind::Reclaim as usize], 1);
-        assert_eq!(chores.under_way[Kind::RemoveFiles as usize], 1);
         assert_eq!(chores.reclaim_next, Some(Lsn::new(10_000)));
-        assert_eq!(lost.len(), 2, "they stay with whoever had them");
         disk.wake();
         let mut events = take_all(&mut chores, &mut told);
-        chores.hand_last(store.clone(), lost);
+        drop(chores);
         events.extend(std::iter::from_fn(|| told.events.blocking_recv()));
         let recycled = |event: &&Event| matches!(event, Event::Reclaimed(Ok(_)));
         let recycled = events.iter().filter(recycled).count();
@@ -446,6 +369,5 @@ mod tests {
             told.end.recv().is_err(),
             "nobody touches the folder any more"
         );
-        assert_eq!(store.files().unwrap(), Vec::new());
     }
 }

@@ -54,7 +54,8 @@ impl JournalTasks {
 
     /// Waits until nobody touches the data folder any more; the core is gone by now. Gives the folder up then. If
     /// the disk keeps somebody longer than `bound`, the folder stays locked until the process ends.
-    pub(crate) async fn end(mut self, bound: Duration) {
+    /// `is_left_alone` says whether everybody else touches it no more.
+    pub(crate) async fn end(mut self, bound: Duration, is_left_alone: bool) {
         self.kick.notify_one();
         self.tending.abort();
         // Told to end, so how it ends says nothing.
@@ -64,10 +65,12 @@ impl JournalTasks {
             self.end.recv_timeout(bound),
             Err(mpsc::RecvTimeoutError::Disconnected)
         );
-        if is_written && is_done {
+        if is_written && is_done && is_left_alone {
             drop(self.lock);
         } else {
-            tracing::error!("the disk keeps the journal's threads: the data folder stays locked");
+            tracing::error!(
+                "the disk keeps a thread that writes there: the data folder stays locked"
+            );
             self.lock.keep();
         }
     }

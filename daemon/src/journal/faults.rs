@@ -21,6 +21,11 @@ pub trait DiskFaults: fmt::Debug + Send + Sync {
         real
     }
 
+    /// Comes before each job of the spill thread, and may keep it. True: the disk has no room for the bytes of an upload.
+    fn spill(&self) -> bool {
+        false
+    }
+
     /// What becomes of the next write of a group; `None` = it is done.
     fn write(&self) -> Option<WriteFault> {
         None

@@ -23,6 +23,7 @@ mod process;
 mod services;
 mod sessions;
 mod sockets;
+mod spill;
 mod start;
 mod submit;
 mod support;

@@ -393,6 +393,12 @@ fn refused_store(error: &StoreError) -> Rejection {
             RejectReason::SpillFailed,
             Detail::NoSpillRoom { bytes, limit },
         ),
+        StoreError::Spill(SpillError::Behind { .. }) => Rejection::for_now(
+            RejectReason::SpillFailed,
+            Detail::Plain(
+                "files that nobody needs are not removed as fast as new ones come: try again later, and look at the disk of the daemon's spill directory",
+            ),
+        ),
         StoreError::Spill(_) => Rejection::for_now(
             RejectReason::SpillFailed,
             Detail::Plain(

@@ -3,11 +3,11 @@
 //! Invariants:
 //! - I1: a file is read and written by position, never mapped: a file that shrinks, fails or vanishes is an error of the task it
 //!   belongs to, not a signal (`docs/adr/0003`).
-//! - I2: space is taken before the first byte is written, so a full disk is told at creation; a file that was not finished is
-//!   removed.
+//! - I2: space is taken before bytes are written to it, [`SPILL_STEP_BYTES`] at a time: a file under way has at most that much more than was
+//!   written, and a full disk is told by the step. A file that was not finished is removed, and its space is free again.
 //! - I3: a file's length is compared with its reference at each read.
-//! - I4: the files of one store never hold more than its bound together: a file's length is counted before the file is made, and
-//!   until it is removed or given up: what is given up is nobody's and waits to be removed, soon, by whoever has the time. What
+//! - I4: the files of one store never hold more than its bound together: each step is counted before it is taken, and
+//!   until the file is removed or given up: what is given up is nobody's and waits to be removed, soon, by whoever has the time. What
 //!   lies there at the start of a daemon is counted by [`SpillStore::remove_others`]. While [`GIVEN_UP_FILES_MAX`] files, or as many bytes
 //!   as the store may hold, wait to be removed, nothing new is made.
 //! - I5: behind its bytes a file carries a CRC32C of each block of 64 KiB, and each read checks the blocks that it touches: a
@@ -18,22 +18,24 @@
 mod blocks;
 mod removal;
 mod room;
+mod writer;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::posix_fallocate;
 
 use crate::blob::{BLOB_BYTES_MAX, BlobRef};
 use crate::random::random_u64;
 use crate::sync::{AtomicU64, Ordering};
 
-use blocks::{BLOCK_BYTES, Checked, data_bytes, file_bytes};
+use blocks::{Checked, data_bytes, file_bytes};
 pub use room::GIVEN_UP_FILES_MAX;
+pub use writer::SpillWriter;
+
 use room::Room;
 
 /// LIMIT: numbers tried for a new file; each miss means that a file of that number is there.
@@ -41,6 +43,8 @@ const NUMBERS_TRIED_MAX: u32 = 64;
 const SUFFIX: &str = ".spill";
 /// Bytes read at a time for a checksum.
 const PIECE_BYTES: usize = 64 << 10;
+/// LIMIT: space that a file under way takes at once, ahead of the bytes that come.
+pub const SPILL_STEP_BYTES: u64 = 1 << 20;
 /// LIMIT: 4 GiB, the default of the daemon's setting.
 pub const SPILL_LIMIT_DEFAULT: u64 = 4 << 30;
 
@@ -182,7 +186,7 @@ impl SpillStore {
         self
     }
 
-    /// Bytes that the files hold together, those under way with the length that was announced.
+    /// Bytes that the files hold together, those under way with what they have taken.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         // ORDERING: a count of its own.
@@ -325,10 +329,10 @@ impl SpillStore {
         &self.dir
     }
 
-    /// Starts a file of `total_len` bytes and takes the space for it.
+    /// Starts a file of `total_len` bytes. Its space is taken as the bytes come.
     ///
     /// # Errors
-    /// Too large, too much together with the others, the directory cannot be written, or the disk is full.
+    /// Too large, too much together with the others as they are now, or the directory cannot be written.
     pub fn create(&self, total_len: u64) -> Result<SpillWriter, SpillError> {
         let len = u32::try_from(total_len)
             .ok()
@@ -343,33 +347,16 @@ impl SpillStore {
                 files: self.room.given_up(),
             });
         }
-        self.room
-            .take(total_len)
-            .map_err(|used| SpillError::NoRoom {
+        let used = self.used_bytes();
+        if used.saturating_add(total_len) > self.room.total {
+            return Err(SpillError::NoRoom {
                 bytes: total_len,
                 used,
                 limit: self.room.total,
-            })?;
-        let made = self.new_file();
-        let (number, path, file) = made.inspect_err(|_| self.room.give_back(total_len))?;
-        let writer = SpillWriter {
-            file,
-            path,
-            number,
-            len,
-            written: 0,
-            sum: 0,
-            sums: Vec::new(),
-            finished: false,
-            room: Arc::clone(&self.room),
-        };
-        if len > 0 {
-            // LIMIT: blobs are far below the largest offset.
-            let length = i64::try_from(file_bytes(total_len)).unwrap_or(i64::MAX);
-            posix_fallocate(&writer.file, 0, length)
-                .map_err(|errno| self.refusal(errno, total_len, &writer.path))?;
+            });
         }
-        Ok(writer)
+        let (number, path, file) = self.new_file()?;
+        Ok(SpillWriter::new(self.clone(), (number, path, file), len))
     }
 
     /// Stores a whole blob.
@@ -466,9 +453,9 @@ impl SpillStore {
         })
     }
 
-    fn refusal(&self, errno: Errno, bytes: u64, path: &Path) -> SpillError {
-        let source = io::Error::from(errno);
-        if matches!(errno, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) {
+    fn refusal(&self, source: io::Error, bytes: u64, path: &Path) -> SpillError {
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        if matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) {
             SpillError::Full {
                 dir: self.dir.clone(),
                 bytes,
@@ -479,108 +466,6 @@ impl SpillStore {
                 file: path.to_owned(),
                 source,
             }
-        }
-    }
-}
-
-/// A file that is being written. Dropped before [`SpillWriter::finish`] it is removed.
-#[derive(Debug)]
-pub struct SpillWriter {
-    file: File,
-    path: PathBuf,
-    number: u32,
-    len: u32,
-    written: u64,
-    /// Checksum of the block that is being written, and those of the blocks before.
-    sum: u32,
-    sums: Vec<u8>,
-    finished: bool,
-    room: Arc<Room>,
-}
-
-impl SpillWriter {
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// More than was announced, or the file cannot be written.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SpillError> {
-        let end = self.written.saturating_add(bytes.len() as u64);
-        if end > u64::from(self.len) {
-            return Err(SpillError::Announced {
-                written: end,
-                expected: u64::from(self.len),
-            });
-        }
-        self.file
-            .write_all_at(bytes, self.written)
-            .map_err(|source| SpillError::File {
-                file: self.path.clone(),
-                source,
-            })?;
-        self.note_sums(bytes);
-        self.written = end;
-        Ok(())
-    }
-
-    fn note_sums(&mut self, mut bytes: &[u8]) {
-        let mut at = self.written;
-        while !bytes.is_empty() {
-            let left = BLOCK_BYTES - at % BLOCK_BYTES;
-            let count = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-            let (now, later) = bytes.split_at(count);
-            self.sum = crc32c::crc32c_append(self.sum, now);
-            at = at.saturating_add(now.len() as u64);
-            bytes = later;
-            if at.is_multiple_of(BLOCK_BYTES) {
-                self.end_block();
-            }
-        }
-    }
-
-    fn end_block(&mut self) {
-        self.sums.extend_from_slice(&self.sum.to_le_bytes());
-        self.sum = 0;
-    }
-
-    /// Bytes written so far.
-    #[must_use]
-    pub const fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Ends the file; the reference belongs into a slot from now on.
-    ///
-    /// # Errors
-    /// Fewer bytes were written than announced, or the checksums cannot be written.
-    pub fn finish(mut self) -> Result<BlobRef, SpillError> {
-        if self.written != u64::from(self.len) {
-            return Err(SpillError::Announced {
-                written: self.written,
-                expected: u64::from(self.len),
-            });
-        }
-        if !self.written.is_multiple_of(BLOCK_BYTES) {
-            self.end_block();
-        }
-        let summed = self.file.write_all_at(&self.sums, self.written);
-        summed.map_err(|source| SpillError::File {
-            file: self.path.clone(),
-            source,
-        })?;
-        self.finished = true;
-        Ok(BlobRef::Spill {
-            number: self.number,
-            len: self.len,
-        })
-    }
-}
-
-impl Drop for SpillWriter {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Nothing refers to the file; one that cannot be removed stays until the directory is cleaned.
-            let _ = fs::remove_file(&self.path);
-            self.room.give_back(u64::from(self.len));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The store of spill files: bound, checksums, removal, and what a start finds.
 
+use super::blocks::BLOCK_BYTES;
 use super::*;
 use std::os::unix::fs::PermissionsExt;
 
@@ -147,6 +148,45 @@ fn unfinished_file_is_removed() {
 }
 
 #[test]
+fn file_under_way_takes_space_a_step_ahead_and_not_what_was_announced() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let store = SpillStore::open(dir.path(), 64 << 20);
+    let mut writer = store.create(64 << 20).unwrap();
+    let space = |writer: &SpillWriter| writer.file.metadata().unwrap().blocks() * 512;
+    assert_eq!((store.used_bytes(), space(&writer)), (0, 0));
+    writer.write(b"x").unwrap();
+    assert_eq!(store.used_bytes(), SPILL_STEP_BYTES);
+    assert!(space(&writer) <= SPILL_STEP_BYTES + BLOCK_BYTES);
+    let piece = vec![7; 1 << 20];
+    writer.write(&piece).unwrap();
+    assert_eq!(store.used_bytes(), 2 * SPILL_STEP_BYTES);
+    assert!(space(&writer) <= 2 * SPILL_STEP_BYTES + BLOCK_BYTES);
+    drop(writer);
+    assert_eq!((store.used_bytes(), files(&store)), (0, 0));
+}
+
+#[test]
+fn upload_that_finds_the_store_full_in_its_middle_is_refused_and_gives_its_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SpillStore::open(dir.path(), 4 << 20).bounded(3 << 20);
+    let mut first = store.create(3 << 20).unwrap();
+    let mut second = store.create(3 << 20).unwrap();
+    first.write(&vec![1; 2 << 20]).unwrap();
+    second.write(&[2]).unwrap();
+    let refused = first.write(&[1]).unwrap_err();
+    let SpillError::NoRoom { bytes, used, limit } = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!((bytes, used, limit), (1 << 20, 3 << 20, 3 << 20));
+    drop(first);
+    assert_eq!(store.used_bytes(), 1 << 20);
+    second.write(&vec![2; (3 << 20) - 1]).unwrap();
+    second.finish().unwrap();
+    assert_eq!((store.used_bytes(), files(&store)), (3 << 20, 1));
+}
+
+#[test]
 fn blob_above_the_limit_is_refused() {
     let (_dir, store) = store();
     assert!(matches!(
@@ -165,7 +205,9 @@ fn all_blobs_together_stay_below_the_bound() {
     let (_dir, store) = store();
     let store = store.bounded(1000);
     let first = store.store(&[1; 600]).unwrap();
-    let under_way = store.clone().create(300).unwrap();
+    let mut under_way = store.clone().create(300).unwrap();
+    assert_eq!(store.used_bytes(), 600, "no byte has come");
+    under_way.write(&[2]).unwrap();
     let refused = store.store(&[3; 101]).unwrap_err();
     assert!(
         matches!(

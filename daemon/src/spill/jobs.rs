@@ -1,0 +1,67 @@
+//! The core's way to the spill thread: handing over never waits, and the queue is bounded by construction.
+//!
+//! Invariant: each upload has at most one job under way, which is its owner's to keep, and one removal is. The queue has a place for
+//! each of them, and for the last removal. Tested in `core_cell/uploads/`.
+
+use std::sync::mpsc;
+
+use qtf_shm::BlobRef;
+
+use super::thread::{Job, Step, UploadKey};
+
+/// LIMIT: files that one job removes.
+pub(crate) const REMOVED_AT_ONCE: usize = 64;
+
+/// The way to the spill thread, which ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct SpillJobs {
+    jobs: mpsc::SyncSender<Job>,
+    is_removing: bool,
+}
+
+impl SpillJobs {
+    /// A queue for so many uploads.
+    pub(super) fn new(uploads_max: usize) -> (Self, mpsc::Receiver<Job>) {
+        // LIMIT: one for each upload, a removal, and the last one.
+        let (jobs, taken) = mpsc::sync_channel(uploads_max.saturating_add(2));
+        let jobs = Self {
+            jobs,
+            is_removing: false,
+        };
+        (jobs, taken)
+    }
+
+    /// Hands over what is to be done for an upload that has nothing under way. False if the thread has ended.
+    pub(crate) fn hand(&self, key: UploadKey, step: Step) -> bool {
+        self.send(Job::Upload(key, step))
+    }
+
+    /// Whether files are being removed: others wait until that is done.
+    pub(crate) const fn is_removing(&self) -> bool {
+        self.is_removing
+    }
+
+    /// Has files removed that were given up; none may be under removal.
+    pub(crate) fn remove(&mut self, files: Vec<BlobRef>) {
+        self.is_removing = self.send(Job::Remove(files));
+    }
+
+    /// A removal is done.
+    pub(crate) const fn removed(&mut self) {
+        self.is_removing = false;
+    }
+
+    /// The last removal, behind everything that was handed over; the thread ends then.
+    pub(crate) fn remove_last(self, files: Vec<BlobRef>) {
+        self.send(Job::Remove(files));
+    }
+
+    fn send(&self, job: Job) -> bool {
+        let sent = self.jobs.try_send(job);
+        if let Err(error) = &sent {
+            // There is a place for each that may be under way, so it has ended.
+            tracing::error!(%error, "the spill thread takes no job");
+        }
+        sent.is_ok()
+    }
+}

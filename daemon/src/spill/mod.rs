@@ -1,0 +1,13 @@
+//! Spill files as the daemon makes and removes them: on a thread of their own, because a disk may keep whoever touches it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `thread.rs` | the thread: makes, writes, syncs and removes files, one job after the other |
+//! | `jobs.rs` | the core's end: hands jobs over, within bounds |
+//! | `driver.rs` | the task that brings answers to the core |
+//!
+//! Which uploads there are, and what they may hold, is the core's (`core_cell/uploads/`).
+
+pub(crate) mod driver;
+pub(crate) mod jobs;
+pub(crate) mod thread;

@@ -1,0 +1,200 @@
+//! Uploads and a disk that is slow, full, or does not answer.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use qtf_daemon::journal::faults::DiskFaults;
+use qtf_daemon::{Daemon, RunningDaemon, Settings};
+use qtf_proto::refusal::refusal_of;
+use qtf_proto::v1::*;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status};
+
+use crate::support::{Peer, RawWorker, hello, noop, run, small, until};
+
+/// Space that an upload takes at once.
+const STEP_BYTES: u64 = 1 << 20;
+/// What the checksums and the file system take on top.
+const SLACK_BYTES: u64 = 64 << 10;
+
+/// The disk of spill files, as a test wants it.
+#[derive(Debug, Default)]
+struct Disk {
+    state: Mutex<State>,
+    woken: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    hangs: bool,
+    is_full: bool,
+    /// Jobs that have come as far as this.
+    seen: u64,
+}
+
+impl Disk {
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.woken.notify_all();
+    }
+
+    fn seen(&self) -> u64 {
+        self.state.lock().unwrap().seen
+    }
+}
+
+impl DiskFaults for Disk {
+    fn spill(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        state.seen += 1;
+        let state = self.woken.wait_while(state, |state| state.hangs).unwrap();
+        state.is_full
+    }
+}
+
+fn start(folder: &Path, disk: &Arc<Disk>) -> RunningDaemon {
+    let faults: Arc<dyn DiskFaults> = Arc::clone(disk) as _;
+    let settings = Settings::private_with(small()).unwrap();
+    let settings = settings.spill_dir(folder.to_owned()).disk_faults(faults);
+    Daemon::start(settings).unwrap()
+}
+
+/// Space that the files of a folder take on the disk.
+fn space(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    let blocks = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.blocks()));
+    blocks.sum::<u64>() * 512
+}
+
+fn chunk(total: u64, bytes: usize) -> UploadChunk {
+    UploadChunk {
+        session: 0,
+        total_bytes: total,
+        data: vec![7; bytes].into(),
+    }
+}
+
+/// An upload that goes on as the test says.
+struct Upload {
+    chunks: mpsc::Sender<UploadChunk>,
+    call: JoinHandle<Result<Response<UploadReceipt>, Status>>,
+}
+
+impl Upload {
+    async fn begin(peer: &Peer, first: UploadChunk) -> Self {
+        let (chunks, stream) = mpsc::channel(4);
+        chunks.send(first).await.unwrap();
+        let mut plm = peer.plm.clone();
+        let call =
+            tokio::spawn(async move { plm.upload_payload(ReceiverStream::new(stream)).await });
+        Self { chunks, call }
+    }
+
+    async fn finish(self) -> Result<u64, Status> {
+        drop(self.chunks);
+        let receipt = self.call.await.unwrap();
+        Ok(receipt?.into_inner().upload)
+    }
+}
+
+#[test]
+fn many_uploads_that_announce_much_and_send_a_byte_take_a_step_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let daemon = start(folder.path(), &disk);
+    run(async {
+        let peer = Peer::new(&daemon).await;
+        let mut uploads = Vec::new();
+        for _ in 0..64 {
+            uploads.push(Upload::begin(&peer, chunk(64 << 20, 1)).await);
+        }
+        // Each was begun and has written its byte; nothing is left to be done for it.
+        until(async || disk.seen() >= 2 * 64).await;
+        let files = || std::fs::read_dir(folder.path()).map_or(0, Iterator::count);
+        assert_eq!(files(), 64);
+        let taken = space(folder.path());
+        assert!(taken <= 64 * (STEP_BYTES + SLACK_BYTES), "{taken}");
+        for upload in uploads {
+            upload.call.abort();
+        }
+        until(async || files() == 0).await;
+    });
+}
+
+#[test]
+fn disk_of_spill_files_that_hangs_keeps_uploads_and_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let daemon = start(folder.path(), &disk);
+    run(async {
+        let uploading = Peer::new(&daemon).await;
+        let first = Upload::begin(&uploading, chunk(100_000, 50_000)).await;
+        until(async || disk.seen() >= 2).await;
+        disk.set(|state| state.hangs = true);
+        first.chunks.send(chunk(0, 50_000)).await.unwrap();
+        let second = Upload::begin(&uploading, chunk(10, 10)).await;
+        until(async || disk.seen() >= 3).await;
+        // The rest of the daemon goes on: a task is taken, run, and its end told.
+        let mut peer = Peer::new(&daemon).await;
+        let mut worker = RawWorker::join(&mut peer, hello(1), 1).await;
+        for _ in 0..10 {
+            let task = peer.submit(noop(b"x")).await.unwrap();
+            let assignment = worker.assignments().await.remove(0);
+            let told = worker.finish(assignment.task.unwrap(), b"out").await;
+            assert_eq!(told, ResultDisposition::Recorded);
+            assert_eq!(peer.state(task).await, TaskState::Done);
+            let more = DispatchRequest {
+                credits: 1,
+                ..DispatchRequest::default()
+            };
+            worker.grants.send(more).await.unwrap();
+        }
+        assert!(!first.call.is_finished() && !second.call.is_finished());
+        disk.set(|state| state.hangs = false);
+        for upload in [first, second] {
+            let receipt = upload.finish().await.unwrap();
+            let task = TaskSpec {
+                payload_upload: receipt,
+                ..noop(b"")
+            };
+            peer.submit(task).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn disk_that_is_full_in_the_middle_of_an_upload_is_named_with_what_helps_and_the_space_is_free_again()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let daemon = start(folder.path(), &disk);
+    run(async {
+        let peer = Peer::new(&daemon).await;
+        let upload = Upload::begin(&peer, chunk(3 << 20, 100_000)).await;
+        until(async || disk.seen() >= 2).await;
+        assert!(space(folder.path()) > 0);
+        disk.set(|state| state.is_full = true);
+        upload.chunks.send(chunk(0, 100_000)).await.unwrap();
+        let refused = upload.finish().await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+        let refusal = refusal_of(&refused).unwrap();
+        assert_eq!(refusal.reason(), RefusalReason::SpillFailed);
+        assert!(refusal.retry_after_ms > 0);
+        let dir = folder.path().display().to_string();
+        assert!(refusal.message.contains(&dir), "{}", refusal.message);
+        assert!(
+            refusal.message.contains("free some space"),
+            "{}",
+            refusal.message
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        disk.set(|state| state.is_full = false);
+        let again = Upload::begin(&peer, chunk(10, 10)).await;
+        again.finish().await.unwrap();
+    });
+}
