@@ -107,9 +107,10 @@ impl Hands {
         let is_full = self.faults.as_ref().is_some_and(|faults| faults.spill());
         match job {
             Job::Upload(key, step) => {
-                let answer = match &step {
-                    Step::Write(data) if is_full => Err(self.full(data.len())),
-                    _ => self.step(key, step),
+                let answer = if let (Step::Write(data), true) = (&step, is_full) {
+                    Err(self.full(data.len()))
+                } else {
+                    self.step(key, step)
                 };
                 if answer.is_err() {
                     // Nothing more comes of it: its space is free now, not when its peer has been told.
