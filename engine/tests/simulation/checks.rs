@@ -211,7 +211,7 @@ impl World {
         let mut unserved = Vec::new();
         for &id in self.model.tasks.keys() {
             let state = segment.state(id.slot());
-            if !state.is_of(id) || self.is_in_hands(id) {
+            if !state.is_of(id) || self.is_in_hands(id) && state.phase() != Phase::Ready {
                 continue;
             }
             match state.phase() {
@@ -233,6 +233,10 @@ impl World {
                 .iter()
                 .find(|worker| is_free(worker) && self.fits(id, &worker.kinds));
             if let Some(worker) = free {
+                if self.is_in_hands(id) {
+                    // Who stands still in the middle of giving it back may not have put its leaf there: it may be the head, and need not.
+                    continue;
+                }
                 unserved.push(((id, worker.id), worker.link.beats));
                 break;
             }
@@ -249,6 +253,7 @@ impl World {
         for local in &self.locals {
             let waits = ready.iter().take(64).find(|&&(_, id)| {
                 self.local_offers(local, id)
+                    && !self.is_in_hands(id)
                     && local.holds.len() < local.capacity
                     && segment.task(id.slot()).losses() <= LOSSES_MAX
                     && segment.worker(local.id.slot()).state().has_room()
