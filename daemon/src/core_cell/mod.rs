@@ -32,7 +32,7 @@ pub(crate) mod uploads;
 pub(crate) mod watches;
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ use door::Door;
 use journal::Journal;
 use lists::Lists;
 use neighbours::Neighbours;
-use routes::Routes;
+use routes::{Routes, Undelivered};
 use stability::Stability;
 use uploads::Uploads;
 use watches::{STEPS, Watches};
@@ -68,6 +68,8 @@ thread_local! {
 pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) routes: Routes,
+    /// Assignments that were never sent and go back to the queue, by their worker.
+    undelivered: BTreeMap<WorkerId, Undelivered>,
     pub(crate) watches: Watches,
     pub(crate) lists: Lists,
     pub(crate) uploads: Uploads,
@@ -150,6 +152,7 @@ impl Core {
         let watches_max = slots.saturating_mul(2).max(1 << 16);
         Self {
             routes: Routes::default(),
+            undelivered: BTreeMap::new(),
             lists: Lists::default(),
             watches: Watches::new(slots, watches_max),
             stability: Stability::starting_at(engine.durable_lsn()),
@@ -221,6 +224,7 @@ impl Core {
     fn tend(&mut self) -> u64 {
         let mut steps = self.watches.tend().saturating_add(self.stability.tend());
         steps = steps.saturating_add(self.lists.tend());
+        steps = steps.saturating_add(self.routes.tend());
         if self.is_stopping {
             steps = steps.saturating_add(self.wake_for_stop());
         }
@@ -249,7 +253,8 @@ impl Core {
         self.engine.set_wall(now, self.unix_ms());
         self.age.look(now);
         self.neighbours.look(&mut self.engine, now);
-        let mut work = self.engine.cycle(now).get();
+        let mut work = self.tend_undelivered(now);
+        work = work.saturating_add(self.engine.cycle(now).get());
         while let Some(effect) = self.engine.pop_effect() {
             work = work.saturating_add(1);
             self.route(effect);
@@ -316,21 +321,47 @@ impl Core {
     fn route(&mut self, effect: Effect) {
         if let Effect::Finished { task, phase } = effect {
             self.watches.finished(task, phase);
-        } else if let Some((worker, undelivered)) = self.routes.route(effect) {
-            self.void_credits(worker, &[undelivered]);
+        } else if let Some((worker, task, attempt)) = self.routes.route(effect) {
+            self.void_credits(worker, VecDeque::from([(0, (task, attempt))]));
         }
     }
 
     /// A worker has no dispatch stream (any more): its credits are void, and what was assigned to it but
-    /// never sent goes back to the queue.
-    pub(crate) fn void_credits(&mut self, worker: WorkerId, undelivered: &[TaskRef]) {
+    /// never sent goes back to the queue, in the turns that follow.
+    pub(crate) fn void_credits(&mut self, worker: WorkerId, mut undelivered: Undelivered) {
         let now = self.now();
         if let Err(error) = self.engine.worker_credits(now, worker, 0, true) {
             tracing::debug!(%worker, %error, "no credits to void");
         }
-        for asked in undelivered {
-            self.engine.dispatch_undelivered(now, worker, *asked);
+        if !undelivered.is_empty() {
+            let waiting = self.undelivered.entry(worker).or_default();
+            waiting.append(&mut undelivered);
         }
+    }
+
+    /// The engine itself takes back what the worker does not hold.
+    pub(crate) fn forget_undelivered(&mut self, worker: WorkerId) {
+        self.undelivered.remove(&worker);
+    }
+
+    /// Gives back some assignments that were never sent. Returns how many.
+    fn tend_undelivered(&mut self, now: Now) -> u64 {
+        for step in 0..STEPS {
+            let Some(mut first) = self.undelivered.first_entry() else {
+                return u64::try_from(step).unwrap_or(u64::MAX);
+            };
+            let worker = *first.key();
+            let next = first.get_mut().pop_front();
+            if first.get().is_empty() {
+                first.remove();
+            }
+            if let Some((_, (task, attempt))) = next {
+                let attempt = attempt.into();
+                let asked = TaskRef { task, attempt };
+                self.engine.dispatch_undelivered(now, worker, asked);
+            }
+        }
+        u64::try_from(STEPS).unwrap_or(u64::MAX)
     }
 
     fn next_deadline(&self) -> Option<Now> {
@@ -478,4 +509,37 @@ pub(crate) fn test_core(folder: &std::path::Path) -> Core {
         wake: Rc::new(Notify::new()),
     };
     Core::new(engine, parts, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qtf_shm::TaskId;
+
+    #[test]
+    fn assignments_that_were_never_sent_go_back_a_bounded_number_a_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut core = test_core(folder.path());
+        let worker = |slot: u64| WorkerId::from_raw((1 << 12) | slot).unwrap();
+        for slot in 0..3 {
+            let assignments = (1..=1_000).map(|number| {
+                let task = TaskId::from_raw((number << 24) | slot).unwrap();
+                (number, (task, 1))
+            });
+            core.void_credits(worker(slot), assignments.collect());
+        }
+        let left = |core: &Core| core.undelivered.values().map(VecDeque::len).sum::<usize>();
+        assert_eq!(left(&core), 3_000, "the call itself gives nothing back");
+        core.forget_undelivered(worker(1));
+        assert_eq!(left(&core), 2_000);
+        let mut turns = 0;
+        while left(&core) > 0 {
+            let before = left(&core);
+            assert!(core.turn() > 0, "so that the next turn comes at once");
+            assert!(before - left(&core) <= STEPS);
+            turns += 1;
+        }
+        assert_eq!(turns, 2);
+        assert!(core.undelivered.is_empty());
+    }
 }

@@ -10,14 +10,18 @@
 //! Invariants:
 //! - I1: a route belongs to one worker id; a hello of the slot's next tenant replaces it.
 //! - I2: at most one dispatch stream and one session serve a route, the latest; an earlier one ends.
+//! - I3: no call takes longer because more orders wait, or because there are more workers: what is for all of them is done by
+//!   [`Routes::tend`], at most [`STEPS`] a turn.
 //!
 //! Tested at the end of this file.
 
 use std::collections::{HashSet, VecDeque};
 use std::task::Waker;
 
-use qtf_engine::{Effect, StopReason, TaskRef};
+use qtf_engine::{Effect, StopReason};
 use qtf_shm::{TaskId, WorkerId};
+
+use super::watches::STEPS;
 
 /// LIMIT: stops may come on top of assignments; beyond this the worker is hopeless and loses orders. The engine takes
 /// assignments back and says stops again.
@@ -56,7 +60,11 @@ pub(crate) struct WorkerRoute {
     pub(crate) token: u64,
     /// Where it is, for lists.
     pub(crate) address: String,
-    orders: VecDeque<Order>,
+    /// What waits, each with its place in the order in which it came.
+    assignments: Undelivered,
+    stop_orders: VecDeque<(u64, (TaskId, u8, StopReason))>,
+    probe: Option<(u64, u64)>,
+    last_order: u64,
     /// The attempts for which a stop is among the orders.
     stops: HashSet<(TaskId, u8, StopReason)>,
     notices: Notices,
@@ -81,7 +89,12 @@ impl Drop for ProcessWatch {
 pub(crate) struct Routes {
     workers: Vec<Option<Box<WorkerRoute>>>,
     last_key: u64,
+    /// The next worker whose streams are to look again, while all are being woken.
+    waking: Option<usize>,
 }
+
+/// Assignments that were never sent, in their order.
+pub(crate) type Undelivered = VecDeque<(u64, (TaskId, u8))>;
 
 impl Routes {
     /// A name for a new stream.
@@ -117,9 +130,8 @@ impl Routes {
             route.notices = Notices::default();
             // Assignments that waited were never sent: the engine takes them back, as the worker does not hold them. A
             // hello is the answer to a probe.
-            route
-                .orders
-                .retain(|order| matches!(order, Order::Stop { .. }));
+            route.assignments = VecDeque::new();
+            route.probe = None;
             route.process_watch = None;
             if let Some((_, Some(waker))) = route.session.replace((key, None)) {
                 waker.wake();
@@ -135,7 +147,10 @@ impl Routes {
             id,
             token,
             address,
-            orders: VecDeque::new(),
+            assignments: VecDeque::new(),
+            stop_orders: VecDeque::new(),
+            probe: None,
+            last_order: 0,
             stops: HashSet::new(),
             notices: Notices::default(),
             dispatch: None,
@@ -167,12 +182,12 @@ impl Routes {
         id: WorkerId,
         token: u64,
         key: StreamKey,
-    ) -> Option<Vec<TaskRef>> {
+    ) -> Option<Undelivered> {
         let route = self.get_mut(id).filter(|route| route.token == token)?;
         if let Some((_, Some(waker))) = route.dispatch.replace((key, None)) {
             waker.wake();
         }
-        Some(route.take_assignments())
+        Some(std::mem::take(&mut route.assignments))
     }
 
     /// Whether some worker has this token.
@@ -189,7 +204,7 @@ impl Routes {
         if route.dispatch.as_ref()?.0 != key {
             return None;
         }
-        let order = route.orders.pop_front()?;
+        let order = route.pop_order()?;
         if let Order::Stop {
             task,
             attempt,
@@ -238,10 +253,10 @@ impl Routes {
 
     /// The dispatch stream `key` is gone. If it was the one of its worker, the assignments that it had not
     /// sent come back; its credits are void then.
-    pub(crate) fn close_dispatch(&mut self, id: WorkerId, key: StreamKey) -> Option<Vec<TaskRef>> {
+    pub(crate) fn close_dispatch(&mut self, id: WorkerId, key: StreamKey) -> Option<Undelivered> {
         let route = self.get_mut(id)?;
         route.dispatch.take_if(|(now, _)| *now == key)?;
-        Some(route.take_assignments())
+        Some(std::mem::take(&mut route.assignments))
     }
 
     /// The session `key` is gone. True if it was the one of its worker.
@@ -261,15 +276,32 @@ impl Routes {
         }
     }
 
-    /// Every stream looks again.
+    /// Every stream looks again, in the turns that follow.
     pub(crate) fn wake_all(&mut self) {
-        for route in self.workers.iter().flatten() {
+        self.waking = Some(0);
+    }
+
+    /// Goes on with waking everybody, a bounded number of workers. Returns how many.
+    pub(crate) fn tend(&mut self) -> usize {
+        let Some(from) = self.waking else {
+            return 0;
+        };
+        let until = from.saturating_add(STEPS).min(self.workers.len());
+        for route in self
+            .workers
+            .get(from..until)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             route.wake_both();
         }
+        self.waking = (until < self.workers.len()).then_some(until);
+        until.saturating_sub(from)
     }
 
     /// Brings an effect to the worker that it is for. An assignment that no stream can take comes back.
-    pub(crate) fn route(&mut self, effect: Effect) -> Option<(WorkerId, TaskRef)> {
+    pub(crate) fn route(&mut self, effect: Effect) -> Option<(WorkerId, TaskId, u8)> {
         match effect {
             Effect::Dispatch {
                 worker,
@@ -280,7 +312,7 @@ impl Routes {
                     .get(worker)
                     .is_some_and(|route| route.dispatch.is_some());
                 if !has_stream || !self.order(worker, Order::Assign { task, attempt }) {
-                    return Some((worker, task_ref(task, attempt)));
+                    return Some((worker, task, attempt));
                 }
             }
             Effect::Stop {
@@ -304,7 +336,9 @@ impl Routes {
             Effect::Evict { worker } => {
                 if let Some(route) = self.get_mut(worker) {
                     tracing::warn!(%worker, address = route.address, "worker lost");
-                    route.orders.clear();
+                    route.assignments = VecDeque::new();
+                    route.stop_orders = VecDeque::new();
+                    route.probe = None;
                     route.stops.clear();
                     route.notices.evicted = true;
                     // It may be stopped for ever; nobody waits for its end any more.
@@ -329,7 +363,12 @@ impl Routes {
             tracing::debug!(%worker, ?order, "no route to this worker");
             return false;
         };
-        if route.orders.len() >= ORDERS_MAX {
+        if route
+            .stop_orders
+            .len()
+            .saturating_add(route.assignments.len())
+            >= ORDERS_MAX
+        {
             tracing::debug!(%worker, ?order, "too much waits for this worker");
             return false;
         }
@@ -342,31 +381,51 @@ impl Routes {
             Order::Assign { .. } | Order::Probe { .. } => false,
         };
         if !waits_already {
-            route.orders.push_back(order);
+            route.push_order(order);
         }
         wake(&route.dispatch);
         true
     }
 }
 
-fn task_ref(task: TaskId, attempt: u8) -> TaskRef {
-    TaskRef {
-        task,
-        attempt: attempt.into(),
-    }
-}
-
 impl WorkerRoute {
-    fn take_assignments(&mut self) -> Vec<TaskRef> {
-        let mut taken = Vec::new();
-        self.orders.retain(|order| match *order {
+    fn push_order(&mut self, order: Order) {
+        self.last_order = self.last_order.saturating_add(1);
+        let place = self.last_order;
+        match order {
             Order::Assign { task, attempt } => {
-                taken.push(task_ref(task, attempt));
-                false
+                self.assignments.push_back((place, (task, attempt)));
             }
-            Order::Stop { .. } | Order::Probe { .. } => true,
-        });
-        taken
+            Order::Stop {
+                task,
+                attempt,
+                reason,
+            } => self.stop_orders.push_back((place, (task, attempt, reason))),
+            // The answer to an earlier one would be too late.
+            Order::Probe { nonce } => self.probe = Some((place, nonce)),
+        }
+    }
+
+    /// The order that came first.
+    fn pop_order(&mut self) -> Option<Order> {
+        let assign = self.assignments.front().map(|(place, _)| *place);
+        let stop = self.stop_orders.front().map(|(place, _)| *place);
+        let probe = self.probe.map(|(place, _)| place);
+        let first = [assign, stop, probe].into_iter().flatten().min();
+        if first.is_some() && first == probe {
+            let (_, nonce) = self.probe.take()?;
+            return Some(Order::Probe { nonce });
+        }
+        if first.is_some() && first == stop {
+            let (_, (task, attempt, reason)) = self.stop_orders.pop_front()?;
+            return Some(Order::Stop {
+                task,
+                attempt,
+                reason,
+            });
+        }
+        let (_, (task, attempt)) = self.assignments.pop_front()?;
+        Some(Order::Assign { task, attempt })
     }
 
     fn wake_both(&self) {
@@ -461,7 +520,7 @@ mod tests {
         routes.route(stop);
         routes.close_dispatch(id, first);
         let second = routes.next_key();
-        assert_eq!(routes.open_dispatch(id, 7, second), Some(Vec::new()));
+        assert_eq!(routes.open_dispatch(id, 7, second), Some(VecDeque::new()));
         assert!(matches!(
             routes.next_order(id, second),
             Some(Order::Stop { .. })
@@ -485,7 +544,7 @@ mod tests {
         routes.open_session(id, 7, "here".into(), session);
         routes.route(stop);
         let stream = routes.next_key();
-        assert_eq!(routes.open_dispatch(id, 7, stream), Some(Vec::new()));
+        assert_eq!(routes.open_dispatch(id, 7, stream), Some(VecDeque::new()));
         for _ in 0..2 {
             assert!(matches!(
                 routes.next_order(id, stream),
@@ -514,6 +573,75 @@ mod tests {
         assert_eq!(routes.next_order(new, stream), None);
         routes.route(dispatch(old));
         assert_eq!(routes.next_order(new, stream), None);
+    }
+
+    #[test]
+    fn orders_of_all_kinds_come_out_in_the_order_they_came_in_and_a_probe_once() {
+        let id = worker(3, 1);
+        let (mut routes, stream) = with_worker(id);
+        let task = |number: u64| TaskId::from_raw(number << 24).unwrap();
+        let assign = |number| Effect::Dispatch {
+            worker: id,
+            task: task(number),
+            attempt: 1,
+        };
+        let stop = |number| Effect::Stop {
+            worker: id,
+            task: task(number),
+            attempt: 1,
+            reason: StopReason::Cancelled,
+        };
+        let probe = |nonce| Effect::Probe { worker: id, nonce };
+        for effect in [probe(1), assign(1), stop(1), assign(2), probe(2), stop(2)] {
+            assert_eq!(routes.route(effect), None);
+        }
+        let mut told = String::new();
+        while let Some(order) = routes.next_order(id, stream) {
+            told.push_str(match order {
+                Order::Assign { .. } => "a",
+                Order::Stop { .. } => "s",
+                Order::Probe { nonce } => {
+                    assert_eq!(nonce, 2, "the answer to the earlier one would be too late");
+                    "p"
+                }
+            });
+        }
+        assert_eq!(told, "asaps");
+    }
+
+    #[test]
+    fn waking_all_workers_takes_a_bounded_number_of_steps_a_turn() {
+        struct Woken(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Woken {
+            fn wake(self: std::sync::Arc<Self>) {
+                // ORDERING: a count, read by the thread that counts.
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let woken = std::sync::Arc::new(Woken(Default::default()));
+        let waker = Waker::from(std::sync::Arc::clone(&woken));
+        let mut routes = Routes::default();
+        for slot in 0..3_000 {
+            let id = worker(slot, 1);
+            let key = routes.next_key();
+            routes.open_session(id, 7, String::new(), key);
+            routes.park_session(id, key, &waker);
+        }
+        // ORDERING: as above.
+        let count = || woken.0.load(std::sync::atomic::Ordering::Relaxed);
+        routes.wake_all();
+        assert_eq!(count(), 0, "the call itself wakes nobody");
+        let mut turns = 0;
+        loop {
+            let before = count();
+            let steps = routes.tend();
+            assert!(count() - before <= STEPS && steps <= STEPS);
+            if steps == 0 {
+                break;
+            }
+            turns += 1;
+        }
+        assert_eq!((count(), turns), (3_000, 3));
     }
 
     #[test]

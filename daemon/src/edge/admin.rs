@@ -13,6 +13,7 @@ use qtf_proto::v1::{
 use qtf_shm::{Now, WorkerId, WorkerPhase};
 use tonic::{Request, Response, Status};
 
+use super::stripes::{self, Stripe};
 use super::{read, status};
 use crate::core_cell::journal::{Journal, JournalState as State};
 use crate::core_cell::{self, Core};
@@ -37,7 +38,7 @@ impl Admin for AdminEdge {
         &self,
         _request: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = core_cell::look(workers).ok_or_else(status::gone)?;
+        let workers = stripes::collect(workers).await?;
         Ok(Response::new(ListWorkersResponse { workers }))
     }
 
@@ -45,7 +46,7 @@ impl Admin for AdminEdge {
         &self,
         _request: Request<ListClientsRequest>,
     ) -> Result<Response<ListClientsResponse>, Status> {
-        let clients = core_cell::look(clients).ok_or_else(status::gone)?;
+        let clients = stripes::collect(clients).await?;
         Ok(Response::new(ListClientsResponse { clients }))
     }
 
@@ -208,11 +209,11 @@ fn journal_info(core: &Core, journal: &Journal) -> JournalInfo {
     }
 }
 
-fn workers(core: &Core) -> Vec<WorkerInfo> {
+/// The next workers of a list.
+fn workers(core: &Core, stripe: &mut Stripe<WorkerInfo>) {
     let count = u16::try_from(core.segment().geometry().workers()).unwrap_or(u16::MAX);
-    (0..count)
-        .filter_map(|number| core.segment().worker_index(number))
-        .filter_map(|index| {
+    stripe.read(count, |number| {
+        core.segment().worker_index(number).and_then(|index| {
             let record = core.segment().read_worker(index)?.record;
             let state = match record.state.phase() {
                 WorkerPhase::Free | WorkerPhase::Joining | WorkerPhase::Reserved => {
@@ -246,14 +247,15 @@ fn workers(core: &Core) -> Vec<WorkerInfo> {
                 load_milli: record.load_milli,
             })
         })
-        .collect()
+    });
 }
 
-fn clients(core: &Core) -> Vec<ClientInfo> {
+/// The next clients of a list; record 0 is nobody's.
+fn clients(core: &Core, stripe: &mut Stripe<ClientInfo>) {
     let count = u16::try_from(core.segment().geometry().clients()).unwrap_or(u16::MAX);
-    (1..count)
-        .filter_map(|number| core.segment().client_index(number))
-        .filter_map(|index| {
+    stripe.read(count, |number| {
+        let index = core.segment().client_index(number).filter(|_| number > 0);
+        index.and_then(|index| {
             let record = core.segment().read_client(index)?.record;
             record.used.then(|| ClientInfo {
                 client_id: index.get().into(),
@@ -269,5 +271,5 @@ fn clients(core: &Core) -> Vec<ClientInfo> {
                 tasks_submitted: record.submitted,
             })
         })
-        .collect()
+    });
 }

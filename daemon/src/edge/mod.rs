@@ -13,7 +13,7 @@
 //! | `scheduler.rs` | assignments to workers |
 //! | `register.rs`, `worker_session.rs`, `results.rs`, `client_session.rs` | sessions |
 //! | `transfer.rs` | payloads and outputs that are too large for a message |
-//! | `admin.rs` | operators |
+//! | `admin.rs`, `stripes.rs` | operators |
 //! | `status.rs` | refusals as gRPC statuses, all of them |
 //! | `read.rs` | records of the segment as messages |
 //! | `peer.rs` | who speaks on a connection |
@@ -31,6 +31,7 @@ pub(crate) mod results;
 pub(crate) mod scheduler;
 pub(crate) mod service;
 pub(crate) mod status;
+pub(crate) mod stripes;
 pub(crate) mod submit;
 pub(crate) mod transfer;
 pub(crate) mod watch;

@@ -126,7 +126,7 @@ impl DispatchStream {
                         .routes
                         .open_dispatch(worker, request.token, key)
                         .ok_or_else(no_session)?;
-                    core.void_credits(worker, &undelivered);
+                    core.void_credits(worker, undelivered);
                     worker
                 }
             };
@@ -202,7 +202,7 @@ impl Drop for DispatchStream {
             // the end of its credits.
             core_cell::enter(|core| {
                 if let Some(undelivered) = core.routes.close_dispatch(worker, self.key) {
-                    core.void_credits(worker, &undelivered);
+                    core.void_credits(worker, undelivered);
                 }
             });
         }

@@ -159,6 +159,7 @@ impl WorkerSessionStream {
         let address = peer.map_or_else(|| "unknown".to_owned(), ToString::to_string);
         tracing::info!(worker = %welcome.id, name = hello.name, address, capacity = hello.capacity,
             again = welcome.is_known, "worker joined");
+        core.forget_undelivered(welcome.id);
         core.routes
             .open_session(welcome.id, welcome.token, address, self.key);
         watch_process(core, welcome.id, peer);
