@@ -452,6 +452,9 @@ fn park(slot: &mut (StreamKey, Option<Waker>), key: StreamKey, waker: &Waker) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::task::Wake;
+
     use super::*;
 
     fn worker(slot: u16, incarnation: u32) -> WorkerId {
@@ -611,15 +614,14 @@ mod tests {
 
     #[test]
     fn waking_all_workers_takes_a_bounded_number_of_steps_a_turn() {
-        struct Woken(std::sync::atomic::AtomicUsize);
-        impl std::task::Wake for Woken {
-            fn wake(self: std::sync::Arc<Self>) {
-                // ORDERING: a count, read by the thread that counts.
-                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        struct Woken(mpsc::Sender<()>);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.send(()).expect("somebody counts");
             }
         }
-        let woken = std::sync::Arc::new(Woken(Default::default()));
-        let waker = Waker::from(std::sync::Arc::clone(&woken));
+        let (woken, count) = mpsc::channel();
+        let waker = Waker::from(Arc::new(Woken(woken)));
         let mut routes = Routes::default();
         for slot in 0..3_000 {
             let id = worker(slot, 1);
@@ -627,21 +629,15 @@ mod tests {
             routes.open_session(id, 7, String::new(), key);
             routes.park_session(id, key, &waker);
         }
-        // ORDERING: as above.
-        let count = || woken.0.load(std::sync::atomic::Ordering::Relaxed);
         routes.wake_all();
-        assert_eq!(count(), 0, "the call itself wakes nobody");
-        let mut turns = 0;
-        loop {
-            let before = count();
+        assert_eq!(count.try_iter().count(), 0, "the call itself wakes nobody");
+        let mut turns = Vec::new();
+        while routes.waking.is_some() {
             let steps = routes.tend();
-            assert!(count() - before <= STEPS && steps <= STEPS);
-            if steps == 0 {
-                break;
-            }
-            turns += 1;
+            assert_eq!(count.try_iter().count(), steps);
+            turns.push(steps);
         }
-        assert_eq!((count(), turns), (3_000, 3));
+        assert_eq!(turns, [STEPS, STEPS, 3_000 - 2 * STEPS]);
     }
 
     #[test]

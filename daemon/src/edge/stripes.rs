@@ -44,6 +44,9 @@ impl<T> Stripe<T> {
     }
 }
 
+/// Reads the next records of a list.
+type Read<T> = fn(&Core, &mut Stripe<T>);
+
 /// A place among the lists; given up when dropped.
 #[derive(Debug, Default)]
 struct Place(Option<Ticket>);
@@ -53,7 +56,8 @@ impl Place {
     fn poll_stripe<T>(
         &mut self,
         cx: &Context<'_>,
-        (stripe, read): (&mut Stripe<T>, fn(&Core, &mut Stripe<T>)),
+        stripe: &mut Stripe<T>,
+        read: Read<T>,
     ) -> Poll<Result<(), Status>> {
         // Whoever asks wakes the loop, so that there is a next turn.
         let is_read = core_cell::enter(|core| {
@@ -81,10 +85,10 @@ impl Drop for Place {
 }
 
 /// The whole list, over as many turns as it takes.
-pub(crate) async fn collect<T>(read: fn(&Core, &mut Stripe<T>)) -> Result<Vec<T>, Status> {
+pub(crate) async fn collect<T>(read: Read<T>) -> Result<Vec<T>, Status> {
     let (mut place, mut stripe) = (Place::default(), Stripe::new());
     while !stripe.is_over {
-        poll_fn(|cx| place.poll_stripe(cx, (&mut stripe, read))).await?;
+        poll_fn(|cx| place.poll_stripe(cx, &mut stripe, read)).await?;
     }
     Ok(stripe.found)
 }
@@ -119,7 +123,7 @@ mod tests {
     }
 
     /// Polls several lists to their ends; returns the turns, and the most records that were looked at in one of them.
-    fn turns_of(lists: usize, read: fn(&Core, &mut Stripe<u16>), found: usize) -> (u32, u32) {
+    fn turns_of(lists: usize, read: Read<u16>, found: usize) -> (u32, u32) {
         let mut cx = Context::from_waker(Waker::noop());
         let mut all: Vec<_> = (0..lists).map(|_| Box::pin(collect(read))).collect();
         let (mut turns, mut most) = (0, 0);
