@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use clap::Parser;
 use qtf_proto::address::Address;
+use qtf_worker::Containment;
 
 /// Runs the tasks of a Quantum Taskflow daemon on this machine.
 #[derive(Debug, Parser)]
@@ -35,6 +36,10 @@ pub(crate) struct Arguments {
     /// Give the worker's whole environment to programs
     #[arg(long)]
     pub(crate) inherit_environment: bool,
+    /// What holds the processes of a task together, so that all end with it: cgroup, namespace, supervisor or group; auto is
+    /// the first that works
+    #[arg(long, value_name = "WAY", default_value_t)]
+    pub(crate) contain: Containment,
     /// What is logged on stderr: error, warn, info, debug, trace, or a filter by module
     #[arg(long, value_name = "LEVEL", env = "QTF_LOG", default_value = "info")]
     pub(crate) log: String,

@@ -8,6 +8,7 @@ use qtf_proto::address::Address;
 use tokio::sync::mpsc;
 
 use crate::agent::{Agent, Control};
+use crate::contain::{ContainError, Presence};
 use crate::exec::ExecPolicy;
 use crate::handler::{HandlerError, Runner, TaskContext};
 
@@ -97,6 +98,9 @@ pub enum WorkerError {
         /// Which address, what is wrong, and what to do.
         cause: String,
     },
+    /// Programs cannot be contained as wanted.
+    #[error(transparent)]
+    Contain(#[from] ContainError),
 }
 
 impl WorkerBuilder {
@@ -235,6 +239,9 @@ impl Worker {
         shutdown: impl Future<Output = ()>,
         abort: impl Future<Output = ()>,
     ) -> Result<(), WorkerError> {
+        let runs_programs = self.settings.kinds.contains_key("exec");
+        let wanted = self.settings.exec.containment;
+        let _presence = runs_programs.then(|| Presence::begin(wanted)).transpose()?;
         let (orders, control) = mpsc::channel(2);
         let agent = Agent::new(self.settings, control).run();
         let drain = async {

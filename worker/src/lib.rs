@@ -25,13 +25,15 @@
 //! ```
 //!
 //! What is where: `builder` says what a worker is, `agent` keeps the connection and decides what runs,
-//! `attempt` runs one attempt of one task, `exec` runs programs, `sys` has the system calls.
+//! `attempt` runs one attempt of one task, `exec` runs programs, `contain` holds their processes
+//! together, `sys` has the system calls.
 //! Tested in `worker/tests/` against a daemon that misbehaves on purpose, and in `examples/tests/`
 //! against the real one.
 
 mod agent;
 mod attempt;
 mod builder;
+mod contain;
 mod descriptors;
 mod exec;
 mod handler;
@@ -41,6 +43,7 @@ mod sys;
 mod transfer;
 
 pub use builder::{BuildError, Worker, WorkerBuilder, WorkerError};
+pub use contain::{ContainError, Containment, prepare_containment};
 pub use descriptors::raise_descriptor_limit;
 pub use exec::ExecPolicy;
 pub use handler::{HandlerError, TaskContext};

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use qtf_proto::address::default_address;
-use qtf_worker::{ExecPolicy, Worker, raise_descriptor_limit};
+use qtf_worker::{ExecPolicy, Worker, prepare_containment, raise_descriptor_limit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use arguments::Arguments;
@@ -37,7 +37,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let policy = ExecPolicy::default()
         .output_limit_bytes(arguments.output_limit)
         .stop_grace(arguments.stop_grace)
-        .inherit_environment(arguments.inherit_environment);
+        .inherit_environment(arguments.inherit_environment)
+        .containment(arguments.contain);
     let mut worker = Worker::builder(address)
         .prefetch(arguments.prefetch)
         .drain_timeout(arguments.drain_timeout)
@@ -49,6 +50,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         worker = worker.slots(slots);
     }
     let worker = worker.build()?;
+    prepare_containment(arguments.contain)?;
     raise_descriptor_limit(worker.slots(), 0);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -28,16 +28,22 @@ pub enum Need {
     IpcNamespace,
     /// The right to an IPC namespace of one's own and to its limits.
     IpcLimits,
+    /// A cgroup of version 2 in which one may make others, and a kernel that kills one.
+    Cgroup,
+    /// The right to a pid namespace of one's own.
+    PidNamespace,
 }
 
 impl Need {
     /// Each of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::IoUring,
         Self::Strace,
         Self::Mount,
         Self::IpcNamespace,
         Self::IpcLimits,
+        Self::Cgroup,
+        Self::PidNamespace,
     ];
 
     /// Its word in `QTF_LACKS`.
@@ -49,6 +55,8 @@ impl Need {
             Self::Mount => "mount",
             Self::IpcNamespace => "ipc_namespace",
             Self::IpcLimits => "ipc_limits",
+            Self::Cgroup => "cgroup",
+            Self::PidNamespace => "pid_namespace",
         }
     }
 
@@ -89,9 +97,17 @@ impl Need {
                     "echo 50000000 > /proc/sys/kernel/shmmax",
                 ],
             ),
+            Self::Cgroup => succeeds("sh", &["-c", CGROUP]),
+            Self::PidNamespace => succeeds("unshare", &["--pid", "--fork", "true"]),
         }
     }
 }
+
+/// Makes a cgroup in the one that the shell is in, looks whether it can be killed, and removes it.
+const CGROUP: &str = "set -e; \
+    mount=$(awk '$0 ~ / - cgroup2 / {print $5; exit}' /proc/self/mountinfo); test -n \"$mount\"; \
+    own=$(sed -n s/^0:://p /proc/self/cgroup); folder=$mount$own/qtf-need-$$; \
+    mkdir $folder; trap 'rmdir $folder' EXIT; echo 1 > $folder/cgroup.kill";
 
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

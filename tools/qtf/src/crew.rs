@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 
 use qtf_daemon::{Daemon, RunningDaemon, Settings};
 use qtf_proto::address::Address;
-use qtf_worker::{ExecPolicy, Worker, WorkerError, raise_descriptor_limit};
+use qtf_worker::{
+    Containment, ExecPolicy, Worker, WorkerError, prepare_containment, raise_descriptor_limit,
+};
 use tokio::sync::oneshot;
 
 use crate::exit::{Exit, Failure};
@@ -47,10 +49,11 @@ pub(crate) fn default_slots() -> u16 {
 impl Crew {
     /// Starts a daemon and a worker that only this process can reach, for commands of its own user:
     /// they see the environment of the shell, as they would without a scheduler.
-    pub(crate) fn start_for_map(slots: u16) -> Result<Self, Failure> {
+    pub(crate) fn start_for_map(slots: u16, containment: Containment) -> Result<Self, Failure> {
         let policy = ExecPolicy::default()
             .output_limit_bytes(MAP_OUTPUT_BYTES_MAX)
-            .inherit_environment(true);
+            .inherit_environment(true)
+            .containment(containment);
         Crew::start(Settings::private(), 1, slots, &policy)
     }
 
@@ -61,6 +64,9 @@ impl Crew {
         slots: u16,
         policy: &ExecPolicy,
     ) -> Result<Self, Failure> {
+        // Before anything is opened: what guards the tasks takes a copy of this process.
+        prepare_containment(policy.containment)
+            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let running = u32::from(workers).saturating_mul(slots.into());
         raise_descriptor_limit(running, DAEMON_DESCRIPTORS);
         let daemon = Daemon::start(settings).map_err(|error| {

@@ -1,9 +1,10 @@
-//! Runs programs: one child, its process group, its three pipes, its end.
+//! Runs programs: one child, whatever it starts, its three pipes, its end.
 //!
 //! Invariants:
-//! - E1: a child is the leader of its own process group. It is reaped only after the group has been
-//!   killed for the last time, so the group's number cannot belong to anybody else while it is used.
-//! - E2: when an attempt has ended, its group has been killed, whatever way it ended.
+//! - E1: a program is the leader of its own session and process group. It is reaped only after the group has been
+//!   signalled for the last time, so the group's number cannot belong to anybody else while it is used.
+//! - E2: when an attempt has ended, all its processes have been killed, whatever way it ended, as far as what
+//!   contains them reaches (see `contain`).
 //! - E3: memory for outputs is bounded by the limits; the rest is read and counted, so that the child
 //!   never stalls on a full pipe.
 //! - E4: the end of the child ends the attempt after a bounded time, also when a process it left behind
@@ -12,10 +13,10 @@
 //! Tested in `exec/tests.rs`.
 
 mod capture;
-mod group;
 mod spawn;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use core::pin::pin;
 use core::time::Duration;
@@ -27,9 +28,10 @@ use qtf_shm::TaskId;
 use tokio::time::Instant;
 
 use crate::attempt::Ending;
+use crate::contain::Containment;
 use crate::stop::{StopCause, StopSignal};
 use capture::{Capture, feed};
-use group::Group;
+use tree::Tree;
 
 /// After a kill, what is in the pipes is taken for this long.
 const LAST_READ: Duration = Duration::from_millis(100);
@@ -53,6 +55,8 @@ pub struct ExecPolicy {
     pub linger: Duration,
     /// Give the worker's whole environment to programs.
     pub inherit_environment: bool,
+    /// What holds the processes of a program together, so that all end with its attempt. The best that is possible.
+    pub containment: Containment,
 }
 
 impl Default for ExecPolicy {
@@ -62,6 +66,7 @@ impl Default for ExecPolicy {
             stop_grace: Duration::from_secs(2),
             linger: Duration::from_secs(1),
             inherit_environment: false,
+            containment: Containment::Auto,
         }
     }
 }
@@ -94,6 +99,13 @@ impl ExecPolicy {
         self.inherit_environment = inherit;
         self
     }
+
+    /// Sets [`ExecPolicy::containment`].
+    #[must_use]
+    pub const fn containment(mut self, containment: Containment) -> Self {
+        self.containment = containment;
+        self
+    }
 }
 
 /// The attempt a program is run for.
@@ -123,13 +135,13 @@ pub(crate) async fn run(
         });
         let mut feeding = pin!(feed(child.stdin.take(), spec.stdin));
         let end = attend(
-            &child.group,
+            &child.tree,
             policy,
             stop,
             reading.as_mut(),
             feeding.as_mut(),
         );
-        let (cause, all_is_read) = end.await;
+        let (cause, all_is_read, status) = end.await;
         let linger = if cause.is_some() {
             LAST_READ
         } else {
@@ -142,11 +154,11 @@ pub(crate) async fn run(
         };
         let mut rest = pin!(rest);
         let left_behind = tokio::time::timeout(linger, rest.as_mut()).await.is_err();
-        child.group.kill();
         if left_behind {
+            child.tree.kill();
             let _ = tokio::time::timeout(LAST_READ, rest).await;
         }
-        (cause, left_behind, child.group.reap())
+        (cause, left_behind, child.tree.finish(status).await)
     };
     let mut message = match cause {
         Some(StopCause::TimedOut) => "stopped: it ran longer than its timeout".to_owned(),
@@ -170,38 +182,38 @@ pub(crate) async fn run(
 }
 
 /// Keeps the pipes moving until the child has ended, and ends it when it is told to. Says why it was
-/// ended, if it was, and whether both outputs are at their end.
+/// ended, if it was, whether both outputs are at their end, and how it ended if that is known.
 async fn attend(
-    group: &Group,
+    tree: &Tree,
     policy: &ExecPolicy,
     stop: &StopSignal,
     mut reading: core::pin::Pin<&mut impl Future<Output = ()>>,
     mut feeding: core::pin::Pin<&mut impl Future<Output = ()>>,
-) -> (Option<StopCause>, bool) {
+) -> (Option<StopCause>, bool, Option<ExitStatus>) {
     let mut cause = None;
     let mut all_is_read = false;
     let mut all_is_fed = false;
     let mut kill_at = Instant::now();
     let mut is_killed = false;
-    let mut ended = pin!(group.ended());
+    let mut ended = pin!(tree.ended());
     loop {
         let is_stopping = cause.is_some() && !is_killed;
         tokio::select! {
-            () = &mut ended => return (cause, all_is_read),
+            status = &mut ended => return (cause, all_is_read, status),
             () = reading.as_mut(), if !all_is_read => all_is_read = true,
             () = feeding.as_mut(), if !all_is_fed => all_is_fed = true,
             why = stop.stopped(), if cause.is_none() => {
                 cause = Some(why);
-                group.terminate();
+                tree.terminate();
                 kill_at = Instant::now() + policy.stop_grace;
             }
             () = tokio::time::sleep_until(kill_at), if is_stopping => {
                 is_killed = true;
-                group.kill();
+                tree.kill();
             }
             () = stop.stopped_at_once(), if is_stopping => {
                 is_killed = true;
-                group.kill();
+                tree.kill();
             }
         }
     }

@@ -1,21 +1,22 @@
 //! Starts the child, and says in plain words why it could not be started.
 
 use core::time::Duration;
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput};
 use tokio::net::unix::pipe;
 
-use super::group::Group;
+use super::tree::{Hold, Tree};
 use super::{ExecPolicy, Identity};
 use crate::attempt::Ending;
-use crate::sys;
+use crate::contain::{self, Way};
+use crate::sys::{self, Enclosure, Program, Stdio};
 
 /// Of the worker's environment, what each program gets.
 pub(super) const BASE_ENVIRONMENT: [&str; 7] =
@@ -28,7 +29,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 /// A started child.
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) group: Group,
+    pub(super) tree: Tree,
     pub(super) stdin: Option<pipe::Sender>,
     pub(super) stdout: Option<pipe::Receiver>,
     pub(super) stderr: Option<pipe::Receiver>,
@@ -82,10 +83,15 @@ pub(super) async fn spawn(
     policy: &ExecPolicy,
 ) -> Result<Started, SpawnFailure> {
     check(spec)?;
-    let mut command = command(spec, identity, policy);
+    let way = contain::way(policy.containment).map_err(|error| {
+        let unsupported = io::Error::from_raw_os_error(libc::ENOTSUP);
+        SpawnFailure::of(&unsupported, error.to_string())
+    })?;
+    let program = program(spec, identity, policy).map_err(|error| explain(spec, &error))?;
+    let is_fed = !spec.stdin.is_empty();
     let mut pause = SHORTAGE_PAUSE;
     for _ in 1..SHORTAGE_TRIES {
-        match start(&mut command) {
+        match start(&program, is_fed, way) {
             Err(error) if is_shortage(&error) => {
                 tracing::debug!(%error, "cannot start a process now, trying again");
                 tokio::time::sleep(pause).await;
@@ -94,7 +100,7 @@ pub(super) async fn spawn(
             result => return result.map_err(|error| explain(spec, &error)),
         }
     }
-    start(&mut command).map_err(|error| explain(spec, &error))
+    start(&program, is_fed, way).map_err(|error| explain(spec, &error))
 }
 
 fn check(spec: &ExecSpec) -> Result<(), SpawnFailure> {
@@ -135,55 +141,113 @@ fn check(spec: &ExecSpec) -> Result<(), SpawnFailure> {
     Ok(())
 }
 
-fn command(spec: &ExecSpec, identity: Identity, policy: &ExecPolicy) -> Command {
-    let mut argv = spec.argv.iter().map(|arg| OsStr::from_bytes(arg));
-    let mut command = Command::new(argv.next().unwrap_or_default());
-    command.args(argv);
-    if !policy.inherit_environment {
-        command.env_clear();
-        for name in BASE_ENVIRONMENT {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-    }
-    command.env("QTF_TASK_ID", identity.task.to_string());
-    command.env("QTF_ATTEMPT", identity.attempt.to_string());
-    for variable in &spec.environment {
-        command.env(
-            OsStr::from_bytes(&variable.name),
-            OsStr::from_bytes(&variable.value),
-        );
-    }
-    if !spec.working_directory.is_empty() {
-        command.current_dir(OsStr::from_bytes(&spec.working_directory));
-    }
-    let stdin = if spec.stdin.is_empty() {
-        Stdio::null()
-    } else {
-        Stdio::piped()
-    };
-    command
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command.process_group(0);
-    sys::isolate_child(&mut command);
-    command
+fn program(spec: &ExecSpec, identity: Identity, policy: &ExecPolicy) -> io::Result<Program> {
+    let environment = environment(spec, identity, policy);
+    let name = spec.argv.first().map_or(&b""[..], |name| name);
+    let path = environment.get(OsStr::new("PATH"));
+    let files = files(name, path.map(OsString::as_os_str));
+    let files: Result<_, _> = files.into_iter().map(CString::new).collect();
+    let arguments: Result<_, _> = spec.argv.iter().map(|arg| CString::new(&arg[..])).collect();
+    let environment = environment.into_iter().map(|(name, value)| {
+        let mut variable = name.into_vec();
+        variable.push(b'=');
+        variable.extend_from_slice(value.as_bytes());
+        CString::new(variable)
+    });
+    let environment: Result<_, _> = environment.collect();
+    let directory = &spec.working_directory;
+    let directory = (!directory.is_empty()).then(|| CString::new(&directory[..]));
+    Ok(Program {
+        files: files?,
+        arguments: arguments?,
+        environment: environment?,
+        directory: directory.transpose()?,
+    })
 }
 
-fn start(command: &mut Command) -> io::Result<Started> {
-    let mut child = command.spawn()?;
-    let stdin = child.stdin.take().map(OwnedFd::from);
-    let stdout = child.stdout.take().map(OwnedFd::from);
-    let stderr = child.stderr.take().map(OwnedFd::from);
-    // From here on the child is killed and reaped on every way out.
-    let group = Group::new(child);
+fn environment(
+    spec: &ExecSpec,
+    identity: Identity,
+    policy: &ExecPolicy,
+) -> BTreeMap<OsString, OsString> {
+    let mut variables: BTreeMap<OsString, OsString> = if policy.inherit_environment {
+        std::env::vars_os().collect()
+    } else {
+        let kept = BASE_ENVIRONMENT.iter();
+        kept.filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+            .collect()
+    };
+    variables.insert("QTF_TASK_ID".into(), identity.task.to_string().into());
+    variables.insert("QTF_ATTEMPT".into(), identity.attempt.to_string().into());
+    for variable in &spec.environment {
+        let name = OsStr::from_bytes(&variable.name).to_owned();
+        variables.insert(name, OsStr::from_bytes(&variable.value).to_owned());
+    }
+    variables
+}
+
+/// Where a program of that name may be: as `execvp` looks for it, in the `PATH` that the program will have.
+fn files(name: &[u8], path: Option<&OsStr>) -> Vec<Vec<u8>> {
+    if name.contains(&b'/') {
+        return vec![name.to_vec()];
+    }
+    let path = path.map_or(&b"/bin:/usr/bin"[..], OsStr::as_bytes);
+    let in_folder = |folder: &[u8]| match folder {
+        [] => name.to_vec(),
+        folder => [folder, b"/", name].concat(),
+    };
+    path.split(|byte| *byte == b':').map(in_folder).collect()
+}
+
+fn start(program: &Program, is_fed: bool, way: Way) -> io::Result<Started> {
+    let (stdin, feed) = if is_fed {
+        let (read, write) = io::pipe()?;
+        (OwnedFd::from(read), Some(OwnedFd::from(write)))
+    } else {
+        (OwnedFd::from(File::open("/dev/null")?), None)
+    };
+    let (stdout, stdout_end) = io::pipe()?;
+    let (stderr, stderr_end) = io::pipe()?;
+    // What may fail comes before the program: from there on it is killed and reaped on every way out.
+    let feed = feed.map(pipe::Sender::from_owned_fd).transpose()?;
+    let stdout = pipe::Receiver::from_owned_fd(stdout.into())?;
+    let stderr = pipe::Receiver::from_owned_fd(stderr.into())?;
+    let stdio = Stdio {
+        stdin: stdin.as_fd(),
+        stdout: stdout_end.as_fd(),
+        stderr: stderr_end.as_fd(),
+    };
+    let tree = match way {
+        Way::Group => Tree::new(sys::launch(program, stdio, Enclosure::Group)?, Hold::Group),
+        Way::Cgroup(home) => {
+            let cgroup = home.make()?;
+            let child = sys::launch(program, stdio, Enclosure::Cgroup(cgroup.folder()))?;
+            Tree::new(child, Hold::Cgroup(cgroup))
+        }
+        Way::Init {
+            in_namespace,
+            worker,
+        } => {
+            let (reports, report) = io::pipe()?;
+            let reports = pipe::Receiver::from_owned_fd(reports.into())?;
+            let enclosure = Enclosure::Init {
+                in_namespace,
+                worker: worker.as_fd(),
+                report: report.as_fd(),
+            };
+            let child = sys::launch(program, stdio, enclosure)?;
+            let hold = Hold::Init {
+                in_namespace,
+                reports,
+            };
+            Tree::new(child, hold)
+        }
+    };
     Ok(Started {
-        group,
-        stdin: stdin.map(pipe::Sender::from_owned_fd).transpose()?,
-        stdout: stdout.map(pipe::Receiver::from_owned_fd).transpose()?,
-        stderr: stderr.map(pipe::Receiver::from_owned_fd).transpose()?,
+        tree,
+        stdin: feed,
+        stdout: Some(stdout),
+        stderr: Some(stderr),
     })
 }
 

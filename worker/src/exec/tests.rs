@@ -10,9 +10,12 @@ use qtf_proto::v1::{EnvironmentVariable, ExecSpec, OutcomeKind};
 use qtf_shm::TaskId;
 use tokio::time::Instant;
 
-use super::{ExecPolicy, Identity, run};
+use super::{Containment, ExecPolicy, Identity, run};
 use crate::attempt::Ending;
 use crate::stop::{StopCause, StopOrder, StopSwitch, stop_pair};
+
+#[path = "tree_tests.rs"]
+mod tree_tests;
 
 /// A test that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::num::NonZeroU16;
 
+use qtf_worker::Containment;
+
 use super::DurabilityName;
 use crate::durations::parse_duration_ms;
 
@@ -63,6 +65,9 @@ pub(crate) struct MapArgs {
     /// Environment variable for the tasks; NAME alone passes the value on
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<OsString>,
+    /// What holds the processes of a task together in the own daemon: cgroup, namespace, supervisor, group [default: auto]
+    #[arg(long, value_name = "WAY")]
+    pub(crate) contain: Option<Containment>,
     /// No progress bar
     #[arg(long)]
     pub(crate) no_progress: bool,

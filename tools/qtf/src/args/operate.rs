@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 
 use clap::Subcommand;
+use qtf_worker::Containment;
 
 /// Runs a daemon and workers in one process, for trying things out
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub(crate) struct DevArgs {
     /// Listen on TCP addresses beyond the loopback too: whoever reaches one can run commands here
     #[arg(long)]
     pub(crate) allow_unauthenticated_remote: bool,
+    /// What holds the processes of a task together: cgroup, namespace, supervisor, group; auto is the first that works
+    #[arg(long, value_name = "WAY", default_value_t)]
+    pub(crate) contain: Containment,
 }
 
 /// Lists, drains and evicts workers

@@ -35,7 +35,8 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, signals: &mut EndSig
     let slots = args
         .slots
         .map_or_else(|| share(default_slots(), args.workers), NonZero::get);
-    let mut crew = Crew::start(settings, args.workers, slots, &ExecPolicy::default())?;
+    let policy = ExecPolicy::default().containment(args.contain);
+    let mut crew = Crew::start(settings, args.workers, slots, &policy)?;
     let info = crew.daemon().info();
     let record = DevRecord {
         addresses: crew

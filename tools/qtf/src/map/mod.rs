@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use qtf_proto::address::default_address;
+use qtf_worker::Containment;
 
 use crate::args::{GlobalArgs, MapArgs};
 use crate::commands::{parse_variables, working_directory};
@@ -63,7 +64,7 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
         message("reading the inputs from this terminal, one a line; Ctrl-D ends them");
     }
     let (daemon, mut crew) = tokio::select! {
-        found = daemon_or_crew(global, args.slots, &job.bar) => found?,
+        found = daemon_or_crew(global, args.slots, args.contain.unwrap_or_default(), &job.bar) => found?,
         exit = signals.next() => return Ok(exit),
     };
     let slots = match &crew {
@@ -102,6 +103,7 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
 async fn daemon_or_crew(
     global: &GlobalArgs,
     slots: Option<NonZero<u16>>,
+    containment: Containment,
     bar: &ProgressBar,
 ) -> Result<(Daemon, Option<Crew>), Failure> {
     if let Some(address) = given_address(global)? {
@@ -114,7 +116,7 @@ async fn daemon_or_crew(
         Ok(daemon) => Ok((daemon, None)),
         Err(error) if error.is_not_there() => {
             let slots = slots.map_or_else(default_slots, NonZero::get);
-            let crew = Crew::start_for_map(slots)?;
+            let crew = Crew::start_for_map(slots, containment)?;
             let daemon = Daemon::at(&crew.address(), Some(bar))
                 .await
                 .map_err(|error| unreachable(&error))?;

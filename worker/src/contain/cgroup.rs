@@ -1,0 +1,354 @@
+//! The cgroups of a worker: one for the worker's tasks, in it one for each attempt. Files of the kernel, version 2.
+//!
+//! Invariants:
+//! - C1: a process of an attempt is born in the attempt's cgroup, and what it starts is born there too, whatever session or group it takes.
+//! - C2: the folder of a worker is locked while the worker or its guard lives. One that is not locked is what a worker and its
+//!   guard left that were killed together: the next worker ends and removes it.
+//!
+//! Tested at the end of the file, and through `exec`.
+
+use core::time::Duration;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::sys::{self, Guard};
+
+const PREFIX: &str = "qtf-";
+const KILL: &str = "cgroup.kill";
+/// Between two looks whether a killed cgroup is empty.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The cgroup for the tasks of this process, while there is one.
+#[derive(Debug)]
+pub(crate) struct Home {
+    /// This process.
+    worker: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    open: Option<Open>,
+    /// Workers of this process that may run programs.
+    workers: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    path: PathBuf,
+    /// Locked as long as it is open here or in the guard.
+    folder: File,
+    guard: Guard,
+}
+
+impl Home {
+    /// Makes it, below the cgroup that this process is in, or says why it cannot be.
+    pub(crate) fn open() -> Result<Self, String> {
+        let worker = sys::open_process(nix::unistd::getpid());
+        let worker = worker.map_err(|error| format!("pidfd: {error}"))?;
+        let open = Some(Open::new(&worker)?);
+        Ok(Self {
+            worker,
+            state: Mutex::new(State {
+                open,
+                workers: 0,
+                next: 0,
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more worker of this process begins.
+    pub(crate) fn enter(&self) {
+        self.state().workers += 1;
+    }
+
+    /// A worker of this process has ended. With the last one nothing is left: no folder and no guard.
+    pub(crate) fn leave(&self) {
+        let mut state = self.state();
+        state.workers = state.workers.saturating_sub(1);
+        if state.workers == 0
+            && let Some(open) = state.open.take()
+        {
+            open.close();
+        }
+    }
+
+    /// A new cgroup in it, and a guard that lives.
+    pub(crate) fn make(&self) -> io::Result<Cgroup> {
+        let path = {
+            let mut state = self.state();
+            state.next += 1;
+            let name = format!("task-{}", state.next);
+            state.live(&self.worker)?.join(name)
+        };
+        fs::create_dir(&path)?;
+        match File::open(&path) {
+            Ok(folder) => Ok(Cgroup { path, folder }),
+            Err(error) => {
+                let _ = fs::remove_dir(&path);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl State {
+    /// The folder, made again if it was closed, and guarded again if the guard was killed.
+    fn live(&mut self, worker: &OwnedFd) -> io::Result<&Path> {
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => Open::new(worker).map_err(io::Error::other)?,
+        };
+        if !open.guard.is_alive() {
+            let lost = open.guard.pid();
+            tracing::warn!(pid = %lost, "the guard of this worker's tasks was killed, starting another");
+            match start_guard(worker, &open.folder, &open.path) {
+                Ok(guard) => open.guard = guard,
+                Err(error) => {
+                    self.open = Some(open);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(&self.open.insert(open).path)
+    }
+}
+
+impl Open {
+    fn new(worker: &OwnedFd) -> Result<Self, String> {
+        let above = own_folder()?;
+        end_what_nobody_has(&above);
+        let pid = std::process::id();
+        let path = above.join(format!("{PREFIX}{pid}-{:08x}", fastrand::u32(..)));
+        let failed = |what: &Path, error: &dyn std::fmt::Display| {
+            let _ = fs::remove_dir(&path);
+            format!("{}: {error}", what.display())
+        };
+        fs::create_dir(&path).map_err(|error| failed(&path, &error))?;
+        let folder = File::open(&path).map_err(|error| failed(&path, &error))?;
+        folder.try_lock().map_err(|error| failed(&path, &error))?;
+        // Kernels before 5.14 do not have it.
+        let kill = path.join(KILL);
+        let opened = fs::OpenOptions::new().write(true).open(&kill);
+        opened.map_err(|error| failed(&kill, &error))?;
+        let guard = start_guard(worker, &folder, &path);
+        let guard = guard.map_err(|error| failed(Path::new("guard"), &error))?;
+        Ok(Self {
+            path,
+            folder,
+            guard,
+        })
+    }
+
+    fn close(self) {
+        if remove(&self.path).is_ok() {
+            self.guard.end();
+        }
+        // Else something is in it that takes its time to end: that is the guard's.
+    }
+}
+
+fn start_guard(worker: &OwnedFd, folder: &File, path: &Path) -> io::Result<Guard> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    sys::start_guard(worker.as_fd(), folder.as_fd(), &path)
+}
+
+/// The cgroup of one attempt. Removed when it is dropped, if it is empty by then; else by the guard.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    path: PathBuf,
+    folder: File,
+}
+
+impl Cgroup {
+    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// Kills whatever is in it.
+    pub(crate) fn kill(&self) {
+        if let Err(error) = fs::write(self.path.join(KILL), "1") {
+            tracing::warn!(%error, path = %self.path.display(), "a cgroup cannot be killed");
+        }
+    }
+
+    /// Removes it, which is possible when nothing is in it any more.
+    pub(crate) fn is_removed(&self) -> bool {
+        remove(&self.path).is_ok()
+    }
+
+    /// Kills what is in it until nothing is.
+    pub(crate) async fn end(&self) {
+        while !self.is_removed() {
+            self.kill();
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = remove(&self.path);
+    }
+}
+
+/// Removes a cgroup and those that a program made in it. It need not be there.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            for entry in fs::read_dir(path)?.flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&entry.path())?;
+                }
+            }
+            fs::remove_dir(path)
+        }
+        result => result,
+    }
+}
+
+/// Ends and removes the folders of workers that are gone with their guards.
+fn end_what_nobody_has(above: &Path) {
+    let entries = fs::read_dir(above).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        if !name.as_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        let is_nobodys = File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok());
+        if is_nobodys {
+            tracing::info!(path = %path.display(), "ending what a killed worker left");
+            let killed = fs::write(path.join(KILL), "1");
+            // What is not empty yet is the next one's.
+            if let Err(error) = killed.and_then(|()| remove(&path)) {
+                tracing::debug!(%error, path = %path.display(), "it is not gone yet");
+            }
+        }
+    }
+}
+
+/// The folder of the cgroup that this process is in.
+fn own_folder() -> Result<PathBuf, String> {
+    let read = |file: &str| fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
+    let mounts = read("/proc/self/mountinfo")?;
+    let (root, mounted) =
+        mount_of(&mounts).ok_or("no cgroup file system of version 2 is mounted")?;
+    let cgroups = read("/proc/self/cgroup")?;
+    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
+    let own = Path::new(own.ok_or("this process is in no cgroup of version 2")?);
+    let below = own
+        .strip_prefix(&root)
+        .map_err(|_| format!("the cgroup {} is not mounted", own.display()))?;
+    Ok(mounted.join(below))
+}
+
+/// Root and place of the first mount of version 2.
+fn mount_of(mounts: &str) -> Option<(PathBuf, PathBuf)> {
+    let line = mounts.lines().find(|line| {
+        let rest = line.split_once(" - ").map_or("", |(_, rest)| rest);
+        rest.split(' ').next() == Some("cgroup2")
+    })?;
+    let mut fields = line.split(' ').skip(3);
+    Some((fields.next()?.into(), fields.next()?.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_is_the_first_of_version_2() {
+        let mounts = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+                      31 30 0:27 / /sys/fs/cgroup/pids rw shared:5 - cgroup cgroup rw,pids\n\
+                      32 30 0:28 /inner /sys/fs/cgroup/unified rw shared:6 - cgroup2 cgroup2 rw\n";
+        let (root, mounted) = mount_of(mounts).unwrap();
+        assert_eq!(root, Path::new("/inner"));
+        assert_eq!(mounted, Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(mount_of("30 23 0:26 / /sys ro - sysfs sysfs ro\n"), None);
+    }
+
+    #[test]
+    fn cgroup_that_is_gone_is_as_good_as_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(remove(&folder.path().join("gone")).is_ok());
+    }
+
+    /// A process in a cgroup, which dies with the test at the latest.
+    fn process_in(folder: &Path) -> std::process::Child {
+        let mut sleep = std::process::Command::new("sleep");
+        let child = sleep.arg("1000").spawn().unwrap();
+        fs::write(folder.join("cgroup.procs"), child.id().to_string()).unwrap();
+        child
+    }
+
+    #[test]
+    fn what_a_worker_and_its_guard_left_is_ended_by_the_next_worker_and_what_lives_is_not() {
+        if qtf_needs::lacks(qtf_needs::Need::Cgroup) {
+            return;
+        }
+        let above = own_folder().unwrap();
+        let number = fastrand::u32(..);
+        let [dead, alive] =
+            ["dead", "alive"].map(|name| above.join(format!("qtf-{name}-{number}")));
+        let inner = dead.join("task-1");
+        for folder in [&dead, &inner, &alive] {
+            fs::create_dir(folder).unwrap();
+        }
+        let lock = File::open(&alive).unwrap();
+        lock.try_lock().unwrap();
+        let mut left = process_in(&inner);
+        let mut kept = process_in(&alive);
+        end_what_nobody_has(&above);
+        assert!(!left.wait().unwrap().success());
+        assert!(kept.try_wait().unwrap().is_none(), "it has an owner");
+        // The first look may have come before the last process was gone.
+        end_what_nobody_has(&above);
+        assert!(!dead.exists());
+        kept.kill().unwrap();
+        kept.wait().unwrap();
+        remove(&alive).unwrap();
+    }
+
+    #[test]
+    fn guard_that_is_killed_is_replaced_before_the_next_attempt_and_the_last_worker_leaves_nothing()
+    {
+        if qtf_needs::lacks(qtf_needs::Need::Cgroup) {
+            return;
+        }
+        let home = Home::open().unwrap();
+        home.enter();
+        home.enter();
+        let seen = |home: &Home| {
+            let state = home.state();
+            let open = state.open.as_ref().unwrap();
+            (open.guard.pid(), open.path.clone())
+        };
+        let (first, path) = seen(&home);
+        nix::sys::signal::kill(first, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(nix::sys::wait::Id::Pid(first), flags).unwrap();
+        drop(home.make().unwrap());
+        let (second, _) = seen(&home);
+        assert_ne!(first, second);
+        home.leave();
+        assert!(path.exists(), "another worker is there");
+        home.leave();
+        assert!(!path.exists());
+        let is_there = nix::sys::signal::kill(second, None);
+        assert_eq!(is_there, Err(nix::errno::Errno::ESRCH));
+        drop(home.make().unwrap());
+        home.leave();
+    }
+}

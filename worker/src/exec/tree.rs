@@ -1,0 +1,249 @@
+//! One program and whatever it starts: notice of its end, signals, and the last rites.
+//!
+//! What holds them together is said in `contain`. Tested in `exec/tests.rs` and `exec/tree_tests.rs`.
+
+use core::pin::pin;
+use core::time::Duration;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use tokio::net::unix::pipe;
+
+use crate::contain::Cgroup;
+use crate::sys;
+
+// Only where the kernel has no pidfd (before 5.3, or a sandbox).
+const POLL_PERIOD: Duration = Duration::from_millis(10);
+/// What was killed has this long to be gone; what the kernel holds for longer keeps the attempt no further.
+const GONE_MAX: Duration = Duration::from_secs(10);
+
+/// What holds a program's processes together.
+#[derive(Debug)]
+pub(super) enum Hold {
+    Group,
+    Cgroup(Cgroup),
+    /// An init, which tells what becomes of the program.
+    Init {
+        in_namespace: bool,
+        reports: pipe::Receiver,
+    },
+}
+
+/// The processes of one attempt. Dropping it kills and reaps.
+#[derive(Debug)]
+pub(super) struct Tree {
+    /// The program or its init; `None` once reaped: from then on the number may be somebody else's (E1).
+    child: Option<Pid>,
+    hold: Hold,
+}
+
+impl Tree {
+    /// Takes a child that was started that way.
+    pub(super) const fn new(child: Pid, hold: Hold) -> Self {
+        Self {
+            child: Some(child),
+            hold,
+        }
+    }
+
+    /// Waits until the program has ended, and says how if that is known already. Nothing is reaped by this.
+    pub(super) async fn ended(&self) -> Option<ExitStatus> {
+        match &self.hold {
+            Hold::Group | Hold::Cgroup(_) => {
+                self.child_ended().await;
+                None
+            }
+            Hold::Init { reports, .. } => {
+                let mut gone = pin!(self.child_ended());
+                loop {
+                    tokio::select! {
+                        biased;
+                        status = next_report(reports) => {
+                            let Some(status) = status else {
+                                // It is about to be gone.
+                                gone.as_mut().await;
+                                return None;
+                            };
+                            if status.code().is_some() || status.signal().is_some() {
+                                return Some(status);
+                            }
+                        }
+                        () = gone.as_mut() => return last_report(reports),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn child_ended(&self) {
+        let Some(child) = self.child else { return };
+        if let Ok(notice) = sys::notice_of_end(child) {
+            // An error would mean that the runtime is going down, and this future with it.
+            let _ = notice.readable().await;
+            return;
+        }
+        while !has_ended(child) {
+            tokio::time::sleep(POLL_PERIOD).await;
+        }
+    }
+
+    /// Asks the program to end, and what is in its group. One that is stopped goes on, or it would not hear of it.
+    pub(super) fn terminate(&self) {
+        match self.hold {
+            Hold::Group | Hold::Cgroup(_) => {
+                self.signal_group(Signal::SIGTERM);
+                self.signal_group(Signal::SIGCONT);
+            }
+            Hold::Init { .. } => self.signal_init(sys::TERMINATE),
+        }
+    }
+
+    /// Kills all of them.
+    pub(super) fn kill(&self) {
+        match &self.hold {
+            Hold::Group => self.signal_group(Signal::SIGKILL),
+            Hold::Cgroup(cgroup) => cgroup.kill(),
+            // With it the kernel kills all the others.
+            Hold::Init {
+                in_namespace: true, ..
+            } => self.signal_init(Signal::SIGKILL),
+            Hold::Init {
+                in_namespace: false,
+                ..
+            } => self.signal_init(sys::KILL_ALL),
+        }
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        if let Some(child) = self.child {
+            // The only possible error is that nobody is left who may be signalled.
+            let _ = killpg(child, signal);
+        }
+    }
+
+    fn signal_init(&self, signal: Signal) {
+        if let Some(child) = self.child {
+            // It is not reaped: it is there, if only as a zombie.
+            let _ = kill(child, signal);
+        }
+    }
+
+    /// Kills what is left, waits until it is gone, and gives the end of the program: `known`, if it was reported.
+    pub(super) async fn finish(mut self, known: Option<ExitStatus>) -> Option<ExitStatus> {
+        let gone = tokio::time::timeout(GONE_MAX, self.clear());
+        if let Ok(status) = gone.await {
+            return known.or(status);
+        }
+        let child = self.child.map_or(0, Pid::as_raw);
+        tracing::warn!(
+            child,
+            "a process was killed and is still there: the kernel holds it"
+        );
+        known
+    }
+
+    async fn clear(&mut self) -> Option<ExitStatus> {
+        match &self.hold {
+            Hold::Group => {
+                self.kill();
+                self.child_ended().await;
+                self.reap()
+            }
+            // Mostly nothing is left, and an empty cgroup can be removed without a kill.
+            Hold::Cgroup(cgroup) => {
+                if self.child.is_some_and(|child| !has_ended(child)) {
+                    cgroup.kill();
+                    self.child_ended().await;
+                }
+                let status = reap(&mut self.child);
+                cgroup.end().await;
+                status
+            }
+            Hold::Init { .. } => {
+                if let Some(status) = self.reap() {
+                    return Some(status);
+                }
+                self.kill();
+                self.child_ended().await;
+                self.reap()
+            }
+        }
+    }
+
+    /// Takes the exit status of a child that has ended.
+    fn reap(&mut self) -> Option<ExitStatus> {
+        reap(&mut self.child)
+    }
+}
+
+fn reap(child: &mut Option<Pid>) -> Option<ExitStatus> {
+    let status = match waitpid((*child)?, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw((code & 0xff) << 8)),
+        Ok(WaitStatus::Signaled(_, signal, has_core)) => {
+            let core = if has_core { 0x80 } else { 0 };
+            Some(ExitStatus::from_raw(signal as i32 | core))
+        }
+        Err(Errno::EINTR) | Ok(_) => return None,
+        // Somebody else has reaped it: it has ended, but nobody knows how.
+        Err(_) => None,
+    };
+    *child = None;
+    status
+}
+
+fn has_ended(child: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    !matches!(waitid(Id::Pid(child), flags), Ok(WaitStatus::StillAlive))
+}
+
+/// What an init told before it was gone, if that was the end of its program.
+fn last_report(reports: &pipe::Receiver) -> Option<ExitStatus> {
+    let mut bytes = [0; size_of::<i32>()];
+    let mut last = None;
+    while reports
+        .try_read(&mut bytes)
+        .is_ok_and(|count| count == bytes.len())
+    {
+        last = Some(ExitStatus::from_raw(i32::from_ne_bytes(bytes)));
+    }
+    last.filter(|status| status.code().is_some() || status.signal().is_some())
+}
+
+/// The next thing that an init tells; `None` when it is gone.
+async fn next_report(reports: &pipe::Receiver) -> Option<ExitStatus> {
+    let mut bytes = [0; size_of::<i32>()];
+    loop {
+        // It fails only with the runtime, which takes this future with it.
+        reports.readable().await.ok()?;
+        match reports.try_read(&mut bytes) {
+            // So few bytes are written and read as one.
+            Ok(count) if count == bytes.len() => {
+                return Some(ExitStatus::from_raw(i32::from_ne_bytes(bytes)));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => return None,
+        }
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let Some(child) = self.child else { return };
+        self.kill();
+        if reap(&mut self.child).is_none() && self.child.is_some() {
+            // Killed, but not dead yet: a short thread waits for it, so that no zombie is left behind.
+            let hold = core::mem::replace(&mut self.hold, Hold::Group);
+            let wait = move || {
+                let _ = waitpid(child, None);
+                drop(hold);
+            };
+            let _ = std::thread::Builder::new()
+                .name("qtf-reap".to_owned())
+                .spawn(wait);
+        }
+    }
+}

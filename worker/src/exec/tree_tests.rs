@@ -1,0 +1,147 @@
+//! What belongs to an attempt ends with it, in each way of containment that this machine has.
+
+use std::path::Path;
+
+use qtf_needs::{Need, lacks};
+
+use super::*;
+
+/// Which of its processes end with an attempt.
+const WHOLE: [(Containment, Option<Need>); 3] = [
+    (Containment::Cgroup, Some(Need::Cgroup)),
+    (Containment::Namespace, Some(Need::PidNamespace)),
+    (Containment::Supervisor, None),
+];
+
+/// The ways that hold all processes, as far as they are here.
+#[track_caller]
+fn whole_ways() -> Vec<Containment> {
+    let here = WHOLE
+        .into_iter()
+        .filter(|(_, need)| need.is_none_or(|need| !lacks(need)));
+    let ways: Vec<Containment> = here.map(|(way, _)| way).collect();
+    for way in &ways {
+        let tried = crate::contain::way(*way);
+        assert!(tried.is_ok(), "{tried:?}");
+    }
+    ways
+}
+
+#[track_caller]
+fn every_way() -> Vec<Containment> {
+    let mut ways = whole_ways();
+    ways.push(Containment::Group);
+    ways
+}
+
+fn policy(way: Containment) -> ExecPolicy {
+    ExecPolicy::default().containment(way)
+}
+
+/// Living processes with this variable in their environment.
+fn carriers(mark: &str) -> Vec<String> {
+    let wanted = format!("MARK={mark}");
+    let has_mark = |folder: &Path| {
+        let environment = std::fs::read(folder.join("environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == wanted.as_bytes())
+    };
+    let folders = std::fs::read_dir("/proc").unwrap().flatten();
+    folders
+        .map(|entry| entry.path())
+        .filter(|folder| has_mark(folder))
+        .map(|folder| {
+            let command = std::fs::read(folder.join("cmdline")).unwrap_or_default();
+            format!("{}: {}", folder.display(), text(&command.into()))
+        })
+        .collect()
+}
+
+fn marked(script: &str, mark: &str) -> ExecSpec {
+    let mut spec = shell(script);
+    spec.environment = vec![EnvironmentVariable {
+        name: Bytes::from_static(b"MARK"),
+        value: Bytes::copy_from_slice(mark.as_bytes()),
+    }];
+    spec
+}
+
+/// Starts a process in a session of its own, whose parent ends, and one below that.
+const STRAYS: &str = "setsid sh -c 'setsid sleep 1000 & sleep 1000' >/dev/null 2>&1 & \
+     setsid setsid sleep 1000 >/dev/null 2>&1 & ";
+
+#[tokio::test]
+async fn processes_in_sessions_of_their_own_are_gone_when_the_attempt_has_ended() {
+    for way in whole_ways() {
+        let mark = format!("strays-{way}-{}", std::process::id());
+        let script = format!("{STRAYS} sleep 0.05; exit 3");
+        let ending = run_with(marked(&script, &mark), policy(way), 0).await;
+        assert_ended(&ending, OutcomeKind::Exited, 3);
+        assert_eq!(carriers(&mark), Vec::<String>::new(), "{way}");
+    }
+}
+
+#[tokio::test]
+async fn processes_in_sessions_of_their_own_are_gone_when_the_attempt_was_stopped() {
+    for way in whole_ways() {
+        let mark = format!("stopped-{way}-{}", std::process::id());
+        let script = format!("{STRAYS} sleep 1000");
+        let ending = run_with(marked(&script, &mark), policy(way), 150).await;
+        assert_eq!(ending.outcome.kind(), OutcomeKind::TimedOut, "{way}");
+        assert_eq!(carriers(&mark), Vec::<String>::new(), "{way}");
+    }
+}
+
+#[tokio::test]
+async fn ends_are_the_program_s_own_in_every_way() {
+    for way in every_way() {
+        for code in [0, 1, 255] {
+            let ending = run_with(shell(&format!("exit {code}")), policy(way), 0).await;
+            assert_ended(&ending, OutcomeKind::Exited, code);
+        }
+        for signal in [6, 9, 15] {
+            let script = format!("kill -{signal} $$; sleep 1000");
+            let ending = run_with(shell(&script), policy(way), 0).await;
+            assert_ended(&ending, OutcomeKind::Signalled, signal);
+        }
+        let ending = run_with(spec(["no-such-program"]), policy(way), 0).await;
+        let missing = u32::try_from(libc::ENOENT).unwrap();
+        assert_ended(&ending, OutcomeKind::SpawnFailed, missing);
+    }
+}
+
+/// A program that is pid 1 of its namespace would not hear it: the kernel keeps from it what it has no handler for.
+#[tokio::test]
+async fn program_without_a_handler_is_ended_by_the_first_signal_in_every_way() {
+    for way in every_way() {
+        let policy = policy(way).stop_grace(WATCHDOG);
+        let ending = run_with(spec(["sleep", "1000"]), policy, 100).await;
+        assert_ended(&ending, OutcomeKind::TimedOut, 15);
+    }
+}
+
+#[tokio::test]
+async fn pids_of_programs_that_run_at_once_differ_in_every_way() {
+    for way in every_way() {
+        let one = || run_with(shell("echo $$; sleep 0.1"), policy(way), 0);
+        let (first, second) = tokio::join!(one(), one());
+        assert_ne!(first.output.stdout, second.output.stdout, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn cgroups_are_removed_with_their_attempts() {
+    if lacks(Need::Cgroup) {
+        return;
+    }
+    let script = "sed -n s/^0:://p /proc/self/cgroup";
+    let ending = run_with(shell(script), policy(Containment::Cgroup), 0).await;
+    let path = text(&ending.output.stdout);
+    assert!(path.contains("/qtf-"), "{path}");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let mount = mount.unwrap().split(' ').nth(4).unwrap();
+    let folder = format!("{mount}{}", path.trim());
+    assert!(!Path::new(&folder).exists(), "{folder}");
+}
