@@ -97,6 +97,17 @@ impl<'e> Turn<'e> {
         }
     }
 
+    /// Writes what a daemon that was killed right after it had ended a waiting task could not write any more. Readers know it from the state word
+    /// until then; a record of the task is made of what the slot says.
+    pub(crate) fn complete_end(&self, slot: SlotIndex, ended: StateWord) {
+        if let Some(outcome) = self.segment.missing_outcome(slot, ended) {
+            let task = self.write(slot);
+            // The moment goes first: as long as the outcome is missing, both are written again.
+            task.set_phase_time(self.now.stamp());
+            task.set_outcome(outcome);
+        }
+    }
+
     /// Looks the slot of a task up.
     pub(crate) fn find(&self, id: TaskId) -> Result<(SlotIndex, StateWord), Rejection> {
         find(self.segment, id)

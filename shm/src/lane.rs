@@ -190,6 +190,12 @@ impl<'s> EntryPlace<'s> {
         })
     }
 
+    /// The words that are stamps, if the entry is in use.
+    #[must_use]
+    pub fn stamps(&self) -> Option<[&'s AtomicU64; 2]> {
+        (self.task() != 0).then_some([self.started, self.ended])
+    }
+
     /// Frees the entry if it still is this task's. Whoever has moved it, or knows that nobody wants it.
     pub fn clear(&self, task: u64) -> bool {
         // ORDERING: [lane.moved] Release: who finds the entry cleared finds its words in the slot.

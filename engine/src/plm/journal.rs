@@ -295,6 +295,7 @@ impl Journal {
     }
 
     fn note_whole(&mut self, turn: &Turn<'_>, slot: SlotIndex) -> Option<Lsn> {
+        turn.complete_end(slot, turn.segment.task(slot).state());
         let task = turn.segment.read_task(slot)?.record;
         let wall = self.wall;
         let mut image = image_of(turn.segment, &task, wall, &mut self.image)?;

@@ -64,6 +64,7 @@ impl Plm {
             }
             Phase::Done | Phase::Failed | Phase::Cancelled => {
                 turn.accept_end(slot, state);
+                turn.complete_end(slot, state);
                 restore_timer(turn, slot, state, expires_at(turn, slot))
             }
             Phase::Quarantine => {
@@ -71,9 +72,11 @@ impl Plm {
                 tell_quarantine(turn, slot, state);
                 false
             }
-            Phase::Free | Phase::Claimed | Phase::Held | Phase::DeadLetter | Phase::Reserved => {
+            Phase::DeadLetter => {
+                turn.complete_end(slot, state);
                 false
             }
+            Phase::Free | Phase::Claimed | Phase::Held | Phase::Reserved => false,
         };
         if is_mended {
             turn.segment.counters().add(Counter::LeafRestored, 1);

@@ -109,6 +109,7 @@ impl Plm {
             return;
         }
         turn.accept_end(slot, state);
+        turn.complete_end(slot, state);
         let over = expires_at(turn, slot);
         if !turn.now.has_reached(over.stamp()) {
             turn.set_timer(slot, state, over);

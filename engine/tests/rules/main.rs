@@ -13,6 +13,8 @@ mod clients;
 #[cfg(test)]
 mod cold_start;
 #[cfg(test)]
+mod cut_short;
+#[cfg(test)]
 mod dead_letters;
 #[cfg(test)]
 mod forgetting;

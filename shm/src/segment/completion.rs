@@ -191,6 +191,16 @@ impl SegmentView {
             .map(|place| (place.unit, place.claimant))
     }
 
+    /// Every word of an entry in use that is a stamp.
+    pub(super) fn lane_stamps(&self) -> impl Iterator<Item = &AtomicU64> + '_ {
+        (0..u16::MAX)
+            .map_while(|number| self.worker_index(number))
+            .filter_map(|worker| self.lane_of(worker))
+            .flat_map(Lane::entries)
+            .filter_map(|entry| entry.stamps())
+            .flatten()
+    }
+
     /// The chunk at a unit is the lane of a worker.
     pub(super) fn is_lane(&self, unit: u32, claimant: Claimant) -> bool {
         self.lane_chunks().any(|lane| lane == (unit, claimant))

@@ -283,6 +283,10 @@ impl Segment {
                 each(word, Time::Other);
             }
         }
+        // Ends have been moved before; what began and did not end is taken back later.
+        for word in self.lane_stamps() {
+            each(word, Time::Other);
+        }
         for client in parts.clients.iter().filter(|client| client.is_used()) {
             each(&client.registered, Time::Other);
             each(&client.heartbeat, Time::Other);

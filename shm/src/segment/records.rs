@@ -190,7 +190,9 @@ impl SegmentView {
             key_place: task.key_place(),
         };
         record.take_in(beside);
-        record.imply_outcome();
+        if let Some(outcome) = implied_outcome(state, record.options, lsn) {
+            record.outcome = outcome;
+        }
         record
     }
 
@@ -265,27 +267,38 @@ const LSN_UNDER_WAY: u64 = crate::time::STAMP_MAX;
 /// Attempts that there are for a task, and the code of the outcome of one that has used them up.
 const ATTEMPTS: (u8, u8) = (254, 1);
 
-impl TaskRecord {
-    /// What follows from the state word of a task that ended while it waited: its outcome is written after the word, and a daemon may be killed
-    /// in between. One that a journal has recorded since may have come from there, with another outcome, and no worker's name.
-    fn imply_outcome(&mut self) {
-        let is_recorded = self.options.has(TaskOptions::JOURNAL) && self.lsn != LSN_UNDER_WAY;
-        if is_recorded || !self.state.ended_while_waiting() {
-            return;
-        }
-        let buried = self.state.phase() == Phase::DeadLetter;
-        let is_used_up = buried && self.state.attempt() >= ATTEMPTS.0;
-        self.outcome = Outcome {
-            kind: if buried {
-                OutcomeKind::WorkerLost
-            } else {
-                OutcomeKind::Cancelled
-            },
-            code: if is_used_up { ATTEMPTS.1 } else { 0 },
-            result_dropped: false,
-        };
+/// What follows from the state word of a task that ended while it waited: its outcome is written after the word, and a daemon may be killed
+/// in between. One that a journal has recorded since may have come from there, with another outcome, and no worker's name.
+fn implied_outcome(state: StateWord, options: TaskOptions, lsn: u64) -> Option<Outcome> {
+    let is_recorded = options.has(TaskOptions::JOURNAL) && lsn != LSN_UNDER_WAY;
+    if is_recorded || !state.ended_while_waiting() {
+        return None;
     }
+    let buried = state.phase() == Phase::DeadLetter;
+    let is_used_up = buried && state.attempt() >= ATTEMPTS.0;
+    Some(Outcome {
+        kind: if buried {
+            OutcomeKind::WorkerLost
+        } else {
+            OutcomeKind::Cancelled
+        },
+        code: if is_used_up { ATTEMPTS.1 } else { 0 },
+        result_dropped: false,
+    })
+}
 
+impl SegmentView {
+    /// The outcome that a task has by its state word and that its slot does not say: the daemon that ended it was killed before it wrote
+    /// that. For the next one to write, before a record of the task is made.
+    #[must_use]
+    pub fn missing_outcome(&self, slot: SlotIndex, state: StateWord) -> Option<Outcome> {
+        let task = self.parts.tasks.get(slot.position())?;
+        implied_outcome(state, task.options(), task.lsn())
+            .filter(|&outcome| outcome != task.outcome())
+    }
+}
+
+impl TaskRecord {
     /// With what a local worker has handed over beside the slot.
     fn take_in(&mut self, beside: Option<Completion>) {
         let Some(completion) = beside else {

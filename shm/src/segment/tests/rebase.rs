@@ -1,8 +1,10 @@
 //! A move of the origin keeps order and times, and a kill after any store of it changes nothing about what comes out.
 
 use super::segment;
+use crate::arena::{Claimant, Purpose};
 use crate::id::{AttachIndex, SlotIndex, TaskId};
 use crate::keys::KeyId;
+use crate::lane::{EntryPlace, LANE_BYTES};
 use crate::segment::rebase::{ANCIENT_STAMPS, Mark};
 use crate::segment::{Segment, TaskFields};
 use crate::sync::Ordering;
@@ -39,6 +41,33 @@ fn delayed(segment: &Segment, due: u64) -> TaskId {
     };
     claimed.write(&fields).unwrap();
     claimed.publish(Event::AdmitDelayed, 5).unwrap()
+}
+
+/// A task that a local worker has begun at `started`, and what that has said about it in its lane.
+fn begun(segment: &Segment, started: u64) {
+    let task = waiting(segment, 7, None);
+    let worker = segment.worker_index(2).unwrap();
+    let arena = segment.view.parts.arena();
+    let claimant = Claimant {
+        attach: 1,
+        incarnation: 5,
+    };
+    let chunk = arena.allocate(claimant, LANE_BYTES, Purpose::Result);
+    let unit = chunk.unwrap().unit();
+    let words = arena.claimed_words(unit, claimant, LANE_BYTES / 8).unwrap();
+    let slot = WorkerWriter::of(segment.worker(worker));
+    slot.fill(&WorkerFields::default());
+    slot.set_local(claimant.attach);
+    slot.set_lane((u64::from(claimant.incarnation) << 32) | u64::from(unit + 1));
+    slot.apply(slot.state(), WorkerEvent::Register { capacity: 4 })
+        .unwrap();
+    EntryPlace::of(words)
+        .unwrap()
+        .begin(task.as_raw(), 1, started);
+    for event in [Event::Assign { worker }, Event::Start] {
+        let state = segment.state(task.slot());
+        segment.apply(task.slot(), state, event).unwrap();
+    }
 }
 
 /// A segment with tasks of all ages at `now`, and what else has a time.
@@ -84,6 +113,7 @@ fn aged(now: u64, seed: u64) -> Segment {
     worker
         .lease_end
         .store((now + 77).min(STAMP_MAX), Ordering::Relaxed);
+    begun(&segment, now.min(STAMP_MAX) - 30);
     segment.rebuild_caches(Now::from_stamp(now));
     segment
 }
@@ -96,13 +126,18 @@ struct Seen {
     keys: Vec<(KeyId, u64)>,
     side_keys: Vec<u64>,
     lease_left: u64,
+    /// How long an attempt at a local worker has run.
+    runs_for: Vec<u64>,
 }
 
 fn seen(segment: &Segment, now: u64) -> Seen {
     let mut ready: Vec<(u64, u32)> = Vec::new();
-    let (mut due_in, mut side_keys) = (Vec::new(), Vec::new());
+    let (mut due_in, mut side_keys, mut runs_for) = (Vec::new(), Vec::new(), Vec::new());
     for slot in segment.allocated_slots(0..64) {
         let task = segment.task(slot);
+        if let Some(attempt) = segment.completion(slot, task.state()) {
+            runs_for.push(now.abs_diff(attempt.started));
+        }
         if task.state().phase() == Phase::Delayed {
             due_in.push(task.phase_time() - now);
             assert_eq!(
@@ -131,6 +166,7 @@ fn seen(segment: &Segment, now: u64) -> Seen {
         keys,
         side_keys,
         lease_left: worker.lease_end() - now,
+        runs_for,
     }
 }
 
@@ -232,6 +268,7 @@ fn kill_after_any_store_of_a_move_changes_nothing_about_what_comes_out() {
     let clock = clock(&whole, before);
     let now = rebase(&mut whole, clock);
     let wanted = seen(&whole, now);
+    assert_eq!(wanted.runs_for, [30]);
     let mut kills = 0;
     for writes in 1.. {
         let mut segment = aged(before, 11);
@@ -261,13 +298,15 @@ fn kill_after_any_store_of_a_move_changes_nothing_about_what_comes_out() {
                 &found.due_in,
                 &found.keys,
                 &found.side_keys,
-                found.lease_left
+                found.lease_left,
+                &found.runs_for
             ),
             (
                 &wanted.due_in,
                 &wanted.keys,
                 &wanted.side_keys,
-                wanted.lease_left
+                wanted.lease_left,
+                &wanted.runs_for
             ),
             "{writes}"
         );
