@@ -277,6 +277,7 @@ fn open(
 ) -> Rc<Connections> {
     let limits = ConnectionLimits {
         connections: settings.limits.connections,
+        rule: share_rule(settings),
         streams: settings.limits.streams_per_connection,
         handshake: settings.times.handshake,
     };

@@ -154,7 +154,7 @@ impl Core {
             routes: Routes::default(),
             undelivered: BTreeMap::new(),
             lists: Lists::default(),
-            watches: Watches::new(slots, watches_max),
+            watches: Watches::new(slots, (watches_max, engine.config().share_rule)),
             stability: Stability::starting_at(engine.durable_lsn()),
             journal,
             uploads: Uploads::new(

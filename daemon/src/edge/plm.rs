@@ -77,7 +77,9 @@ impl Plm for PlmEdge {
         &self,
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<WatchStream>, Status> {
-        let key = core_cell::attend(|core| core.watches.open()).ok_or_else(status::gone)?;
+        let principal = principal_of(&request);
+        let key = core_cell::attend(|core| core.watches.open(principal));
+        let key = key.ok_or_else(status::gone)?;
         Ok(Response::new(WatchStream::new(request.into_inner(), key)))
     }
 

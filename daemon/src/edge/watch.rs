@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::{COPIED_PER_POLL_MAX, MESSAGES_PER_POLL_MAX, read, status};
 use crate::core_cell::stability::JournalFailed;
-use crate::core_cell::watches::WatchKey;
+use crate::core_cell::watches::{TooManyWatches, WatchKey};
 use crate::core_cell::{self, Core};
 
 /// LIMIT: ends in one message.
@@ -119,10 +119,12 @@ impl WatchStream {
             None => core.watches.add(self.key, task),
         };
         added.map_err(|full| {
-            let message = format!(
-                "all {} watches are in use: wait for some tasks first, and read their ends",
-                full.limit
-            );
+            let message = match full {
+                TooManyWatches::Full { limit } => format!(
+                    "all {limit} watches are in use: wait for some tasks first, and read their ends"
+                ),
+                TooManyWatches::Share(used_up) => used_up.to_string(),
+            };
             let mut refusal = status::refuse(RefusalReason::TasksFull, message);
             refusal.retry_after_ms = 1_000;
             refuse(refusal)

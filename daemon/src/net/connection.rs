@@ -12,18 +12,17 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioTimer;
+use qtf_engine::ShareRule;
 use tokio::sync::{Notify, watch};
 
 use super::Backend;
 use super::edge_io::{EdgeIo, Socket};
+use super::places::{NARROW, NoPlace, Place, Places, Window};
 use super::refused::{self, REFUSAL_TIME_MAX, Refusals};
 use crate::edge::peer::Peer;
 use crate::edge::service::{EdgeService, OpenCalls};
 
-// LIMIT: what one connection can make us hold: these windows, the streams below, and its send buffers.
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-const SEND_BUFFER_BYTES: usize = 256 << 10;
+// LIMIT: what one connection can make us hold: its window ([`Window`]), the streams below, and their send buffers.
 const HEADER_LIST_BYTES_MAX: u32 = 8 << 10;
 // LIMIT: bounds what a flood of resets can cost.
 const PENDING_RESETS_MAX: usize = 20;
@@ -37,6 +36,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionLimits {
     pub(crate) connections: usize,
+    /// What one principal may use of them.
+    pub(crate) rule: ShareRule,
     pub(crate) streams: u32,
     pub(crate) handshake: Duration,
 }
@@ -56,21 +57,23 @@ pub(crate) struct Connections {
     backend: Backend,
     limits: ConnectionLimits,
     service: EdgeService,
-    open: Cell<usize>,
+    places: Places,
     was_full: Cell<bool>,
     refusals: Refusals,
     all_closed: Notify,
     stop: watch::Receiver<bool>,
 }
 
-struct Open(Rc<Connections>);
+struct Open {
+    connections: Rc<Connections>,
+    place: Option<Place>,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let open = self.0.open.get().saturating_sub(1);
-        self.0.open.set(open);
-        if open == 0 {
-            self.0.all_closed.notify_waiters();
+        self.place = None;
+        if self.connections.places.taken() == 0 {
+            self.connections.all_closed.notify_waiters();
         }
     }
 }
@@ -98,9 +101,9 @@ impl Connections {
     ) -> Rc<Self> {
         Rc::new(Self {
             backend,
+            places: Places::new(limits.connections, limits.rule),
             limits,
             service,
-            open: Cell::new(0),
             was_full: Cell::new(false),
             refusals: Refusals::default(),
             all_closed: Notify::new(),
@@ -108,31 +111,38 @@ impl Connections {
         })
     }
 
-    /// Serves one more connection, unless there are too many.
+    /// Serves one more connection, unless there are too many, or too many of its principal.
     pub(crate) fn take(self: &Rc<Self>, socket: Socket) {
-        if self.open.get() >= self.limits.connections {
-            if !self.was_full.replace(true) {
-                tracing::warn!(
-                    connections = self.limits.connections,
-                    "connection refused: all are in use; raise connections_max"
-                );
+        let peer = Arc::new(Peer::of(&socket));
+        let place = match self.places.take(peer.principal()) {
+            Ok(place) => place,
+            Err(why) => {
+                if !self.was_full.replace(true) {
+                    let why = refused::no_room(why).message;
+                    tracing::warn!("connection refused: {why}");
+                }
+                return self.refuse(socket, why);
             }
-            return self.refuse(socket);
-        }
+        };
         self.was_full.set(false);
-        self.open.set(self.open.get().saturating_add(1));
-        let open = Open(Rc::clone(self));
-        tokio::task::spawn_local(async move { open.0.serve(socket).await });
+        let window = place.window;
+        let open = Open {
+            connections: Rc::clone(self),
+            place: Some(place),
+        };
+        tokio::task::spawn_local(async move {
+            open.connections.serve(socket, peer, window).await;
+        });
     }
 
     /// Says why a connection is not served, and ends it.
-    fn refuse(self: &Rc<Self>, socket: Socket) {
+    fn refuse(self: &Rc<Self>, socket: Socket, why: NoPlace) {
         let Some(place) = self.refusals.place() else {
-            return refused::say_goodbye(&socket, self.limits.connections);
+            return refused::say_goodbye(&socket, why);
         };
         let connections = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let refusing = connections.serve_refusal(socket);
+            let refusing = connections.serve_refusal(socket, why);
             if tokio::time::timeout(REFUSAL_TIME_MAX, refusing)
                 .await
                 .is_err()
@@ -144,18 +154,17 @@ impl Connections {
     }
 
     /// Serves a connection as far as its first call.
-    async fn serve_refusal(&self, socket: Socket) {
+    async fn serve_refusal(&self, socket: Socket, why: NoPlace) {
         let Ok(io) = EdgeIo::new(socket, self.backend) else {
             return;
         };
-        let connections_max = self.limits.connections;
         let is_told = Rc::new(Notify::new());
         let told = Rc::clone(&is_told);
         let service = hyper::service::service_fn(move |_| {
             told.notify_one();
-            std::future::ready(Ok::<_, Infallible>(refused::answer(connections_max)))
+            std::future::ready(Ok::<_, Infallible>(refused::answer(why)))
         });
-        let connection = self.http2().serve_connection(io, service);
+        let connection = self.http2(NARROW).serve_connection(io, service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             biased;
@@ -169,17 +178,16 @@ impl Connections {
 
     /// Waits until none is open.
     pub(crate) async fn all_closed(&self) {
-        while self.open.get() > 0 {
+        while self.places.taken() > 0 {
             let closed = self.all_closed.notified();
-            if self.open.get() == 0 {
+            if self.places.taken() == 0 {
                 return;
             }
             closed.await;
         }
     }
 
-    async fn serve(&self, socket: Socket) {
-        let peer = Arc::new(Peer::of(&socket));
+    async fn serve(&self, socket: Socket, peer: Arc<Peer>, window: Window) {
         let mut io = match EdgeIo::new(socket, self.backend) {
             Ok(io) => io,
             Err(error) => {
@@ -200,14 +208,14 @@ impl Connections {
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "closed before it spoke"),
             Err(_) => return tracing::debug!(%peer, "silent, closed"),
         }
-        self.serve_http2(io, peer).await;
+        self.serve_http2(io, peer, window).await;
     }
 
-    async fn serve_http2(&self, io: EdgeIo, peer: Arc<Peer>) {
+    async fn serve_http2(&self, io: EdgeIo, peer: Arc<Peer>, window: Window) {
         let mut stop = self.stop.clone();
         let calls = OpenCalls::default();
         let service = self.service.for_peer(Arc::clone(&peer), calls.clone());
-        let connection = self.http2().serve_connection(io, service);
+        let connection = self.http2(window).serve_connection(io, service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             biased;
@@ -226,13 +234,13 @@ impl Connections {
         }
     }
 
-    fn http2(&self) -> http2::Builder<OnThisThread> {
+    fn http2(&self, window: Window) -> http2::Builder<OnThisThread> {
         let mut builder = http2::Builder::new(OnThisThread);
         builder
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .initial_stream_window_size(window.stream_bytes)
+            .initial_connection_window_size(window.connection_bytes)
+            .max_send_buf_size(window.send_bytes)
             .max_concurrent_streams(self.limits.streams)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX)

@@ -13,6 +13,7 @@ pub(crate) mod connection;
 pub(crate) mod edge_io;
 pub(crate) mod in_process;
 pub(crate) mod listener;
+mod places;
 mod refused;
 pub(crate) mod uring_io;
 

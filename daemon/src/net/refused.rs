@@ -14,6 +14,7 @@ use qtf_proto::refusal;
 use qtf_proto::v1::{Refusal, RefusalReason};
 
 use super::edge_io::Socket;
+use super::places::NoPlace;
 use crate::edge::status;
 
 /// LIMIT: connections beyond the limit that are answered at the same time.
@@ -50,26 +51,27 @@ impl Drop for RefusalPlace {
 }
 
 /// What is said.
-pub(super) fn no_room(connections_max: usize) -> Refusal {
+pub(super) fn no_room(why: NoPlace) -> Refusal {
+    let message = match why {
+        NoPlace::Full { connections_max } => format!(
+            "all {connections_max} connections are in use: end some, or raise connections_max"
+        ),
+        NoPlace::Share(used_up) => used_up.to_string(),
+    };
     Refusal {
         retry_after_ms: RETRY_MS,
-        ..status::refuse(
-            RefusalReason::ConnectionsFull,
-            format!(
-                "all {connections_max} connections are in use: end some, or raise connections_max"
-            ),
-        )
+        ..status::refuse(RefusalReason::ConnectionsFull, message)
     }
 }
 
 /// The answer to a call on such a connection.
-pub(super) fn answer(connections_max: usize) -> http::Response<tonic::body::Body> {
-    refusal::status_of(no_room(connections_max)).into_http()
+pub(super) fn answer(why: NoPlace) -> http::Response<tonic::body::Body> {
+    refusal::status_of(no_room(why)).into_http()
 }
 
 /// Says it in the connection's last words, and does not wait for anything.
-pub(super) fn say_goodbye(socket: &Socket, connections_max: usize) {
-    let words = last_words(&no_room(connections_max).message);
+pub(super) fn say_goodbye(socket: &Socket, why: NoPlace) {
+    let words = last_words(&no_room(why).message);
     // A fresh connection takes this many bytes at once; if not, there is nobody to tell.
     let said = match socket {
         Socket::Tcp(stream) => stream
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn last_words_are_two_frames_of_http2_that_name_the_limit() {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        say_goodbye(&Socket::Unix(ours), 7);
+        say_goodbye(&Socket::Unix(ours), NoPlace::Full { connections_max: 7 });
         let mut words = Vec::new();
         theirs.read_to_end(&mut words).unwrap();
         let length = (usize::from(words[10]) << 8) | usize::from(words[11]);

@@ -5,12 +5,13 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use qtf_daemon::RunningDaemon;
 use qtf_daemon::config::RawConfig;
+use qtf_daemon::{Daemon, RunningDaemon, Settings};
 use qtf_proto::address::Address;
 use qtf_proto::v1::RefusalReason;
 
-use crate::support::{Peer, noop, on_both, small, until};
+use crate::process::remove_segment;
+use crate::support::{Peer, noop, on_both, run, small, until};
 
 fn with_tcp() -> RawConfig {
     RawConfig {
@@ -136,6 +137,46 @@ fn connection_over_the_limit_is_told_which_limit_and_room_comes_back() {
         })
         .await;
     });
+}
+
+#[test]
+fn user_who_takes_all_connections_leaves_some_to_others_and_hears_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = format!("connections-{}", std::process::id());
+    let path = folder.path().join("run/q.sock");
+    let settings = Settings::from_raw(RawConfig {
+        instance: Some(name.clone()),
+        runtime_dir: Some(folder.path().join("run")),
+        listen: Some(vec![
+            format!("unix:{}", path.display()),
+            "127.0.0.1:0".into(),
+        ]),
+        core: Some("none".parse().unwrap()),
+        connections_max: Some(8),
+        handshake_ms: Some(60_000),
+        ..small()
+    });
+    let daemon = Daemon::start(settings.unwrap()).unwrap();
+    run(async {
+        let [unix, tcp] = daemon.addresses() else {
+            panic!("{:?}", daemon.addresses())
+        };
+        let held: Vec<UnixStream> = (0..7)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect();
+        let refused = over(unix).await.submit(noop(b"")).await.unwrap_err();
+        let refusal = qtf_proto::refusal::refusal_of(&refused).expect("a refusal");
+        assert_eq!(refusal.reason(), RefusalReason::ConnectionsFull);
+        let message = &refusal.message;
+        assert!(message.contains("holds 7 of 8 connections"), "{message}");
+        assert!(message.contains("raise connections_max"), "{message}");
+        // Who comes from elsewhere is somebody else.
+        over(tcp).await.submit(noop(b"")).await.unwrap();
+        drop(held);
+        until(async || over(unix).await.submit(noop(b"")).await.is_ok()).await;
+    });
+    drop(daemon);
+    remove_segment(&name);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! When a task ends only its id moves to the streams that wait for it; outcome and output are read from
 //! the segment when the stream is polled. A slow reader can therefore hold no more than the ids that it
-//! named itself, and their number is bounded over all streams: an id counts once for each stream from its naming until its
-//! end is told, however often it is named.
+//! named itself, and their number is bounded over all streams, and for each principal by the rule for all tables: an id counts once for
+//! each stream from its naming until its end is told, however often it is named.
 //!
 //! No call takes longer because there are more watches. Where many are concerned (a stream that closes, a task that many wait
 //! for, the stop) the call notes it, and [`Watches::tend`] does the rest, at most [`STEPS`] of each a turn.
@@ -14,9 +14,10 @@ mod entries;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
 
+use qtf_engine::{Principal, ShareRule, ShareUsedUp};
 use qtf_shm::{Phase, TaskId};
 
 use entries::{Entries, Entry, Link, List};
@@ -34,6 +35,8 @@ pub(crate) struct WatchKey {
 /// A stream, or what is left of one.
 #[derive(Debug, Default)]
 struct Watcher {
+    /// For whom it is.
+    principal: Principal,
     /// Counts the streams that had this number.
     tenant: u32,
     is_open: bool,
@@ -61,18 +64,24 @@ pub(crate) struct Watches {
     waking: Option<usize>,
     /// What all streams wait for, what has ended and is not told, and what closed streams have left.
     named: usize,
+    /// The same by principal; one that has none is not there.
+    by_principal: BTreeMap<Principal, usize>,
     watches_max: usize,
+    rule: ShareRule,
 }
 
 /// There are too many watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooManyWatches {
-    pub(crate) limit: usize,
+pub(crate) enum TooManyWatches {
+    /// All are in use.
+    Full { limit: usize },
+    /// Those are that one principal may use.
+    Share(ShareUsedUp),
 }
 
 impl Watches {
     /// None yet; at most `watches_max` at the same time, of tasks in `slots` slots.
-    pub(crate) fn new(slots: usize, watches_max: usize) -> Self {
+    pub(crate) fn new(slots: usize, (watches_max, rule): (usize, ShareRule)) -> Self {
         Self {
             entries: Entries::new(slots),
             watchers: vec![Watcher::default()],
@@ -82,12 +91,14 @@ impl Watches {
             closed: VecDeque::new(),
             waking: None,
             named: 0,
+            by_principal: BTreeMap::new(),
             watches_max,
+            rule,
         }
     }
 
-    /// Opens a watching stream.
-    pub(crate) fn open(&mut self) -> WatchKey {
+    /// Opens a watching stream of a principal.
+    pub(crate) fn open(&mut self, principal: Principal) -> WatchKey {
         let number = self.free.pop().unwrap_or_else(|| {
             self.watchers.push(Watcher::default());
             // LIMIT: streams are bounded by connections and their streams.
@@ -96,6 +107,7 @@ impl Watches {
         let watcher = &mut self.watchers[number as usize];
         let tenant = watcher.tenant.wrapping_add(1);
         *watcher = Watcher {
+            principal,
             tenant,
             is_open: true,
             ..Watcher::default()
@@ -134,20 +146,16 @@ impl Watches {
         task: TaskId,
         phase: Option<Phase>,
     ) -> Result<(), TooManyWatches> {
-        if self.watcher(key).is_none() {
+        let Some(principal) = self.watcher(key).map(|watcher| watcher.principal) else {
             return Ok(());
-        }
+        };
         if let Some(link) = self.entries.find(key.number, task.as_raw()) {
             if let (Some(phase), None) = (phase, self.entries.get(link).phase) {
                 self.tell(link, phase);
             }
             return Ok(());
         }
-        if self.named >= self.watches_max {
-            return Err(TooManyWatches {
-                limit: self.watches_max,
-            });
-        }
+        self.check_share(principal)?;
         let link = self.entries.insert(key.number, task.as_raw(), phase);
         let watcher = &mut self.watchers[key.number as usize];
         let list = match phase {
@@ -156,7 +164,30 @@ impl Watches {
         };
         self.entries.append(list, link);
         self.named = self.named.saturating_add(1);
+        let held = self.by_principal.entry(principal).or_default();
+        *held = held.saturating_add(1);
         Ok(())
+    }
+
+    /// Whether a principal may have one more.
+    fn check_share(&self, principal: Principal) -> Result<(), TooManyWatches> {
+        let limit = self.watches_max;
+        if self.named >= limit {
+            return Err(TooManyWatches::Full { limit });
+        }
+        let own = self.by_principal.get(&principal).copied().unwrap_or(0);
+        let [held, used, size] =
+            [own, self.named, limit].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+        if self.rule.allows((held, used, size), 1) {
+            return Ok(());
+        }
+        Err(TooManyWatches::Share(ShareUsedUp {
+            principal,
+            held,
+            size,
+            what: "watches",
+            until: "wait for some tasks first, and read their ends",
+        }))
     }
 
     /// A task has ended: everybody who waits for it is to be told.
@@ -209,9 +240,16 @@ impl Watches {
         } else {
             &mut watcher.waiting
         };
+        let principal = watcher.principal;
         self.entries.take_out(list, link);
         self.entries.remove(link);
         self.named = self.named.saturating_sub(1);
+        if let Some(held) = self.by_principal.get_mut(&principal) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                self.by_principal.remove(&principal);
+            }
+        }
     }
 
     /// How many ends the stream has not yet told.

@@ -5,6 +5,8 @@ use std::sync::{Arc, mpsc};
 
 use super::*;
 
+const ONE: Principal = Principal::Uid(1);
+
 fn task(number: u64) -> TaskId {
     TaskId::from_raw((1 << 24) | number).unwrap()
 }
@@ -22,8 +24,8 @@ fn settle(watches: &mut Watches) -> usize {
 
 #[test]
 fn everybody_who_waits_is_told_once() {
-    let mut watches = Watches::new(100, 10);
-    let (first, second) = (watches.open(), watches.open());
+    let mut watches = Watches::new(100, (10, ShareRule::Whole));
+    let (first, second) = (watches.open(ONE), watches.open(ONE));
     watches.add(first, task(1)).unwrap();
     watches.add(first, task(1)).unwrap();
     watches.add(second, task(1)).unwrap();
@@ -39,8 +41,8 @@ fn everybody_who_waits_is_told_once() {
 #[test]
 fn end_of_a_later_task_in_the_same_slot_is_told_to_nobody() {
     let later = TaskId::from_raw((2 << 24) | 1).unwrap();
-    let mut watches = Watches::new(100, 10);
-    let (key, other) = (watches.open(), watches.open());
+    let mut watches = Watches::new(100, (10, ShareRule::Whole));
+    let (key, other) = (watches.open(ONE), watches.open(ONE));
     watches.add(key, task(1)).unwrap();
     watches.finished(later, Phase::Done);
     watches.add(other, task(1)).unwrap();
@@ -55,15 +57,18 @@ fn end_of_a_later_task_in_the_same_slot_is_told_to_nobody() {
 
 #[test]
 fn number_of_watches_is_bounded_and_given_back_after_the_close() {
-    let mut watches = Watches::new(100, 2);
-    let key = watches.open();
+    let mut watches = Watches::new(100, (2, ShareRule::Whole));
+    let key = watches.open(ONE);
     watches.add(key, task(1)).unwrap();
     watches.add(key, task(2)).unwrap();
-    assert_eq!(watches.add(key, task(3)), Err(TooManyWatches { limit: 2 }));
+    assert_eq!(
+        watches.add(key, task(3)),
+        Err(TooManyWatches::Full { limit: 2 })
+    );
     assert_eq!(watches.add(key, task(2)), Ok(()), "it waits already");
     watches.close(key);
     settle(&mut watches);
-    let again = watches.open();
+    let again = watches.open(ONE);
     assert!(watches.add(again, task(3)).is_ok());
     assert_eq!(watches.named, 1);
     watches.close(key);
@@ -75,9 +80,9 @@ fn number_of_watches_is_bounded_and_given_back_after_the_close() {
 
 #[test]
 fn ends_that_a_stream_does_not_take_count_until_it_does() {
-    let full = Err(TooManyWatches { limit: 2 });
-    let mut watches = Watches::new(100, 2);
-    let (slow, other) = (watches.open(), watches.open());
+    let full = Err(TooManyWatches::Full { limit: 2 });
+    let mut watches = Watches::new(100, (2, ShareRule::Whole));
+    let (slow, other) = (watches.open(ONE), watches.open(ONE));
     watches.add(slow, task(1)).unwrap();
     watches.finished(task(1), Phase::Done);
     watches.add_ended(slow, task(2), Phase::Done).unwrap();
@@ -93,8 +98,8 @@ fn ends_that_a_stream_does_not_take_count_until_it_does() {
 
 #[test]
 fn ended_task_that_is_named_again_and_again_counts_once() {
-    let mut watches = Watches::new(100, 2);
-    let (greedy, other) = (watches.open(), watches.open());
+    let mut watches = Watches::new(100, (2, ShareRule::Whole));
+    let (greedy, other) = (watches.open(ONE), watches.open(ONE));
     for _ in 0..1_000 {
         watches.add_ended(greedy, task(1), Phase::Done).unwrap();
     }
@@ -106,8 +111,8 @@ fn ended_task_that_is_named_again_and_again_counts_once() {
 
 #[test]
 fn end_that_is_seen_before_its_notice_is_told_once() {
-    let mut watches = Watches::new(100, 2);
-    let key = watches.open();
+    let mut watches = Watches::new(100, (2, ShareRule::Whole));
+    let key = watches.open(ONE);
     watches.add(key, task(1)).unwrap();
     watches.add_ended(key, task(1), Phase::Done).unwrap();
     watches.finished(task(1), Phase::Done);
@@ -118,8 +123,8 @@ fn end_that_is_seen_before_its_notice_is_told_once() {
 #[test]
 fn closing_a_stream_of_many_tasks_takes_a_bounded_number_of_steps_a_turn() {
     let many = 50 * STEPS as u64;
-    let mut watches = Watches::new(1 << 17, 1 << 20);
-    let (key, other) = (watches.open(), watches.open());
+    let mut watches = Watches::new(1 << 17, (1 << 20, ShareRule::Whole));
+    let (key, other) = (watches.open(ONE), watches.open(ONE));
     for number in 0..many {
         watches.add(key, task(number)).unwrap();
     }
@@ -144,8 +149,8 @@ fn closing_a_stream_of_many_tasks_takes_a_bounded_number_of_steps_a_turn() {
 #[test]
 fn end_of_a_task_that_many_wait_for_takes_a_bounded_number_of_steps_a_turn() {
     let many = 20 * STEPS;
-    let mut watches = Watches::new(100, 1 << 20);
-    let keys: Vec<WatchKey> = (0..many).map(|_| watches.open()).collect();
+    let mut watches = Watches::new(100, (1 << 20, ShareRule::Whole));
+    let keys: Vec<WatchKey> = (0..many).map(|_| watches.open(ONE)).collect();
     for key in &keys {
         watches.add(*key, task(7)).unwrap();
     }
@@ -177,9 +182,9 @@ fn stop_wakes_every_stream_a_bounded_number_a_turn() {
     }
     let (told, woken) = mpsc::channel();
     let waker = Waker::from(Arc::new(Told(told)));
-    let mut watches = Watches::new(100, 10);
+    let mut watches = Watches::new(100, (10, ShareRule::Whole));
     for _ in 0..5 * STEPS {
-        let key = watches.open();
+        let key = watches.open(ONE);
         watches.park(key, &waker);
     }
     watches.wake_all();
@@ -201,8 +206,8 @@ fn whatever_is_named_told_and_closed_the_model_agrees() {
         (state >> 33) % below
     };
     for _ in 0..50 {
-        let mut watches = Watches::new(8, 40);
-        let mut keys: Vec<WatchKey> = (0..4).map(|_| watches.open()).collect();
+        let mut watches = Watches::new(8, (40, ShareRule::Whole));
+        let mut keys: Vec<WatchKey> = (0..4).map(|_| watches.open(ONE)).collect();
         let mut model: HashMap<(usize, TaskId), bool> = HashMap::new();
         // An end is seen by who asks from the moment on at which it is noticed, or before.
         let mut ended: HashSet<TaskId> = HashSet::new();
@@ -250,7 +255,7 @@ fn whatever_is_named_told_and_closed_the_model_agrees() {
                     if random(2) == 0 {
                         settle(&mut watches);
                     }
-                    keys[who] = watches.open();
+                    keys[who] = watches.open(ONE);
                     model.retain(|(of, _), _| *of != who);
                 }
             }
@@ -258,4 +263,39 @@ fn whatever_is_named_told_and_closed_the_model_agrees() {
         settle(&mut watches);
         assert_eq!(watches.named, model.len());
     }
+}
+
+#[test]
+fn principal_who_takes_all_watches_leaves_some_to_others_and_has_them_back_when_they_are_read() {
+    let other = Principal::Uid(2);
+    let mut watches = Watches::new(1_000, (320, ShareRule::Shared));
+    let (greedy, again) = (watches.open(ONE), watches.open(ONE));
+    let mut count = 0;
+    let refused = loop {
+        // Over two streams: they are one principal's.
+        let key = if count % 2 == 0 { greedy } else { again };
+        match watches.add(key, task(count)) {
+            Ok(()) => count += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(count, 310);
+    let TooManyWatches::Share(used_up) = refused else {
+        panic!("{refused:?}");
+    };
+    let text = used_up.to_string();
+    assert!(text.contains("uid 1 holds 310 of 320 watches"), "{text}");
+    let key = watches.open(other);
+    assert_eq!(watches.add(key, task(400)), Ok(()));
+    watches.close(key);
+    settle(&mut watches);
+    watches.finished(task(0), Phase::Done);
+    assert!(watches.add(greedy, task(500)).is_err(), "not read yet");
+    assert!(watches.next_ended(greedy).is_some());
+    assert_eq!(watches.add(greedy, task(500)), Ok(()));
+    for key in [greedy, again] {
+        watches.close(key);
+    }
+    settle(&mut watches);
+    assert!(watches.by_principal.is_empty());
 }
