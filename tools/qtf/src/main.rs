@@ -74,11 +74,18 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// Errors, and what is odd about the programs that this process runs itself.
+const DEFAULT_LOG: &str = "error,qtf_worker::exec=warn";
+
 /// Errors go to stderr; `QTF_LOG=debug` shows more. A reader that does not come holds up no daemon and no worker that runs
 /// in this process.
 fn start_log() {
     let filter = std::env::var("QTF_LOG").unwrap_or_default();
-    let filter = if filter.is_empty() { "error" } else { &filter };
+    let filter = if filter.is_empty() {
+        DEFAULT_LOG
+    } else {
+        &filter
+    };
     if let Err(error) = qtf_log::start(filter).or_else(|_| qtf_log::start("error")) {
         output::message(format!("going on without a log: {error}"));
     }

@@ -13,6 +13,7 @@
 //! Tested in `exec/tests.rs`.
 
 mod capture;
+mod roster;
 mod spawn;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use core::time::Duration;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
+use nix::sys::signal::Signal;
 use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput};
 use qtf_shm::TaskId;
 use tokio::time::Instant;
@@ -31,6 +33,7 @@ use crate::attempt::Ending;
 use crate::contain::Containment;
 use crate::stop::{StopCause, StopSignal};
 use capture::{Capture, feed};
+pub use roster::{resume_programs, suspend_programs};
 use tree::Tree;
 
 /// After a kill, what is in the pipes is taken for this long.
@@ -135,7 +138,7 @@ pub(crate) async fn run(
         });
         let mut feeding = pin!(feed(child.stdin.take(), spec.stdin));
         let end = attend(
-            &child.tree,
+            (&child.tree, identity),
             policy,
             stop,
             reading.as_mut(),
@@ -184,18 +187,22 @@ pub(crate) async fn run(
 /// Keeps the pipes moving until the child has ended, and ends it when it is told to. Says why it was
 /// ended, if it was, whether both outputs are at their end, and how it ended if that is known.
 async fn attend(
-    tree: &Tree,
+    (tree, identity): (&Tree, Identity),
     policy: &ExecPolicy,
     stop: &StopSignal,
     mut reading: core::pin::Pin<&mut impl Future<Output = ()>>,
     mut feeding: core::pin::Pin<&mut impl Future<Output = ()>>,
 ) -> (Option<StopCause>, bool, Option<ExitStatus>) {
+    let on_stop = |signal: Signal| {
+        let Identity { task, attempt } = identity;
+        tracing::warn!(%task, attempt, %signal, "a task is stopped, it goes on when SIGCONT is sent to it");
+    };
     let mut cause = None;
     let mut all_is_read = false;
     let mut all_is_fed = false;
     let mut kill_at = Instant::now();
     let mut is_killed = false;
-    let mut ended = pin!(tree.ended());
+    let mut ended = pin!(tree.ended(on_stop));
     loop {
         let is_stopping = cause.is_some() && !is_killed;
         tokio::select! {

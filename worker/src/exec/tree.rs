@@ -13,11 +13,14 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 
+use super::roster::{self, Ear};
 use crate::contain::Cgroup;
 use crate::sys;
 
 // Only where the kernel has no pidfd (before 5.3, or a sandbox).
 const POLL_PERIOD: Duration = Duration::from_millis(10);
+/// How often a program is looked at whether it is stopped.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// What was killed has this long to be gone; what the kernel holds for longer keeps the attempt no further.
 const GONE_MAX: Duration = Duration::from_secs(10);
 
@@ -43,40 +46,80 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Takes a child that was started that way.
-    pub(super) const fn new(child: Pid, hold: Hold) -> Self {
+    pub(super) fn new(child: Pid, hold: Hold) -> Self {
+        let ear = match hold {
+            Hold::Group | Hold::Cgroup(_) => Ear::Group,
+            Hold::Init { .. } => Ear::Init,
+        };
+        roster::add(child, ear);
         Self {
             child: Some(child),
             hold,
         }
     }
 
-    /// Waits until the program has ended, and says how if that is known already. Nothing is reaped by this.
-    pub(super) async fn ended(&self) -> Option<ExitStatus> {
-        match &self.hold {
-            Hold::Group | Hold::Cgroup(_) => {
-                self.child_ended().await;
-                None
-            }
-            Hold::Init { reports, .. } => {
-                let mut gone = pin!(self.child_ended());
-                loop {
-                    tokio::select! {
-                        biased;
-                        status = next_report(reports) => {
-                            let Some(status) = status else {
-                                // It is about to be gone.
-                                gone.as_mut().await;
-                                return None;
-                            };
-                            if status.code().is_some() || status.signal().is_some() {
-                                return Some(status);
-                            }
-                        }
-                        () = gone.as_mut() => return last_report(reports),
+    /// Waits until the program has ended, and says how if that is known already. Nothing is reaped by this. What was stopped
+    /// meanwhile, and stays so for a moment, is told to `on_stop`.
+    pub(super) async fn ended(&self, on_stop: impl Fn(Signal)) -> Option<ExitStatus> {
+        let mut gone = pin!(self.child_ended());
+        let mut stop = None;
+        loop {
+            let look = tokio::time::sleep(LOOK_PERIOD);
+            tokio::select! {
+                biased;
+                report = self.next_report() => match report {
+                    // The init is about to be gone.
+                    None => {
+                        gone.as_mut().await;
+                        return None;
+                    }
+                    Some(status) if is_end(status) => return Some(status),
+                    Some(status) => stop = stop_of(status),
+                },
+                () = gone.as_mut() => return self.last_report(),
+                () = look => {
+                    if let Hold::Group | Hold::Cgroup(_) = self.hold {
+                        stop = self.stop_of_child();
+                    }
+                    if let Some(signal) = stop.take().filter(|_| !roster::is_suspended()) {
+                        on_stop(signal);
                     }
                 }
             }
         }
+    }
+
+    /// Whether a child without an init was stopped since the last look, and did not go on.
+    fn stop_of_child(&self) -> Option<Signal> {
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
+        match waitid(Id::Pid(self.child?), flags) {
+            Ok(WaitStatus::Stopped(_, signal)) => Some(signal),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// The next thing that an init tells; `None` when it is gone. Without an init, never.
+    async fn next_report(&self) -> Option<ExitStatus> {
+        match &self.hold {
+            Hold::Init { reports, .. } => next_report(reports).await,
+            Hold::Group | Hold::Cgroup(_) => core::future::pending().await,
+        }
+    }
+
+    /// What an init told before it was gone, if that was the end of its program.
+    fn last_report(&self) -> Option<ExitStatus> {
+        let Hold::Init { reports, .. } = &self.hold else {
+            return None;
+        };
+        let mut bytes = [0; size_of::<i32>()];
+        let mut last = None;
+        while reports
+            .try_read(&mut bytes)
+            .is_ok_and(|count| count == bytes.len())
+        {
+            last = Some(ExitStatus::from_raw(i32::from_ne_bytes(bytes)));
+        }
+        last.filter(|status| is_end(*status))
     }
 
     async fn child_ended(&self) {
@@ -181,15 +224,23 @@ impl Tree {
 }
 
 fn reap(child: &mut Option<Pid>) -> Option<ExitStatus> {
-    let status = match waitpid((*child)?, Some(WaitPidFlag::WNOHANG)) {
+    let pid = (*child)?;
+    let waited = roster::reap(pid, || {
+        let waited = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        (
+            !matches!(waited, Ok(WaitStatus::StillAlive) | Err(Errno::EINTR)),
+            waited,
+        )
+    });
+    let status = match waited {
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return None,
         Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw((code & 0xff) << 8)),
         Ok(WaitStatus::Signaled(_, signal, has_core)) => {
             let core = if has_core { 0x80 } else { 0 };
             Some(ExitStatus::from_raw(signal as i32 | core))
         }
-        Err(Errno::EINTR) | Ok(_) => return None,
         // Somebody else has reaped it: it has ended, but nobody knows how.
-        Err(_) => None,
+        Ok(_) | Err(_) => None,
     };
     *child = None;
     status
@@ -200,17 +251,12 @@ fn has_ended(child: Pid) -> bool {
     !matches!(waitid(Id::Pid(child), flags), Ok(WaitStatus::StillAlive))
 }
 
-/// What an init told before it was gone, if that was the end of its program.
-fn last_report(reports: &pipe::Receiver) -> Option<ExitStatus> {
-    let mut bytes = [0; size_of::<i32>()];
-    let mut last = None;
-    while reports
-        .try_read(&mut bytes)
-        .is_ok_and(|count| count == bytes.len())
-    {
-        last = Some(ExitStatus::from_raw(i32::from_ne_bytes(bytes)));
-    }
-    last.filter(|status| status.code().is_some() || status.signal().is_some())
+fn is_end(status: ExitStatus) -> bool {
+    status.code().is_some() || status.signal().is_some()
+}
+
+fn stop_of(status: ExitStatus) -> Option<Signal> {
+    Signal::try_from(status.stopped_signal()?).ok()
 }
 
 /// The next thing that an init tells; `None` when it is gone.
@@ -238,7 +284,9 @@ impl Drop for Tree {
             // Killed, but not dead yet: a short thread waits for it, so that no zombie is left behind.
             let hold = core::mem::replace(&mut self.hold, Hold::Group);
             let wait = move || {
-                let _ = waitpid(child, None);
+                let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+                let _ = waitid(Id::Pid(child), flags);
+                let _ = reap(&mut Some(child));
                 drop(hold);
             };
             let _ = std::thread::Builder::new()

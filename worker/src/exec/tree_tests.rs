@@ -145,3 +145,23 @@ async fn cgroups_are_removed_with_their_attempts() {
     let folder = format!("{mount}{}", path.trim());
     assert!(!Path::new(&folder).exists(), "{folder}");
 }
+
+#[tokio::test]
+async fn stopped_program_hears_that_it_is_to_end_in_every_way() {
+    for way in every_way() {
+        let policy = policy(way).stop_grace(WATCHDOG);
+        let ending = run_with(shell("kill -STOP $$; sleep 1000"), policy, 200).await;
+        assert_ended(&ending, OutcomeKind::TimedOut, 15);
+    }
+}
+
+#[tokio::test]
+async fn program_leads_a_session_of_its_own_without_a_terminal_in_every_way() {
+    for way in every_way() {
+        // Field 6 is the session, 7 the terminal, of which 0 is none; as seen from outside.
+        let script =
+            "read -r stat < /proc/self/stat; set -- ${stat##*) }; test $4 = $3; echo $? $5";
+        let ending = run_with(shell(script), policy(way), 0).await;
+        assert_eq!(ending.output.stdout, "0 0\n", "{way}");
+    }
+}

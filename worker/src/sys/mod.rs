@@ -27,7 +27,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub(crate) use guard::{Guard, start_guard};
-pub(crate) use init::{KILL_ALL, TERMINATE};
+pub(crate) use init::{KILL_ALL, RESUME, SUSPEND, TERMINATE};
 pub(crate) use launch::{Enclosure, NO_FILE, Program, Stdio, launch};
 
 /// Makes a descriptor that becomes readable when the process has ended, also before it is reaped.

@@ -27,7 +27,8 @@ tasks of another daemon have the environment of its workers, plus --env.
 When a daemon that is not its own goes away, it waits up to 30 s for it or its successor and goes on: \
 no task is submitted twice, each output is printed once.
 
-Ctrl-C cancels the tasks, waits until they are gone and ends with 130; a second one ends at once.";
+Tasks have no terminal: what asks for something there fails. Ctrl-C cancels the tasks, waits until they are gone and ends with \
+130; a second one ends at once. Ctrl-Z stops the tasks of an own daemon too, and they go on with it.";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -37,6 +37,7 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, signals: &mut EndSig
         .map_or_else(|| share(default_slots(), args.workers), NonZero::get);
     let policy = ExecPolicy::default().containment(args.contain);
     let mut crew = Crew::start(settings, args.workers, slots, &policy)?;
+    signals.pause_own_tasks()?;
     let info = crew.daemon().info();
     let record = DevRecord {
         addresses: crew

@@ -67,6 +67,9 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
         found = daemon_or_crew(global, args.slots, args.contain.unwrap_or_default(), &job.bar) => found?,
         exit = signals.next() => return Ok(exit),
     };
+    if crew.is_some() {
+        signals.pause_own_tasks()?;
+    }
     let slots = match &crew {
         Some(crew) => crew.slots(),
         None => slots_of(&daemon).await?,

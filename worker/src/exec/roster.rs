@@ -1,0 +1,86 @@
+//! The children of this process that run programs, so that all of them can be stopped and continued together.
+//!
+//! Invariant: who is on the roster is not reaped, so its number is nobody else's; it is taken off in the same breath as it is reaped.
+//! Tested in `exec/tree_tests.rs` and by the tests of `qtf map`.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// Who hears a signal for a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ear {
+    /// The child's group.
+    Group,
+    /// The child, an init, which passes it on.
+    Init,
+}
+
+#[derive(Debug, Default)]
+struct Roster {
+    children: HashMap<Pid, Ear>,
+    is_suspended: bool,
+}
+
+static ROSTER: LazyLock<Mutex<Roster>> = LazyLock::new(Mutex::default);
+
+fn roster() -> MutexGuard<'static, Roster> {
+    ROSTER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts a child on it. While all are stopped, so is this one.
+pub(super) fn add(child: Pid, ear: Ear) {
+    let mut roster = roster();
+    roster.children.insert(child, ear);
+    if roster.is_suspended {
+        suspend(child, ear);
+    }
+}
+
+/// Reaps a child by `reap`, which says whether that is done, and takes it off then.
+pub(super) fn reap<T>(child: Pid, reap: impl FnOnce() -> (bool, T)) -> T {
+    let mut roster = roster();
+    let (is_reaped, result) = reap();
+    if is_reaped {
+        roster.children.remove(&child);
+    }
+    result
+}
+
+/// Whether all are stopped.
+pub(super) fn is_suspended() -> bool {
+    roster().is_suspended
+}
+
+/// Stops the programs that this process runs, and those it starts from now on, until [`resume_programs`].
+pub fn suspend_programs() {
+    let mut roster = roster();
+    roster.is_suspended = true;
+    for (child, ear) in &roster.children {
+        suspend(*child, *ear);
+    }
+}
+
+/// Lets the programs that this process runs go on.
+pub fn resume_programs() {
+    let mut roster = roster();
+    roster.is_suspended = false;
+    // The only possible error is that nobody is left who may be signalled.
+    for (child, ear) in &roster.children {
+        let _ = match ear {
+            Ear::Group => killpg(*child, Signal::SIGCONT),
+            Ear::Init => kill(*child, sys::RESUME),
+        };
+    }
+}
+
+fn suspend(child: Pid, ear: Ear) {
+    let _ = match ear {
+        Ear::Group => killpg(child, Signal::SIGSTOP),
+        Ear::Init => kill(child, sys::SUSPEND),
+    };
+}
