@@ -164,7 +164,7 @@ impl fmt::Display for Detail {
             ),
             Self::NoRoom { bytes } => write!(
                 f,
-                "no room for {bytes} bytes of payload: try again later, or start the daemon with a larger segment"
+                "no room for {bytes} bytes of payload in the arena of the segment: try again later, or start the daemon with a larger segment"
             ),
             Self::NoSpillRoom { bytes, limit } => write!(
                 f,

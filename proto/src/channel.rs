@@ -225,13 +225,62 @@ fn not_there(error: &(dyn StdError + 'static)) -> Option<io::Error> {
 }
 
 mod socket {
+    //! A peer that has no room says so in an HTTP/2 frame and closes at once. If that is before our first bytes went out, writing
+    //! them fails, and nobody would read what it said.
+
     use core::pin::Pin;
     use core::task::{Context, Poll};
     use std::io;
+    use std::os::fd::{AsRawFd as _, RawFd};
 
+    use nix::sys::socket::{MsgFlags, recv};
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
     use super::Socket;
+
+    /// LIMIT: bytes of a peer's last words that are looked at.
+    const WORDS_MAX: usize = 1024;
+
+    impl Socket {
+        fn fd(&self) -> RawFd {
+            match self {
+                Self::Tcp(stream) => stream.as_raw_fd(),
+                Self::Unix(stream) => stream.as_raw_fd(),
+            }
+        }
+
+        /// What a write came to; for a connection that the peer has closed, with its last words.
+        fn told(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+            written.map_err(|error| {
+                use io::ErrorKind::{BrokenPipe, ConnectionReset};
+                if !matches!(error.kind(), BrokenPipe | ConnectionReset) {
+                    return error;
+                }
+                let mut bytes = [0; WORDS_MAX];
+                let count = recv(self.fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
+                match last_words(bytes.get(..count).unwrap_or_default()) {
+                    Some(words) => io::Error::new(error.kind(), words),
+                    None => error,
+                }
+            })
+        }
+    }
+
+    /// The text in the frame that ends an HTTP/2 connection, if there is one.
+    pub(super) fn last_words(mut bytes: &[u8]) -> Option<String> {
+        const GOAWAY: u8 = 7;
+        loop {
+            let (&[high, middle, low, kind, ..], rest) = bytes.split_first_chunk::<9>()?;
+            let length = u32::from_be_bytes([0, high, middle, low]);
+            let (payload, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+            if kind == GOAWAY {
+                // Behind the last stream and the code.
+                let words = payload.get(8..).filter(|words| !words.is_empty())?;
+                return Some(String::from_utf8_lossy(words).into_owned());
+            }
+            bytes = after;
+        }
+    }
 
     impl AsyncRead for Socket {
         fn poll_read(
@@ -252,10 +301,12 @@ mod socket {
             cx: &mut Context<'_>,
             buf: &[u8],
         ) -> Poll<io::Result<usize>> {
-            match self.get_mut() {
+            let me = self.get_mut();
+            let written = match me {
                 Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
                 Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            }
+            };
+            me.told(written)
         }
 
         fn poll_write_vectored(
@@ -263,10 +314,12 @@ mod socket {
             cx: &mut Context<'_>,
             bufs: &[io::IoSlice<'_>],
         ) -> Poll<io::Result<usize>> {
-            match self.get_mut() {
+            let me = self.get_mut();
+            let written = match me {
                 Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
                 Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            }
+            };
+            me.told(written)
         }
 
         fn is_write_vectored(&self) -> bool {
@@ -368,6 +421,23 @@ mod tests {
             believes(1000, 0).is_err(),
             "root does not run what a user says"
         );
+    }
+
+    #[test]
+    fn last_words_of_a_peer_that_closes_before_it_hears_anything_are_told() {
+        // Settings, and the end: no stream was looked at, calm down, and why.
+        let words = b"\0\0\0\x04\0\0\0\0\0\0\0\x10\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0bno room!";
+        assert_eq!(socket::last_words(words).unwrap(), "no room!");
+        for end in 0..words.len() {
+            assert_eq!(socket::last_words(&words[..end]), None, "{end}");
+        }
+        let closed = Address::InProcess(InProcess::new(|| {
+            let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
+            io::Write::write_all(&mut theirs, words)?;
+            Ok(ours)
+        }));
+        let error = error_of(&closed).to_string();
+        assert!(error.ends_with(": no room!"), "{error}");
     }
 
     #[test]

@@ -343,6 +343,77 @@ mod tests {
         }
     }
 
+    /// A body whose bytes come when the test sends them.
+    struct Pieces(tokio::sync::mpsc::UnboundedReceiver<Bytes>);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let piece = self.0.poll_recv(cx);
+            piece.map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+        }
+    }
+
+    /// The next frame's bytes, or why the call ended; `None` if there is nothing after `wait`.
+    async fn next_within(
+        body: &mut MeteredBody<Pieces>,
+        wait: Duration,
+    ) -> Option<Result<Bytes, Status>> {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+        let frame = tokio::time::timeout(wait, frame).await.ok()?;
+        Some(match frame.expect("the sender is there") {
+            Ok(frame) => Ok(frame.into_data().unwrap()),
+            Err(error) => Err(*error.downcast::<Status>().unwrap()),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn message_that_is_not_complete_in_time_ends_its_call_and_more_of_it_gives_no_more_time()
+    {
+        const ALMOST: Duration = Duration::from_secs(29);
+        let (sender, pieces) = tokio::sync::mpsc::unbounded_channel();
+        let send = |bytes: &[u8]| sender.send(Bytes::copy_from_slice(bytes)).unwrap();
+        let holder = Holder::new(Principal::Uid(1), 100);
+        let mut body = MeteredBody::new(Pieces(pieces), holder);
+        // Between messages there is no limit, and each has the whole time for itself.
+        let whole = message(10);
+        assert!(next_within(&mut body, 100 * ALMOST).await.is_none());
+        for _ in 0..3 {
+            send(&whole[..8]);
+            next_within(&mut body, ALMOST).await.unwrap().unwrap();
+            assert!(next_within(&mut body, ALMOST).await.is_none());
+            send(&whole[8..]);
+            next_within(&mut body, ALMOST).await.unwrap().unwrap();
+            assert!(next_within(&mut body, 100 * ALMOST).await.is_none());
+        }
+        // A byte every now and then does not prolong it.
+        let begun = Instant::now();
+        send(&whole[..1]);
+        next_within(&mut body, ALMOST).await.unwrap().unwrap();
+        assert!(next_within(&mut body, ALMOST).await.is_none());
+        send(&whole[1..7]);
+        next_within(&mut body, ALMOST).await.unwrap().unwrap();
+        assert_eq!(totals(), (7, 1, 1));
+        let over = next_within(&mut body, ALMOST).await.unwrap().unwrap_err();
+        let after = begun.elapsed();
+        assert!(
+            (MESSAGE_TIME_MAX..MESSAGE_TIME_MAX + Duration::from_millis(5)).contains(&after),
+            "{after:?}"
+        );
+        assert_eq!(over.code(), tonic::Code::DeadlineExceeded);
+        assert!(
+            over.message().contains("7 bytes of a message came"),
+            "{over}"
+        );
+        drop(body);
+        assert_eq!(totals(), (0, 0, 0));
+    }
+
     #[test]
     fn half_messages_are_refused_beyond_the_bounds_of_connection_principal_and_all() {
         const MAX: usize = 100;

@@ -86,6 +86,9 @@ pub(crate) struct Disk {
 impl Disk {
     /// Writes, and comes back when it is stable or has failed. Not to be dropped before that.
     pub(crate) async fn write(&mut self, mut order: WriteOrder) -> Answer {
+        if let Some(held) = self.faults.as_ref().and_then(|faults| faults.held()) {
+            held.await;
+        }
         match self.faults.as_ref().and_then(|faults| faults.write()) {
             None => {}
             Some(WriteFault::Errno(errno)) => {

@@ -1,6 +1,7 @@
 //! A seam between the daemon and its disk, for tests: what they put there may refuse or shorten any operation.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use qtf_journal::Storage;
@@ -24,6 +25,11 @@ pub trait DiskFaults: fmt::Debug + Send + Sync {
     /// Comes before each job of the spill thread, and may keep it. True: the disk has no room for the bytes of an upload.
     fn spill(&self) -> bool {
         false
+    }
+
+    /// What the next write of a group waits for, as for a slow disk; `None` = it begins at once.
+    fn held(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        None
     }
 
     /// What becomes of the next write of a group; `None` = it is done.

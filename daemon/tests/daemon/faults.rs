@@ -3,15 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use prost::Message as _;
 use qtf_daemon::config::RawConfig;
 use qtf_daemon::journal::faults::{DiskFaults, WriteFault};
 use qtf_daemon::{BootError, Daemon, Exit, RunningDaemon, Settings};
 use qtf_journal::{Fault, FaultyStorage, Storage};
+use qtf_proto::address::Address;
 use qtf_proto::refusal;
 use qtf_proto::v1::*;
+use tokio::sync::Semaphore;
 
+use crate::grpc::one_piece;
 use crate::process::remove_segment;
 use crate::support::{Peer, noop, run};
 
@@ -29,6 +34,8 @@ struct Plan {
     one: Option<(u64, WriteFault)>,
     /// How all others do.
     all: Option<WriteFault>,
+    /// What each waits for: a permit.
+    gate: Option<Arc<Semaphore>>,
     /// Which operation on files fails, and how.
     operation: Option<(u64, Fault)>,
 }
@@ -52,6 +59,13 @@ impl DiskFaults for Disk {
         }
         *self.files.lock().unwrap() = Some(faulty.clone());
         Arc::new(faulty)
+    }
+
+    fn held(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let gate = self.plan.lock().unwrap().gate.clone()?;
+        Some(Box::pin(async move {
+            let _open = gate.acquire().await.unwrap();
+        }))
     }
 
     fn write(&self) -> Option<WriteFault> {
@@ -86,7 +100,7 @@ impl Place {
             instance: Some(self.name.clone()),
             runtime_dir: Some(path("run")),
             data_dir: Some(path("data")),
-            listen: Some(Vec::new()),
+            listen: Some(vec![format!("unix:{}", path("socket").display())]),
             core: Some("none".parse().unwrap()),
             journal: Some(self.journal.to_owned()),
             journal_file_bytes: Some(512 << 10),
@@ -225,4 +239,75 @@ fn start_fails_once(number: u64, errno: i32) -> bool {
     run(all_are_there(&daemon, &answered));
     daemon.stop().unwrap();
     was_hit
+}
+
+/// A submission over HTTP/2 as such, without a client whose own clock could be the first to end it.
+async fn submit_by_hand(
+    daemon: &RunningDaemon,
+    submission: &SubmitTaskRequest,
+    timeout: &str,
+) -> tonic::Status {
+    let [Address::Unix(path)] = daemon.addresses() else {
+        panic!("{:?}", daemon.addresses());
+    };
+    let stream = tokio::net::UnixStream::connect(path).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    let serving = tokio::spawn(connection);
+    let message = submission.encode_to_vec();
+    let mut body = vec![0];
+    body.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+    body.extend_from_slice(&message);
+    let request = http::Request::post("http://localhost/qtf.v1.Plm/SubmitTask")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", timeout)
+        .body(Box::pin(one_piece(body)))
+        .unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    serving.abort();
+    tonic::Status::from_header_map(answer.headers()).expect("the call ended without a message")
+}
+
+#[test]
+fn call_that_waits_for_the_journal_ends_with_the_deadline_of_its_caller_and_its_task_stays() {
+    for backend in BACKENDS {
+        let place = Place::new("slow", backend);
+        let disk = Arc::new(Disk::default());
+        let daemon = place.start(&disk).unwrap();
+        run(async {
+            let mut peer = Peer::new(&daemon).await;
+            // What a first submission writes besides is written.
+            peer.submit(noop(b"first")).await.unwrap();
+            let gate = Arc::new(Semaphore::new(0));
+            disk.plan(|plan| plan.gate = Some(Arc::clone(&gate)));
+            let submission = SubmitTaskRequest {
+                task: Some(TaskSpec {
+                    idempotency_key: vec![7; 16].into(),
+                    ..noop(b"slow")
+                }),
+                ..SubmitTaskRequest::default()
+            };
+            let over = submit_by_hand(&daemon, &submission, "50m").await;
+            assert_eq!(over.code(), tonic::Code::DeadlineExceeded, "{over}");
+            assert!(over.message().contains("grpc-timeout of 50ms"), "{over}");
+            // Nobody else waits for the disk who need not.
+            let memory = TaskSpec {
+                durability: Durability::Memory.into(),
+                ..noop(b"memory")
+            };
+            let memory = peer.submit(memory).await.unwrap();
+            assert_eq!(peer.state(memory).await, TaskState::Ready);
+            gate.add_permits(1);
+            // As the answer said: what the call changed before stays. The repeat is told of the same task.
+            let again = peer.plm.submit_task(submission).await.unwrap().into_inner();
+            assert_eq!(peer.state(again.task_id).await, TaskState::Ready);
+            assert_eq!(peer.counter("key_repeated").await, 1);
+        });
+        daemon.stop().unwrap();
+    }
 }

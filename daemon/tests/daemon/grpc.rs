@@ -18,7 +18,7 @@ use tower::Service as _;
 use crate::support::{Peer, connect, noop, on_both, small, until};
 
 /// A body whose bytes are sent one piece at a time, and that ends when its sender is dropped.
-struct Pieces(mpsc::Receiver<Bytes>);
+pub(crate) struct Pieces(mpsc::Receiver<Bytes>);
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
@@ -61,7 +61,7 @@ fn what_is_no_grpc_call_is_told_so_and_reaches_no_service() {
         let mut channel = connect(&daemon).await;
         let mut send = async |method, headers: &[(&str, &str)]| {
             // A whole message: empty.
-            let body = Body::new(one_piece(&[0; 5]));
+            let body = Body::new(one_piece(vec![0; 5]));
             let request = request(method, INFO, headers).body(body).unwrap();
             let answer = call(&mut channel, request).await;
             let status = answer.headers().get("grpc-status").cloned();
@@ -81,9 +81,10 @@ fn what_is_no_grpc_call_is_told_so_and_reaches_no_service() {
     });
 }
 
-fn one_piece(bytes: &'static [u8]) -> Pieces {
+/// A body of these bytes.
+pub(crate) fn one_piece(bytes: impl Into<Bytes>) -> Pieces {
     let (sender, pieces) = mpsc::channel(1);
-    sender.try_send(Bytes::from_static(bytes)).unwrap();
+    sender.try_send(bytes.into()).unwrap();
     Pieces(pieces)
 }
 

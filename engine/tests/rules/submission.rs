@@ -172,6 +172,7 @@ fn full_arena_refuses_and_leaves_no_slot_behind() {
         }
     };
     assert_eq!(refused.reason, RejectReason::ArenaFull);
+    assert!(refused.to_string().contains("in the arena"), "{refused}");
     assert!(refused.retry_after_ms > 0);
     assert_eq!(world.counts(), (accepted, 0));
     assert!(world.submit_with("exec", |_| ()).is_ok(), "inline fits");
@@ -207,7 +208,9 @@ fn table_of_kinds_full_is_refused_and_known_kinds_still_work() {
     let mut world = World::new();
     let full =
         (0..100).find_map(|number| world.submit_with(&format!("kind-{number}"), |_| ()).err());
-    assert_eq!(full.unwrap().reason, RejectReason::KindsFull);
+    let full = full.unwrap();
+    assert_eq!(full.reason, RejectReason::KindsFull);
+    assert!(full.to_string().contains("table of task kinds"), "{full}");
     assert!(world.submit_with("kind-0", |_| ()).is_ok());
 }
 

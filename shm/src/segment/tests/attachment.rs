@@ -192,6 +192,11 @@ fn records_are_told_from_one_another_and_run_out() {
     let spec = ground.spec(AttachRole::Client);
     let full = Attachment::open_id(ground.segment.shm_id().unwrap(), &spec);
     assert!(matches!(full, Err(OpenError::Full { .. })), "{full:?}");
+    let text = full.unwrap_err().to_string();
+    assert!(
+        text.contains(&format!("all {count} attach records")),
+        "{text}"
+    );
     let lock = LockFile::open(&ground.lock_path()).unwrap();
     for info in ground.segment.attached() {
         assert_eq!(ground.segment.judge(&info, Some(&lock)), Liveness::Alive);
