@@ -3,7 +3,7 @@
 //! A waiting task is cancelled at once. One that a worker holds is flagged and its worker is told
 //! to stop it (`stops.rs`); what becomes of it is judged when the attempt ends. Asking again changes
 //! nothing, but tells the worker once more.
-//! Tested in `engine/tests/rules/cancellation.rs`.
+//! Tested in `engine/tests/rules/cancellation.rs`, `local_takes.rs` and `cut_short.rs`.
 
 use qtf_journal as journal;
 use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, OutcomeKind, Phase, SlotIndex, StateWord, TaskId};

@@ -16,7 +16,7 @@ use qtf_shm::{
 use crate::world::{World, finished};
 
 /// A real segment, an engine over it, and a local process, which this one is too.
-fn ground() -> (World, Attachment) {
+pub(crate) fn ground() -> (World, Attachment) {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let mut spec = SegmentSpec::new("rules", directory.path());
     spec.geometry = Geometry::for_counts(64, 16).expect("a small segment fits");
@@ -119,26 +119,17 @@ fn end_that_a_local_worker_reports_is_judged_at_once() {
     };
     let worker = local.join_as_worker(&spec).expect("a worker slot is free");
     let taken = worker.take().expect("a task waits");
-    let state = world.segment().task(task.slot()).state();
-    // A daemon lives, so it judges.
-    let ended = world
-        .segment()
-        .apply(task.slot(), state, Event::Start)
-        .unwrap();
     let outcome = Outcome {
         kind: OutcomeKind::Exited,
         ..Outcome::default()
     };
-    crate::world::written(world.segment(), task.slot()).set_outcome(outcome);
-    let ended = world
-        .segment()
-        .apply(task.slot(), ended, Event::End)
-        .unwrap();
-    world.segment().index_timer(task.slot(), ended, 0);
-    std::mem::forget(taken);
+    // A daemon lives, so it judges.
+    assert_eq!(taken.finish(outcome, b"output"), Ok(Phase::Ended));
     let effects = world.cycle();
     assert_eq!(finished(&effects), [(task, Phase::Done)]);
+    assert_eq!(world.outcome(task), outcome);
     assert_eq!(worker.state().running(), 0);
+    world.verify();
 }
 
 #[test]

@@ -121,3 +121,30 @@ fn burial_that_was_cut_short_says_why() {
         }
     }
 }
+
+#[test]
+fn change_of_priority_that_was_cut_short_leaves_a_task_that_waits_with_one_or_the_other() {
+    let (mut blocked, mut changed) = (0, 0);
+    for writes in 1.. {
+        let mut world = World::with(64, EngineConfig::default());
+        world.worker_without_credits(1, &["exec"]);
+        let task = world.submit("exec");
+        let before = world.segment().task(task.slot()).priority();
+        let now = world.now;
+        let whole = killed_after(writes, || {
+            world.engine.update_priority(now, task, 7).is_ok()
+        });
+        let mut world = world.restarted();
+        blocked += u32::from(world.phase(task) == Phase::Blocked);
+        world.settle_for(3 * SECOND);
+        assert_eq!(world.phase(task), Phase::Ready, "{writes}");
+        let after = world.segment().task(task.slot()).priority();
+        assert!(after == before || after == 7, "{writes}: {after}");
+        changed += u32::from(after == 7);
+        world.verify();
+        if whole.is_ok() {
+            assert!(blocked > 1 && changed > 1, "{blocked} {changed}");
+            return;
+        }
+    }
+}

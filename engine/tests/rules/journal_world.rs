@@ -71,7 +71,26 @@ impl JournalWorld {
 
     fn first(config: EngineConfig, limits: AppenderLimits, geometry: Geometry) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let segment = segment(&directory, (1, 0), geometry);
+        let segment = Segment::in_process(&spec(&directory, (1, 0), geometry));
+        Self::over(Arc::new(segment), directory, (config, limits))
+    }
+
+    /// A first start in a segment that local processes open too.
+    pub(crate) fn among_locals() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let segment = Segment::create_private(&spec(&directory, (1, 0), small()));
+        let segment = Arc::new(segment.expect("shared memory can be had"));
+        let settings = (EngineConfig::default(), AppenderLimits::default());
+        let mut world = Self::over(segment, directory, settings);
+        world.sync();
+        world
+    }
+
+    fn over(
+        segment: Arc<Segment>,
+        directory: tempfile::TempDir,
+        (config, limits): (EngineConfig, AppenderLimits),
+    ) -> Self {
         let disk = SimDisk::new();
         let opened =
             open_tail(&disk, &journal_config(1)).expect("an empty disk is an empty journal");
@@ -283,7 +302,8 @@ impl JournalWorld {
         let recovered = recover(&disk, &journal_config(nonce)).expect("the journal is whole");
         let writer = start(&recovered.opened, &disk, nonce);
         let base = recovered.gen_limit.max(1);
-        let segment = segment(&directory, (base, recovered.max_stamp), small());
+        let spec = spec(&directory, (base, recovered.max_stamp), small());
+        let segment = Arc::new(Segment::in_process(&spec));
         let now = Now::from_stamp(recovered.max_stamp + 1);
         let wall = WallTime { now, unix_ms };
         restore(&segment, &recovered, wall).expect("the tasks fit");
@@ -315,15 +335,15 @@ fn small() -> Geometry {
     Geometry::for_counts(SLOTS, 16).expect("a small segment fits")
 }
 
-fn segment(
+fn spec(
     directory: &tempfile::TempDir,
     (base, first_stamp): (u64, u64),
     geometry: Geometry,
-) -> Arc<Segment> {
+) -> SegmentSpec {
     let mut spec = SegmentSpec::new("rules", directory.path());
     spec.geometry = geometry;
     spec.gen_base = Some(base);
     spec.first_stamp = first_stamp;
     spec.spill_id = Some(7);
-    Arc::new(Segment::in_process(&spec))
+    spec
 }

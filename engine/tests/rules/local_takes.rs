@@ -1,0 +1,252 @@
+//! Rules about tasks that local workers take and hold beside the engine: who comes second changes nothing, and nobody takes an attempt from
+//! a living one.
+//!
+//! The other side's change is put right after each of the engine's shared writes in turn. A journal task's number is one that comes before its
+//! change; a memory task has none, so there a take in the middle comes first only where the engine writes what it must not.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use qtf_engine::{Effect, RejectReason};
+use qtf_shm::layout::attach::AttachRole;
+use qtf_shm::sync::kill::paused_after;
+use qtf_shm::{
+    Attachment, AttachmentSpec, Counter, FLAG_CANCEL, FLAG_TIMED_OUT, Key, LocalWorker,
+    LocalWorkerSpec, Outcome, OutcomeKind, Phase, Segment, Taken, TaskId, TaskRecord,
+};
+
+use crate::attaches::ground;
+use crate::journal_world::JournalWorld;
+use crate::world::{SECOND, World, finished};
+
+const SPEC: LocalWorkerSpec<'static> = LocalWorkerSpec {
+    name: "local",
+    host: "here",
+    kinds: u64::MAX,
+    capacity: 1,
+    losses_max: 3,
+};
+
+/// A local process for as long as this one lives: what happens in the middle of a call owns what it needs.
+fn process(segment: &Segment) -> &'static LocalWorker<'static> {
+    let folder = std::env::temp_dir();
+    let spec = AttachmentSpec::new(AttachRole::Worker, "local", folder);
+    let id = segment.shm_id().expect("it is the kernel's");
+    let opened = Attachment::open_id(id, &spec).expect("an attach record is free");
+    let opened: &'static Attachment = Box::leak(Box::new(opened));
+    let worker = opened.join_as_worker(&SPEC).expect("a slot is free");
+    Box::leak(Box::new(worker))
+}
+
+fn record(segment: &Segment, task: TaskId) -> TaskRecord {
+    let reading = segment.read_task(task.slot());
+    reading.expect("there is such a slot").record
+}
+
+/// What a call of the engine met in its middle.
+#[derive(Default)]
+struct Met {
+    /// The take that was made there.
+    taken: Option<Taken<'static>>,
+    /// The task's key as it was taken.
+    key: Option<Key>,
+    /// The call needed that many writes.
+    anything: bool,
+}
+
+/// Makes a call of the engine, and lets a local worker take what it can right after the call's write of that number.
+fn with_a_take<T>(world: &mut World, writes: u32, call: impl FnOnce(&mut World) -> T) -> (T, Met) {
+    let worker = process(world.segment());
+    let segment = Arc::clone(world.engine.segment());
+    let met = Rc::new(RefCell::new(Met::default()));
+    let seen = Rc::clone(&met);
+    let take = move || {
+        let taken = worker.take();
+        let key = taken.as_ref().map(|taken| segment.task(taken.slot()).key());
+        *seen.borrow_mut() = Met {
+            taken,
+            key,
+            anything: true,
+        };
+    };
+    let answer = paused_after(writes, take, || call(world));
+    (answer, met.take())
+}
+
+/// The fields that a take leaves alone, but for the key.
+fn fields(record: &TaskRecord) -> (u64, Outcome, u64, u64) {
+    (
+        record.phase_time,
+        record.outcome,
+        record.result.len(),
+        record.lsn,
+    )
+}
+
+/// Memory and journal tasks: a call writes something before its change for the latter only.
+fn worlds(of: impl Fn(&mut World, TaskId, u32) -> bool) {
+    for is_journalled in [false, true] {
+        for writes in 1.. {
+            let is_over = if is_journalled {
+                let mut world = JournalWorld::among_locals();
+                let task = world.ready("exec");
+                of(&mut world.world, task, writes)
+            } else {
+                let (mut world, local) = ground();
+                let task = world.submit("exec");
+                drop(local);
+                of(&mut world, task, writes)
+            };
+            if is_over {
+                assert!(writes > 3, "{writes} writes are too few to have met any");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn cancellation_that_comes_second_to_a_take_flags_the_attempt_and_writes_nothing_of_it() {
+    worlds(|world, task, writes| {
+        let now = world.now;
+        let before = record(world.segment(), task);
+        let (answer, met) = with_a_take(world, writes, |world| {
+            world.engine.cancel(now, task).map(|answer| answer.phase)
+        });
+        let after = record(world.segment(), task);
+        let Some(taken) = met.taken else {
+            assert_eq!(answer, Ok(Phase::Cancelled), "{writes}");
+            assert_eq!(after.outcome.kind, OutcomeKind::Cancelled, "{writes}");
+            return !met.anything;
+        };
+        assert_eq!(answer, Ok(Phase::Assigned), "{writes}");
+        assert_eq!(
+            (after.phase_time, after.outcome, after.key),
+            (before.phase_time, before.outcome, before.key),
+            "{writes}"
+        );
+        assert_eq!(taken.stop_flags(), FLAG_CANCEL);
+        // It was done before it looked.
+        let outcome = Outcome {
+            kind: OutcomeKind::Exited,
+            ..Outcome::default()
+        };
+        taken.finish(outcome, b"output").expect("its own attempt");
+        world.settle();
+        assert_eq!(record(world.segment(), task).outcome, outcome, "{writes}");
+        world.verify();
+        false
+    });
+}
+
+#[test]
+fn change_of_priority_that_comes_second_to_a_take_is_refused_and_writes_nothing_of_the_attempt() {
+    worlds(|world, task, writes| {
+        let now = world.now;
+        let before = record(world.segment(), task);
+        let (answer, met) = with_a_take(world, writes, |world| {
+            world.engine.update_priority(now, task, 7)
+        });
+        let after = record(world.segment(), task);
+        let priority = after.key.ready_priority();
+        let Some(taken) = met.taken else {
+            assert_eq!(answer.map(|answer| answer.phase), Ok(Phase::Ready));
+            assert_eq!(priority, 7, "{writes}");
+            world.verify();
+            return !met.anything;
+        };
+        assert_eq!(Some(after.key), met.key, "{writes}");
+        match answer {
+            // Taken when it had its new priority.
+            Ok(_) => assert_eq!(priority, 7, "{writes}"),
+            Err(refused) => {
+                assert_eq!(refused.reason, RejectReason::WrongState, "{writes}");
+                assert_eq!(after.key, before.key, "{writes}");
+                assert_eq!(fields(&after), fields(&before), "{writes}");
+            }
+        }
+        taken.give_back();
+        let head = world.segment().ready().locate();
+        assert_eq!(head, Some((task.slot().get(), after.key)), "{writes}");
+        world.settle();
+        world.verify();
+        false
+    });
+}
+
+#[test]
+fn change_of_priority_is_made_beside_a_worker_that_takes_the_task_and_gives_it_back() {
+    worlds(|world, task, writes| {
+        let worker = process(world.segment());
+        let has_come = Rc::new(Cell::new(false));
+        let comes = Rc::clone(&has_come);
+        let take = move || {
+            comes.set(true);
+            if let Some(taken) = worker.take() {
+                taken.give_back();
+            }
+        };
+        let now = world.now;
+        let answer = paused_after(writes, take, || world.engine.update_priority(now, task, 7));
+        assert_eq!(answer.map(|answer| answer.phase), Ok(Phase::Ready));
+        let key = record(world.segment(), task).key;
+        assert_eq!(key.ready_priority(), 7, "{writes}");
+        let head = world.segment().ready().locate();
+        assert_eq!(head, Some((task.slot().get(), key)), "{writes}");
+        world.verify();
+        !has_come.get()
+    });
+}
+
+#[test]
+fn attempt_of_a_living_local_worker_is_flagged_when_its_time_is_over_and_ended_by_nobody() {
+    let (mut world, local) = ground();
+    let task = world
+        .submit_with("exec", |submission| submission.timeout_ms = 60_000)
+        .expect("accepted");
+    let worker = local.join_as_worker(&SPEC).expect("a slot is free");
+    let taken = worker.take().expect("a task waits");
+    taken.start().expect("its own attempt");
+    world.settle_for(59 * SECOND);
+    assert_eq!(taken.stop_flags(), 0);
+    let effects = world.settle_for(3_600 * SECOND);
+    assert_eq!(taken.stop_flags(), FLAG_TIMED_OUT);
+    assert_eq!(world.counter(Counter::TaskTimedOut), 1);
+    // No worker is told: there is no connection, and it reads the flag itself.
+    let stops = effects
+        .iter()
+        .filter(|&effect| matches!(effect, Effect::Stop { .. }));
+    assert_eq!(stops.count(), 0);
+    let state = world.segment().task(task.slot()).state();
+    assert_eq!((state.phase(), state.attempt()), (Phase::Running, 1));
+    let outcome = Outcome {
+        kind: OutcomeKind::TimedOut,
+        ..Outcome::default()
+    };
+    taken.finish(outcome, b"").expect("its own attempt");
+    assert_eq!(finished(&world.settle()), [(task, Phase::Failed)]);
+    assert_eq!(world.outcome(task), outcome);
+    world.verify();
+}
+
+#[test]
+fn cancelled_attempt_of_a_living_local_worker_is_ended_by_nobody_else() {
+    let (mut world, local) = ground();
+    let task = world.submit("exec");
+    let worker = local.join_as_worker(&SPEC).expect("a slot is free");
+    let taken = worker.take().expect("a task waits");
+    taken.start().expect("its own attempt");
+    let now = world.now;
+    let answer = world.engine.cancel(now, task).expect("it runs");
+    assert_eq!(answer.phase, Phase::Running);
+    world.settle_for(3_600 * SECOND);
+    assert_eq!(world.phase(task), Phase::Running);
+    let outcome = Outcome {
+        kind: OutcomeKind::Cancelled,
+        ..Outcome::default()
+    };
+    taken.finish(outcome, b"").expect("its own attempt");
+    assert_eq!(finished(&world.settle()), [(task, Phase::Cancelled)]);
+    world.verify();
+}
