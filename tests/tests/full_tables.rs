@@ -28,6 +28,7 @@ fn silent(place: &Place, count: usize) -> Vec<UnixStream> {
 fn command_that_finds_all_connections_in_use_says_which_limit_to_raise() {
     let place = Place::new();
     let _daemon = small_daemon(&place, "connections_max = 3\nhandshake_ms = 60000");
+    // What one user may have of three, and one more.
     let held = silent(&place, 3);
     let address = place.address();
     let refused = |words: &[&str]| {
@@ -35,8 +36,9 @@ fn command_that_finds_all_connections_in_use_says_which_limit_to_raise() {
             .into_iter()
             .chain(words.iter().copied());
         let refused = place.qtf(words);
-        let words = ": all 3 connections are in use: end some, or raise connections_max\n";
-        assert!(refused.stderr.ends_with(words), "{}", refused.stderr);
+        for words in ["of 3 connections", "or raise connections_max\n"] {
+            assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        }
         refused.code
     };
     assert_eq!(refused(&["submit", "--", "true"]), 4);
