@@ -18,6 +18,7 @@
 //! | `shortage.rs` | why the journal has no room, for refusals |
 //! | `stability.rs` | who waits for which record of the journal |
 //! | `age.rs` | that the stamps of the segment run out |
+//! | `reads.rs` | reads of spill files for streams that fetch |
 //! | `uploads/` | payloads and outputs that were uploaded and not yet used |
 
 mod age;
@@ -25,6 +26,7 @@ mod door;
 pub(crate) mod journal;
 pub(crate) mod lists;
 mod neighbours;
+pub(crate) mod reads;
 pub(crate) mod routes;
 pub(crate) mod shortage;
 pub(crate) mod stability;
@@ -53,6 +55,7 @@ use door::Door;
 use journal::Journal;
 use lists::Lists;
 use neighbours::Neighbours;
+use reads::Reads;
 use routes::{Routes, Undelivered};
 use stability::Stability;
 use uploads::Uploads;
@@ -73,6 +76,8 @@ pub(crate) struct Core {
     pub(crate) watches: Watches,
     pub(crate) lists: Lists,
     pub(crate) uploads: Uploads,
+    pub(crate) reads: Reads,
+    spill: Rc<SpillJobs>,
     pub(crate) stability: Stability,
     pub(crate) journal: Option<Journal>,
     pub(crate) limits: Limits,
@@ -149,6 +154,7 @@ impl Core {
         } = parts;
         let origin_ns = engine.segment().header().origin_ns;
         let slots = usize::try_from(engine.segment().geometry().tasks()).unwrap_or(usize::MAX);
+        let spill = Rc::new(spill);
         let watches_max = slots.saturating_mul(2).max(1 << 16);
         Self {
             routes: Routes::default(),
@@ -159,9 +165,11 @@ impl Core {
             journal,
             uploads: Uploads::new(
                 engine.segment().spill().clone(),
-                spill,
+                Rc::clone(&spill),
                 (limits.uploads, engine.config().share_rule),
             ),
+            reads: Reads::new(Rc::clone(&spill)),
+            spill,
             limits,
             durable_by_default,
             key_ttl,
@@ -269,18 +277,22 @@ impl Core {
 
     /// Has the spill thread remove some files that nobody refers to any more. The rest comes when that is done.
     fn remove_lost_files(&mut self) {
-        if self.uploads.jobs.is_removing() {
+        if self.spill.is_removing() {
             return;
         }
         let files = self.lost_files(REMOVED_AT_ONCE);
         if !files.is_empty() {
-            self.uploads.jobs.remove(files);
+            self.spill.remove(files);
         }
     }
 
     /// The spill thread has done something.
     pub(crate) fn spill_done(&mut self, done: Done) {
-        self.uploads.done(done);
+        match done {
+            Done::Upload(key, answer) => self.uploads.done(key, answer),
+            Done::Read(key, answer) => self.reads.done(key, answer),
+            Done::Removed => self.spill.removed(),
+        }
         self.remove_lost_files();
     }
 
@@ -292,7 +304,7 @@ impl Core {
         let left = std::iter::from_fn(|| self.engine.pop_lost_file()).take(count);
         let mut files: Vec<BlobRef> = left.collect();
         files.extend(std::iter::from_fn(|| self.uploads.pop_lost_file()));
-        self.uploads.jobs.remove_last(files);
+        self.spill.remove_last(files);
     }
 
     fn lost_files(&mut self, count: usize) -> Vec<BlobRef> {

@@ -5,8 +5,9 @@
 //! takes it; if its task is freed meanwhile the stream ends with an error, never with wrong bytes. Tested in
 //! `tests/daemon/transfer.rs`.
 
+use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,13 +17,14 @@ use qtf_proto::limits::CHUNK_BYTES;
 use qtf_proto::refusal;
 use qtf_proto::v1::{OutputChunk, RefusalReason, UploadChunk, UploadReceipt};
 use qtf_shm::spill::SpillError;
-use qtf_shm::{BlobRef, Counter, Part, TaskId};
+use qtf_shm::{BlobRef, Counter, LoadError, Part, TaskId};
+use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
 use super::{status, worker_session};
 use crate::core_cell::uploads::{Asked, NoUpload};
 use crate::core_cell::{self, Core};
-use crate::spill::thread::UploadKey;
+use crate::spill::thread::{Range, ReadAnswer, ReadKey, UploadKey};
 
 /// LIMIT: a chunk of an upload.
 const UPLOAD_CHUNK_BYTES_MAX: usize = 256 << 10;
@@ -183,14 +185,28 @@ fn spill_status(error: &SpillError) -> Status {
     ))
 }
 
-/// One blob of a task on its way to a peer, a chunk at each poll.
+/// One blob of a task on its way to a peer, a chunk at each poll. What lies in a file is read by the spill thread.
 #[derive(Debug)]
 pub(crate) struct BlobStream {
     part: Part,
     task: TaskId,
     total: u64,
     offset: u64,
+    reading: Option<Reading>,
     has_ended: bool,
+}
+
+/// A read that the spill thread does; left when dropped.
+#[derive(Debug)]
+struct Reading {
+    key: ReadKey,
+    asked: oneshot::Receiver<ReadAnswer>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        core_cell::attend(|core| core.reads.leave(self.key));
+    }
 }
 
 impl BlobStream {
@@ -201,33 +217,87 @@ impl BlobStream {
             task,
             total,
             offset: 0,
+            reading: None,
             has_ended: false,
         }
     }
 
-    fn next_chunk(&self) -> Result<OutputChunk, Status> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<OutputChunk, Status>> {
+        if self.reading.is_none()
+            && let Some(data) = self.read()?
+        {
+            return Poll::Ready(self.chunk(data));
+        }
+        let Some(reading) = &mut self.reading else {
+            return Poll::Ready(Err(status::gone()));
+        };
+        let answer = ready!(Pin::new(&mut reading.asked).poll(cx));
+        self.reading = None;
+        let data = match answer {
+            Err(_) => return Poll::Ready(Err(status::gone())),
+            Ok(Err(error)) => return Poll::Ready(Err(broken(self.task, &error.to_string()))),
+            Ok(Ok(data)) => data,
+        };
+        // A freed slot's file may be gone or replaced; the state tells whether it was ours.
+        let is_there = core_cell::look(|core| blob_of(core, self.task, self.part).is_some());
+        if is_there != Some(true) {
+            return Poll::Ready(Err(broken(self.task, &LoadError::Gone.to_string())));
+        }
+        Poll::Ready(self.chunk(data))
+    }
+
+    /// Reads the next chunk, or has it read.
+    fn read(&mut self) -> Result<Option<Vec<u8>>, Status> {
         let left = self.total.saturating_sub(self.offset);
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-        let mut data = vec![0; length];
-        let read = core_cell::look(|core| {
-            core.segment()
-                .load(self.task, self.part, self.offset, &mut data)
+        let (task, part, offset) = (self.task, self.part, self.offset);
+        let read = core_cell::attend(|core| match blob_of(core, task, part) {
+            None => Err(LoadError::Gone),
+            Some(blob @ BlobRef::Spill { .. }) => Ok(Err(core.reads.ask(Range {
+                blob,
+                offset,
+                length,
+            }))),
+            Some(BlobRef::None | BlobRef::Inline { .. } | BlobRef::Arena { .. }) => {
+                let mut data = vec![0; length];
+                let count = core.segment().load(task, part, offset, &mut data)?;
+                data.truncate(count);
+                Ok(Ok(data))
+            }
         });
         match read.ok_or_else(status::gone)? {
-            Ok(count) if count == length => {}
-            Ok(count) => {
-                return Err(broken(
-                    self.task,
-                    &format!("{count} of {length} bytes were read"),
-                ));
+            Err(error) => Err(broken(task, &error.to_string())),
+            Ok(Ok(data)) => Ok(Some(data)),
+            Ok(Err((key, asked))) => {
+                self.reading = Some(Reading { key, asked });
+                Ok(None)
             }
-            Err(error) => return Err(broken(self.task, &error.to_string())),
+        }
+    }
+
+    fn chunk(&self, data: Vec<u8>) -> Result<OutputChunk, Status> {
+        let left = self.total.saturating_sub(self.offset);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        if data.len() != length {
+            let why = format!("{} of {length} bytes were read", data.len());
+            return Err(broken(self.task, &why));
         }
         Ok(OutputChunk {
             total_bytes: self.total,
             data: Bytes::from(data),
         })
     }
+}
+
+/// Where a task's bytes lie, if it is still there.
+fn blob_of(core: &Core, task: TaskId, part: Part) -> Option<BlobRef> {
+    let slot = core.segment().slot_of(task)?;
+    let record = core.segment().task(slot);
+    let blob = match part {
+        Part::Payload => record.payload(),
+        Part::Result => record.result(),
+    };
+    record.state().is_of(task).then_some(blob)
 }
 
 fn broken(task: TaskId, why: &str) -> Status {
@@ -240,11 +310,11 @@ fn broken(task: TaskId, why: &str) -> Status {
 impl Stream for BlobStream {
     type Item = Result<OutputChunk, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        let chunk = self.next_chunk();
+        let chunk = ready!(self.poll_chunk(cx));
         let sent = chunk.as_ref().map_or(0, |chunk| chunk.data.len() as u64);
         self.offset = self.offset.saturating_add(sent);
         self.has_ended = chunk.is_err() || self.offset >= self.total;

@@ -1,32 +1,37 @@
 //! The core's way to the spill thread: handing over never waits, and the queue is bounded by construction.
 //!
-//! Invariant: each upload has at most one job under way, which is its owner's to keep, and one removal is. The queue has a place for
-//! each of them, and for the last removal. Tested in `core_cell/uploads/`.
+//! Invariant: each upload has at most one job under way, at most [`READS_MAX`] reads are, which are their owners' to keep, and one removal
+//! is. The queue has a place for each of them, and for the last removal. Tested in `core_cell/uploads/` and `core_cell/reads.rs`.
 
+use std::cell::Cell;
 use std::sync::mpsc;
 
 use qtf_shm::BlobRef;
 
-use super::thread::{Job, Step, UploadKey};
+use super::thread::{Job, Range, ReadKey, Step, UploadKey};
+
+/// LIMIT: reads under way; others wait.
+pub(crate) const READS_MAX: usize = 16;
 
 /// LIMIT: files that one job removes.
 pub(crate) const REMOVED_AT_ONCE: usize = 64;
 
-/// The way to the spill thread, which ends when this is dropped.
+/// The way to the spill thread, which ends when all owners have dropped this.
 #[derive(Debug)]
 pub(crate) struct SpillJobs {
     jobs: mpsc::SyncSender<Job>,
-    is_removing: bool,
+    is_removing: Cell<bool>,
 }
 
 impl SpillJobs {
     /// A queue for so many uploads.
     pub(super) fn new(uploads_max: usize) -> (Self, mpsc::Receiver<Job>) {
-        // LIMIT: one for each upload, a removal, and the last one.
-        let (jobs, taken) = mpsc::sync_channel(uploads_max.saturating_add(2));
+        // LIMIT: one for each upload, the reads, a removal, and the last one.
+        let places = uploads_max.saturating_add(READS_MAX + 2);
+        let (jobs, taken) = mpsc::sync_channel(places);
         let jobs = Self {
             jobs,
-            is_removing: false,
+            is_removing: Cell::new(false),
         };
         (jobs, taken)
     }
@@ -36,23 +41,28 @@ impl SpillJobs {
         self.send(Job::Upload(key, step))
     }
 
+    /// Hands over a read; fewer than [`READS_MAX`] are under way.
+    pub(crate) fn read(&self, key: ReadKey, range: Range) -> bool {
+        self.send(Job::Read(key, range))
+    }
+
     /// Whether files are being removed: others wait until that is done.
-    pub(crate) const fn is_removing(&self) -> bool {
-        self.is_removing
+    pub(crate) fn is_removing(&self) -> bool {
+        self.is_removing.get()
     }
 
     /// Has files removed that were given up; none may be under removal.
-    pub(crate) fn remove(&mut self, files: Vec<BlobRef>) {
-        self.is_removing = self.send(Job::Remove(files));
+    pub(crate) fn remove(&self, files: Vec<BlobRef>) {
+        self.is_removing.set(self.send(Job::Remove(files)));
     }
 
     /// A removal is done.
-    pub(crate) const fn removed(&mut self) {
-        self.is_removing = false;
+    pub(crate) fn removed(&self) {
+        self.is_removing.set(false);
     }
 
-    /// The last removal, behind everything that was handed over; the thread ends then.
-    pub(crate) fn remove_last(self, files: Vec<BlobRef>) {
+    /// The last removal, behind everything that was handed over. The owners drop this then.
+    pub(crate) fn remove_last(&self, files: Vec<BlobRef>) {
         self.send(Job::Remove(files));
     }
 

@@ -1,8 +1,8 @@
-//! Spill files as the daemon makes and removes them: on a thread of their own, because a disk may keep whoever touches it.
+//! Spill files as the daemon makes, reads and removes them: on a thread of their own, because a disk may keep whoever touches it.
 //!
 //! | file | what |
 //! |---|---|
-//! | `thread.rs` | the thread: makes, writes, syncs and removes files, one job after the other |
+//! | `thread.rs` | the thread: makes, writes, syncs, reads and removes files, one job after the other |
 //! | `jobs.rs` | the core's end: hands jobs over, within bounds |
 //! | `driver.rs` | the task that brings answers to the core |
 //!

@@ -1,4 +1,5 @@
-//! The spill thread: everything that is done to the files of uploads, and the removal of files that nobody needs.
+//! The spill thread: everything that is done to the files of uploads, the reading of what is fetched, and the removal of files that nobody
+//! needs.
 //!
 //! The core never waits for it: it hands over a [`Job`] and gets a [`Done`]. The files under way are the thread's own, by the number
 //! of their upload, so that none is ever closed or removed on another thread.
@@ -39,10 +40,26 @@ pub(crate) enum Step {
     Drop,
 }
 
+/// Names a read; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ReadKey(pub(crate) u64);
+
+/// A part of a blob that is to be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Range {
+    pub(crate) blob: BlobRef,
+    pub(crate) offset: u64,
+    pub(crate) length: usize,
+}
+
+/// What was read: less than asked for only at the end of the blob.
+pub(crate) type ReadAnswer = Result<Vec<u8>, SpillError>;
+
 /// What the thread is to do.
 #[derive(Debug)]
 pub(crate) enum Job {
     Upload(UploadKey, Step),
+    Read(ReadKey, Range),
     /// Remove files that were given up.
     Remove(Vec<BlobRef>),
 }
@@ -51,6 +68,7 @@ pub(crate) enum Job {
 #[derive(Debug)]
 pub(crate) enum Done {
     Upload(UploadKey, Answer),
+    Read(ReadKey, ReadAnswer),
     Removed,
 }
 
@@ -118,6 +136,7 @@ impl Hands {
                 }
                 Done::Upload(key, answer)
             }
+            Job::Read(key, range) => Done::Read(key, self.read(range)),
             Job::Remove(files) => {
                 for file in files {
                     if let Err(error) = self.store.remove_given_up(file) {
@@ -127,6 +146,13 @@ impl Hands {
                 Done::Removed
             }
         }
+    }
+
+    fn read(&self, range: Range) -> ReadAnswer {
+        let mut data = vec![0; range.length];
+        let count = self.store.read_at(range.blob, range.offset, &mut data)?;
+        data.truncate(count);
+        Ok(data)
     }
 
     fn step(&mut self, key: UploadKey, step: Step) -> Answer {

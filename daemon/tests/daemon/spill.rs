@@ -168,6 +168,57 @@ fn disk_of_spill_files_that_hangs_keeps_uploads_and_nobody_else() {
 }
 
 #[test]
+fn disk_of_spill_files_that_hangs_keeps_whoever_fetches_and_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let daemon = start(folder.path(), &disk);
+    run(async {
+        let mut peer = Peer::new(&daemon).await;
+        let upload = Upload::begin(&peer, chunk(150_000, 150_000)).await;
+        let task = TaskSpec {
+            payload_upload: upload.finish().await.unwrap(),
+            ..noop(b"")
+        };
+        peer.submit(task).await.unwrap();
+        let mut worker = RawWorker::join(&mut peer, hello(1), 1).await;
+        let assignment = worker.assignments().await.remove(0);
+        disk.set(|state| state.hangs = true);
+        let seen = disk.seen();
+        let fetching: Vec<_> = (0..40)
+            .map(|_| {
+                let mut scheduler = peer.scheduler.clone();
+                let request = FetchPayloadRequest {
+                    worker_id: worker.welcome.worker_id,
+                    token: worker.welcome.token,
+                    task: assignment.task,
+                };
+                tokio::spawn(async move {
+                    let mut chunks = scheduler.fetch_payload(request).await?.into_inner();
+                    let mut bytes = Vec::new();
+                    while let Some(chunk) = chunks.message().await? {
+                        bytes.extend_from_slice(&chunk.data);
+                    }
+                    Ok::<_, Status>(bytes)
+                })
+            })
+            .collect();
+        until(async || disk.seen() > seen).await;
+        for _ in 0..10 {
+            peer.submit(noop(b"x")).await.unwrap();
+        }
+        assert!(fetching.iter().all(|call| !call.is_finished()));
+        // Some go before anything was read.
+        for call in &fetching[..20] {
+            call.abort();
+        }
+        disk.set(|state| state.hangs = false);
+        for call in fetching.into_iter().skip(20) {
+            assert!(call.await.unwrap().unwrap() == vec![7; 150_000]);
+        }
+    });
+}
+
+#[test]
 fn disk_that_is_full_in_the_middle_of_an_upload_is_named_with_what_helps_and_the_space_is_free_again()
  {
     let folder = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use qtf_engine::{Principal, ShareRule, ShareUsedUp};
@@ -25,7 +26,7 @@ use qtf_shm::{BlobRef, Now};
 use tokio::sync::oneshot;
 
 use crate::spill::jobs::SpillJobs;
-use crate::spill::thread::{Answer, Done, Step, UploadKey};
+use crate::spill::thread::{Answer, Step, UploadKey};
 
 /// How long a receipt is good for: 60 s.
 pub(crate) const RECEIPT_NS: u64 = 60_000_000_000;
@@ -71,7 +72,7 @@ enum OneJob {
 #[derive(Debug)]
 pub(crate) struct Uploads {
     store: SpillStore,
-    pub(super) jobs: SpillJobs,
+    jobs: Rc<SpillJobs>,
     under_way: HashMap<UploadKey, UnderWay>,
     last_key: u64,
     waiting: HashMap<u64, Upload>,
@@ -113,7 +114,7 @@ impl Uploads {
     /// None yet; at most `uploads_max` under way and waiting together.
     pub(crate) fn new(
         store: SpillStore,
-        jobs: SpillJobs,
+        jobs: Rc<SpillJobs>,
         (uploads_max, rule): (usize, ShareRule),
     ) -> Self {
         Self {
@@ -251,12 +252,8 @@ impl Uploads {
         }
     }
 
-    /// The spill thread has done something.
-    pub(crate) fn done(&mut self, done: Done) {
-        let (key, answer) = match done {
-            Done::Removed => return self.jobs.removed(),
-            Done::Upload(key, answer) => (key, answer),
-        };
+    /// The spill thread has done a step.
+    pub(crate) fn done(&mut self, key: UploadKey, answer: Answer) {
         let Some(upload) = self.under_way.get_mut(&key) else {
             return;
         };

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::*;
 use crate::journal::faults::DiskFaults;
-use crate::spill::thread::{self, Told};
+use crate::spill::thread::{self, Done, Told};
 
 const LIMIT: u64 = 64 << 20;
 const STEP: u64 = SPILL_STEP_BYTES;
@@ -49,7 +49,7 @@ impl World {
         let faults: Arc<dyn DiskFaults> = Arc::clone(&disk) as _;
         let (jobs, told) = thread::start(store.clone(), uploads_max, Some(faults)).unwrap();
         Self {
-            uploads: Uploads::new(store, jobs, (uploads_max, rule)),
+            uploads: Uploads::new(store, Rc::new(jobs), (uploads_max, rule)),
             told,
             disk,
             folder,
@@ -67,7 +67,11 @@ impl World {
         };
         while busy(&self.uploads) {
             let done = self.told.done.blocking_recv().expect("the thread lives");
-            self.uploads.done(done);
+            match done {
+                Done::Upload(key, answer) => self.uploads.done(key, answer),
+                Done::Removed => self.uploads.jobs.removed(),
+                Done::Read(..) => panic!("nobody reads"),
+            }
         }
     }
 
