@@ -42,11 +42,7 @@ impl Peer {
 
     /// For whom its calls are made: the user on a Unix socket, else the host.
     pub(crate) fn principal(&self) -> Principal {
-        match (self.local, self.address) {
-            (Some(local), _) => Principal::Uid(local.uid),
-            (None, Some(address)) => Principal::of_address(address.ip()),
-            (None, None) => Principal::Unknown,
-        }
+        principal(self.local, self.address)
     }
 
     /// User of the process; `None` over TCP.
@@ -69,6 +65,22 @@ impl Peer {
     /// a connection costs one descriptor and not two.
     pub(crate) fn open_process(&self) -> Option<Known> {
         self.process.map(open_known)
+    }
+}
+
+/// Who is at the other end, before anything else is asked about it.
+pub(crate) fn principal_of(socket: &Socket) -> Principal {
+    match socket {
+        Socket::Tcp(stream) => principal(None, stream.peer_addr().ok()),
+        Socket::Unix(stream) => principal(local_peer(stream), None),
+    }
+}
+
+fn principal(local: Option<LocalPeer>, address: Option<SocketAddr>) -> Principal {
+    match (local, address) {
+        (Some(local), _) => Principal::Uid(local.uid),
+        (None, Some(address)) => Principal::of_address(address.ip()),
+        (None, None) => Principal::Unknown,
     }
 }
 

@@ -19,7 +19,7 @@ use super::Backend;
 use super::edge_io::{EdgeIo, Socket};
 use super::places::{NARROW, NoPlace, Place, Places, Window};
 use super::refused::{self, REFUSAL_TIME_MAX, Refusals};
-use crate::edge::peer::Peer;
+use crate::edge::peer::{Peer, principal_of};
 use crate::edge::service::{EdgeService, OpenCalls};
 
 // LIMIT: what one connection can make us hold: its window ([`Window`]), the streams below, and their send buffers.
@@ -113,8 +113,7 @@ impl Connections {
 
     /// Serves one more connection, unless there are too many, or too many of its principal.
     pub(crate) fn take(self: &Rc<Self>, socket: Socket) {
-        let peer = Arc::new(Peer::of(&socket));
-        let place = match self.places.take(peer.principal()) {
+        let place = match self.places.take(principal_of(&socket)) {
             Ok(place) => place,
             Err(why) => {
                 if !self.was_full.replace(true) {
@@ -131,7 +130,7 @@ impl Connections {
             place: Some(place),
         };
         tokio::task::spawn_local(async move {
-            open.connections.serve(socket, peer, window).await;
+            open.connections.serve(socket, window).await;
         });
     }
 
@@ -187,7 +186,8 @@ impl Connections {
         }
     }
 
-    async fn serve(&self, socket: Socket, peer: Arc<Peer>, window: Window) {
+    async fn serve(&self, socket: Socket, window: Window) {
+        let peer = Arc::new(Peer::of(&socket));
         let mut io = match EdgeIo::new(socket, self.backend) {
             Ok(io) => io,
             Err(error) => {
