@@ -115,7 +115,7 @@ fn is_orphaned() -> bool {
 fn is_ignored(signal: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let place = signal.as_raw_value() - 1;
-    ignored_signals(&status).is_some_and(|mask| mask >> place & 1 != 0)
+    ignored_signals(&status).is_some_and(|mask| (mask >> place) & 1 != 0)
 }
 
 fn ignored_signals(status: &str) -> Option<u64> {
