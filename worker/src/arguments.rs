@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Time between SIGTERM and SIGKILL for a task that is cancelled or out of time
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "2s")]
     pub(crate) stop_grace: Duration,
+    /// How long what a program leaves behind may hold its output open before it is killed; the output that came is kept
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
+    pub(crate) linger: Duration,
     /// How long a drain waits for what runs
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
     pub(crate) drain_timeout: Duration,

@@ -37,6 +37,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let policy = ExecPolicy::default()
         .output_limit_bytes(arguments.output_limit)
         .stop_grace(arguments.stop_grace)
+        .linger(arguments.linger)
         .inherit_environment(arguments.inherit_environment)
         .containment(arguments.contain);
     let mut worker = Worker::builder(address)

@@ -10,9 +10,7 @@ use std::thread::JoinHandle;
 
 use qtf_daemon::{Daemon, RunningDaemon, Settings};
 use qtf_proto::address::Address;
-use qtf_worker::{
-    Containment, ExecPolicy, Worker, WorkerError, prepare_containment, raise_descriptor_limit,
-};
+use qtf_worker::{ExecPolicy, Worker, WorkerError, prepare_containment, raise_descriptor_limit};
 use tokio::sync::oneshot;
 
 use crate::exit::{Exit, Failure};
@@ -49,11 +47,10 @@ pub(crate) fn default_slots() -> u16 {
 impl Crew {
     /// Starts a daemon and a worker that only this process can reach, for commands of its own user:
     /// they see the environment of the shell, as they would without a scheduler.
-    pub(crate) fn start_for_map(slots: u16, containment: Containment) -> Result<Self, Failure> {
-        let policy = ExecPolicy::default()
+    pub(crate) fn start_for_map(slots: u16, policy: ExecPolicy) -> Result<Self, Failure> {
+        let policy = policy
             .output_limit_bytes(MAP_OUTPUT_BYTES_MAX)
-            .inherit_environment(true)
-            .containment(containment);
+            .inherit_environment(true);
         Crew::start(Settings::private(), 1, slots, &policy)
     }
 

@@ -169,8 +169,10 @@ pub(crate) async fn run(
         Some(StopCause::Stale) | None => String::new(),
     };
     if left_behind && cause.is_none() {
-        "a process that it left behind kept its output open and was killed"
-            .clone_into(&mut message);
+        let linger = humantime::format_duration(policy.linger);
+        message = format!(
+            "a process that it left behind kept its output open for {linger} and was killed (--linger)"
+        );
     }
     Ending {
         outcome: outcome(cause, status),

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use qtf_worker::Containment;
 
 use super::DurabilityName;
-use crate::durations::parse_duration_ms;
+use crate::durations::{parse_duration, parse_duration_ms};
 
 const LONG: &str = "\
 Runs a command once for each input, many at a time, and prints the outputs in input order.
@@ -19,6 +20,9 @@ the input becomes the last argument. Inputs are the words after `:::`, the lines
 The stdout and stderr of each task go to stdout and stderr as soon as all earlier inputs have been \
 printed. A line on stderr tells of each task that failed, and the exit code is then 1. Tasks run in \
 the current directory.
+
+What a task leaves running when it ends is killed: at once, or after --linger if it holds the output open, and then a \
+line on stderr says so.
 
 Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its \
 own for the duration, inside this process, and its tasks have the environment of this shell. The \
@@ -60,6 +64,9 @@ pub(crate) struct MapArgs {
     /// Longest run time of one task: 90, 10s, 2min; 0 is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     pub(crate) timeout: Option<u32>,
+    /// How long what a task leaves behind may hold its output open, in the own daemon [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) linger: Option<Duration>,
     /// Where the tasks are kept before the daemon answers [default: the daemon's]
     #[arg(long, value_enum)]
     pub(crate) durability: Option<DurabilityName>,

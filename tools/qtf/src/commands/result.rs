@@ -171,6 +171,8 @@ fn tell(id: TaskId, info: &TaskInfo, output: &TaskOutput) {
             info.outcome.as_ref(),
             &output.message,
         ));
+    } else if let Some(said) = said_of_done(info, output) {
+        message(format!("task {id}: {said}"));
     }
     for note in notes(
         output,
@@ -180,6 +182,12 @@ fn tell(id: TaskId, info: &TaskInfo, output: &TaskOutput) {
     ) {
         message(format!("task {id}: {note}"));
     }
+}
+
+/// What the worker says of a task that ended well. Of an output that was dropped the notes tell.
+fn said_of_done<'a>(info: &TaskInfo, output: &'a TaskOutput) -> Option<&'a str> {
+    let is_dropped = info.outcome.is_some_and(|outcome| outcome.result_dropped);
+    (!is_dropped && !output.message.is_empty()).then_some(&output.message)
 }
 
 /// What is missing of an output.

@@ -74,6 +74,7 @@ struct MapRecord<'a> {
     stderr: JsonBytes<'a>,
     stdout_dropped_bytes: u64,
     stderr_dropped_bytes: u64,
+    message: &'a str,
 }
 
 impl EndPrinter {
@@ -174,6 +175,7 @@ impl EndPrinter {
             stderr: JsonBytes(&output.stderr),
             stdout_dropped_bytes: output.stdout_dropped_bytes,
             stderr_dropped_bytes: output.stderr_dropped_bytes,
+            message: &output.message,
         };
         let mut line = Vec::new();
         if self.mode == OutputMode::Json {
@@ -188,11 +190,14 @@ impl EndPrinter {
     }
 }
 
-/// A line for a task that failed, and one for each thing that is missing of its output.
+/// A line for a task that failed or whose worker has something to say, and one for each thing that is missing of its output.
 fn lines(input: &[u8], ended: &Ended, (ending, reason): (&str, &str), notes: &[String]) -> String {
     let name = shown(input);
     let mut text = match ended {
-        Ended::Task(end) if end.is_done() => String::new(),
+        Ended::Task(end) if end.is_done() && (reason.is_empty() || end.outcome.result_dropped) => {
+            String::new()
+        }
+        Ended::Task(end) if end.is_done() => failure_line(&name, reason, end.attempt),
         Ended::Task(end) => {
             let ending = explain(end.state, Some(&end.outcome), reason);
             failure_line(&name, &ending, end.attempt)

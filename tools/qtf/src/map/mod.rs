@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use qtf_proto::address::default_address;
-use qtf_worker::Containment;
+use qtf_worker::ExecPolicy;
 
 use crate::args::{GlobalArgs, MapArgs};
 use crate::commands::{parse_variables, working_directory};
@@ -63,8 +63,12 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
     if source.reads_stdin() && std::io::stdin().is_terminal() {
         message("reading the inputs from this terminal, one a line; Ctrl-D ends them");
     }
+    let mut policy = ExecPolicy::default().containment(args.contain.unwrap_or_default());
+    if let Some(linger) = args.linger {
+        policy = policy.linger(linger);
+    }
     let (daemon, mut crew) = tokio::select! {
-        found = daemon_or_crew(global, args.slots, args.contain.unwrap_or_default(), &job.bar) => found?,
+        found = daemon_or_crew(global, args.slots, policy, &job.bar) => found?,
         exit = signals.next() => return Ok(exit),
     };
     if crew.is_some() {
@@ -106,7 +110,7 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
 async fn daemon_or_crew(
     global: &GlobalArgs,
     slots: Option<NonZero<u16>>,
-    containment: Containment,
+    policy: ExecPolicy,
     bar: &ProgressBar,
 ) -> Result<(Daemon, Option<Crew>), Failure> {
     if let Some(address) = given_address(global)? {
@@ -119,7 +123,7 @@ async fn daemon_or_crew(
         Ok(daemon) => Ok((daemon, None)),
         Err(error) if error.is_not_there() => {
             let slots = slots.map_or_else(default_slots, NonZero::get);
-            let crew = Crew::start_for_map(slots, containment)?;
+            let crew = Crew::start_for_map(slots, policy)?;
             let daemon = Daemon::at(&crew.address(), Some(bar))
                 .await
                 .map_err(|error| unreachable(&error))?;
