@@ -10,6 +10,7 @@ use qtf_shm::{
     TaskOptions,
 };
 
+use super::burials::{buried, is_half_done};
 use super::journal::{End, Mark};
 use super::outcome::{ATTEMPT_MAX, Judgement, Record, judge, retry_pause_ns};
 use super::pending::Then;
@@ -19,9 +20,6 @@ use super::{APPLY_TRIES_MAX, Plm};
 use crate::effects::Effect;
 use crate::register::{Ending, Workers};
 use crate::turn::Turn;
-
-/// Code of the outcome `WorkerLost` of a task that got all the attempts there are; 0 = its workers were lost too often.
-pub const ATTEMPTS_USED_UP: u8 = 1;
 
 /// Why a worker no longer holds a task that it did not end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +52,9 @@ impl Plm {
     ) -> bool {
         turn.accept_end(slot, ended);
         let task = turn.segment.task(slot);
+        if is_half_done(task) {
+            return self.bury_half_done(turn, workers, slot, ended);
+        }
         let judgement = judge(Record::of(task, ended), task.outcome());
         let is_journalled = self.is_journalled(task);
         self.stops.forget(slot, ended);
@@ -318,11 +319,6 @@ impl Plm {
         true
     }
 
-    /// READY -> `DEAD_LETTER`: no worker may have it any more.
-    pub(crate) fn bury_waiting(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, ready: StateWord) {
-        self.finish(turn, slot, ready, (Event::Bury, Some(buried(ready))));
-    }
-
     /// ASSIGNED or RUNNING -> READY, at its old place in the order.
     fn requeue(&mut self, turn: &Turn<'_>, slot: SlotIndex, held: StateWord, losses: u8) -> bool {
         let task = turn.write(slot);
@@ -375,18 +371,6 @@ pub(super) fn tell_quarantine(turn: &mut Turn<'_>, slot: SlotIndex, kept: StateW
     {
         let phase = Phase::Quarantine;
         turn.effects.push(Effect::Finished { task, phase });
-    }
-}
-
-/// The reason of a dead letter: its workers were lost too often, or all of its attempts are used up.
-fn buried(held: StateWord) -> Outcome {
-    Outcome {
-        code: if held.attempt() >= ATTEMPT_MAX {
-            ATTEMPTS_USED_UP
-        } else {
-            0
-        },
-        ..outcome(OutcomeKind::WorkerLost)
     }
 }
 

@@ -14,7 +14,7 @@
 //! | `endings.rs` | brings a task to its final state, or back to the queue |
 //! | `cancel.rs` | cancellation and change of priority |
 //! | `retention.rs` | acknowledgement and freeing |
-//! | `dead_letters.rs` | new attempts for dead letters |
+//! | `burials.rs`, `dead_letters.rs` | what no worker may have any more; new attempts for it |
 //! | `stops.rs` | attempts that are to stop: told again until they end |
 //! | `timers.rs` | due tasks, timeouts, time to live |
 //! | `waiting.rs` | journal tasks that wait for room in the journal |
@@ -29,6 +29,7 @@
 mod accepting;
 mod admission;
 mod adoption;
+mod burials;
 mod cancel;
 mod dead_letters;
 mod endings;
@@ -64,7 +65,7 @@ use pending::Then;
 use stops::Stops;
 use waiting::Waiting;
 
-pub use endings::ATTEMPTS_USED_UP;
+pub use burials::ATTEMPTS_USED_UP;
 pub(crate) use journal::{Journal, LSN_UNDER_WAY};
 pub(crate) use keys::{restorable_keys, usable_keys};
 pub(crate) use kinds::Namer;

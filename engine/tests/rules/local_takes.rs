@@ -250,3 +250,37 @@ fn cancelled_attempt_of_a_living_local_worker_is_ended_by_nobody_else() {
     assert_eq!(finished(&world.settle()), [(task, Phase::Cancelled)]);
     world.verify();
 }
+
+#[test]
+fn task_that_runs_at_most_once_is_a_dead_letter_when_a_local_worker_gives_it_back_half_done() {
+    for is_cancelled in [false, true] {
+        let (mut world, local) = ground();
+        let task = world
+            .submit_with("exec", |submission| submission.at_most_once = true)
+            .expect("accepted");
+        let worker = local.join_as_worker(&SPEC).expect("a slot is free");
+        let taken = worker.take().expect("a task waits");
+        // What was not begun is handed on.
+        taken.give_back();
+        let taken = worker.take().expect("it waits again");
+        taken.start().expect("its own attempt");
+        let now = world.now;
+        if is_cancelled {
+            world.engine.cancel(now, task).expect("it runs");
+        }
+        taken.give_back();
+        let (phase, kind) = if is_cancelled {
+            (Phase::Cancelled, OutcomeKind::Cancelled)
+        } else {
+            (Phase::DeadLetter, OutcomeKind::WorkerLost)
+        };
+        assert_eq!(finished(&world.settle()), [(task, phase)]);
+        assert_eq!(world.outcome(task).kind, kind);
+        assert_eq!(worker.state().running(), 0);
+        world.verify();
+        if !is_cancelled {
+            world.engine.revive(now, task).expect("a person wants it");
+            assert!(worker.take().is_some());
+        }
+    }
+}

@@ -17,15 +17,13 @@
 //!
 //! Tested in `segment/tests/completion.rs` and `segment/tests/torture`.
 
-use core::cell::Cell;
-
 use crate::arena::{Claimant, Purpose};
 use crate::blob::BlobRef;
 use crate::id::{SlotIndex, TaskId, WorkerIndex};
 use crate::lane::{ENTRIES, ENTRY_WORDS, EntryPlace, LANE_BYTES};
 use crate::segment::{Segment, SegmentView};
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::task::slot::Outcome;
+use crate::task::slot::{Outcome, OutcomeKind};
 use crate::task::state::{Phase, StateWord};
 use crate::task::writer::PlmRight;
 use crate::worker::{WorkerEvent, WorkerPhase};
@@ -54,16 +52,23 @@ pub struct End {
     pub ended: u64,
 }
 
+/// The end of an attempt that a local worker gave back after it had begun it, of a task that runs at most once.
+pub(super) const HALF_DONE: Outcome = Outcome {
+    kind: OutcomeKind::WorkerLost,
+    code: 0,
+    result_dropped: false,
+};
+
 /// Where a lane lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LanePlace {
-    unit: u32,
-    claimant: Claimant,
+    pub(super) unit: u32,
+    pub(super) claimant: Claimant,
 }
 
 impl LanePlace {
     /// The word of the worker slot; 0 = none.
-    const fn word(self) -> u64 {
+    pub(super) const fn word(self) -> u64 {
         ((self.claimant.incarnation as u64) << 32) | (self.unit as u64 + 1)
     }
 
@@ -91,7 +96,7 @@ impl<'s> Lane<'s> {
             .filter_map(EntryPlace::of)
     }
 
-    fn entry(self, index: usize) -> Option<EntryPlace<'s>> {
+    pub(super) fn entry(self, index: usize) -> Option<EntryPlace<'s>> {
         let start = index.checked_mul(ENTRY_WORDS)?;
         EntryPlace::of(self.0.get(start..start.checked_add(ENTRY_WORDS)?)?)
     }
@@ -148,7 +153,7 @@ impl SegmentView {
     }
 
     /// The end of the entry counts: its task is ENDED or DONE by this very attempt.
-    fn waits(&self, entry: EntryPlace<'_>) -> bool {
+    pub(super) fn waits(&self, entry: EntryPlace<'_>) -> bool {
         let Some(completion) = completion_of(entry).filter(|found| found.end.is_some()) else {
             return false;
         };
@@ -166,7 +171,7 @@ impl SegmentView {
         self.lane_at(self.lane_place(worker)?)
     }
 
-    fn lane_at(&self, place: LanePlace) -> Option<Lane<'_>> {
+    pub(super) fn lane_at(&self, place: LanePlace) -> Option<Lane<'_>> {
         let words = LANE_BYTES / 8;
         let arena = self.parts.arena();
         arena
@@ -314,7 +319,12 @@ impl Segment {
 
 fn completion_of(entry: EntryPlace<'_>) -> Option<Completion> {
     let read = entry.read()?;
-    let outcome = Outcome::from_bits(read.outcome).of_worker();
+    let said = Outcome::from_bits(read.outcome);
+    let outcome = if said == HALF_DONE {
+        said
+    } else {
+        said.of_worker()
+    };
     Some(Completion {
         task: TaskId::from_raw(read.task)?,
         attempt: read.attempt,
@@ -325,101 +335,4 @@ fn completion_of(entry: EntryPlace<'_>) -> Option<Completion> {
             ended: read.ended,
         }),
     })
-}
-
-/// The lane as its worker uses it.
-#[derive(Debug)]
-pub(super) struct OwnLane<'s> {
-    segment: &'s Segment,
-    place: LanePlace,
-    lane: Lane<'s>,
-    /// Entries of tasks that this worker holds.
-    held: Cell<u64>,
-    /// Where the next free one is looked for.
-    next: Cell<usize>,
-}
-
-/// Which entry of a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct EntryIndex(usize);
-
-impl<'s> OwnLane<'s> {
-    pub(super) fn new(segment: &'s Segment) -> Option<Self> {
-        let place = segment.make_lane()?;
-        let arena = segment.view.parts.arena();
-        let words = arena.claimed_words(place.unit, place.claimant, LANE_BYTES / 8)?;
-        Some(Self {
-            segment,
-            place,
-            lane: Lane(words),
-            held: Cell::new(0),
-            next: Cell::new(0),
-        })
-    }
-
-    pub(super) const fn word(&self) -> u64 {
-        self.place.word()
-    }
-
-    /// Gives the memory back; the worker slot does not name it any more.
-    pub(super) fn give_back(&self) {
-        self.segment.free_lane_at(Some(self.place));
-    }
-
-    /// An entry for a task to be taken; `None` if all are in use, by tasks that run or ends that wait for a daemon.
-    pub(super) fn reserve(&self) -> Option<EntryIndex> {
-        let (first, held) = (self.next.get(), self.held.get());
-        let order = (first..ENTRIES).chain(0..first);
-        let is_held = |index: usize| (held >> index) & 1 == 1;
-        let found = order
-            .clone()
-            .filter(|&index| !is_held(index))
-            .find(|&index| self.is_free(index))
-            .or_else(|| {
-                order
-                    .filter(|&index| !is_held(index))
-                    .find(|&index| self.reclaim(index))
-            })?;
-        self.held.set(held | (1 << found));
-        self.next.set((found + 1) % ENTRIES);
-        Some(EntryIndex(found))
-    }
-
-    /// The entry is not needed by this worker any more: it is free, or it is an end that waits.
-    pub(super) fn let_go(&self, entry: EntryIndex) {
-        self.held.set(self.held.get() & !(1 << entry.0));
-    }
-
-    pub(super) fn begin(&self, entry: EntryIndex, task: TaskId, (attempt, started): (u8, u64)) {
-        if let Some(place) = self.lane.entry(entry.0) {
-            place.begin(task.as_raw(), attempt, started);
-        }
-    }
-
-    pub(super) fn end(&self, entry: EntryIndex, attempt: u8, end: &End) {
-        if let Some(place) = self.lane.entry(entry.0) {
-            let words = (end.result.as_raw(), end.ended);
-            place.end(attempt, end.outcome.to_bits(), words);
-        }
-    }
-
-    /// The attempt was taken away, or is handed back: nobody wants what the entry says.
-    pub(super) fn clear(&self, entry: EntryIndex, task: TaskId) {
-        if let Some(place) = self.lane.entry(entry.0) {
-            place.clear(task.as_raw());
-        }
-    }
-
-    fn is_free(&self, index: usize) -> bool {
-        self.lane
-            .entry(index)
-            .is_some_and(|entry| entry.task() == 0)
-    }
-
-    /// Frees an entry whose task has moved on, as when a client has freed a task that ended without a daemon.
-    fn reclaim(&self, index: usize) -> bool {
-        self.lane
-            .entry(index)
-            .is_some_and(|entry| !self.segment.waits(entry) && entry.clear(entry.task()))
-    }
 }

@@ -21,7 +21,8 @@ use crate::blob::BlobRef;
 use crate::counters::Counter;
 use crate::id::{AttachIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
 use crate::segment::attachment::Attachment;
-use crate::segment::completion::{End, EntryIndex, OwnLane};
+use crate::segment::completion::{End, HALF_DONE};
+use crate::segment::own_lane::{EntryIndex, OwnLane};
 use crate::segment::process::Liveness;
 use crate::segment::{ApplyError, Segment};
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
@@ -397,51 +398,58 @@ impl Taken<'_> {
         if begun.phase() == Phase::Assigned {
             self.start()?;
         }
-        let segment = self.worker.segment();
         let end = self.keep(outcome.of_worker(), output);
-        self.worker.lane.end(self.entry, self.attempt(), &end);
-        let event = self.ending(end.outcome);
+        match self.hand_over(self.ending(end.outcome), &end) {
+            Ok(phase) => {
+                let counters = self.worker.segment().counters();
+                counters.add(Counter::ResultRecorded, 1);
+                Ok(phase)
+            }
+            Err(error) => {
+                // Dropped next, which clears the entry; nobody else knows of the result.
+                self.worker.segment().release(self.id, end.result);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says beside the slot how the attempt ended, and changes the state.
+    fn hand_over(&mut self, event: Event, end: &End) -> Result<Phase, ApplyError> {
+        let segment = self.worker.segment();
+        self.worker.lane.end(self.entry, self.attempt(), end);
         let ended = segment.section(|| -> Result<StateWord, ApplyError> {
             let ended = self.advance(event)?;
             if ended.phase() == Phase::Done {
                 self.worker.count(WorkerEvent::Give);
             }
             Ok(ended)
-        });
-        let ended = match ended {
-            Ok(ended) => ended,
-            Err(error) => {
-                // Dropped next, which clears the entry; nobody else knows of the result.
-                segment.release(self.id, end.result);
-                return Err(error);
-            }
-        };
+        })?;
         self.over = true;
         self.worker.lane.let_go(self.entry);
-        segment.counters().add(Counter::ResultRecorded, 1);
         // The PLM looks where something is due.
         segment.index_timer(self.slot, ended, 0);
         Ok(ended.phase())
     }
 
-    /// Hands the task back: it counts against nobody.
+    /// Hands the task back: it counts against nobody. What runs at most once and has begun is ended by that: the PLM gives it to nobody else.
     pub fn give_back(mut self) {
         self.hand_back();
     }
 
     fn hand_back(&mut self) {
-        self.over = true;
         let segment = self.worker.segment();
-        let task = segment.task(self.slot);
-        segment.section(|| {
-            let found = task.state();
-            if task.options().has(TaskOptions::AT_MOST_ONCE)
-                && found.phase() == Phase::Running
-                && self.is_same_attempt(found)
-            {
-                // Half done: the daemon gives it to nobody else.
-                task.count_loss();
+        if self.is_half_done() {
+            let end = End {
+                outcome: HALF_DONE,
+                result: BlobRef::None,
+                ended: segment.now().stamp(),
+            };
+            if self.hand_over(Event::End, &end).is_ok() {
+                return;
             }
+        }
+        self.over = true;
+        segment.section(|| {
             if let Ok(ready) = self.advance(Event::Requeue) {
                 segment.unindex_timer(self.slot);
                 segment.index_ready(self.slot, ready);
@@ -450,6 +458,14 @@ impl Taken<'_> {
         });
         self.worker.lane.clear(self.entry, self.id);
         self.worker.lane.let_go(self.entry);
+    }
+
+    /// It runs at most once, and may have begun.
+    fn is_half_done(&self) -> bool {
+        let (task, found) = (self.task(), self.task().state());
+        task.options().has(TaskOptions::AT_MOST_ONCE)
+            && found.phase() == Phase::Running
+            && self.is_same_attempt(found)
     }
 
     /// What the attempt leaves, with its result stored.

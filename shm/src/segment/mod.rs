@@ -7,7 +7,7 @@
 //! | `restore` | tasks of a journal in a new one |
 //! | `attach` | how one is looked at |
 //! | `attachment`, `local_worker` | how a local process writes to one: its record, its submissions, the tasks it takes |
-//! | `completion` | what a local worker hands over beside the slots, in its lane |
+//! | `completion`, `own_lane` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
@@ -44,6 +44,7 @@ mod limits;
 mod local_worker;
 mod lock_file;
 mod look;
+mod own_lane;
 mod parts;
 mod pidfd;
 mod process;

@@ -9,7 +9,7 @@ use crate::segment::{
     TaskFields,
 };
 use crate::sync::kill::{Killed, killed_after, paused_after};
-use crate::task::slot::{Outcome, OutcomeKind};
+use crate::task::slot::{Outcome, OutcomeKind, TaskOptions};
 use crate::task::state::{Event, Phase};
 use crate::worker::{WorkerEvent, WorkerPhase};
 
@@ -404,4 +404,34 @@ fn daemon_killed_after_any_write_of_its_start_loses_no_end_that_waits() {
             return;
         }
     }
+}
+
+#[test]
+fn task_that_runs_at_most_once_and_is_given_back_half_done_ends_beside_the_slot() {
+    let ground = Ground::new();
+    let process = ground.open();
+    let worker = process.join_as_worker(&WORKER).unwrap();
+    let mut claimed = process.claim().unwrap();
+    let fields = TaskFields {
+        kind: process.kinds().find("noop"),
+        options: TaskOptions::AT_MOST_ONCE,
+        ..TaskFields::default()
+    };
+    claimed.write(&fields).unwrap();
+    let task = claimed.publish(Event::Admit, 7).unwrap();
+    let taken = worker.take().unwrap();
+    taken.start().unwrap();
+    let before = process.read_task(task.slot()).unwrap().record;
+    taken.give_back();
+    let after = process.read_task(task.slot()).unwrap().record;
+    assert_eq!(after.state.phase(), Phase::Ended);
+    assert_eq!(after.outcome.kind, OutcomeKind::WorkerLost);
+    let slot = process.task(task.slot());
+    assert_eq!(
+        (slot.losses(), slot.outcome()),
+        (before.losses, Outcome::default()),
+        "a local worker writes no field of a slot"
+    );
+    assert!(worker.take().is_none());
+    ground.verify();
 }

@@ -1,0 +1,66 @@
+//! Burials: a task that no worker may have any more becomes a dead letter, with the reason.
+//!
+//! What is taken from a worker is buried where it is handed back (`endings.rs`); here are those that nobody holds: one that a repairer, while no
+//! daemon looked, has counted too many losses for, and one that runs at most once and was given back half done by a local worker.
+//! What a person may do with dead letters: `dead_letters.rs`. Tested in `engine/tests/rules/losses.rs`, `at_most_once.rs` and `local_takes.rs`.
+
+use qtf_shm::{
+    Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskSlot,
+};
+
+use super::Plm;
+use super::endings::outcome;
+use super::journal::is_once;
+use super::outcome::ATTEMPT_MAX;
+use crate::register::{Ending, Workers};
+use crate::turn::Turn;
+
+/// Code of the outcome `WorkerLost` of a task that got all the attempts there are; 0 = its workers were lost too often.
+pub const ATTEMPTS_USED_UP: u8 = 1;
+
+impl Plm {
+    /// READY -> `DEAD_LETTER`.
+    pub(crate) fn bury_waiting(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, ready: StateWord) {
+        self.finish(turn, slot, ready, (Event::Bury, Some(buried(ready))));
+    }
+
+    /// ENDED -> `DEAD_LETTER`, or CANCELLED if that was asked for.
+    pub(super) fn bury_half_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        slot: SlotIndex,
+        ended: StateWord,
+    ) -> bool {
+        let task = turn.write(slot);
+        self.stops.forget(slot, ended);
+        if let Owner::Worker(worker) = ended.owner() {
+            workers.let_go(turn, worker, (Phase::Ended, Ending::Neither));
+            self.count_handed_back(&task);
+        }
+        let end = if ended.has_flag(FLAG_CANCEL) {
+            (Event::Cancel, Some(outcome(OutcomeKind::Cancelled)))
+        } else {
+            task.set_losses(task.losses().max(1));
+            (Event::Bury, Some(buried(ended)))
+        };
+        self.finish(turn, slot, ended, end)
+    }
+}
+
+/// The attempt that has ended is of a task that runs at most once, and its worker has begun it and given it back.
+pub(super) fn is_half_done(task: &TaskSlot) -> bool {
+    is_once(task) && task.outcome().kind == OutcomeKind::WorkerLost
+}
+
+/// The reason of a dead letter: its workers were lost too often, or all of its attempts are used up.
+pub(super) fn buried(held: StateWord) -> Outcome {
+    Outcome {
+        code: if held.attempt() >= ATTEMPT_MAX {
+            ATTEMPTS_USED_UP
+        } else {
+            0
+        },
+        ..outcome(OutcomeKind::WorkerLost)
+    }
+}
