@@ -9,6 +9,7 @@ use qtf_shm::Now;
 use tokio::sync::Notify;
 
 use crate::awake::Awake;
+use crate::bell::Bell;
 use crate::config::Idle;
 use crate::config::settings::{Settings, WhileWorking};
 use crate::net::Backend;
@@ -33,11 +34,14 @@ pub(crate) struct Rest {
     /// There is a core for whoever writes beside this one.
     spins_for_writes: bool,
     awake: Awake,
+    bell: Bell,
+    /// It has been said that the thread sleeps, or is about to.
+    is_said: bool,
 }
 
 impl Rest {
     /// Rests as configured.
-    pub(crate) fn new(settings: &Settings, backend: Backend) -> Self {
+    pub(crate) fn new(settings: &Settings, backend: Backend, bell: Bell) -> Self {
         Self {
             idle: settings.idle,
             backend,
@@ -49,6 +53,8 @@ impl Rest {
                 WhileWorking::CoresAreAwake => Awake::while_working(),
                 WhileWorking::CoresMaySleep => Awake::never(),
             },
+            bell,
+            is_said: false,
         }
     }
 
@@ -82,19 +88,28 @@ impl Rest {
         } else {
             self.awake.let_go().unwrap_or(SLEEP_MAX)
         };
-        if self.is_awake() {
+        let until_due = due.map_or(SLEEP_MAX, |due| Duration::from_nanos(due.since_ns(now)));
+        if self.is_awake() || until_due.is_zero() {
+            self.say_awake();
             self.backend.turn().await;
             return;
         }
-        let until_due = due.map_or(SLEEP_MAX, |due| Duration::from_nanos(due.since_ns(now)));
-        if until_due.is_zero() {
-            self.backend.turn().await;
+        if !std::mem::replace(&mut self.is_said, true) {
+            self.bell.goes_to_sleep();
+            // One more turn, which finds what was done before this could be known.
             return;
         }
         tokio::select! {
             biased;
             () = wake.notified() => self.last_work = Instant::now(),
             () = tokio::time::sleep(until_due.min(sleep_max)) => {}
+        }
+        self.say_awake();
+    }
+
+    fn say_awake(&mut self) {
+        if std::mem::take(&mut self.is_said) {
+            self.bell.wakes_up();
         }
     }
 }

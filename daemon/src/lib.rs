@@ -31,6 +31,7 @@ pub mod journal;
 pub mod running;
 
 mod awake;
+mod bell;
 mod core_cell;
 mod duty_cycle;
 mod edge;

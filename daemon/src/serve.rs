@@ -14,6 +14,7 @@ use qtf_journal::{Appender, AppenderLimits};
 use qtf_shm::Segment;
 use tokio::sync::{Notify, watch};
 
+use crate::bell::Bell;
 use crate::boot::{self, BootError, Report, ThreadEnd};
 use crate::config::settings::{Network, SegmentKind, Settings};
 use crate::core_cell::journal::Journal;
@@ -46,7 +47,8 @@ pub(crate) struct Parts {
     pub(crate) descriptors: Descriptors,
     pub(crate) lock: Option<LockFile>,
     pub(crate) listeners: Vec<Listener>,
-    pub(crate) segment: Segment,
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) bell: Bell,
     /// Why the segment is smaller than was asked for, if it is.
     pub(crate) shortage: Option<String>,
     pub(crate) start: StartKind,
@@ -160,18 +162,18 @@ async fn serve(
         lock,
         listeners,
         segment,
+        bell,
         journal,
         spill: (jobs, told),
         arrivals,
         stop,
         ..
     } = parts;
-    let segment = Arc::new(segment);
     let vigil = lock.as_ref().map(|_| {
         let sockets = listeners.iter().filter_map(Listener::socket_file);
         Vigil::new(&segment, &boot::lock_file_of(&settings), sockets)
     });
-    let wake = Rc::new(Notify::new());
+    let wake = bell.wake();
     let parts = CoreParts {
         limits: settings.limits,
         durable_by_default: settings.durable_by_default,
@@ -180,11 +182,11 @@ async fn serve(
         clock: Arc::clone(&settings.clock),
         spill: jobs,
         lock_file: lock.as_ref().map(|_| boot::lock_file_of(&settings)),
-        wake: Rc::clone(&wake),
+        wake: Arc::clone(&wake),
     };
     let tasks = put_together(&settings, &segment, journal, (backend, parts))?;
     let spill = SpillTask::start(told);
-    let mut rest = Rest::new(&settings, backend);
+    let mut rest = Rest::new(&settings, backend, bell);
     duty_cycle::settle(&mut rest, &wake).await;
     let failure = core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
     if let Some(failure) = failure {
@@ -218,6 +220,8 @@ async fn serve(
     end_all.send_replace(true);
     let result = end(&settings, (&mut rest, &wake), (&connections, &health)).await;
     drop(stop);
+    // With the thread at the doorbell, which looks at the segment.
+    drop(rest);
     leave(&settings, segment, (tasks, spill)).await;
     // Last: while it is held no other daemon touches the segment.
     drop(lock);

@@ -158,6 +158,7 @@ impl Engine {
             parts.workers.renew_all_leases(&parts.turn);
         }
         work += parts.workers.serve_leases(&mut parts.turn);
+        parts.workers.hear_of_locals(parts.turn.segment);
         let newly_offered = parts.workers.take_newly_offered();
         if parts.plm.has_parked(newly_offered) {
             parts.turn.sweep.request();

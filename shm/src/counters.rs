@@ -133,6 +133,8 @@ named_counters! {
     ResultPutOff = "result_put_off",
     /// Times that the journal has reserved more ids.
     IdsReserved = "ids_reserved",
+    /// Times that a local process has woken the daemon.
+    DoorbellHeard = "doorbell_heard",
 }
 
 const _: () = assert!(Counter::ALL.len() <= NAMED_WORDS);

@@ -14,11 +14,13 @@
 //! | [`blob`], [`spill`] | where the bytes of a task lie; large ones in files |
 //! | [`tree`] | the lock-free min-tree: task, worker and timer heaps |
 //! | [`bitmap`] | the three-level free bitmap |
+//! | [`doorbell`] | how a sleeping daemon is woken by local processes |
 //! | [`arena`] | payloads and results, in size classes |
 //! | [`sync`] | the only door to atomics |
 
 pub mod arena;
 pub mod bitmap;
+pub mod doorbell;
 pub mod id;
 pub mod keys;
 pub mod lane;

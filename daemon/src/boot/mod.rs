@@ -11,13 +11,14 @@ mod preflight;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use qtf_proto::address::Address;
 use qtf_shm::segment::Earlier;
 use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
 use tokio::sync::watch;
 
+use crate::bell::Bell;
 use crate::config::settings::{SegmentAccess, SegmentKind, SegmentSize, Settings};
 use crate::descriptors::{self, Descriptors};
 use crate::journal::data_dir::DataDir;
@@ -70,6 +71,8 @@ impl Daemon {
             settings.disk_faults.clone(),
         )
         .map_err(BootError::Thread)?;
+        let segment = Arc::new(segment);
+        let bell = Bell::listen(Arc::clone(&segment)).map_err(BootError::Thread)?;
         let (in_process, arrivals) = in_process::channel();
         let (stop, stop_seen) = watch::channel(false);
         let (report, reported) = mpsc::channel();
@@ -79,6 +82,7 @@ impl Daemon {
             lock,
             listeners,
             segment,
+            bell,
             shortage,
             start,
             journal,

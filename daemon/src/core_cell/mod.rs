@@ -36,7 +36,6 @@ pub(crate) mod watches;
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -95,7 +94,7 @@ pub(crate) struct Core {
     origin_ns: u64,
     clock: Arc<dyn Clock>,
     moment: Moment,
-    wake: Rc<Notify>,
+    wake: Arc<Notify>,
     age: Age,
     neighbours: Neighbours,
 }
@@ -136,7 +135,7 @@ pub(crate) struct CoreParts {
     /// The instance's lock file, where local processes hold their bytes; none for a private segment.
     pub(crate) lock_file: Option<PathBuf>,
     /// Wakes the duty cycle.
-    pub(crate) wake: Rc<Notify>,
+    pub(crate) wake: Arc<Notify>,
 }
 
 impl Core {
@@ -518,7 +517,7 @@ pub(crate) fn test_core(folder: &std::path::Path) -> Core {
         clock: Arc::clone(&settings.clock),
         spill,
         lock_file: None,
-        wake: Rc::new(Notify::new()),
+        wake: Arc::new(Notify::new()),
     };
     Core::new(engine, parts, None)
 }

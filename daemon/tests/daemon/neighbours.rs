@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use qtf_shm::layout::attach::AttachRole;
-use qtf_shm::{Attachment, AttachmentSpec, Phase, SegmentView};
+use qtf_shm::{Attachment, AttachmentSpec, Counter, Event, Phase, SegmentView};
 
 use crate::process::{Home, WATCHDOG};
 
@@ -86,4 +86,34 @@ fn claim_of_a_killed_process_goes_back_and_that_of_a_stopped_one_does_not() {
         std::thread::park_timeout(Duration::from_millis(10));
     }
     assert_eq!(view.verify().findings, []);
+}
+
+#[test]
+fn sleeping_daemon_is_woken_by_what_a_local_process_submits() {
+    let home = Home::new("doorbell");
+    let _daemon = home.serving(&[]);
+    let uid = nix::unistd::geteuid().as_raw();
+    let lock: PathBuf = home.folder.path().join(format!("qtf/{}.lock", home.name));
+    let spec =
+        AttachmentSpec::new(AttachRole::Client, "visitor", home.folder.path()).with_lock_file(lock);
+    let local = Attachment::open_instance(&home.name, uid, &spec).unwrap();
+    let heard = || local.counters().get(Counter::DoorbellHeard);
+    let begun = Instant::now();
+    let wait_until = |what: &str, is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(begun.elapsed() < WATCHDOG, "{what}");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    };
+    for _ in 0..3 {
+        wait_until("it sleeps", &|| local.doorbell().rings().is_asleep());
+        let before = heard();
+        let claimed = local.claim().unwrap();
+        let task = claimed.publish(Event::Submit, local.next_stamp()).unwrap();
+        // Rings are counted by those who ring; this one by the daemon's thread that was woken.
+        wait_until("it hears the bell", &|| heard() > before);
+        wait_until("it judges the task", &|| {
+            local.state(task.slot()).phase() != Phase::Submitted
+        });
+    }
 }

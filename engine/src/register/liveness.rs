@@ -145,6 +145,8 @@ impl Workers {
             self.note_used(worker);
             self.lose(turn, worker);
         }
+        // It may have died right after one of its workers had left, and before it said so.
+        self.look_at_offers(turn.segment);
     }
 
     /// The worker says goodbye; what it holds goes back.

@@ -86,6 +86,8 @@ pub(crate) struct Workers {
     offers: [u32; KINDS_COUNT],
     /// Kinds that nobody offered before and somebody does now; taken by the cycle.
     newly_offered: u64,
+    /// Changes of local workers that have been looked at.
+    local_changes: u64,
     /// Number of the last assignment.
     assignments: u32,
     /// When the sweep was last asked to look for attempts that nobody starts.
@@ -104,6 +106,8 @@ impl Workers {
             used: 0,
             offers: [0; KINDS_COUNT],
             newly_offered: 0,
+            // The adoption looks at all that came before.
+            local_changes: segment.local_changes(),
             assignments: 0,
             looked_for_unstarted: Now::default(),
             waiting: 0,
@@ -313,6 +317,29 @@ impl Workers {
         segment.worker_heap().set(u32::from(worker.get()), leaf);
         let offering = if offers(state) { slot.kinds() } else { 0 };
         self.offer(worker, offering);
+    }
+
+    /// Hears whether local workers have come, gone, or changed what they take: nobody calls for them.
+    pub(crate) fn hear_of_locals(&mut self, segment: &Segment) {
+        let changes = segment.local_changes();
+        if self.local_changes != changes && !cfg!(qtf_mutant = "sim_locals_are_not_heard_of") {
+            self.local_changes = changes;
+            self.look_at_offers(segment);
+        }
+    }
+
+    /// What each worker offers, by its word. The leaves of remote ones are right already, and local ones have none.
+    pub(super) fn look_at_offers(&mut self, segment: &Segment) {
+        for worker in self.all_indices() {
+            let slot = segment.worker(worker);
+            let before = self.notes[worker.position()].offering;
+            let offering = match offers(slot.state()) {
+                true => slot.kinds(),
+                false if cfg!(qtf_mutant = "sim_kinds_of_the_departed_stay") => before,
+                false => 0,
+            };
+            self.offer(worker, offering);
+        }
     }
 
     fn may_take(&self, slot: &WorkerSlot, worker: WorkerIndex) -> bool {

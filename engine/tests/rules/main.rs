@@ -29,6 +29,8 @@ mod keys;
 #[cfg(test)]
 mod liveness;
 #[cfg(test)]
+mod local_offers;
+#[cfg(test)]
 mod local_takes;
 #[cfg(test)]
 mod losses;

@@ -222,6 +222,10 @@ impl World {
                         .iter()
                         .find(|worker| is_serving(worker) && self.fits(id, &worker.kinds));
                     unserved.extend(offers.map(|worker| ((id, worker.id), worker.link.beats)));
+                    // One that wants more, and finds nothing.
+                    let mut locals = self.locals.iter();
+                    let offers = locals.find(|local| self.local_offers(local, id));
+                    unserved.extend(offers.map(|local| ((id, local.id), local.vain_takes)));
                 }
                 _ => {}
             }
@@ -244,7 +248,7 @@ impl World {
                 .workers
                 .iter()
                 .any(|worker| is_serving(worker) && self.fits(id, &worker.kinds))
-                || self.was_offered_by_a_local(id);
+                || self.is_offered_by_a_local(id);
             if is_offered {
                 // The head waits for its workers, and the rest with it.
                 break;
@@ -269,10 +273,18 @@ impl World {
         kinds.iter().any(|name| segment.kinds().find(name) == kind)
     }
 
-    /// The engine does not hear when local workers come and go: what they offer is as it was at its start.
-    fn was_offered_by_a_local(&self, id: TaskId) -> bool {
-        let kind = self.engine.segment().task(id.slot()).kind();
-        kind.is_some_and(|kind| (self.kinds_of_locals >> kind.get()) & 1 == 1)
+    /// A local worker takes tasks of this kind, may stand still, or is dead without anybody having noticed.
+    fn is_offered_by_a_local(&self, id: TaskId) -> bool {
+        let segment = self.engine.segment();
+        let kind = segment.task(id.slot()).kind();
+        let is_among = |kinds: u64| kind.is_some_and(|kind| (kinds >> kind.get()) & 1 == 1);
+        let is_there = |local: &Local| {
+            let state = segment.worker(local.id.slot()).state();
+            state.incarnation() == local.id.incarnation() && !state.drains()
+        };
+        let mut living = self.locals.iter();
+        living.any(|local| is_among(local.kinds) && is_there(local))
+            || self.dead_locals.values().any(|&kinds| is_among(kinds))
     }
 
     fn local_offers(&self, local: &Local, id: TaskId) -> bool {

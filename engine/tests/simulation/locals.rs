@@ -59,7 +59,6 @@ impl World {
             let kind = self.engine.segment().kinds().intern(name);
             kinds |= 1 << kind.expect("there are few").get();
         }
-        self.kinds_of_locals |= kinds;
         let spec = ProcessSpec {
             shm_id: self.engine.segment().shm_id().expect("it is the kernel's"),
             folder: self.directory.path().to_owned(),
@@ -253,7 +252,7 @@ impl World {
         }
         local.process.kill();
         self.local_kills += 1;
-        self.dead_locals.insert(local.attach);
+        self.dead_locals.insert(local.attach, local.kinds);
     }
 
     /// The daemon looks after its neighbours.
@@ -263,7 +262,7 @@ impl World {
             self.engine.attach_gone(self.now, attach);
         }
         self.dead_locals
-            .retain(|&attach| segment.attach_info(attach).is_some());
+            .retain(|&attach, _| segment.attach_info(attach).is_some());
     }
 
     /// All local processes go on and end; the dead are buried.

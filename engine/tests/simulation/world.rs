@@ -5,7 +5,7 @@
     reason = "a test names what it is about; everything else is wrong"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -49,13 +49,11 @@ pub(crate) struct World {
     /// Reports that may come in late.
     pub(crate) ghosts: Vec<(WorkerId, TaskRef)>,
     pub(crate) locals: Vec<Local>,
-    /// Local processes that have died, and whose records are not yet given back.
-    pub(crate) dead_locals: BTreeSet<AttachIndex>,
+    /// Local processes that have died, and whose records are not yet given back; with the kinds of their workers.
+    pub(crate) dead_locals: BTreeMap<AttachIndex, u64>,
     /// By which the daemon tells who lives.
     pub(crate) judge: LockFile,
     pub(crate) watch: Watch,
-    /// Kinds of local workers that are there, or were.
-    pub(crate) kinds_of_locals: u64,
     pub(crate) steps: u64,
     pub(crate) cycles: u64,
     pub(crate) stops: u64,
@@ -135,10 +133,9 @@ impl World {
             workers: Vec::new(),
             ghosts: Vec::new(),
             locals: Vec::new(),
-            dead_locals: BTreeSet::new(),
+            dead_locals: BTreeMap::new(),
             judge,
             watch: Watch::default(),
-            kinds_of_locals: 0,
             steps: 0,
             cycles: 0,
             stops: 0,

@@ -17,8 +17,9 @@
 //!    256  gen_limit        journal's reservation: claims above are refused; 0 = no limit
 //!    264  gen_top          any submitter: highest generation ever claimed
 //!    384  high_water       any submitter: number of the highest slot ever claimed, plus one
-//!    512  sleeping         reserved for the daemon's futex
+//!    512  sleeping         daemon and local processes: the doorbell, a futex, see `doorbell.rs`
 //!    520  keys_used        PLM: 1 = an idempotency key was put in at some time
+//!    528  reserved[0]      local processes: count of changes of local workers, see `segment/signals.rs`
 //!    640  reserved[14..21] a start that is alone: the mark of a move of the origin, see `segment/rebase.rs`
 //! ```
 //! Groups lie 128 bytes apart, so that two cores that write different groups do not share a line or its neighbour.

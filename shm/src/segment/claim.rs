@@ -291,6 +291,7 @@ impl ClaimedTask<'_> {
             // Another process's PLM judges it: it looks where something is due.
             segment.index_timer(self.slot, to, 0);
         }
+        segment.ring();
         Ok(self.id)
     }
 }

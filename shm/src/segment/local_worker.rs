@@ -117,6 +117,8 @@ impl Attachment {
             return Err(JoinError::Full { slots });
         };
         self.counters().add(Counter::WorkerJoined, 1);
+        // What only this worker can run is parked, perhaps.
+        self.note_local_change();
         Ok(LocalWorker {
             attachment: self,
             index,
@@ -335,6 +337,7 @@ impl Drop for LocalWorker<'_> {
             self.attachment.keep_record();
             self.count(WorkerEvent::Drain);
         }
+        self.segment().note_local_change();
     }
 }
 
@@ -382,6 +385,7 @@ impl Taken<'_> {
         if timeout_ms > 0 {
             let over = now.plus_ns(u64::from(timeout_ms).saturating_mul(1_000_000));
             segment.index_timer(self.slot, running, over.stamp());
+            segment.ring();
         }
         Ok(())
     }
@@ -428,6 +432,7 @@ impl Taken<'_> {
         self.worker.lane.let_go(self.entry);
         // The PLM looks where something is due.
         segment.index_timer(self.slot, ended, 0);
+        segment.ring();
         Ok(ended.phase())
     }
 
@@ -458,6 +463,7 @@ impl Taken<'_> {
         });
         self.worker.lane.clear(self.entry, self.id);
         self.worker.lane.let_go(self.entry);
+        segment.ring();
     }
 
     /// It runs at most once, and may have begun.

@@ -8,6 +8,7 @@
 //! | `attach` | how one is looked at |
 //! | `attachment`, `local_worker` | how a local process writes to one: its record, its submissions, the tasks it takes |
 //! | `completion`, `own_lane` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
+//! | `signals` | what local processes and the daemon let each other know without a call |
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
@@ -56,6 +57,7 @@ mod repair;
 mod repairer;
 mod restore;
 mod sanity;
+mod signals;
 mod snapshot;
 mod spec;
 mod survey;

@@ -168,6 +168,8 @@ impl Repairer {
                 self.counts.attaches_freed += u64::from(record.change(state, state.freed()));
             }
         }
+        // Tasks that were taken back wait for whoever is free.
+        segment.ring();
     }
 
     fn add(&mut self, more: RepairCounts) {

@@ -1,0 +1,139 @@
+//! Rules about what local workers offer: heard when they come, and no longer counted when they have gone.
+#![expect(
+    clippy::mem_forget,
+    reason = "a process that is killed drops nothing; the segment is private and goes with this one"
+)]
+
+use std::sync::Arc;
+
+use qtf_engine::{Engine, EngineConfig};
+use qtf_shm::layout::attach::AttachRole;
+use qtf_shm::sync::kill::killed_after;
+use qtf_shm::{
+    Attachment, AttachmentSpec, Geometry, LocalWorker, LocalWorkerSpec, Phase, Segment,
+    SegmentSpec, WorkerId,
+};
+
+use crate::world::World;
+
+/// LIMIT: joining and leaving take fewer shared writes than this.
+const WRITES_MAX: u32 = 128;
+
+/// An engine with a remote worker that runs programs and is free, and a local process.
+fn ground() -> (World, WorkerId, Attachment) {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut spec = SegmentSpec::new("locals", directory.path());
+    spec.geometry = Geometry::for_counts(64, 16).expect("a small segment fits");
+    let segment = Arc::new(Segment::create_private(&spec).expect("shared memory can be had"));
+    let local = AttachmentSpec::new(AttachRole::Worker, "local", directory.path());
+    let id = segment.shm_id().expect("it is the kernel's");
+    let local = Attachment::open_id(id, &local).expect("an attach record is free");
+    let now = segment.now();
+    let engine = Engine::new(segment, EngineConfig::default(), now).expect("usable");
+    let mut world = World::of(engine, now, directory);
+    let remote = world.worker(4, &["exec"]);
+    (world, remote, local)
+}
+
+fn join<'a>(local: &'a Attachment, kind: &str) -> LocalWorker<'a> {
+    let kind = local.kinds().intern(kind).expect("there is room");
+    let spec = LocalWorkerSpec {
+        name: "local",
+        host: "here",
+        kinds: 1 << kind.get(),
+        capacity: 2,
+        losses_max: 3,
+    };
+    local.join_as_worker(&spec).expect("a worker slot is free")
+}
+
+#[test]
+fn task_that_only_a_local_worker_can_run_is_parked_until_one_comes() {
+    let (mut world, _, local) = ground();
+    let task = world.submit("render");
+    world.settle();
+    assert_eq!(world.phase(task), Phase::Blocked, "nobody offers it");
+    let worker = join(&local, "render");
+    assert!(worker.take().is_none());
+    world.settle();
+    assert_eq!(world.phase(task), Phase::Ready);
+    let taken = worker.take().expect("it waits for this one");
+    assert_eq!(taken.id(), task);
+}
+
+#[test]
+fn task_that_only_a_worker_could_run_that_has_left_stops_nobody() {
+    let (mut world, remote, local) = ground();
+    let worker = join(&local, "render");
+    let task = world.submit("render");
+    world.settle();
+    assert_eq!(world.phase(task), Phase::Ready, "for the local one");
+    drop(worker);
+    let behind = world.submit("exec");
+    let (to, got, _) = world.dispatch();
+    assert_eq!((to, got), (remote, behind));
+    assert_eq!(world.phase(task), Phase::Blocked);
+}
+
+#[test]
+fn local_worker_that_leaves_while_it_holds_something_takes_no_more() {
+    let (mut world, remote, local) = ground();
+    let worker = join(&local, "render");
+    let held = world.submit("render");
+    world.settle();
+    let taken = worker.take().expect("it waits");
+    assert_eq!(taken.id(), held);
+    // Its worker is dropped with the attempt still in its name.
+    std::mem::forget(taken);
+    drop(worker);
+    let (next, behind) = (world.submit("render"), world.submit("exec"));
+    let (to, got, _) = world.dispatch();
+    assert_eq!((to, got), (remote, behind));
+    assert_eq!(world.phase(next), Phase::Blocked);
+    std::mem::forget(local);
+}
+
+#[test]
+fn local_worker_that_an_operator_drains_takes_no_more() {
+    let (mut world, remote, local) = ground();
+    let worker = join(&local, "render");
+    world.settle();
+    let drained = world.engine.drain_worker(world.now, worker.id());
+    drained.expect("it is there");
+    let (next, behind) = (world.submit("render"), world.submit("exec"));
+    let (to, got, _) = world.dispatch();
+    assert_eq!((to, got), (remote, behind));
+    assert_eq!(world.phase(next), Phase::Blocked);
+}
+
+#[test]
+fn local_worker_that_is_killed_at_any_step_of_joining_or_leaving_is_counted_as_gone() {
+    for leaves in [false, true] {
+        for writes in 1..WRITES_MAX {
+            let (mut world, remote, local) = ground();
+            let cut = if leaves {
+                let worker = join(&local, "render");
+                world.settle();
+                killed_after(writes, || drop(worker)).is_err()
+            } else {
+                killed_after(writes, || std::mem::forget(join(&local, "render"))).is_err()
+            };
+            if !cut {
+                assert!(writes > 1, "it writes something");
+                break;
+            }
+            assert!(writes + 1 < WRITES_MAX, "every step was tried");
+            world.settle();
+            world.engine.attach_gone(world.now, local.index());
+            let (task, behind) = (world.submit("render"), world.submit("exec"));
+            let (to, got, _) = world.dispatch();
+            assert_eq!((to, got), (remote, behind), "after {writes} writes");
+            assert_eq!(
+                world.phase(task),
+                Phase::Blocked,
+                "after {writes} writes, leaving: {leaves}"
+            );
+            std::mem::forget(local);
+        }
+    }
+}
