@@ -145,6 +145,12 @@ impl Place {
         &self.mark
     }
 
+    /// The folder of sockets and locks.
+    #[must_use]
+    pub fn runtime(&self) -> PathBuf {
+        self.folder.path().join("run/qtf")
+    }
+
     /// The address of [`Place::daemon`].
     #[must_use]
     pub fn address(&self) -> String {

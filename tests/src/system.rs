@@ -43,6 +43,8 @@ pub struct Plan {
     pub config: String,
     /// The program `system-client`.
     pub client: PathBuf,
+    /// The program `system-local`.
+    pub local: PathBuf,
     /// Longest time that the whole may take.
     pub within: Duration,
     /// The command that repeats it.
@@ -58,15 +60,19 @@ pub enum Role {
     Worker(Option<usize>),
     /// `system-client`.
     Client(Option<usize>),
+    /// `system-local`.
+    LocalWorker,
 }
 
 /// The daemon comes first, clients last.
-const ROLES: [(&str, Role); 7] = [
+const ROLES: [(&str, Role); 9] = [
     ("daemon", Role::Daemon),
     ("worker-0", Role::Worker(None)),
     ("worker-1", Role::Worker(None)),
     ("worker-2", Role::Worker(Some(0))),
     ("worker-3", Role::Worker(Some(1))),
+    ("local-0", Role::LocalWorker),
+    ("local-1", Role::LocalWorker),
     ("client-0", Role::Client(None)),
     ("client-1", Role::Client(Some(2))),
 ];
@@ -196,6 +202,15 @@ impl System {
                 let mut command = self.place.command("qtf-worker");
                 command.args(["--connect", &address(link), "--name", name, "--slots", "4"]);
                 command.args(["--stop-grace", "200ms"]);
+                command
+            }
+            Role::LocalWorker => {
+                let mut command = self.place.command_of(&self.plan.local);
+                command
+                    .args([self.place.instance(), name])
+                    .arg(self.place.runtime())
+                    .arg(self.place.work().join("data/spill"))
+                    .arg(self.runs());
                 command
             }
             Role::Client(link) => {

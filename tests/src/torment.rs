@@ -135,7 +135,7 @@ impl Torment {
         let member = self.random.usize(..system.count());
         let longest = match system.role(member) {
             Role::Daemon => 1_500,
-            Role::Worker(_) | Role::Client(_) => 3_500,
+            Role::Worker(_) | Role::Client(_) | Role::LocalWorker => 3_500,
         };
         if system.signal(member, Signal::SIGSTOP) {
             self.blows.stops += 1;

@@ -3,7 +3,8 @@
 //!
 //! Each task is one process: a shell that says that it runs, and then ends or becomes (`exec`) what it does. So "no
 //! process of an ended attempt is alive" can be checked exactly: every process of an attempt is a child of its worker,
-//! has its end as a death signal, and carries task and attempt in its environment. Tested at the end of this file.
+//! has its end as a death signal, and carries task and attempt in its environment. Local tasks have no process; who does them is
+//! `system-local`. Tested at the end of this file.
 
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::ledger::{Story, Told};
 
 /// Exit code of attempts that are to be repeated.
 pub const AGAIN_CODE: u32 = 7;
+/// The kind of tasks that only local workers do.
+pub const LOCAL_KIND: &str = "local";
 /// Losses of workers that a task survives, in the daemon's default.
 const LOSSES_SURVIVED: u32 = 3;
 /// Longer than any run of a test: whoever sleeps so long was not stopped.
@@ -70,6 +73,8 @@ pub struct Work {
     pub cancel_after: Option<Duration>,
     /// It is not journalled: it goes with the segment.
     pub is_memory: bool,
+    /// A local worker does it, and no process of its own.
+    pub is_local: bool,
     /// It goes before others, so that a cancellation is likely to meet it while it runs.
     pub is_urgent: bool,
 }
@@ -131,7 +136,24 @@ impl Work {
             cancel_after: is_cancelled.then(|| Duration::from_millis(random.u64(0..1_500))),
             is_memory: random.u32(0..8) == 0,
             is_urgent: is_cancelled && random.bool(),
+            // What may be begun only once is the daemon's to hand out, if it is journalled.
+            is_local: act != Act::Once && random.u32(0..6) == 0,
         }
+    }
+
+    /// What the payload of a local task says: enough to know its work.
+    #[must_use]
+    pub fn order(seed: u64, client: &str, number: u64) -> String {
+        format!("{number} {seed} {client}")
+    }
+
+    /// The work that an order is about, and its number; `None` when it makes no sense.
+    #[must_use]
+    pub fn of_order(order: &str) -> Option<(Self, u64)> {
+        let mut words = order.splitn(3, ' ');
+        let number = words.next()?.parse().ok()?;
+        let seed = words.next()?.parse().ok()?;
+        Some((Self::of(seed, words.next()?, number), number))
     }
 
     /// The shell's script; `$1` is the number, `$2` the file of runs.
@@ -172,26 +194,50 @@ impl Work {
         }
     }
 
-    /// Bytes on its standard input.
+    /// Zero bytes that it is given, on its standard input or behind its order.
     #[must_use]
-    pub const fn stdin_bytes(&self) -> usize {
-        if let Act::Print {
-            bytes,
-            is_fed: true,
-        } = self.act
-        {
+    pub const fn fed_bytes(&self) -> usize {
+        match self.act {
+            Act::Print { bytes, is_fed } if is_fed => bytes,
+            Act::Succeed
+            | Act::SucceedLate { .. }
+            | Act::Print { .. }
+            | Act::Fail { .. }
+            | Act::FailFirst { .. }
+            | Act::FailAlways
+            | Act::Overrun { .. }
+            | Act::Endless { .. }
+            | Act::Once => 0,
+        }
+    }
+
+    /// Zero bytes that it prints behind its line.
+    #[must_use]
+    pub const fn printed_bytes(&self) -> usize {
+        if let Act::Print { bytes, .. } = self.act {
             bytes
         } else {
             0
         }
     }
 
+    /// Does not stop when it is told to.
+    #[must_use]
+    pub const fn is_stubborn(&self) -> bool {
+        matches!(
+            self.act,
+            Act::Overrun {
+                is_stubborn: true,
+                ..
+            } | Act::Endless { is_stubborn: true }
+        )
+    }
+
     /// What stands behind its line in a full output, as [`crate::ledger`] writes it down.
     fn printed(&self) -> String {
-        if let Act::Print { bytes, .. } = self.act {
-            format!(" +{bytes}")
-        } else {
-            String::new()
+        match self.printed_bytes() {
+            0 => String::new(),
+            bytes => format!(" +{bytes}"),
         }
     }
 
@@ -305,6 +351,16 @@ mod tests {
         let others = (0..400)
             .filter(|&number| Work::of(7, "client-0", number) != Work::of(7, "client-1", number));
         assert!(others.count() > 200);
+    }
+
+    #[test]
+    fn an_order_tells_the_work() {
+        let order = Work::order(7, "client-1", 31);
+        assert_eq!(
+            Work::of_order(&order),
+            Some((Work::of(7, "client-1", 31), 31))
+        );
+        assert_eq!(Work::of_order("nonsense"), None);
     }
 
     #[test]

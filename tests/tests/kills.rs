@@ -73,6 +73,7 @@ impl Trial {
             config: "lease_ms = 1000\nheartbeat_ms = 150\nprobe_ms = 300\nstop_grace_ms = 500\n"
                 .to_owned(),
             client: PathBuf::from(env!("CARGO_BIN_EXE_system-client")),
+            local: PathBuf::from(env!("CARGO_BIN_EXE_system-local")),
             within: Duration::from_secs(180 + self.tasks),
             again: self.command(),
         });

@@ -15,6 +15,7 @@ fn system() -> System {
         cold: false,
         config: "lease_ms = 400\nheartbeat_ms = 100\nprobe_ms = 200\n".to_owned(),
         client: PathBuf::from(env!("CARGO_BIN_EXE_system-client")),
+        local: PathBuf::from(env!("CARGO_BIN_EXE_system-local")),
         within: Duration::from_secs(240),
         again: "cargo test -p qtf-tests --test stops".to_owned(),
     })

@@ -22,7 +22,7 @@ use qtf_client::{
 };
 use qtf_tests::leaks;
 use qtf_tests::ledger::{Ledger, append, brief};
-use qtf_tests::workload::{Act, Work};
+use qtf_tests::workload::{Act, LOCAL_KIND, Work};
 use tokio::sync::mpsc;
 
 /// Long enough for every restart of a daemon that a busy machine can ask for.
@@ -199,8 +199,12 @@ impl Life<'_> {
 
     fn task(&self, number: u64) -> Task {
         let work = self.work(number);
-        let runs = self.arguments.runs.to_string_lossy().into_owned();
-        let mut task = Task::exec(["sh", "-c", &work.script(), "x", &number.to_string(), &runs])
+        let mut task = if work.is_local {
+            self.local_task(&work, number)
+        } else {
+            self.process(&work, number)
+        };
+        task = task
             // The same for each life of this client.
             .key(TaskKey::of(&format!("{} {number}", self.arguments.name)))
             .retries(work.retries())
@@ -209,12 +213,6 @@ impl Life<'_> {
             } else {
                 Durability::Journal
             });
-        if let Ok(mark) = std::env::var(leaks::MARK) {
-            task = task.env(leaks::MARK, mark);
-        }
-        if work.stdin_bytes() > 0 {
-            task = task.stdin(vec![0; work.stdin_bytes()]);
-        }
         if work.is_urgent {
             task = task.priority(200);
         }
@@ -223,6 +221,27 @@ impl Life<'_> {
         }
         if work.act == Act::Once {
             task = task.at_most_once();
+        }
+        task
+    }
+
+    fn local_task(&self, work: &Work, number: u64) -> Task {
+        let Arguments { seed, name, .. } = self.arguments;
+        let mut payload = Work::order(*seed, name, number).into_bytes();
+        if work.fed_bytes() > 0 {
+            payload.resize(payload.len() + work.fed_bytes(), 0);
+        }
+        Task::handler(LOCAL_KIND, payload)
+    }
+
+    fn process(&self, work: &Work, number: u64) -> Task {
+        let runs = self.arguments.runs.to_string_lossy().into_owned();
+        let mut task = Task::exec(["sh", "-c", &work.script(), "x", &number.to_string(), &runs]);
+        if let Ok(mark) = std::env::var(leaks::MARK) {
+            task = task.env(leaks::MARK, mark);
+        }
+        if work.fed_bytes() > 0 {
+            task = task.stdin(vec![0; work.fed_bytes()]);
         }
         task
     }
