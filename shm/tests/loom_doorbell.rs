@@ -5,7 +5,9 @@
 //! Mutants: `loom_mutants.txt`.
 #![cfg(loom)]
 
-use loom::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
+
+use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use qtf_shm::doorbell::{Doorbell, Rings};
 use qtf_shm::sync::{AtomicU64, Ordering, store_load_swap};

@@ -17,6 +17,9 @@ use crate::world::{LOSSES_MAX, World};
 /// An operation can be held up after so many of its writes.
 const WRITES_MAX: u32 = 24;
 
+/// So long local processes come, and so long they go.
+const TIDE_STEPS: u64 = 700;
+
 /// What stands still in the middle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Doing {
@@ -42,7 +45,20 @@ pub(crate) struct Local {
 }
 
 impl World {
-    pub(crate) fn local_joins(&mut self) {
+    /// They come with the tide and leave with the ebb, so that what only they could run waits for long, and must stop nobody.
+    pub(crate) fn locals_come_and_go(&mut self) {
+        let is_ebb = (self.steps / TIDE_STEPS) % 2 == 1;
+        let ready_to_leave = |local: &Local| local.standing.is_none() && local.holds.is_empty();
+        if is_ebb {
+            if let Some(place) = self.locals.iter().position(ready_to_leave) {
+                self.local_leaves(place);
+            }
+        } else if self.locals.len() < 3 && self.rng.u8(0..4) == 0 {
+            self.local_joins();
+        }
+    }
+
+    fn local_joins(&mut self) {
         let mut kinds = BTreeSet::new();
         for (kind, odds) in [("exec", 160), ("render", 100), ("odd", 60), ("local", 100)] {
             if self.rng.u8(..) < odds {

@@ -185,9 +185,7 @@ impl World {
             }
             21 => {
                 self.daemon_looks_around();
-                if self.locals.len() < 3 && self.rng.u8(0..4) == 0 {
-                    self.local_joins();
-                }
+                self.locals_come_and_go();
             }
             _ => self.fault(),
         }

@@ -286,6 +286,11 @@ impl LocalWorker<'_> {
         segment.section(|| match segment.apply(slot, state, event) {
             Ok(assigned) => {
                 segment.unindex_ready_key(slot, key);
+                let key_now = task.key();
+                if key_now != key && !cfg!(qtf_mutant = "sim_take_leaves_a_changed_key") {
+                    // Its priority was changed between our look and the take.
+                    segment.unindex_ready_key(slot, key_now);
+                }
                 self.count(WorkerEvent::Take);
                 Head::Taken(slot, assigned)
             }

@@ -143,8 +143,9 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
     #[inline]
     pub fn rekey(&self, leaf: u32, from: Key, to: Key) -> bool {
         let word = self.leaf_word(leaf);
-        // ORDERING: [tree.leaf] early look only; the CAS below decides.
-        if from.is_empty() || word.load(Ordering::Relaxed) != from.to_word() {
+        // ORDERING: [tree.tenancy] the look of whoever has changed the slot's state: a key that is not seen here was written
+        // later, by somebody who then looks at the state.
+        if from.is_empty() || store_load_load(word) != from.to_word() {
             return false;
         }
         // ORDERING: [tree.leaf] write half; the climb's look at the parent is the other half.

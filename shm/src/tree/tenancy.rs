@@ -7,6 +7,8 @@
 //! - **T1** A leaf is written by CAS from EMPTY only. If that fails, the slot's state is read *again* before
 //!   the key found there is cleared away: only if the slot is still ours must that key be an earlier
 //!   tenant's; otherwise it may be the next one's.
+//!   After the key was written the state is read again, too: a claimer that was stopped before its write takes the key of a
+//!   task that is over by now away itself.
 //! - **T2** Whoever has removed a key looks whether the slot owns it (again): a task that was handed back
 //!   keeps its key, and its repairer may have found that key still in the leaf.
 //!
@@ -35,7 +37,11 @@ impl<const FANOUT: usize> MinTree<'_, FANOUT> {
                 return false;
             }
             match self.insert(leaf, key) {
-                Ok(()) => return true,
+                Ok(()) if owns() || cfg!(qtf_mutant = "tree_written_leaf_is_left_unasked") => {
+                    return true;
+                }
+                // Taken meanwhile, perhaps by somebody who looked for the leaf before it was there; and perhaps handed back.
+                Ok(()) => self.remove(leaf, key),
                 Err(found) if found.0 == key => return true,
                 Err(_) if !cfg!(qtf_mutant = "tree_stale_key_is_cleared_unasked") && !owns() => {
                     return false;

@@ -48,9 +48,13 @@ pub(crate) fn door(tree: &Tree) -> Vec<Finding> {
     let others = tree.rust().filter(|file| !file.path.starts_with(DOOR));
     for file in others {
         for (number, line) in file.rust().numbered() {
-            let named = ["core::sync::atomic", "std::sync::atomic", "loom::sync"]
-                .into_iter()
-                .find(|path| line.code.contains(path));
+            let named = [
+                "core::sync::atomic",
+                "std::sync::atomic",
+                "loom::sync::atomic",
+            ]
+            .into_iter()
+            .find(|path| line.code.contains(path));
             if let Some(path) = named {
                 let message = format!("{path} by name: atomics come from qtf_shm::sync");
                 findings.push(file.finding(number, "atomics", message));
