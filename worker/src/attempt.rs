@@ -71,6 +71,15 @@ impl Ending {
     }
 }
 
+/// What became of an attempt.
+#[derive(Debug)]
+pub(crate) enum Finish {
+    /// It has ended.
+    Ended(Ending),
+    /// It could not begin, for want of something that there may be later: why.
+    NotBegun(String),
+}
+
 /// Everything an attempt needs.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -84,20 +93,24 @@ pub(crate) struct Job {
     pub(crate) access: watch::Receiver<Option<Access>>,
 }
 
-/// Runs it. Dropping the future kills what runs.
-pub(crate) async fn run(mut job: Job, stop: StopSignal) -> Ending {
+/// Runs it, and calls `begun` when it runs. Dropping the future kills what runs.
+pub(crate) async fn run(mut job: Job, stop: StopSignal, begun: impl FnOnce()) -> Finish {
     if job.payload_bytes > byte_count(&job.payload) {
         let fetched = tokio::select! {
             fetched = fetch(&mut job) => fetched,
-            cause = stop.stopped() => return Ending::new(cause.outcome_kind(), ""),
+            cause = stop.stopped() => {
+                return Finish::Ended(Ending::new(cause.outcome_kind(), ""));
+            }
         };
         match fetched {
             Ok(payload) => job.payload = payload,
-            Err(message) => return Ending::new(OutcomeKind::TransferFailed, message),
+            Err(message) => {
+                return Finish::Ended(Ending::new(OutcomeKind::TransferFailed, message));
+            }
         }
     }
-    match job.runner.clone() {
-        Runner::Exec => run_exec(job, stop).await,
+    let ending = match job.runner.clone() {
+        Runner::Exec => return run_exec(job, stop, begun).await,
         Runner::Noop => Ending::of_bytes(Bytes::new()),
         Runner::Echo => Ending::of_bytes(job.payload),
         Runner::Call(function) => {
@@ -109,23 +122,25 @@ pub(crate) async fn run(mut job: Job, stop: StopSignal) -> Ending {
                 stop: stop.clone(),
             };
             let grace = job.policy.stop_grace;
+            begun();
             call(function(context), &stop, grace).await
         }
-    }
+    };
+    Finish::Ended(ending)
 }
 
-async fn run_exec(job: Job, stop: StopSignal) -> Ending {
+async fn run_exec(job: Job, stop: StopSignal, begun: impl FnOnce()) -> Finish {
     let spec = match ExecSpec::decode(job.payload) {
         Ok(spec) => spec,
         Err(error) => {
             let message = format!("the payload is no encoded ExecSpec: {error}");
-            return Ending::new(OutcomeKind::Refused, message);
+            return Finish::Ended(Ending::new(OutcomeKind::Refused, message));
         }
     };
     let each = job.output_limit_bytes.saturating_sub(ENVELOPE_BYTES) / 2;
     let limit = job.policy.output_limit_bytes.min(each);
     let policy = ExecPolicy::clone(&job.policy).output_limit_bytes(limit);
-    exec::run(spec, job.identity, &policy, &stop).await
+    exec::run(spec, job.identity, (&policy, &stop), begun).await
 }
 
 async fn call(

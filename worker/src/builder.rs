@@ -218,6 +218,13 @@ impl Worker {
         self.settings.slots
     }
 
+    /// The same worker with fewer slots, 1 at least.
+    #[must_use]
+    pub fn with_slots(mut self, slots: u32) -> Self {
+        self.settings.slots = self.settings.slots.min(slots).max(1);
+        self
+    }
+
     /// Registers and works until `shutdown` is over, then drains: takes nothing new, finishes what runs
     /// within the drain timeout, delivers its results and leaves. A daemon that goes away is waited for;
     /// meanwhile tasks go on and results are kept.

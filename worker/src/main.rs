@@ -50,9 +50,17 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(slots) = arguments.slots {
         worker = worker.slots(slots);
     }
-    let worker = worker.build()?;
+    let mut worker = worker.build()?;
     prepare_containment(arguments.contain)?;
-    raise_descriptor_limit(worker.slots(), 0);
+    let (slots, carried) = (worker.slots(), raise_descriptor_limit(worker.slots(), 0));
+    if carried < slots {
+        tracing::warn!(
+            carried,
+            slots,
+            "offering fewer slots, as the limit of open files carries no more: raise `ulimit -n` (LimitNOFILE= of a service)"
+        );
+        worker = worker.with_slots(carried);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

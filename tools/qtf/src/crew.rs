@@ -65,7 +65,17 @@ impl Crew {
         prepare_containment(policy.containment)
             .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let running = u32::from(workers).saturating_mul(slots.into());
-        raise_descriptor_limit(running, DAEMON_DESCRIPTORS);
+        let carried = raise_descriptor_limit(running, DAEMON_DESCRIPTORS);
+        let slots = if carried < running {
+            let each = (carried / u32::from(workers.max(1))).max(1);
+            message(format!(
+                "going on with {} of {running} slots, as the limit of open files carries no more: raise `ulimit -n`",
+                each.saturating_mul(workers.into())
+            ));
+            u16::try_from(each).unwrap_or(slots)
+        } else {
+            slots
+        };
         let daemon = Daemon::start(settings).map_err(|error| {
             let exit = if error.exit() == qtf_daemon::Exit::Usage {
                 Exit::Usage
@@ -101,6 +111,11 @@ impl Crew {
     /// The daemon.
     pub(crate) fn daemon(&self) -> &RunningDaemon {
         &self.daemon
+    }
+
+    /// Slots of each worker.
+    pub(crate) const fn slots_of_each(&self) -> u16 {
+        self.slots
     }
 
     /// Slots of all workers.

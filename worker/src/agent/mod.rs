@@ -22,7 +22,7 @@ use qtf_shm::TaskId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::attempt::{self, Ending, Job};
+use crate::attempt::{self, Ending, Finish, Job};
 use crate::builder::{Settings, WorkerError};
 use crate::exec::Identity;
 use crate::handler::Runner;
@@ -38,6 +38,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const GOOD_LINK: Duration = Duration::from_secs(2);
 /// Largest output when the daemon does not say.
 const OUTPUT_LIMIT_BYTES: u64 = 64 << 20;
+/// When the machine was short of something and nothing ends, it is tried again after this.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(250);
+/// A shortage is told of once in this time.
+const SHORTAGE_TOLD: Duration = Duration::from_secs(60);
 /// What is killed has this long to be gone before the worker leaves.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -53,6 +57,15 @@ pub(crate) enum Control {
 /// What happens inside the worker.
 #[derive(Debug)]
 enum Event {
+    Begun {
+        run: RunNumber,
+    },
+    /// It could not begin, and waits again.
+    Short {
+        run: RunNumber,
+        assignment: Box<Assignment>,
+        why: String,
+    },
     Ended {
         run: RunNumber,
         ending: Box<Ending>,
@@ -99,6 +112,9 @@ pub(crate) struct Agent {
     access: watch::Sender<Option<Access>>,
     output_limit_bytes: u64,
     leaving: Leaving,
+    /// The machine was short of something: nothing is started before, unless something ends.
+    short_until: Option<Instant>,
+    shortage_told: Option<Instant>,
     link_number: u64,
 }
 
@@ -122,6 +138,8 @@ impl Agent {
             access: watch::Sender::new(None),
             output_limit_bytes: OUTPUT_LIMIT_BYTES,
             leaving: Leaving::No,
+            short_until: None,
+            shortage_told: None,
             link_number: 0,
         }
     }
@@ -218,6 +236,7 @@ impl Agent {
                 event = self.events.recv() => self.on_event(event),
                 control = next_control(&mut self.control) => self.on_control(control),
                 () = at(until) => self.on_leaving_time(),
+                () = at(self.short_until) => self.try_again(),
             }
         }
     }
@@ -314,8 +333,21 @@ impl Agent {
                 let limit = self.output_limit_bytes;
                 let (outcome, output) = ending.encoded(discard_result, limit);
                 self.tasks.on_ended(run, outcome, output);
+                self.try_again();
+            }
+            Some(Event::Begun { run }) => {
+                let (before, slots) = self.tasks.usable();
+                self.tasks.on_begun(run);
+                if before < slots && self.tasks.usable().0 == slots {
+                    tracing::info!(slots, "all slots can be used again");
+                }
                 self.start_tasks();
             }
+            Some(Event::Short {
+                run,
+                assignment,
+                why,
+            }) => self.on_shortage(run, *assignment, &why),
             Some(Event::Uploaded { run, link, result }) if link == self.link_number => match result
             {
                 Ok(receipt) => self.tasks.on_uploaded(run, Some(receipt)),
@@ -329,9 +361,33 @@ impl Agent {
         }
     }
 
+    fn on_shortage(&mut self, run: RunNumber, assignment: Assignment, why: &str) {
+        self.tasks.on_shortage(run, assignment);
+        let (usable, slots) = self.tasks.usable();
+        let is_told = |told: Instant| told.elapsed() < SHORTAGE_TOLD;
+        if !self.shortage_told.is_some_and(is_told) {
+            self.shortage_told = Some(Instant::now());
+            // A program with a worker in it shows what is said of programs.
+            tracing::warn!(
+                target: "qtf_worker::exec",
+                usable,
+                slots,
+                why,
+                "the machine carries no more tasks at the same time now; the others wait"
+            );
+        }
+        self.short_until = Some(Instant::now() + SHORTAGE_PAUSE);
+    }
+
+    /// Something may be there again that was short.
+    fn try_again(&mut self) {
+        self.short_until = None;
+        self.start_tasks();
+    }
+
     /// Starts what waits, as far as slots are free.
     fn start_tasks(&mut self) {
-        if self.leaving != Leaving::No {
+        if self.leaving != Leaving::No || self.short_until.is_some() {
             return;
         }
         while let Some((run, assignment)) = self.tasks.next_to_start() {
@@ -373,6 +429,8 @@ impl Agent {
         identity: Identity,
     ) {
         let (switch, signal) = stop_pair(assignment.timeout_ms);
+        // What the attempt has used up if it cannot begin; its payload is shared.
+        let again = Box::new(assignment.clone());
         let job = Job {
             identity,
             kind: assignment.kind,
@@ -386,11 +444,14 @@ impl Agent {
         let report = EndReport {
             sender: self.event_sender.clone(),
             run,
-            discard_result: assignment.discard_result,
-            ending: None,
+            again,
+            finish: None,
         };
-        self.tasks.on_started(run, switch);
-        tokio::spawn(async move { report.finish(attempt::run(job, signal).await) });
+        self.tasks.on_starting(run, switch);
+        tokio::spawn(async move {
+            let finish = attempt::run(job, signal, || report.begun()).await;
+            report.finish(finish);
+        });
     }
 
     /// Notes the end of an attempt that never ran.
@@ -408,26 +469,47 @@ impl Agent {
 struct EndReport {
     sender: mpsc::UnboundedSender<Event>,
     run: RunNumber,
-    discard_result: bool,
-    ending: Option<Ending>,
+    again: Box<Assignment>,
+    finish: Option<Finish>,
 }
 
 impl EndReport {
-    fn finish(mut self, ending: Ending) {
-        self.ending = Some(ending);
+    fn begun(&self) {
+        // A closed queue means that the worker is gone, and with it the wish to know.
+        let _ = self.sender.send(Event::Begun { run: self.run });
+    }
+
+    fn finish(mut self, finish: Finish) {
+        self.finish = Some(finish);
     }
 }
 
 impl Drop for EndReport {
     fn drop(&mut self) {
-        let ending = self.ending.take();
-        let panicked = || Ending::new(OutcomeKind::HandlerFailed, "the handler panicked");
-        // A closed queue means that the worker is gone, and with it the wish to know.
-        let _ = self.sender.send(Event::Ended {
-            run: self.run,
-            ending: Box::new(ending.unwrap_or_else(panicked)),
-            discard_result: self.discard_result,
-        });
+        let run = self.run;
+        let discard_result = self.again.discard_result;
+        let event = match self.finish.take() {
+            Some(Finish::NotBegun(why)) => Event::Short {
+                run,
+                assignment: core::mem::take(&mut self.again),
+                why,
+            },
+            Some(Finish::Ended(ending)) => Event::Ended {
+                run,
+                ending: Box::new(ending),
+                discard_result,
+            },
+            None => Event::Ended {
+                run,
+                ending: Box::new(Ending::new(
+                    OutcomeKind::HandlerFailed,
+                    "the handler panicked",
+                )),
+                discard_result,
+            },
+        };
+        // As above.
+        let _ = self.sender.send(event);
     }
 }
 

@@ -127,6 +127,7 @@ impl Agent {
                 return Some(link::broken(None));
             },
             () = at(until) => self.on_leaving_time(),
+            () = at(self.short_until) => self.try_again(),
         }
         None
     }

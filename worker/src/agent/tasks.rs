@@ -1,7 +1,7 @@
 //! What the worker holds: attempts that wait for a slot, run, or have a result to be delivered.
 //!
 //! Invariants:
-//! - T1: at most `slots` attempts run; an attempt that is no longer wanted keeps its slot until it has
+//! - T1: at most `slots` attempts run, and fewer while the machine carries fewer; an attempt that is no longer wanted keeps its slot until it has
 //!   really ended.
 //! - T2: a result is kept until the daemon has said what became of it, or the attempt is abandoned.
 //! - T3: credits granted and not yet used, plus attempts that occupy room, never exceed the capacity.
@@ -53,6 +53,8 @@ enum Phase {
     Queued(Assignment),
     Running {
         switch: StopSwitch,
+        /// It runs, and is not only about to.
+        begun: bool,
         /// Nobody wants its result: no longer in `by_attempt`.
         unwanted: bool,
     },
@@ -88,7 +90,10 @@ pub(super) struct Upload {
 #[derive(Debug)]
 pub(super) struct Tasks {
     slots: usize,
-    capacity: usize,
+    /// Slots that the machine carries now, as far as is known; at least 1.
+    usable: usize,
+    /// How many may run besides them: taken ahead.
+    ahead: usize,
     by_run: BTreeMap<RunNumber, Held>,
     by_attempt: HashMap<Attempt, RunNumber>,
     queue: VecDeque<RunNumber>,
@@ -123,9 +128,12 @@ const REPORT_ENTRIES: usize = 1024;
 
 impl Tasks {
     pub(super) fn new(slots: u32, capacity: u32) -> Self {
+        let slots = usize::try_from(slots).unwrap_or(usize::MAX);
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         Self {
-            slots: usize::try_from(slots).unwrap_or(usize::MAX),
-            capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
+            slots,
+            usable: slots,
+            ahead: capacity.saturating_sub(slots),
             by_run: BTreeMap::new(),
             by_attempt: HashMap::new(),
             queue: VecDeque::new(),
@@ -169,7 +177,9 @@ impl Tasks {
                     self.offer(run);
                 }
                 Some(Phase::Running {
-                    unwanted: false, ..
+                    unwanted: false,
+                    begun: true,
+                    ..
                 }) => self.started.push(run),
                 Some(Phase::Running { .. } | Phase::Queued(_)) | None => {}
             }
@@ -196,7 +206,7 @@ impl Tasks {
 
     /// The next attempt that may start, if a slot is free.
     pub(super) fn next_to_start(&mut self) -> Option<(RunNumber, Assignment)> {
-        while self.running < self.slots {
+        while self.running < self.usable {
             let run = self.queue.pop_front()?;
             if let Some(Held {
                 phase: Phase::Queued(assignment),
@@ -209,14 +219,57 @@ impl Tasks {
         None
     }
 
-    /// Notes that an attempt runs now.
-    pub(super) fn on_started(&mut self, run: RunNumber, switch: StopSwitch) {
+    /// Notes that an attempt takes a slot now.
+    pub(super) fn on_starting(&mut self, run: RunNumber, switch: StopSwitch) {
         if let Some(held) = self.by_run.get_mut(&run) {
-            let unwanted = false;
-            held.phase = Phase::Running { switch, unwanted };
+            held.phase = Phase::Running {
+                switch,
+                begun: false,
+                unwanted: false,
+            };
             self.running += 1;
-            self.started.push(run);
         }
+    }
+
+    /// Notes that it runs: the machine carries as many, and may carry one more.
+    pub(super) fn on_begun(&mut self, run: RunNumber) {
+        if let Some(Phase::Running { begun, .. }) =
+            self.by_run.get_mut(&run).map(|held| &mut held.phase)
+        {
+            *begun = true;
+            self.started.push(run);
+            if self.running >= self.usable {
+                self.usable = self.slots.min(self.running + 1);
+            }
+        }
+    }
+
+    /// An attempt could not begin, as the machine carries no more than what runs. It waits again, before all others; the daemon
+    /// was told of no start, and takes it back if another worker has room.
+    pub(super) fn on_shortage(&mut self, run: RunNumber, assignment: Assignment) {
+        let Some(held) = self.by_run.get_mut(&run) else {
+            return;
+        };
+        let Phase::Running { unwanted, .. } = held.phase else {
+            return;
+        };
+        self.running = self.running.saturating_sub(1);
+        self.usable = self.running.max(1);
+        if unwanted {
+            self.by_run.remove(&run);
+            return;
+        }
+        held.phase = Phase::Queued(assignment);
+        self.queue.push_front(run);
+    }
+
+    /// How many slots can be used, and how many there are.
+    pub(super) const fn usable(&self) -> (usize, usize) {
+        (self.usable, self.slots)
+    }
+
+    const fn capacity(&self) -> usize {
+        self.usable.saturating_add(self.ahead)
     }
 
     /// Notes the end of an attempt, running or not.
@@ -327,7 +380,9 @@ impl Tasks {
             return;
         };
         match self.by_run.get_mut(&run).map(|held| &mut held.phase) {
-            Some(Phase::Running { switch, unwanted }) => {
+            Some(Phase::Running {
+                switch, unwanted, ..
+            }) => {
                 *unwanted = true;
                 switch.stop(StopOrder {
                     cause: StopCause::Stale,
@@ -502,18 +557,19 @@ impl Tasks {
 
     fn credits_due(&self) -> usize {
         let unjudged_max = self
-            .capacity
+            .capacity()
             .saturating_mul(UNJUDGED_FACTOR)
             .max(UNJUDGED_MIN);
         if self.unjudged > unjudged_max || self.output_bytes > OUTPUT_BYTES_MAX {
             return 0;
         }
-        self.capacity.saturating_sub(self.occupied() + self.credits)
+        self.capacity()
+            .saturating_sub(self.occupied() + self.credits)
     }
 
     /// More is held than was ever granted: the daemon miscounts, and memory is bounded by refusing.
     pub(super) fn is_overfull(&self) -> bool {
-        self.queue.len() > self.capacity.saturating_mul(2)
+        self.queue.len() > (self.slots + self.ahead).saturating_mul(2)
     }
 
     /// Nothing runs and no result is undelivered; what waits for a slot does not count.
@@ -563,7 +619,8 @@ mod tests {
     fn start(tasks: &mut Tasks) -> Vec<RunNumber> {
         let mut runs = Vec::new();
         while let Some((run, _)) = tasks.next_to_start() {
-            tasks.on_started(run, stop_pair(0).0);
+            tasks.on_starting(run, stop_pair(0).0);
+            tasks.on_begun(run);
             runs.push(run);
         }
         runs
@@ -750,5 +807,51 @@ mod tests {
         tasks.on_ended(run, Outcome::default(), Bytes::new());
         assert_eq!(tasks.take_results().len(), 1);
         assert!(tasks.next_to_start().is_none());
+    }
+
+    #[test]
+    fn attempt_that_could_not_begin_waits_at_the_head_and_no_more_is_asked_for_than_is_carried() {
+        let mut tasks = Tasks::new(4, 4);
+        assert_eq!(tasks.grant(), 4);
+        for id in 1..=4 {
+            tasks.accept(assignment(id));
+        }
+        let mut runs = Vec::new();
+        while let Some((run, assignment)) = tasks.next_to_start() {
+            tasks.on_starting(run, stop_pair(0).0);
+            runs.push((run, assignment));
+        }
+        tasks.on_begun(runs[0].0);
+        tasks.on_begun(runs[1].0);
+        for (run, assignment) in runs.drain(2..).rev() {
+            tasks.on_shortage(run, assignment);
+        }
+        assert_eq!(tasks.usable(), (2, 4));
+        assert_eq!(
+            tasks.take_started().len(),
+            2,
+            "of the others no start is told"
+        );
+        assert!(tasks.next_to_start().is_none());
+        tasks.on_ended(runs[0].0, Outcome::default(), Bytes::new());
+        tasks.take_results();
+        assert_eq!(tasks.grant(), 0, "two that wait, one that runs");
+        let (run, next) = tasks.next_to_start().unwrap();
+        assert_eq!(next.task.unwrap().task_id, 3, "in their order");
+        tasks.on_starting(run, stop_pair(0).0);
+        assert!(tasks.next_to_start().is_none());
+        tasks.on_begun(run);
+        assert_eq!(tasks.usable(), (3, 4), "one more is tried");
+    }
+
+    #[test]
+    fn with_nothing_running_one_slot_is_tried_all_the_same() {
+        let mut tasks = Tasks::new(2, 2);
+        tasks.accept(assignment(1));
+        let (run, assignment) = tasks.next_to_start().unwrap();
+        tasks.on_starting(run, stop_pair(0).0);
+        tasks.on_shortage(run, assignment);
+        assert_eq!(tasks.usable(), (1, 2));
+        assert!(tasks.next_to_start().is_some());
     }
 }

@@ -11,7 +11,7 @@ use core::time::Duration;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -83,8 +83,8 @@ impl Home {
         }
     }
 
-    /// A new cgroup in it, and a guard that lives.
-    pub(crate) fn make(&self) -> io::Result<Cgroup> {
+    /// A new cgroup in it, with its folder, and a guard that lives.
+    pub(crate) fn make(&self) -> io::Result<(Cgroup, OwnedFd)> {
         let path = {
             let mut state = self.state();
             state.next += 1;
@@ -92,13 +92,10 @@ impl Home {
             state.live(&self.worker)?.join(name)
         };
         fs::create_dir(&path)?;
-        match File::open(&path) {
-            Ok(folder) => Ok(Cgroup { path, folder }),
-            Err(error) => {
-                let _ = fs::remove_dir(&path);
-                Err(error)
-            }
-        }
+        // From here on it is removed on every way out.
+        let cgroup = Cgroup { path };
+        let folder = File::open(&cgroup.path)?;
+        Ok((cgroup, folder.into()))
     }
 }
 
@@ -167,14 +164,9 @@ fn start_guard(worker: &OwnedFd, folder: &File, path: &Path) -> io::Result<Guard
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     path: PathBuf,
-    folder: File,
 }
 
 impl Cgroup {
-    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
-        self.folder.as_fd()
-    }
-
     /// Kills whatever is in it.
     pub(crate) fn kill(&self) {
         if let Err(error) = fs::write(self.path.join(KILL), "1") {

@@ -196,8 +196,8 @@ fn possible(wanted: Containment) -> Result<Way, &'static str> {
 
 fn try_cgroup() -> Result<Home, String> {
     let home = Home::open()?;
-    let cgroup = home.make().map_err(|error| error.to_string())?;
-    let tried = try_launch(Enclosure::Cgroup(cgroup.folder()));
+    let (cgroup, folder) = home.make().map_err(|error| error.to_string())?;
+    let tried = try_launch(Enclosure::Cgroup(folder.as_fd()));
     drop(cgroup);
     if tried.is_err() {
         home.leave();

@@ -29,11 +29,12 @@ use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput};
 use qtf_shm::TaskId;
 use tokio::time::Instant;
 
-use crate::attempt::Ending;
+use crate::attempt::{Ending, Finish};
 use crate::contain::Containment;
 use crate::stop::{StopCause, StopSignal};
 use capture::{Capture, feed};
 pub use roster::{resume_programs, suspend_programs};
+use spawn::NoChild;
 use tree::Tree;
 
 /// After a kill, what is in the pipes is taken for this long.
@@ -118,17 +119,19 @@ pub(crate) struct Identity {
     pub(crate) attempt: u32,
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end. `begun` is called when it runs.
 pub(crate) async fn run(
     spec: ExecSpec,
     identity: Identity,
-    policy: &ExecPolicy,
-    stop: &StopSignal,
-) -> Ending {
+    (policy, stop): (&ExecPolicy, &StopSignal),
+    begun: impl FnOnce(),
+) -> Finish {
     let mut child = match spawn::spawn(&spec, identity, policy).await {
         Ok(child) => child,
-        Err(failure) => return failure.into(),
+        Err(NoChild::Failed(failure)) => return Finish::Ended(failure.into()),
+        Err(NoChild::Short(why)) => return Finish::NotBegun(why),
     };
+    begun();
     let limit = usize::try_from(policy.output_limit_bytes).unwrap_or(usize::MAX);
     let mut stdout = Capture::new(child.stdout.take(), limit);
     let mut stderr = Capture::new(child.stderr.take(), limit);
@@ -174,7 +177,7 @@ pub(crate) async fn run(
             "a process that it left behind kept its output open for {linger} and was killed (--linger)"
         );
     }
-    Ending {
+    Finish::Ended(Ending {
         outcome: outcome(cause, status),
         output: TaskOutput {
             stdout: stdout.kept.into(),
@@ -183,7 +186,7 @@ pub(crate) async fn run(
             stderr_dropped_bytes: stderr.dropped_bytes,
             message,
         },
-    }
+    })
 }
 
 /// Keeps the pipes moving until the child has ended, and ends it when it is told to. Says why it was

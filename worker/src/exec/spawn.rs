@@ -22,9 +22,9 @@ use crate::sys::{self, Enclosure, Program, Stdio};
 pub(super) const BASE_ENVIRONMENT: [&str; 7] =
     ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
-// The machine is short of something for a moment: processes, descriptors, memory.
-const SHORTAGE_TRIES: u32 = 5;
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+// A file that is still open for writing, mostly because another process was forked at that moment.
+const BUSY_TRIES: u32 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A started child.
 #[derive(Debug)]
@@ -36,6 +36,21 @@ pub(super) struct Started {
 }
 
 /// Why there is no child.
+#[derive(Debug)]
+pub(super) enum NoChild {
+    /// The task cannot be run.
+    Failed(SpawnFailure),
+    /// The machine or this process is short of processes, descriptors or memory: it can be run later.
+    Short(String),
+}
+
+impl From<SpawnFailure> for NoChild {
+    fn from(failure: SpawnFailure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Why a task cannot be run.
 #[derive(Debug)]
 pub(super) struct SpawnFailure {
     kind: OutcomeKind,
@@ -81,7 +96,7 @@ pub(super) async fn spawn(
     spec: &ExecSpec,
     identity: Identity,
     policy: &ExecPolicy,
-) -> Result<Started, SpawnFailure> {
+) -> Result<Started, NoChild> {
     check(spec)?;
     let way = contain::way(policy.containment).map_err(|error| {
         let unsupported = io::Error::from_raw_os_error(libc::ENOTSUP);
@@ -89,18 +104,27 @@ pub(super) async fn spawn(
     })?;
     let program = program(spec, identity, policy).map_err(|error| explain(spec, &error))?;
     let is_fed = !spec.stdin.is_empty();
-    let mut pause = SHORTAGE_PAUSE;
-    for _ in 1..SHORTAGE_TRIES {
+    let mut pause = BUSY_PAUSE;
+    for _ in 1..BUSY_TRIES {
         match start(&program, is_fed, way) {
-            Err(error) if is_shortage(&error) => {
-                tracing::debug!(%error, "cannot start a process now, trying again");
+            Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => {
+                tracing::debug!(%error, "cannot start a program now, trying again");
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
-            result => return result.map_err(|error| explain(spec, &error)),
+            result => return result.map_err(|error| no_child(spec, &error)),
         }
     }
-    start(&program, is_fed, way).map_err(|error| explain(spec, &error))
+    start(&program, is_fed, way).map_err(|error| no_child(spec, &error))
+}
+
+fn no_child(spec: &ExecSpec, error: &io::Error) -> NoChild {
+    let failure = explain(spec, error);
+    if is_shortage(error) {
+        NoChild::Short(failure.message)
+    } else {
+        NoChild::Failed(failure)
+    }
 }
 
 fn check(spec: &ExecSpec) -> Result<(), SpawnFailure> {
@@ -220,8 +244,8 @@ fn start(program: &Program, is_fed: bool, way: Way) -> io::Result<Started> {
     let tree = match way {
         Way::Group => Tree::new(sys::launch(program, stdio, Enclosure::Group)?, Hold::Group),
         Way::Cgroup(home) => {
-            let cgroup = home.make()?;
-            let child = sys::launch(program, stdio, Enclosure::Cgroup(cgroup.folder()))?;
+            let (cgroup, folder) = home.make()?;
+            let child = sys::launch(program, stdio, Enclosure::Cgroup(folder.as_fd()))?;
             Tree::new(child, Hold::Cgroup(cgroup))
         }
         Way::Init {
@@ -254,7 +278,7 @@ fn start(program: &Program, is_fed: bool, way: Way) -> io::Result<Started> {
 fn is_shortage(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ETXTBSY)
+        Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM)
     )
 }
 

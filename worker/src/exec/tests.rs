@@ -11,8 +11,8 @@ use qtf_shm::TaskId;
 use tokio::time::Instant;
 
 use super::{Containment, ExecPolicy, Identity, run};
-use crate::attempt::Ending;
-use crate::stop::{StopCause, StopOrder, StopSwitch, stop_pair};
+use crate::attempt::{Ending, Finish};
+use crate::stop::{StopCause, StopOrder, StopSignal, StopSwitch, stop_pair};
 
 #[path = "tree_tests.rs"]
 mod tree_tests;
@@ -39,9 +39,16 @@ fn identity() -> Identity {
     Identity { task, attempt: 3 }
 }
 
+async fn ended(spec: ExecSpec, policy: &ExecPolicy, signal: &StopSignal) -> Ending {
+    match run(spec, identity(), (policy, signal), || {}).await {
+        Finish::Ended(ending) => ending,
+        Finish::NotBegun(why) => panic!("{why}"),
+    }
+}
+
 async fn run_with(spec: ExecSpec, policy: ExecPolicy, timeout_ms: u32) -> Ending {
     let (_switch, signal) = stop_pair(timeout_ms);
-    let running = run(spec, identity(), &policy, &signal);
+    let running = ended(spec, &policy, &signal);
     tokio::time::timeout(WATCHDOG, running).await.unwrap()
 }
 
@@ -297,7 +304,7 @@ async fn stopped(script: &str, at_once: bool, cause: StopCause) -> Ending {
     let script = format!("echo $$; {script}\n : > '{}'; wait", ready.display());
     let (switch, signal) = stop_pair(0);
     let policy = ExecPolicy::default();
-    let running = run(shell(&script), identity(), &policy, &signal);
+    let running = ended(shell(&script), &policy, &signal);
     let order = |switch: StopSwitch| async move {
         while !ready.exists() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -337,7 +344,7 @@ async fn dropped_run_kills_and_reaps() {
     );
     let (_switch, signal) = stop_pair(0);
     let policy = ExecPolicy::default();
-    let running = run(shell(&script), identity(), &policy, &signal);
+    let running = ended(shell(&script), &policy, &signal);
     let started = async {
         while !file.exists() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -500,13 +507,7 @@ async fn no_descriptor_leaks_into_programs() {
     for _ in 0..4 {
         let (_switch, signal) = stop_pair(300);
         others.push(tokio::spawn(async move {
-            run(
-                shell("sleep 1000"),
-                identity(),
-                &ExecPolicy::default(),
-                &signal,
-            )
-            .await
+            ended(shell("sleep 1000"), &ExecPolicy::default(), &signal).await
         }));
     }
     tokio::task::yield_now().await;
@@ -539,9 +540,9 @@ async fn program_gets_the_limit_of_open_files_that_the_worker_was_given() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(400), hard).unwrap();
-    crate::raise_descriptor_limit(200, 0);
+    assert_eq!(crate::raise_descriptor_limit(200, 0), 200);
     let (raised, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    assert_eq!(raised, hard.min(928));
+    assert_eq!(raised, hard.min(1128));
     let ending = run_to_end(shell("ulimit -n")).await;
     assert_ended(&ending, OutcomeKind::Exited, 0);
     assert_eq!(

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, signals: &mut EndSig
         segment_bytes: info.segment_bytes,
         pid: std::process::id(),
         workers: args.workers,
-        slots,
+        slots: crew.slots_of_each(),
     };
     match global.mode() {
         OutputMode::Table => print_lines(lines(&record))?,
