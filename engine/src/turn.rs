@@ -9,7 +9,7 @@ use qtf_shm::{
 };
 
 use crate::EngineConfig;
-use crate::effects::{EffectQueue, LostFiles};
+use crate::effects::{Effect, EffectQueue, LostFiles};
 use crate::register::{Clients, serves};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::sweep::Sweep;
@@ -88,12 +88,21 @@ impl<'e> Turn<'e> {
         slot.local().is_some() && serves(slot.state())
     }
 
-    /// Moves what a local worker has handed over about the end of an attempt into the slot, before anything is decided about it.
+    /// Moves what a local worker has handed over about the end of an attempt into the slot, before anything is decided about it. A task that it
+    /// has brought to DONE by itself, as it saw no daemon yet, is counted and told of now: nobody else does.
     pub(crate) fn accept_end(&mut self, slot: SlotIndex, ended: StateWord) {
-        if let Some(before) = self.segment.accept_completion(self.right, slot, ended)
-            && let Some(id) = ended.id(slot)
-        {
-            self.release(id, before);
+        let Some(before) = self.segment.accept_completion(self.right, slot, ended) else {
+            return;
+        };
+        let Some(task) = ended.id(slot) else {
+            return;
+        };
+        self.release(task, before);
+        let phase = ended.phase();
+        if phase == Phase::Done {
+            let client = self.segment.task(slot).client();
+            self.clients.task_ended(self.segment, client);
+            self.effects.push(Effect::Finished { task, phase });
         }
     }
 

@@ -66,6 +66,7 @@ impl Plm {
             }
             return self.answer(task, phase);
         }
+        turn.accept_end(slot, state);
         if !turn.free(slot, state) {
             return Err(Rejection::unknown_task(id));
         }

@@ -5,6 +5,7 @@
 //! change; a memory task has none, so there a take in the middle comes first only where the engine writes what it must not.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::sync::kill::paused_after;
 use qtf_shm::{
     Attachment, AttachmentSpec, Counter, FLAG_CANCEL, FLAG_TIMED_OUT, Key, LocalWorker,
-    LocalWorkerSpec, Outcome, OutcomeKind, Phase, Segment, Taken, TaskId, TaskRecord,
+    LocalWorkerSpec, LockFile, Outcome, OutcomeKind, Phase, Segment, Taken, TaskId, TaskRecord,
 };
 
 use crate::attaches::ground;
@@ -282,5 +283,51 @@ fn task_that_runs_at_most_once_is_a_dead_letter_when_a_local_worker_gives_it_bac
             world.engine.revive(now, task).expect("a person wants it");
             assert!(worker.take().is_some());
         }
+    }
+}
+
+/// A local process that takes the daemon for dead: nobody holds its byte in the lock file.
+fn who_sees_no_daemon(segment: &Segment, folder: &Path) -> Attachment {
+    let file = folder.join("a.lock");
+    std::fs::write(&file, "").expect("the folder can be written");
+    let lock = LockFile::open(&file).expect("it is there");
+    let (device, inode) = lock.identity();
+    segment.set_lock_file(device, inode);
+    let spec = AttachmentSpec::new(AttachRole::Worker, "local", folder).with_lock_file(file);
+    let id = segment.shm_id().expect("it is the kernel's");
+    let opened = Attachment::open_id(id, &spec).expect("an attach record is free");
+    assert!(!opened.daemon_lives());
+    opened
+}
+
+#[test]
+fn task_that_a_local_worker_brings_to_its_end_by_itself_is_counted_and_told_of_when_the_engine_meets_it()
+ {
+    for is_forgotten in [false, true] {
+        let (mut world, _) = ground();
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        let local = who_sees_no_daemon(world.segment(), folder.path());
+        let task = world.submit("exec");
+        let worker = local.join_as_worker(&SPEC).expect("a slot is free");
+        let taken = worker.take().expect("a task waits");
+        let outcome = Outcome {
+            kind: OutcomeKind::Exited,
+            ..Outcome::default()
+        };
+        // It looked for a daemon just before this one was there.
+        assert_eq!(taken.finish(outcome, b"output"), Ok(Phase::Done));
+        let report = world.segment().verify();
+        assert!(!report.broken(), "{report:#?}");
+        if is_forgotten {
+            let now = world.now;
+            world.engine.forget(now, task).expect("it has ended");
+            assert_eq!(finished(&world.settle()), [(task, Phase::Done)]);
+            assert_eq!(world.counts(), (0, 0));
+        } else {
+            assert_eq!(finished(&world.settle()), [(task, Phase::Done)]);
+            assert_eq!(world.counts(), (0, 1));
+            assert_eq!(world.outcome(task), outcome);
+        }
+        world.verify();
     }
 }

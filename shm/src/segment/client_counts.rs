@@ -2,14 +2,14 @@
 //!
 //! The PLM counts up and down as it goes; a kill between the change of a task and its count leaves the count wrong, and a record
 //! whose counts never come to zero is never given to another client. So each start counts anew. Record 0, which belongs to
-//! callers that never registered, is counted by nobody.
+//! callers that never registered, is counted by nobody. A task that a local worker has brought to DONE by itself, as no daemon lived, counts as unfinished
+//! until the PLM has met it: it counts its end then.
 //!
 //! Tested in `segment/tests/rebuild.rs` and `segment/tests/verify.rs`.
 
 use crate::id::{ClientIndex, SlotIndex};
 use crate::segment::{Segment, SegmentView};
-use crate::task::slot::TaskSlot;
-use crate::task::state::Phase;
+use crate::task::state::{Phase, StateWord};
 use crate::task::writer::PlmRight;
 
 /// Counts by record.
@@ -28,11 +28,16 @@ impl ClientCounts {
         Self(vec![Tasks::default(); view.geometry().clients() as usize])
     }
 
-    /// Counts a task.
-    pub(super) fn note(&mut self, task: &TaskSlot, phase: Phase) {
+    /// Counts a task, which is in this state.
+    pub(super) fn note(&mut self, view: &SegmentView, slot: SlotIndex, state: StateWord) {
+        let Some(task) = view.parts.tasks.get(slot.position()) else {
+            return;
+        };
+        let phase = state.phase();
+        let is_met = phase != Phase::Done || view.end_beside(slot, state).is_none();
         if let Some(count) = self.0.get_mut(usize::from(task.client_number())) {
-            count.unfinished += u64::from(phase.is_unfinished());
-            count.kept += u64::from(phase.is_final());
+            count.unfinished += u64::from(phase.is_unfinished() || !is_met);
+            count.kept += u64::from(phase.is_final() && is_met);
         }
     }
 
@@ -79,8 +84,7 @@ impl Segment {
     pub(super) fn recount_clients(&self) {
         let mut counts = ClientCounts::new(self);
         for slot in self.allocated_slots(0..self.high_water()) {
-            let task = self.task(slot);
-            counts.note(task, task.state().phase());
+            counts.note(self, slot, self.task(slot).state());
         }
         self.set_client_counts(&counts);
     }

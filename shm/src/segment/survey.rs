@@ -169,7 +169,7 @@ impl Survey {
                 self.note_lsn(task);
                 ready.push(ready_key_of(task, state));
                 timers.push(timer_key_of(task, state, timers.next_leaf(), now));
-                self.clients.note(task, phase);
+                self.clients.note(segment, slot, state);
                 self.note_owner(state);
                 self.mark_chunks(segment, task, state.id(slot));
             }

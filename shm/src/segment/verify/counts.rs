@@ -18,10 +18,10 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
     let mut owned = vec![0_u64; view.parts.workers.len()];
     let clients_before = client_tasks(view);
     let mut clients = ClientCounts::new(view);
-    for task in view.parts.tasks.iter().take(view.high_water() as usize) {
-        let state = task.state();
+    for slot in (0..view.high_water()).filter_map(|number| view.slot(number)) {
+        let state = view.state(slot);
         phases[state.phase() as usize] += 1;
-        clients.note(task, state.phase());
+        clients.note(view, slot, state);
         if let Owner::Worker(worker) = state.owner()
             && let Some(count) = owned.get_mut(worker.position())
         {
