@@ -49,6 +49,7 @@ pub(crate) struct Inner {
 pub struct ClientBuilder {
     address: Address,
     name: String,
+    host: String,
     call_timeout: Duration,
     reconnect_for: Duration,
     has_automatic_keys: bool,
@@ -61,6 +62,14 @@ impl ClientBuilder {
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Host the client is listed under; the machine's name when not set. For programs in containers, whose host names say
+    /// nothing or are ever new.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = host.into();
         self
     }
 
@@ -103,7 +112,7 @@ impl ClientBuilder {
         let channel = channel::connect(&self.address).await?;
         let hello = ClientHello {
             name: shortened(self.name),
-            host: host_name(),
+            host: shortened(self.host),
             pid: std::process::id(),
         };
         let session = SessionKeeper::start(channel.clone(), hello, self.listener.clone());
@@ -144,6 +153,7 @@ impl Client {
         ClientBuilder {
             address,
             name: program_name(),
+            host: host_name(),
             call_timeout: CALL_TIMEOUT,
             reconnect_for: RECONNECT_FOR,
             has_automatic_keys: true,
