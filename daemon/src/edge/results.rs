@@ -1,23 +1,29 @@
 //! Results of one worker's session on their way in, and their verdicts on the way back.
 //!
 //! A verdict is given when what it says is on stable storage; until then the worker keeps the result. A result that
-//! the journal has no room for now is held here and tried again, in order, while the session goes on. Tested in
-//! `tests/daemon/journal.rs` and at the end of this file.
+//! the journal has no room for now, or whose output finds no room in the segment and is being written to a file by the spill thread, is
+//! held here and tried again, in order, while the session goes on. Tested in `tests/daemon/journal.rs`, `tests/daemon/spill.rs` and at the
+//! end of this file.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::task::Context;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use qtf_engine::{Disposition, Lsn, Output, ResultReport, TaskRef};
+use qtf_engine::{Disposition, Lsn, Output, Principal, ResultReport, TaskRef};
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{ResultDisposition, ResultVerdict, TaskResult};
-use qtf_shm::{BlobRef, TaskId, WorkerId};
+use qtf_shm::{BlobRef, Counter, TaskId, WorkerId};
+use tokio::sync::oneshot::error::RecvError;
 use tonic::Status;
 
 use super::{read, status};
 use crate::core_cell::stability::StablePlace;
+use crate::core_cell::uploads::Asked;
 use crate::core_cell::{self, Core};
+use crate::spill::thread::{Answer, UploadKey};
 
 /// LIMIT: verdicts in one message.
 const VERDICTS_MAX: usize = 1024;
@@ -36,12 +42,40 @@ pub(crate) struct Results {
     ready: Vec<ResultVerdict>,
     /// Verdicts that wait for a record, in its order.
     waiting: VecDeque<(Lsn, ResultVerdict)>,
-    /// Results that the journal had no room for.
+    /// Results that there was no room for.
     held: VecDeque<HeldResult>,
     place: StablePlace,
+    /// For whom the worker works.
+    principal: Principal,
+}
+
+/// What came of a try to record a result.
+enum Tried {
+    Verdict(ResultDisposition, Option<Lsn>),
+    /// The journal has no room for it now.
+    NotNow,
+    /// The segment has none for its output.
+    NeedsFile,
+}
+
+impl Drop for Results {
+    fn drop(&mut self) {
+        let storing = self.held.iter().filter_map(|held| held.storing.as_ref());
+        let keys: Vec<UploadKey> = storing.map(|(key, _)| *key).collect();
+        if !keys.is_empty() {
+            core_cell::attend(|core| keys.into_iter().for_each(|key| core.uploads.leave(key)));
+        }
+    }
 }
 
 impl Results {
+    /// None yet, of a worker of this principal.
+    pub(crate) fn new(principal: Principal) -> Self {
+        let mut results = Self::default();
+        results.principal = principal;
+        results
+    }
+
     /// Whether no more reports are to be read now.
     pub(crate) fn are_too_many(&self) -> bool {
         self.ready.len().saturating_add(self.waiting.len()) >= VERDICTS_MAX
@@ -55,35 +89,43 @@ impl Results {
         result: &TaskResult,
     ) -> Result<(), Status> {
         check_output(result)?;
-        if self.held.is_empty() && self.judge(core, who, result)? {
+        if self.held.is_empty()
+            && let Tried::Verdict(disposition, durable) = record(core, who, (result, false))?
+        {
+            self.tell(core, result.task, (disposition, durable));
             return Ok(());
         }
         let bytes = HeldBytes::take(result.output.len());
         match bytes {
+            // What it needs, a file or room in the journal, is seen when it is tried again, at once.
             Some(bytes) if self.held.len() < HELD_MAX => self.held.push_back(HeldResult {
                 result: TaskResult {
                     // A copy: as a part of its message it would keep the whole of that.
                     output: Bytes::copy_from_slice(&result.output),
                     ..result.clone()
                 },
-                _bytes: bytes,
+                bytes,
+                storing: None,
+                is_lost: false,
             }),
             _ => {
                 return Err(Status::resource_exhausted(
-                    "the journal has no room for more results now: connect and report them again",
+                    "there is no room for more results now, in the journal or in spill files: connect and report them again",
                 ));
             }
         }
         Ok(())
     }
 
-    /// Hands a result to the engine. False if the journal has no room for it now.
-    fn judge(&mut self, core: &mut Core, who: Who, result: &TaskResult) -> Result<bool, Status> {
-        let Some((disposition, durable)) = record(core, who, result)? else {
-            return Ok(false);
-        };
+    /// Gives the verdict about a result, or has it wait for its record.
+    fn tell(
+        &mut self,
+        core: &Core,
+        task: Option<qtf_proto::v1::TaskRef>,
+        (disposition, durable): (ResultDisposition, Option<Lsn>),
+    ) {
         let verdict = ResultVerdict {
-            task: result.task,
+            task,
             disposition: disposition.into(),
         };
         match durable {
@@ -92,18 +134,17 @@ impl Results {
             }
             _ => self.ready.push(verdict),
         }
-        Ok(true)
     }
 
     /// Tries again what is held, and moves on what has become stable. The session is woken when there is more.
-    pub(crate) fn progress(&mut self, who: Who, cx: &Context<'_>) -> Result<(), Status> {
+    pub(crate) fn progress(&mut self, who: Who, cx: &mut Context<'_>) -> Result<(), Status> {
         if !self.held.is_empty() {
-            core_cell::enter(|core| self.try_again(core, who)).ok_or_else(status::gone)??;
+            core_cell::enter(|core| self.try_again(core, who, cx)).ok_or_else(status::gone)??;
         }
         while let Some((lsn, _)) = self.waiting.front() {
             match self.place.poll(Some(*lsn), cx) {
-                std::task::Poll::Pending => return Ok(()),
-                std::task::Poll::Ready(result) => result?,
+                Poll::Pending => return Ok(()),
+                Poll::Ready(result) => result?,
             }
             self.ready
                 .extend(self.waiting.pop_front().map(|(_, verdict)| verdict));
@@ -119,11 +160,14 @@ impl Results {
         Ok(())
     }
 
-    fn try_again(&mut self, core: &mut Core, who: Who) -> Result<(), Status> {
-        while let Some(held) = self.held.pop_front() {
-            if !self.judge(core, who, &held.result)? {
-                self.held.push_front(held);
-                break;
+    fn try_again(&mut self, core: &mut Core, who: Who, cx: &mut Context<'_>) -> Result<(), Status> {
+        while let Some(mut held) = self.held.pop_front() {
+            match held.try_again(core, (who, self.principal), cx)? {
+                Some(told) => self.tell(core, held.result.task, told),
+                None => {
+                    self.held.push_front(held);
+                    break;
+                }
             }
         }
         Ok(())
@@ -140,11 +184,79 @@ thread_local! {
     static HELD_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// A result that the journal had no room for.
+/// A result that there was no room for.
 #[derive(Debug)]
 struct HeldResult {
     result: TaskResult,
-    _bytes: HeldBytes,
+    bytes: HeldBytes,
+    /// Its output is being written to a file.
+    storing: Option<(UploadKey, Asked)>,
+    /// Its output could not be stored.
+    is_lost: bool,
+}
+
+impl HeldResult {
+    /// What is to be said of it; nothing, if it is to be tried again.
+    fn try_again(
+        &mut self,
+        core: &mut Core,
+        (who, principal): (Who, Principal),
+        cx: &mut Context<'_>,
+    ) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
+        loop {
+            if let Some((key, asked)) = &mut self.storing {
+                let (key, Poll::Ready(answer)) = (*key, Pin::new(asked).poll(cx)) else {
+                    return Ok(None);
+                };
+                self.storing = None;
+                self.stored(core, (key, who.1), answer)?;
+            }
+            match record(core, who, (&self.result, self.is_lost))? {
+                Tried::Verdict(disposition, durable) => return Ok(Some((disposition, durable))),
+                Tried::NotNow => return Ok(None),
+                Tried::NeedsFile => {
+                    let data = self.result.output.clone();
+                    let is_durable = core.journal.is_some();
+                    match core.uploads.store(principal, data, is_durable) {
+                        Ok(storing) => self.storing = Some(storing),
+                        // Others are to be used first.
+                        Err(_) => return Ok(None),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The spill thread has answered: from now on the output is an upload of the worker's.
+    fn stored(
+        &mut self,
+        core: &mut Core,
+        (key, token): (UploadKey, u64),
+        answer: Result<Answer, RecvError>,
+    ) -> Result<(), Status> {
+        let now = core.now();
+        let kept = match answer.map_err(|_| status::gone())? {
+            Ok(_) => core.uploads.keep(key, token, now),
+            Err(error) => {
+                tracing::warn!(%error, "the output of a result is dropped");
+                None
+            }
+        };
+        if let Some(receipt) = kept {
+            self.result.output_upload = receipt;
+            let counters = core.segment().counters();
+            counters.add(Counter::SpillWritten, 1);
+            let bytes = u64::try_from(self.result.output.len()).unwrap_or(u64::MAX);
+            counters.add(Counter::SpillBytes, bytes);
+        } else {
+            core.uploads.leave(key);
+            core.segment().counters().add(Counter::SpillFailed, 1);
+            self.is_lost = true;
+        }
+        self.result.output = Bytes::new();
+        self.bytes = HeldBytes(0);
+        Ok(())
+    }
 }
 
 /// A share of the bytes that may be held; given back when dropped, on whatever way that comes about.
@@ -178,19 +290,19 @@ fn check_output(result: &TaskResult) -> Result<(), Status> {
     )))
 }
 
-/// What became of a result, and what its verdict waits for; `None` if the journal has no room for it now.
+/// What became of a result, and what its verdict waits for. Its output may be lost.
 fn record(
     core: &mut Core,
     (worker, token): Who,
-    result: &TaskResult,
-) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
+    (result, is_lost): (&TaskResult, bool),
+) -> Result<Tried, Status> {
     let now = core.now();
     let asked = result
         .task
         .as_ref()
         .ok_or_else(|| status::invalid("task of a result is missing"))?;
     let Some(task) = TaskId::from_raw(asked.task_id) else {
-        return Ok(Some((ResultDisposition::Stale, None)));
+        return Ok(Tried::Verdict(ResultDisposition::Stale, None));
     };
     let outcome = read::outcome_from(result.outcome.as_ref());
     let reference = TaskRef {
@@ -206,19 +318,21 @@ fn record(
         // It was given by the daemon before, or too long ago: the worker still has the output. For an attempt that is not this
         // worker's (any more) it makes no difference.
         None if result.output_upload != 0 && core.engine.payload_for(worker, reference).is_ok() => {
-            return Ok(Some((ResultDisposition::UploadAgain, None)));
+            return Ok(Tried::Verdict(ResultDisposition::UploadAgain, None));
         }
         None if result.output_upload != 0 => Output::None,
+        None if is_lost => Output::Lost,
         None if result.output.is_empty() => Output::None,
-        None => Output::Bytes(&result.output),
+        None => Output::InMemory(&result.output),
     };
     let report = ResultReport { outcome, output };
     let answer = core.engine.task_result(now, worker, reference, &report);
     let disposition = match answer.disposition {
         Disposition::NotNow => {
             core.uploads.renew(result.output_upload, now);
-            return Ok(None);
+            return Ok(Tried::NotNow);
         }
+        Disposition::NeedsFile => return Ok(Tried::NeedsFile),
         Disposition::Recorded => ResultDisposition::Recorded,
         Disposition::AlreadyRecorded => ResultDisposition::AlreadyRecorded,
         Disposition::Stale => ResultDisposition::Stale,
@@ -229,7 +343,7 @@ fn record(
             core.uploads.discard(blob);
         }
     }
-    Ok(Some((disposition, answer.durable)))
+    Ok(Tried::Verdict(disposition, answer.durable))
 }
 
 #[cfg(test)]
@@ -249,12 +363,15 @@ mod tests {
                     output: vec![1; 5].into(),
                     ..TaskResult::default()
                 },
-                _bytes: HeldBytes::take(5).unwrap(),
+                bytes: HeldBytes::take(5).unwrap(),
+                storing: None,
+                is_lost: false,
             });
         }
         assert_eq!(HELD_BYTES.get(), 10);
         let who = (WorkerId::from_raw(1 << 12).unwrap(), 1);
-        results.try_again(&mut core, who).unwrap_err();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        results.try_again(&mut core, who, &mut cx).unwrap_err();
         assert_eq!(HELD_BYTES.get(), 5);
         drop(results);
         assert_eq!(HELD_BYTES.get(), 0);

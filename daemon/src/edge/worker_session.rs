@@ -43,13 +43,14 @@ impl WorkerSessionStream {
         key: StreamKey,
         peer: Option<Arc<Peer>>,
     ) -> Self {
+        let principal = peer.as_ref().map(|peer| peer.principal());
         Self {
             reports,
             key,
             peer,
             worker: None,
             stop_place: StopPlace::default(),
-            results: Results::default(),
+            results: Results::new(principal.unwrap_or_default()),
             notice: WorkerNotice::default(),
             has_left: false,
             has_ended: false,

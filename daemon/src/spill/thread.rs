@@ -36,6 +36,8 @@ pub(crate) enum Step {
     Write(Bytes),
     /// End it; bring it to stable storage too, if a record may name it from then on.
     Finish { is_durable: bool },
+    /// All of these in one: a file of these bytes.
+    Whole { data: Bytes, is_durable: bool },
     /// Remove it, if it is there.
     Drop,
 }
@@ -125,10 +127,15 @@ impl Hands {
         let is_full = self.faults.as_ref().is_some_and(|faults| faults.spill());
         match job {
             Job::Upload(key, step) => {
-                let answer = if let (Step::Write(data), true) = (&step, is_full) {
-                    Err(self.full(data.len()))
-                } else {
-                    self.step(key, step)
+                let answer = match &step {
+                    Step::Write(data) | Step::Whole { data, .. } if is_full => {
+                        Err(self.full(data.len()))
+                    }
+                    Step::Begin(_)
+                    | Step::Write(_)
+                    | Step::Finish { .. }
+                    | Step::Whole { .. }
+                    | Step::Drop => self.step(key, step),
                 };
                 if answer.is_err() {
                     // Nothing more comes of it: its space is free now, not when its peer has been told.
@@ -178,6 +185,12 @@ impl Hands {
                     return Err(error);
                 }
                 Ok(Some(blob))
+            }
+            Step::Whole { data, is_durable } => {
+                let bytes = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                self.step(key, Step::Begin(bytes))?;
+                self.step(key, Step::Write(data))?;
+                self.step(key, Step::Finish { is_durable })
             }
             Step::Drop => {
                 self.files.remove(&key);

@@ -218,6 +218,83 @@ fn disk_of_spill_files_that_hangs_keeps_whoever_fetches_and_nobody_else() {
     });
 }
 
+/// A task that ran and whose output is the worker's to report; gives task and attempt.
+async fn ran(peer: &mut Peer, worker: &mut RawWorker) -> (u64, TaskRef) {
+    let more = DispatchRequest {
+        credits: 1,
+        ..DispatchRequest::default()
+    };
+    worker.grants.send(more).await.unwrap();
+    let task = peer.submit(noop(b"x")).await.unwrap();
+    let assignment = worker.assignments().await.remove(0);
+    (task, assignment.task.unwrap())
+}
+
+async fn output_of(peer: &mut Peer, task_id: u64) -> Vec<u8> {
+    let fetched = peer.plm.fetch_output(FetchOutputRequest { task_id }).await;
+    let mut chunks = fetched.unwrap().into_inner();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        bytes.extend_from_slice(&chunk.data);
+    }
+    bytes
+}
+
+#[test]
+fn output_that_the_segment_has_no_room_for_goes_to_a_file_and_a_disk_that_hangs_keeps_only_its_verdict()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let daemon = start(folder.path(), &disk);
+    run(async {
+        let mut peer = Peer::new(&daemon).await;
+        let mut worker = RawWorker::join(&mut peer, hello(1), 0).await;
+        let output = vec![9; 60_000];
+        while disk.seen() == 0 {
+            let (task, attempt) = ran(&mut peer, &mut worker).await;
+            let told = worker.finish(attempt, &output).await;
+            assert_eq!(told, ResultDisposition::Recorded);
+            assert!(output_of(&mut peer, task).await == output);
+        }
+        assert!(peer.counter("spill_written").await > 0);
+        let (task, attempt) = ran(&mut peer, &mut worker).await;
+        disk.set(|state| state.hangs = true);
+        let seen = disk.seen();
+        let result = TaskResult {
+            task: Some(attempt),
+            outcome: Some(Outcome {
+                kind: OutcomeKind::Exited.into(),
+                ..Outcome::default()
+            }),
+            output: output.clone().into(),
+            output_upload: 0,
+        };
+        let report = WorkerReport {
+            results: vec![result],
+            ..WorkerReport::default()
+        };
+        worker.reports.send(report).await.unwrap();
+        until(async || disk.seen() > seen).await;
+        // Others go on meanwhile.
+        peer.submit(noop(b"x")).await.unwrap();
+        assert_eq!(peer.state(task).await, TaskState::Running);
+        disk.set(|state| state.hangs = false);
+        let notice = worker.notices.message().await.unwrap().unwrap();
+        let verdict = notice.verdicts[0].disposition();
+        assert_eq!(verdict, ResultDisposition::Recorded);
+        assert!(output_of(&mut peer, task).await == output);
+        // Where there is no room for the file either it is dropped, and said to be.
+        disk.set(|state| state.is_full = true);
+        let (_, attempt) = ran(&mut peer, &mut worker).await;
+        let task_id = attempt.task_id;
+        let told = worker.finish(attempt, &output).await;
+        assert_eq!(told, ResultDisposition::Recorded);
+        assert_eq!(peer.counter("result_dropped").await, 1);
+        let info = peer.plm.get_task(GetTaskRequest { task_id }).await;
+        assert_eq!(info.unwrap().into_inner().output_bytes, 0);
+    });
+}
+
 #[test]
 fn disk_that_is_full_in_the_middle_of_an_upload_is_named_with_what_helps_and_the_space_is_free_again()
  {

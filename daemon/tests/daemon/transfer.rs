@@ -141,7 +141,7 @@ fn result_whose_receipt_is_not_known_is_not_recorded_and_its_output_asked_for_ag
         // A receipt of the daemon before this one.
         let told = worker.report(result(4_711)).await;
         assert_eq!(told, ResultDisposition::UploadAgain);
-        assert_eq!(peer.counter("results_dropped").await, 0);
+        assert_eq!(peer.counter("result_dropped").await, 0);
         assert!(matches!(
             peer.state(task_id).await,
             TaskState::Assigned | TaskState::Running

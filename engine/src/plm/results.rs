@@ -8,7 +8,7 @@
 
 use qtf_shm::{
     BlobRef, Counter, Event, Outcome, OutcomeKind, Phase, Purpose, Segment, SlotIndex, StateWord,
-    TaskId, TaskOptions, TaskSlot, WorkerCounter, WorkerIndex,
+    StoreError, TaskId, TaskOptions, TaskSlot, WorkerCounter, WorkerIndex,
 };
 
 use super::endings::HandBack;
@@ -39,8 +39,13 @@ pub struct TaskRef {
 pub enum Output<'a> {
     /// Nothing.
     None,
-    /// To be copied into the segment.
+    /// To be copied into the segment, or into a file if it has no room.
     Bytes(&'a [u8]),
+    /// To be copied into the segment. If it has no room nothing is recorded ([`Disposition::NeedsFile`]): for callers that must
+    /// not wait for a disk.
+    InMemory(&'a [u8]),
+    /// There was something, and it could not be stored: it is dropped, and the outcome says so.
+    Lost,
     /// In a spill file already. It becomes the engine's if the answer is [`Disposition::Recorded`],
     /// else it stays the caller's, who removes it.
     Stored(BlobRef),
@@ -55,7 +60,7 @@ pub struct ResultReport<'a> {
     pub output: Output<'a>,
 }
 
-/// What became of a reported result. In each case but the last the worker may forget it.
+/// What became of a reported result. In each case but the last two the worker may forget it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// It was current and is recorded.
@@ -66,6 +71,9 @@ pub enum Disposition {
     Stale,
     /// The journal has no room for it now: nothing changed, the worker keeps the result and reports it again.
     NotNow,
+    /// The segment has no room for its output: nothing is recorded. To be reported again with [`Output::Stored`], or
+    /// [`Output::Lost`].
+    NeedsFile,
 }
 
 /// Who reports about what, with the worker checked already.
@@ -149,8 +157,10 @@ impl Plm {
                     turn.segment.counters().add(Counter::ResultPutOff, 1);
                     return ResultAnswer::at_once(Disposition::NotNow);
                 }
-                is_kept = true;
-                keep(turn, slot, running, (reported, report.output));
+                is_kept = keep(turn, slot, running, (reported, report.output));
+                if !is_kept {
+                    return ResultAnswer::at_once(Disposition::NeedsFile);
+                }
             }
             if let Some(ended) = turn.advance(slot, running, Event::End) {
                 turn.segment.counters().add(Counter::ResultRecorded, 1);
@@ -212,8 +222,10 @@ impl Plm {
     #[inline]
     fn has_room_for_outcome(&self, task: &TaskSlot, output: Output<'_>) -> bool {
         let bytes = match output {
-            Output::None | Output::Stored(_) => 0,
-            Output::Bytes(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            Output::None | Output::Stored(_) | Output::Lost => 0,
+            Output::Bytes(bytes) | Output::InMemory(bytes) => {
+                u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+            }
         };
         match &self.journal {
             Some(journal) if task.options().has(TaskOptions::JOURNAL) => {
@@ -225,13 +237,14 @@ impl Plm {
 }
 
 /// Puts outcome and output into the slot, before the attempt is ENDED. An output that nobody will
-/// ask for (another attempt follows, or the client does not want it) is dropped at once.
+/// ask for (another attempt follows, or the client does not want it) is dropped at once. False, and no outcome is there, if the output
+/// needs a file.
 fn keep(
     turn: &mut Turn<'_>,
     slot: SlotIndex,
     running: StateWord,
     (mut outcome, output): (Outcome, Output<'_>),
-) {
+) -> bool {
     let task = turn.write(slot);
     let is_wanted = match judge(Record::of(&task, running), outcome) {
         Judgement::Done => !task.options().has(TaskOptions::DISCARD_RESULT),
@@ -248,7 +261,15 @@ fn keep(
                     Err(_) => outcome.result_dropped = true,
                 }
             }
-            Output::Bytes(_) => {}
+            Output::InMemory(bytes) if is_wanted && !bytes.is_empty() => {
+                match turn.segment.store_in_memory(id, bytes, Purpose::Result) {
+                    Ok(blob) => task.set_result(blob),
+                    Err(StoreError::ArenaFull { .. }) => return false,
+                    Err(_) => outcome.result_dropped = true,
+                }
+            }
+            Output::Bytes(_) | Output::InMemory(_) => {}
+            Output::Lost => outcome.result_dropped = is_wanted,
             Output::Stored(blob) if is_wanted => task.set_result(blob),
             Output::Stored(blob) => turn.release(id, blob),
         }
@@ -257,6 +278,7 @@ fn keep(
         turn.segment.counters().add(Counter::ResultDropped, 1);
     }
     task.set_outcome(outcome);
+    true
 }
 
 /// Says whether the slot shows that this attempt's result was recorded: it is the last attempt, and

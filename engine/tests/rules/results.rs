@@ -339,6 +339,67 @@ fn output_beyond_the_bound_on_spill_files_is_dropped_and_said_so_until_there_is_
 }
 
 #[test]
+fn output_that_may_lie_in_memory_only_and_finds_no_room_there_is_not_recorded_before_it_is_stored_or_lost()
+ {
+    let mut world = World::new();
+    world.worker(8, &["exec"]);
+    // More than the arena takes of one.
+    let bytes = vec![1; 100_000];
+    let outcome = qtf_shm::Outcome {
+        kind: OutcomeKind::Exited,
+        ..qtf_shm::Outcome::default()
+    };
+    let files = |world: &World| world.segment().spill().files().unwrap().len();
+    let task = world.submit("exec");
+    let (worker, _, attempt) = world.dispatch();
+    let report = |world: &mut World, output| {
+        let report = ResultReport { outcome, output };
+        let now = world.now;
+        let told = world
+            .engine
+            .task_result(now, worker, task_ref(task, attempt), &report);
+        told.disposition
+    };
+    let told = report(&mut world, Output::InMemory(&bytes));
+    assert_eq!(told, Disposition::NeedsFile);
+    assert_eq!((world.phase(task), files(&world)), (Phase::Running, 0));
+    let told = report(&mut world, Output::InMemory(&bytes));
+    assert_eq!(told, Disposition::NeedsFile, "as often as it is reported");
+    let told = report(&mut world, Output::Lost);
+    assert_eq!(told, Disposition::Recorded);
+    assert_eq!(world.phase(task), Phase::Done);
+    assert!(world.outcome(task).result_dropped);
+    assert_eq!(world.counter(Counter::ResultDropped), 1);
+    assert_eq!(world.counter(Counter::ResultRecorded), 1);
+    world.verify();
+}
+
+#[test]
+fn output_that_may_lie_in_memory_only_lies_there() {
+    let mut world = World::new();
+    world.worker(8, &["exec"]);
+    for length in [0, 10, 5_000, 60_000] {
+        let bytes = vec![1; length];
+        let task = world.submit("exec");
+        let (worker, _, attempt) = world.dispatch();
+        let report = ResultReport {
+            outcome: qtf_shm::Outcome {
+                kind: OutcomeKind::Exited,
+                ..qtf_shm::Outcome::default()
+            },
+            output: Output::InMemory(&bytes),
+        };
+        let now = world.now;
+        let told = world
+            .engine
+            .task_result(now, worker, task_ref(task, attempt), &report);
+        assert_eq!(told.disposition, Disposition::Recorded);
+        assert_eq!(output(&world, task), bytes);
+    }
+    world.verify();
+}
+
+#[test]
 fn stored_output_becomes_the_tasks_own_and_is_removed_with_it() {
     let mut world = World::new();
     let task = world.submit("exec");

@@ -82,6 +82,26 @@ impl Segment {
         bytes: &[u8],
         purpose: Purpose,
     ) -> Result<BlobRef, StoreError> {
+        match self.store_in_memory(owner, bytes, purpose) {
+            Err(StoreError::ArenaFull { .. })
+                if purpose == Purpose::Result || bytes.len() > ARENA_BLOB_BYTES_MAX =>
+            {
+                self.store_in_file(bytes)
+            }
+            stored => stored,
+        }
+    }
+
+    /// The same without touching a disk: in the slot, or in the arena.
+    ///
+    /// # Errors
+    /// Too large, or no room; also for what is too large for the arena.
+    pub fn store_in_memory(
+        &self,
+        owner: TaskId,
+        bytes: &[u8],
+        purpose: Purpose,
+    ) -> Result<BlobRef, StoreError> {
         let slot = self.slot_of(owner).ok_or(StoreError::NoSlot(owner))?;
         let len = u32::try_from(bytes.len())
             .ok()
@@ -99,22 +119,18 @@ impl Segment {
         if purpose == Purpose::Result && is_writer && self.has_inline_room(slot, bytes.len()) {
             return Ok(self.write_inline(slot, bytes));
         }
+        let full = StoreError::ArenaFull {
+            bytes: u64::from(len),
+        };
         if bytes.len() > ARENA_BLOB_BYTES_MAX {
-            return self.store_in_file(bytes);
+            return Err(full);
         }
         let arena = self.view.parts.arena();
         let stored =
             self.section(|| arena.store(self.claimant(), chunk_owner(owner), bytes, purpose));
         match stored {
             Ok(unit) => Ok(BlobRef::Arena { unit, len }),
-            Err(AllocateError::Full { .. }) if purpose == Purpose::Submission => {
-                Err(StoreError::ArenaFull {
-                    bytes: u64::from(len),
-                })
-            }
-            Err(AllocateError::Full { .. } | AllocateError::TooLarge { .. }) => {
-                self.store_in_file(bytes)
-            }
+            Err(AllocateError::Full { .. } | AllocateError::TooLarge { .. }) => Err(full),
         }
     }
 

@@ -138,6 +138,26 @@ impl Uploads {
         principal: Principal,
         total: u64,
     ) -> Result<(UploadKey, Asked), NoUpload> {
+        self.begin_with(principal, total, Step::Begin(total))
+    }
+
+    /// Bytes that are here already go into a file, as an upload does whose bytes have all come.
+    pub(crate) fn store(
+        &mut self,
+        principal: Principal,
+        data: Bytes,
+        is_durable: bool,
+    ) -> Result<(UploadKey, Asked), NoUpload> {
+        let total = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.begin_with(principal, total, Step::Whole { data, is_durable })
+    }
+
+    fn begin_with(
+        &mut self,
+        principal: Principal,
+        total: u64,
+        step: Step,
+    ) -> Result<(UploadKey, Asked), NoUpload> {
         let held = self.held.get(&principal).copied().unwrap_or_default();
         let size = u64::try_from(self.uploads_max).unwrap_or(u64::MAX);
         if self.all.count >= size {
@@ -160,7 +180,7 @@ impl Uploads {
             finished: None,
         };
         self.under_way.insert(key, upload);
-        let asked = self.ask(key, Step::Begin(total))?;
+        let asked = self.ask(key, step)?;
         Ok((key, asked))
     }
 

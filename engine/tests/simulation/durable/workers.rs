@@ -189,6 +189,7 @@ impl World {
                 self.grant(place, 1, false);
             }
             Disposition::AlreadyRecorded | Disposition::Stale => {}
+            Disposition::NeedsFile => panic!("{one:?}: a file was not refused"),
             Disposition::NotNow => {
                 self.put_off += 1;
                 return;
