@@ -27,7 +27,7 @@ pub struct Flags {
     /// Name of this daemon; segment, lock file and default socket are found by it [default: default]
     #[arg(long, value_name = "NAME")]
     pub instance: Option<String>,
-    /// Address to serve; may be repeated [default: the Unix socket in the runtime folder]
+    /// Address to serve, of a host name all; may be repeated [default: the Unix socket in the runtime folder]
     #[arg(long, value_name = "unix:PATH|HOST:PORT")]
     pub listen: Vec<String>,
     /// Serve TCP addresses beyond the loopback too, unencrypted and to everybody: whoever reaches such an

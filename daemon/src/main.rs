@@ -45,9 +45,14 @@ fn configure(flags: &Flags) -> anyhow::Result<Settings> {
 
 fn run(settings: Settings) -> Exit {
     // Before the first thread, so that all of them leave these signals to the wait below.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     // A write beyond the limit of file sizes (ulimit -f) then fails with EFBIG, and is named as any other failure.
-    let held = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGXFSZ]);
+    let held = SigSet::from_iter([
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGXFSZ,
+    ]);
     if let Err(error) = held.thread_block() {
         say(&format!("qtfd: signals cannot be blocked: {error}"));
         return Exit::Failed;
@@ -88,6 +93,11 @@ fn wait_for_end(daemon: &RunningDaemon, signals: SigSet) -> bool {
             loop {
                 match signals.wait() {
                     Err(nix::errno::Errno::EINTR) => {}
+                    // A terminal that is closed does not end it, and whoever meant "reload" is told.
+                    Ok(Signal::SIGHUP) => tracing::info!(
+                        "SIGHUP: nothing was reloaded, as nothing can be while it runs; a restart takes a changed configuration \
+                         and keeps all tasks"
+                    ),
                     // Nobody waits any more when the daemon has ended by itself.
                     signal => return sender.send(signal),
                 }

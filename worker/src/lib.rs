@@ -45,7 +45,7 @@ mod transfer;
 pub use builder::{BuildError, Worker, WorkerBuilder, WorkerError};
 pub use contain::{ContainError, Containment, prepare_containment};
 pub use descriptors::raise_descriptor_limit;
-pub use exec::{ExecPolicy, resume_programs, suspend_programs};
+pub use exec::{ExecPolicy, reap_strays, resume_programs, suspend_programs};
 pub use handler::{HandlerError, TaskContext};
 pub use qtf_proto::address::{Address, AddressError, InProcess};
 pub use qtf_shm::{TaskId, WorkerId};

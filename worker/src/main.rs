@@ -1,6 +1,7 @@
 //! `qtf-worker`: runs the tasks of a daemon on this machine.
 //!
-//! SIGTERM or SIGINT: takes nothing new, finishes what runs, leaves; a second one kills what runs.
+//! SIGTERM or SIGINT: takes nothing new, finishes what runs, leaves; a second one kills what runs. SIGHUP: the same as the first
+//! one, unless it is ignored (`nohup`). As pid 1 of a container it reaps what others leave to it.
 //! Exit status: 0 left as told, 1 refused by the daemon, its socket not trusted, or not able to start, 2 usage.
 
 mod arguments;
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use qtf_proto::address::default_address;
-use qtf_worker::{ExecPolicy, Worker, prepare_containment, raise_descriptor_limit};
+use qtf_worker::{ExecPolicy, Worker, prepare_containment, raise_descriptor_limit, reap_strays};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use arguments::Arguments;
@@ -74,10 +75,44 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         };
         let (terminate, interrupt) = signals().context("cannot listen to signals")?;
         let (second_terminate, second_interrupt) = signals().context("cannot listen to signals")?;
-        let drain = times(1, terminate, interrupt);
+        let hangup = match is_ignored(SignalKind::hangup()) {
+            true => None,
+            false => Some(signal(SignalKind::hangup()).context("cannot listen to signals")?),
+        };
+        let reaping = async {
+            if std::process::id() == 1 {
+                reap_strays().await;
+            }
+            core::future::pending::<()>().await;
+        };
+        let drain = async {
+            tokio::select! {
+                () = times(1, terminate, interrupt) => {}
+                // A terminal that is closed may send several: they do not kill.
+                () = once(hangup) => {}
+            }
+        };
         let abort = times(2, second_terminate, second_interrupt);
-        Ok(worker.run_with_abort(drain, abort).await?)
+        tokio::select! {
+            ended = worker.run_with_abort(drain, abort) => Ok(ended?),
+            () = reaping => Ok(()),
+        }
     })
+}
+
+/// Whether this process was started with the signal ignored, which a handler would undo.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| (mask >> (signal.as_raw_value() - 1)) & 1 != 0)
+}
+
+async fn once(signal: Option<Signal>) {
+    match signal {
+        Some(mut signal) => drop(signal.recv().await),
+        None => core::future::pending().await,
+    }
 }
 
 /// Waits until so many signals have come.

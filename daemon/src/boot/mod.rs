@@ -130,17 +130,19 @@ pub(crate) fn lock_file_of(settings: &Settings) -> PathBuf {
 fn bind(settings: &Settings) -> Result<Vec<Listener>, BootError> {
     let mut listeners = Vec::new();
     for address in &settings.listen {
-        let listener = Listener::bind(address).map_err(|error| BootError::bind(address, &error))?;
-        let open = listener.open_to_others();
-        // Nobody has been accepted yet; dropping the listener turns away who knocked meanwhile.
-        refuse_if_open(settings, address, open)?;
-        if let Some(open) = open {
-            tracing::warn!(
-                address = %open,
-                "neither encrypted nor authenticated: whoever reaches this address can run commands on the workers"
-            );
+        let bound = Listener::bind(address).map_err(|error| BootError::bind(address, &error))?;
+        for listener in bound {
+            let open = listener.open_to_others();
+            // Nobody has been accepted yet; dropping the listener turns away who knocked meanwhile.
+            refuse_if_open(settings, address, open)?;
+            if let Some(open) = open {
+                tracing::warn!(
+                    address = %open,
+                    "neither encrypted nor authenticated: whoever reaches this address can run commands on the workers"
+                );
+            }
+            listeners.push(listener);
         }
-        listeners.push(listener);
     }
     Ok(listeners)
 }

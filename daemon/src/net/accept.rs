@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     async fn accept_all_then_close(backend: Backend, address: Address) {
-        let listener = Listener::bind(&address).unwrap();
+        let listener = Listener::bind(&address).unwrap().remove(0);
         let bound = listener.address().unwrap();
         let (stop, stopped) = watch::channel(false);
         let acceptor = Acceptor::new(listener, backend).unwrap();

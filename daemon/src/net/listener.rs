@@ -104,12 +104,12 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Binds an address. One in use is tried again for a moment.
+    /// Binds an address: all that a host name stands for, or none. One in use is tried again for a moment.
     #[expect(
         clippy::disallowed_methods,
         reason = "nobody tells when another process's socket is gone; nothing runs yet"
     )]
-    pub(crate) fn bind(address: &Address) -> Result<Self, BindError> {
+    pub(crate) fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
         let give_up = Instant::now() + IN_USE_MAX;
         loop {
             match Self::bind_now(address) {
@@ -131,15 +131,15 @@ impl Listener {
             Address::Unix(path) | Address::Own(path) => {
                 check_unix(path, predecessor).map(|()| None)
             }
-            Address::Tcp(host_port) => check_tcp(host_port, predecessor),
+            Address::Tcp(host_port) => check_tcp(&addresses_of(host_port)?, predecessor),
             Address::InProcess(_) => Err(BindError::Unsupported),
         }
     }
 
-    fn bind_now(address: &Address) -> Result<Self, BindError> {
+    fn bind_now(address: &Address) -> Result<Vec<Self>, BindError> {
         match address {
-            Address::Unix(path) | Address::Own(path) => bind_unix(path),
-            Address::Tcp(host_port) => bind_tcp(host_port),
+            Address::Unix(path) | Address::Own(path) => Ok(vec![bind_unix(path)?]),
+            Address::Tcp(host_port) => bind_tcp(&addresses_of(host_port)?),
             Address::InProcess(_) => Err(BindError::Unsupported),
         }
     }
@@ -172,34 +172,73 @@ impl Listener {
     }
 }
 
-fn bind_tcp(host_port: &str) -> Result<Listener, BindError> {
-    let mut last = BindError::NoAddress;
+/// What a host name stands for, each once: `localhost` is often two addresses, and a client may take either.
+fn addresses_of(host_port: &str) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses = Vec::new();
     for address in host_port.to_socket_addrs()? {
-        match TcpListener::bind(address) {
-            Ok(listener) => return Ok(Listener::Tcp(listener)),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = BindError::InUse,
-            Err(error) => last = error.into(),
+        if !addresses.contains(&address) {
+            addresses.push(address);
         }
     }
-    Err(last)
+    Ok(addresses)
 }
 
-fn check_tcp(host_port: &str, predecessor: u32) -> Result<Option<SocketAddr>, BindError> {
-    let mut last = BindError::NoAddress;
-    for address in host_port.to_socket_addrs()? {
+/// An address of a protocol that this machine does not have (no IPv6) is nobody's, if the name has others.
+fn is_not_here(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32)
+}
+
+fn bind_tcp(addresses: &[SocketAddr]) -> Result<Vec<Listener>, BindError> {
+    let mut listeners = Vec::new();
+    let mut missing = None;
+    for address in addresses {
         match TcpListener::bind(address) {
-            Ok(listener) => return Ok(Listener::Tcp(listener).open_to_others()),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                if listens_on(predecessor, address.port())? {
-                    let is_open = !address.ip().to_canonical().is_loopback();
-                    return Ok(is_open.then_some(address));
-                }
-                last = BindError::InUse;
+            Ok(listener) => listeners.push(Listener::Tcp(listener)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(BindError::InUse),
+            Err(error) if is_not_here(&error) => {
+                tracing::debug!(%address, %error, "not listened on");
+                missing = Some(error);
             }
-            Err(error) => last = error.into(),
+            Err(error) => return Err(error.into()),
         }
     }
-    Err(last)
+    match missing {
+        _ if !listeners.is_empty() => Ok(listeners),
+        Some(error) => Err(error.into()),
+        None => Err(BindError::NoAddress),
+    }
+}
+
+fn check_tcp(addresses: &[SocketAddr], predecessor: u32) -> Result<Option<SocketAddr>, BindError> {
+    let mut open = None;
+    let mut is_bound = false;
+    let mut missing = None;
+    for address in addresses {
+        let is_open = !address.ip().to_canonical().is_loopback();
+        match TcpListener::bind(address) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if !listens_on(predecessor, address.port())? {
+                    return Err(BindError::InUse);
+                }
+            }
+            Err(error) if is_not_here(&error) => {
+                missing = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        is_bound = true;
+        if is_open && open.is_none() {
+            open = Some(*address);
+        }
+    }
+    match missing {
+        _ if is_bound => Ok(open),
+        Some(error) => Err(error.into()),
+        None => Err(BindError::NoAddress),
+    }
 }
 
 fn check_unix(path: &Path, predecessor: u32) -> Result<(), BindError> {
@@ -317,13 +356,48 @@ fn is_of_the_dead(stream: &UnixStream) -> bool {
 mod tests {
     use super::*;
 
+    fn bind_one(address: &Address) -> Result<Listener, BindError> {
+        let mut listeners = Listener::bind(address)?;
+        assert_eq!(listeners.len(), 1);
+        Ok(listeners.remove(0))
+    }
+
+    #[test]
+    fn every_address_that_a_name_stands_for_is_bound_or_none() {
+        // All of 127/8 is this machine.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let at = |host: &str| SocketAddr::new(host.parse().unwrap(), port);
+        let both = [at("127.0.0.1"), at("127.0.0.2")];
+        assert_eq!(check_tcp(&both, 0).unwrap(), None);
+        let listeners = bind_tcp(&both).unwrap();
+        let bound: Vec<_> = listeners
+            .iter()
+            .map(|one| one.address().unwrap().to_string())
+            .collect();
+        assert_eq!(bound, both.map(|address| address.to_string()));
+        let with_another = [at("127.0.0.3"), at("127.0.0.2")];
+        assert!(matches!(bind_tcp(&with_another), Err(BindError::InUse)));
+        assert!(
+            TcpListener::bind(at("127.0.0.3")).is_ok(),
+            "nothing is kept"
+        );
+        // Of a documentation network, which no machine has.
+        let not_here = at("192.0.2.1");
+        assert_eq!(bind_tcp(&[not_here, at("127.0.0.4")]).unwrap().len(), 1);
+        assert!(matches!(bind_tcp(&[not_here]), Err(BindError::Io(_))));
+        assert!(matches!(bind_tcp(&[]), Err(BindError::NoAddress)));
+        assert!(check_tcp(&[not_here], 0).is_err());
+    }
+
     #[test]
     fn socket_file_that_nobody_listens_on_is_replaced_and_removed_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        let listener = bind_one(&Address::Unix(path.clone())).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
         drop(listener);
         assert!(!path.exists());
@@ -354,7 +428,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(100));
             drop(theirs);
         });
-        let ours = Listener::bind(&Address::Unix(path.clone()));
+        let ours = bind_one(&Address::Unix(path.clone()));
         assert!(ours.is_ok(), "{ours:?}");
         killed.join().unwrap();
     }
@@ -365,7 +439,7 @@ mod tests {
         let used = folder.path().as_os_str().len() + 1;
         let path = folder.path().join("s".repeat(107 - used));
         drop(UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        let listener = bind_one(&Address::Unix(path.clone())).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
         drop(listener);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -387,7 +461,7 @@ mod tests {
     fn socket_file_of_a_successor_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
-        let ours = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        let ours = bind_one(&Address::Unix(path.clone())).unwrap();
         std::fs::remove_file(&path).unwrap();
         // The inode number of the removed file must not be given to the next one.
         let _keep = std::fs::File::create(folder.path().join("other")).unwrap();
@@ -398,7 +472,7 @@ mod tests {
 
     #[test]
     fn tcp_address_in_use_is_told_from_other_failures() {
-        let first = Listener::bind(&Address::Tcp("127.0.0.1:0".into())).unwrap();
+        let first = bind_one(&Address::Tcp("127.0.0.1:0".into())).unwrap();
         let taken = first.address().unwrap();
         assert!(matches!(Listener::bind(&taken), Err(BindError::InUse)));
         assert!(matches!(

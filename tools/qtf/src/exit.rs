@@ -26,6 +26,8 @@ pub(crate) enum Exit {
     Interrupted,
     /// SIGTERM.
     Terminated,
+    /// `qtf map` has nobody any more who reads what its tasks print: as if by SIGPIPE.
+    ReaderGone,
 }
 
 impl Exit {
@@ -41,6 +43,7 @@ impl Exit {
             Exit::TimedOut => 6,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,
+            Exit::ReaderGone => 141,
         }
     }
 
@@ -58,6 +61,7 @@ impl Exit {
                 Exit::Unreachable => 6,
                 Exit::Terminated => 7,
                 Exit::Interrupted => 8,
+                Exit::ReaderGone => 9,
             }
         }
         if rank(other) > rank(self) {
@@ -148,6 +152,7 @@ mod tests {
             (Exit::TimedOut, 6),
             (Exit::Interrupted, 130),
             (Exit::Terminated, 143),
+            (Exit::ReaderGone, 141),
         ];
         for (exit, code) in table {
             assert_eq!(exit.code(), code, "{exit:?}");

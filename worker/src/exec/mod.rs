@@ -33,7 +33,7 @@ use crate::attempt::{Ending, Finish};
 use crate::contain::Containment;
 use crate::stop::{StopCause, StopSignal};
 use capture::{Capture, feed};
-pub use roster::{resume_programs, suspend_programs};
+pub use roster::{reap_strays, resume_programs, suspend_programs};
 use spawn::NoChild;
 use tree::Tree;
 

@@ -1,4 +1,4 @@
-//! The children of this process that run programs, so that all of them can be stopped and continued together.
+//! The children of this process that run programs: all of them can be stopped and continued together, and told from others.
 //!
 //! Invariant: who is on the roster is not reaped, so its number is nobody else's; it is taken off in the same breath as it is reaped.
 //! Tested in `exec/tree_tests.rs` and by the tests of `qtf map`.
@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::sys;
 
@@ -76,6 +79,47 @@ pub fn resume_programs() {
             Ear::Init => kill(*child, sys::RESUME),
         };
     }
+}
+
+/// Reaps children of this process that it has not started, as they come: as pid 1 of a container it gets those that others leave. To be
+/// awaited on the thread that runs the worker, by a program that starts no children besides.
+///
+/// It comes back when there are no signals to wait for.
+pub async fn reap_strays() {
+    let Ok(mut signals) = signal(SignalKind::child()) else {
+        tracing::error!("cannot listen to SIGCHLD: zombies are not reaped");
+        return;
+    };
+    loop {
+        reap_those_there();
+        if signals.recv().await.is_none() {
+            return;
+        }
+    }
+}
+
+fn reap_those_there() {
+    let roster = roster();
+    for child in children() {
+        if !roster.children.contains_key(&child) {
+            let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
+        }
+    }
+}
+
+/// The children of all threads of this process.
+fn children() -> Vec<Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let lists = threads
+        .flatten()
+        .map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    let numbers = lists.flat_map(|list| {
+        let numbers = list.split_ascii_whitespace();
+        numbers
+            .filter_map(|pid| pid.parse().ok())
+            .collect::<Vec<_>>()
+    });
+    numbers.map(Pid::from_raw).collect()
 }
 
 fn suspend(child: Pid, ear: Ear) {

@@ -55,6 +55,7 @@ Exit codes:
   5    no daemon answers, or none could be started
   6    the time is over, or the task has not ended
   130  ended by Ctrl-C (143 by SIGTERM)
+  141  map: nobody reads its stdout any more (as if by SIGPIPE)
 
 Data goes to stdout, messages to stderr.";
 

@@ -152,7 +152,7 @@ impl Drive {
                 self.abandon(signals).await;
                 let failure = Failure::from(error);
                 if failure.message().is_none() {
-                    Ok(self.exit)
+                    Ok(Exit::ReaderGone)
                 } else {
                     Err(failure)
                 }
@@ -327,7 +327,7 @@ impl Drive {
         drop(results.close().await);
         match written {
             Ok(()) => Ok(exit),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(exit),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::ReaderGone),
             Err(error) => Err(error.into()),
         }
     }
