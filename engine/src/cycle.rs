@@ -10,7 +10,7 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use qtf_shm::time::STAMP_MAX;
-use qtf_shm::{BlobRef, Counter, Now, PlmRight, Segment};
+use qtf_shm::{BlobRef, Counter, Now, PhaseCensus, PlmRight, Segment};
 
 use crate::attaches::Departed;
 use crate::config::{ConfigError, EngineConfig};
@@ -59,6 +59,8 @@ pub struct Engine {
     lost_files: LostFiles,
     sweep: Sweep,
     departed: Departed,
+    /// Of the tasks that the sweep has met in its pass.
+    census: PhaseCensus,
     pub(crate) clients: Clients,
     pub(crate) workers: Workers,
     pub(crate) plm: Plm,
@@ -77,6 +79,7 @@ pub(crate) struct Parts<'e> {
     pub(crate) workers: &'e mut Workers,
     pub(crate) rng: &'e mut fastrand::Rng,
     pub(crate) departed: &'e mut Departed,
+    pub(crate) census: &'e mut PhaseCensus,
     scheduler: &'e mut Scheduler,
 }
 
@@ -111,6 +114,7 @@ impl Engine {
                 now,
             ),
             departed: Departed::default(),
+            census: PhaseCensus::begin(&segment),
             clients,
             workers,
             plm,
@@ -241,6 +245,7 @@ impl Engine {
             scheduler: &mut self.scheduler,
             rng: &mut self.rng,
             departed: &mut self.departed,
+            census: &mut self.census,
         }
     }
 }
@@ -259,6 +264,9 @@ impl Parts<'_> {
         let stripe = self.turn.sweep.next_stripe(self.turn.now, high_water, room);
         let was_urgent = self.turn.sweep.is_urgent();
         let segment = self.turn.segment;
+        if stripe.start == 0 {
+            *self.census = PhaseCensus::begin(segment);
+        }
         self.departed.repair(
             segment,
             (stripe.clone(), 0..segment.geometry().arena_blocks()),
@@ -272,6 +280,7 @@ impl Parts<'_> {
             .add(Counter::LeafRestored, ready.saturating_add(timers));
         for slot in self.turn.segment.allocated_slots(stripe) {
             self.turn.clients.refile(segment, self.turn.right, slot);
+            self.census.count(segment.task(slot).state());
             match self.plm.repair(&mut self.turn, self.workers, slot) {
                 Repaired::Nothing => {}
                 Repaired::Index => work += WorkCount::ONE,
@@ -293,6 +302,8 @@ impl Parts<'_> {
             segment.counters().add(Counter::ChunkReclaimed, freed);
         }
         if self.turn.sweep.stripe_done(high_water) {
+            // A process that was killed between a change and its count leaves a gauge wrong.
+            self.census.correct(segment);
             self.workers.pass_completed(&self.turn);
             self.turn.clients.end_folding(segment, self.turn.sweep);
             self.departed

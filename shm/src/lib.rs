@@ -77,9 +77,9 @@ pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 pub use segment::{
     Access, Adoption, ApplyError, AttachError, AttachInfo, Attachment, AttachmentSpec, ClaimError,
     ClaimedTask, Completion, Convicted, CreateError, Earlier, Heap, Liveness, LoadError,
-    LocalWorker, LocalWorkerSpec, LockFile, OpenError, Part, PidFd, ProcessIdentity, Reading,
-    RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment,
-    SegmentSpec, SegmentView, StoreError, Taken, TaskFields, TaskRecord,
+    LocalWorker, LocalWorkerSpec, LockFile, OpenError, Part, PhaseCensus, PidFd, ProcessIdentity,
+    Reading, RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask,
+    Segment, SegmentSpec, SegmentView, StoreError, Taken, TaskFields, TaskRecord,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

@@ -1,5 +1,6 @@
 //! What a new engine makes of a segment, and what the background sweep mends.
 
+use qtf_shm::sync::kill::killed_after;
 use qtf_shm::{Counter, Event, MinTree, Phase, Purpose, TaskId, WorkerPhase};
 
 use crate::world::{SECOND, World};
@@ -232,5 +233,34 @@ fn leaf_of_an_idle_worker_that_was_lost_is_put_back_at_its_next_heartbeat() {
     world.beat(worker, 0).unwrap();
     assert!(world.segment().worker_heap().leaf(leaf).is_some());
     assert_eq!(world.dispatch().1, task);
+    world.verify();
+}
+
+#[test]
+fn gauges_that_a_process_killed_before_its_count_left_wrong_are_counted_anew_by_the_sweep() {
+    let mut world = World::new();
+    let tasks: Vec<TaskId> = (0..3).map(|_| world.submit("exec")).collect();
+    world.settle_for(A_WHILE);
+    let phases = [Phase::Ready, Phase::Blocked];
+    let gauges = |world: &World| phases.map(|phase| world.segment().counters().gauge(phase));
+    let there_are = |world: &World| {
+        let of = |phase| {
+            let state = |task: &&TaskId| world.segment().task(task.slot()).state();
+            tasks
+                .iter()
+                .filter(|task| state(task).phase() == phase)
+                .count() as u64
+        };
+        phases.map(of)
+    };
+    let segment = world.segment();
+    let slot = tasks[1].slot();
+    let state = segment.task(slot).state();
+    // The word is changed, and then it is over.
+    assert!(killed_after(1, || segment.apply(slot, state, Event::Park)).is_err());
+    lose_leaf(segment.ready(), tasks[1]);
+    assert_eq!((gauges(&world), there_are(&world)), ([3, 0], [2, 1]));
+    world.settle_for(4 * A_WHILE);
+    assert_eq!(gauges(&world), there_are(&world));
     world.verify();
 }

@@ -14,7 +14,7 @@
 //! | `claim`, `apply`, `free` | the life of a slot |
 //! | `blobs` | payloads and results |
 //! | `rebuild`, `survey`, `client_counts` | the caches anew from the state words, while nobody else is attached |
-//! | `repair`, `repairer`, `quiet` | what the dead left behind, brought in order while others live |
+//! | `repair`, `repairer`, `quiet`, `census` | what the dead left behind, brought in order while others live |
 //! | `view`, `records` | reading |
 //! | `verify` | do truth and caches agree |
 //! | `snapshot` | an image in a file |
@@ -33,6 +33,7 @@ mod apply;
 mod attach;
 mod attachment;
 mod blobs;
+mod census;
 mod claim;
 mod client_counts;
 mod completion;
@@ -87,6 +88,7 @@ use crate::worker::{WorkerSlot, WorkerWriter};
 pub use apply::ApplyError;
 pub use attachment::{Attachment, AttachmentSpec, OpenError};
 pub use blobs::{LoadError, StoreError};
+pub use census::PhaseCensus;
 pub use claim::{ClaimError, ClaimedTask, TaskFields};
 pub use completion::{Completion, End};
 pub use header::ControlInfo;

@@ -266,8 +266,11 @@ impl Segment {
             return false;
         }
         let task = self.task(slot);
-        task.count_loss();
+        let counted = task.count_loss(state);
         let Ok(ready) = self.apply(slot, state, Event::Requeue) else {
+            if let Some(counted) = counted {
+                task.uncount_loss(counted);
+            }
             return false;
         };
         self.unindex_timer(slot);

@@ -11,6 +11,7 @@ use crate::counters::Counter;
 use crate::id::{AttachIndex, WorkerIndex};
 use crate::layout::attach::AttachPhase;
 use crate::segment::Segment;
+use crate::segment::census::PhaseCensus;
 use crate::segment::lock_file::LockFile;
 use crate::segment::process::Liveness;
 use crate::segment::quiet::Quiet;
@@ -38,8 +39,7 @@ pub struct Repairer {
 #[derive(Debug)]
 struct Census {
     quiet: Option<Quiet>,
-    traffic: [u64; Phase::COUNT],
-    phases: [u64; Phase::COUNT],
+    phases: PhaseCensus,
     /// Tasks at each worker, and the worker's word at the beginning.
     owned: Vec<(u64, u16)>,
     /// Claims of each attach record that are left.
@@ -73,8 +73,7 @@ impl Repairer {
         }
         let census = Census {
             quiet: segment.quiet(&scope.convicted),
-            traffic: segment.counters().traffic(),
-            phases: [0; Phase::COUNT],
+            phases: PhaseCensus::begin(segment),
             owned: segment.worker_words().map(|word| (word, 0)).collect(),
             claims: vec![0; segment.view.parts.attaches.len()],
         };
@@ -134,9 +133,7 @@ impl Repairer {
         self.counts.nodes_mended += segment.view.parts.bitmap().scrub();
         self.counts.nodes_mended += segment.worker_heap().scrub();
         self.counts.nodes_mended += segment.leases().scrub();
-        self.counts.counts_corrected += segment
-            .counters()
-            .correct(&self.census.traffic, &self.census.phases);
+        self.counts.counts_corrected += self.census.phases.correct(segment);
         let quiet = self.census.quiet.as_ref();
         let settled = quiet.is_some() && segment.quiet(&self.scope.convicted).as_ref() == quiet;
         let mut of_workers = vec![0_u32; segment.view.parts.attaches.len()];
@@ -188,7 +185,7 @@ impl Repairer {
 
 impl Census {
     fn count(&mut self, state: crate::task::state::StateWord) {
-        self.phases[state.phase() as usize] += 1;
+        self.phases.count(state);
         match state.owner() {
             Owner::Worker(worker) => {
                 if let Some((_, owned)) = self.owned.get_mut(worker.position()) {

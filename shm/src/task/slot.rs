@@ -51,6 +51,14 @@ shared_layout! {
     }
 }
 
+/// A lost worker that was counted, and the limits before and after.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CountedLoss {
+    pub(crate) of: StateWord,
+    pub(crate) before: u64,
+    pub(crate) after: u64,
+}
+
 /// How a task or its last attempt ended; the numbers are those of the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
@@ -297,16 +305,50 @@ impl TaskSlot {
         part8(read(&self.limits) >> 8)
     }
 
-    /// Counts a lost worker, if nobody else changes the limits meanwhile: a repairer that comes second counts nothing.
-    pub(crate) fn count_loss(&self) {
+    /// Counts the lost worker of the attempt that this state word is of. `None` if the slot has moved on, or somebody else
+    /// changes the limits meanwhile. To be followed by the change of state, and where that fails by
+    /// [`TaskSlot::uncount_loss`].
+    pub(crate) fn count_loss(&self, of: StateWord) -> Option<CountedLoss> {
+        // ORDERING: Acquire: the look at the state comes after it, so the limits are of this attempt if the state still is.
+        let before = self.limits.load(Ordering::Acquire);
+        if self.state() != of {
+            return None;
+        }
+        let losses = u64::from(part8(before >> 8).saturating_add(1));
+        let after = before & !(0xFF << 8) | (losses << 8);
         // ORDERING: published by the change of state that follows; the CAS keeps a late repairer from undoing what others wrote.
-        let now = self.limits.load(Ordering::Relaxed);
-        let losses = u64::from(part8(now >> 8).saturating_add(1));
-        let counted = now & !(0xFF << 8) | (losses << 8);
-        // ORDERING: as above.
-        let _ = self
-            .limits
-            .compare_exchange(now, counted, Ordering::AcqRel, Ordering::Relaxed);
+        self.limits
+            .compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed)
+            .ok()
+            .map(|_| CountedLoss { of, before, after })
+    }
+
+    /// Takes the count back: the state had moved on. Another repairer may have counted the same loss and made the change, or
+    /// the slot had a next tenant with equal limits when it was counted.
+    pub(crate) fn uncount_loss(&self, counted: CountedLoss) {
+        let CountedLoss { of, before, after } = counted;
+        let is_same_tenant = self.state().generation() == of.generation();
+        // ORDERING: a count beside others, as when it was made; whoever reads it has read a state that was published later.
+        let mut now = self.limits.load(Ordering::Relaxed);
+        loop {
+            let without = if now == after {
+                before
+            } else if is_same_tenant && part8(now >> 8) > part8(before >> 8) {
+                // Others have counted or written on top.
+                now - (1 << 8)
+            } else {
+                // What was counted was written anew.
+                return;
+            };
+            // ORDERING: as above.
+            match self
+                .limits
+                .compare_exchange(now, without, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(found) => now = found,
+            }
+        }
     }
 
     /// What was asked for.

@@ -7,6 +7,7 @@ use crate::segment::repair::{RepairCounts, RepairScope};
 use crate::segment::{Repairer, Segment, TaskFields};
 use crate::sync::Ordering;
 use crate::sync::kill::killed_after;
+use crate::task::slot::CountedLoss;
 use crate::task::state::{Event, Phase, StateWord};
 use crate::tree::Key;
 
@@ -151,4 +152,57 @@ fn word_that_nobody_writes_is_kept_for_inspection() {
         .store(nonsense.as_raw(), Ordering::Relaxed);
     assert_eq!(repaired(&segment).quarantined, 1);
     assert_eq!(segment.state(slot).phase(), Phase::Quarantine);
+}
+
+/// A task with a worker, as it is taken; the state word then.
+fn assigned(segment: &Segment, stamp: u64) -> (SlotIndex, StateWord) {
+    let task = submit(segment, 5, stamp, b"x");
+    let slot = slot_of(segment, task);
+    let worker = segment.worker_index(1).unwrap();
+    let state = segment.task(slot).state();
+    let state = segment
+        .apply(slot, state, Event::Assign { worker })
+        .unwrap();
+    (slot, state)
+}
+
+#[test]
+fn loss_that_a_repairer_saw_long_ago_is_not_counted_for_the_next_tenant() {
+    let segment = segment(64);
+    let (slot, seen) = assigned(&segment, 1);
+    let end = segment.apply(slot, seen, Event::Start).unwrap();
+    let end = segment.apply(slot, end, Event::End).unwrap();
+    let end = segment.apply(slot, end, Event::Complete).unwrap();
+    segment.free_task(slot, end).unwrap();
+    // The same limits: a task like the one before.
+    let mut tenants = (2..200).map(|stamp| assigned(&segment, stamp));
+    let (_, state) = tenants.find(|(next, _)| *next == slot).unwrap();
+    let task = segment.task(slot);
+    assert!(task.count_loss(seen).is_none());
+    assert_eq!(task.losses(), 0);
+    // One that looked just before the slot changed hands has counted for the next tenant: it takes that back.
+    let counted = task.count_loss(state).unwrap();
+    assert_eq!(task.losses(), 1);
+    task.uncount_loss(CountedLoss {
+        of: seen,
+        ..counted
+    });
+    assert_eq!(task.losses(), 0);
+}
+
+#[test]
+fn repairers_that_saw_the_same_loss_count_it_once() {
+    // Whoever of the two makes the change.
+    for first in [true, false] {
+        let segment = segment(64);
+        let (slot, state) = assigned(&segment, 1);
+        let task = segment.task(slot);
+        let counts = [
+            task.count_loss(state).unwrap(),
+            task.count_loss(state).unwrap(),
+        ];
+        segment.apply(slot, state, Event::Requeue).unwrap();
+        task.uncount_loss(counts[usize::from(first)]);
+        assert_eq!(task.losses(), 1);
+    }
 }
