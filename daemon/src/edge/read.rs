@@ -6,8 +6,8 @@
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{self, TaskInfo, TaskState};
 use qtf_shm::{
-    FLAG_CANCEL, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SideRecord, SlotIndex, TaskId,
-    TaskOptions, TaskRecord,
+    BlobRef, FLAG_CANCEL, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SideRecord, SlotIndex,
+    TaskId, TaskOptions, TaskRecord,
 };
 
 use crate::core_cell::Core;
@@ -33,7 +33,19 @@ pub(crate) fn task_in(core: &Core, slot: SlotIndex) -> Option<TaskRecord> {
     (!reading.torn && is_there && state.phase() != Phase::Free).then_some(reading.record)
 }
 
-/// Bytes of a task, all of them; `None` when they are gone or more than fit a message.
+/// Where a task's bytes lie, if it is still there.
+pub(crate) fn blob_of(core: &Core, task: TaskId, part: Part) -> Option<BlobRef> {
+    let slot = core.segment().slot_of(task)?;
+    let record = core.segment().task(slot);
+    let blob = match part {
+        Part::Payload => record.payload(),
+        Part::Result => record.result(),
+    };
+    record.state().is_of(task).then_some(blob)
+}
+
+/// Bytes of a task, all of them; `None` when they are gone, more than fit a message, or in a file: those are to be fetched, and nobody
+/// waits for a disk here.
 pub(crate) fn small_blob(core: &Core, part: Part, task: TaskId, bytes: u64) -> Option<Vec<u8>> {
     let length = usize::try_from(bytes)
         .ok()
@@ -41,6 +53,9 @@ pub(crate) fn small_blob(core: &Core, part: Part, task: TaskId, bytes: u64) -> O
     let mut data = vec![0; length];
     if length == 0 {
         return Some(data);
+    }
+    if matches!(blob_of(core, task, part)?, BlobRef::Spill { .. }) {
+        return None;
     }
     let read = core.segment().load(task, part, 0, &mut data).ok()?;
     (read == length).then_some(data)

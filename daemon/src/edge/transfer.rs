@@ -21,6 +21,7 @@ use qtf_shm::{BlobRef, Counter, LoadError, Part, TaskId};
 use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
+use super::read::blob_of;
 use super::{status, worker_session};
 use crate::core_cell::uploads::{Asked, NoUpload};
 use crate::core_cell::{self, Core};
@@ -287,17 +288,6 @@ impl BlobStream {
             data: Bytes::from(data),
         })
     }
-}
-
-/// Where a task's bytes lie, if it is still there.
-fn blob_of(core: &Core, task: TaskId, part: Part) -> Option<BlobRef> {
-    let slot = core.segment().slot_of(task)?;
-    let record = core.segment().task(slot);
-    let blob = match part {
-        Part::Payload => record.payload(),
-        Part::Result => record.result(),
-    };
-    record.state().is_of(task).then_some(blob)
 }
 
 fn broken(task: TaskId, why: &str) -> Status {

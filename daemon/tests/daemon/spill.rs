@@ -250,8 +250,10 @@ fn output_that_the_segment_has_no_room_for_goes_to_a_file_and_a_disk_that_hangs_
         let mut peer = Peer::new(&daemon).await;
         let mut worker = RawWorker::join(&mut peer, hello(1), 0).await;
         let output = vec![9; 60_000];
+        let mut in_file = 0;
         while disk.seen() == 0 {
             let (task, attempt) = ran(&mut peer, &mut worker).await;
+            in_file = task;
             let told = worker.finish(attempt, &output).await;
             assert_eq!(told, ResultDisposition::Recorded);
             assert!(output_of(&mut peer, task).await == output);
@@ -275,7 +277,16 @@ fn output_that_the_segment_has_no_room_for_goes_to_a_file_and_a_disk_that_hangs_
         };
         worker.reports.send(report).await.unwrap();
         until(async || disk.seen() > seen).await;
-        // Others go on meanwhile.
+        // Others go on meanwhile, also those who hear of an output that lies there already: it is to be fetched.
+        let (watch, mut ends) = peer.watch().await;
+        let request = WatchRequest {
+            watch: vec![in_file],
+            with_output: true,
+            ..WatchRequest::default()
+        };
+        watch.send(request).await.unwrap();
+        let end = ends.message().await.unwrap().unwrap().ends.remove(0);
+        assert_eq!((end.output_bytes, end.output.len()), (60_000, 0));
         peer.submit(noop(b"x")).await.unwrap();
         assert_eq!(peer.state(task).await, TaskState::Running);
         disk.set(|state| state.hangs = false);
