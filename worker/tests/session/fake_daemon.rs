@@ -383,6 +383,13 @@ impl FakeDaemon {
         self.runtime = Some(serve(&self.path, &self.service));
     }
 
+    /// After a kill: waits until a worker has called at the address and has found no daemon.
+    pub(crate) async fn called_in_vain(&mut self) {
+        std::fs::remove_file(&self.path).unwrap();
+        let listener = tokio::net::UnixListener::bind(&self.path).unwrap();
+        drop(soon(listener.accept()).await.unwrap());
+    }
+
     pub(crate) async fn session(&mut self) -> Session {
         soon(self.sessions.recv()).await.unwrap()
     }
