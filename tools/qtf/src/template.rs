@@ -33,6 +33,11 @@ pub(crate) enum TemplateError {
     /// A quote is not closed.
     #[error("a quote is not closed in the command `{command}`")]
     OpenQuote { command: String },
+    /// What follows would be left out.
+    #[error(
+        "a # begins a word of the command `{command}`, and to a shell a comment: write \\# or quote the word; or leave the comment out"
+    )]
+    Comment { command: String },
 }
 
 impl Template {
@@ -84,12 +89,38 @@ pub(crate) fn names_index(arguments: &[Argument]) -> bool {
 /// Splits as a shell would. The splitter works on characters; each byte becomes the character of the
 /// same number and back, which is lossless because only ASCII characters have a meaning to it.
 fn split(command: &[u8]) -> Result<Vec<Argument>, TemplateError> {
+    if has_comment(command) {
+        return Err(TemplateError::Comment {
+            command: String::from_utf8_lossy(command).into_owned(),
+        });
+    }
     let characters: String = command.iter().copied().map(char::from).collect();
     let words = shell_words::split(&characters).map_err(|_| TemplateError::OpenQuote {
         command: String::from_utf8_lossy(command).into_owned(),
     })?;
     let to_bytes = |word: String| word.chars().filter_map(|c| u8::try_from(c).ok()).collect();
     Ok(words.into_iter().map(to_bytes).collect())
+}
+
+/// Whether a `#` that is not quoted begins a word.
+fn has_comment(command: &[u8]) -> bool {
+    let mut quote = None;
+    let mut begins_word = true;
+    let mut bytes = command.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match (quote, byte) {
+            (None, b'#') if begins_word => return true,
+            (None | Some(b'"'), b'\\') => {
+                // Whatever it is, it means nothing.
+                bytes.next();
+            }
+            (None, b'\'' | b'"') => quote = Some(byte),
+            (Some(open), _) if open == byte => quote = None,
+            _ => {}
+        }
+        begins_word = quote.is_none() && matches!(byte, b' ' | b'\t' | b'\n');
+    }
+    false
 }
 
 fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
@@ -179,13 +210,48 @@ mod tests {
     #[test]
     fn no_command_is_an_error() {
         assert_eq!(template(&[]), Err(TemplateError::Empty));
-        for command in [&b""[..], b"  ", b"''", b"# comment"] {
+        for command in [&b""[..], b"  ", b"''"] {
             assert_eq!(template(&[command]), Err(TemplateError::Empty));
         }
         assert!(matches!(
             template(&[b"echo 'a"]),
             Err(TemplateError::OpenQuote { .. })
         ));
+    }
+
+    #[test]
+    fn nothing_is_taken_for_a_comment_without_a_word() {
+        for command in [
+            &b"echo 'task' #{} of all"[..],
+            b"# comment",
+            b"a\t#b",
+            b"a\n#b",
+            br#"a "b\" c" #d"#,
+        ] {
+            let error = template(&[command]).unwrap_err();
+            assert!(matches!(error, TemplateError::Comment { .. }), "{error}");
+            assert!(error.to_string().contains(r"write \# or quote"), "{error}");
+        }
+        assert_eq!(
+            filled(
+                &[br##"echo task \#{} '#{}' "a #{}" x#y a\ #z '' "\"" '"'#"##],
+                b"7"
+            ),
+            [
+                &b"echo"[..],
+                b"task",
+                b"#7",
+                b"#7",
+                b"a #7",
+                b"x#y",
+                b"a #z",
+                b"",
+                b"\"",
+                b"\"#"
+            ]
+        );
+        // Several words are no shell's business.
+        assert_eq!(filled(&[b"echo", b"#{}"], b"7"), [&b"echo"[..], b"#7"]);
     }
 
     #[test]

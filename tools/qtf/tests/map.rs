@@ -306,3 +306,16 @@ fn a_thousand_files_give_what_a_plain_loop_gives() {
     );
     assert!(done.stdout == plain.expect_code(0).stdout);
 }
+
+#[test]
+fn a_command_of_which_a_part_would_be_a_comment_is_refused() {
+    let place = Place::new();
+    let refused = place
+        .qtf(["map", "echo task #{} of all", ":::", "7"])
+        .expect_code(2);
+    assert!(refused.stderr.contains("comment"), "{}", refused.stderr);
+    let quoted = place
+        .qtf(["map", r"echo task \#{} of all", ":::", "7"])
+        .expect_code(0);
+    assert_eq!(quoted.text(), "task #7 of all\n");
+}

@@ -438,3 +438,23 @@ fn an_unknown_worker_is_named_with_the_way_to_find_others() {
     );
     assert!(done.stderr.contains("worker ls"), "{}", done.stderr);
 }
+
+#[test]
+fn input_that_a_submission_does_not_take_is_told_of() {
+    let (place, _dev) = dev();
+    let script = || b"echo hi".to_vec();
+    let told = place
+        .qtf_with_stdin(["submit", "--", "sh"], script())
+        .expect_code(0);
+    assert!(told.stderr.contains("--stdin -"), "{}", told.stderr);
+    place.qtf(["wait", "last"]).expect_code(0);
+    assert_eq!(place.qtf(["result", "last"]).expect_code(0).text(), "");
+    let taken = place.qtf_with_stdin(["submit", "--stdin", "-", "--", "sh"], script());
+    assert_eq!(taken.expect_code(0).stderr, "");
+    place.qtf(["wait", "last"]).expect_code(0);
+    assert_eq!(place.qtf(["result", "last"]).expect_code(0).text(), "hi\n");
+    // As in a loop of a shell that reads lines and submits a task for each.
+    let loop_body = place.qtf_with_stdin(["submit", "--", "echo", "a"], script());
+    assert_eq!(loop_body.expect_code(0).stderr, "");
+    assert_eq!(place.qtf(["submit", "--", "sh"]).expect_code(0).stderr, "");
+}

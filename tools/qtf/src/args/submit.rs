@@ -12,7 +12,7 @@ const LONG: &str = "\
 Submits a command and prints the id of its task, or with --array one id a line in index order.
 
 The command runs without a shell, in the current directory, with the environment of the worker plus \
---env. Ids of the last submission are remembered: `qtf wait last`.
+--env, and reads nothing unless --stdin says what. Ids of the last submission are remembered: `qtf wait last`.
 
 An id that was printed is accepted as durably as was asked: with `--durability journal` it is on stable \
 storage. When the daemon goes away before it has answered, qtf waits up to 30 s for it or its \

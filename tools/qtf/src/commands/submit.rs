@@ -4,12 +4,15 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use qtf_client::{Accepted, RefusalReason, SubmitError, Task};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -74,6 +77,8 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
             "%{index} in the command needs --array, as in --array 1-10",
         ));
     }
+    // A program without arguments, such as a shell, which would find an empty script.
+    let may_want_stdin = argv.len() == 1 && args.stdin.is_none();
     let ready = async {
         let common = Common {
             argv,
@@ -108,6 +113,11 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
         submitted = submit => submitted.map(|()| Exit::Ok),
         exit = signals.next() => Ok(exit),
     };
+    if may_want_stdin && ending.is_ok() && stdin_holds_bytes() {
+        message(
+            "what comes on the standard input of qtf is not for the task: give it to the task with --stdin -",
+        );
+    }
     // Also after a failure or a signal in the middle: what was accepted must be found again.
     printer.remember(&daemon);
     if printer.mode == OutputMode::Json && !printer.submission.ids.is_empty() {
@@ -309,6 +319,22 @@ pub(crate) fn working_directory() -> Result<PathBuf, Failure> {
             "the current directory cannot be named ({error}); cd to one that exists"
         ))
     })
+}
+
+/// Whether somebody has written into the pipe that is the standard input of this program. Nothing is read from it.
+fn stdin_holds_bytes() -> bool {
+    let stdin = io::stdin();
+    let is_pipe = stdin
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|fd| std::fs::File::from(fd).metadata())
+        .is_ok_and(|metadata| metadata.file_type().is_fifo());
+    let mut asked = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    is_pipe
+        && poll(&mut asked, PollTimeout::ZERO).is_ok()
+        && asked[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLIN))
 }
 
 async fn stdin_of_task(file: Option<PathBuf>) -> Result<Bytes, Failure> {
