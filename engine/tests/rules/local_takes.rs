@@ -331,3 +331,47 @@ fn task_that_a_local_worker_brings_to_its_end_by_itself_is_counted_and_told_of_w
         world.verify();
     }
 }
+
+#[test]
+fn take_beside_a_change_of_priority_gets_the_task_once_and_leaves_no_leaf_behind() {
+    let mut taken_with = [0, 0];
+    for writes in 1.. {
+        let (mut world, _) = ground();
+        let task = world.submit("exec");
+        let worker = process(world.segment());
+        let segment = Arc::clone(world.engine.segment());
+        let world = Rc::new(RefCell::new(world));
+        let has_come = Rc::new(Cell::new(false));
+        let (changing, comes) = (Rc::clone(&world), Rc::clone(&has_come));
+        let change = move || {
+            comes.set(true);
+            let mut world = changing.borrow_mut();
+            let now = world.now;
+            // Refused, if the take was quicker.
+            let _ = world.engine.update_priority(now, task, 7);
+        };
+        let taken = paused_after(writes, change, || worker.take());
+        let key = segment.task(task.slot()).key();
+        match taken {
+            Some(taken) => {
+                taken_with[usize::from(key.ready_priority() == 7)] += 1;
+                assert_eq!(segment.ready().locate(), None, "{writes}");
+                assert_eq!(segment.ready().leaf(task.slot().get()), None, "{writes}");
+                taken.give_back();
+            }
+            None => assert_eq!(
+                key.ready_priority(),
+                7,
+                "{writes}: it was changed meanwhile"
+            ),
+        }
+        let head = segment.ready().locate();
+        assert_eq!(head, Some((task.slot().get(), key)), "{writes}");
+        world.borrow_mut().settle();
+        world.borrow().verify();
+        if !has_come.get() {
+            break;
+        }
+    }
+    assert!(taken_with.iter().all(|&takes| takes > 0), "{taken_with:?}");
+}
