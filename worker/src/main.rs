@@ -58,7 +58,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         tracing::warn!(
             carried,
             slots,
-            "offering fewer slots, as the limit of open files carries no more: raise `ulimit -n` (LimitNOFILE= of a service)"
+            "offering fewer slots, as the limits of open files and processes carry no more: raise `ulimit -n` or `ulimit -u` \
+             (LimitNOFILE=, LimitNPROC= of a service)"
         );
         worker = worker.with_slots(carried);
     }

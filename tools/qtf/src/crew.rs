@@ -69,7 +69,7 @@ impl Crew {
         let slots = if carried < running {
             let each = (carried / u32::from(workers.max(1))).max(1);
             message(format!(
-                "going on with {} of {running} slots, as the limit of open files carries no more: raise `ulimit -n`",
+                "going on with {} of {running} slots, as the limits of open files and processes carry no more: raise `ulimit -n` or `ulimit -u`",
                 each.saturating_mul(workers.into())
             ));
             u16::try_from(each).unwrap_or(slots)

@@ -75,7 +75,7 @@ fn template(mut words: Vec<OsString>) {
 
 /// What the corpus starts from.
 pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
-    let lines: [(u8, &str, &str); 30] = [
+    let lines: [(u8, &str, &str); 32] = [
         (0, "map", "map|sha256sum {}|:::|a|b"),
         (0, "map-slots", "map|-j3|-0|grep|-x|{}"),
         (
@@ -99,6 +99,11 @@ pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
         (0, "dead", "dead|requeue|all"),
         (0, "journal", "journal|verify|log-0000000000000001.qtj"),
         (0, "dev", "--addr|unix:/x|dev|--workers|2|--slots|4"),
+        (
+            0,
+            "map-contain",
+            "map|--contain|namespace|--linger|1.5|-j|2|true|:::|a",
+        ),
         (0, "size", "size|--tasks|1000000|--workers|4095"),
         (0, "completions", "completions|bash"),
         (0, "unknown", "sumbit|--|ls"),
@@ -123,6 +128,7 @@ pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
             "agent-limits",
             "--output-limit|18446744073709551615|--drain-timeout|1000000y|--slots|0",
         ),
+        (2, "agent-contain", "--contain|supervisor|--linger|10ms"),
         (
             3,
             "inspect",
