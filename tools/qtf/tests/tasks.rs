@@ -458,3 +458,22 @@ fn input_that_a_submission_does_not_take_is_told_of() {
     assert_eq!(loop_body.expect_code(0).stderr, "");
     assert_eq!(place.qtf(["submit", "--", "sh"]).expect_code(0).stderr, "");
 }
+
+#[test]
+fn a_task_that_keeps_no_result_has_succeeded_when_it_is_gone_however_it_is_named() {
+    let (place, _dev) = dev();
+    let is_gone = |id: &str| while place.qtf(["task", id]).code != 3 {};
+    let ids = submit(&place, &["--no-result", "--", "true"]);
+    is_gone(&ids[0]);
+    for words in [&["wait", &ids[0]][..], &["wait", "last"]] {
+        assert_eq!(place.qtf(words).expect_code(0).stderr, "");
+    }
+    let ids = submit(&place, &["--no-result", "--array", "1-3", "--", "true"]);
+    ids.iter().for_each(|id| is_gone(id));
+    let named = place.qtf_with_stdin(["wait", "-"], ids.join("\n").into_bytes());
+    assert_eq!(named.expect_code(0).stderr, "");
+    // One that fails is kept and told of; one that nobody has submitted is not known.
+    let failed = submit(&place, &["--no-result", "--", "false"]);
+    place.qtf(["wait", &failed[0]]).expect_code(1);
+    place.qtf(["wait", &ids[0]]).expect_code(3);
+}

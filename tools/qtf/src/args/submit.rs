@@ -80,6 +80,9 @@ pub(crate) struct SubmitArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) stdin: Option<PathBuf>,
     /// Keep no output: the slot is free as soon as the task has succeeded
+    ///
+    /// Of the last submission `qtf wait` takes a task that is gone for one that has succeeded, however it is named; one of an
+    /// earlier submission is not known any more.
     #[arg(long)]
     pub(crate) no_result: bool,
     /// Program and its arguments

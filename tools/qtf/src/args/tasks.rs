@@ -36,6 +36,8 @@ pub(super) use with_selectors;
 #[command(long_about = with_selectors!("Waits until tasks have ended. Ends with 0 when all are done, 1 when one failed, was cancelled or is in \
 the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the tasks.
 
+A task that was submitted with --no-result is gone when it has succeeded, and counts as done if it is of the last submission.
+
 When the daemon goes away while it waits, or was killed before, it waits up to 30 s for it or its \
 successor."))]
 #[command(after_long_help = "\

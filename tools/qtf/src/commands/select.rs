@@ -63,19 +63,20 @@ pub(crate) async fn resolve(
             Selector::Members { array, indexes } => {
                 selected.ids.extend(members(daemon, array, &indexes).await?);
             }
-            Selector::Last => {
-                let last = last(daemon)?;
-                if last.no_result {
-                    selected.freed_when_done.extend(last.ids.iter().copied());
-                }
-                selected.ids.extend(last.ids);
-            }
+            Selector::Last => selected.ids.extend(last(daemon)?.ids),
             Selector::All => selected.ids.extend(own_tasks(daemon, all).await?),
             Selector::Stdin => selected.ids.extend(off_the_runtime(ids_on_stdin).await?),
         }
     }
     let mut seen = HashSet::with_capacity(selected.ids.len());
     selected.ids.retain(|id| seen.insert(*id));
+    // However they were named. What cannot be read says nothing of them.
+    if let Ok(Some(last)) = daemon.last().read()
+        && last.no_result
+    {
+        let named = last.ids.into_iter().filter(|id| seen.contains(id));
+        selected.freed_when_done.extend(named);
+    }
     Ok(selected)
 }
 
