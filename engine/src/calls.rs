@@ -9,7 +9,9 @@ use crate::cycle::Engine;
 use crate::effects::{Effect, StopReason};
 use crate::plm::{Disposition, Fence, Namer, Order, ResultReport, Submission, TaskRef, order};
 use crate::principal::Principal;
-use crate::register::{Beat, ClientHello, ClientSession, WorkerHello, WorkerWelcome, check_hello};
+use crate::register::{
+    Beat, ClientHello, ClientSession, Holding, WorkerHello, WorkerWelcome, check_held, check_hello,
+};
 use crate::rejection::Rejection;
 
 /// What clients ask.
@@ -181,20 +183,23 @@ impl Engine {
         }
     }
 
-    /// A worker's heartbeat. Results of the same report are to be handed in before it.
+    /// A worker's heartbeat. Results of the same report are to be handed in before it. Returns how many attempts were given to
+    /// it and are not held by its own word: they go to others, each counted as lost with it.
     ///
     /// # Errors
-    /// The worker is not known any more: it must register anew.
+    /// The worker is not known any more: it must register anew. Or it names more attempts than a worker can have.
     pub fn worker_beat(
         &mut self,
         now: Now,
         worker: WorkerId,
-        beat: &Beat,
-    ) -> Result<(), Rejection> {
+        beat: &Beat<'_>,
+    ) -> Result<u32, Rejection> {
         let mut parts = self.parts(now);
         let index = parts.workers.serving(parts.turn.segment, worker)?;
-        parts.workers.beat(&mut parts.turn, index, beat);
-        Ok(())
+        if let Holding::Named(named) = beat.holding {
+            check_held(named)?;
+        }
+        Ok(parts.workers.beat(&mut parts.turn, index, beat))
     }
 
     /// A worker grants credits; `restart` voids all that it granted before.

@@ -255,8 +255,8 @@ impl Parts<'_> {
     /// somebody waits for the pass.
     fn sweep(&mut self) -> WorkCount {
         let mut work = WorkCount::NONE;
-        // A slot causes one effect at most.
-        let room = self.turn.effects.room();
+        // A slot causes two effects at most: a stop, and the notice of an end. The reserve takes the odd one.
+        let room = self.turn.effects.room().div_ceil(2);
         if room == 0 || self.turn.sweep.due(self.turn.now) > self.turn.now {
             return work;
         }

@@ -56,7 +56,9 @@ pub use plm::{
 };
 pub use principal::Principal;
 pub use qtf_journal::Lsn;
-pub use register::{Beat, ClientHello, ClientSession, Held, Reconnect, WorkerHello, WorkerWelcome};
+pub use register::{
+    Beat, ClientHello, ClientSession, Held, Holding, Reconnect, WorkerHello, WorkerWelcome,
+};
 pub use rejection::{RejectReason, Rejection};
 pub use restore::{RestoreError, Restored, restore};
 pub use shares::{ShareRule, ShareUsedUp};

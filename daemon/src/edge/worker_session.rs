@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use qtf_engine::{Beat, Held, Reconnect, TaskRef, WorkerHello};
+use qtf_engine::{Beat, Held, Holding, Reconnect, TaskRef, WorkerHello};
 use qtf_proto::refusal;
 use qtf_proto::v1::{self, RefusalReason, WorkerNotice, WorkerReport, WorkerWelcome};
 use qtf_shm::{TaskId, WorkerId};
@@ -91,13 +91,28 @@ impl WorkerSessionStream {
                 self.has_left = true;
                 return Ok(());
             }
+            let named: Option<Vec<Held>> = report
+                .held
+                .as_ref()
+                .map(|held| held.tasks.iter().filter_map(held_task).collect());
             let beat = Beat {
-                holding: report.holding,
+                holding: match (&named, report.holding) {
+                    (Some(named), _) => Holding::Named(named),
+                    (None, Some(count)) => Holding::Count(count),
+                    (None, None) => Holding::Unsaid,
+                },
                 load_milli: report.load_milli,
                 draining: report.draining,
             };
-            if let Err(rejection) = core.engine.worker_beat(now, worker, &beat) {
-                return Err(status::status_of(&rejection));
+            let missing = core
+                .engine
+                .worker_beat(now, worker, &beat)
+                .map_err(|rejection| status::status_of(&rejection))?;
+            if missing > 0 {
+                tracing::warn!(
+                    %worker, missing,
+                    "worker does not hold what was sent to it, by its own word (`holding`, `held`): it goes to others, and counts as lost"
+                );
             }
             Ok(())
         })

@@ -88,7 +88,7 @@ impl Drop for Place {
 
 pub(crate) async fn beat(worker: &RawWorker, holding: u32) {
     let report = WorkerReport {
-        holding,
+        holding: Some(holding),
         ..WorkerReport::default()
     };
     worker.reports.send(report).await.unwrap();
@@ -146,6 +146,67 @@ fn hours_of_the_monotonic_clock_make_due_what_is_due_and_kill_no_lease() {
             .await
             .unwrap();
         assert_eq!(workers.into_inner().workers.len(), 1);
+    });
+    daemon.stop().unwrap();
+}
+
+/// Beats so often, five times in a lease: steps that excuse nobody.
+async fn beat_often(place: &Place, worker: &mut RawWorker, beat: &WorkerReport, times: u32) {
+    for _ in 0..times {
+        place.clock.step_monotonic(200_000_000);
+        worker.reports.send(beat.clone()).await.unwrap();
+        // Reports are read in their order: when this one has its verdict, the beat has been heard.
+        let nobodys = TaskRef {
+            task_id: u64::MAX,
+            attempt: 1,
+        };
+        let verdict = worker.finish(nobodys, b"").await;
+        assert_eq!(verdict, ResultDisposition::Stale);
+    }
+}
+
+#[test]
+fn worker_that_says_nothing_of_what_it_holds_keeps_it_and_one_that_holds_nothing_does_not() {
+    let place = Place::new("holding");
+    let daemon = place.start();
+    run(async {
+        let mut peer = Peer::new(&daemon).await;
+        let mut worker = RawWorker::join(&mut peer, hello(4), 4).await;
+        let task = peer.submit(noop(b"")).await.unwrap();
+        let held = worker.assignments().await.remove(0).task.unwrap();
+        let nothing_said = WorkerReport::default();
+        beat_often(&place, &mut worker, &nothing_said, 15).await;
+        assert_eq!(peer.counter("assignment_reconciled").await, 0);
+        let named = WorkerReport {
+            held: Some(HeldTasks {
+                tasks: vec![HeldTask {
+                    task: Some(held),
+                    finished: false,
+                }],
+            }),
+            ..WorkerReport::default()
+        };
+        beat_often(&place, &mut worker, &named, 15).await;
+        assert_eq!(peer.counter("assignment_reconciled").await, 0);
+        assert_eq!(worker.finish(held, b"").await, ResultDisposition::Recorded);
+        assert_eq!(peer.state(task).await, TaskState::Done);
+
+        let task = peer.submit(noop(b"")).await.unwrap();
+        let first = worker.assignments().await.remove(0).task.unwrap();
+        let none = WorkerReport {
+            held: Some(HeldTasks::default()),
+            ..WorkerReport::default()
+        };
+        beat_often(&place, &mut worker, &none, 8).await;
+        assert_eq!(peer.counter("assignment_reconciled").await, 1);
+        let second = worker.assignments().await.remove(0).task.unwrap();
+        assert_eq!((second.task_id, second.attempt), (first.task_id, 2));
+        assert_eq!(worker.finish(first, b"").await, ResultDisposition::Stale);
+        assert_eq!(
+            worker.finish(second, b"").await,
+            ResultDisposition::Recorded
+        );
+        assert_eq!(peer.state(task).await, TaskState::Done);
     });
     daemon.stop().unwrap();
 }

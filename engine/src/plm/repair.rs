@@ -149,18 +149,22 @@ impl Plm {
                     Some(_) | None => Repaired::Nothing,
                 };
             }
-            Claim::Doubtful if self.may_have_been_sent(task) => HandBack::WorkerLost,
-            Claim::Returned | Claim::Doubtful => HandBack::Returned,
-            Claim::Gone => HandBack::WorkerLost,
+            // Its order never went out, so nobody has lost it.
+            Claim::Doubtful if self.waits_for_its_record(task) => HandBack::Returned,
+            Claim::Unnamed if state.phase() == Phase::Assigned => HandBack::Returned,
+            Claim::Unnamed | Claim::Doubtful | Claim::Gone => HandBack::WorkerLost,
+            Claim::Returned => HandBack::Returned,
         };
         if !self.hand_back(turn, workers, slot, why) {
             return Repaired::Nothing;
         }
         turn.segment.counters().add(Counter::TaskRequeued, 1);
-        if why == HandBack::Returned {
+        if matches!(claim, Claim::Unnamed | Claim::Doubtful) {
             turn.segment
                 .counters()
                 .add(Counter::AssignmentReconciled, 1);
+            // Should it run there after all, it is another's now.
+            push_stop(turn, (slot, state), StopReason::Stale);
         }
         Repaired::TakenFrom(worker)
     }
@@ -191,12 +195,12 @@ impl Plm {
         true
     }
 
-    /// The task may run once only, and its order has gone out, as far as is known here.
-    fn may_have_been_sent(&self, task: &TaskSlot) -> bool {
-        let waits = self.journal.as_ref().is_some_and(|journal| {
-            task.options().has(TaskOptions::JOURNAL) && !journal.is_durable(task)
-        });
-        is_once(task) && !waits
+    /// The task may run once only, and its order goes out when the record of it is durable, which it is not.
+    fn waits_for_its_record(&self, task: &TaskSlot) -> bool {
+        is_once(task)
+            && self.journal.as_ref().is_some_and(|journal| {
+                task.options().has(TaskOptions::JOURNAL) && !journal.is_durable(task)
+            })
     }
 }
 

@@ -10,7 +10,8 @@
 //! `engine/tests/rules/joining.rs`.
 
 use qtf_shm::{
-    AttachIndex, Counter, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex, WorkerPhase,
+    AttachIndex, Counter, Segment, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex,
+    WorkerPhase,
 };
 
 use super::pace::Pace;
@@ -220,6 +221,17 @@ impl Workers {
     }
 }
 
+/// Says whether this worker still owns this attempt.
+pub(super) fn is_own(segment: &Segment, worker: WorkerIndex, held: Held) -> bool {
+    let Some(task) = TaskId::from_raw(held.task_id) else {
+        return false;
+    };
+    segment.slot(task.slot().get()).is_some_and(|slot| {
+        let state = segment.task(slot).state();
+        state.is_of(task) && is_held_by(state, worker, held.attempt)
+    })
+}
+
 /// The task, if this worker still owns this attempt of it.
 fn own(turn: &Turn<'_>, worker: WorkerIndex, held: Held) -> Option<TaskId> {
     let task = TaskId::from_raw(held.task_id)?;
@@ -232,6 +244,19 @@ fn own(turn: &Turn<'_>, worker: WorkerIndex, held: Held) -> Option<TaskId> {
         turn.set_timer(task.slot(), state, turn.now);
     }
     Some(task)
+}
+
+/// Checks how many attempts a worker names.
+pub(crate) fn check_held(held: &[Held]) -> Result<(), Rejection> {
+    if held.len() <= HELD_MAX {
+        return Ok(());
+    }
+    Err(Rejection::range(
+        "number of held tasks",
+        u64::try_from(held.len()).unwrap_or(u64::MAX),
+        0,
+        u64::try_from(HELD_MAX).unwrap_or(u64::MAX),
+    ))
 }
 
 /// Checks the fields that need no look at the segment; returns the capacity.
@@ -249,14 +274,7 @@ pub(crate) fn check_hello(hello: &WorkerHello<'_>) -> Result<u16, Rejection> {
             64,
         ));
     }
-    if hello.held.len() > HELD_MAX {
-        return Err(Rejection::range(
-            "number of held tasks",
-            u64::try_from(hello.held.len()).unwrap_or(u64::MAX),
-            0,
-            u64::try_from(HELD_MAX).unwrap_or(u64::MAX),
-        ));
-    }
+    check_held(hello.held)?;
     let out_of_range = Rejection::range("capacity", u64::from(hello.capacity), 1, 65_535);
     match u16::try_from(hello.capacity) {
         Ok(0) | Err(_) => Err(out_of_range),

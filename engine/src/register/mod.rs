@@ -24,7 +24,7 @@ mod workers;
 
 pub use clients::{ClientHello, ClientSession};
 pub(crate) use clients::{Clients, OPERATOR_RECORDS};
-pub(crate) use joining::check_hello;
 pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};
-pub use liveness::Beat;
+pub(crate) use joining::{check_held, check_hello};
+pub use liveness::{Beat, Holding};
 pub(crate) use workers::{Claim, Ending, Workers, serves};

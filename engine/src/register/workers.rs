@@ -38,8 +38,10 @@ pub(crate) enum Ending {
 pub(crate) enum Claim {
     /// The worker is there and may hold it.
     Holds,
-    /// The worker has left, or has said that it does not hold it.
+    /// The worker has left.
     Returned,
+    /// The worker has come back and does not name it.
+    Unnamed,
     /// The worker seems not to hold it: it has said so, perhaps before the task came to it.
     Doubtful,
     /// The worker is lost, or there is none.
@@ -295,7 +297,7 @@ impl Workers {
                 if note.is_concluded {
                     Claim::Doubtful
                 } else {
-                    Claim::Returned
+                    Claim::Unnamed
                 }
             }
             Some(_) | None => Claim::Holds,

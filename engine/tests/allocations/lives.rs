@@ -1,8 +1,8 @@
 //! Whole lives of tasks under a counting allocator.
 
 use qtf_engine::{
-    ArrayMember, Beat, Durability, Effect, Engine, Output, Payload, RejectReason, ResultReport,
-    Submission,
+    ArrayMember, Beat, Durability, Effect, Engine, Holding, Output, Payload, RejectReason,
+    ResultReport, Submission,
 };
 use qtf_shm::{ClientIndex, Counter, KeyId, Now, Outcome, OutcomeKind, Phase, TaskId, WorkerId};
 
@@ -114,7 +114,7 @@ impl Counted {
     fn beat(&mut self) {
         let (worker, client) = (self.worker, self.client());
         let beat = Beat {
-            holding: self.held(),
+            holding: Holding::Count(self.held()),
             load_milli: 500,
             ..Beat::default()
         };

@@ -19,6 +19,8 @@ mod dead_letters;
 #[cfg(test)]
 mod forgetting;
 #[cfg(test)]
+mod holding;
+#[cfg(test)]
 mod joining;
 #[cfg(test)]
 mod journal;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use qtf_engine::snapshot::{Images, Unreadable};
 use qtf_engine::{
-    Beat, Disposition, EngineConfig, Held, Output, Payload, Reconnect, ResultReport, Submission,
-    TaskRef, WallTime, WorkerHello,
+    Beat, Disposition, EngineConfig, Held, Holding, Output, Payload, Reconnect, ResultReport,
+    Submission, TaskRef, WallTime, WorkerHello,
 };
 use qtf_shm::{BlobRef, ClientIndex, Now, Outcome, OutcomeKind, TaskId, WorkerId};
 
@@ -105,7 +105,7 @@ impl Fuzz {
             }
             3 => {
                 let beat = Beat {
-                    holding: rng.u32(..),
+                    holding: Holding::Count(rng.u32(..)),
                     load_milli: rng.u32(..),
                     draining: rng.u8(..) == 0,
                 };

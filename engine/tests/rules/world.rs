@@ -221,6 +221,16 @@ impl World {
     }
 
     pub(crate) fn beat(&mut self, worker: WorkerId, holding: u32) -> Result<(), Rejection> {
+        let holding = qtf_engine::Holding::Count(holding);
+        self.beat_with(worker, holding).map(drop)
+    }
+
+    /// A heartbeat that says what is held; returns how many attempts are missing.
+    pub(crate) fn beat_with(
+        &mut self,
+        worker: WorkerId,
+        holding: qtf_engine::Holding<'_>,
+    ) -> Result<u32, Rejection> {
         let beat = qtf_engine::Beat {
             holding,
             ..qtf_engine::Beat::default()

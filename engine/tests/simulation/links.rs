@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use qtf_engine::{Beat, Effect, StopReason, TaskRef};
+use qtf_engine::{Beat, Effect, Held, Holding, StopReason, TaskRef};
 use qtf_shm::TaskId;
 
 use crate::model::Report;
@@ -28,10 +28,28 @@ pub(crate) enum Down {
     Evict,
 }
 
+/// What a heartbeat says of what its worker holds: each worker says it as it likes.
+#[derive(Debug, Clone)]
+pub(crate) enum Says {
+    Nothing,
+    Count(u32),
+    Names(Vec<Held>),
+}
+
+impl Says {
+    fn holding(&self) -> Holding<'_> {
+        match self {
+            Self::Nothing => Holding::Unsaid,
+            Self::Count(count) => Holding::Count(*count),
+            Self::Names(held) => Holding::Named(held),
+        }
+    }
+}
+
 /// To the daemon.
 #[derive(Debug, Clone)]
 pub(crate) enum Up {
-    Beat(Beat),
+    Beat { says: Says, draining: bool },
     Started(TaskRef),
     Result(TaskRef, Report),
     Credits(u32, bool),
@@ -105,7 +123,12 @@ impl World {
         while let Some(message) = self.workers[place].link.up.pop_front() {
             let id = self.workers[place].id;
             let is_known = match message {
-                Up::Beat(beat) => {
+                Up::Beat { says, draining } => {
+                    let beat = Beat {
+                        holding: says.holding(),
+                        draining,
+                        ..Beat::default()
+                    };
                     let answer = self.engine.worker_beat(self.now, id, &beat);
                     self.workers[place].link.beats += u64::from(answer.is_ok());
                     answer.is_ok()

@@ -1,11 +1,11 @@
 //! What workers do in the simulation, well or badly.
 
 use qtf_engine::{
-    Beat, Disposition, Held, Output, Reconnect, ResultReport, StopReason, TaskRef, WorkerHello,
+    Disposition, Held, Output, Reconnect, ResultReport, StopReason, TaskRef, WorkerHello,
 };
 use qtf_shm::{Outcome, OutcomeKind, TaskId, WorkerId};
 
-use crate::links::{Down, Link, LinkState, Up};
+use crate::links::{Down, Link, LinkState, Says, Up};
 use crate::model::Report;
 use crate::world::World;
 
@@ -43,6 +43,22 @@ pub(crate) struct SimWorker {
     pub(crate) is_lazy: bool,
     /// The probe it was asked to answer.
     pub(crate) probe: u64,
+}
+
+impl SimWorker {
+    /// By name, what it has.
+    fn held(&self) -> Vec<Held> {
+        let running = self.holds.iter().map(|hold| (hold.one, false));
+        let finished = self.finished.iter().map(|(one, _)| (*one, true));
+        running
+            .chain(finished)
+            .map(|(one, finished)| Held {
+                task_id: one.task.as_raw(),
+                attempt: one.attempt,
+                finished,
+            })
+            .collect()
+    }
 }
 
 impl World {
@@ -162,13 +178,15 @@ impl World {
     }
 
     fn worker_beats(&mut self, place: usize) {
+        let way = self.rng.u8(0..3);
         let worker = &self.workers[place];
-        let beat = Beat {
-            holding: u32::try_from(worker.holds.len()).expect("few"),
-            draining: worker.drains,
-            ..Beat::default()
+        let says = match way {
+            0 => Says::Nothing,
+            1 => Says::Count(u32::try_from(worker.holds.len()).expect("few")),
+            _ => Says::Names(worker.held()),
         };
-        self.send_up(place, Up::Beat(beat));
+        let draining = worker.drains;
+        self.send_up(place, Up::Beat { says, draining });
     }
 
     fn worker_starts(&mut self, place: usize) {
@@ -346,16 +364,7 @@ impl World {
         if forgets {
             worker.holds.pop();
         }
-        let running = worker.holds.iter().map(|hold| (hold.one, false));
-        let finished = worker.finished.iter().map(|(one, _)| (*one, true));
-        let held: Vec<Held> = running
-            .chain(finished)
-            .map(|(one, finished)| Held {
-                task_id: one.task.as_raw(),
-                attempt: one.attempt,
-                finished,
-            })
-            .collect();
+        let held = worker.held();
         let hello = WorkerHello {
             reconnect: Some(Reconnect {
                 worker_id: worker.id.as_raw(),

@@ -76,7 +76,7 @@ pub(super) async fn register(address: Address, hello: WorkerHello) -> Result<Ses
         })?;
     let (reports, queue) = mpsc::channel(QUEUED_MAX);
     let first = WorkerReport {
-        holding: u32::try_from(hello.held.len()).unwrap_or(u32::MAX),
+        holding: u32::try_from(hello.held.len()).ok(),
         load_milli: crate::load::load_milli(),
         hello: Some(hello),
         ..WorkerReport::default()

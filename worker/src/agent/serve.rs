@@ -207,11 +207,16 @@ impl Agent {
         {
             let results = self.tasks.take_results();
             let is_draining = self.leaving != Leaving::No;
+            // By name once in a period: with each result would be too much.
+            let is_heartbeat = Instant::now() >= talk.heartbeat_at;
+            let started = self.tasks.take_started();
+            let held = is_heartbeat.then(|| self.tasks.named()).flatten();
             room.send(WorkerReport {
                 hello: None,
-                started: self.tasks.take_started(),
+                started,
                 results,
-                holding: self.tasks.holding(),
+                holding: Some(self.tasks.holding()),
+                held,
                 load_milli: load_milli(),
                 draining: is_draining,
                 goodbye: false,
@@ -284,7 +289,7 @@ impl Agent {
         // A task that may not run twice goes back only if it was not begun.
         let begun = self.tasks.begun();
         let goodbye = WorkerReport {
-            holding: self.tasks.holding(),
+            holding: Some(self.tasks.holding()),
             draining: true,
             goodbye: true,
             ..WorkerReport::default()

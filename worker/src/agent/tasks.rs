@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use qtf_proto::limits::INLINE_BYTES_MAX;
-use qtf_proto::v1::{Assignment, HeldTask, Outcome, TaskRef, TaskResult};
+use qtf_proto::v1::{Assignment, HeldTask, HeldTasks, Outcome, TaskRef, TaskResult};
 
 use crate::stop::{StopCause, StopOrder, StopSwitch};
 
@@ -43,6 +43,9 @@ impl From<Attempt> for TaskRef {
         }
     }
 }
+
+/// LIMIT: attempts that a heartbeat names, some 60 KiB; a worker that has more says only how many.
+const NAMED_MAX: usize = 2_048;
 
 /// Number of an attempt within this process; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,6 +163,11 @@ impl Tasks {
             ),
         });
         held.collect()
+    }
+
+    /// What a heartbeat names; nothing if it is too much for each of them.
+    pub(super) fn named(&self) -> Option<HeldTasks> {
+        (self.by_attempt.len() <= NAMED_MAX).then(|| HeldTasks { tasks: self.held() })
     }
 
     /// A new link: all results are to be sent again, all credits are void.

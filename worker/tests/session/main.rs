@@ -120,7 +120,7 @@ async fn result_is_sent_at_once_and_its_credit_follows() {
         .await;
     let report = session.news().await;
     assert!(report.started.is_empty(), "the result says it all");
-    assert_eq!(report.holding, 0);
+    assert_eq!(report.holding, Some(0));
     let result = &report.results[0];
     assert_eq!(result.task, Some(attempt(1, 1)));
     assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::Exited);
@@ -151,7 +151,10 @@ async fn silence_is_filled_with_heartbeats_that_tell_what_is_held() {
     for _ in 0..3 {
         let report = session.report().await.unwrap();
         assert!(report.started.is_empty() && report.results.is_empty());
-        assert_eq!(report.holding, 1);
+        assert_eq!(report.holding, Some(1));
+        let named = report.held.expect("a heartbeat names them").tasks;
+        let named: Vec<_> = named.iter().map(|one| (one.task, one.finished)).collect();
+        assert_eq!(named, [(Some(attempt(1, 1)), false)]);
     }
 }
 
@@ -290,7 +293,11 @@ async fn drain_finishes_what_runs_and_says_goodbye_after_the_verdict() {
     session.record(&result).await;
     let goodbye = session.news().await;
     assert!(goodbye.goodbye);
-    assert_eq!(goodbye.holding, 1, "the one that waited is handed back");
+    assert_eq!(
+        goodbye.holding,
+        Some(1),
+        "the one that waited is handed back"
+    );
     drop((session, dispatch));
     assert_eq!(worker.end().await, Ok(()));
 }
@@ -441,7 +448,7 @@ async fn output_whose_receipt_the_daemon_does_not_know_is_uploaded_again() {
     }
     assert_eq!(daemon.stored.lock().unwrap().uploads.len(), 3);
     session.record(&first).await;
-    while session.report().await.unwrap().holding != 0 {}
+    while session.report().await.unwrap().holding != Some(0) {}
     // It is judged once: its slot is free for one more, and no more than that.
     let next = assignment(attempt(2, 1), "echo", "data");
     dispatch.assign(vec![next]).await;

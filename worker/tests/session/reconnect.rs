@@ -91,7 +91,7 @@ async fn result_is_delivered_over_restarts_of_the_daemon_until_its_verdict_comes
             ..WorkerNotice::default()
         })
         .await;
-    while session.report().await.unwrap().holding != 1 {}
+    while session.report().await.unwrap().holding != Some(1) {}
     daemon.kill();
     drop((session, dispatch));
     daemon.start_again();

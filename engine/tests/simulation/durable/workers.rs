@@ -1,6 +1,8 @@
 //! What workers do: they keep a result until they are told that it is durable, and report it again after a break.
 
-use qtf_engine::{Beat, Disposition, Held, Output, Reconnect, ResultReport, TaskRef, WorkerHello};
+use qtf_engine::{
+    Beat, Disposition, Held, Holding, Output, Reconnect, ResultReport, TaskRef, WorkerHello,
+};
 use qtf_shm::{Outcome, OutcomeKind, TaskId, WorkerId};
 
 use super::facts::Told;
@@ -85,7 +87,7 @@ impl World {
             return;
         };
         let beat = Beat {
-            holding: u32::try_from(worker.holds.len()).expect("few"),
+            holding: Holding::Count(u32::try_from(worker.holds.len()).expect("few")),
             draining: worker.drains,
             ..Beat::default()
         };

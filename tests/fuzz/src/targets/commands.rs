@@ -51,7 +51,7 @@ fn act(world: &mut World, what: u8, (a, b, c): (u8, u8, u8)) {
         11 => {
             if let Some(worker) = world.worker(a) {
                 let beat = Beat {
-                    holding: u32::from(b % 8),
+                    holding: qtf_engine::Holding::Count(u32::from(b % 8)),
                     load_milli: u32::from(c) * 100,
                     draining: c == 255,
                 };

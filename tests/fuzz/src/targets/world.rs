@@ -419,7 +419,7 @@ impl World {
                 self.take_effects();
             }
             let beat = qtf_engine::Beat {
-                holding: 0,
+                holding: qtf_engine::Holding::Count(0),
                 load_milli: 0,
                 draining: false,
             };
