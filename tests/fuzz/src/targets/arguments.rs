@@ -73,75 +73,77 @@ fn template(mut words: Vec<OsString>) {
     }
 }
 
+/// Which program, the name of the seed, and its words.
+const LINES: [(u8, &str, &str); 32] = [
+    (0, "map", "map|sha256sum {}|:::|a|b"),
+    (0, "map-slots", "map|-j3|-0|grep|-x|{}"),
+    (
+        0,
+        "submit",
+        "submit|-p|200|--array|1-1000|--retries|3|--timeout|10s|--|sh|-c|%{index}",
+    ),
+    (
+        0,
+        "submit-journal",
+        "submit|--durability|journal|--key|k|--env|A=B|--no-result|--|true",
+    ),
+    (0, "wait", "wait|--timeout|10min|all"),
+    (0, "wait-range", "wait|c5v8z0000400g[1-10,12],last,-"),
+    (0, "result", "--json|result|last"),
+    (0, "cancel", "cancel|all"),
+    (0, "update", "update|last|-p|255"),
+    (0, "ps", "ps|--all|--state|ready,dead_letter|--output|jsonl"),
+    (0, "worker", "worker|drain|w3.1"),
+    (0, "client", "client|ls"),
+    (0, "dead", "dead|requeue|all"),
+    (0, "journal", "journal|verify|log-0000000000000001.qtj"),
+    (0, "dev", "--addr|unix:/x|dev|--workers|2|--slots|4"),
+    (
+        0,
+        "map-contain",
+        "map|--contain|namespace|--linger|1.5|-j|2|true|:::|a",
+    ),
+    (0, "size", "size|--tasks|1000000|--workers|4095"),
+    (0, "completions", "completions|bash"),
+    (0, "unknown", "sumbit|--|ls"),
+    (
+        1,
+        "daemon",
+        "--instance|a|--listen|unix:/x|--listen|127.0.0.1:0|--core|none",
+    ),
+    (
+        1,
+        "daemon-data",
+        "--data-dir|/tmp/d|--segment-bytes|1|--idle|spin|--network|tokio|--print-config",
+    ),
+    (1, "daemon-take-over", "--take-over|--check-config"),
+    (
+        2,
+        "agent",
+        "--connect|unix:/x|--name|n|--slots|8|--prefetch|1|--stop-grace|2s",
+    ),
+    (
+        2,
+        "agent-limits",
+        "--output-limit|18446744073709551615|--drain-timeout|1000000y|--slots|0",
+    ),
+    (2, "agent-contain", "--contain|supervisor|--linger|10ms"),
+    (
+        3,
+        "inspect",
+        "--instance|default|--json|heap|task|--limit|10",
+    ),
+    (3, "inspect-task", "--id|7|task|c5v8z0000400g"),
+    (3, "inspect-worker", "--image|f|worker|w3.1"),
+    (3, "inspect-snapshot", "snapshot|-o|x"),
+    (4, "template", "gzip -k '{}' \"a b\"|input"),
+    (4, "template-quote", "a 'b|input"),
+    (4, "template-words", "a|{}{}|%{index}|in put"),
+];
+
 /// What the corpus starts from.
 pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
-    let lines: [(u8, &str, &str); 32] = [
-        (0, "map", "map|sha256sum {}|:::|a|b"),
-        (0, "map-slots", "map|-j3|-0|grep|-x|{}"),
-        (
-            0,
-            "submit",
-            "submit|-p|200|--array|1-1000|--retries|3|--timeout|10s|--|sh|-c|%{index}",
-        ),
-        (
-            0,
-            "submit-journal",
-            "submit|--durability|journal|--key|k|--env|A=B|--no-result|--|true",
-        ),
-        (0, "wait", "wait|--timeout|10min|all"),
-        (0, "wait-range", "wait|c5v8z0000400g[1-10,12],last,-"),
-        (0, "result", "--json|result|last"),
-        (0, "cancel", "cancel|all"),
-        (0, "update", "update|last|-p|255"),
-        (0, "ps", "ps|--all|--state|ready,dead_letter|--output|jsonl"),
-        (0, "worker", "worker|drain|w3.1"),
-        (0, "client", "client|ls"),
-        (0, "dead", "dead|requeue|all"),
-        (0, "journal", "journal|verify|log-0000000000000001.qtj"),
-        (0, "dev", "--addr|unix:/x|dev|--workers|2|--slots|4"),
-        (
-            0,
-            "map-contain",
-            "map|--contain|namespace|--linger|1.5|-j|2|true|:::|a",
-        ),
-        (0, "size", "size|--tasks|1000000|--workers|4095"),
-        (0, "completions", "completions|bash"),
-        (0, "unknown", "sumbit|--|ls"),
-        (
-            1,
-            "daemon",
-            "--instance|a|--listen|unix:/x|--listen|127.0.0.1:0|--core|none",
-        ),
-        (
-            1,
-            "daemon-data",
-            "--data-dir|/tmp/d|--segment-bytes|1|--idle|spin|--network|tokio|--print-config",
-        ),
-        (1, "daemon-take-over", "--take-over|--check-config"),
-        (
-            2,
-            "agent",
-            "--connect|unix:/x|--name|n|--slots|8|--prefetch|1|--stop-grace|2s",
-        ),
-        (
-            2,
-            "agent-limits",
-            "--output-limit|18446744073709551615|--drain-timeout|1000000y|--slots|0",
-        ),
-        (2, "agent-contain", "--contain|supervisor|--linger|10ms"),
-        (
-            3,
-            "inspect",
-            "--instance|default|--json|heap|task|--limit|10",
-        ),
-        (3, "inspect-task", "--id|7|task|c5v8z0000400g"),
-        (3, "inspect-worker", "--image|f|worker|w3.1"),
-        (3, "inspect-snapshot", "snapshot|-o|x"),
-        (4, "template", "gzip -k '{}' \"a b\"|input"),
-        (4, "template-quote", "a 'b|input"),
-        (4, "template-words", "a|{}{}|%{index}|in put"),
-    ];
-    lines
+    LINES
         .iter()
         .map(|(program, name, line)| {
             let mut bytes = vec![*program];
