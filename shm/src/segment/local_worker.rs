@@ -287,7 +287,7 @@ impl LocalWorker<'_> {
             Ok(assigned) => {
                 segment.unindex_ready_key(slot, key);
                 let key_now = task.key();
-                if key_now != key && !cfg!(qtf_mutant = "sim_take_leaves_a_changed_key") {
+                if key_now != key {
                     // Its priority was changed between our look and the take.
                     segment.unindex_ready_key(slot, key_now);
                 }
