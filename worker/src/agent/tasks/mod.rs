@@ -9,7 +9,9 @@
 //! - T5: results that wait for a verdict, which comes after a sync where the task is in the journal, are
 //!   bounded in number and in bytes: beyond that no credits are granted.
 //!
-//! Tested at the end of the file.
+//! How an attempt takes its slot, or fails to, is in `shortage`. Tested at the ends of both files.
+
+mod shortage;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -225,55 +227,6 @@ impl Tasks {
             }
         }
         None
-    }
-
-    /// Notes that an attempt takes a slot now.
-    pub(super) fn on_starting(&mut self, run: RunNumber, switch: StopSwitch) {
-        if let Some(held) = self.by_run.get_mut(&run) {
-            held.phase = Phase::Running {
-                switch,
-                begun: false,
-                unwanted: false,
-            };
-            self.running += 1;
-        }
-    }
-
-    /// Notes that it runs: the machine carries as many, and may carry one more.
-    pub(super) fn on_begun(&mut self, run: RunNumber) {
-        if let Some(Phase::Running { begun, .. }) =
-            self.by_run.get_mut(&run).map(|held| &mut held.phase)
-        {
-            *begun = true;
-            self.started.push(run);
-            if self.running >= self.usable {
-                self.usable = self.slots.min(self.running + 1);
-            }
-        }
-    }
-
-    /// An attempt could not begin, as the machine carries no more than what runs. It waits again, before all others; the daemon
-    /// was told of no start, and takes it back if another worker has room.
-    pub(super) fn on_shortage(&mut self, run: RunNumber, assignment: Assignment) {
-        let Some(held) = self.by_run.get_mut(&run) else {
-            return;
-        };
-        let Phase::Running { unwanted, .. } = held.phase else {
-            return;
-        };
-        self.running = self.running.saturating_sub(1);
-        self.usable = self.running.max(1);
-        if unwanted {
-            self.by_run.remove(&run);
-            return;
-        }
-        held.phase = Phase::Queued(assignment);
-        self.queue.push_front(run);
-    }
-
-    /// How many slots can be used, and how many there are.
-    pub(super) const fn usable(&self) -> (usize, usize) {
-        (self.usable, self.slots)
     }
 
     const fn capacity(&self) -> usize {
@@ -605,7 +558,7 @@ mod tests {
     use super::*;
     use crate::stop::stop_pair;
 
-    fn assignment(task_id: u64) -> Assignment {
+    pub(super) fn assignment(task_id: u64) -> Assignment {
         Assignment {
             task: Some(TaskRef {
                 task_id,
@@ -815,51 +768,5 @@ mod tests {
         tasks.on_ended(run, Outcome::default(), Bytes::new());
         assert_eq!(tasks.take_results().len(), 1);
         assert!(tasks.next_to_start().is_none());
-    }
-
-    #[test]
-    fn attempt_that_could_not_begin_waits_at_the_head_and_no_more_is_asked_for_than_is_carried() {
-        let mut tasks = Tasks::new(4, 4);
-        assert_eq!(tasks.grant(), 4);
-        for id in 1..=4 {
-            tasks.accept(assignment(id));
-        }
-        let mut runs = Vec::new();
-        while let Some((run, assignment)) = tasks.next_to_start() {
-            tasks.on_starting(run, stop_pair(0).0);
-            runs.push((run, assignment));
-        }
-        tasks.on_begun(runs[0].0);
-        tasks.on_begun(runs[1].0);
-        for (run, assignment) in runs.drain(2..).rev() {
-            tasks.on_shortage(run, assignment);
-        }
-        assert_eq!(tasks.usable(), (2, 4));
-        assert_eq!(
-            tasks.take_started().len(),
-            2,
-            "of the others no start is told"
-        );
-        assert!(tasks.next_to_start().is_none());
-        tasks.on_ended(runs[0].0, Outcome::default(), Bytes::new());
-        tasks.take_results();
-        assert_eq!(tasks.grant(), 0, "two that wait, one that runs");
-        let (run, next) = tasks.next_to_start().unwrap();
-        assert_eq!(next.task.unwrap().task_id, 3, "in their order");
-        tasks.on_starting(run, stop_pair(0).0);
-        assert!(tasks.next_to_start().is_none());
-        tasks.on_begun(run);
-        assert_eq!(tasks.usable(), (3, 4), "one more is tried");
-    }
-
-    #[test]
-    fn with_nothing_running_one_slot_is_tried_all_the_same() {
-        let mut tasks = Tasks::new(2, 2);
-        tasks.accept(assignment(1));
-        let (run, assignment) = tasks.next_to_start().unwrap();
-        tasks.on_starting(run, stop_pair(0).0);
-        tasks.on_shortage(run, assignment);
-        assert_eq!(tasks.usable(), (1, 2));
-        assert!(tasks.next_to_start().is_some());
     }
 }
