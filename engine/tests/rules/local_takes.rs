@@ -375,3 +375,38 @@ fn take_beside_a_change_of_priority_gets_the_task_once_and_leaves_no_leaf_behind
     }
     assert!(taken_with.iter().all(|&takes| takes > 0), "{taken_with:?}");
 }
+
+#[test]
+fn take_that_a_drain_overtakes_is_counted_in_the_workers_word() {
+    let mut overtaken = 0;
+    for writes in 1.. {
+        let (mut world, _) = ground();
+        world.submit("exec");
+        let worker = process(world.segment());
+        let has_come = Rc::new(Cell::new(false));
+        let (world, comes) = (Rc::new(RefCell::new(world)), Rc::clone(&has_come));
+        let draining = Rc::clone(&world);
+        let drain = move || {
+            comes.set(true);
+            let mut world = draining.borrow_mut();
+            let now = world.now;
+            world
+                .engine
+                .drain_worker(now, worker.id())
+                .expect("it is there");
+        };
+        let taken = paused_after(writes, drain, || worker.take());
+        let count = worker.state().running();
+        assert_eq!(count, u16::from(taken.is_some()), "{writes}");
+        if let Some(taken) = taken {
+            overtaken += u32::from(worker.state().drains());
+            taken.give_back();
+            assert_eq!(worker.state().running(), 0, "{writes}");
+        }
+        world.borrow().verify();
+        if !has_come.get() {
+            break;
+        }
+    }
+    assert!(overtaken > 0, "no drain came between a take and its count");
+}

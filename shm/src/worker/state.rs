@@ -216,9 +216,7 @@ impl WorkerState {
 
     /// What was taken can be counted: also where a drain came between the take and its count.
     const fn counts_another(self) -> bool {
-        let takes = matches!(self.phase(), WorkerPhase::Live)
-            || matches!(self.phase(), WorkerPhase::Draining)
-                && !cfg!(qtf_mutant = "sim_overtaken_take_is_not_counted");
+        let takes = matches!(self.phase(), WorkerPhase::Live | WorkerPhase::Draining);
         takes && self.running() < self.capacity()
     }
 
