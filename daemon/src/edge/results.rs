@@ -12,9 +12,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use prost::Message as _;
 use qtf_engine::{Disposition, Lsn, Output, Principal, ResultReport, TaskRef};
 use qtf_proto::limits::INLINE_BYTES_MAX;
-use qtf_proto::v1::{ResultDisposition, ResultVerdict, TaskResult};
+use qtf_proto::v1::{OutcomeKind, ResultDisposition, ResultVerdict, TaskOutput, TaskResult};
 use qtf_shm::{BlobRef, Counter, TaskId, WorkerId};
 use tokio::sync::oneshot::error::RecvError;
 use tonic::Status;
@@ -88,7 +89,15 @@ impl Results {
         who: Who,
         result: &TaskResult,
     ) -> Result<(), Status> {
-        check_output(result)?;
+        if let Err(reason) = check(result) {
+            tracing::debug!(worker = %who.0, reason, "a result is refused");
+            self.ready.push(ResultVerdict {
+                task: result.task,
+                disposition: ResultDisposition::Refused.into(),
+                reason,
+            });
+            return Ok(());
+        }
         if self.held.is_empty()
             && let Tried::Verdict(disposition, durable) = record(core, who, (result, false))?
         {
@@ -127,6 +136,7 @@ impl Results {
         let verdict = ResultVerdict {
             task,
             disposition: disposition.into(),
+            reason: String::new(),
         };
         match durable {
             Some(lsn) if !core.stability.is_stable(durable) => {
@@ -279,15 +289,46 @@ impl Drop for HeldBytes {
     }
 }
 
-/// Checks what may be reported at once.
-fn check_output(result: &TaskResult) -> Result<(), Status> {
-    let bytes = result.output.len();
-    if bytes <= INLINE_BYTES_MAX {
-        return Ok(());
+/// Checks that a result is one; says what is wrong with it, and what to do.
+fn check(result: &TaskResult) -> Result<(), String> {
+    let Some(outcome) = &result.outcome else {
+        return Err("outcome is missing: say how the attempt ended".to_owned());
+    };
+    match OutcomeKind::try_from(outcome.kind) {
+        Ok(OutcomeKind::Unspecified) => {
+            return Err("outcome.kind is missing: say how the attempt ended".to_owned());
+        }
+        Ok(OutcomeKind::WorkerLost) => {
+            return Err(
+                "outcome.kind WORKER_LOST is the daemon's to give: report another, or nothing"
+                    .to_owned(),
+            );
+        }
+        Ok(_) => {}
+        Err(_) => {
+            return Err(format!(
+                "outcome.kind {} is not known to this daemon: its protocol is in its reflection",
+                outcome.kind
+            ));
+        }
     }
-    Err(status::invalid(format!(
-        "output of {bytes} bytes: more than {INLINE_BYTES_MAX} go through UploadOutput"
-    )))
+    if outcome.code > u32::from(u8::MAX) {
+        return Err(format!(
+            "outcome.code {} is over 255: it is an exit code, a signal or an errno",
+            outcome.code
+        ));
+    }
+    let bytes = result.output.len();
+    if bytes > INLINE_BYTES_MAX {
+        return Err(format!(
+            "output of {bytes} bytes: more than {INLINE_BYTES_MAX} go through UploadOutput"
+        ));
+    }
+    // Without a copy: its parts are parts of the message.
+    match TaskOutput::decode(result.output.clone()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("output is no TaskOutput: {error}")),
+    }
 }
 
 /// What became of a result, and what its verdict waits for. Its output may be lost.

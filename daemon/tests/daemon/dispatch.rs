@@ -3,7 +3,7 @@
 use qtf_daemon::config::RawConfig;
 use qtf_proto::v1::*;
 
-use crate::support::{Peer, RawWorker, hello, noop, on_both, small, until};
+use crate::support::{Peer, RawWorker, hello, noop, on_both, small, stdout, until};
 
 #[test]
 fn task_goes_from_submission_over_dispatch_and_result_to_its_watcher_and_is_forgotten() {
@@ -33,7 +33,7 @@ fn task_goes_from_submission_over_dispatch_and_result_to_its_watcher_and_is_forg
         assert_eq!((end.task_id, end.state()), (task_id, TaskState::Done));
         assert_eq!(
             (&end.output[..], end.worker_name.as_str()),
-            (&b"done"[..], "raw")
+            (&stdout(b"done")[..], "raw")
         );
         assert_eq!(
             worker.finish(task, b"done").await,

@@ -6,7 +6,7 @@ use qtf_proto::v1::*;
 
 use crate::full_disk::submit_when_there_is_room;
 use crate::process::{Home, Qtfd};
-use crate::support::{Peer, RawWorker, hello, noop, run};
+use crate::support::{Peer, RawWorker, hello, noop, run, stdout};
 
 /// Runs a test over each backend that there is.
 fn on_both(test: &str, check: impl Fn(&Home, &[&str])) {
@@ -215,7 +215,7 @@ async fn fetched(home: &Home, id: u64) {
     let end = ends.message().await.unwrap().unwrap().ends.remove(0);
     assert_eq!(
         (end.state(), &end.output[..]),
-        (TaskState::Done, &b"out"[..])
+        (TaskState::Done, &stdout(b"out")[..])
     );
 }
 

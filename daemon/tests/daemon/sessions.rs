@@ -3,7 +3,7 @@
 use qtf_proto::v1::*;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::support::{Peer, RawWorker, hello, noop, on_both, small, until};
+use crate::support::{Peer, RawWorker, hello, noop, on_both, small, stdout, until};
 
 async fn client_session(
     peer: &mut Peer,
@@ -261,5 +261,61 @@ fn evicted_worker_is_told_and_known_no_more() {
             again.unwrap().into_inner().refusal.unwrap().reason(),
             RefusalReason::UnknownWorker
         );
+    });
+}
+
+#[test]
+fn result_that_is_none_is_refused_alone_and_the_session_goes_on() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let mut worker = RawWorker::join(&mut peer, hello(2), 2).await;
+        let task = peer.submit(noop(b"")).await.unwrap();
+        let held = worker.assignments().await.remove(0).task.unwrap();
+        let right = TaskResult {
+            task: Some(held),
+            outcome: Some(Outcome {
+                kind: OutcomeKind::Exited.into(),
+                ..Outcome::default()
+            }),
+            output: stdout(b"printed"),
+            output_upload: 0,
+        };
+        let with_outcome = |kind: i32, code: u32| TaskResult {
+            outcome: Some(Outcome {
+                kind,
+                code,
+                result_dropped: false,
+            }),
+            ..right.clone()
+        };
+        let with_output = |output: Vec<u8>| TaskResult {
+            output: output.into(),
+            ..right.clone()
+        };
+        let no_outcome = TaskResult {
+            outcome: None,
+            ..right.clone()
+        };
+        let wrong = [
+            (no_outcome, "outcome is missing"),
+            (with_outcome(0, 0), "outcome.kind is missing"),
+            (with_outcome(8, 0), "WORKER_LOST"),
+            (with_outcome(77, 0), "outcome.kind 77 is not known"),
+            (with_outcome(1, 256), "outcome.code 256 is over 255"),
+            (
+                with_output(vec![0; 65_537]),
+                "more than 65536 go through UploadOutput",
+            ),
+            (with_output(b"done".to_vec()), "output is no TaskOutput"),
+        ];
+        for (result, reason) in wrong {
+            let verdict = worker.verdict(result).await;
+            assert_eq!(verdict.disposition(), ResultDisposition::Refused);
+            assert_eq!(verdict.task, Some(held));
+            assert!(verdict.reason.contains(reason), "{}", verdict.reason);
+            assert_eq!(peer.state(task).await, TaskState::Assigned);
+        }
+        assert_eq!(worker.report(right).await, ResultDisposition::Recorded);
+        assert_eq!(peer.state(task).await, TaskState::Done);
     });
 }

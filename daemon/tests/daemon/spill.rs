@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
-use crate::support::{Peer, RawWorker, hello, noop, run, small, until};
+use crate::support::{Peer, RawWorker, hello, noop, run, small, stdout, until};
 
 /// Space that an upload takes at once.
 const STEP_BYTES: u64 = 1 << 20;
@@ -256,7 +256,7 @@ fn output_that_the_segment_has_no_room_for_goes_to_a_file_and_a_disk_that_hangs_
             in_file = task;
             let told = worker.finish(attempt, &output).await;
             assert_eq!(told, ResultDisposition::Recorded);
-            assert!(output_of(&mut peer, task).await == output);
+            assert!(output_of(&mut peer, task).await == stdout(&output));
         }
         assert!(peer.counter("spill_written").await > 0);
         let (task, attempt) = ran(&mut peer, &mut worker).await;
@@ -268,7 +268,7 @@ fn output_that_the_segment_has_no_room_for_goes_to_a_file_and_a_disk_that_hangs_
                 kind: OutcomeKind::Exited.into(),
                 ..Outcome::default()
             }),
-            output: output.clone().into(),
+            output: stdout(&output),
             output_upload: 0,
         };
         let report = WorkerReport {
@@ -286,14 +286,17 @@ fn output_that_the_segment_has_no_room_for_goes_to_a_file_and_a_disk_that_hangs_
         };
         watch.send(request).await.unwrap();
         let end = ends.message().await.unwrap().unwrap().ends.remove(0);
-        assert_eq!((end.output_bytes, end.output.len()), (60_000, 0));
+        assert_eq!(
+            (end.output_bytes, end.output.len()),
+            (stdout(&output).len() as u64, 0)
+        );
         peer.submit(noop(b"x")).await.unwrap();
         assert_eq!(peer.state(task).await, TaskState::Running);
         disk.set(|state| state.hangs = false);
         let notice = worker.notices.message().await.unwrap().unwrap();
         let verdict = notice.verdicts[0].disposition();
         assert_eq!(verdict, ResultDisposition::Recorded);
-        assert!(output_of(&mut peer, task).await == output);
+        assert!(output_of(&mut peer, task).await == stdout(&output));
         // Where there is no room for the file either it is dropped, and said to be.
         disk.set(|state| state.is_full = true);
         let (_, attempt) = ran(&mut peer, &mut worker).await;

@@ -4,6 +4,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use bytes::Bytes;
+use prost::Message as _;
 use qtf_daemon::config::{Network, RawConfig};
 use qtf_daemon::{Daemon, RunningDaemon, Settings};
 use qtf_proto::address::Address;
@@ -217,7 +219,7 @@ impl RawWorker {
         }
     }
 
-    /// Reports the end of an attempt and waits for the verdict.
+    /// Reports the end of an attempt with a standard output, and waits for the verdict.
     pub(crate) async fn finish(&mut self, task: TaskRef, output: &[u8]) -> ResultDisposition {
         self.report(TaskResult {
             task: Some(task),
@@ -225,13 +227,19 @@ impl RawWorker {
                 kind: OutcomeKind::Exited.into(),
                 ..Outcome::default()
             }),
-            output: output.to_vec().into(),
+            output: stdout(output),
             output_upload: 0,
         })
         .await
     }
 
+    /// Reports a result and waits for what is said of it.
     pub(crate) async fn report(&mut self, result: TaskResult) -> ResultDisposition {
+        self.verdict(result).await.disposition()
+    }
+
+    /// The same, with the reason.
+    pub(crate) async fn verdict(&mut self, result: TaskResult) -> ResultVerdict {
         let report = WorkerReport {
             results: vec![result],
             ..WorkerReport::default()
@@ -244,9 +252,18 @@ impl RawWorker {
                 .await
                 .unwrap()
                 .expect("session ended");
-            if let Some(verdict) = notice.verdicts.first() {
-                return verdict.disposition();
+            if let Some(verdict) = notice.verdicts.into_iter().next() {
+                return verdict;
             }
         }
     }
+}
+
+/// What a worker reports of a program that printed this; nothing, if it printed nothing.
+pub(crate) fn stdout(printed: &[u8]) -> Bytes {
+    let output = TaskOutput {
+        stdout: Bytes::copy_from_slice(printed),
+        ..TaskOutput::default()
+    };
+    output.encode_to_vec().into()
 }

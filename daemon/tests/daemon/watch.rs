@@ -2,7 +2,7 @@
 
 use qtf_proto::v1::*;
 
-use crate::support::{Peer, RawWorker, hello, noop, on_both, small, until};
+use crate::support::{Peer, RawWorker, hello, noop, on_both, small, stdout, until};
 
 #[test]
 fn end_that_was_before_the_watch_is_told_at_once() {
@@ -51,11 +51,12 @@ fn reader_that_does_not_read_gets_every_end_later() {
             ..WatchRequest::default()
         };
         watch.send(request).await.unwrap();
-        let output = vec![9; 60_000];
+        let printed = vec![9; 60_000];
+        let output = stdout(&printed);
         let mut finished = 0;
         while finished < ids.len() {
             for assignment in worker.assignments().await {
-                worker.finish(assignment.task.unwrap(), &output).await;
+                worker.finish(assignment.task.unwrap(), &printed).await;
                 let grant = DispatchRequest {
                     credits: 1,
                     ..DispatchRequest::default()

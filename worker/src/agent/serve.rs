@@ -137,6 +137,10 @@ impl Agent {
             if let Some(task) = verdict.task {
                 match verdict.disposition() {
                     ResultDisposition::UploadAgain => self.tasks.upload_again(task.into()),
+                    ResultDisposition::Refused => {
+                        tracing::error!(?task, reason = verdict.reason, "a result is refused");
+                        self.tasks.refused(task.into(), &verdict.reason);
+                    }
                     ResultDisposition::Unspecified
                     | ResultDisposition::Recorded
                     | ResultDisposition::AlreadyRecorded

@@ -85,6 +85,7 @@ impl Session {
         let verdicts = vec![ResultVerdict {
             task: result.task,
             disposition: disposition.into(),
+            reason: String::new(),
         }];
         self.notify(WorkerNotice {
             verdicts,

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use fake_daemon::{Dispatch, FakeDaemon, Session, TOKEN, assignment, attempt, soon, task_id};
 use prost::Message as _;
 use qtf_proto::v1::{
-    DispatchResponse, ExecSpec, OutcomeKind, RefusalReason, ResultDisposition, StopReason,
-    TaskOutput, WorkerNotice,
+    DispatchResponse, ExecSpec, OutcomeKind, RefusalReason, ResultDisposition, ResultVerdict,
+    StopReason, TaskOutput, TaskResult, WorkerNotice,
 };
 use qtf_worker::{ExecPolicy, HandlerError, TaskContext, Worker, WorkerBuilder, WorkerError};
 use tokio::sync::oneshot;
@@ -484,4 +484,35 @@ async fn flood_beyond_the_credits_is_refused_not_hoarded() {
     let refused = report.results.iter();
     let refused = refused.filter(|one| one.outcome.unwrap().kind() == OutcomeKind::Refused);
     assert!(refused.count() >= 90, "{}", report.results.len());
+}
+
+#[tokio::test]
+async fn result_that_the_daemon_refuses_ends_as_a_failure_that_says_why_and_is_not_held_for_ever() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (mut session, dispatch) = daemon.accept(9).await;
+    dispatch
+        .assign(vec![assignment(attempt(1, 1), "echo", "data")])
+        .await;
+    let result = session.result().await;
+    let refused = |result: &TaskResult| WorkerNotice {
+        verdicts: vec![ResultVerdict {
+            task: result.task,
+            disposition: ResultDisposition::Refused.into(),
+            reason: "it is too blue".to_owned(),
+        }],
+        ..WorkerNotice::default()
+    };
+    session.notify(refused(&result)).await;
+    let result = session.result().await;
+    assert_eq!(result.task, Some(attempt(1, 1)));
+    assert_eq!(result.outcome.unwrap().kind(), OutcomeKind::TransferFailed);
+    let said = TaskOutput::decode(result.output.clone()).unwrap().message;
+    assert!(said.contains("it is too blue"), "{said}");
+    // Refused again, it goes, and its room is free.
+    session.notify(refused(&result)).await;
+    dispatch
+        .assign(vec![assignment(attempt(2, 1), "echo", "data")])
+        .await;
+    assert_eq!(session.result().await.task, Some(attempt(2, 1)));
 }

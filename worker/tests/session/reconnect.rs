@@ -84,6 +84,7 @@ async fn result_is_delivered_over_restarts_of_the_daemon_until_its_verdict_comes
     let verdicts = vec![ResultVerdict {
         task: Some(attempt(2, 1)),
         disposition: ResultDisposition::Stale.into(),
+        ..ResultVerdict::default()
     }];
     session
         .notify(WorkerNotice {

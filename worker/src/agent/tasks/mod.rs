@@ -16,8 +16,11 @@ mod shortage;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
+use prost::Message as _;
 use qtf_proto::limits::INLINE_BYTES_MAX;
-use qtf_proto::v1::{Assignment, HeldTask, HeldTasks, Outcome, TaskRef, TaskResult};
+use qtf_proto::v1::{
+    Assignment, HeldTask, HeldTasks, Outcome, OutcomeKind, TaskOutput, TaskRef, TaskResult,
+};
 
 use crate::stop::{StopCause, StopOrder, StopSwitch};
 
@@ -313,6 +316,43 @@ impl Tasks {
             *delivery = Delivery::Waiting(0);
             self.unjudged = self.unjudged.saturating_sub(1);
             self.offer(run);
+        }
+    }
+
+    /// The daemon does not take a result for one, which is a fault of ours or of a daemon that speaks another version: the attempt
+    /// failed, and says why. If that is refused too, it goes.
+    pub(super) fn refused(&mut self, attempt: Attempt, reason: &str) {
+        let Some(run) = self.by_attempt.get(&attempt).copied() else {
+            return;
+        };
+        if let Some(Held {
+            phase:
+                Phase::Ended {
+                    outcome,
+                    output,
+                    delivery,
+                },
+            ..
+        }) = self.by_run.get_mut(&run)
+            && *delivery == Delivery::Sent
+            && outcome.kind() != OutcomeKind::TransferFailed
+        {
+            let said = TaskOutput {
+                message: format!("the daemon has refused the result: {reason}"),
+                ..TaskOutput::default()
+            };
+            let said = Bytes::from(said.encode_to_vec());
+            self.output_bytes = self.output_bytes.saturating_sub(output.len()) + said.len();
+            *output = said;
+            *outcome = Outcome {
+                kind: OutcomeKind::TransferFailed.into(),
+                ..Outcome::default()
+            };
+            *delivery = Delivery::Waiting(0);
+            self.unjudged = self.unjudged.saturating_sub(1);
+            self.offer(run);
+        } else {
+            self.on_verdict(attempt);
         }
     }
 
