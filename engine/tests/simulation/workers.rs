@@ -41,6 +41,8 @@ pub(crate) struct SimWorker {
     pub(crate) drains: bool,
     /// It takes tasks and never begins them.
     pub(crate) is_lazy: bool,
+    /// How its heartbeats say what it holds: not at all, as a number, by name.
+    says: u8,
     /// The probe it was asked to answer.
     pub(crate) probe: u64,
 }
@@ -85,6 +87,7 @@ impl World {
 
     pub(crate) fn worker_joins_with(&mut self, capacity: u32, kinds: Vec<String>) {
         let hello = hello(capacity, &kinds);
+        let says = self.rng.u8(0..3);
         if let Ok(welcome) = self.engine.worker_hello(self.now, &hello) {
             self.workers.push(SimWorker {
                 id: welcome.id,
@@ -94,6 +97,7 @@ impl World {
                 link: Link::new(),
                 open: 0,
                 holds: Vec::new(),
+                says,
                 finished: Vec::new(),
                 is_evicted: false,
                 drains: false,
@@ -178,9 +182,8 @@ impl World {
     }
 
     fn worker_beats(&mut self, place: usize) {
-        let way = self.rng.u8(0..3);
         let worker = &self.workers[place];
-        let says = match way {
+        let says = match worker.says {
             0 => Says::Nothing,
             1 => Says::Count(u32::try_from(worker.holds.len()).expect("few")),
             _ => Says::Names(worker.held()),
