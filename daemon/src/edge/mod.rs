@@ -26,6 +26,7 @@ pub(crate) mod listing;
 pub(crate) mod peer;
 pub(crate) mod plm;
 pub(crate) mod read;
+mod reflection;
 pub(crate) mod register;
 pub(crate) mod results;
 pub(crate) mod scheduler;

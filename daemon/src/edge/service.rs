@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
-use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tonic_reflection::server::v1::ServerReflectionServer;
 use tower::Service;
 
 use super::admin::AdminEdge;
@@ -29,6 +29,7 @@ use super::grpc::{self, CallBody, Deadline};
 use super::half_messages::{Holder, MeteredBody};
 use super::peer::Peer;
 use super::plm::PlmEdge;
+use super::reflection::{self, Reflection};
 use super::register::RegisterEdge;
 use super::scheduler::SchedulerEdge;
 
@@ -36,9 +37,6 @@ use super::scheduler::SchedulerEdge;
 const CALL_TIME_MAX: Duration = Duration::from_secs(30);
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
-
-/// Reflection as a plain closure, because its type cannot be named.
-type Reflect = Arc<dyn Fn(Request<Body>) -> Answer + Send + Sync>;
 
 /// All services of the daemon.
 #[derive(Clone)]
@@ -48,7 +46,7 @@ pub(crate) struct EdgeService {
     register: RegisterServer<RegisterEdge>,
     admin: AdminServer<AdminEdge>,
     health: HealthServer<HealthService>,
-    reflect: Reflect,
+    reflection: ServerReflectionServer<Reflection>,
     peer: Option<Arc<Peer>>,
     holder: Arc<Holder>,
     message_bytes_max: usize,
@@ -90,13 +88,6 @@ impl Health {
     }
 }
 
-fn reflect_with<T: ServerReflection>(server: ServerReflectionServer<T>) -> Reflect {
-    Arc::new(move |request| {
-        let mut server = server.clone();
-        Box::pin(async move { server.call(request).await })
-    })
-}
-
 impl EdgeService {
     /// Makes the services. `message_bytes_max` bounds what is decoded.
     pub(crate) async fn new(message_bytes_max: usize) -> (Self, Health) {
@@ -111,13 +102,11 @@ impl EdgeService {
                 .set_service_status(name, ServingStatus::Serving)
                 .await;
         }
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(qtf_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .expect(
-                "the descriptors are compiled in and were checked by the compiler of the protocol",
-            );
+        let reflection = reflection::service(&[
+            qtf_proto::DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        ]);
         let service = Self {
             plm: PlmServer::new(PlmEdge).max_decoding_message_size(message_bytes_max),
             scheduler: SchedulerServer::new(SchedulerEdge)
@@ -126,7 +115,7 @@ impl EdgeService {
                 .max_decoding_message_size(message_bytes_max),
             admin: AdminServer::new(AdminEdge).max_decoding_message_size(message_bytes_max),
             health: HealthServer::new(HealthService::from_health_reporter(reporter.clone())),
-            reflect: reflect_with(reflection),
+            reflection,
             peer: None,
             holder: Arc::new(Holder::new(Principal::Unknown, message_bytes_max)),
             message_bytes_max,
@@ -164,7 +153,11 @@ impl EdgeService {
             "qtf.v1.Register" => call!(self.register),
             "qtf.v1.Admin" => call!(self.admin),
             "grpc.health.v1.Health" => call!(self.health),
-            "grpc.reflection.v1.ServerReflection" => (self.reflect)(request),
+            reflection::NAME => call!(self.reflection),
+            reflection::NAME_BEFORE => {
+                let mut service = self.reflection.clone();
+                Box::pin(async move { service.call(reflection::renamed(request)).await })
+            }
             _ => {
                 let status = Status::unimplemented("no such service here: see grpc.reflection.v1");
                 Box::pin(std::future::ready(Ok(status.into_http())))
