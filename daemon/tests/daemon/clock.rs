@@ -197,8 +197,19 @@ fn worker_that_says_nothing_of_what_it_holds_keeps_it_and_one_that_holds_nothing
             held: Some(HeldTasks::default()),
             ..WorkerReport::default()
         };
-        beat_often(&place, &mut worker, &none, 8).await;
-        assert_eq!(peer.counter("assignment_reconciled").await, 1);
+        beat_often(&place, &mut worker, &none, 15).await;
+        // It was asked whether all that was sent has come.
+        assert_eq!(peer.counter("assignment_reconciled").await, 0);
+        let asked = worker.orders.message().await.unwrap().unwrap();
+        assert_ne!(asked.probe, 0);
+        let answer = DispatchRequest {
+            probe_answer: asked.probe,
+            ..DispatchRequest::default()
+        };
+        worker.grants.send(answer).await.unwrap();
+        while peer.counter("assignment_reconciled").await == 0 {
+            beat_often(&place, &mut worker, &none, 1).await;
+        }
         let second = worker.assignments().await.remove(0).task.unwrap();
         assert_eq!((second.task_id, second.attempt), (first.task_id, 2));
         assert_eq!(worker.finish(first, b"").await, ResultDisposition::Stale);

@@ -112,6 +112,7 @@ impl Workers {
         self.note_used(worker);
         let note = &mut self.notes[worker.position()];
         note.sent = turn.now;
+        note.arrival = None;
         note.pace = Pace::default();
         self.renew_lease(turn, worker);
         self.refresh(turn.segment, worker);
@@ -146,6 +147,7 @@ impl Workers {
         apply(&slot, WorkerEvent::Resize { capacity });
         slot.set_kinds(kinds);
         slot.set_credits(0);
+        self.notes[worker.position()].arrival = None;
         self.seen(turn, worker);
         let mut held = Vec::new();
         let mut abandon = Vec::new();

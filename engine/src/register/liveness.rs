@@ -11,12 +11,12 @@
 //! After a gap of the loop over a quarter of the lease every lease starts over: then it was the
 //! daemon that did not listen. Tested in `engine/tests/rules/liveness.rs`.
 
-use qtf_shm::{AttachIndex, Counter, Key, Now, TaskId, WorkerEvent, WorkerIndex, WorkerPhase};
+use qtf_shm::{AttachIndex, Counter, Key, Now, WorkerEvent, WorkerIndex, WorkerPhase};
 
-use super::joining::{Held, is_own};
+use super::joining::Held;
 use super::workers::{Workers, apply, serves};
 use crate::cycle::WorkCount;
-use crate::effects::{Effect, StopReason};
+use crate::effects::Effect;
 use crate::turn::Turn;
 
 /// What a worker says that it holds.
@@ -85,71 +85,6 @@ impl Workers {
         self.compare(turn, worker, beat.holding)
     }
 
-    /// Compares what a worker says that it holds with what the segment says. Results ride on the same stream and came first. So
-    /// if nothing was sent to it for a whole lease, what it does not hold never reached it, or it has forgotten it.
-    fn compare(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex, holding: Holding<'_>) -> u32 {
-        let owned = u32::from(turn.segment.worker(worker).state().running());
-        let held: u32 = match holding {
-            Holding::Unsaid => return 0,
-            // Fewer than there should be, but which?
-            Holding::Count(count) if count > 0 => return 0,
-            Holding::Count(_) => 0,
-            Holding::Named(named) => {
-                let is_its_own = |held: &&Held| is_own(turn.segment, worker, **held);
-                let own = named.iter().filter(is_its_own).count();
-                self.stop_stale(turn, worker, named);
-                u32::try_from(own).unwrap_or(u32::MAX)
-            }
-        };
-        let missing = owned.saturating_sub(held);
-        let note = &self.notes[worker.position()];
-        if missing == 0
-            || note.held.is_some()
-            || turn.now.since_ns(note.sent) <= turn.config.lease_ns
-        {
-            return 0;
-        }
-        let named = match holding {
-            Holding::Named(named) => named,
-            Holding::Unsaid | Holding::Count(_) => &[],
-        };
-        let own = named
-            .iter()
-            .filter(|&&held| is_own(turn.segment, worker, held));
-        let held = own
-            .filter_map(|held| TaskId::from_raw(held.task_id))
-            .collect();
-        self.reconcile(turn, worker, held);
-        // The heartbeat may be as old as the daemon was stopped.
-        self.notes[worker.position()].is_concluded = true;
-        missing
-    }
-
-    /// Tells a worker to stop what it names and does not own any more; as far as there is room, the rest at the next
-    /// heartbeat. One whose result is on its way gets a verdict anyway.
-    fn stop_stale(&self, turn: &mut Turn<'_>, worker: WorkerIndex, named: &[Held]) {
-        let id = turn.worker_id(worker);
-        for &held in named {
-            if held.finished || is_own(turn.segment, worker, held) {
-                continue;
-            }
-            let (Some(task), Ok(attempt)) =
-                (TaskId::from_raw(held.task_id), u8::try_from(held.attempt))
-            else {
-                continue;
-            };
-            if !turn.effects.has_room(1) {
-                break;
-            }
-            turn.effects.push(Effect::Stop {
-                worker: id,
-                task,
-                attempt,
-                reason: StopReason::Stale,
-            });
-        }
-    }
-
     /// The worker grants credits; `restart` voids those before.
     pub(crate) fn grant(
         &mut self,
@@ -166,7 +101,8 @@ impl Workers {
 
     /// An answer to a probe; a wrong number is no sign of life.
     pub(crate) fn answered(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex, nonce: u64) {
-        if nonce != 0 && self.notes[worker.position()].probe == nonce {
+        let is_of_lease = nonce != 0 && self.notes[worker.position()].probe == nonce;
+        if self.hear_of_arrival(turn.now, worker, nonce) || is_of_lease {
             self.seen(turn, worker);
         }
     }

@@ -5,6 +5,7 @@
 //! | `workers.rs` | the table of workers, their leaves in the worker heap, what kinds are on offer |
 //! | `joining.rs` | hello and welcome, of new workers and of those that come back |
 //! | `liveness.rs` | heartbeats, leases, probes; how a worker is lost, leaves, drains |
+//! | `comparison.rs` | what a worker says that it holds, against what the segment says |
 //! | `pace.rs` | how much may be ordered ahead of a worker |
 //! | `clients.rs` | identities of clients, their sessions and counts |
 //! | `folding.rs` | results of idle clients go over to the common record of their principal |
@@ -16,6 +17,7 @@
 //!   its tasks, so that no task is ever taken for one of the slot's next tenant.
 
 mod clients;
+mod comparison;
 mod folding;
 mod joining;
 mod liveness;

@@ -10,6 +10,7 @@ use qtf_shm::{
     WorkerId, WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
 };
 
+use super::comparison::Arrival;
 use super::pace::Pace;
 use crate::rejection::Rejection;
 use crate::sweep::Pass;
@@ -59,6 +60,8 @@ pub(super) struct Note {
     pub(super) pace: Pace,
     /// When a task was last sent to it.
     pub(super) sent: Now,
+    /// Whether that has come to it.
+    pub(super) arrival: Option<Arrival>,
     /// Since when it is to leave.
     pub(super) drains_since: Now,
     /// When it was last told to leave.
@@ -92,6 +95,8 @@ pub(crate) struct Workers {
     local_changes: u64,
     /// Number of the last assignment.
     assignments: u32,
+    /// Number of the last question whether orders have come.
+    pub(super) arrivals_asked: u64,
     /// When the sweep was last asked to look for attempts that nobody starts.
     pub(super) looked_for_unstarted: Now,
     /// Workers that wait for a pass of the sweep.
@@ -111,6 +116,7 @@ impl Workers {
             // The adoption looks at all that came before.
             local_changes: segment.local_changes(),
             assignments: 0,
+            arrivals_asked: 0,
             looked_for_unstarted: Now::default(),
             waiting: 0,
             rng: fastrand::Rng::with_seed(seed),

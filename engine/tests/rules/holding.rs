@@ -1,5 +1,5 @@
 //! Rules about what a worker says that it holds: nothing said is nothing compared, names are believed, and what it does not hold by its own
-//! word goes to others, counted and told.
+//! word goes to others, counted and told. An order that is still on its way to it does not.
 
 use qtf_engine::{Effect, Held, Holding, StopReason};
 use qtf_shm::{Counter, Phase, TaskId, WorkerId};
@@ -33,14 +33,32 @@ fn stale(effects: &[Effect]) -> Vec<(WorkerId, TaskId, u8)> {
     stops.collect()
 }
 
-/// Heartbeats of some seconds; returns what came of them, and how many attempts were missed.
-fn beats(world: &mut World, worker: WorkerId, says: Holding<'_>, times: u32) -> (Vec<Effect>, u32) {
+/// Heartbeats of some seconds, of a worker to which nothing comes; returns what came of them, and how many attempts were missed.
+fn deaf_beats(
+    world: &mut World,
+    worker: WorkerId,
+    says: Holding<'_>,
+    times: u32,
+) -> (Vec<Effect>, u32) {
     let (mut effects, mut missing) = (Vec::new(), 0);
     for _ in 0..times {
         effects.extend(world.settle_for(SECOND));
         missing += world.beat_with(worker, says).expect("it is known");
         effects.extend(world.settle());
     }
+    (effects, missing)
+}
+
+/// The same of a worker that answers what it is asked. What it is asked is left out.
+fn beats(world: &mut World, worker: WorkerId, says: Holding<'_>, times: u32) -> (Vec<Effect>, u32) {
+    let (mut effects, mut missing) = (Vec::new(), 0);
+    for _ in 0..times {
+        let (came, missed) = deaf_beats(world, worker, says, 1);
+        world.answer(&came);
+        effects.extend(came);
+        missing += missed;
+    }
+    effects.retain(|effect| !matches!(effect, Effect::Probe { .. }));
     (effects, missing)
 }
 
@@ -96,6 +114,70 @@ fn attempts_that_are_named_stay_and_those_that_are_not_go_to_others() {
     assert_eq!(world.phase(kept), Phase::Running);
     assert_eq!(world.segment().task(lost.slot()).losses(), 1);
     world.verify();
+}
+
+#[test]
+fn order_that_is_still_on_its_way_is_not_lost_however_long_it_takes() {
+    let mut world = World::new();
+    let worker = world.worker(4, &["exec"]);
+    let (first, second) = (world.submit("exec"), world.submit("exec"));
+    let given = world.dispatches();
+    for says in [Holding::Count(0), Holding::Named(&[held(first, 1)])] {
+        let (effects, missing) = deaf_beats(&mut world, worker, says, 60);
+        assert_eq!(missing, 0);
+        let asked = |effect: &Effect| matches!(effect, Effect::Probe { .. });
+        assert!(
+            effects.len() > 50 && effects.iter().all(asked),
+            "{effects:?}"
+        );
+    }
+    // They have come at last.
+    for given in given {
+        world.start(given);
+        assert_eq!(world.end(given, 0), qtf_engine::Disposition::Recorded);
+    }
+    for task in [first, second] {
+        assert_eq!(world.phase(task), Phase::Done);
+        assert_eq!(world.segment().task(task.slot()).losses(), 0);
+    }
+    world.verify();
+}
+
+#[test]
+fn answer_tells_nothing_of_what_was_sent_after_its_question() {
+    let mut world = World::new();
+    let worker = world.worker(4, &["exec"]);
+    let first = world.submit("exec");
+    world.dispatch();
+    let (asked, _) = deaf_beats(&mut world, worker, Holding::Count(0), 6);
+    let second = world.submit("exec");
+    world.dispatch();
+    world.answer(&asked);
+    let (effects, missing) = deaf_beats(&mut world, worker, Holding::Count(0), 30);
+    assert_eq!((dispatched(&effects), missing), (vec![], 0));
+    // Both are behind what it answers now.
+    world.answer(&effects);
+    let (effects, missing) = deaf_beats(&mut world, worker, Holding::Count(0), 2);
+    assert_eq!(missing, 2);
+    let mut again = dispatched(&effects);
+    again.sort_unstable();
+    assert_eq!(again, [(worker, first, 2), (worker, second, 2)]);
+}
+
+#[test]
+fn heartbeat_that_may_have_been_overtaken_by_the_answer_takes_nothing_away() {
+    let mut world = World::new();
+    let worker = world.worker(4, &["exec"]);
+    let task = world.submit("exec");
+    world.dispatch();
+    let (asked, _) = deaf_beats(&mut world, worker, Holding::Count(0), 6);
+    world.answer(&asked);
+    for _ in 0..3 {
+        assert_eq!(world.beat_with(worker, Holding::Count(0)), Ok(0));
+    }
+    let named = [held(task, 1)];
+    let (effects, missing) = deaf_beats(&mut world, worker, Holding::Named(&named), 9);
+    assert_eq!((effects, missing), (vec![], 0));
 }
 
 #[test]

@@ -268,7 +268,7 @@ fn worker_that_was_told_to_drain_is_told_again_when_it_comes_back() {
 }
 
 #[test]
-fn what_never_reached_an_idle_worker_goes_back_after_a_lease() {
+fn what_an_idle_worker_does_not_hold_goes_back_after_a_lease_and_its_answer() {
     let mut world = World::new();
     let worker = world.worker(4, &["exec"]);
     let task = world.submit("exec");
@@ -277,9 +277,13 @@ fn what_never_reached_an_idle_worker_goes_back_after_a_lease() {
         world.settle_for(SECOND);
         world.beat(worker, 0).unwrap();
     }
-    assert_eq!(world.phase(task), Phase::Assigned, "it may be on its way");
-    world.settle_for(SECOND);
-    world.beat(worker, 0).unwrap();
+    for _ in 0..2 {
+        assert_eq!(world.phase(task), Phase::Assigned, "it may be on its way");
+        world.settle_for(SECOND);
+        world.beat(worker, 0).unwrap();
+        let asked = world.effects();
+        world.answer(&asked);
+    }
     let effects = world.settle();
     assert_eq!(
         crate::world::dispatched(&effects),

@@ -265,11 +265,12 @@ fn worker_that_begins_what_was_taken_back_is_told_to_stop_it() {
     world.submit("exec");
     let worker = world.worker(2, &["exec"]);
     let got = world.dispatch();
-    // The order is on its way for longer than a lease, and the heartbeats say that the worker holds nothing.
+    // It has the order for longer than a lease, and its heartbeats say that it holds nothing.
     for _ in 0..8 {
         world.pass(SECOND);
         world.beat(worker, 0).expect("the worker is known");
-        world.cycle();
+        let effects = world.cycle();
+        world.answer(&effects);
     }
     world.settle();
     let state = world.segment().state(got.1.slot());

@@ -225,6 +225,15 @@ impl World {
         self.beat_with(worker, holding).map(drop)
     }
 
+    /// Answers what workers were asked.
+    pub(crate) fn answer(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Probe { worker, nonce } = *effect {
+                self.engine.probe_answered(self.now, worker, nonce);
+            }
+        }
+    }
+
     /// A heartbeat that says what is held; returns how many attempts are missing.
     pub(crate) fn beat_with(
         &mut self,
