@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 use tokio::net::{TcpStream, UnixStream};
@@ -162,7 +163,8 @@ async fn open_own(path: &Path) -> io::Result<UnixStream> {
     let folder = path.parent().unwrap_or(path);
     if let Err(error) = OwnFolder::open(folder) {
         if error.is_not_there() {
-            return Err(io::ErrorKind::NotFound.into());
+            // As the kernel says it of any other missing socket.
+            return Err(Errno::ENOENT.into());
         }
         let fault = error.to_string();
         return Err(io::Error::other(Untrusted::Folder { fault }));

@@ -38,6 +38,12 @@ pub(crate) enum TemplateError {
         "a # begins a word of the command `{command}`, and to a shell a comment: write \\# or quote the word; or leave the comment out"
     )]
     Comment { command: String },
+    /// A shell would make more than one command of it, or redirect; as an argument it would be taken for nothing of the kind.
+    #[error(
+        "no shell runs, and an unquoted {operator} of the command `{command}` is a shell's: quote it if it is part of a word, or have \
+         the commands run by a shell, as in qtf map sh -c 'gzip -c \"$1\" > \"$1.gz\"' sh {{}} ::: FILES"
+    )]
+    Operator { operator: char, command: String },
 }
 
 impl Template {
@@ -89,10 +95,19 @@ pub(crate) fn names_index(arguments: &[Argument]) -> bool {
 /// Splits as a shell would. The splitter works on characters; each byte becomes the character of the
 /// same number and back, which is lossless because only ASCII characters have a meaning to it.
 fn split(command: &[u8]) -> Result<Vec<Argument>, TemplateError> {
-    if has_comment(command) {
-        return Err(TemplateError::Comment {
-            command: String::from_utf8_lossy(command).into_owned(),
-        });
+    match first_for_a_shell(command) {
+        Some(b'#') => {
+            return Err(TemplateError::Comment {
+                command: String::from_utf8_lossy(command).into_owned(),
+            });
+        }
+        Some(operator) => {
+            return Err(TemplateError::Operator {
+                operator: char::from(operator),
+                command: String::from_utf8_lossy(command).into_owned(),
+            });
+        }
+        None => {}
     }
     let characters: String = command.iter().copied().map(char::from).collect();
     let words = shell_words::split(&characters).map_err(|_| TemplateError::OpenQuote {
@@ -102,14 +117,15 @@ fn split(command: &[u8]) -> Result<Vec<Argument>, TemplateError> {
     Ok(words.into_iter().map(to_bytes).collect())
 }
 
-/// Whether a `#` that is not quoted begins a word.
-fn has_comment(command: &[u8]) -> bool {
+/// The first byte that is not quoted and begins a comment or is an operator to a shell.
+fn first_for_a_shell(command: &[u8]) -> Option<u8> {
     let mut quote = None;
     let mut begins_word = true;
     let mut bytes = command.iter().copied();
     while let Some(byte) = bytes.next() {
         match (quote, byte) {
-            (None, b'#') if begins_word => return true,
+            (None, b'#') if begins_word => return Some(byte),
+            (None, b';' | b'|' | b'&' | b'<' | b'>') => return Some(byte),
             (None | Some(b'"'), b'\\') => {
                 // Whatever it is, it means nothing.
                 bytes.next();
@@ -120,7 +136,7 @@ fn has_comment(command: &[u8]) -> bool {
         }
         begins_word = quote.is_none() && matches!(byte, b' ' | b'\t' | b'\n');
     }
-    false
+    None
 }
 
 fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
@@ -252,6 +268,34 @@ mod tests {
         );
         // Several words are no shell's business.
         assert_eq!(filled(&[b"echo", b"#{}"], b"7"), [&b"echo"[..], b"#7"]);
+    }
+
+    #[test]
+    fn what_only_a_shell_could_do_is_refused_and_not_handed_over_as_words() {
+        for (command, operator) in [
+            (&b"sleep 1; echo {}"[..], ';'),
+            (b"cat {} | wc -l", '|'),
+            (b"sort {} >{}.sorted", '>'),
+            (b"tr a b <{}", '<'),
+            (b"true && echo {}", '&'),
+            (br#"echo "a\";b" 'c|d';"#, ';'),
+        ] {
+            let error = template(&[command]).unwrap_err();
+            assert!(
+                matches!(error, TemplateError::Operator { operator: found, .. } if found == operator),
+                "{error}"
+            );
+            assert!(error.to_string().contains("qtf map sh -c"), "{error}");
+        }
+        assert_eq!(
+            filled(&[br#"echo \; 'a|b' "c&d" \>{}"#], b"7"),
+            [&b"echo"[..], b";", b"a|b", b"c&d", b">7"]
+        );
+        // Several words are no shell's business.
+        assert_eq!(
+            filled(&[b"echo", b"a;b", b"{}"], b"7"),
+            [&b"echo"[..], b"a;b", b"7"]
+        );
     }
 
     #[test]

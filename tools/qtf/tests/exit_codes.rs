@@ -30,6 +30,18 @@ fn without_a_daemon_commands_end_with_5_and_say_how_to_start_one() {
 }
 
 #[test]
+fn a_default_socket_that_is_not_there_is_told_as_any_other_missing_file() {
+    let place = Place::new();
+    let done = place.qtf(["ps"]).expect_code(5);
+    assert!(
+        done.stderr
+            .contains("default.sock: No such file or directory"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
 fn map_does_not_start_its_own_daemon_when_another_was_named() {
     let place = Place::new();
     let address = place.default_address();

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use qtf_worker::Containment;
 
-use super::DurabilityName;
+use super::{DurabilityName, parse_slots};
 use crate::durations::{parse_duration, parse_duration_ms};
 
 const LONG: &str = "\
 Runs a command once for each input, many at a time, and prints the outputs in input order.
 
-CMD given as one word is split as a shell would split it, but no shell runs; CMD given as several \
-words is taken as it is. `{}` stands for the input, byte for byte, inside one argument; without `{}` \
+CMD given as one word is split as a shell would split it, but no shell runs, and what only a shell could do \
+(`;`, `|`, `&`, `<`, `>`, unless quoted) is refused; CMD given as several words is taken as it is. `{}` stands for the input, byte for byte, inside one argument; without `{}` \
 the input becomes the last argument. Inputs are the words after `:::`, the lines of the files after \
 `::::` (`-` is stdin), or else the lines on stdin.
 
@@ -48,7 +48,7 @@ Examples:
 #[command(override_usage = "qtf map [OPTIONS] CMD [ARGS]... [::: INPUTS... | :::: FILES...]")]
 pub(crate) struct MapArgs {
     /// Tasks at the same time in the own daemon [default: number of CPUs]
-    #[arg(short = 'j', long, value_name = "N")]
+    #[arg(short = 'j', long, value_name = "N", value_parser = parse_slots)]
     pub(crate) slots: Option<NonZeroU16>,
     /// NUL, not newline, ends each input read from stdin or a file
     #[arg(short = '0', long)]

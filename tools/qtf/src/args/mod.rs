@@ -10,6 +10,8 @@ mod operate;
 mod submit;
 mod tasks;
 
+use std::num::NonZeroU16;
+
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use dead::DeadCommand;
@@ -32,6 +34,12 @@ pub(crate) struct Cli {
     pub(crate) global: GlobalArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// How many tasks run at the same time.
+fn parse_slots(text: &str) -> Result<NonZeroU16, String> {
+    text.parse()
+        .map_err(|_| format!("write a number of tasks from 1 to {}", NonZeroU16::MAX))
 }
 
 const ABOUT: &str = "\
@@ -185,6 +193,17 @@ mod tests {
         }
         assert!(parse(&["map", "-x", "echo"]).is_err());
         assert!(parse(&["submit", "--nonsense", "--", "echo"]).is_err());
+    }
+
+    #[test]
+    fn slots_that_cannot_be_are_refused_with_the_numbers_that_can() {
+        for line in [
+            &["map", "-j", "0", "echo"][..],
+            &["dev", "--slots", "65536"],
+        ] {
+            let error = parse(line).unwrap_err().to_string();
+            assert!(error.contains("from 1 to 65535"), "{error}");
+        }
     }
 
     #[test]

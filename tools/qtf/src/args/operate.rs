@@ -5,6 +5,8 @@ use std::num::NonZeroU16;
 use clap::Subcommand;
 use qtf_worker::Containment;
 
+use super::parse_slots;
+
 /// Runs a daemon and workers in one process, for trying things out
 #[derive(Debug, clap::Args)]
 #[command(long_about = "\
@@ -22,7 +24,7 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=4095))]
     pub(crate) workers: u16,
     /// Tasks at the same time in each worker [default: number of CPUs, shared by the workers]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_slots)]
     pub(crate) slots: Option<NonZeroU16>,
     /// Address to listen on, instead of the default Unix socket: unix:PATH or HOST:PORT
     #[arg(long, value_name = "ADDR")]
