@@ -2,7 +2,7 @@
 //!
 //! The end of the stream is not the end of the worker: it may reconnect within its lease. It is the end
 //! if the kernel says that the process is gone, or if the worker lived in this very process. Tested in
-//! `tests/daemon/sessions.rs` and `tests/daemon/dispatch.rs`.
+//! `tests/daemon/sessions.rs` and `tests/daemon/dispatch.rs`, and at the end of this file.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +21,30 @@ use super::{MESSAGES_PER_POLL_MAX, read, status};
 use crate::core_cell::routes::{ProcessWatch, StreamKey};
 use crate::core_cell::{self, Core, StopPlace};
 use crate::sys::peer::{Known, process_ended};
+
+/// LIMIT: attempts that the reports of one poll name before others have their turn; the last report may go beyond. An agent of this
+/// project names no more in one.
+const NAMES_PER_POLL_MAX: usize = 2_048;
+
+/// What one poll has taken in: a report that names a hundred thousand attempts counts for more than an ordinary one.
+#[derive(Debug, Default)]
+struct Intake {
+    messages: usize,
+    names: usize,
+}
+
+impl Intake {
+    const fn takes_another(&self) -> bool {
+        self.messages < MESSAGES_PER_POLL_MAX && self.names < NAMES_PER_POLL_MAX
+    }
+
+    fn count(&mut self, report: &WorkerReport) {
+        let in_hello = report.hello.as_ref().map_or(0, |hello| hello.held.len());
+        let in_beat = report.held.as_ref().map_or(0, |held| held.tasks.len());
+        self.messages += 1;
+        self.names = self.names.saturating_add(in_hello).saturating_add(in_beat);
+    }
+}
 
 /// The notices of one `WorkerSession` call; reads its reports while it is polled.
 #[derive(Debug)]
@@ -59,14 +83,19 @@ impl WorkerSessionStream {
 
     /// Takes reports in. True when there may be more at once.
     fn take_reports(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
-        for _ in 0..MESSAGES_PER_POLL_MAX {
+        let mut intake = Intake::default();
+        while intake.takes_another() {
             if self.has_left || self.results.are_too_many() {
                 return Ok(false);
             }
             match Pin::new(&mut self.reports).poll_next(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(None) => self.has_left = true,
-                Poll::Ready(Some(report)) => self.take(&report?)?,
+                Poll::Ready(Some(report)) => {
+                    let report = report?;
+                    intake.count(&report);
+                    self.take(&report)?;
+                }
             }
         }
         Ok(true)
@@ -345,4 +374,45 @@ pub(crate) fn may_upload(core: &Core, token: u64) -> Result<(), Status> {
         RefusalReason::UnknownWorker,
         "session of the upload is no worker's token: register first",
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken_in_one_poll(report: &WorkerReport) -> usize {
+        let mut intake = Intake::default();
+        let mut taken = 0;
+        while intake.takes_another() {
+            intake.count(report);
+            taken += 1;
+        }
+        taken
+    }
+
+    #[test]
+    fn report_that_names_much_is_the_last_that_its_session_takes_in_before_others_have_their_turn()
+    {
+        let names = |count: usize| vec![v1::HeldTask::default(); count];
+        let beat = |count| WorkerReport {
+            held: Some(v1::HeldTasks {
+                tasks: names(count),
+            }),
+            ..WorkerReport::default()
+        };
+        let hello = WorkerReport {
+            hello: Some(v1::WorkerHello {
+                held: names(100_000),
+                ..v1::WorkerHello::default()
+            }),
+            ..WorkerReport::default()
+        };
+        assert_eq!(taken_in_one_poll(&beat(131_070)), 1);
+        assert_eq!(taken_in_one_poll(&hello), 1);
+        assert_eq!(taken_in_one_poll(&beat(1_000)), 3);
+        assert_eq!(
+            taken_in_one_poll(&WorkerReport::default()),
+            MESSAGES_PER_POLL_MAX
+        );
+    }
 }
