@@ -408,11 +408,11 @@ impl Core {
                 journal.chores.hand(Job::Reclaim(report.start));
             }
             Err(error) => {
-                let text = error.to_string();
-                if snapshots.trouble.as_ref() != Some(&text) {
+                let trouble = trouble_of(&error.to_string());
+                if snapshots.trouble.as_ref() != Some(&trouble) {
                     tracing::warn!(%error, "no snapshot; tried again until it succeeds");
                 }
-                snapshots.trouble = Some(text);
+                snapshots.trouble = Some(trouble);
                 let before = snapshots.bytes_before;
                 snapshots.bytes_since = snapshots.bytes_since.saturating_add(before);
             }
@@ -503,5 +503,26 @@ impl Core {
     pub(crate) fn unstable_end(&self) -> Option<Lsn> {
         let last = self.engine.journal()?.last_lsn();
         (last > self.engine.durable_lsn()).then_some(last)
+    }
+}
+
+/// What is the same in each failure of one cause: every try has another file, named by its number, and another size.
+fn trouble_of(error: &str) -> String {
+    error
+        .split(|letter: char| letter.is_ascii_hexdigit())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_of_the_next_snapshot_is_the_same_trouble_and_another_cause_is_not() {
+        let first = "snapshot-00000000000001a4.qts.tmp: No space left on device (os error 28)";
+        let next = "snapshot-0000000000f3b122.qts.tmp: No space left on device (os error 28)";
+        let other = "snapshot-0000000000f3b122.qts.tmp: Input/output error (os error 5)";
+        assert_eq!(trouble_of(first), trouble_of(next));
+        assert_ne!(trouble_of(next), trouble_of(other));
     }
 }
