@@ -24,6 +24,18 @@ impl Plm {
         self.finish(turn, slot, ready, (Event::Bury, Some(buried(ready))));
     }
 
+    /// READY -> CANCELLED: it was cancelled at a local worker that died while no daemon looked, and whoever took it back kept the
+    /// flag. Neither is it handed out again, nor buried for its losses. Returns whether it did.
+    pub(crate) fn end_cancelled(
+        &mut self,
+        turn: &mut Turn<'_>,
+        slot: SlotIndex,
+        ready: StateWord,
+    ) -> bool {
+        let cancelled = outcome(OutcomeKind::Cancelled);
+        self.finish(turn, slot, ready, (Event::Cancel, Some(cancelled)))
+    }
+
     /// ENDED -> `DEAD_LETTER`, or CANCELLED if that was asked for.
     pub(super) fn bury_half_done(
         &mut self,

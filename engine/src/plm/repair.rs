@@ -6,7 +6,8 @@
 //! order it changes nothing. Tested in `engine/tests/rules/losses.rs` and `repair.rs`.
 
 use qtf_shm::{
-    Counter, Now, Owner, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot, WorkerIndex,
+    Counter, FLAG_CANCEL, Now, Owner, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot,
+    WorkerIndex,
 };
 
 use super::Plm;
@@ -45,6 +46,7 @@ impl Plm {
             return Repaired::Index;
         }
         let is_mended = match state.phase() {
+            Phase::Ready if state.has_flag(FLAG_CANCEL) => self.end_cancelled(turn, slot, state),
             Phase::Ready => turn.index_ready(slot, state),
             Phase::Blocked => {
                 let is_offered = task.kind().is_some_and(|kind| workers.is_offered(kind));

@@ -13,7 +13,8 @@
 mod placement;
 
 use qtf_shm::{
-    Counter, Event, Key, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot, WorkerIndex,
+    Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot,
+    WorkerIndex,
 };
 
 use crate::cycle::WorkCount;
@@ -79,6 +80,10 @@ fn place_head(
         turn.segment.unindex_ready_key(slot, key);
         turn.index_ready(slot, state);
         turn.segment.counters().add(Counter::LeafStale, 1);
+        return Step::Moved;
+    }
+    if state.has_flag(FLAG_CANCEL) {
+        plm.end_cancelled(turn, slot, state);
         return Step::Moved;
     }
     if is_spent(task, turn.config.losses_max) {

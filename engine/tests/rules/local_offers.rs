@@ -10,11 +10,11 @@ use qtf_engine::{Engine, EngineConfig};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::sync::kill::killed_after;
 use qtf_shm::{
-    Attachment, AttachmentSpec, Geometry, LocalWorker, LocalWorkerSpec, Phase, Segment,
+    Attachment, AttachmentSpec, Event, Geometry, LocalWorker, LocalWorkerSpec, Phase, Segment,
     SegmentSpec, WorkerId,
 };
 
-use crate::world::World;
+use crate::world::{World, written};
 
 /// LIMIT: joining and leaving take fewer shared writes than this.
 const WRITES_MAX: u32 = 128;
@@ -135,5 +135,32 @@ fn local_worker_that_is_killed_at_any_step_of_joining_or_leaving_is_counted_as_g
             );
             std::mem::forget(local);
         }
+    }
+}
+
+#[test]
+fn task_that_was_cancelled_at_a_local_worker_and_taken_back_by_another_process_is_cancelled_and_not_run()
+ {
+    for losses in [0, 9] {
+        let (mut world, _, local) = ground();
+        let worker = join(&local, "render");
+        let task = world.submit("render");
+        world.settle();
+        let taken = worker.take().expect("it waits");
+        let answer = world.engine.cancel(world.now, task);
+        answer.expect("it runs");
+        // As a repairer does while no daemon looks, when the process is dead.
+        let segment = Arc::clone(world.engine.segment());
+        let state = segment.task(task.slot()).state();
+        std::mem::forget(taken);
+        written(&segment, task.slot()).set_losses(losses);
+        let ready = segment.apply(task.slot(), state, Event::Requeue);
+        segment.index_ready(task.slot(), ready.expect("it was held"));
+        world.worker(4, &["render"]);
+        let effects = world.settle();
+        assert_eq!(crate::world::dispatched(&effects), []);
+        assert_eq!(world.phase(task), Phase::Cancelled, "after {losses} losses");
+        std::mem::forget(worker);
+        std::mem::forget(local);
     }
 }
