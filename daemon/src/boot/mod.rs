@@ -10,7 +10,7 @@ mod preflight;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use qtf_proto::address::Address;
@@ -30,6 +30,7 @@ use crate::running::{DaemonInfo, RunningDaemon, StartKind, StopError};
 use crate::serve::{self, Parts};
 use crate::spill;
 use crate::sys::lock_file::LockFile;
+use crate::sys::process;
 
 pub use error::BootError;
 
@@ -218,6 +219,24 @@ fn make_segment(settings: &Settings) -> Result<Made, BootError> {
     }
 }
 
+/// What an earlier daemon of this name has left. One that was killed has given its locks back some moments before it counts as
+/// ended, the more the more threads it had: that is waited for.
+pub(crate) fn adopt(spec: &SegmentSpec, runtime_dir: &Path) -> Result<Earlier, CreateError> {
+    match Segment::adopt_named(spec, runtime_dir) {
+        Err(CreateError::InUse { pid, .. }) if process::is_ending(pid) => {
+            let ended = process::open_process(pid)
+                .and_then(|killed| process::wait_for_end(&killed, process::END_MAX));
+            tracing::debug!(
+                pid,
+                ?ended,
+                "the daemon before was killed, its end is waited for"
+            );
+            Segment::adopt_named(spec, runtime_dir)
+        }
+        other => other,
+    }
+}
+
 /// The segment of a daemon without a data folder. One that was made for a journal is not taken while it holds tasks:
 /// what became of them would be missing in that journal.
 fn memory_segment(settings: &Settings, spec: &SegmentSpec) -> Result<Made, BootError> {
@@ -227,7 +246,7 @@ fn memory_segment(settings: &Settings, spec: &SegmentSpec) -> Result<Made, BootE
         start,
         journal: None,
     };
-    match Segment::adopt_named(spec, &settings.runtime_dir)? {
+    match adopt(spec, &settings.runtime_dir)? {
         Earlier::Adopted(segment, adoption) if !is_of_a_journal(&segment) => {
             report_adoption(&segment, &adoption);
             return Ok(made(*segment, StartKind::Hot));

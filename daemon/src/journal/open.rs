@@ -64,7 +64,7 @@ pub(crate) fn open(
     dir: DataDir,
 ) -> Result<Opening, BootError> {
     let folder = &settings.runtime_dir;
-    let (adopted, opened) = look(&dir, || Segment::adopt_named(&spec, folder));
+    let (adopted, opened) = look(&dir, || crate::boot::adopt(&spec, folder));
     let found = match adopted? {
         Earlier::None(adoption) => {
             crate::boot::report_parked(&adoption);

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use qtf_shm::segment::{Liveness, ProcessIdentity};
 
 /// LIMIT: time that a killed process may take to end: what it has in the kernel must come to an end first.
-const END_MAX: Duration = Duration::from_secs(10);
+pub(crate) const END_MAX: Duration = Duration::from_secs(10);
 
 /// Kills a process and waits for its end.
 pub(crate) fn end_process(process: &OwnedFd, pid: u32) -> Result<(), String> {
