@@ -39,7 +39,14 @@ fn worker_drains_when_its_terminal_is_closed_however_often_it_is_told() {
     let place = Place::new();
     let _daemon = place.daemon(&[]);
     let address = place.address();
-    let mut worker = place.worker(&address, "one", 1);
+    // Also where the tests themselves run under nohup, which their children inherit.
+    let mut command = place.command_of(Path::new("env"));
+    command
+        .arg("--default-signal=HUP")
+        .arg(program("qtf-worker"));
+    command.args(["--connect", &address, "--slots", "1"]);
+    let mut worker = Process::start(command);
+    worker.line_with("registered");
     let mut gate = submit_waiting(&place, &address);
     worker.signal(Signal::SIGHUP);
     worker.line_with("draining");
