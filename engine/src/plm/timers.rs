@@ -9,7 +9,7 @@
 //! attempt itself; a result that comes after that is stale. The attempt of a living local process is flagged and nothing else.
 //! Tested in `engine/tests/rules/timers.rs`.
 
-use qtf_shm::{Counter, Event, Key, Now, Phase, SlotIndex, StateWord};
+use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, Now, Phase, SlotIndex, StateWord};
 
 use super::Plm;
 use super::stops::stop_reason;
@@ -52,6 +52,11 @@ impl Plm {
             Phase::Ended if !state.is_judged() => {
                 turn.segment.timers().remove(slot.get(), key);
                 self.conclude(turn, workers, slot, state);
+            }
+            // It was taken back from a local worker.
+            Phase::Ready if state.has_flag(FLAG_CANCEL) => {
+                turn.segment.timers().remove(slot.get(), key);
+                self.end_cancelled(turn, slot, state);
             }
             // A local process has submitted it.
             Phase::Submitted => {

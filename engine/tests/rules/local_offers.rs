@@ -164,3 +164,21 @@ fn task_that_was_cancelled_at_a_local_worker_and_taken_back_by_another_process_i
         std::mem::forget(local);
     }
 }
+
+#[test]
+fn task_that_was_cancelled_and_is_given_back_ends_at_once_also_where_only_local_workers_are() {
+    let (mut world, remote, local) = ground();
+    let now = world.now;
+    world.engine.worker_gone(now, remote);
+    let worker = join(&local, "render");
+    let task = world.submit("render");
+    world.settle();
+    let taken = worker.take().expect("it waits");
+    let answer = world.engine.cancel(world.now, task);
+    answer.expect("it runs");
+    taken.give_back();
+    assert!(worker.take().is_none(), "nobody runs it any more");
+    world.cycle();
+    assert_eq!(world.phase(task), Phase::Cancelled);
+    assert!(!world.segment().verify().broken());
+}

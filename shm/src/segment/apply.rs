@@ -4,7 +4,7 @@ use crate::id::SlotIndex;
 use crate::segment::Segment;
 use crate::sync::store_load_cas;
 use crate::task::slot::TaskSlot;
-use crate::task::state::{Event, IllegalTransition, Phase, StateWord};
+use crate::task::state::{Event, FLAG_CANCEL, IllegalTransition, Phase, StateWord};
 use crate::tree::{Key, MinTree};
 
 /// LIMIT: changes of priority that one indexing of a slot follows.
@@ -72,6 +72,17 @@ impl Segment {
             }
         }
         false
+    }
+
+    /// A task that was taken back from a local worker waits again, with no time of that attempt. A cancelled one is not to run: the
+    /// PLM ends it, which looks where something is due.
+    pub(super) fn index_taken_back(&self, slot: SlotIndex, ready: StateWord) {
+        if ready.has_flag(FLAG_CANCEL) {
+            self.index_timer(slot, ready, 0);
+        } else {
+            self.unindex_timer(slot);
+        }
+        self.index_ready(slot, ready);
     }
 
     /// Puts `stamp` into the timer heap as the slot's earliest event, replacing a later or earlier one of the same task.

@@ -275,7 +275,9 @@ impl LocalWorker<'_> {
         let is_the_daemons = task
             .options()
             .has(TaskOptions::AT_MOST_ONCE.with(TaskOptions::JOURNAL));
-        if !can_run || is_the_daemons || segment.is_spent(slot, self.losses_max) {
+        // Whoever cancelled it was answered; the daemon ends it.
+        let is_cancelled = state.has_flag(FLAG_CANCEL);
+        if !can_run || is_the_daemons || is_cancelled || segment.is_spent(slot, self.losses_max) {
             return Head::NotOurs;
         }
         let event = Event::Assign { worker: self.index };
@@ -461,8 +463,7 @@ impl Taken<'_> {
         self.over = true;
         segment.section(|| {
             if let Ok(ready) = self.advance(Event::Requeue) {
-                segment.unindex_timer(self.slot);
-                segment.index_ready(self.slot, ready);
+                segment.index_taken_back(self.slot, ready);
                 self.worker.count(WorkerEvent::Give);
             }
         });

@@ -273,8 +273,7 @@ impl Segment {
             }
             return false;
         };
-        self.unindex_timer(slot);
-        self.index_ready(slot, ready);
+        self.index_taken_back(slot, ready);
         true
     }
 
