@@ -224,13 +224,7 @@ fn make_segment(settings: &Settings) -> Result<Made, BootError> {
 pub(crate) fn adopt(spec: &SegmentSpec, runtime_dir: &Path) -> Result<Earlier, CreateError> {
     match Segment::adopt_named(spec, runtime_dir) {
         Err(CreateError::InUse { pid, .. }) if process::is_ending(pid) => {
-            let ended = process::open_process(pid)
-                .and_then(|killed| process::wait_for_end(&killed, process::END_MAX));
-            tracing::debug!(
-                pid,
-                ?ended,
-                "the daemon before was killed, its end is waited for"
-            );
+            process::await_killed(pid, process::END_MAX);
             Segment::adopt_named(spec, runtime_dir)
         }
         other => other,

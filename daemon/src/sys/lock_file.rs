@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 
 use super::descriptors::locked_files;
-use super::process::{end_process, is_ending, open_process, wait_for_end};
+use super::process::{await_killed, end_process, is_ending, open_process, wait_for_end};
 
 /// LIMIT: time between the end of a process and that of its lock.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
@@ -89,13 +89,7 @@ impl LockFile {
         match Self::acquire(file) {
             Err(LockError::Held { pid }) if pid != 0 && is_ending(pid) => {
                 // All that it has open is closed then, so its other locks and its sockets are free too.
-                let ended =
-                    open_process(pid).and_then(|process| wait_for_end(&process, RELEASE_MAX));
-                tracing::debug!(
-                    pid,
-                    ?ended,
-                    "the holder of a lock was killed, its end is waited for"
-                );
+                await_killed(pid, RELEASE_MAX);
                 wait_for_release(file)
             }
             other => other,

@@ -55,6 +55,12 @@ pub(crate) fn is_ending(pid: u32) -> bool {
     }
 }
 
+/// Waits for the end of a process that is at its end; not for ever, as the kernel may hold it. Whoever asks looks again.
+pub(crate) fn await_killed(pid: u32, bound: Duration) {
+    let ended = open_process(pid).and_then(|process| wait_for_end(&process, bound));
+    tracing::debug!(pid, ?ended, "a killed process's end was waited for");
+}
+
 /// The flag of the kernel for a process in `exit`: field 9, seven behind the name, which may hold anything.
 fn is_exiting(stat: &str) -> bool {
     const PF_EXITING: u64 = 4;

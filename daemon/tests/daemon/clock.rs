@@ -155,14 +155,18 @@ async fn beat_often(place: &Place, worker: &mut RawWorker, beat: &WorkerReport, 
     for _ in 0..times {
         place.clock.step_monotonic(200_000_000);
         worker.reports.send(beat.clone()).await.unwrap();
-        // Reports are read in their order: when this one has its verdict, the beat has been heard.
-        let nobodys = TaskRef {
-            task_id: u64::MAX,
-            attempt: 1,
-        };
-        let verdict = worker.finish(nobodys, b"").await;
-        assert_eq!(verdict, ResultDisposition::Stale);
+        heard(worker).await;
     }
+}
+
+/// All reports have been read: they are in their order, and one about nobody's task has its verdict.
+async fn heard(worker: &mut RawWorker) {
+    let nobodys = TaskRef {
+        task_id: u64::MAX,
+        attempt: 1,
+    };
+    let verdict = worker.finish(nobodys, b"").await;
+    assert_eq!(verdict, ResultDisposition::Stale);
 }
 
 #[test]
@@ -262,7 +266,7 @@ fn daemon_that_was_stopped_for_longer_than_every_lease_loses_no_worker() {
         daemon.signal(Signal::SIGCONT);
         for _ in 0..5 {
             beat(&worker, 1).await;
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            heard(&mut worker).await;
         }
         assert_eq!(peer.counter("worker_lost").await, 0);
         assert_eq!(worker.finish(held, b"").await, ResultDisposition::Recorded);

@@ -33,19 +33,22 @@ impl Workers {
         worker: WorkerIndex,
         holding: Holding<'_>,
     ) -> u32 {
-        let owned = u32::from(turn.segment.worker(worker).state().running());
-        let held: u32 = match holding {
+        let named = match holding {
             Holding::Unsaid => return 0,
             // Fewer than there should be, but which?
             Holding::Count(count) if count > 0 => return 0,
-            Holding::Count(_) => 0,
-            Holding::Named(named) => {
-                let is_its_own = |held: &&Held| is_own(turn.segment, worker, **held);
-                let own = named.iter().filter(is_its_own).count();
-                self.stop_stale(turn, worker, named);
-                u32::try_from(own).unwrap_or(u32::MAX)
-            }
+            Holding::Count(_) => &[],
+            Holding::Named(named) => named,
         };
+        let mut held: u32 = 0;
+        for &one in named {
+            if is_own(turn.segment, worker, one) {
+                held = held.saturating_add(1);
+            } else {
+                stop_stale(turn, worker, one);
+            }
+        }
+        let owned = u32::from(turn.segment.worker(worker).state().running());
         let missing = owned.saturating_sub(held);
         let note = &self.notes[worker.position()];
         if missing == 0
@@ -55,10 +58,6 @@ impl Workers {
         {
             return 0;
         }
-        let named = match holding {
-            Holding::Named(named) => named,
-            Holding::Unsaid | Holding::Count(_) => &[],
-        };
         let own = named
             .iter()
             .filter(|&&held| is_own(turn.segment, worker, held));
@@ -99,31 +98,6 @@ impl Workers {
         false
     }
 
-    /// Tells a worker to stop what it names and does not own any more; as far as there is room, the rest at the next
-    /// heartbeat. One whose result is on its way gets a verdict anyway.
-    fn stop_stale(&self, turn: &mut Turn<'_>, worker: WorkerIndex, named: &[Held]) {
-        let id = turn.worker_id(worker);
-        for &held in named {
-            if held.finished || is_own(turn.segment, worker, held) {
-                continue;
-            }
-            let (Some(task), Ok(attempt)) =
-                (TaskId::from_raw(held.task_id), u8::try_from(held.attempt))
-            else {
-                continue;
-            };
-            if !turn.effects.has_room(1) {
-                break;
-            }
-            turn.effects.push(Effect::Stop {
-                worker: id,
-                task,
-                attempt,
-                reason: StopReason::Stale,
-            });
-        }
-    }
-
     /// An answer of a worker. Returns whether it is the one to the question whether all has come.
     pub(super) fn hear_of_arrival(&mut self, now: Now, worker: WorkerIndex, nonce: u64) -> bool {
         let arrival = &mut self.notes[worker.position()].arrival;
@@ -132,5 +106,23 @@ impl Workers {
         };
         asked.answered.get_or_insert(now);
         true
+    }
+}
+
+/// Tells a worker to stop what it names and does not own any more; where there is no room, at the next heartbeat. One whose result
+/// is on its way gets a verdict anyway.
+fn stop_stale(turn: &mut Turn<'_>, worker: WorkerIndex, held: Held) {
+    let named = (TaskId::from_raw(held.task_id), u8::try_from(held.attempt));
+    if let (Some(task), Ok(attempt)) = named
+        && !held.finished
+        && turn.effects.has_room(1)
+    {
+        let worker = turn.worker_id(worker);
+        turn.effects.push(Effect::Stop {
+            worker,
+            task,
+            attempt,
+            reason: StopReason::Stale,
+        });
     }
 }

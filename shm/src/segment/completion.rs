@@ -26,7 +26,7 @@ use crate::sync::{AtomicU64, Ordering, fence};
 use crate::task::slot::{Outcome, OutcomeKind};
 use crate::task::state::{Phase, StateWord};
 use crate::task::writer::PlmRight;
-use crate::worker::{WorkerEvent, WorkerPhase};
+use crate::worker::{WorkerEvent, WorkerPhase, WorkerState};
 
 /// What a local worker says about an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,8 +283,12 @@ impl Segment {
     /// local one is moved before, and its memory is free after.
     pub fn free_lost_worker(&self, right: PlmRight, worker: WorkerIndex) -> bool {
         self.accept_completions_of(right, worker);
+        self.vacate(worker, self.worker(worker).state())
+    }
+
+    /// The same, when its lane is empty and its word still is `state`.
+    pub(super) fn vacate(&self, worker: WorkerIndex, state: WorkerState) -> bool {
         let (slot, lane) = (self.worker(worker), self.lane_place(worker));
-        let state = slot.state();
         let counted = slot
             .apply(state, WorkerEvent::Recount { running: 0 })
             .unwrap_or(state);

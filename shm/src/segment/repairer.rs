@@ -288,15 +288,7 @@ impl Segment {
             // What waits in its lane is the PLM's to move.
             return false;
         }
-        let lane = self.lane_place(worker);
-        let counted = slot
-            .apply(state, WorkerEvent::Recount { running: 0 })
-            .unwrap_or(state);
-        let is_freed = slot.apply(counted, WorkerEvent::Leave).is_ok();
-        if is_freed {
-            self.free_lane_at(lane);
-        }
-        is_freed
+        self.vacate(worker, state)
     }
 
     /// Makes a worker's count the number of tasks that name it, if its word still is the one seen before they were counted.

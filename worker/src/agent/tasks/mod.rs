@@ -9,20 +9,22 @@
 //! - T5: results that wait for a verdict, which comes after a sync where the task is in the journal, are
 //!   bounded in number and in bytes: beyond that no credits are granted.
 //!
-//! How an attempt takes its slot, or fails to, is in `shortage`. Tested at the ends of both files.
+//! How an attempt takes its slot, or fails to, is in `shortage`; how its result is delivered, in `delivery`. Tested in `tests` and at the
+//! end of `shortage`.
 
+mod delivery;
 mod shortage;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
-use prost::Message as _;
-use qtf_proto::limits::INLINE_BYTES_MAX;
-use qtf_proto::v1::{
-    Assignment, HeldTask, HeldTasks, Outcome, OutcomeKind, TaskOutput, TaskRef, TaskResult,
-};
+use qtf_proto::v1::{Assignment, HeldTask, HeldTasks, Outcome, TaskRef};
 
 use crate::stop::{StopCause, StopOrder, StopSwitch};
+pub(super) use delivery::Upload;
+use delivery::{Delivery, Ended};
 
 /// One attempt of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,32 +68,13 @@ enum Phase {
         /// Nobody wants its result: no longer in `by_attempt`.
         unwanted: bool,
     },
-    Ended {
-        outcome: Outcome,
-        output: Bytes,
-        delivery: Delivery,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Delivery {
-    /// To be sent; the receipt of its upload, or 0.
-    Waiting(u64),
-    Uploading,
-    Sent,
+    Ended(Ended),
 }
 
 #[derive(Debug)]
 struct Held {
     attempt: Attempt,
     phase: Phase,
-}
-
-/// A large output that has to be uploaded before its result is reported.
-#[derive(Debug)]
-pub(super) struct Upload {
-    pub(super) run: RunNumber,
-    pub(super) output: Bytes,
 }
 
 /// See the head of this file.
@@ -128,11 +111,6 @@ const UNJUDGED_FACTOR: usize = 4;
 const UNJUDGED_MIN: usize = 4096;
 // LIMIT: bytes of kept outputs, beyond which no more credits are granted.
 const OUTPUT_BYTES_MAX: usize = 256 << 20;
-// LIMIT: attempts remembered after their verdict; a daemon that assigns one again does so at once.
-const JUDGED_MAX: usize = 4096;
-// LIMIT: bytes of outputs in one report, so that it stays well below the message limit.
-const REPORT_OUTPUT_BYTES: usize = 1 << 20;
-const REPORT_ENTRIES: usize = 1024;
 
 impl Tasks {
     pub(super) fn new(slots: u32, capacity: u32) -> Self {
@@ -185,8 +163,8 @@ impl Tasks {
         let runs: Vec<RunNumber> = self.by_run.keys().copied().collect();
         for run in runs {
             match self.by_run.get_mut(&run).map(|held| &mut held.phase) {
-                Some(Phase::Ended { delivery, .. }) => {
-                    *delivery = Delivery::Waiting(0);
+                Some(Phase::Ended(ended)) => {
+                    ended.delivery = Delivery::Waiting(0);
                     self.offer(run);
                 }
                 Some(Phase::Running {
@@ -249,111 +227,12 @@ impl Tasks {
             }
         }
         self.output_bytes = self.output_bytes.saturating_add(output.len());
-        held.phase = Phase::Ended {
+        held.phase = Phase::Ended(Ended {
             outcome,
             output,
             delivery: Delivery::Waiting(0),
-        };
+        });
         self.offer(run);
-    }
-
-    /// Puts a result where it waits for its next step.
-    fn offer(&mut self, run: RunNumber) {
-        let Some(Held {
-            phase: Phase::Ended {
-                output, delivery, ..
-            },
-            ..
-        }) = self.by_run.get_mut(&run)
-        else {
-            return;
-        };
-        if *delivery == Delivery::Waiting(0) && output.len() > INLINE_BYTES_MAX {
-            *delivery = Delivery::Uploading;
-            let output = output.clone();
-            self.uploads.push(Upload { run, output });
-        } else {
-            self.unsent.push_back(run);
-        }
-    }
-
-    pub(super) fn take_uploads(&mut self) -> Vec<Upload> {
-        core::mem::take(&mut self.uploads)
-    }
-
-    /// Notes the receipt of an upload over this link; `None` when the output cannot be kept.
-    pub(super) fn on_uploaded(&mut self, run: RunNumber, receipt: Option<u64>) {
-        if let Some(Held {
-            phase:
-                Phase::Ended {
-                    outcome,
-                    output,
-                    delivery,
-                },
-            ..
-        }) = self.by_run.get_mut(&run)
-            && *delivery == Delivery::Uploading
-        {
-            *delivery = Delivery::Waiting(receipt.unwrap_or(0));
-            if receipt.is_none() {
-                outcome.result_dropped = true;
-                self.output_bytes = self.output_bytes.saturating_sub(output.len());
-                *output = Bytes::new();
-            }
-            self.unsent.push_back(run);
-        }
-    }
-
-    /// The daemon does not know the upload of a result, and has recorded nothing: once more from the start.
-    pub(super) fn upload_again(&mut self, attempt: Attempt) {
-        if let Some(run) = self.by_attempt.get(&attempt).copied()
-            && let Some(Held {
-                phase: Phase::Ended { delivery, .. },
-                ..
-            }) = self.by_run.get_mut(&run)
-            && *delivery == Delivery::Sent
-        {
-            *delivery = Delivery::Waiting(0);
-            self.unjudged = self.unjudged.saturating_sub(1);
-            self.offer(run);
-        }
-    }
-
-    /// The daemon does not take a result for one, which is a fault of ours or of a daemon that speaks another version: the attempt
-    /// failed, and says why. If that is refused too, it goes.
-    pub(super) fn refused(&mut self, attempt: Attempt, reason: &str) {
-        let Some(run) = self.by_attempt.get(&attempt).copied() else {
-            return;
-        };
-        if let Some(Held {
-            phase:
-                Phase::Ended {
-                    outcome,
-                    output,
-                    delivery,
-                },
-            ..
-        }) = self.by_run.get_mut(&run)
-            && *delivery == Delivery::Sent
-            && outcome.kind() != OutcomeKind::TransferFailed
-        {
-            let said = TaskOutput {
-                message: format!("the daemon has refused the result: {reason}"),
-                ..TaskOutput::default()
-            };
-            let said = Bytes::from(said.encode_to_vec());
-            self.output_bytes = self.output_bytes.saturating_sub(output.len()) + said.len();
-            *output = said;
-            *outcome = Outcome {
-                kind: OutcomeKind::TransferFailed.into(),
-                ..Outcome::default()
-            };
-            *delivery = Delivery::Waiting(0);
-            self.unjudged = self.unjudged.saturating_sub(1);
-            self.offer(run);
-        } else {
-            self.on_verdict(attempt);
-        }
     }
 
     /// Asks an attempt to stop. A waiting one that is cancelled is over at once: true, and the caller
@@ -431,37 +310,6 @@ impl Tasks {
         }
     }
 
-    /// The daemon has said what became of a result.
-    pub(super) fn on_verdict(&mut self, attempt: Attempt) {
-        if let Some(run) = self.by_attempt.get(&attempt).copied()
-            && let Some(Phase::Ended { .. }) = self.by_run.get(&run).map(|held| &held.phase)
-        {
-            self.by_attempt.remove(&attempt);
-            self.remove(run);
-            if self.judged.len() >= JUDGED_MAX
-                && let Some(oldest) = self.judged.pop_front()
-            {
-                self.judged_set.remove(&oldest);
-            }
-            if self.judged_set.insert(attempt) {
-                self.judged.push_back(attempt);
-            }
-        }
-    }
-
-    fn remove(&mut self, run: RunNumber) {
-        if let Some(held) = self.by_run.remove(&run)
-            && let Phase::Ended {
-                output, delivery, ..
-            } = held.phase
-        {
-            self.output_bytes = self.output_bytes.saturating_sub(output.len());
-            if delivery == Delivery::Sent {
-                self.unjudged = self.unjudged.saturating_sub(1);
-            }
-        }
-    }
-
     /// Attempts that were begun, whatever became of them, and have no verdict: what a worker says before it leaves.
     pub(super) fn begun(&self) -> Vec<TaskRef> {
         let begun = self.by_run.values().filter(|held| match held.phase {
@@ -486,43 +334,6 @@ impl Tasks {
             is_wanted.then(|| held.attempt.into())
         });
         running.collect()
-    }
-
-    /// Results for one report, at most as many as fit.
-    pub(super) fn take_results(&mut self) -> Vec<TaskResult> {
-        let mut results = Vec::new();
-        let mut bytes = 0;
-        while results.len() < REPORT_ENTRIES && bytes < REPORT_OUTPUT_BYTES {
-            let Some(run) = self.unsent.pop_front() else {
-                break;
-            };
-            let Some(held) = self.by_run.get_mut(&run) else {
-                continue;
-            };
-            if let Phase::Ended {
-                outcome,
-                output,
-                delivery,
-            } = &mut held.phase
-                && let Delivery::Waiting(receipt) = *delivery
-            {
-                *delivery = Delivery::Sent;
-                self.unjudged += 1;
-                let inline = if receipt == 0 {
-                    output.clone()
-                } else {
-                    Bytes::new()
-                };
-                bytes += inline.len();
-                results.push(TaskResult {
-                    task: Some(held.attempt.into()),
-                    outcome: Some(*outcome),
-                    output: inline,
-                    output_upload: receipt,
-                });
-            }
-        }
-        results
     }
 
     pub(super) fn has_news(&self) -> bool {
@@ -590,223 +401,5 @@ impl Tasks {
     fn next_number(&mut self) -> RunNumber {
         self.next_run += 1;
         RunNumber(self.next_run)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stop::stop_pair;
-
-    pub(super) fn assignment(task_id: u64) -> Assignment {
-        Assignment {
-            task: Some(TaskRef {
-                task_id,
-                attempt: 1,
-            }),
-            kind: "echo".into(),
-            ..Assignment::default()
-        }
-    }
-
-    fn attempt(task_id: u64) -> Attempt {
-        Attempt {
-            task_id,
-            attempt: 1,
-        }
-    }
-
-    /// Starts what may start.
-    fn start(tasks: &mut Tasks) -> Vec<RunNumber> {
-        let mut runs = Vec::new();
-        while let Some((run, _)) = tasks.next_to_start() {
-            tasks.on_starting(run, stop_pair(0).0);
-            tasks.on_begun(run);
-            runs.push(run);
-        }
-        runs
-    }
-
-    #[test]
-    fn credits_and_occupied_room_never_exceed_capacity() {
-        let mut tasks = Tasks::new(2, 3);
-        tasks.relink();
-        assert_eq!(tasks.grant(), 3);
-        assert_eq!(tasks.grant(), 0);
-        for id in 1..=3 {
-            assert!(tasks.accept(assignment(id)));
-        }
-        assert_eq!(tasks.grant(), 0);
-        let runs = start(&mut tasks);
-        assert_eq!(runs.len(), 2, "two slots");
-        tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
-        assert_eq!(tasks.grant(), 0, "not before its result is sent");
-        assert_eq!(tasks.take_results().len(), 1);
-        assert_eq!(tasks.grant(), 1);
-        tasks.on_verdict(attempt(1));
-        assert_eq!(tasks.grant(), 0, "one credit a slot");
-    }
-
-    #[test]
-    fn start_is_not_told_when_the_result_is_there() {
-        let mut tasks = Tasks::new(2, 2);
-        tasks.accept(assignment(1));
-        tasks.accept(assignment(2));
-        let runs = start(&mut tasks);
-        tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
-        let started = tasks.take_started();
-        assert_eq!(started.len(), 1);
-        assert_eq!(started[0].task_id, 2);
-    }
-
-    #[test]
-    fn results_without_verdict_are_sent_again_over_a_new_link() {
-        let mut tasks = Tasks::new(1, 1);
-        tasks.accept(assignment(1));
-        let runs = start(&mut tasks);
-        tasks.on_ended(runs[0], Outcome::default(), Bytes::from_static(b"out"));
-        assert_eq!(tasks.take_results().len(), 1);
-        assert!(tasks.held()[0].finished);
-        tasks.relink();
-        assert_eq!(tasks.grant(), 0, "capacity minus held");
-        assert_eq!(tasks.take_results()[0].output, "out");
-        assert_eq!(tasks.grant(), 1);
-        tasks.on_verdict(attempt(1));
-        assert!(tasks.is_quiet());
-        assert!(tasks.held().is_empty());
-    }
-
-    #[test]
-    fn abandoned_attempt_keeps_its_slot_until_it_has_ended_and_is_not_reported() {
-        let mut tasks = Tasks::new(1, 1);
-        assert_eq!(tasks.grant(), 1);
-        tasks.accept(assignment(1));
-        let runs = start(&mut tasks);
-        tasks.abandon_all();
-        tasks.relink();
-        assert_eq!(tasks.grant(), 0);
-        assert!(tasks.held().is_empty());
-        tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
-        assert!(tasks.take_results().is_empty());
-        assert_eq!(tasks.grant(), 1);
-    }
-
-    #[test]
-    fn repeated_assignment_is_run_once() {
-        let mut tasks = Tasks::new(4, 4);
-        assert!(tasks.accept(assignment(1)));
-        assert!(!tasks.accept(assignment(1)));
-        let runs = start(&mut tasks);
-        assert_eq!(runs.len(), 1);
-        tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
-        tasks.take_results();
-        tasks.on_verdict(attempt(1));
-        assert!(!tasks.accept(assignment(1)), "also after its verdict");
-        tasks.abandon_all();
-        assert!(tasks.accept(assignment(1)), "of another segment");
-    }
-
-    #[test]
-    fn results_without_verdict_are_bounded_and_nothing_is_asked_for_beyond() {
-        let mut tasks = Tasks::new(1, 1);
-        tasks.relink();
-        let mut id = 0;
-        while tasks.has_credits_due() {
-            assert_eq!(tasks.grant(), 1);
-            id += 1;
-            assert!(id <= 2 * UNJUDGED_MIN as u64, "no bound in number");
-            tasks.accept(assignment(id));
-            let runs = start(&mut tasks);
-            tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
-            tasks.take_results();
-        }
-        assert_eq!(tasks.grant(), 0);
-        tasks.on_verdict(attempt(1));
-        assert!(tasks.has_credits_due());
-        for judged in 2..=id {
-            tasks.on_verdict(attempt(judged));
-        }
-
-        let large = Bytes::from(vec![0; 1 << 20]);
-        let before = id;
-        while tasks.has_credits_due() {
-            tasks.grant();
-            id += 1;
-            assert!(id - before <= 512, "no bound in bytes");
-            tasks.accept(assignment(id));
-            let runs = start(&mut tasks);
-            tasks.on_ended(runs[0], Outcome::default(), large.clone());
-            tasks.on_uploaded(runs[0], Some(1));
-            tasks.take_results();
-        }
-        tasks.on_verdict(attempt(before + 1));
-        assert!(tasks.has_credits_due());
-    }
-
-    #[test]
-    fn large_output_waits_for_its_receipt_and_is_uploaded_again_over_a_new_link() {
-        let mut tasks = Tasks::new(1, 1);
-        tasks.accept(assignment(1));
-        let runs = start(&mut tasks);
-        let output = Bytes::from(vec![1; INLINE_BYTES_MAX + 1]);
-        tasks.on_ended(runs[0], Outcome::default(), output);
-        assert!(tasks.take_results().is_empty());
-        assert_eq!(tasks.take_uploads().len(), 1);
-        tasks.relink();
-        assert_eq!(tasks.take_uploads().len(), 1);
-        tasks.on_uploaded(runs[0], Some(77));
-        let results = tasks.take_results();
-        assert_eq!(results[0].output_upload, 77);
-        assert!(results[0].output.is_empty());
-    }
-
-    #[test]
-    fn output_whose_upload_is_not_known_takes_room_again_until_it_is_sent_once_more() {
-        let mut tasks = Tasks::new(1, 1);
-        tasks.grant();
-        tasks.accept(assignment(1));
-        let runs = start(&mut tasks);
-        let output = Bytes::from(vec![1; INLINE_BYTES_MAX + 1]);
-        tasks.on_ended(runs[0], Outcome::default(), output);
-        tasks.take_uploads();
-        tasks.on_uploaded(runs[0], Some(7));
-        tasks.take_results();
-        assert_eq!(tasks.unjudged, 1);
-        tasks.upload_again(attempt(1));
-        assert_eq!((tasks.unjudged, tasks.grant()), (0, 0));
-        assert_eq!(tasks.take_uploads().len(), 1);
-        tasks.upload_again(attempt(1));
-        assert!(tasks.take_uploads().is_empty(), "it is under way");
-        tasks.on_uploaded(runs[0], Some(8));
-        assert_eq!(tasks.take_results()[0].output_upload, 8);
-        assert_eq!(tasks.grant(), 1);
-        tasks.on_verdict(attempt(1));
-        tasks.upload_again(attempt(1));
-        assert!(tasks.is_quiet());
-    }
-
-    #[test]
-    fn output_that_cannot_be_kept_is_said_to_be_dropped() {
-        let mut tasks = Tasks::new(1, 1);
-        tasks.accept(assignment(1));
-        let runs = start(&mut tasks);
-        let output = Bytes::from(vec![1; INLINE_BYTES_MAX + 1]);
-        tasks.on_ended(runs[0], Outcome::default(), output);
-        tasks.take_uploads();
-        tasks.on_uploaded(runs[0], None);
-        assert!(tasks.take_results()[0].outcome.unwrap().result_dropped);
-    }
-
-    #[test]
-    fn cancelled_while_waiting_is_over_at_once() {
-        let mut tasks = Tasks::new(1, 2);
-        tasks.accept(assignment(1));
-        tasks.accept(assignment(2));
-        start(&mut tasks);
-        assert_eq!(tasks.stop(attempt(1), StopCause::Cancelled), None);
-        let run = tasks.stop(attempt(2), StopCause::Cancelled).unwrap();
-        tasks.on_ended(run, Outcome::default(), Bytes::new());
-        assert_eq!(tasks.take_results().len(), 1);
-        assert!(tasks.next_to_start().is_none());
     }
 }
