@@ -36,3 +36,8 @@ mod tests {
         assert_eq!(count_words(" \n"), "");
     }
 }
+
+/// The Rust programs of the README are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

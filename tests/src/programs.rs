@@ -5,7 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-const PACKAGES: [&str; 4] = ["qtf-daemon", "qtf-worker", "qtf", "shm-inspect"];
+const PACKAGES: [&str; 5] = [
+    "qtf-daemon",
+    "qtf-worker",
+    "qtf",
+    "shm-inspect",
+    "qtf-examples",
+];
 
 /// The path of a program of this workspace.
 ///

@@ -10,7 +10,7 @@
 //!     32  uid
 //!     40  role        1 daemon, 2 edge, 3 client, 4 worker
 //!     48  heartbeat   stamp
-//!     56  sections    entered 32 | left 32: pieces of work during which caches differ from the truth (see `quiet.rs`)
+//!     56  sections    entered so often 48 | within one now 16: work during which caches differ from the truth (see `quiet.rs`)
 //!     64  lane        reserved: where its lane lies
 //!     72  name        31 bytes
 //!    104  lock_device device and inode of the lock file of which it holds byte 1 + n; 0 = it holds none
