@@ -217,6 +217,8 @@ async fn serve(
     let asked = stop.clone();
     duty_cycle::run(&mut rest, &wake, asked).await;
     core_cell::attend(Core::begin_stop);
+    // Before its sockets go.
+    lock.iter().for_each(LockFile::note_stop);
     end_all.send_replace(true);
     let result = end(&settings, (&mut rest, &wake), (&connections, &health)).await;
     drop(stop);

@@ -11,7 +11,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
@@ -125,6 +125,13 @@ impl LockFile {
     /// Keeps the lock until the process ends.
     pub(crate) fn keep(self) {
         Box::leak(Box::new(self));
+    }
+
+    /// Gives the file the time of now: the daemon stops, and whoever finds no socket knows since when.
+    pub(crate) fn note_stop(&self) {
+        if let Err(error) = self.file.set_modified(SystemTime::now()) {
+            tracing::debug!(%error, "lock file not touched");
+        }
     }
 
     /// Device and inode, by which others know the file.

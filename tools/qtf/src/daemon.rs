@@ -1,8 +1,8 @@
 //! The way to the daemon: which address, and what its answers mean for the exit code.
 //!
-//! Tested at the end of this file and in `tests/exit_codes.rs`.
+//! Where nobody listens, but a daemon was there a short while ago, its successor is waited for (`awaited`).
+//! Tested at the end of this file, in `tests/exit_codes.rs` and in `tests/restarts.rs`.
 
-use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use qtf_client::{CallError, Client, ConnectError, Refusal, SubmitError, WatchErr
 use qtf_proto::address::{Address, default_address};
 
 use crate::args::GlobalArgs;
+use crate::awaited::Expected;
 use crate::exit::{Exit, Failure};
 use crate::last::LastFile;
 use crate::notices::{RECONNECT_FOR, Teller};
@@ -20,7 +21,7 @@ use crate::output::message;
 pub(crate) const CLIENT_NAME: &str = "qtf";
 
 /// A daemon that was started the moment before, as in `qtfd & qtf submit ..`, has its socket by then.
-const JUST_STARTED: Duration = Duration::from_millis(500);
+pub(crate) const JUST_STARTED: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A connection and the address it was made to.
@@ -40,34 +41,43 @@ impl Daemon {
         connected.map_err(|error| unreachable(&error))
     }
 
-    /// As [`connect`](Self::connect), for commands that outlive their daemon: where one was killed, its successor is waited for.
+    /// As [`connect`](Self::connect), for commands that outlive their daemon: where one was killed or stopped, its successor is
+    /// waited for.
     pub(crate) async fn connect_or_await(
         global: &GlobalArgs,
         limit: Duration,
     ) -> Result<Self, Failure> {
         let address = address(global)?;
+        let connected = Daemon::at_or_next(&address, None, (limit, JUST_STARTED)).await;
+        connected.map_err(|error| unreachable(&error))
+    }
+
+    /// As [`at`](Self::at). A successor of the daemon that was there is waited for up to `limit`, and one of which nothing tells for
+    /// `unannounced`.
+    pub(crate) async fn at_or_next(
+        address: &Address,
+        bar: Option<&ProgressBar>,
+        (limit, unannounced): (Duration, Duration),
+    ) -> Result<Self, ConnectError> {
         let began = Instant::now();
+        let mut patience = unannounced.min(limit);
         let mut told = false;
         loop {
-            let error = match Daemon::at(&address, None).await {
+            let error = match Daemon::at(address, bar).await {
                 Ok(daemon) => return Ok(daemon),
                 Err(error) => error,
             };
-            let failure = unreachable(&error);
-            if failure.exit() != Exit::Unreachable || error.is_untrusted() {
-                return Err(failure);
+            if matches!(error, ConnectError::Refused { .. }) || error.is_untrusted() {
+                return Err(error);
             }
-            if !told && began.elapsed() < limit && is_left_behind(&address).await {
+            if !told && let Some(expected) = Expected::at(address).await {
+                // The next one removes the old socket before it makes its own.
                 told = true;
-                message(format!(
-                    "no daemon, but the socket of one that was killed: waiting up to {} s for the next at {address}",
-                    limit.as_secs_f64()
-                ));
+                patience = patience.max(expected.patience(limit));
+                tell(bar, expected.waiting(address, patience));
             }
-            // The next one removes the old socket before it makes its own.
-            let patience = if told { limit } else { limit.min(JUST_STARTED) };
             if began.elapsed() >= patience {
-                return Err(failure);
+                return Err(error);
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -97,14 +107,11 @@ impl Daemon {
     }
 }
 
-/// Whether a daemon left its socket file there and ended.
-async fn is_left_behind(address: &Address) -> bool {
-    match address.socket_file() {
-        Some(path) => {
-            let connected = tokio::net::UnixStream::connect(path).await;
-            connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-        }
-        None => false,
+/// Tells a person, above a progress bar where there is one.
+pub(crate) fn tell(bar: Option<&ProgressBar>, text: impl std::fmt::Display) {
+    match bar {
+        Some(bar) => bar.suspend(|| message(text)),
+        None => message(text),
     }
 }
 

@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `args` | what can be typed |
 //! | `commands`, `map`, `journal` | what the commands do |
-//! | `daemon`, `crew`, `notices` | the way to a daemon, an own one, and what is told while one is awaited |
+//! | `daemon`, `awaited`, `crew`, `notices` | the way to a daemon, one that is to be expected, an own one, and what is told meanwhile |
 //! | `records`, `output` | what is shown, and in which form |
 //! | `selector`, `indexes`, `inputs`, `template`, `durations`, `last` | the small languages of the arguments |
 //! | `exit`, `signals` | how it ends |
 
 mod args;
+mod awaited;
 mod commands;
 mod crew;
 mod daemon;

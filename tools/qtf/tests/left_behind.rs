@@ -9,7 +9,7 @@ const LEAVE: [&str; 3] = ["sh", "-c", "echo out; sleep 1000 &"];
 fn map_tells_of_a_process_that_was_left_behind_and_killed() {
     let place = Place::new();
     let map = |output: &str| {
-        let options = ["map", "--linger", "50ms", "--output", output];
+        let options = ["map", "-q", "--linger", "50ms", "--output", output];
         let words = options.iter().chain(&LEAVE).chain(&["x", ":::", "a"]);
         place.qtf(words).expect_code(0)
     };
@@ -34,7 +34,7 @@ fn longer_linger_lets_it_end_by_itself_and_nobody_is_told() {
     let script = "(sleep 1.2; echo late) & echo early";
     let done = place
         .qtf([
-            "map", "--linger", "1min", "sh", "-c", script, "x", ":::", "a",
+            "map", "-q", "--linger", "1min", "sh", "-c", script, "x", ":::", "a",
         ])
         .expect_code(0);
     assert_eq!((done.text(), &*done.stderr), ("early\nlate\n", ""));

@@ -37,13 +37,13 @@ fn inputs_of_any_bytes_reach_the_command_whole() {
         expected.extend([b"content of ", name, b"\n"].concat());
     }
     let done = place
-        .qtf(arguments(&["map", "cat -- {}", ":::"], &ODD_NAMES))
+        .qtf(arguments(&["map", "-q", "cat -- {}", ":::"], &ODD_NAMES))
         .expect_code(0);
     assert_eq!((done.stdout, done.stderr.as_str()), (expected.clone(), ""));
     // The same through stdin, where NUL separates them.
     let stdin = ODD_NAMES.join(&0);
     let done = place
-        .qtf_with_stdin(["map", "-0", "cat", "--"], stdin)
+        .qtf_with_stdin(["map", "-q0", "cat", "--"], stdin)
         .expect_code(0);
     assert_eq!((done.stdout, done.stderr.as_str()), (expected, ""));
 }
@@ -53,7 +53,7 @@ fn outputs_come_in_input_order_whatever_ends_first() {
     let place = Place::new();
     let script = "sleep 0.$1; echo $1; echo e$1 >&2";
     let done = place.qtf([
-        "map", "-j", "4", "sh", "-c", script, "x", "{}", ":::", "4", "3", "2", "1",
+        "map", "-q", "-j", "4", "sh", "-c", script, "x", "{}", ":::", "4", "3", "2", "1",
     ]);
     let done = done.expect_code(0);
     assert_eq!(
@@ -67,7 +67,7 @@ fn ten_thousand_inputs_on_stdin_pass_as_a_stream() {
     let place = Place::new();
     let numbers: String = (1..=10_000).map(|number| format!("{number}\n")).collect();
     let done = place
-        .qtf_with_stdin(["map", "echo {}"], numbers.clone().into_bytes())
+        .qtf_with_stdin(["map", "-q", "echo {}"], numbers.clone().into_bytes())
         .expect_code(0);
     assert!(
         done.text() == numbers,
@@ -83,6 +83,7 @@ fn a_failed_task_is_named_and_the_others_go_on() {
     let done = place
         .qtf([
             "map",
+            "-q",
             "sh -c 'echo out$1; exit $1' x {}",
             ":::",
             "0",
@@ -136,7 +137,7 @@ fn a_signal_and_a_timeout_are_told_apart() {
 #[test]
 fn no_inputs_are_no_tasks() {
     let place = Place::new();
-    for line in [&["map", "echo", ":::"][..], &["map", "echo"]] {
+    for line in [&["map", "-q", "echo", ":::"][..], &["map", "-q", "echo"]] {
         let done = place.qtf(line).expect_code(0);
         assert_eq!((done.text(), done.stderr.as_str()), ("", ""));
     }

@@ -77,7 +77,14 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     let place = Place::new();
     let mut command = place.command("qtf");
     command
-        .args(["map", "sh", "-c", "echo $1; head -c 1000000 /dev/zero", "x"])
+        .args([
+            "map",
+            "-q",
+            "sh",
+            "-c",
+            "echo $1; head -c 1000000 /dev/zero",
+            "x",
+        ])
         .arg(":::");
     command.args((0..1000).map(|number| number.to_string()));
     command
@@ -147,7 +154,7 @@ fn a_smaller_segment_than_usual_is_taken_and_told_when_the_system_gives_no_more(
         "--map-root-user",
         "sh",
         "-c",
-        "echo 50000000 > /proc/sys/kernel/shmmax && exec \"$0\" map echo {} ::: a",
+        "echo 50000000 > /proc/sys/kernel/shmmax && exec \"$0\" map -q echo {} ::: a",
     ]);
     let qtf = place.command("qtf");
     command.arg(qtf.get_program());

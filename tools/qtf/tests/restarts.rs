@@ -11,6 +11,16 @@ struct System {
     _worker: Process,
 }
 
+/// How a daemon ends.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// In order, as before an upgrade.
+    Stopped,
+    Killed,
+    /// Killed, and its segment is gone.
+    Rebooted,
+}
+
 fn start_daemon(place: &Place) -> Process {
     let data = place.work().join("data");
     place.daemon(&["--data-dir", data.to_str().unwrap()])
@@ -37,19 +47,22 @@ impl System {
         Process::start(command)
     }
 
-    /// Kills the daemon, waits until a command says that it noticed, and starts another.
-    fn restart(&mut self, waiting: &mut Process, is_cold: bool) {
-        self.daemon.kill();
+    /// Ends the daemon, waits until a command says that it noticed, and starts another.
+    fn restart(&mut self, waiting: &mut Process, end: End) {
+        match end {
+            End::Stopped => assert_eq!(self.daemon.terminate(), Some(0)),
+            End::Killed | End::Rebooted => self.daemon.kill(),
+        }
         // It may also have come only after the kill, and found the socket that was left.
         waiting.line_with("waiting up to 30 s");
-        if is_cold {
+        if end == End::Rebooted {
             self.place.remove_segments();
         }
         self.daemon = start_daemon(&self.place);
     }
 }
 
-fn map_goes_on(is_cold: bool) {
+fn map_goes_on(end: End) {
     let mut system = System::start();
     let started = system.place.fifo("started");
     let mut gate = system.place.gate("gate");
@@ -65,9 +78,9 @@ fn map_goes_on(is_cold: bool) {
     for _ in &inputs {
         let _running = started.line();
     }
-    system.restart(&mut map, is_cold);
+    system.restart(&mut map, end);
     map.line_with("daemon back after");
-    if is_cold {
+    if end == End::Rebooted {
         // Handed out anew; a slot is free only when the attempt of before is gone.
         for _ in &inputs {
             let _running = started.line();
@@ -82,12 +95,35 @@ fn map_goes_on(is_cold: bool) {
 
 #[test]
 fn map_goes_on_over_a_hot_restart_and_prints_each_output_once_in_order() {
-    map_goes_on(false);
+    map_goes_on(End::Killed);
 }
 
 #[test]
 fn map_goes_on_over_a_cold_start_and_prints_each_output_once_in_order() {
-    map_goes_on(true);
+    map_goes_on(End::Rebooted);
+}
+
+#[test]
+fn map_goes_on_over_a_planned_stop_and_prints_each_output_once_in_order() {
+    map_goes_on(End::Stopped);
+}
+
+#[test]
+fn commands_that_begin_after_a_planned_stop_wait_for_the_next_daemon() {
+    let mut system = System::start();
+    assert_eq!(system.daemon.terminate(), Some(0));
+    let mut waiting = [
+        system.qtf(&["map", "echo", ":::", "out"]),
+        system.qtf(&["submit", "--", "echo", "out"]),
+    ];
+    for command in &mut waiting {
+        let line = command.line_with("waiting up to");
+        assert!(line.contains("one was stopped"), "{line}");
+    }
+    system.daemon = start_daemon(&system.place);
+    for command in &mut waiting {
+        assert_eq!(command.wait().code(), Some(0));
+    }
 }
 
 #[test]
@@ -118,7 +154,7 @@ fn wait_and_result_find_a_journal_task_after_a_cold_start() {
         .text()
         .contains("qtf")
     {}
-    system.restart(&mut waiting, true);
+    system.restart(&mut waiting, End::Rebooted);
     let _again = started.line();
     gate.let_pass(1);
     assert_eq!(waiting.wait().code(), Some(0));

@@ -25,11 +25,13 @@ What a task leaves running when it ends is killed: at once, or after --linger if
 line on stderr says so.
 
 Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its \
-own for the duration, inside this process, and its tasks have the environment of this shell. The \
-tasks of another daemon have the environment of its workers, plus --env.
+own for the duration, inside this process. A line on stderr says which it is. -j holds everywhere, and \
+the tasks have the environment of this shell, plus --env: also at a daemon of yours on a Unix socket. At one \
+of another user, or over TCP, they have the environment of its workers, plus --env, and the line says so.
 
 When a daemon that is not its own goes away, it waits up to 30 s for it or its successor and goes on: \
-no task is submitted twice, each output is printed once.
+no task is submitted twice, each output is printed once. The same at its start, where a daemon was killed, or was \
+stopped less than 30 s ago.
 
 Tasks have no terminal: what asks for something there fails. Ctrl-C cancels the tasks, waits until they are gone and ends with \
 130; a second one ends at once. Ctrl-Z stops the tasks of an own daemon too, and they go on with it.";
@@ -47,7 +49,7 @@ Examples:
 #[command(long_about = LONG, after_long_help = EXAMPLES)]
 #[command(override_usage = "qtf map [OPTIONS] CMD [ARGS]... [::: INPUTS... | :::: FILES...]")]
 pub(crate) struct MapArgs {
-    /// Tasks at the same time in the own daemon [default: number of CPUs]
+    /// Tasks of this run at the same time [default: number of CPUs, or what the workers of another daemon take]
     #[arg(short = 'j', long, value_name = "N", value_parser = parse_slots)]
     pub(crate) slots: Option<NonZeroU16>,
     /// NUL, not newline, ends each input read from stdin or a file
@@ -76,6 +78,9 @@ pub(crate) struct MapArgs {
     /// What holds the processes of a task together in the own daemon: cgroup, namespace, supervisor, group [default: auto]
     #[arg(long, value_name = "WAY")]
     pub(crate) contain: Option<Containment>,
+    /// No line that says which daemon is used
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
     /// No progress bar
     #[arg(long)]
     pub(crate) no_progress: bool,

@@ -38,7 +38,7 @@ the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the t
 
 A task that was submitted with --no-result is gone when it has succeeded, and counts as done if it is of the last submission.
 
-When the daemon goes away while it waits, or was killed before, it waits up to 30 s for it or its \
+When the daemon goes away while it waits, or was killed or stopped shortly before, it waits up to 30 s for it or its \
 successor."))]
 #[command(after_long_help = "\
 Examples:

@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `whose` | the daemon that runs the tasks, an own one or another, and what goes with them there |
 //! | `drive` | the loop: inputs in, submissions and ends, outputs out |
 //! | `in_order` | the line-up of what is in flight, and its limits |
 //! | `ending` | what one ended task prints |
@@ -16,19 +17,15 @@ mod ending;
 mod in_order;
 mod printer;
 mod progress;
+mod whose;
 
 use std::io::IsTerminal as _;
-use std::num::NonZero;
 use std::time::Duration;
-
-use indicatif::ProgressBar;
-use qtf_proto::address::default_address;
-use qtf_worker::ExecPolicy;
 
 use crate::args::{GlobalArgs, MapArgs};
 use crate::commands::{parse_variables, working_directory};
-use crate::crew::{Crew, default_slots};
-use crate::daemon::{Daemon, given_address, unreachable};
+use crate::crew::Crew;
+use crate::daemon::tell;
 use crate::exit::{Ending, Exit, Failure};
 use crate::inputs::split_words;
 use crate::output::message;
@@ -36,19 +33,18 @@ use crate::signals::EndSignals;
 use crate::template::Template;
 use drive::{Drive, Job};
 use in_order::Limits;
+use whose::{Found, Wishes};
 
-/// LIMIT: tasks in flight for each slot, so that no slot waits for the next submission.
-const TASKS_PER_SLOT: usize = 4;
-/// LIMIT: tasks in flight at a daemon whose workers may be many or still to come.
-const TASKS_IN_FLIGHT: std::ops::RangeInclusive<usize> = 64..=16_384;
 /// LIMIT: ended tasks that wait for an earlier one to be printed, and the bytes of their outputs.
 const HELD_COUNT: usize = 16_384;
 const HELD_BYTES: u64 = 64 << 20;
 
 /// Runs a command over inputs.
 pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSignals) -> Ending {
+    let is_quiet = args.quiet;
+    let wishes = Wishes::of(&args);
     let (words, source) = split_words(args.words).map_err(Failure::usage)?;
-    let job = Job {
+    let mut job = Job {
         template: Template::new(words).map_err(Failure::usage)?,
         directory: working_directory()?,
         variables: parse_variables(&args.env)?,
@@ -63,27 +59,27 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
     if source.reads_stdin() && std::io::stdin().is_terminal() {
         message("reading the inputs from this terminal, one a line; Ctrl-D ends them");
     }
-    let mut policy = ExecPolicy::default().containment(args.contain.unwrap_or_default());
-    if let Some(linger) = args.linger {
-        policy = policy.linger(linger);
-    }
-    let (daemon, mut crew) = tokio::select! {
-        found = daemon_or_crew(global, args.slots, policy, &job.bar) => found?,
+    let found = tokio::select! {
+        found = Found::find(global, &wishes, &job.bar) => found?,
         exit = signals.next() => return Ok(exit),
     };
-    if crew.is_some() {
+    if found.crew.is_some() {
         signals.pause_own_tasks()?;
     }
-    let slots = match &crew {
-        Some(crew) => crew.slots(),
-        None => slots_of(&daemon).await?,
-    };
-    let unfinished = slots.saturating_mul(TASKS_PER_SLOT);
+    if !is_quiet {
+        tell(Some(&job.bar), found.told(&wishes));
+    }
+    if found.takes_environment {
+        job.variables = whose::with_environment(std::env::vars_os(), job.variables);
+    }
     let limits = Limits {
-        unfinished: unfinished.clamp(*TASKS_IN_FLIGHT.start(), *TASKS_IN_FLIGHT.end()),
+        unfinished: found.unfinished(&wishes).await?,
         held: HELD_COUNT,
         held_bytes: HELD_BYTES,
     };
+    let Found {
+        daemon, mut crew, ..
+    } = found;
     let bar = job.bar.clone();
     let ending = match Drive::start(job, source, &daemon, limits) {
         Ok(drive) => tokio::select! {
@@ -106,51 +102,9 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
     ending
 }
 
-/// The daemon that was named or is at the default socket, or else an own one.
-async fn daemon_or_crew(
-    global: &GlobalArgs,
-    slots: Option<NonZero<u16>>,
-    policy: ExecPolicy,
-    bar: &ProgressBar,
-) -> Result<(Daemon, Option<Crew>), Failure> {
-    if let Some(address) = given_address(global)? {
-        let daemon = Daemon::at(&address, Some(bar))
-            .await
-            .map_err(|error| unreachable(&error))?;
-        return Ok((daemon, None));
-    }
-    match Daemon::at(&default_address(), Some(bar)).await {
-        Ok(daemon) => Ok((daemon, None)),
-        Err(error) if error.is_not_there() => {
-            let slots = slots.map_or_else(default_slots, NonZero::get);
-            let crew = Crew::start_for_map(slots, policy)?;
-            let daemon = Daemon::at(&crew.address(), Some(bar))
-                .await
-                .map_err(|error| unreachable(&error))?;
-            Ok((daemon, Some(crew)))
-        }
-        Err(error) => Err(unreachable(&error)),
-    }
-}
-
 async fn ended_by_itself(crew: Option<&mut Crew>) -> Failure {
     match crew {
         Some(crew) => crew.ended_by_itself().await,
         None => std::future::pending().await,
     }
-}
-
-/// Slots of all workers of a daemon.
-async fn slots_of(daemon: &Daemon) -> Result<usize, Failure> {
-    let workers = daemon.client.workers().await?;
-    if workers.is_empty() {
-        message(format!(
-            "no worker is at {}; the tasks wait until one comes (qtf-worker --connect)",
-            daemon.address
-        ));
-    }
-    let capacity = workers
-        .iter()
-        .map(|worker| usize::try_from(worker.capacity).unwrap_or(0));
-    Ok(capacity.fold(0, usize::saturating_add))
 }
