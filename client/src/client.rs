@@ -8,6 +8,7 @@ use qtf_proto::channel;
 use qtf_proto::limits::MESSAGE_BYTES_MAX;
 use qtf_proto::v1::ClientHello;
 use qtf_proto::v1::plm_client::PlmClient;
+use qtf_proto::version::PROTOCOL_VERSION;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -114,6 +115,7 @@ impl ClientBuilder {
             name: shortened(self.name),
             host: shortened(self.host),
             pid: std::process::id(),
+            protocol_version: PROTOCOL_VERSION,
         };
         let session = SessionKeeper::start(channel.clone(), hello, self.listener.clone());
         let client = Client {

@@ -10,6 +10,7 @@ pub mod channel;
 pub mod folder;
 pub mod limits;
 pub mod refusal;
+pub mod version;
 
 /// Package `qtf.v1`.
 #[expect(

@@ -387,6 +387,7 @@ impl Register for Service {
                 payload_limit_bytes: PAYLOAD_BYTES,
                 payload_inline_limit_bytes: INLINE_BYTES,
                 key_slots,
+                ..ClientWelcome::default()
             }),
             daemon_stopping: false,
         };

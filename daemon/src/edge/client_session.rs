@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use qtf_engine::{ClientHello, Principal};
-use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_proto::limits::{INLINE_BYTES_MAX, limits};
 use qtf_proto::v1::{ClientHeartbeat, ClientNotice, ClientWelcome};
+use qtf_proto::version::PROTOCOL_VERSION;
 use qtf_shm::ClientIndex;
 use tonic::{Status, Streaming};
 
@@ -76,6 +77,7 @@ impl ClientSessionStream {
         let hello = beat.hello.as_ref().ok_or_else(|| {
             status::invalid("hello is missing in the first message of the session")
         })?;
+        status::check_version("client", hello.protocol_version)?;
         let peer = self.peer.as_deref();
         let address = peer.map_or_else(|| "unknown".to_owned(), ToString::to_string);
         let now = core.now();
@@ -101,6 +103,8 @@ impl ClientSessionStream {
             payload_limit_bytes: core.limits.payload_bytes,
             payload_inline_limit_bytes: INLINE_BYTES_MAX as u64,
             key_slots: core.segment().keys().capacity().into(),
+            protocol_version: PROTOCOL_VERSION,
+            limits: Some(limits()),
         });
         Ok(())
     }

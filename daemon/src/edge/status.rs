@@ -4,8 +4,8 @@
 
 use qtf_engine::{RejectReason, Rejection, ShareUsedUp};
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
-use qtf_proto::refusal;
 use qtf_proto::v1::{Refusal, RefusalReason};
+use qtf_proto::{refusal, version};
 use qtf_shm::TaskId;
 use qtf_shm::spill::SpillError;
 use tonic::Status;
@@ -102,9 +102,24 @@ pub(crate) fn task_id(raw: u64) -> Result<TaskId, Refusal> {
     TaskId::from_raw(raw).ok_or_else(|| {
         refuse(
             RefusalReason::UnknownTask,
-            format!("task {raw:#x} is not a task id: the upper 4 bits are not 0"),
+            format!("task {raw:#x} is not a task id: {}", wrong_with(raw)),
         )
     })
+}
+
+/// What is wrong with a number that is no task id.
+const fn wrong_with(raw: u64) -> &'static str {
+    if raw >> 60 == 0 {
+        "its generation (bits 24 to 59) is 0, which no task has"
+    } else {
+        "the upper 4 bits are not 0"
+    }
+}
+
+/// Checks the version of the protocol that a peer needs.
+pub(crate) fn check_version(kind: &str, needed: u32) -> Result<(), Status> {
+    version::check(kind, needed)
+        .map_err(|text| refusal::status_of(refuse(RefusalReason::Unsupported, text)))
 }
 
 #[cfg(test)]
@@ -140,6 +155,17 @@ mod tests {
             refusal::refusal_of(&status).unwrap().retry_after_ms,
             UPLOAD_RETRY_MS
         );
+    }
+
+    #[test]
+    fn number_that_is_no_task_id_is_told_what_is_wrong_with_it() {
+        let told = |raw| task_id(raw).unwrap_err().message;
+        assert!(told(5).contains("generation"), "{}", told(5));
+        assert!(!told(5).contains("upper"), "{}", told(5));
+        assert!(told(0).contains("generation"), "{}", told(0));
+        let high = told((1 << 60) | (1 << 24) | 5);
+        assert!(high.contains("the upper 4 bits"), "{high}");
+        assert!(task_id((1 << 24) | 5).is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use qtf_engine::Principal;
-use qtf_proto::limits::CHUNK_BYTES;
+use qtf_proto::limits::{CHUNK_BYTES, UPLOAD_CHUNK_BYTES_MAX};
 use qtf_proto::refusal;
 use qtf_proto::v1::{OutputChunk, RefusalReason, UploadChunk, UploadReceipt};
 use qtf_shm::spill::SpillError;
@@ -27,8 +27,6 @@ use crate::core_cell::uploads::{Asked, NoUpload};
 use crate::core_cell::{self, Core};
 use crate::spill::thread::{Range, ReadAnswer, ReadKey, UploadKey};
 
-/// LIMIT: a chunk of an upload.
-const UPLOAD_CHUNK_BYTES_MAX: usize = 256 << 10;
 /// LIMIT: time between two chunks of an upload.
 const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
 

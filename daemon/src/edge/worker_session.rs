@@ -10,8 +10,10 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use qtf_engine::{Beat, Held, Holding, Reconnect, TaskRef, WorkerHello};
+use qtf_proto::limits::limits;
 use qtf_proto::refusal;
 use qtf_proto::v1::{self, RefusalReason, WorkerNotice, WorkerReport, WorkerWelcome};
+use qtf_proto::version::PROTOCOL_VERSION;
 use qtf_shm::{TaskId, WorkerId};
 use tonic::{Status, Streaming};
 
@@ -178,6 +180,7 @@ impl WorkerSessionStream {
         let hello = report.hello.as_ref().ok_or_else(|| {
             status::invalid("hello is missing in the first message of the session")
         })?;
+        status::check_version("worker", hello.protocol_version)?;
         let held: Vec<Held> = hello.held.iter().filter_map(held_task).collect();
         let peer = self.peer.as_deref();
         let now = core.now();
@@ -362,6 +365,8 @@ fn welcome_message(core: &Core, welcome: &qtf_engine::WorkerWelcome) -> WorkerWe
         lease_ms: read::ms_of_ns(config.lease_ns),
         output_limit_bytes: core.limits.payload_bytes,
         abandon,
+        protocol_version: PROTOCOL_VERSION,
+        limits: Some(limits()),
     }
 }
 

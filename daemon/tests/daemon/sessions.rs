@@ -1,5 +1,6 @@
 //! Sessions of workers and clients: hello, reconnect, goodbye, drain, and the daemon's stop.
 
+use qtf_proto::refusal::refusal_of;
 use qtf_proto::v1::*;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -18,6 +19,7 @@ async fn client_session(
         name: name.into(),
         host: "here".into(),
         pid: 1,
+        ..ClientHello::default()
     };
     beats
         .send(ClientHeartbeat { hello: Some(hello) })
@@ -69,6 +71,67 @@ fn client_is_listed_while_its_session_is_open_and_its_tasks_outlive_it() {
             peer.state(task_id).await,
             TaskState::Blocked.max(peer.state(task_id).await)
         );
+    });
+}
+
+#[test]
+fn both_welcomes_say_the_version_of_the_protocol_and_the_limits_of_the_daemon() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let limits = Limits {
+            batch_entries_max: 1024,
+            chunk_bytes_max: 256 << 10,
+            inline_bytes_max: 65_536,
+            message_bytes_max: 4 << 20,
+        };
+        let (_beats, _notices, client) = client_session(&mut peer, "tester").await;
+        assert_eq!((client.protocol_version, client.limits), (1, Some(limits)));
+        let worker = RawWorker::join(&mut peer, hello(1), 0).await.welcome;
+        assert_eq!((worker.protocol_version, worker.limits), (1, Some(limits)));
+    });
+}
+
+#[test]
+fn peer_that_needs_a_newer_protocol_is_refused_with_both_versions() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let newer = WorkerHello {
+            protocol_version: 2,
+            ..hello(1)
+        };
+        let reports = tokio_stream::iter([WorkerReport {
+            hello: Some(newer),
+            ..WorkerReport::default()
+        }]);
+        let call = peer.register.worker_session(reports).await;
+        let worker = call.unwrap().into_inner().message().await.unwrap_err();
+        let newer = ClientHello {
+            name: "newer".into(),
+            protocol_version: 7,
+            ..ClientHello::default()
+        };
+        let beats = tokio_stream::iter([ClientHeartbeat { hello: Some(newer) }]);
+        let call = peer.register.client_session(beats).await;
+        let client = call.unwrap().into_inner().message().await.unwrap_err();
+        for (status, needed) in [(worker, "version 2"), (client, "version 7")] {
+            let refusal = refusal_of(&status).expect("it has a reason");
+            assert_eq!(refusal.reason(), RefusalReason::Unsupported);
+            assert!(refusal.message.contains(needed), "{}", refusal.message);
+            assert!(
+                refusal.message.contains("speaks version 1"),
+                "{}",
+                refusal.message
+            );
+        }
+        let joined = RawWorker::join(
+            &mut peer,
+            WorkerHello {
+                protocol_version: 1,
+                ..hello(1)
+            },
+            0,
+        );
+        assert_ne!(joined.await.welcome.worker_id, 0);
     });
 }
 

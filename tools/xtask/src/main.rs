@@ -10,6 +10,7 @@
 )]
 
 mod cargo;
+mod descriptors;
 mod fuzz;
 mod loom;
 mod simulate;
@@ -69,6 +70,12 @@ enum Command {
     Fuzz(fuzz::FuzzArguments),
     /// Runs the long proofs with ever other seeds, and adds up what they have shown
     Soak(soak::SoakArguments),
+    /// Compares the contract of today with those that were given out
+    Descriptors {
+        /// Keeps today's under this name before, in proto/descriptors; for example v1.1
+        #[arg(long, value_name = "NAME")]
+        keep: Option<String>,
+    },
     /// Checks layout rules, tagged comments, words, dependencies and documents
     Tidy,
     /// Runs everything, in order, and counts the tests that ran
@@ -95,6 +102,7 @@ fn main() -> ExitCode {
         } => simulate::run(seeds, mutants, mutant.as_deref()),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Descriptors { keep } => descriptors::run(keep.as_deref()),
         Command::Tidy => tidy::run(),
         Command::Ci { tests } => return steps::ci(&tests),
     };

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use qtf_proto::v1::{Assignment, Outcome, OutcomeKind, WorkerHello, WorkerWelcome};
+use qtf_proto::version::PROTOCOL_VERSION;
 use qtf_shm::TaskId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -213,6 +214,7 @@ impl Agent {
             token: known.map_or(0, |known| known.token),
             segment_id: known.map_or(0, |known| known.segment_id),
             held: self.tasks.held(),
+            protocol_version: PROTOCOL_VERSION,
         };
         let address = self.settings.address.clone();
         match self.attending(link::register(address, hello)).await {

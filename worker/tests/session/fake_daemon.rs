@@ -55,6 +55,7 @@ impl Session {
             lease_ms: 1000,
             output_limit_bytes: 1 << 20,
             abandon,
+            ..WorkerWelcome::default()
         };
         let welcome = Some(welcome);
         self.notify(WorkerNotice {
