@@ -9,7 +9,7 @@ use qtf_journal as journal;
 use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, OutcomeKind, Phase, SlotIndex, StateWord, TaskId};
 
 use super::endings::outcome;
-use super::outcome::{Judgement, Record, judge};
+use super::outcome::{Judgement, Tries, judge};
 use super::{APPLY_TRIES_MAX, Plm};
 use crate::answers::Answer;
 use crate::register::Workers;
@@ -71,7 +71,7 @@ impl Plm {
         (id, state): (TaskId, StateWord),
     ) -> Result<Answer, Rejection> {
         let task = turn.segment.task(slot);
-        match judge(Record::of(task, state), task.outcome()) {
+        match judge(Tries::of(task, state), task.outcome()) {
             Judgement::Cancelled => self.answer(task, Phase::Cancelled),
             Judgement::Done | Judgement::Again { .. } | Judgement::Failed { .. } => {
                 let action = "it has ended and cannot be cancelled";

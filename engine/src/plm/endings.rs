@@ -12,7 +12,7 @@ use qtf_shm::{
 
 use super::burials::{buried, is_half_done};
 use super::journal::{End, Mark};
-use super::outcome::{ATTEMPT_MAX, Judgement, Record, judge, retry_pause_ns};
+use super::outcome::{ATTEMPT_MAX, Judgement, Tries, judge, retry_pause_ns};
 use super::pending::Then;
 use super::stops::stop_reason;
 use super::{APPLY_TRIES_MAX, Plm};
@@ -55,7 +55,7 @@ impl Plm {
         if is_half_done(task) {
             return self.bury_half_done(turn, workers, slot, ended);
         }
-        let judgement = judge(Record::of(task, ended), task.outcome());
+        let judgement = judge(Tries::of(task, ended), task.outcome());
         let is_journalled = self.is_journalled(task);
         self.stops.forget(slot, ended);
         if let Owner::Worker(worker) = ended.owner() {
@@ -86,7 +86,7 @@ impl Plm {
         judged: StateWord,
     ) -> bool {
         let task = turn.segment.task(slot);
-        let judgement = judge(Record::of(task, judged), task.outcome());
+        let judgement = judge(Tries::of(task, judged), task.outcome());
         self.finish_judged(turn, slot, judged, judgement)
     }
 

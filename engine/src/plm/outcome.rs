@@ -19,7 +19,7 @@ pub(crate) const ATTEMPT_MAX: u8 = 254;
 
 /// What the slot says about the task when an attempt of it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct Tries {
     /// Cancellation was asked for.
     pub(crate) cancel_requested: bool,
     /// Number of the attempt that has ended.
@@ -30,7 +30,7 @@ pub(crate) struct Record {
     pub(crate) max_attempts: u8,
 }
 
-impl Record {
+impl Tries {
     /// What the slot says; `ended` is its state word.
     pub(crate) fn of(task: &TaskSlot, ended: StateWord) -> Self {
         Self {
@@ -44,13 +44,13 @@ impl Record {
 
 /// The phase in which a judged task will end, and its failures then.
 pub(crate) fn judged_end(task: &TaskRecord) -> (Phase, u8) {
-    let record = Record {
+    let tries = Tries {
         cancel_requested: task.state.has_flag(FLAG_CANCEL),
         attempt: task.state.attempt(),
         failures: task.failures,
         max_attempts: task.max_attempts,
     };
-    judge(record, task.outcome).end(task.failures)
+    judge(tries, task.outcome).end(task.failures)
 }
 
 impl Judgement {
@@ -78,15 +78,15 @@ pub(crate) enum Judgement {
 }
 
 /// Decides what becomes of a task whose attempt has ended.
-pub(crate) fn judge(record: Record, outcome: Outcome) -> Judgement {
+pub(crate) fn judge(tries: Tries, outcome: Outcome) -> Judgement {
     if outcome.kind == OutcomeKind::Exited && outcome.code == 0 {
         return Judgement::Done;
     }
-    if record.cancel_requested {
+    if tries.cancel_requested {
         return Judgement::Cancelled;
     }
-    let failures = record.failures.saturating_add(1);
-    if failures < record.max_attempts && record.attempt < ATTEMPT_MAX {
+    let failures = tries.failures.saturating_add(1);
+    if failures < tries.max_attempts && tries.attempt < ATTEMPT_MAX {
         Judgement::Again { failures }
     } else {
         Judgement::Failed { failures }
@@ -118,8 +118,8 @@ mod tests {
         }
     }
 
-    fn record(failures: u8, max_attempts: u8) -> Record {
-        Record {
+    fn tries(failures: u8, max_attempts: u8) -> Tries {
+        Tries {
             cancel_requested: false,
             attempt: 1,
             failures,
@@ -129,20 +129,20 @@ mod tests {
 
     #[test]
     fn exit_code_zero_is_done_even_if_a_cancellation_was_under_way() {
-        let flagged = Record {
+        let flagged = Tries {
             cancel_requested: true,
-            ..record(0, 1)
+            ..tries(0, 1)
         };
         let well = outcome(OutcomeKind::Exited, 0);
-        assert_eq!(judge(record(0, 1), well), Judgement::Done);
+        assert_eq!(judge(tries(0, 1), well), Judgement::Done);
         assert_eq!(judge(flagged, well), Judgement::Done);
     }
 
     #[test]
     fn a_flagged_task_that_did_not_succeed_is_cancelled_whatever_retries_it_has() {
-        let flagged = Record {
+        let flagged = Tries {
             cancel_requested: true,
-            ..record(0, 9)
+            ..tries(0, 9)
         };
         for kind in [
             OutcomeKind::Cancelled,
@@ -156,24 +156,24 @@ mod tests {
     #[test]
     fn only_the_budget_of_failures_decides_about_a_retry() {
         let bad = outcome(OutcomeKind::Exited, 3);
-        assert_eq!(judge(record(0, 3), bad), Judgement::Again { failures: 1 });
-        assert_eq!(judge(record(1, 3), bad), Judgement::Again { failures: 2 });
-        assert_eq!(judge(record(2, 3), bad), Judgement::Failed { failures: 3 });
-        assert_eq!(judge(record(0, 1), bad), Judgement::Failed { failures: 1 });
+        assert_eq!(judge(tries(0, 3), bad), Judgement::Again { failures: 1 });
+        assert_eq!(judge(tries(1, 3), bad), Judgement::Again { failures: 2 });
+        assert_eq!(judge(tries(2, 3), bad), Judgement::Failed { failures: 3 });
+        assert_eq!(judge(tries(0, 1), bad), Judgement::Failed { failures: 1 });
     }
 
     #[test]
     fn a_timeout_counts_as_a_failure() {
         let late = outcome(OutcomeKind::TimedOut, 0);
-        assert_eq!(judge(record(0, 2), late), Judgement::Again { failures: 1 });
-        assert_eq!(judge(record(1, 2), late), Judgement::Failed { failures: 2 });
+        assert_eq!(judge(tries(0, 2), late), Judgement::Again { failures: 1 });
+        assert_eq!(judge(tries(1, 2), late), Judgement::Failed { failures: 2 });
     }
 
     #[test]
     fn attempt_254_is_the_last_one_whatever_budget_is_left() {
-        let last = Record {
+        let last = Tries {
             attempt: ATTEMPT_MAX,
-            ..record(0, 200)
+            ..tries(0, 200)
         };
         let bad = outcome(OutcomeKind::HandlerFailed, 0);
         assert_eq!(judge(last, bad), Judgement::Failed { failures: 1 });

@@ -13,7 +13,7 @@ use qtf_shm::{
 
 use super::endings::HandBack;
 use super::lookup::held;
-use super::outcome::{Judgement, Record, judge};
+use super::outcome::{Judgement, Tries, judge};
 use super::stops::stop_reason;
 use super::timers::overdue_at;
 use super::{APPLY_TRIES_MAX, LSN_UNDER_WAY, Plm};
@@ -246,7 +246,7 @@ fn keep(
     (mut outcome, output): (Outcome, Output<'_>),
 ) -> bool {
     let task = turn.write(slot);
-    let is_wanted = match judge(Record::of(&task, running), outcome) {
+    let is_wanted = match judge(Tries::of(&task, running), outcome) {
         Judgement::Done => !task.options().has(TaskOptions::DISCARD_RESULT),
         Judgement::Again { .. } => false,
         Judgement::Cancelled | Judgement::Failed { .. } => true,
