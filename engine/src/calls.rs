@@ -7,7 +7,7 @@ use qtf_shm::{AttachIndex, ClientIndex, Counter, KindIndex, Now, StateWord, Task
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
 use crate::effects::{Effect, StopReason};
-use crate::plm::{Disposition, Fence, Namer, Order, ResultReport, Submission, TaskRef, order};
+use crate::plm::{AttemptSpec, Disposition, Fence, Namer, ResultReport, Submission, TaskRef, attempt_spec};
 use crate::principal::Principal;
 use crate::register::{
     Beat, ClientHello, ClientSession, Holding, WorkerHello, WorkerWelcome, check_held, check_hello,
@@ -284,9 +284,9 @@ impl Engine {
     ///
     /// # Errors
     /// The worker or the task is not known, or the worker does not hold this attempt (any more).
-    pub fn payload_for(&self, worker: WorkerId, asked: TaskRef) -> Result<Order, Rejection> {
+    pub fn payload_for(&self, worker: WorkerId, asked: TaskRef) -> Result<AttemptSpec, Rejection> {
         let worker = self.workers.serving(&self.segment, worker)?;
-        order(&self.segment, worker, asked)
+        attempt_spec(&self.segment, worker, asked)
     }
 
     /// A worker leaves in order; what it holds goes back to the queue, counting against nobody.

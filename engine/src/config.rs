@@ -84,7 +84,7 @@ pub enum ConfigError {
     },
     /// One setting must not be larger than another.
     #[error("{name} ({value}) is larger than {bound_name} ({bound}): lower it or raise the other")]
-    Order {
+    Above {
         /// The setting that is too large.
         name: &'static str,
         /// Its value.
@@ -140,7 +140,7 @@ impl EngineConfig {
 
 fn ordered(small: (&'static str, u64), large: (&'static str, u64)) -> Result<(), ConfigError> {
     if small.1 > large.1 {
-        return Err(ConfigError::Order {
+        return Err(ConfigError::Above {
             name: small.0,
             value: small.1,
             bound_name: large.0,
@@ -177,7 +177,7 @@ mod tests {
         };
         assert!(matches!(
             config.checked(),
-            Err(ConfigError::Order {
+            Err(ConfigError::Above {
                 name: "heartbeat_ns",
                 ..
             })

@@ -51,7 +51,7 @@ pub use cycle::{Engine, WorkCount};
 pub use effects::{Effect, StopReason};
 pub use places::TimeAfter;
 pub use plm::{
-    ATTEMPTS_USED_UP, ArrayMember, Disposition, Durability, Order, Output, Payload, ResultReport,
+    ATTEMPTS_USED_UP, ArrayMember, AttemptSpec, Disposition, Durability, Output, Payload, ResultReport,
     Submission, TaskRef,
 };
 pub use principal::Principal;

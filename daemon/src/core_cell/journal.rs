@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use super::{Core, shortage};
 use crate::journal::chores::{Chores, Job, Kind};
 use crate::journal::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
-use crate::sys::synced_write::{Answer, WriteOrder};
+use crate::sys::synced_write::{Answer, SyncedWrite};
 
 /// LIMIT: files that are ready beside the one that is written: two in reserve, one to go on with.
 const FILES_AHEAD: usize = 3;
@@ -187,14 +187,14 @@ impl Journal {
     }
 
     /// The order for a write.
-    fn order_of(&mut self, write: Write) -> io::Result<WriteOrder> {
+    fn synced_write_of(&mut self, write: Write) -> io::Result<SyncedWrite> {
         while self.files.front().is_some_and(|(key, _)| *key < write.file) {
             self.files.pop_front();
         }
         let (key, offset) = (write.file, write.offset);
         let (bytes, range) = write.into_parts();
         match self.files.front() {
-            Some((found, file)) if *found == key => Ok(WriteOrder {
+            Some((found, file)) if *found == key => Ok(SyncedWrite {
                 file: Arc::clone(file),
                 offset,
                 bytes,
@@ -207,7 +207,7 @@ impl Journal {
 
 impl Core {
     /// What the driver is to write next; `None` if nothing waits, or a write is under way.
-    pub(crate) fn next_journal_write(&mut self) -> Option<WriteOrder> {
+    pub(crate) fn next_journal_write(&mut self) -> Option<SyncedWrite> {
         let journal = self.journal.as_mut()?;
         if journal.is_writing || journal.failure.is_some() {
             return None;

@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use super::faults::{DiskFaults, WriteFault};
-use crate::sys::synced_write::{Answer, RingWrite, WriteOrder, write_blocking};
+use crate::sys::synced_write::{Answer, RingWrite, SyncedWrite, write_blocking};
 
 /// One of the two.
 #[derive(Debug)]
@@ -28,10 +28,10 @@ impl WriteBackend {
         }
     }
 
-    async fn execute(&mut self, order: WriteOrder) -> Answer {
+    async fn execute(&mut self, write: SyncedWrite) -> Answer {
         match self {
-            Self::Ring => RingWrite::start(order).await,
-            Self::Thread(thread) => thread.execute(order).await,
+            Self::Ring => RingWrite::start(write).await,
+            Self::Thread(thread) => thread.execute(write).await,
         }
     }
 }
@@ -39,7 +39,7 @@ impl WriteBackend {
 /// The thread that writes. It ends when this is dropped, after the write that it is at.
 #[derive(Debug)]
 pub(crate) struct WriteThread {
-    orders: mpsc::Sender<WriteOrder>,
+    writes: mpsc::Sender<SyncedWrite>,
     answers: tokio::sync::mpsc::UnboundedReceiver<Answer>,
     _thread: JoinHandle<()>,
 }
@@ -47,11 +47,11 @@ pub(crate) struct WriteThread {
 impl WriteThread {
     /// Starts the thread. It runs where the caller may run, so the caller must not be pinned yet.
     pub(crate) fn start() -> io::Result<Self> {
-        let (orders, taken) = mpsc::channel::<WriteOrder>();
+        let (writes, taken) = mpsc::channel::<SyncedWrite>();
         let (answer, answers) = tokio::sync::mpsc::unbounded_channel();
         let run = move || {
-            for order in taken {
-                if answer.send(write_blocking(order)).is_err() {
+            for write in taken {
+                if answer.send(write_blocking(write)).is_err() {
                     return;
                 }
             }
@@ -60,16 +60,16 @@ impl WriteThread {
             .name("qtfd-journal".to_owned())
             .spawn(run)?;
         Ok(Self {
-            orders,
+            writes,
             answers,
             _thread: thread,
         })
     }
 
-    async fn execute(&mut self, order: WriteOrder) -> Answer {
+    async fn execute(&mut self, write: SyncedWrite) -> Answer {
         let gone = || io::Error::other("the journal's thread has ended");
-        if let Err(mpsc::SendError(order)) = self.orders.send(order) {
-            return (Err(gone()), order.bytes);
+        if let Err(mpsc::SendError(write)) = self.writes.send(write) {
+            return (Err(gone()), write.bytes);
         }
         let answer = self.answers.recv().await;
         answer.unwrap_or_else(|| (Err(gone()), Vec::new()))
@@ -85,21 +85,21 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Writes, and comes back when it is stable or has failed. Not to be dropped before that.
-    pub(crate) async fn write(&mut self, mut order: WriteOrder) -> Answer {
+    pub(crate) async fn write(&mut self, mut write: SyncedWrite) -> Answer {
         if let Some(held) = self.faults.as_ref().and_then(|faults| faults.held()) {
             held.await;
         }
         match self.faults.as_ref().and_then(|faults| faults.write()) {
             None => {}
             Some(WriteFault::Errno(errno)) => {
-                return (Err(io::Error::from_raw_os_error(errno)), order.bytes);
+                return (Err(io::Error::from_raw_os_error(errno)), write.bytes);
             }
             Some(WriteFault::Short) => {
-                let half = order.range.len().div_ceil(2);
-                order.range.end = order.range.start.saturating_add(half);
+                let half = write.range.len().div_ceil(2);
+                write.range.end = write.range.start.saturating_add(half);
             }
         }
-        self.backend.execute(order).await
+        self.backend.execute(write).await
     }
 }
 
@@ -125,8 +125,8 @@ mod tests {
         }
     }
 
-    fn order(file: &File) -> WriteOrder {
-        WriteOrder {
+    fn write(file: &File) -> SyncedWrite {
+        SyncedWrite {
             file: Arc::new(file.try_clone().unwrap()),
             offset: 0,
             bytes: b"0123".to_vec(),
@@ -143,13 +143,13 @@ mod tests {
         runtime.block_on(async {
             let mut sound = disk(None);
             for _ in 0..3 {
-                let (result, bytes) = sound.write(order(&file)).await;
+                let (result, bytes) = sound.write(write(&file)).await;
                 assert_eq!((result.unwrap(), bytes.len()), (4, 4));
             }
-            let (result, _) = disk(Some(WriteFault::Short)).write(order(&file)).await;
+            let (result, _) = disk(Some(WriteFault::Short)).write(write(&file)).await;
             assert_eq!(result.unwrap(), 2);
             let broken = WriteFault::Errno(libc::EIO);
-            let (result, bytes) = disk(Some(broken)).write(order(&file)).await;
+            let (result, bytes) = disk(Some(broken)).write(write(&file)).await;
             assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EIO));
             assert_eq!(bytes.len(), 4, "the buffer comes back");
         });

@@ -29,7 +29,7 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 /// What is to be written where.
 #[derive(Debug)]
-pub(crate) struct WriteOrder {
+pub(crate) struct SyncedWrite {
     pub(crate) file: Arc<File>,
     /// Position in the file of the first byte of the range.
     pub(crate) offset: u64,
@@ -38,7 +38,7 @@ pub(crate) struct WriteOrder {
     pub(crate) range: Range<usize>,
 }
 
-impl WriteOrder {
+impl SyncedWrite {
     fn part(&self) -> &[u8] {
         self.bytes.get(self.range.clone()).unwrap_or_default()
     }
@@ -51,30 +51,30 @@ struct Written;
 
 impl OneshotOutputTransform for Written {
     type Output = Answer;
-    type StoredData = WriteOrder;
+    type StoredData = SyncedWrite;
 
-    fn transform_oneshot_output(self, order: WriteOrder, entry: cqueue::Entry) -> Answer {
+    fn transform_oneshot_output(self, write: SyncedWrite, entry: cqueue::Entry) -> Answer {
         let result = entry.result();
         let count = usize::try_from(result)
             .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
-        (count, order.bytes)
+        (count, write.bytes)
     }
 }
 
 /// A write in flight on the ring. It must be awaited to its end (I2).
-pub(crate) struct RingWrite(InFlightOneshot<WriteOrder, Written>);
+pub(crate) struct RingWrite(InFlightOneshot<SyncedWrite, Written>);
 
 impl RingWrite {
     /// Starts to write.
-    pub(crate) fn start(order: WriteOrder) -> Self {
-        let part = order.part();
+    pub(crate) fn start(write: SyncedWrite) -> Self {
+        let part = write.part();
         // LIMIT: one write of the kernel takes less than 2 GiB; what is left is a short write's rest.
         let length = u32::try_from(part.len()).unwrap_or(1 << 30);
-        let entry = opcode::Write::new(types::Fd(order.file.as_raw_fd()), part.as_ptr(), length)
-            .offset(order.offset)
+        let entry = opcode::Write::new(types::Fd(write.file.as_raw_fd()), part.as_ptr(), length)
+            .offset(write.offset)
             .rw_flags(libc::RWF_DSYNC)
             .build();
-        Self(UnsubmittedOneshot::new(order, Written, entry).submit())
+        Self(UnsubmittedOneshot::new(write, Written, entry).submit())
     }
 }
 
@@ -87,20 +87,20 @@ impl Future for RingWrite {
 }
 
 /// Writes and waits until it is stable.
-pub(crate) fn write_blocking(order: WriteOrder) -> Answer {
-    let part = order.part();
-    let Ok(offset) = libc::off_t::try_from(order.offset) else {
-        return (Err(io::ErrorKind::InvalidInput.into()), order.bytes);
+pub(crate) fn write_blocking(write: SyncedWrite) -> Answer {
+    let part = write.part();
+    let Ok(offset) = libc::off_t::try_from(write.offset) else {
+        return (Err(io::ErrorKind::InvalidInput.into()), write.bytes);
     };
     let vector = libc::iovec {
         iov_base: part.as_ptr().cast_mut().cast(),
         iov_len: part.len(),
     };
-    // SAFETY: the kernel reads one iovec and the bytes that it names, which `order` owns and which nobody
+    // SAFETY: the kernel reads one iovec and the bytes that it names, which `write` owns and which nobody
     // writes before the call returns; it keeps no pointer.
     let count = unsafe {
         libc::pwritev2(
-            order.file.as_raw_fd(),
+            write.file.as_raw_fd(),
             &raw const vector,
             1,
             offset,
@@ -108,15 +108,15 @@ pub(crate) fn write_blocking(order: WriteOrder) -> Answer {
         )
     };
     let result = usize::try_from(count).map_err(|_| io::Error::last_os_error());
-    (result, order.bytes)
+    (result, write.bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn order(file: &Arc<File>) -> WriteOrder {
-        WriteOrder {
+    fn write(file: &Arc<File>) -> SyncedWrite {
+        SyncedWrite {
             file: Arc::clone(file),
             offset: 3,
             bytes: b"xxhelloyy".to_vec(),
@@ -135,7 +135,7 @@ mod tests {
     fn blocking_write_puts_its_part_of_the_buffer_at_its_offset_and_gives_it_back() {
         let folder = tempfile::tempdir().unwrap();
         let (file, path) = file(&folder);
-        let (result, bytes) = write_blocking(order(&file));
+        let (result, bytes) = write_blocking(write(&file));
         assert_eq!(
             (result.unwrap(), bytes.as_slice()),
             (5, b"xxhelloyy".as_slice())
@@ -147,7 +147,7 @@ mod tests {
     fn blocking_write_that_the_system_refuses_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let unwritable = File::open(file(&folder).1).unwrap();
-        let (result, _) = write_blocking(order(&Arc::new(unwritable)));
+        let (result, _) = write_blocking(write(&Arc::new(unwritable)));
         assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 
@@ -159,13 +159,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, path) = file(&folder);
         tokio_uring::start(async {
-            let (result, bytes) = RingWrite::start(order(&file)).await;
+            let (result, bytes) = RingWrite::start(write(&file)).await;
             assert_eq!(
                 (result.unwrap(), bytes.as_slice()),
                 (5, b"xxhelloyy".as_slice())
             );
             let unwritable = File::open(&path).unwrap();
-            let (result, _) = RingWrite::start(order(&Arc::new(unwritable))).await;
+            let (result, _) = RingWrite::start(write(&Arc::new(unwritable))).await;
             assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBADF));
         });
         assert_eq!(std::fs::read(path).unwrap(), b"012hello89");

@@ -12,7 +12,7 @@ use crate::turn::find;
 
 /// What a worker needs to know to run an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Order {
+pub struct AttemptSpec {
     /// The kind of work; its name is in the segment's table.
     pub kind: KindIndex,
     /// Where the payload lies.
@@ -49,11 +49,11 @@ pub(crate) fn held(
 }
 
 /// What to send for an attempt that this worker holds.
-pub(crate) fn order(
+pub(crate) fn attempt_spec(
     segment: &Segment,
     worker: WorkerIndex,
     asked: TaskRef,
-) -> Result<Order, Rejection> {
+) -> Result<AttemptSpec, Rejection> {
     let (slot, state) = held(segment, worker, asked)?;
     let task = segment.task(slot);
     let Some(kind) = task.kind() else {
@@ -63,7 +63,7 @@ pub(crate) fn order(
             "its kind is not in the table of kinds",
         ));
     };
-    let order = Order {
+    let spec = AttemptSpec {
         kind,
         payload: task.payload(),
         timeout_ms: task.timeout_ms(),
@@ -71,7 +71,7 @@ pub(crate) fn order(
     };
     // Read again: the fields are this attempt's only if the slot has not moved on in between.
     if task.state().generation() == state.generation() {
-        Ok(order)
+        Ok(spec)
     } else {
         Err(Rejection::unknown_task(asked.task))
     }

@@ -71,7 +71,7 @@ pub(crate) enum Said {
     Panicked(String),
 }
 
-enum Order {
+enum Command {
     Do {
         now: Now,
         ask: Ask,
@@ -84,7 +84,7 @@ enum Order {
 /// The world's end of it.
 #[derive(Debug)]
 pub(crate) struct Process {
-    orders: Sender<Order>,
+    commands: Sender<Command>,
     said: Receiver<Said>,
     thread: Option<JoinHandle<()>>,
 }
@@ -92,7 +92,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it; what it says first is whether it has joined.
     pub(crate) fn start(spec: ProcessSpec, now: Now) -> (Self, Said) {
-        let (orders, inbox) = channel();
+        let (commands, inbox) = channel();
         let (outbox, said) = channel();
         let thread = std::thread::spawn(move || {
             set_monotonic_ns(Some(now.ns));
@@ -109,7 +109,7 @@ impl Process {
             drop(outbox.send(last));
         });
         let process = Self {
-            orders,
+            commands,
             said,
             thread: Some(thread),
         };
@@ -119,7 +119,7 @@ impl Process {
 
     /// Runs an operation to its end, or to the shared write after which it is to stand still.
     pub(crate) fn ask(&self, now: Now, ask: Ask, pause_after: Option<u32>) -> Said {
-        self.send(Order::Do {
+        self.send(Command::Do {
             now,
             ask,
             pause_after,
@@ -129,13 +129,13 @@ impl Process {
 
     /// Goes on with the operation that stands still.
     pub(crate) fn go_on(&self, now: Now) -> Said {
-        self.send(Order::GoOn(now));
+        self.send(Command::GoOn(now));
         self.hear()
     }
 
     /// Kills it, where it stands.
     pub(crate) fn kill(mut self) {
-        self.send(Order::Die);
+        self.send(Command::Die);
         let last = self.hear();
         assert!(matches!(last, Said::Dead), "{last:?}");
         self.join();
@@ -148,8 +148,8 @@ impl Process {
         }
     }
 
-    fn send(&self, order: Order) {
-        self.orders.send(order).expect("it waits for orders");
+    fn send(&self, command: Command) {
+        self.commands.send(command).expect("it waits for commands");
     }
 
     fn hear(&self) -> Said {
@@ -164,14 +164,14 @@ impl Drop for Process {
     fn drop(&mut self) {
         // A world that has failed: it dies where it stands.
         if self.thread.is_some() {
-            let _ = self.orders.send(Order::Die);
+            let _ = self.commands.send(Command::Die);
             self.join();
         }
     }
 }
 
 /// The life of the process; returns its last word.
-fn live(spec: &ProcessSpec, inbox: Receiver<Order>, outbox: &Sender<Said>) -> Said {
+fn live(spec: &ProcessSpec, inbox: Receiver<Command>, outbox: &Sender<Said>) -> Said {
     let attachment = AttachmentSpec::new(AttachRole::Worker, "local", &spec.folder)
         .with_lock_file(&spec.lock_file);
     let Ok(attachment) = Attachment::open_id(spec.shm_id, &attachment) else {
@@ -194,7 +194,7 @@ fn live(spec: &ProcessSpec, inbox: Receiver<Order>, outbox: &Sender<Said>) -> Sa
     let held = RefCell::new(Vec::new());
     loop {
         match inbox.recv() {
-            Ok(Order::Do {
+            Ok(Command::Do {
                 now,
                 ask: Ask::Leave,
                 ..
@@ -202,7 +202,7 @@ fn live(spec: &ProcessSpec, inbox: Receiver<Order>, outbox: &Sender<Said>) -> Sa
                 set_monotonic_ns(Some(now.ns));
                 return Said::Left;
             }
-            Ok(Order::Do {
+            Ok(Command::Do {
                 now,
                 ask,
                 pause_after,
@@ -220,25 +220,25 @@ fn live(spec: &ProcessSpec, inbox: Receiver<Order>, outbox: &Sender<Said>) -> Sa
                 };
                 say(said);
             }
-            Ok(Order::Die) | Err(_) => {
+            Ok(Command::Die) | Err(_) => {
                 attachment.dies();
                 return Said::Dead;
             }
-            Ok(Order::GoOn(_)) => panic!("it does not stand still"),
+            Ok(Command::GoOn(_)) => panic!("it does not stand still"),
         }
     }
 }
 
 /// Between two writes of an operation.
-fn stand_still(attachment: &Attachment, inbox: &Receiver<Order>, outbox: &Sender<Said>) {
+fn stand_still(attachment: &Attachment, inbox: &Receiver<Command>, outbox: &Sender<Said>) {
     outbox.send(Said::Paused).expect("the world listens");
     match inbox.recv() {
-        Ok(Order::GoOn(now)) => set_monotonic_ns(Some(now.ns)),
-        Ok(Order::Die) | Err(_) => {
+        Ok(Command::GoOn(now)) => set_monotonic_ns(Some(now.ns)),
+        Ok(Command::Die) | Err(_) => {
             attachment.dies();
             cut();
         }
-        Ok(Order::Do { .. }) => panic!("it stands still"),
+        Ok(Command::Do { .. }) => panic!("it stands still"),
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) const WORKER: LocalWorkerSpec<'static> = LocalWorkerSpec {
 
 /// What a child is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Order {
+pub(super) struct Errand {
     pub(super) what: What,
     pub(super) seed: u64,
     /// After which shared write it kills itself; 0 = never.
@@ -88,7 +88,7 @@ impl What {
     const ROLES: [Self; 4] = [Self::Producer, Self::Worker, Self::Repairer, Self::Daemon];
 }
 
-impl Order {
+impl Errand {
     pub(super) fn text(&self, shm_id: i32, folder: &Path) -> String {
         let Self {
             what,
@@ -110,32 +110,32 @@ impl Order {
             .chain(What::ROLES)
             .find(|what| format!("{what:?}") == parts[0])
             .unwrap();
-        let order = Self {
+        let errand = Self {
             what,
             seed: number(1),
             kill: number(2),
             rounds: number(3),
         };
-        (order, parts[4].parse().unwrap(), Path::new(parts[5]))
+        (errand, parts[4].parse().unwrap(), Path::new(parts[5]))
     }
 }
 
 /// The child's whole life.
 pub(super) fn run(text: &str) {
-    let (order, shm_id, folder) = Order::of(text);
+    let (errand, shm_id, folder) = Errand::of(text);
     let log = Log::open(folder);
     let farewell = Log::open(folder);
     // The log is written before the segment is opened, so that nothing of the kill's own bookkeeping fails after it.
-    process::arm(order.kill, move |place| {
+    process::arm(errand.kill, move |place| {
         farewell.say(&format!("kil {}:{}", place.file(), place.line()));
     });
     let mut actor = Actor {
         log,
-        rng: fastrand::Rng::with_seed(order.seed),
+        rng: fastrand::Rng::with_seed(errand.seed),
         made: 0,
     };
-    for _ in 0..order.rounds.max(1) {
-        actor.act(order.what, shm_id, folder);
+    for _ in 0..errand.rounds.max(1) {
+        actor.act(errand.what, shm_id, folder);
     }
     let places = process::disarm();
     let text: Vec<String> = places

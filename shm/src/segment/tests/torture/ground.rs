@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::VARIABLE;
-use super::child::Order;
+use super::child::Errand;
 use crate::layout::Geometry;
 use crate::layout::attach::AttachRole;
 use crate::segment::{
@@ -66,11 +66,11 @@ impl Ground {
     }
 
     /// Starts a child.
-    pub(super) fn spawn(&self, order: &Order) -> Victim {
+    pub(super) fn spawn(&self, errand: &Errand) -> Victim {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "segment::tests::torture::child"])
             .args(["--nocapture", "--test-threads=1"])
-            .env(VARIABLE, order.text(self.shm_id(), self.folder()))
+            .env(VARIABLE, errand.text(self.shm_id(), self.folder()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -80,8 +80,8 @@ impl Ground {
     }
 
     /// Starts a child and waits for its end.
-    pub(super) fn run(&self, order: &Order) -> ExitStatus {
-        self.spawn(order).wait(order)
+    pub(super) fn run(&self, errand: &Errand) -> ExitStatus {
+        self.spawn(errand).wait(errand)
     }
 }
 
@@ -125,7 +125,7 @@ impl Victim {
     }
 
     /// Waits for the end; a child that reports that it was harmed fails the test.
-    pub(super) fn wait(self, order: &Order) -> ExitStatus {
+    pub(super) fn wait(self, errand: &Errand) -> ExitStatus {
         let begun = Instant::now();
         while let Some(pidfd) = &self.pidfd
             && !pidfd.wait(1_000).unwrap()
@@ -133,14 +133,14 @@ impl Victim {
             if begun.elapsed() > PATIENCE {
                 let state = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
                 self.signal(nix::sys::signal::Signal::SIGKILL);
-                panic!("{order:?} is blocked: {}", state.unwrap_or_default());
+                panic!("{errand:?} is blocked: {}", state.unwrap_or_default());
             }
         }
         let output = self.child.wait_with_output().unwrap();
         let status = output.status;
         assert!(
             status.success() || status.signal() == Some(9),
-            "{order:?} ended with {status}: {}",
+            "{errand:?} ended with {status}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
         status

@@ -22,7 +22,7 @@ mod random;
 
 use std::collections::BTreeSet;
 
-/// What a child is to do; see `child::Order`.
+/// What a child is to do; see `child::Errand`.
 const VARIABLE: &str = "QTF_TORTURE";
 
 /// A number from the environment.

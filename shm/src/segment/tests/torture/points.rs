@@ -11,7 +11,7 @@
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::child::{Actor, Order, WORKER, What};
+use super::child::{Actor, Errand, WORKER, What};
 use super::ground::Ground;
 use super::ledger::Ledger;
 use super::plm::Plm;
@@ -124,7 +124,7 @@ impl Scene {
     /// Returns how many kills that were.
     fn kill_at_every_write(&mut self, what: What, seed: u64, mess: Option<u64>) -> u64 {
         for kill in 1..WRITES_MAX {
-            let order = Order {
+            let errand = Errand {
                 what,
                 seed,
                 kill,
@@ -132,9 +132,9 @@ impl Scene {
             };
             let mess = mess.unwrap_or_else(|| self.actor.rng.u64(..));
             self.prepare(what, mess);
-            let status = self.ground.run(&order);
+            let status = self.ground.run(&errand);
             let context = format!(
-                "{order:?}; again: QTF_SEED={seed} cargo test -p qtf-shm --lib kill_after_any_shared_write"
+                "{errand:?}; again: QTF_SEED={seed} cargo test -p qtf-shm --lib kill_after_any_shared_write"
             );
             let recovered =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.recover()));
@@ -199,7 +199,7 @@ impl Scene {
         ] {
             let seed = rng.u64(..);
             let kill = kill + rng.u64(0..12);
-            self.ground.run(&Order {
+            self.ground.run(&Errand {
                 what,
                 seed,
                 kill,

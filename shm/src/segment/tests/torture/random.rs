@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::child::{Actor, Order, WORKER, What};
+use super::child::{Actor, Errand, WORKER, What};
 use super::ground::{Ground, Victim};
 use super::ledger::Ledger;
 use super::plm::Plm;
@@ -92,7 +92,7 @@ pub(super) fn run(seed: u64, kills: u64) -> Report {
 }
 
 struct Member {
-    order: Order,
+    errand: Errand,
     victim: Victim,
 }
 
@@ -127,14 +127,14 @@ impl<'g> Epoch<'g> {
         } else {
             self.rng.u64(1..=reach)
         };
-        let order = Order {
+        let errand = Errand {
             what,
             seed: self.rng.u64(..),
             kill,
             rounds: 1,
         };
-        let victim = self.ground.spawn(&order);
-        Member { order, victim }
+        let victim = self.ground.spawn(&errand);
+        Member { errand, victim }
     }
 
     fn run(mut self, goal: u64, report: &mut Report) {
@@ -151,9 +151,9 @@ impl<'g> Epoch<'g> {
                 if Some(index) == self.stopped || !self.crew[index].victim.has_ended() {
                     continue;
                 }
-                let next = self.hire(self.crew[index].order.what);
+                let next = self.hire(self.crew[index].errand.what);
                 let ended = std::mem::replace(&mut self.crew[index], next);
-                let status = ended.victim.wait(&ended.order);
+                let status = ended.victim.wait(&ended.errand);
                 report.kills += u64::from(status.signal() == Some(9));
             }
             std::thread::park_timeout(Duration::from_micros(300));
@@ -187,16 +187,16 @@ impl<'g> Epoch<'g> {
             }
             for other in 0..self.crew.len() {
                 if other != index && self.crew[other].victim.has_ended() {
-                    let next = self.hire(self.crew[other].order.what);
+                    let next = self.hire(self.crew[other].errand.what);
                     let ended = std::mem::replace(&mut self.crew[other], next);
-                    let status = ended.victim.wait(&ended.order);
+                    let status = ended.victim.wait(&ended.errand);
                     report.kills += u64::from(status.signal() == Some(9));
                 }
             }
             assert!(
                 begun.elapsed() < PATIENCE,
                 "nobody gets on while {:?} is stopped",
-                self.crew[index].order
+                self.crew[index].errand
             );
             std::thread::park_timeout(Duration::from_micros(300));
         }
@@ -208,7 +208,7 @@ impl<'g> Epoch<'g> {
             self.crew[index].victim.signal(Signal::SIGCONT);
         }
         for member in self.crew {
-            let status = member.victim.wait(&member.order);
+            let status = member.victim.wait(&member.errand);
             report.kills += u64::from(status.signal() == Some(9));
         }
     }
