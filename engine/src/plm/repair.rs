@@ -16,7 +16,7 @@ use super::journal::is_once;
 use super::stops::{is_to_be_told, push_stop, stop_reason};
 use super::timers::{expires_at, overdue_at};
 use crate::effects::StopReason;
-use crate::register::{Claim, Workers};
+use crate::register::{Possession, Workers};
 use crate::turn::Turn;
 
 /// What a repair of a slot did.
@@ -128,16 +128,16 @@ impl Plm {
                 Repaired::Nothing
             };
         };
-        let claim = state
+        let possession = state
             .id(slot)
-            .map_or(Claim::Gone, |id| workers.claim(turn.segment, worker, id));
+            .map_or(Possession::Gone, |id| workers.possession(turn.segment, worker, id));
         let task = turn.segment.task(slot);
-        let why = match claim {
-            Claim::Holds if self.takes_unstarted_back(turn, workers, (slot, state), worker) => {
+        let why = match possession {
+            Possession::Holds if self.takes_unstarted_back(turn, workers, (slot, state), worker) => {
                 turn.segment.counters().add(Counter::TaskRequeued, 1);
                 return Repaired::TakenFrom(worker);
             }
-            Claim::Holds => {
+            Possession::Holds => {
                 let is_flagged = stop_reason(state).is_some();
                 let watched = if is_to_be_told(turn.segment, state) {
                     Some(turn.now)
@@ -152,16 +152,16 @@ impl Plm {
                 };
             }
             // Its order never went out, so nobody has lost it.
-            Claim::Doubtful if self.waits_for_its_record(task) => HandBack::Returned,
-            Claim::Unnamed if state.phase() == Phase::Assigned => HandBack::Returned,
-            Claim::Unnamed | Claim::Doubtful | Claim::Gone => HandBack::WorkerLost,
-            Claim::Returned => HandBack::Returned,
+            Possession::Doubtful if self.waits_for_its_record(task) => HandBack::Returned,
+            Possession::Unnamed if state.phase() == Phase::Assigned => HandBack::Returned,
+            Possession::Unnamed | Possession::Doubtful | Possession::Gone => HandBack::WorkerLost,
+            Possession::Returned => HandBack::Returned,
         };
         if !self.hand_back(turn, workers, slot, why) {
             return Repaired::Nothing;
         }
         turn.segment.counters().add(Counter::TaskRequeued, 1);
-        if matches!(claim, Claim::Unnamed | Claim::Doubtful) {
+        if matches!(possession, Possession::Unnamed | Possession::Doubtful) {
             turn.segment
                 .counters()
                 .add(Counter::AssignmentReconciled, 1);

@@ -36,7 +36,7 @@ pub(crate) enum Ending {
 
 /// What a worker slot says about a task that names it as its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub(crate) enum Possession {
     /// The worker is there and may hold it.
     Holds,
     /// The worker has left.
@@ -287,26 +287,26 @@ impl Workers {
     }
 
     /// What a worker slot says about a task that names it as its owner.
-    pub(crate) fn claim(&self, segment: &Segment, worker: WorkerIndex, task: TaskId) -> Claim {
+    pub(crate) fn possession(&self, segment: &Segment, worker: WorkerIndex, task: TaskId) -> Possession {
         let Some(note) = self.notes.get(worker.position()) else {
-            return Claim::Gone;
+            return Possession::Gone;
         };
         if !serves(segment.worker(worker).state()) {
             return if note.has_left {
-                Claim::Returned
+                Possession::Returned
             } else {
-                Claim::Gone
+                Possession::Gone
             };
         }
         match &note.held {
             Some(held) if held.binary_search(&task).is_err() => {
                 if note.is_concluded {
-                    Claim::Doubtful
+                    Possession::Doubtful
                 } else {
-                    Claim::Unnamed
+                    Possession::Unnamed
                 }
             }
-            Some(_) | None => Claim::Holds,
+            Some(_) | None => Possession::Holds,
         }
     }
 

@@ -100,13 +100,13 @@ pub struct ChunkGone {
 /// sweep for dead processes frees it.
 #[derive(Debug)]
 #[must_use = "a claimed chunk is lost until a sweep unless it is committed or abandoned"]
-pub struct Claim {
+pub struct ClaimedChunk {
     unit: u32,
     bytes: usize,
     claimant: Claimant,
 }
 
-impl Claim {
+impl ClaimedChunk {
     /// First unit of the chunk: its name from the commit on.
     #[must_use]
     pub const fn unit(&self) -> u32 {
@@ -175,7 +175,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         claimant: Claimant,
         bytes: usize,
         purpose: Purpose,
-    ) -> Result<Claim, AllocateError> {
+    ) -> Result<ClaimedChunk, AllocateError> {
         let max = ArenaShape::<UNITS>::BLOCK_BYTES;
         let wanted =
             ArenaShape::<UNITS>::class_for(bytes).ok_or(AllocateError::TooLarge { bytes, max })?;
@@ -184,7 +184,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
                 break;
             };
             if let Some(unit) = self.claim_in(block, class, claimant) {
-                return Ok(Claim {
+                return Ok(ClaimedChunk {
                     unit,
                     bytes: ArenaShape::<UNITS>::chunk_bytes(class),
                     claimant,
@@ -198,7 +198,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
 
     /// Writes bytes into a claimed chunk; false, and nothing written, when they do not fit.
     #[must_use]
-    pub fn write(&self, claim: &Claim, offset: usize, bytes: &[u8]) -> bool {
+    pub fn write(&self, claim: &ClaimedChunk, offset: usize, bytes: &[u8]) -> bool {
         let words = self.data_of(claim.unit, claim.bytes / UNIT_BYTES);
         words.is_some_and(|words| copy_in(words, offset, bytes))
     }
@@ -208,7 +208,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
     /// # Errors
     /// The chunk was taken away: this process was believed dead.
     #[expect(clippy::needless_pass_by_value, reason = "the claim ends here")]
-    pub fn commit(&self, claim: Claim, owner: ChunkOwner) -> Result<u32, ChunkGone> {
+    pub fn commit(&self, claim: ClaimedChunk, owner: ChunkOwner) -> Result<u32, ChunkGone> {
         let gone = ChunkGone { unit: claim.unit };
         let word = self.chunks.get(claim.unit as usize).ok_or(gone)?;
         let (from, to) = (
@@ -230,7 +230,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
 
     /// Gives a claimed chunk back.
     #[expect(clippy::needless_pass_by_value, reason = "the claim ends here")]
-    pub fn abandon(&self, claim: Claim) {
+    pub fn abandon(&self, claim: ClaimedChunk) {
         self.free_chunk(claim.unit, ChunkState::claimed_word(claim.claimant));
     }
 
