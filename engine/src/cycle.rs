@@ -15,7 +15,7 @@ use qtf_shm::{BlobRef, Counter, Now, PhaseCensus, PlmRight, Segment};
 use crate::attaches::Departed;
 use crate::config::{ConfigError, EngineConfig};
 use crate::effects::{Effect, EffectQueue, LostFiles};
-use crate::plm::{Journal, Plm, Repaired};
+use crate::plm::{Recorder, Plm, Repaired};
 use crate::register::{Clients, Workers};
 use crate::scheduler::Scheduler;
 use crate::sweep::Sweep;
@@ -97,7 +97,7 @@ impl Engine {
         segment: Arc<Segment>,
         config: EngineConfig,
         now: Now,
-        journal: Option<Box<Journal>>,
+        journal: Option<Box<Recorder>>,
     ) -> Result<Self, ConfigError> {
         let config = config.checked()?;
         let right = segment.plm_right().ok_or(ConfigError::NotTheDaemon)?;

@@ -13,7 +13,7 @@ use qtf_shm::{KeyId, Now, Phase, Segment, TaskId};
 use crate::answers::Accepted;
 use crate::config::{ConfigError, EngineConfig};
 use crate::cycle::{Engine, WorkCount};
-use crate::plm::{Journal, Reservation};
+use crate::plm::{Recorder, Reservation};
 use crate::rejection::Rejection;
 use crate::wall::WallTime;
 
@@ -33,7 +33,7 @@ impl Engine {
         wall: WallTime,
     ) -> Result<Self, ConfigError> {
         let reservation = Reservation::new(&segment);
-        let journal = Journal::new(appender, reservation, wall);
+        let journal = Recorder::new(appender, reservation, wall);
         Self::over(segment, config, wall.now, Some(Box::new(journal)))
     }
 

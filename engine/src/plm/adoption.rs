@@ -13,7 +13,7 @@ use qtf_shm::segment::Rebuilt;
 use qtf_shm::{Owner, Phase, Segment, SlotIndex, StateWord};
 
 use super::Plm;
-use super::journal::Journal;
+use super::journal::Recorder;
 use crate::cycle::WorkCount;
 use crate::register::Workers;
 use crate::turn::Turn;
@@ -180,7 +180,7 @@ enum Adopted {
 }
 
 /// Says whether a journal task has something that the journal does not have, or may not have.
-fn is_left_open(journal: &Journal, lsn: u64, state: StateWord) -> bool {
+fn is_left_open(journal: &Recorder, lsn: u64, state: StateWord) -> bool {
     match state.phase() {
         Phase::Free | Phase::Claimed | Phase::Quarantine | Phase::Reserved => false,
         Phase::Submitted | Phase::Ended => !cfg!(qtf_mutant = "sim_adoption_leaves_pending_tasks"),

@@ -38,9 +38,9 @@ use crate::wall::WallTime;
 /// In place of an lsn: the slot's last change is not in the journal yet.
 pub(crate) const LSN_UNDER_WAY: u64 = qtf_journal::LSN_MAX;
 
-/// Everything about the journal that the PLM keeps.
+/// Appends what happens to journal tasks, and knows what of it is durable.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub(crate) struct Recorder {
     pub(crate) appender: Appender,
     pub(crate) durable: Lsn,
     /// Records up to this one were in the journal when this daemon began.
@@ -69,7 +69,7 @@ impl Mark {
     }
 }
 
-impl Journal {
+impl Recorder {
     pub(crate) fn new(appender: Appender, reservation: Reservation, wall: WallTime) -> Self {
         let found = appender.last_lsn();
         Self {

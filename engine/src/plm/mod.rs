@@ -66,7 +66,7 @@ use stops::Stops;
 use waiting::Waiting;
 
 pub use burials::ATTEMPTS_USED_UP;
-pub(crate) use journal::{Journal, LSN_UNDER_WAY};
+pub(crate) use journal::{LSN_UNDER_WAY, Recorder};
 pub(crate) use keys::{restorable_keys, usable_keys};
 pub(crate) use kinds::Namer;
 pub use lookup::AttemptSpec;
@@ -101,7 +101,7 @@ pub(crate) struct Plm {
     /// Until when attempts that are to stop may take.
     stops: Stops,
     /// `None` in memory operation.
-    pub(crate) journal: Option<Box<Journal>>,
+    pub(crate) journal: Option<Box<Recorder>>,
     /// Where the walk over the table of keys stands.
     keys_cursor: u32,
     key_holders: KeyHolders,
@@ -111,7 +111,7 @@ impl Plm {
     pub(crate) fn new(
         (segment, clients): (&Segment, &mut Clients),
         (seed, now): (u64, Now),
-        journal: Option<Box<Journal>>,
+        journal: Option<Box<Recorder>>,
     ) -> Self {
         let key_holders = KeyHolders::new(segment, clients);
         Self {
@@ -136,7 +136,7 @@ impl Plm {
 
     /// The journal, if the task is in it.
     #[inline]
-    fn journal_of(&mut self, task: &TaskSlot) -> Option<&mut Journal> {
+    fn journal_of(&mut self, task: &TaskSlot) -> Option<&mut Recorder> {
         let journal = self.journal.as_deref_mut()?;
         task.options().has(TaskOptions::JOURNAL).then_some(journal)
     }
