@@ -144,7 +144,7 @@ pub enum BootError {
     },
     /// A segment that cannot be used cannot be put aside either.
     #[error("the segment of before cannot be put aside ({}): {source}", file.display())]
-    SetAside {
+    PutAside {
         /// Where it should go.
         file: PathBuf,
         /// What went wrong.
@@ -206,7 +206,7 @@ impl BootError {
             Self::Lock { source, .. } => exit_of(source.kind()),
             Self::RemoteUnauthenticated { .. } | Self::Size(_) | Self::Engine(_) => Exit::Usage,
             Self::Segment(error) => exit_of_segment(error),
-            Self::DataDir { source, .. } | Self::SetAside { source, .. } => exit_of(source.kind()),
+            Self::DataDir { source, .. } | Self::PutAside { source, .. } => exit_of(source.kind()),
             Self::DataDirInUse { .. } => Exit::InUse,
             Self::DataDirUnsafe { .. } => Exit::NoPermission,
             Self::OtherSegment { .. } => Exit::Usage,
@@ -285,7 +285,7 @@ fn exit_of_segment(error: &CreateError) -> Exit {
         | CreateError::BeingMade { .. }
         | CreateError::KeysTaken { .. } => Exit::InUse,
         CreateError::Instance(_) => Exit::Usage,
-        CreateError::Call { source, .. } | CreateError::Park { source, .. } => {
+        CreateError::Call { source, .. } | CreateError::PutAside { source, .. } => {
             exit_of(source.kind())
         }
         CreateError::Header(_) => Exit::Failed,

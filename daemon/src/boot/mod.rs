@@ -253,7 +253,7 @@ fn memory_segment(settings: &Settings, spec: &SegmentSpec) -> Result<Made, BootE
             });
         }
         Earlier::Adopted(segment, _) => open::remove(&segment)?,
-        Earlier::None(adoption) => report_parked(&adoption),
+        Earlier::None(adoption) => report_put_aside(&adoption),
     }
     let segment = Segment::create_named(spec, |_| Ok::<(), CreateError>(()))?;
     tracing::info!(id = segment.shm_id(), "segment made");
@@ -261,8 +261,8 @@ fn memory_segment(settings: &Settings, spec: &SegmentSpec) -> Result<Made, BootE
 }
 
 /// Says that a segment could not be used, and where it is now.
-pub(crate) fn report_parked(adoption: &Adoption) {
-    if let Adoption::Parked { file, why } = adoption {
+pub(crate) fn report_put_aside(adoption: &Adoption) {
+    if let Adoption::PutAside { file, why } = adoption {
         tracing::warn!(
             file = %file.display(), why,
             "the old segment cannot be used: saved to a file, new one made"

@@ -238,16 +238,16 @@ impl Routes {
     }
 
     /// The dispatch stream `key` waits.
-    pub(crate) fn park_dispatch(&mut self, id: WorkerId, key: StreamKey, waker: &Waker) {
+    pub(crate) fn keep_dispatch_waker(&mut self, id: WorkerId, key: StreamKey, waker: &Waker) {
         if let Some(slot) = self.get_mut(id).and_then(|route| route.dispatch.as_mut()) {
-            park(slot, key, waker);
+            keep_waker(slot, key, waker);
         }
     }
 
     /// The session `key` waits.
-    pub(crate) fn park_session(&mut self, id: WorkerId, key: StreamKey, waker: &Waker) {
+    pub(crate) fn keep_session_waker(&mut self, id: WorkerId, key: StreamKey, waker: &Waker) {
         if let Some(slot) = self.get_mut(id).and_then(|route| route.session.as_mut()) {
-            park(slot, key, waker);
+            keep_waker(slot, key, waker);
         }
     }
 
@@ -440,7 +440,7 @@ fn wake(stream: &Option<(StreamKey, Option<Waker>)>) {
     }
 }
 
-fn park(slot: &mut (StreamKey, Option<Waker>), key: StreamKey, waker: &Waker) {
+fn keep_waker(slot: &mut (StreamKey, Option<Waker>), key: StreamKey, waker: &Waker) {
     if slot.0 != key {
         return;
     }
@@ -627,7 +627,7 @@ mod tests {
             let id = worker(slot, 1);
             let key = routes.next_key();
             routes.open_session(id, 7, String::new(), key);
-            routes.park_session(id, key, &waker);
+            routes.keep_session_waker(id, key, &waker);
         }
         routes.wake_all();
         assert_eq!(count.try_iter().count(), 0, "the call itself wakes nobody");

@@ -213,7 +213,7 @@ impl Stream for WatchStream {
             if nothing_to_come || core.is_stopping() {
                 return Poll::Ready(None);
             }
-            core.watches.park(key, cx.waker());
+            core.watches.keep_waker(key, cx.waker());
             Poll::Pending
         });
         let response = response.unwrap_or(Poll::Ready(None));

@@ -238,7 +238,7 @@ impl WorkerSessionStream {
             if waiting.evicted {
                 core.routes.forget(worker);
             }
-            core.routes.park_session(worker, key, cx.waker());
+            core.routes.keep_session_waker(worker, key, cx.waker());
             waiting.evicted || core.is_stopping()
         })
         .unwrap_or(true);

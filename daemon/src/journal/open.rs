@@ -67,7 +67,7 @@ pub(crate) fn open(
     let (adopted, opened) = look(&dir, || crate::boot::adopt(&spec, folder));
     let found = match adopted? {
         Earlier::None(adoption) => {
-            crate::boot::report_parked(&adoption);
+            crate::boot::report_put_aside(&adoption);
             None
         }
         Earlier::Adopted(segment, adoption) => Some((*segment, adoption)),
@@ -76,7 +76,7 @@ pub(crate) fn open(
         let opened = opened?;
         match fit(settings, &segment, &opened, &dir)? {
             Fit::Fits => return hot(segment, &adoption, &opened, dir),
-            Fit::Stale => set_aside(settings, &segment)?,
+            Fit::Stale => put_aside(settings, &segment)?,
             Fit::Empty => remove(&segment)?,
         }
     }
@@ -151,15 +151,15 @@ pub(crate) fn holds_tasks(segment: &Segment) -> bool {
 }
 
 /// Saves a segment to a file and removes it.
-fn set_aside(settings: &Settings, segment: &Segment) -> Result<(), BootError> {
+fn put_aside(settings: &Settings, segment: &Segment) -> Result<(), BootError> {
     let name = format!(
-        "parked-{}-{}.image",
+        "aside-{}-{}.image",
         settings.instance,
         settings.clock.wall_ns() / 1_000_000
     );
     let file = settings.runtime_dir.join(name);
     let saved = segment.write_snapshot(&file);
-    saved.map_err(|source| BootError::SetAside {
+    saved.map_err(|source| BootError::PutAside {
         file: file.clone(),
         source,
     })?;
@@ -172,7 +172,7 @@ fn set_aside(settings: &Settings, segment: &Segment) -> Result<(), BootError> {
 
 /// Removes a segment from the system.
 pub(crate) fn remove(segment: &Segment) -> Result<(), BootError> {
-    segment.remove().map_err(|source| BootError::SetAside {
+    segment.remove().map_err(|source| BootError::PutAside {
         file: PathBuf::from("segment"),
         source,
     })

@@ -118,7 +118,7 @@ fn segment_that_holds_tasks_goes_only_with_the_folder_that_it_was_made_with() {
 }
 
 #[test]
-fn segment_that_missed_records_is_set_aside_and_the_journal_believed() {
+fn segment_that_missed_records_is_put_aside_and_the_journal_believed() {
     let (home, data) = home("stale");
     let daemon = home.serving(&["--data-dir", &data]);
     let first = submit(&home, 3);

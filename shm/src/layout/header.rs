@@ -34,7 +34,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// First word of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"QTFSEG01");
-/// Changes when an older reader would misread: such a segment is parked.
+/// Changes when an older reader would misread: such a segment is put aside.
 pub const LAYOUT_MAJOR: u32 = 2;
 /// Changes when something was added that an older reader may ignore.
 pub const LAYOUT_MINOR: u32 = 0;

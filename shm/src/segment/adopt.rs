@@ -30,7 +30,7 @@ use crate::segment::key::keys_of;
 use crate::segment::limits::refusal;
 use crate::segment::lock_file::LockFile;
 use crate::segment::look::{Found, look};
-use crate::segment::snapshot::park;
+use crate::segment::snapshot::put_aside;
 use crate::segment::spec::{Adoption, CreateError, Earlier, SegmentSpec};
 
 impl Segment {
@@ -86,8 +86,8 @@ impl Segment {
                     memory,
                 } => {
                     let file =
-                        park(&memory, runtime_dir, &spec.instance).map_err(|(file, source)| {
-                            CreateError::Park {
+                        put_aside(&memory, runtime_dir, &spec.instance).map_err(|(file, source)| {
+                            CreateError::PutAside {
                                 shm_id,
                                 why: why.clone(),
                                 file,
@@ -95,7 +95,7 @@ impl Segment {
                             }
                         })?;
                     remove(shm_id, spec)?;
-                    adoption = Adoption::Parked { file, why };
+                    adoption = Adoption::PutAside { file, why };
                 }
                 Found::Usable(segment) => {
                     let (segment, adoption) = adopt(*segment, spec, runtime_dir);

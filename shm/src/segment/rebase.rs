@@ -16,7 +16,7 @@
 //! | finish | header with the new origin, sum of all moves, mark cleared | fixed values |
 //!
 //! While the mark is there nobody attaches ([`crate::segment::OpenError::Rebuilding`]), and the next process that is alone goes on from its step. A mark
-//! whose checksum is wrong is damage: such a segment is parked (`look.rs`).
+//! whose checksum is wrong is damage: such a segment is put aside (`look.rs`).
 //!
 //! Stamps in the journal are never moved: the sum of all moves is added to those of the segment (`Segment::journal_stamp`).
 //! Tested in `segment/tests/rebase.rs`, with a kill after each store.

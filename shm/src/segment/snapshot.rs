@@ -88,12 +88,12 @@ impl SegmentView {
 }
 
 /// Saves memory that cannot be used under a new name in `dir`; gives the name, also with an error.
-pub(super) fn park(
+pub(super) fn put_aside(
     memory: &Mapping,
     dir: &Path,
     instance: &str,
 ) -> Result<PathBuf, (PathBuf, io::Error)> {
-    let file = dir.join(format!("parked-{instance}-{}.image", wall_ns() / 1_000_000));
+    let file = dir.join(format!("aside-{instance}-{}.image", wall_ns() / 1_000_000));
     let whole = [(0, memory.bytes())];
     let written =
         fs::create_dir_all(dir).and_then(|()| write_image(memory, &file, &whole, memory.bytes()));

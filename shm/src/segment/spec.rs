@@ -181,7 +181,7 @@ pub enum CreateError {
     },
     /// The old segment could not be saved.
     #[error("segment {shm_id} cannot be used ({why}) and could not be saved to {file}: {source}")]
-    Park {
+    PutAside {
         /// The segment.
         shm_id: i32,
         /// Why it cannot be used.
@@ -217,7 +217,7 @@ pub enum Adoption {
         other_sizes: bool,
     },
     /// The one there could not be used: it was saved, and a new one made.
-    Parked {
+    PutAside {
         /// Where it was saved.
         file: PathBuf,
         /// Why it could not be used.

@@ -264,7 +264,7 @@ impl Watches {
     }
 
     /// The stream waits to be woken.
-    pub(crate) fn park(&mut self, key: WatchKey, waker: &Waker) {
+    pub(crate) fn keep_waker(&mut self, key: WatchKey, waker: &Waker) {
         if let Some(watcher) = self.watcher_mut(key) {
             watcher.waker = Some(waker.clone());
         }

@@ -185,7 +185,7 @@ fn stop_wakes_every_stream_a_bounded_number_a_turn() {
     let mut watches = Watches::new(100, (10, ShareRule::Whole));
     for _ in 0..5 * STEPS {
         let key = watches.open(ONE);
-        watches.park(key, &waker);
+        watches.keep_waker(key, &waker);
     }
     watches.wake_all();
     watches.tend();

@@ -125,8 +125,8 @@ fn segment_of_another_boot_is_put_aside_and_the_start_is_a_cold_one() {
     header.boot_id = [1, 2];
     front.write(&header, segment.geometry());
     segment.detach();
-    let Adoption::Parked { file, why } = absent(&instance) else {
-        panic!("a segment of another boot was not parked");
+    let Adoption::PutAside { file, why } = absent(&instance) else {
+        panic!("a segment of another boot was not put aside");
     };
     assert!(why.contains("boot"), "{why}");
     assert!(!is_there(&instance));
@@ -141,8 +141,8 @@ fn header_that_cannot_be_read_is_put_aside_with_the_reason() {
     // Word 60 of both copies, under their checksums.
     scribble(&segment, &[(60, 1), (512 + 60, 1)]);
     segment.detach();
-    let Adoption::Parked { file, why } = absent(&instance) else {
-        panic!("a damaged header was not parked");
+    let Adoption::PutAside { file, why } = absent(&instance) else {
+        panic!("a damaged header was not put aside");
     };
     assert!(why.contains("checksum") && file.exists(), "{why}");
     let made = Segment::create_named::<Problem>(&cold(&instance), |_| Ok(())).unwrap();

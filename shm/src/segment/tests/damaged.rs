@@ -15,7 +15,7 @@ const EPOCH_WORD: usize = READY_WORD + 16;
 /// Takes over what was left. What could not be used must be in a file.
 fn take_over(instance: &Instance) -> Result<(Segment, Adoption), CreateError> {
     let taken = instance.start();
-    if let Ok((_, Adoption::Parked { file, why })) = &taken {
+    if let Ok((_, Adoption::PutAside { file, why })) = &taken {
         assert!(file.exists() && !why.is_empty(), "{why}");
     }
     taken
@@ -38,7 +38,7 @@ fn segment_whose_ready_word_or_first_magic_is_destroyed_is_not_lost_silently() {
             assert_eq!(segment.state(task.slot()).phase(), Phase::Ready);
         } else {
             assert!(
-                matches!(adoption, Adoption::Parked { .. }),
+                matches!(adoption, Adoption::PutAside { .. }),
                 "{value}: {adoption:?}"
             );
         }
@@ -63,7 +63,7 @@ fn whichever_word_of_the_front_is_zeroed_or_garbled_no_segment_with_tasks_is_dro
     let mut child = std::process::Command::new("true").spawn().unwrap();
     child.wait().unwrap();
     let dead = u64::from(child.id());
-    let mut parked = 0;
+    let mut aside = 0;
     // The words of the control region that have a use lie in its first 96.
     for word in header.into_iter().chain(READY_WORD..READY_WORD + 96) {
         for value in [0, 1, 0x5A5A_5A5A_5A5A_5A5A, u64::MAX] {
@@ -92,9 +92,9 @@ fn whichever_word_of_the_front_is_zeroed_or_garbled_no_segment_with_tasks_is_dro
                         .any(|slot| slot == task.slot()),
                     "word {word} = {value:#x}: adopted without its task"
                 ),
-                Adoption::Parked { file, .. } => {
+                Adoption::PutAside { file, .. } => {
                     std::fs::remove_file(file).unwrap();
-                    parked += 1;
+                    aside += 1;
                 }
                 Adoption::Created => panic!("word {word} = {value:#x}: dropped without a file"),
             }
@@ -102,7 +102,7 @@ fn whichever_word_of_the_front_is_zeroed_or_garbled_no_segment_with_tasks_is_dro
         }
     }
     // The ready word, with each value.
-    assert!(parked >= 4, "{parked}");
+    assert!(aside >= 4, "{aside}");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn segment_of_noise_is_put_aside_and_one_with_a_few_damaged_states_is_not() {
     scribble(&segment, &many);
     segment.detach();
     let (_, adoption) = take_over(&instance).unwrap();
-    let Adoption::Parked { why, .. } = adoption else {
+    let Adoption::PutAside { why, .. } = adoption else {
         panic!("{adoption:?}");
     };
     assert!(why.contains("20 of 40"), "{why}");
@@ -143,7 +143,7 @@ fn random_damage_before_each_restart_never_stops_the_next_daemon() {
     )
     .unwrap();
     let mut random = fastrand::Rng::with_seed(5);
-    let mut parked = 0;
+    let mut aside = 0;
     for round in 0..150 {
         let (segment, adoption) = match take_over(&instance) {
             Ok(taken) => taken,
@@ -153,7 +153,7 @@ fn random_damage_before_each_restart_never_stops_the_next_daemon() {
         };
         match adoption {
             Adoption::Created => assert_eq!(round, 0, "made anew without a word"),
-            Adoption::Parked { .. } => parked += 1,
+            Adoption::PutAside { .. } => aside += 1,
             Adoption::Adopted { .. } => {}
         }
         for stamp in 0..5 {
@@ -186,7 +186,7 @@ fn random_damage_before_each_restart_never_stops_the_next_daemon() {
             .collect();
         scribble(&segment, &noise);
         segment.detach();
-        if parked > 0 && random.u8(0..4) == 0 {
+        if aside > 0 && random.u8(0..4) == 0 {
             // A clean one from time to time.
             if let Ok((segment, _)) = instance.start() {
                 segment.remove().unwrap();
@@ -196,5 +196,5 @@ fn random_damage_before_each_restart_never_stops_the_next_daemon() {
             }
         }
     }
-    assert!(parked > 0, "no round destroyed enough to be put aside");
+    assert!(aside > 0, "no round destroyed enough to be put aside");
 }

@@ -1,4 +1,4 @@
-//! Named and private segments of the real kernel: create, adopt, park, refuse.
+//! Named and private segments of the real kernel: create, adopt, put aside, refuse.
 
 use std::path::{Path, PathBuf};
 
@@ -354,9 +354,9 @@ fn half_built_segment_of_a_living_creator_is_waited_for() {
     }
 }
 
-fn parked_file(dir: &Path, adoption: &Adoption, reason: &str) -> PathBuf {
-    let Adoption::Parked { file, why } = adoption else {
-        panic!("not parked: {adoption:?}");
+fn file_of(dir: &Path, adoption: &Adoption, reason: &str) -> PathBuf {
+    let Adoption::PutAside { file, why } = adoption else {
+        panic!("not put aside: {adoption:?}");
     };
     assert!(why.contains(reason), "{why}");
     assert!(file.starts_with(dir));
@@ -364,8 +364,8 @@ fn parked_file(dir: &Path, adoption: &Adoption, reason: &str) -> PathBuf {
 }
 
 #[test]
-fn segment_that_cannot_be_used_is_parked_and_replaced() {
-    let instance = Instance::new("park");
+fn segment_that_cannot_be_used_is_put_aside_and_replaced() {
+    let instance = Instance::new("aside");
     // Both copies of a header word, with or without a checksum that fits.
     for (word, reason) in [(2, "layout"), (3, "checksum")] {
         let (segment, _) = instance.start().unwrap();
@@ -379,7 +379,7 @@ fn segment_that_cannot_be_used_is_parked_and_replaced() {
         let total = segment.view.parts.mapping.bytes();
         segment.detach();
         let (fresh, adoption) = instance.start().unwrap();
-        let file = parked_file(instance.dir.path(), &adoption, reason);
+        let file = file_of(instance.dir.path(), &adoption, reason);
         assert_eq!(file.metadata().unwrap().len(), total);
         assert_ne!(fresh.segment_id(), segment_id);
         assert!(sysv::status(shm_id).is_err(), "removed");
@@ -408,7 +408,7 @@ fn one_damaged_copy_of_the_header_does_not_matter() {
 
 #[test]
 fn segment_that_cannot_be_saved_is_kept() {
-    let instance = Instance::new("nopark");
+    let instance = Instance::new("nowhere");
     let (segment, _) = instance.start().unwrap();
     let shm_id = segment.shm_id().unwrap();
     scribble(&segment, &[(2, 99), (512 + 2, 99)]);
@@ -416,7 +416,7 @@ fn segment_that_cannot_be_saved_is_kept() {
     let file = instance.dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let error = Segment::create_or_adopt_named(&instance.spec(), &file.join("run")).unwrap_err();
-    assert!(matches!(error, CreateError::Park { .. }), "{error}");
+    assert!(matches!(error, CreateError::PutAside { .. }), "{error}");
     assert!(sysv::status(shm_id).is_ok());
 }
 
