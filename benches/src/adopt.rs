@@ -1,4 +1,4 @@
-//! How long a segment takes to be filled from a journal and to be taken over by a new daemon.
+//! How long a segment takes to be filled from a journal and to be adopted by a new daemon.
 //!
 //! `bench-adopt [TASKS]` (default 1,000,000, in a segment of the default size): one process makes a named segment with that
 //! many waiting tasks and ends; others adopt it, one after the other, as a killed daemon's successor does. Each is a process of

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use crate::core_cell::{self, Core};
 use crate::idle::Rest;
 
-/// Turns until `stop` becomes true, or its sender is gone, or another daemon has taken over, or the journal has
+/// Turns until `stop` becomes true, or its sender is gone, or another daemon has adopted the segment, or the journal has
 /// failed.
 pub(crate) async fn run(rest: &mut Rest, wake: &Notify, mut stop: watch::Receiver<bool>) {
     tokio::select! {
@@ -18,10 +18,10 @@ pub(crate) async fn run(rest: &mut Rest, wake: &Notify, mut stop: watch::Receive
     }
 }
 
-/// The same at the end: until another daemon has taken over. After a failure of the journal nothing is decided any
+/// The same at the end: until another daemon has adopted the segment. After a failure of the journal nothing is decided any
 /// more, and refusals are still to be sent.
 pub(crate) async fn turn_at_the_end(rest: &mut Rest, wake: &Notify) {
-    turn_until(rest, wake, Core::is_taken_over).await;
+    turn_until(rest, wake, Core::is_superseded).await;
 }
 
 /// Turns until what the daemon found is in its journal, and the ids that it gives are reserved; or the journal has
@@ -34,8 +34,8 @@ async fn turn_until(rest: &mut Rest, wake: &Notify, is_over: impl Fn(&Core) -> b
     while let Some((work, due)) = core_cell::turn() {
         let seen = core_cell::look(|core| (is_over(core), core.now(), core.is_writing()));
         let Some((false, now, is_writing)) = seen else {
-            if core_cell::look(Core::is_taken_over) == Some(true) {
-                tracing::error!("another daemon has taken over the segment, stopping");
+            if core_cell::look(Core::is_superseded) == Some(true) {
+                tracing::error!("another daemon has adopted the segment, stopping");
             }
             return;
         };

@@ -63,9 +63,9 @@ pub enum StopError {
     /// The journal could not be written.
     #[error("{0}")]
     JournalFailed(String),
-    /// Another daemon has taken the segment over.
-    #[error("another daemon has taken over the segment of this one")]
-    TakenOver,
+    /// Another daemon has adopted the segment.
+    #[error("another daemon has adopted the segment of this one")]
+    Superseded,
     /// Some connections were still open at the deadline and were cut.
     #[error(
         "connections were still open at the stop deadline and were cut; raise stop_deadline_ms if they need longer"
@@ -79,7 +79,7 @@ impl StopError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::JournalFailed(_) => Exit::JournalFailed,
-            Self::Panicked | Self::TakenOver | Self::Cut => Exit::Failed,
+            Self::Panicked | Self::Superseded | Self::Cut => Exit::Failed,
         }
     }
 }

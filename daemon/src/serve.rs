@@ -334,7 +334,7 @@ async fn end(
     (rest, wake): (&mut Rest, &Notify),
     (connections, health): (&Connections, &Health),
 ) -> Result<(), StopError> {
-    let was_taken_over = core_cell::look(Core::is_taken_over).unwrap_or(false);
+    let was_superseded = core_cell::look(Core::is_superseded).unwrap_or(false);
     let failure = || core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
     let deadline = match failure() {
         None => settings.times.stop_deadline,
@@ -361,8 +361,8 @@ async fn end(
         tracing::warn!("connections still open at the stop deadline are cut");
         return Err(StopError::Cut);
     }
-    if was_taken_over {
-        Err(StopError::TakenOver)
+    if was_superseded {
+        Err(StopError::Superseded)
     } else {
         Ok(())
     }
@@ -376,7 +376,7 @@ async fn leave(
     let Some(core) = core_cell::remove() else {
         return;
     };
-    let is_ours = !core.is_taken_over();
+    let is_ours = !core.is_superseded();
     let is_sound = core.journal_failure().is_none() && core.unstable_end().is_none();
     core.end();
     let bound = settings.times.stop_deadline;

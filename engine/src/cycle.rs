@@ -84,7 +84,7 @@ pub(crate) struct Parts<'e> {
 }
 
 impl Engine {
-    /// Takes over a segment, without a journal ([`Engine::with_journal`] has one). Workers that it knows get a fresh lease and must come back; the caches
+    /// Adopts a segment, without a journal ([`Engine::with_journal`] has one). Workers that it knows get a fresh lease and must come back; the caches
     /// of the segment must be in order (`Segment::rebuild_caches` after a crash).
     ///
     /// # Errors

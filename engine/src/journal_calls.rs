@@ -18,7 +18,7 @@ use crate::rejection::Rejection;
 use crate::wall::WallTime;
 
 impl Engine {
-    /// Takes over a segment with a journal, whose end the appender stands at. What the segment says of journal tasks
+    /// Adopts a segment with a journal, whose end the appender stands at. What the segment says of journal tasks
     /// and the journal does not is appended first; if that does not fit into one group, [`Engine::is_adopting`] says so,
     /// cycles go on with it as groups are written, and until then nothing is taken in or handed out.
     ///

@@ -67,7 +67,7 @@ impl Images {
         }
     }
 
-    /// For a snapshot that is begun while the engine takes over the tasks of a daemon before: numbers above `last`, the last one given
+    /// For a snapshot that is begun while the engine adopts the tasks of a daemon before: numbers above `last`, the last one given
     /// until now, may be of records which that one never wrote, and be given again. Images say less than they could then, which costs a
     /// replay of what they reflect already.
     #[must_use]

@@ -270,7 +270,7 @@ pub(crate) fn report_put_aside(adoption: &Adoption) {
     }
 }
 
-/// Says that the segment of an earlier daemon was taken over.
+/// Says that the segment of an earlier daemon was adopted.
 pub(crate) fn report_adoption(segment: &Segment, adoption: &Adoption) {
     let id = segment.shm_id();
     if let Adoption::Adopted {
@@ -279,7 +279,7 @@ pub(crate) fn report_adoption(segment: &Segment, adoption: &Adoption) {
         other_sizes,
     } = adoption
     {
-        tracing::info!(?id, epoch, clean, "segment of an earlier daemon taken over");
+        tracing::info!(?id, epoch, clean, "segment of an earlier daemon adopted");
         if *other_sizes {
             tracing::warn!("it keeps its own sizes, which are not those of the configuration");
         }

@@ -91,7 +91,7 @@ pub(crate) struct Core {
     last_stop_waker: u64,
     is_stopping: bool,
     epoch: u64,
-    is_taken_over: bool,
+    is_superseded: bool,
     origin_ns: u64,
     clock: Arc<dyn Clock>,
     moment: Moment,
@@ -181,7 +181,7 @@ impl Core {
             last_stop_waker: 0,
             is_stopping: false,
             epoch: engine.segment().epoch(),
-            is_taken_over: false,
+            is_superseded: false,
             origin_ns,
             clock,
             moment: Moment::default(),
@@ -211,8 +211,8 @@ impl Core {
     }
 
     /// Whether another daemon has raised the segment's epoch: then this one touches nothing more.
-    pub(crate) fn is_taken_over(&self) -> bool {
-        self.is_taken_over
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.is_superseded
     }
 
     /// Whether the daemon is stopping; then streams say so and end.
@@ -252,7 +252,7 @@ impl Core {
     /// One turn: the engine decides, its effects go to the streams. Returns how much was done.
     fn turn(&mut self) -> u64 {
         let now = self.now();
-        self.is_taken_over |= self.engine.segment().epoch() != self.epoch;
+        self.is_superseded |= self.engine.segment().epoch() != self.epoch;
         if self.is_over() {
             // Nothing is decided any more; those who wait are still told.
             return self.tend();
@@ -300,7 +300,7 @@ impl Core {
     /// to judge where that has the segment already.
     pub(crate) fn end(mut self) {
         self.uploads.give_up_all();
-        let count = if self.is_taken_over { 0 } else { usize::MAX };
+        let count = if self.is_superseded { 0 } else { usize::MAX };
         let left = std::iter::from_fn(|| self.engine.pop_lost_file()).take(count);
         let mut files: Vec<BlobRef> = left.collect();
         files.extend(std::iter::from_fn(|| self.uploads.pop_lost_file()));
@@ -317,7 +317,7 @@ impl Core {
 
     /// Whether the engine must not turn any more: another daemon has the segment, or the journal has failed.
     pub(crate) fn is_over(&self) -> bool {
-        self.is_taken_over || self.journal_failure().is_some()
+        self.is_superseded || self.journal_failure().is_some()
     }
 
     /// Brings effects to their streams before the next turn when many calls have come since the last one, so that the

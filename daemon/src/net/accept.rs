@@ -34,7 +34,7 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Takes over a listener.
+    /// Takes a listener.
     pub(crate) fn new(listener: Listener, backend: Backend) -> io::Result<Self> {
         let (source, file) = match (backend, listener) {
             (Backend::IoUring, Listener::Tcp(listener)) => (

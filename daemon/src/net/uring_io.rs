@@ -53,7 +53,7 @@ impl std::fmt::Debug for UringIo {
 }
 
 impl UringIo {
-    /// Takes over a connected socket.
+    /// Takes a connected socket.
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self {
             socket: Rc::new(socket),

@@ -1,4 +1,4 @@
-//! Taking over the tasks of a segment when the engine starts.
+//! Adopting the tasks of a segment when the engine starts.
 //!
 //! The segment is the truth. Parked tasks are counted, for their kinds. With a journal, every task whose last change is
 //! not in it is journalled again before anything else is: those with an lsn behind the end that was found (their record
@@ -22,7 +22,7 @@ use crate::turn::Turn;
 const SLOTS_PER_CALL: u32 = 1 << 20;
 
 impl Plm {
-    /// Takes over what the segment says about parked tasks, and as many journal tasks as fit.
+    /// Adopts parked tasks, and as many journal tasks as fit.
     pub(crate) fn adopt(&mut self, turn: &mut Turn<'_>, workers: &mut Workers) {
         let seen = Seen::take(turn.segment);
         if !seen.says_none_of(
@@ -78,14 +78,14 @@ impl Plm {
         }
     }
 
-    /// Says whether journal tasks are left to be taken over.
+    /// Says whether journal tasks are left to be adopted.
     pub(crate) fn is_adopting(&self) -> bool {
         self.journal
             .as_ref()
             .is_some_and(|journal| journal.adopting.is_some())
     }
 
-    /// Takes over the next journal tasks.
+    /// Adopts the next journal tasks.
     pub(crate) fn adopt_more(&mut self, turn: &mut Turn<'_>, workers: &mut Workers) -> WorkCount {
         let mut work = WorkCount::NONE;
         let Some(start) = self.journal.as_ref().and_then(|journal| journal.adopting) else {

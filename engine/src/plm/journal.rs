@@ -49,7 +49,7 @@ pub(crate) struct Recorder {
     pub(crate) room: Room,
     pub(crate) reservation: Reservation,
     pub(crate) wall: WallTime,
-    /// Slot at which taking over goes on; `None` when it is done.
+    /// Slot at which adoption goes on; `None` when it is done.
     pub(crate) adopting: Option<u32>,
     has_failed: bool,
     result: Vec<u8>,
@@ -159,7 +159,7 @@ impl Recorder {
         (lsn > self.durable).then_some(lsn)
     }
 
-    /// While tasks are being taken over, a number behind the end that was found may be of the daemon before, whose record was
+    /// While tasks are being adopted, a number behind the end that was found may be of the daemon before, whose record was
     /// lost: the number is another record's now.
     fn is_unsure_of(&self, lsn: Lsn) -> bool {
         self.adopting.is_some() && lsn > self.found

@@ -7,7 +7,7 @@
 //! | `accepting.rs` | SUBMITTED -> READY, and what else waits for durable records |
 //! | `journal.rs`, `pending.rs`, `room.rs` | records of journal tasks, who waits for them, whether there is room |
 //! | `reservation.rs` | reserves ids ahead of need |
-//! | `adoption.rs` | takes over the tasks of a segment at the start |
+//! | `adoption.rs` | adopts the tasks of a segment at the start |
 //! | `keys.rs`, `kinds.rs` | idempotency keys; names of task kinds |
 //! | `results.rs` | started, ended; fencing; records results |
 //! | `outcome.rs` | judges an attempt that has ended (pure) |

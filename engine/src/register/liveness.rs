@@ -294,7 +294,7 @@ impl Workers {
         }
     }
 
-    /// Takes over what the segment says about workers when the engine starts: all of them get a
+    /// Adopts what the segment says about workers when the engine starts: all of them get a
     /// fresh lease and no credits, and the slots of lost ones wait for a clean pass.
     pub(crate) fn adopt(&mut self, turn: &mut Turn<'_>) {
         for worker in self.all_indices() {

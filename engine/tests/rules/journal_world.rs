@@ -255,7 +255,7 @@ impl JournalWorld {
         finished(&effects)
     }
 
-    /// The daemon is killed; the segment stays, and a new one takes it over. What was appended and not written is lost.
+    /// The daemon is killed; the segment stays, and a new one adopts it. What was appended and not written is lost.
     pub(crate) fn hot_restart(self) -> Self {
         self.hot_restart_with(AppenderLimits::default())
     }

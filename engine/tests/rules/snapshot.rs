@@ -147,7 +147,7 @@ fn snapshot_read_while_the_engine_works_and_the_journal_behind_it_lead_to_the_sa
 }
 
 #[test]
-fn snapshot_that_is_read_while_tasks_are_taken_over_hides_no_later_record() {
+fn snapshot_that_is_read_while_tasks_are_adopted_hides_no_later_record() {
     let mut world = JournalWorld::new();
     let bytes = vec![7; 4_000];
     for _ in 0..60 {

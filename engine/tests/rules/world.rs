@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    /// The daemon is killed and a new one takes the segment over.
+    /// The daemon is killed and a new one adopts the segment.
     pub(crate) fn restarted(self) -> Self {
         let (segment, config, now, directory) = self.killed();
         segment.rebuild_caches(now);

@@ -257,12 +257,12 @@ impl World {
         self.words_gone_bad += 1;
     }
 
-    /// The daemon is killed between two calls; the next one takes over.
+    /// The daemon is killed between two calls; the next one adopts the segment.
     fn daemon_restarts(&mut self) {
         self.take_effects(None);
         let segment = Arc::clone(self.engine.segment());
         self.lose_links();
-        segment.taken_over(Some(&self.judge));
+        segment.adopt_again(Some(&self.judge));
         self.watch = Watch::default();
         let seed = (self.rng.u64(..) & !1) | (self.engine.config().seed & 1);
         self.engine = Engine::new(segment, config(seed), self.now).expect("usable");

@@ -130,7 +130,7 @@ impl Segment {
 
     /// What the next daemon does with a segment that it adopts, for simulations: there it is this process again. The origin stays.
     #[cfg(any(test, feature = "kill-points"))]
-    pub fn taken_over(&self, lock: Option<&LockFile>) {
+    pub fn adopt_again(&self, lock: Option<&LockFile>) {
         self.raise_epoch();
         let is_alone = self.be_alone(lock);
         self.accept_what_is_handed_over();

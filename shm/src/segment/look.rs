@@ -1,4 +1,4 @@
-//! What lies at a key of an instance, and whether a daemon may take it over.
+//! What lies at a key of an instance, and whether a daemon may adopt it.
 //!
 //! Nothing is believed before it was checked: owner by the kernel, magic and checksum of either copy of the header, the ready
 //! word, the boot, the places of the regions, and a sample of the states. Nothing is written here.

@@ -319,7 +319,7 @@ impl Segment {
             .wrapping_add(1)
     }
 
-    /// The epoch; when it is no longer the one that `raise_epoch` gave, another daemon has taken over.
+    /// The epoch; when it is no longer the one that `raise_epoch` gave, another daemon has adopted the segment.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         // ORDERING: pairs with the AcqRel of `raise_epoch`.

@@ -82,7 +82,7 @@ impl Segment {
         *self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same, once: whoever takes over from here on changes what it says.
+    /// The same, once: whoever adopts it from here on changes what it says.
     pub fn take_last_rebuild(&self) -> Option<Rebuilt> {
         let mut last = self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner);
         last.take()

@@ -1,4 +1,4 @@
-//! A look at some states before a segment is taken over: is this a segment at all, or noise?
+//! A look at some states before a segment is adopted: is this a segment at all, or noise?
 //!
 //! A few damaged words cost the tasks they belong to (their slots go into quarantine). Where many states cannot be, none of
 //! the others can be believed, and a daemon does better with an empty segment and its journal. The look is bounded: stretches of

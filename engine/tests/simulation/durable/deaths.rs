@@ -194,7 +194,7 @@ impl World {
         }
     }
 
-    /// The daemon dies, its segment stays; the next daemon takes it over.
+    /// The daemon dies, its segment stays; the next daemon adopts it.
     pub(crate) fn hot_start(&mut self) {
         self.end_of_daemon();
         self.disk.disk.process_died();

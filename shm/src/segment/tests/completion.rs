@@ -65,7 +65,7 @@ impl Ground {
     /// As a daemon does that starts beside whoever is attached.
     fn start_daemon(&self) {
         let lock = crate::segment::LockFile::open(&self.folder.path().join("a.lock")).unwrap();
-        self.segment.taken_over(Some(&lock));
+        self.segment.adopt_again(Some(&lock));
     }
 
     fn verify(&self) {

@@ -1,4 +1,4 @@
-//! Named segments with destroyed words, taken over by the next daemon: never a panic, never a silent new start.
+//! Named segments with destroyed words, adopted by the next daemon: never a panic, never a silent new start.
 
 use super::named::{Instance, scribble};
 use super::submit;
@@ -12,8 +12,8 @@ use crate::task::state::Phase;
 const READY_WORD: usize = 1024;
 const EPOCH_WORD: usize = READY_WORD + 16;
 
-/// Takes over what was left. What could not be used must be in a file.
-fn take_over(instance: &Instance) -> Result<(Segment, Adoption), CreateError> {
+/// Adopts what was left. What could not be used must be in a file.
+fn adopt(instance: &Instance) -> Result<(Segment, Adoption), CreateError> {
     let taken = instance.start();
     if let Ok((_, Adoption::PutAside { file, why })) = &taken {
         assert!(file.exists() && !why.is_empty(), "{why}");
@@ -31,7 +31,7 @@ fn segment_whose_ready_word_or_first_magic_is_destroyed_is_not_lost_silently() {
         let task = submit(&segment, 0, 1, b"kept");
         scribble(&segment, &[(word, value)]);
         segment.detach();
-        let (segment, adoption) = take_over(&instance).unwrap();
+        let (segment, adoption) = adopt(&instance).unwrap();
         if word == 0 {
             // The second copy of the header is as good as the first.
             assert!(matches!(adoption, Adoption::Adopted { .. }), "{adoption:?}");
@@ -46,7 +46,7 @@ fn segment_whose_ready_word_or_first_magic_is_destroyed_is_not_lost_silently() {
     }
 }
 
-/// A daemon's first segment, never taken over: nothing but its sign of life and its tasks says that it was in use.
+/// A daemon's first segment, never adopted: nothing but its sign of life and its tasks says that it was in use.
 #[test]
 fn whichever_word_of_the_front_is_zeroed_or_garbled_no_segment_with_tasks_is_dropped_without_a_file()
  {
@@ -74,7 +74,7 @@ fn whichever_word_of_the_front_is_zeroed_or_garbled_no_segment_with_tasks_is_dro
             let task = submit(&segment, 0, 1, b"kept");
             scribble(&segment, &[(word, value)]);
             segment.detach();
-            let (segment, adoption) = match take_over(&instance) {
+            let (segment, adoption) = match adopt(&instance) {
                 Ok(taken) => taken,
                 // The word says that somebody who lives has it. Refused, and nothing was dropped.
                 Err(CreateError::InUse { .. }) => {
@@ -118,7 +118,7 @@ fn segment_of_noise_is_put_aside_and_one_with_a_few_damaged_states_is_not() {
     let few: Vec<_> = (0..3).map(|slot| (state_of(slot), impossible)).collect();
     scribble(&segment, &few);
     segment.detach();
-    let (segment, adoption) = take_over(&instance).unwrap();
+    let (segment, adoption) = adopt(&instance).unwrap();
     assert!(matches!(adoption, Adoption::Adopted { .. }), "{adoption:?}");
     assert_eq!(segment.last_rebuild().unwrap().impossible, 3);
     assert_eq!(segment.counters().gauge(Phase::Ready), 37);
@@ -126,7 +126,7 @@ fn segment_of_noise_is_put_aside_and_one_with_a_few_damaged_states_is_not() {
     let many: Vec<_> = (0..20).map(|slot| (state_of(slot), impossible)).collect();
     scribble(&segment, &many);
     segment.detach();
-    let (_, adoption) = take_over(&instance).unwrap();
+    let (_, adoption) = adopt(&instance).unwrap();
     let Adoption::PutAside { why, .. } = adoption else {
         panic!("{adoption:?}");
     };
@@ -145,7 +145,7 @@ fn random_damage_before_each_restart_never_stops_the_next_daemon() {
     let mut random = fastrand::Rng::with_seed(5);
     let mut aside = 0;
     for round in 0..150 {
-        let (segment, adoption) = match take_over(&instance) {
+        let (segment, adoption) = match adopt(&instance) {
             Ok(taken) => taken,
             // A random process id may be one that lives.
             Err(CreateError::InUse { .. } | CreateError::BeingMade { .. }) => continue,

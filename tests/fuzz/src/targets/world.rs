@@ -316,7 +316,7 @@ impl World {
         self.take_effects();
     }
 
-    /// The daemon dies between two calls, and the next one takes over.
+    /// The daemon dies between two calls, and the next one adopts the segment.
     pub(crate) fn restart(&mut self) {
         self.take_effects();
         let segment = Arc::clone(self.engine.segment());

@@ -36,7 +36,7 @@ pub(super) struct Plm {
 }
 
 impl Plm {
-    /// Takes the segment over; `None` while another one lives.
+    /// Adopts the segment; `None` while another one lives.
     pub(super) fn start(shm_id: i32, folder: &Path) -> Option<Self> {
         let path = folder.join("a.lock");
         let lock = LockFile::open(&path).unwrap();
