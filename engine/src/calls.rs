@@ -7,7 +7,9 @@ use qtf_shm::{AttachIndex, ClientIndex, Counter, KindIndex, Now, StateWord, Task
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
 use crate::effects::{Effect, StopReason};
-use crate::plm::{AttemptSpec, Disposition, Fence, Namer, ResultReport, Submission, TaskRef, attempt_spec};
+use crate::plm::{
+    AttemptSpec, Disposition, Fence, Namer, ResultReport, Submission, TaskRef, attempt_spec,
+};
 use crate::principal::Principal;
 use crate::register::{
     Beat, ClientHello, ClientSession, Holding, WorkerHello, WorkerWelcome, check_held, check_hello,

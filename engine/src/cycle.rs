@@ -15,7 +15,7 @@ use qtf_shm::{BlobRef, Counter, Now, PhaseCensus, PlmRight, Segment};
 use crate::attaches::Departed;
 use crate::config::{ConfigError, EngineConfig};
 use crate::effects::{Effect, EffectQueue, LostFiles};
-use crate::plm::{Recorder, Plm, Repaired};
+use crate::plm::{Plm, Recorder, Repaired};
 use crate::register::{Clients, Workers};
 use crate::scheduler::Scheduler;
 use crate::sweep::Sweep;

@@ -110,7 +110,7 @@ impl Engine {
     }
 
     /// The record behind which replay must start for a snapshot that is begun now. To be asked on the engine's thread
-    /// before the first of [`crate::snapshot::Images`] is read. A snapshot may be published only when everything it
+    /// before the first of [`crate::snapshot::WholeTasks`] is read. A snapshot may be published only when everything it
     /// shows is durable: see there.
     #[must_use]
     pub fn snapshot_start(&self) -> Lsn {

@@ -30,7 +30,6 @@ mod calls;
 mod config;
 mod cycle;
 mod effects;
-mod image;
 mod journal_calls;
 mod places;
 mod plm;
@@ -44,6 +43,7 @@ pub mod snapshot;
 mod sweep;
 mod turn;
 mod wall;
+mod whole_task;
 
 pub use answers::{Accepted, Answer, ResultAnswer};
 pub use config::{ConfigError, EngineConfig};
@@ -51,8 +51,8 @@ pub use cycle::{Engine, WorkCount};
 pub use effects::{Effect, StopReason};
 pub use places::TimeAfter;
 pub use plm::{
-    ATTEMPTS_USED_UP, ArrayMember, AttemptSpec, Disposition, Durability, Output, Payload, ResultReport,
-    Submission, TaskRef,
+    ATTEMPTS_USED_UP, ArrayMember, AttemptSpec, Disposition, Durability, Output, Payload,
+    ResultReport, Submission, TaskRef,
 };
 pub use principal::Principal;
 pub use qtf_journal::Lsn;

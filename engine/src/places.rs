@@ -51,7 +51,7 @@ impl Places {
         if moved == 0 {
             return Self::among(0, core::iter::empty());
         }
-        Self::among(moved, recovered.tasks().map(|image| image.stamp))
+        Self::among(moved, recovered.tasks().map(|task| task.stamp))
     }
 
     fn among(moved: u64, stamps: impl Iterator<Item = u64>) -> Self {

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use qtf_journal::{Blob, ClientRef, Recovered, TaskImage};
+use qtf_journal::{Blob, ClientRef, Recovered, WholeTask};
 use qtf_shm::{
     ClientFields, ClientIndex, Counter, KeyId, KindsFull, Now, Outcome, OutcomeKind, Phase,
     RestoreError as SlotError, RestoredBytes, RestoredTask, Segment, SideRecord, TaskId,
@@ -76,28 +76,28 @@ pub fn restore(
     let places = Places::of(segment.stamps_moved(), recovered);
     let mut clients = RestoredClients::new(segment);
     let mut keys = Vec::new();
-    for image in recovered.tasks() {
+    for whole in recovered.tasks() {
         // Also of a task that nobody wants any more: a repeat must not run it again.
-        if let Some((key, expires_unix_ms)) = image.key {
+        if let Some((key, expires_unix_ms)) = whole.key {
             keys.push(RestoredKey {
-                is_of_forgotten: is_unwanted(&image),
+                is_of_forgotten: is_unwanted(&whole),
                 key,
-                task: image.id,
+                task: whole.id,
                 expires_unix_ms,
             });
         }
-        if is_unwanted(&image) {
+        if is_unwanted(&whole) {
             continue;
         }
-        let mut task = task_of(segment, &image, wall)?;
-        task.stamp = places.stamp_of(image.stamp);
-        let client = clients.index(segment, wall.now, image.client);
+        let mut task = task_of(segment, &whole, wall)?;
+        task.stamp = places.stamp_of(whole.stamp);
+        let client = clients.index(segment, wall.now, whole.client);
         task.client = Some(client);
         segment.restore_task(&task)?;
         clients.count(segment, client, task.phase);
         restored.tasks = restored.tasks.saturating_add(1);
         restored.cancelled = restored.cancelled.saturating_add(u64::from(
-            image.cancel_requested && task.phase == Phase::Cancelled && task.lsn == LSN_UNDER_WAY,
+            whole.cancel_requested && task.phase == Phase::Cancelled && task.lsn == LSN_UNDER_WAY,
         ));
     }
     let of_forgotten = |(key, task, expires_unix_ms)| RestoredKey {
@@ -117,54 +117,54 @@ pub fn restore(
 }
 
 /// Its slot was freed when it had succeeded, and no record says so.
-fn is_unwanted(image: &TaskImage<'_>) -> bool {
-    image.phase == Phase::Done
-        && TaskOptions::from_bits(image.options).has(TaskOptions::DISCARD_RESULT)
+fn is_unwanted(whole: &WholeTask<'_>) -> bool {
+    whole.phase == Phase::Done
+        && TaskOptions::from_bits(whole.options).has(TaskOptions::DISCARD_RESULT)
 }
 
 fn task_of<'a>(
     segment: &Segment,
-    image: &TaskImage<'a>,
+    whole: &WholeTask<'a>,
     wall: WallTime,
 ) -> Result<RestoredTask<'a>, RestoreError> {
     let kind = segment
         .kinds()
-        .intern(image.kind)
+        .intern(whole.kind)
         .map_err(|source| RestoreError::Kind {
-            task: image.id,
-            kind: image.kind.to_owned(),
+            task: whole.id,
+            kind: whole.kind.to_owned(),
             source,
         })?;
     let mut task = RestoredTask {
-        phase: phase_of(image, wall),
-        attempt: image.attempt,
-        failures: image.failures,
-        losses: image.losses,
-        max_attempts: image.max_attempts,
-        options: TaskOptions::from_bits(image.options).with(TaskOptions::JOURNAL),
-        priority: image.priority,
-        timeout_ms: image.timeout_ms,
+        phase: phase_of(whole, wall),
+        attempt: whole.attempt,
+        failures: whole.failures,
+        losses: whole.losses,
+        max_attempts: whole.max_attempts,
+        options: TaskOptions::from_bits(whole.options).with(TaskOptions::JOURNAL),
+        priority: whole.priority,
+        timeout_ms: whole.timeout_ms,
         kind: Some(kind),
-        outcome: image.outcome,
-        payload: if cfg!(qtf_mutant = "sim_payload_is_restored_once") && image.attempt > 0 {
+        outcome: whole.outcome,
+        payload: if cfg!(qtf_mutant = "sim_payload_is_restored_once") && whole.attempt > 0 {
             RestoredBytes::None
         } else {
-            bytes_of(image.payload)
+            bytes_of(whole.payload)
         },
-        result: bytes_of(image.result),
-        side: side_of(image, wall),
-        lsn: image.lsn.get(),
-        ..RestoredTask::new(image.id)
+        result: bytes_of(whole.result),
+        side: side_of(whole, wall),
+        lsn: whole.lsn.get(),
+        ..RestoredTask::new(whole.id)
     };
     let moment = |unix_ms| wall.moment_of(unix_ms).stamp();
     task.phase_time = if task.phase == Phase::Delayed {
-        moment(image.due_unix_ms)
-    } else if task.phase.is_final() && image.ended_unix_ms > 0 {
-        moment(image.ended_unix_ms)
+        moment(whole.due_unix_ms)
+    } else if task.phase.is_final() && whole.ended_unix_ms > 0 {
+        moment(whole.ended_unix_ms)
     } else {
         wall.now.stamp()
     };
-    if image.cancel_requested && !task.phase.is_final() {
+    if whole.cancel_requested && !task.phase.is_final() {
         task.phase = Phase::Cancelled;
         task.phase_time = wall.now.stamp();
         task.outcome = Outcome {
@@ -174,7 +174,7 @@ fn task_of<'a>(
         // Not in the journal yet: the engine sees to it.
         task.lsn = LSN_UNDER_WAY;
     }
-    if is_begun_for_good(image) {
+    if is_begun_for_good(whole) {
         task.phase = Phase::DeadLetter;
         task.phase_time = wall.now.stamp();
         task.losses = task.losses.saturating_add(1);
@@ -188,16 +188,16 @@ fn task_of<'a>(
 }
 
 /// A task that runs at most once was with a worker, which may have begun it.
-fn is_begun_for_good(image: &TaskImage<'_>) -> bool {
-    let is_once = TaskOptions::from_bits(image.options).has(TaskOptions::AT_MOST_ONCE);
+fn is_begun_for_good(whole: &WholeTask<'_>) -> bool {
+    let is_once = TaskOptions::from_bits(whole.options).has(TaskOptions::AT_MOST_ONCE);
     // Not a dead letter that was revived, nor one that a worker gave back unbegun: those wait.
-    is_once && image.phase == Phase::Assigned && !image.cancel_requested
+    is_once && whole.phase == Phase::Assigned && !whole.cancel_requested
 }
 
 /// Where a task stands when no worker has it.
-fn phase_of(image: &TaskImage<'_>, wall: WallTime) -> Phase {
-    match image.phase {
-        Phase::Submitted | Phase::Delayed if image.due_unix_ms > wall.unix_ms => Phase::Delayed,
+fn phase_of(whole: &WholeTask<'_>, wall: WallTime) -> Phase {
+    match whole.phase {
+        Phase::Submitted | Phase::Delayed if whole.due_unix_ms > wall.unix_ms => Phase::Delayed,
         phase @ (Phase::Held
         | Phase::Done
         | Phase::Failed
@@ -225,21 +225,21 @@ const fn bytes_of(blob: Blob<'_>) -> RestoredBytes<'_> {
     }
 }
 
-fn side_of(image: &TaskImage<'_>, wall: WallTime) -> Option<SideRecord> {
+fn side_of(whole: &WholeTask<'_>, wall: WallTime) -> Option<SideRecord> {
     // The key of a task without a side record goes into the table only.
-    if image.estimate_ms == 0 && image.array.is_none() {
+    if whole.estimate_ms == 0 && whole.array.is_none() {
         return None;
     }
-    let (array_id, array_index) = image.array.unwrap_or((0, 0));
-    let (key, key_expiry) = match image.key {
+    let (array_id, array_index) = whole.array.unwrap_or((0, 0));
+    let (key, key_expiry) = match whole.key {
         Some((key, expires_unix_ms)) => (key.words(), wall.moment_of(expires_unix_ms).stamp()),
         None => ([0, 0], 0),
     };
     Some(SideRecord {
         array_id,
         array_index,
-        estimate_ms: image.estimate_ms,
-        submitted_unix_ms: image.submitted_unix_ms,
+        estimate_ms: whole.estimate_ms,
+        submitted_unix_ms: whole.submitted_unix_ms,
         key,
         key_expiry,
         ..SideRecord::default()

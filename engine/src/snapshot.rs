@@ -1,10 +1,10 @@
-//! Images of all journal tasks, for a snapshot, read beside the running engine.
+//! All journal tasks, each as a whole, for a snapshot, read beside the running engine.
 //!
 //! A thread of its own reads them, slot range by slot range, so the core is not held up. Each task is copied as an
 //! inspector copies it, so what is read are tasks of different moments; replaying the journal from
 //! [`crate::Engine::snapshot_start`] (asked before the first read) on top brings all of them to the same one.
 //!
-//! Rule: a snapshot may be **published only when the journal is durable up to [`Images::highest`]**, else it could show
+//! Rule: a snapshot may be **published only when the journal is durable up to [`WholeTasks::highest`]**, else it could show
 //! more than the journal does, and a crash would leave lsns in it that are given again.
 //!
 //! Tested in `engine/tests/rules/snapshot.rs`.
@@ -12,12 +12,12 @@
 use core::ops::Range;
 use std::sync::Arc;
 
-use qtf_journal::{Lsn, TaskImage};
+use qtf_journal::{Lsn, WholeTask};
 use qtf_shm::{KeyId, Segment, SlotIndex, TaskId, TaskOptions};
 
-use crate::image::{ImageBuffer, image_of};
 use crate::plm::LSN_UNDER_WAY;
 use crate::wall::WallTime;
+use crate::whole_task::{WholeTaskBuffer, whole_task_of};
 
 /// LIMIT: copies of a task that changes while it is read; each change takes the engine a microsecond.
 const LOOKS_MAX: u32 = 10_000;
@@ -34,12 +34,12 @@ pub struct Unreadable {
 
 /// A reader of journal tasks.
 #[derive(Debug)]
-pub struct Images {
+pub struct WholeTasks {
     segment: Arc<Segment>,
     wall: WallTime,
-    buffer: ImageBuffer,
+    buffer: WholeTaskBuffer,
     highest: Lsn,
-    /// Images say that they reflect records up to this one at most.
+    /// Whole tasks say that they reflect records up to this one at most.
     newest: Lsn,
 }
 
@@ -54,21 +54,21 @@ pub struct LiveKey {
     pub expires_unix_ms: u64,
 }
 
-impl Images {
+impl WholeTasks {
     /// Times are converted by `wall`.
     #[must_use]
     pub fn new(segment: Arc<Segment>, wall: WallTime) -> Self {
         Self {
             segment,
             wall,
-            buffer: ImageBuffer::default(),
+            buffer: WholeTaskBuffer::default(),
             highest: Lsn::NONE,
             newest: Lsn::new(LSN_UNDER_WAY),
         }
     }
 
     /// For a snapshot that is begun while the engine adopts the tasks of a daemon before: numbers above `last`, the last one given
-    /// until now, may be of records which that one never wrote, and be given again. Images say less than they could then, which costs a
+    /// until now, may be of records which that one never wrote, and be given again. Whole tasks say less than they could then, which costs a
     /// replay of what they reflect already.
     #[must_use]
     pub const fn reflecting_at_most(mut self, last: Lsn) -> Self {
@@ -89,7 +89,7 @@ impl Images {
     pub fn read<E: From<Unreadable>>(
         &mut self,
         slots: Range<u32>,
-        mut take: impl FnMut(&TaskImage<'_>) -> Result<(), E>,
+        mut take: impl FnMut(&WholeTask<'_>) -> Result<(), E>,
     ) -> Result<u32, E> {
         let segment = Arc::clone(&self.segment);
         let mut count = 0_u32;
@@ -100,7 +100,7 @@ impl Images {
     }
 
     /// All live keys but those of memory tasks that are still there: such a task does not survive what a snapshot is for,
-    /// so its repeat must be a new one. Those of journal tasks are in the tasks' images too, which does no harm.
+    /// so its repeat must be a new one. Those of journal tasks are in the whole tasks too, which does no harm.
     pub fn keys(&self) -> impl Iterator<Item = LiveKey> + '_ {
         let now = self.wall.now;
         self.segment
@@ -136,7 +136,7 @@ impl Images {
         &mut self,
         segment: &Segment,
         slot: SlotIndex,
-        take: &mut impl FnMut(&TaskImage<'_>) -> Result<(), E>,
+        take: &mut impl FnMut(&WholeTask<'_>) -> Result<(), E>,
     ) -> Result<bool, E> {
         for _ in 0..LOOKS_MAX {
             let Some(reading) = segment.read_task(slot) else {
@@ -162,10 +162,10 @@ impl Images {
                 self.highest = self.highest.max(lsn.map_or(Lsn::NONE, Lsn::new));
                 return Ok(false);
             }
-            if let Some(mut image) = image_of(segment, &record, self.wall, &mut self.buffer) {
-                self.highest = self.highest.max(image.lsn);
-                image.lsn = image.lsn.min(self.newest);
-                take(&image)?;
+            if let Some(mut whole) = whole_task_of(segment, &record, self.wall, &mut self.buffer) {
+                self.highest = self.highest.max(whole.lsn);
+                whole.lsn = whole.lsn.min(self.newest);
+                take(&whole)?;
                 return Ok(true);
             }
             if segment.state(slot) == record.state {

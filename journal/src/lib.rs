@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`Record`], [`TaskImage`] | what is written down (`record/`) |
+//! | [`Record`], [`WholeTask`] | what is written down (`record/`) |
 //! | [`Appender`] | collects records into groups; no I/O |
 //! | [`Writer`] | says where groups go; no I/O: drivers execute its [`Write`]s |
 //! | [`make_spare`], [`reclaim`] | files made ahead of need, and used again |
@@ -41,7 +41,7 @@ pub use inspect::{Content, Dump, Entries, Entry, FileInfo, Report, Stop, verify}
 pub use lsn::{LSN_MAX, Lsn};
 pub use open::{Opened, open_tail};
 pub use record::frame::BadFrame;
-pub use record::{BadRecord, Blob, ClientRef, RECORD_BYTES_MAX, Record, TaskImage};
+pub use record::{BadRecord, Blob, ClientRef, RECORD_BYTES_MAX, Record, WholeTask};
 pub use recover::{Recovered, recover};
 pub use snapshot::SnapshotWriter;
 pub use spare::{Reclaimed, SpareFile, make_spare, reclaim};

@@ -2,7 +2,7 @@
 //!
 //! A snapshot is a header page (with the lsn at which replay starts), records of kinds `submit` and `key` numbered from 1 and
 //! chained by their checksums, and one last record with counts. It is written beside the running journal by a helper thread,
-//! from images that are read while others write. So it may show more than its start says: up to lsn `shown`.
+//! from whole tasks that are read while others write. So it may show more than its start says: up to lsn `shown`.
 //!
 //! Invariants:
 //! - I1: it gets its name only when it is whole and on stable storage.
@@ -20,7 +20,7 @@ use crate::error::{JournalError, Why};
 use crate::file::{Header, JournalConfig, epoch_of, snapshot_name};
 use crate::record::encode::{self, TooLarge};
 use crate::record::frame::{self, Frame, Kind, Seal};
-use crate::record::{Record, TaskImage, decode};
+use crate::record::{Record, WholeTask, decode};
 use crate::scan::Scanner;
 use crate::storage::{Storage, StorageFile, write_all};
 use crate::{Lsn, PushError};
@@ -51,7 +51,7 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// Begins a snapshot. `start` is the lsn appended last before the first image was read; `lineage` is the writer's.
+    /// Begins a snapshot. `start` is the lsn appended last before the first whole task was read; `lineage` is the writer's.
     ///
     /// # Errors
     /// The file cannot be made.
@@ -101,11 +101,11 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// It is too large, or cannot be written.
-    pub fn push(&mut self, image: &TaskImage<'_>) -> Result<(), JournalError> {
-        self.shown = self.shown.max(image.lsn);
+    pub fn push(&mut self, whole: &WholeTask<'_>) -> Result<(), JournalError> {
+        self.shown = self.shown.max(whole.lsn);
         self.tasks = self.tasks.saturating_add(1);
         // A copy of numbers and references, no bytes.
-        self.append(&Record::Task(image.clone()))
+        self.append(&Record::Task(whole.clone()))
     }
 
     /// Adds a key that is alive though its task is gone.

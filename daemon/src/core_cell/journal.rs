@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qtf_engine::WallTime;
-use qtf_engine::snapshot::Images;
+use qtf_engine::snapshot::WholeTasks;
 use qtf_journal::{FileKey, JournalConfig, JournalError, Lsn, SpareFile, Step, Write, Writer};
 use qtf_shm::Now;
 use tokio::sync::Notify;
@@ -374,12 +374,12 @@ impl Core {
         snapshots.begun = now;
         snapshots.longest_turn = Duration::ZERO;
         let wall = WallTime { now, unix_ms };
-        let mut images = Images::new(Arc::clone(self.engine.segment()), wall);
+        let mut whole_tasks = WholeTasks::new(Arc::clone(self.engine.segment()), wall);
         if let (true, Some(journal)) = (self.engine.is_adopting(), self.engine.journal()) {
-            images = images.reflecting_at_most(journal.last_lsn());
+            whole_tasks = whole_tasks.reflecting_at_most(journal.last_lsn());
         }
         journal.chores.hand(Job::Snapshot(Box::new(SnapshotJob {
-            images,
+            whole_tasks,
             config: journal.facts.config.clone(),
             lineage: journal.writer.lineage(),
             start: self.engine.durable_lsn(),

@@ -160,7 +160,8 @@ impl DispatchStream {
             }
             let response = next_response(core, worker, self.key);
             if response == DispatchResponse::default() {
-                core.routes.keep_dispatch_waker(worker, self.key, cx.waker());
+                core.routes
+                    .keep_dispatch_waker(worker, self.key, cx.waker());
                 return Poll::Pending;
             }
             Poll::Ready(Some(response))

@@ -7,7 +7,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use qtf_engine::snapshot::{Images, Unreadable};
+use qtf_engine::snapshot::{Unreadable, WholeTasks};
 use qtf_journal::{JournalConfig, JournalError, Lsn, SnapshotWriter, Storage};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -21,7 +21,7 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 /// What a snapshot is made of.
 #[derive(Debug)]
 pub(crate) struct SnapshotJob {
-    pub(crate) images: Images,
+    pub(crate) whole_tasks: WholeTasks,
     pub(crate) config: JournalConfig,
     pub(crate) lineage: u64,
     /// Replay goes on behind this record.
@@ -73,18 +73,18 @@ impl SnapshotJob {
         let storage = Arc::clone(storage);
         let mut writer = SnapshotWriter::create(storage, &self.config, self.lineage, self.start)?;
         let (mut slot, mut tasks) = (0_u32, 0_u64);
-        while slot < self.images.end() {
+        while slot < self.whole_tasks.end() {
             let next = slot.saturating_add(SLOTS_AT_ONCE);
             let read = self
-                .images
-                .read::<SnapshotError>(slot..next, |image| Ok(writer.push(image)?))?;
+                .whole_tasks
+                .read::<SnapshotError>(slot..next, |whole| Ok(writer.push(whole)?))?;
             tasks = tasks.saturating_add(read.into());
             slot = next;
             if events.is_closed() {
                 return Err(SnapshotError::Stopped);
             }
         }
-        for live in self.images.keys() {
+        for live in self.whole_tasks.keys() {
             writer.push_key(live.key, live.task, live.expires_unix_ms)?;
         }
         writer.reserve(self.gen_limit);

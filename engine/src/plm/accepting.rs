@@ -5,7 +5,7 @@
 //! nobody here has appended (a local process submitted it, or there was no room) is met by the sweep.
 //! Tested in `engine/tests/rules/journal.rs` and `restart.rs`.
 
-use qtf_journal::{Blob, Lsn, Record, TaskImage};
+use qtf_journal::{Blob, Lsn, Record, WholeTask};
 use qtf_shm::{
     Counter, Event, FLAG_CANCEL, Now, Outcome, Owner, Phase, SlotIndex, StateWord, TaskId,
 };
@@ -18,10 +18,10 @@ use super::retention::release;
 use super::submission::{Durability, Payload, Submission};
 use crate::cycle::WorkCount;
 use crate::effects::{Effect, PER_CALL_MAX};
-use crate::image::in_file;
 use crate::register::Workers;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
+use crate::whole_task::in_file;
 
 /// LIMIT: so many waits are served for each task that a cycle may assign: accepting costs a fifth of assigning, and
 /// submissions come in larger groups.
@@ -41,7 +41,7 @@ impl Plm {
         let Some(journal) = &mut self.journal else {
             return Ok(None);
         };
-        let image = TaskImage {
+        let whole = WholeTask {
             id,
             phase: Phase::Submitted,
             cancel_requested: false,
@@ -75,7 +75,7 @@ impl Plm {
             result: Blob::None,
             lsn: Lsn::NONE,
         };
-        journal.try_append(&Record::Task(image)).map(Some)
+        journal.try_append(&Record::Task(whole)).map(Some)
     }
 
     /// Everything up to this record is durable now.

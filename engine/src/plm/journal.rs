@@ -17,7 +17,7 @@
 //!   state with an older lsn and never the reverse.
 //! - I2: before the state of a journal task changes its lsn becomes [`LSN_UNDER_WAY`], and the record's own afterwards.
 //!   So a daemon that is killed in between, or that finds no room for the record, leaves a slot that says of itself
-//!   that it must be journalled again; a restart and the sweep do so, as a whole image.
+//!   that it must be journalled again; a restart and the sweep do so, as a whole task.
 //! - I3: nothing is told to anybody that depends on a record which is not durable.
 //!
 //! Tested in `engine/tests/rules/journal.rs`, `restart.rs`, `room.rs`.
@@ -30,10 +30,10 @@ use qtf_shm::{
 use super::pending::{Pending, Then, Wait};
 use super::reservation::Reservation;
 use super::room::Room;
-use crate::image::{ImageBuffer, image_of, load};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
 use crate::wall::WallTime;
+use crate::whole_task::{WholeTaskBuffer, load, whole_task_of};
 
 /// In place of an lsn: the slot's last change is not in the journal yet.
 pub(crate) const LSN_UNDER_WAY: u64 = qtf_journal::LSN_MAX;
@@ -53,7 +53,7 @@ pub(crate) struct Recorder {
     pub(crate) adopting: Option<u32>,
     has_failed: bool,
     result: Vec<u8>,
-    image: ImageBuffer,
+    whole: WholeTaskBuffer,
 }
 
 /// What the lsn of a slot was before a change of its state.
@@ -82,8 +82,8 @@ impl Recorder {
             wall,
             adopting: Some(0),
             has_failed: false,
-            result: Vec::with_capacity(crate::image::RECORD_BLOB_BYTES_MAX),
-            image: ImageBuffer::default(),
+            result: Vec::with_capacity(crate::whole_task::RECORD_BLOB_BYTES_MAX),
+            whole: WholeTaskBuffer::default(),
         }
     }
 
@@ -298,9 +298,9 @@ impl Recorder {
         turn.complete_end(slot, turn.segment.task(slot).state());
         let task = turn.segment.read_task(slot)?.record;
         let wall = self.wall;
-        let mut image = image_of(turn.segment, &task, wall, &mut self.image)?;
-        image.lsn = Lsn::NONE;
-        let lsn = append(&mut self.appender, &Record::Task(image))?;
+        let mut whole = whole_task_of(turn.segment, &task, wall, &mut self.whole)?;
+        whole.lsn = Lsn::NONE;
+        let lsn = append(&mut self.appender, &Record::Task(whole))?;
         turn.write(slot).set_lsn(lsn.get());
         turn.segment.counters().add(Counter::TaskJournalledAgain, 1);
         Some(lsn)

@@ -128,12 +128,14 @@ impl Plm {
                 Repaired::Nothing
             };
         };
-        let possession = state
-            .id(slot)
-            .map_or(Possession::Gone, |id| workers.possession(turn.segment, worker, id));
+        let possession = state.id(slot).map_or(Possession::Gone, |id| {
+            workers.possession(turn.segment, worker, id)
+        });
         let task = turn.segment.task(slot);
         let why = match possession {
-            Possession::Holds if self.takes_unstarted_back(turn, workers, (slot, state), worker) => {
+            Possession::Holds
+                if self.takes_unstarted_back(turn, workers, (slot, state), worker) =>
+            {
                 turn.segment.counters().add(Counter::TaskRequeued, 1);
                 return Repaired::TakenFrom(worker);
             }

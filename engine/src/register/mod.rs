@@ -29,4 +29,4 @@ pub(crate) use clients::{Clients, OPERATOR_RECORDS};
 pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};
 pub(crate) use joining::{check_held, check_hello};
 pub use liveness::{Beat, Holding};
-pub(crate) use workers::{Possession, Ending, Workers, serves};
+pub(crate) use workers::{Ending, Possession, Workers, serves};

@@ -287,7 +287,12 @@ impl Workers {
     }
 
     /// What a worker slot says about a task that names it as its owner.
-    pub(crate) fn possession(&self, segment: &Segment, worker: WorkerIndex, task: TaskId) -> Possession {
+    pub(crate) fn possession(
+        &self,
+        segment: &Segment,
+        worker: WorkerIndex,
+        task: TaskId,
+    ) -> Possession {
         let Some(note) = self.notes.get(worker.position()) else {
             return Possession::Gone;
         };

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use qtf_engine::snapshot::{Images, Unreadable};
+use qtf_engine::snapshot::{Unreadable, WholeTasks};
 use qtf_engine::{Durability, EngineConfig, Output, Payload, RejectReason, ResultReport, WallTime};
 use qtf_journal::AppenderLimits;
 use qtf_shm::{Counter, Outcome, OutcomeKind, Part, Phase, TaskId};
@@ -209,15 +209,15 @@ fn snapshot_leaves_out_what_is_forgotten_and_waits_for_the_record_of_that() {
         now: world.now,
         unix_ms: world.wall_ms + world.now.ns / MS,
     };
-    let mut images = Images::new(Arc::clone(world.engine.segment()), wall);
+    let mut whole_tasks = WholeTasks::new(Arc::clone(world.engine.segment()), wall);
     let mut seen = Vec::new();
-    let end = images.end();
-    let count = images.read::<Unreadable>(0..end, |image| {
-        seen.push(image.id);
+    let end = whole_tasks.end();
+    let count = whole_tasks.read::<Unreadable>(0..end, |whole| {
+        seen.push(whole.id);
         Ok(())
     });
     assert_eq!((count.unwrap(), seen), (1, vec![kept]));
-    assert_eq!(images.highest(), forgotten);
+    assert_eq!(whole_tasks.highest(), forgotten);
 }
 
 #[test]

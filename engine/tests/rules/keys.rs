@@ -204,7 +204,7 @@ fn keys_outlive_a_reboot_with_their_task_and_without() {
     world.verify();
 }
 
-/// The key in the image of a task, as a snapshot or a repeated record would carry it.
+/// The key of a whole task, as a snapshot or a repeated record would carry it.
 fn key_of(world: &JournalWorld, task: qtf_shm::TaskId) -> Option<KeyId> {
     let record = world.segment().read_task(task.slot()).unwrap().record;
     let side = world.segment().read_side(&record);

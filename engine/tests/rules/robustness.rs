@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qtf_engine::snapshot::{Images, Unreadable};
+use qtf_engine::snapshot::{Unreadable, WholeTasks};
 use qtf_engine::{
     Beat, Disposition, EngineConfig, Held, Holding, Output, Payload, Reconnect, ResultReport,
     Submission, TaskRef, WallTime, WorkerHello,
@@ -267,15 +267,15 @@ fn segment_full_of_random_words_never_panics_a_journal_nor_a_restart_over_it() {
             if rng.bool() {
                 world.sync();
             }
-            let mut images = Images::new(
+            let mut whole_tasks = WholeTasks::new(
                 Arc::clone(world.engine.segment()),
                 WallTime {
                     now: world.now,
                     unix_ms: 1,
                 },
             );
-            let end = images.end();
-            let _ = images.read::<Unreadable>(0..end, |_| Ok(()));
+            let end = whole_tasks.end();
+            let _ = whole_tasks.read::<Unreadable>(0..end, |_| Ok(()));
             if rng.u8(..) < 4 {
                 world = world.hot_restart();
                 world.sync();

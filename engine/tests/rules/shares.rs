@@ -348,7 +348,7 @@ fn key_given_back_while_its_result_is_kept_stays_away_also_of_an_array_and_behin
     world.engine.release_keys(now, &keys);
     world.cancel(member).unwrap();
     world.sync();
-    // Hot, so that the whole image of one is written again.
+    // Hot, so that the whole of one is written again.
     let mut world = world.hot_restart();
     world.sync();
     let world = world.cold_restart();

@@ -1,8 +1,8 @@
-//! Rules of the images that a snapshot is made of.
+//! Rules of the whole tasks that a snapshot is made of.
 
 use std::sync::Arc;
 
-use qtf_engine::snapshot::{Images, Unreadable};
+use qtf_engine::snapshot::{Unreadable, WholeTasks};
 use qtf_engine::{Durability, Lsn, Payload, WallTime};
 use qtf_journal::{AppenderLimits, Blob, SnapshotWriter, Storage};
 use qtf_shm::{KeyId, Phase, TaskId};
@@ -10,15 +10,15 @@ use qtf_shm::{KeyId, Phase, TaskId};
 use crate::journal_world::{JournalWorld, journal_config};
 use crate::world::MS;
 
-/// Task, phase, attempt and lsn of each image, and what its payload and result are.
+/// Task, phase, attempt and lsn of each whole task, and what its payload and result are.
 type Seen = Vec<(TaskId, Phase, u8, Lsn, Vec<u8>, Vec<u8>)>;
 
-fn images(world: &JournalWorld) -> Images {
+fn whole_tasks(world: &JournalWorld) -> WholeTasks {
     let wall = WallTime {
         now: world.now,
         unix_ms: world.wall_ms + world.now.ns / MS,
     };
-    Images::new(Arc::clone(world.engine.segment()), wall)
+    WholeTasks::new(Arc::clone(world.engine.segment()), wall)
 }
 
 fn bytes(blob: Blob<'_>) -> Vec<u8> {
@@ -31,21 +31,21 @@ fn bytes(blob: Blob<'_>) -> Vec<u8> {
 
 fn seen(world: &JournalWorld) -> Seen {
     let mut seen = Seen::new();
-    let mut images = images(world);
-    let end = images.end();
-    let count = images.read::<Unreadable>(0..end, |image| {
+    let mut whole_tasks = whole_tasks(world);
+    let end = whole_tasks.end();
+    let count = whole_tasks.read::<Unreadable>(0..end, |whole| {
         seen.push((
-            image.id,
-            image.phase,
-            image.attempt,
-            image.lsn,
-            bytes(image.payload),
-            bytes(image.result),
+            whole.id,
+            whole.phase,
+            whole.attempt,
+            whole.lsn,
+            bytes(whole.payload),
+            bytes(whole.result),
         ));
         Ok(())
     });
     assert_eq!(count.unwrap() as usize, seen.len());
-    assert!(images.highest() <= world.last());
+    assert!(whole_tasks.highest() <= world.last());
     seen.sort_unstable_by_key(|one| one.0);
     seen
 }
@@ -115,13 +115,13 @@ fn snapshot_read_while_the_engine_works_and_the_journal_behind_it_lead_to_the_sa
             start,
         )
         .unwrap();
-        let mut images = images(&world);
-        let end = images.end();
+        let mut whole_tasks = whole_tasks(&world);
+        let end = whole_tasks.end();
         for from in (0..end.max(64)).step_by(8) {
             let mut failed = None;
-            images
-                .read::<Unreadable>(from..from + 8, |image| {
-                    failed = writer.push(image).err();
+            whole_tasks
+                .read::<Unreadable>(from..from + 8, |whole| {
+                    failed = writer.push(whole).err();
                     Ok(())
                 })
                 .unwrap();
@@ -133,7 +133,7 @@ fn snapshot_read_while_the_engine_works_and_the_journal_behind_it_lead_to_the_sa
         }
         writer.reserve(world.engine.reserved_generations());
         world.sync();
-        assert!(images.highest() <= world.durable());
+        assert!(whole_tasks.highest() <= world.durable());
         writer.publish(world.durable()).unwrap();
         work(&mut world, &mut held, &mut rng, 20);
         world.sync();
@@ -173,10 +173,10 @@ fn snapshot_that_is_read_while_tasks_are_adopted_hides_no_later_record() {
         world.engine.snapshot_start(),
     )
     .unwrap();
-    let mut images = images(&world).reflecting_at_most(world.last());
-    let end = images.end();
-    let read = images.read::<Unreadable>(0..end, |image| {
-        writer.push(image).unwrap();
+    let mut whole_tasks = whole_tasks(&world).reflecting_at_most(world.last());
+    let end = whole_tasks.end();
+    let read = whole_tasks.read::<Unreadable>(0..end, |whole| {
+        writer.push(whole).unwrap();
         Ok(())
     });
     assert_eq!(read, Ok(61));
@@ -185,7 +185,7 @@ fn snapshot_that_is_read_while_tasks_are_adopted_hides_no_later_record() {
         world.cycle();
     }
     // Later ones reach that number.
-    while world.durable().get() < images.highest().get() - 1 {
+    while world.durable().get() < whole_tasks.highest().get() - 1 {
         let now = world.now;
         world.engine.update_priority(now, task, 3).unwrap();
         world.sync();
@@ -193,7 +193,7 @@ fn snapshot_that_is_read_while_tasks_are_adopted_hides_no_later_record() {
     writer.reserve(world.engine.reserved_generations());
     world.cancel(task).unwrap();
     world.sync();
-    assert_eq!(world.durable(), images.highest());
+    assert_eq!(world.durable(), whole_tasks.highest());
     writer.publish(world.durable()).unwrap();
     let world = world.cold_restart();
     assert_eq!(world.phase(task), Phase::Cancelled);
@@ -217,8 +217,8 @@ fn live_keys_are_written_also_those_whose_task_is_gone() {
     world.forget(tasks[0]).unwrap();
     let now = world.now;
     world.engine.release_keys(now, &[key(2).unwrap()]);
-    let images = images(&world);
-    let mut keys: Vec<_> = images.keys().collect();
+    let whole_tasks = whole_tasks(&world);
+    let mut keys: Vec<_> = whole_tasks.keys().collect();
     keys.sort_unstable_by_key(|entry| entry.key);
     assert_eq!(keys.len(), 2);
     assert_eq!((Some(keys[0].key), keys[0].task), (key(1), tasks[0]));

@@ -11,7 +11,7 @@ use super::encode::{
     may_be_recorded,
 };
 use super::frame::Kind;
-use super::{Blob, ClientRef, Record, TaskImage};
+use super::{Blob, ClientRef, Record, WholeTask};
 use crate::Lsn;
 
 /// A record with a right checksum says what cannot be.
@@ -249,11 +249,11 @@ fn outcome<'a>(parts: &mut Parts<'a>) -> Result<Record<'a>, BadRecord> {
 }
 
 /// Reads the body of a submission.
-pub(crate) fn image(body: &[u8]) -> Result<TaskImage<'_>, BadRecord> {
+pub(crate) fn whole_task(body: &[u8]) -> Result<WholeTask<'_>, BadRecord> {
     let mut parts = Parts { rest: body };
-    let image = task(&mut parts)?;
+    let whole = task(&mut parts)?;
     parts.end()?;
-    Ok(image)
+    Ok(whole)
 }
 
 /// What stands in the fixed part of a task about its variable part.
@@ -266,7 +266,7 @@ struct Variable {
     result: BlobHead,
 }
 
-fn task<'a>(parts: &mut Parts<'a>) -> Result<TaskImage<'a>, BadRecord> {
+fn task<'a>(parts: &mut Parts<'a>) -> Result<WholeTask<'a>, BadRecord> {
     let (id, stamp, lsn) = (parts.task()?, parts.u64()?, parts.u64()?);
     let (submitted_unix_ms, due_unix_ms, ended_unix_ms) =
         (parts.u64()?, parts.u64()?, parts.u64()?);
@@ -293,7 +293,7 @@ fn task<'a>(parts: &mut Parts<'a>) -> Result<TaskImage<'a>, BadRecord> {
     if Lsn::new(lsn).get() != lsn {
         return Err(BadRecord::Field);
     }
-    Ok(TaskImage {
+    Ok(WholeTask {
         id,
         phase: phase(phase_number)?,
         cancel_requested: has(FLAG_CANCEL_REQUESTED),

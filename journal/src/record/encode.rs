@@ -5,7 +5,7 @@
 use qtf_shm::Phase;
 
 use super::frame::{self, HEAD_BYTES, Kind, RECORD_BYTES_MAX};
-use super::{Blob, Record, TaskImage};
+use super::{Blob, Record, WholeTask};
 use crate::Lsn;
 
 /// Fixed part of a task.
@@ -100,7 +100,7 @@ fn text_len(text: &str) -> Result<u8, TooLarge> {
 
 fn kind_and_body_bytes(record: &Record<'_>) -> (Kind, usize) {
     match record {
-        Record::Task(image) => (Kind::Task, task_bytes(image)),
+        Record::Task(whole) => (Kind::Task, task_bytes(whole)),
         Record::Attempt { .. } => (Kind::Attempt, 24),
         Record::Requeue { .. } => (Kind::Requeue, 24),
         Record::Outcome { result, .. } => (
@@ -116,20 +116,20 @@ fn kind_and_body_bytes(record: &Record<'_>) -> (Kind, usize) {
     }
 }
 
-fn task_bytes(image: &TaskImage<'_>) -> usize {
+fn task_bytes(whole: &WholeTask<'_>) -> usize {
     let mut bytes = TASK_FIXED;
-    if image.array.is_some() {
+    if whole.array.is_some() {
         bytes += ARRAY_BYTES;
     }
-    if image.key.is_some() {
+    if whole.key.is_some() {
         bytes += KEY_BYTES;
     }
     let parts = [
-        image.kind.len(),
-        image.client.name.len(),
-        image.client.host.len(),
-        blob_len(image.payload),
-        blob_len(image.result),
+        whole.kind.len(),
+        whole.client.name.len(),
+        whole.client.host.len(),
+        blob_len(whole.payload),
+        blob_len(whole.result),
     ];
     parts.into_iter().fold(bytes, usize::saturating_add)
 }
@@ -144,10 +144,10 @@ pub(crate) fn span(record: &Record<'_>) -> Result<usize, TooLarge> {
     if bytes > RECORD_BYTES_MAX {
         return Err(TooLarge { bytes });
     }
-    if let Record::Task(image) = record {
-        text_len(image.kind)?;
-        text_len(image.client.name)?;
-        text_len(image.client.host)?;
+    if let Record::Task(whole) = record {
+        text_len(whole.kind)?;
+        text_len(whole.client.name)?;
+        text_len(whole.client.host)?;
     }
     Ok(frame::padded(bytes))
 }
@@ -180,7 +180,7 @@ pub(crate) fn append_end(out: &mut Vec<u8>, lsn: Lsn, numbers: [u64; 3]) {
 
 fn body_of(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), TooLarge> {
     match *record {
-        Record::Task(ref image) => return task(out, image),
+        Record::Task(ref whole) => return task(out, whole),
         Record::Attempt {
             task,
             attempt,
@@ -238,37 +238,37 @@ fn body_of(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), TooLarge> {
 /// 112 array id, index | key 16 bytes, expiry | kind | name | host | payload | result
 /// ```
 #[inline]
-fn task(out: &mut Vec<u8>, image: &TaskImage<'_>) -> Result<(), TooLarge> {
+fn task(out: &mut Vec<u8>, whole: &WholeTask<'_>) -> Result<(), TooLarge> {
     let mut body = Fixed::<TASK_FIXED>::new();
-    body.u64(image.id.as_raw());
-    body.u64(image.stamp);
-    body.u64(image.lsn.get());
-    body.u64(image.submitted_unix_ms);
-    body.u64(image.due_unix_ms);
-    body.u64(image.ended_unix_ms);
-    body.u32(image.timeout_ms);
-    body.u32(image.estimate_ms);
+    body.u64(whole.id.as_raw());
+    body.u64(whole.stamp);
+    body.u64(whole.lsn.get());
+    body.u64(whole.submitted_unix_ms);
+    body.u64(whole.due_unix_ms);
+    body.u64(whole.ended_unix_ms);
+    body.u32(whole.timeout_ms);
+    body.u32(whole.estimate_ms);
     body.put([
-        image.phase as u8,
-        image.attempt,
-        image.failures,
-        image.losses,
-        image.max_attempts,
-        image.options,
-        image.priority,
-        flags_of(image),
+        whole.phase as u8,
+        whole.attempt,
+        whole.failures,
+        whole.losses,
+        whole.max_attempts,
+        whole.options,
+        whole.priority,
+        flags_of(whole),
     ]);
-    body.put(image.outcome.to_bits().to_le_bytes());
-    body.u8(text_len(image.kind)?);
-    body.u8(text_len(image.client.name)?);
-    body.u8(text_len(image.client.host)?);
-    body.u8(blob_tag(image.payload));
-    body.u8(blob_tag(image.result));
+    body.put(whole.outcome.to_bits().to_le_bytes());
+    body.u8(text_len(whole.kind)?);
+    body.u8(text_len(whole.client.name)?);
+    body.u8(text_len(whole.client.host)?);
+    body.u8(blob_tag(whole.payload));
+    body.u8(blob_tag(whole.result));
     body.u8(0);
-    body.u32(image.client.uid.unwrap_or(0));
+    body.u32(whole.client.uid.unwrap_or(0));
     body.u32(0);
-    let (payload_len, payload_number, payload_crc) = blob_numbers(image.payload);
-    let (result_len, result_number, result_crc) = blob_numbers(image.result);
+    let (payload_len, payload_number, payload_crc) = blob_numbers(whole.payload);
+    let (result_len, result_number, result_crc) = blob_numbers(whole.result);
     body.u64(payload_len);
     body.u64(result_len);
     body.u32(payload_number);
@@ -276,34 +276,34 @@ fn task(out: &mut Vec<u8>, image: &TaskImage<'_>) -> Result<(), TooLarge> {
     body.u32(result_number);
     body.u32(result_crc);
     out.extend_from_slice(&body.bytes);
-    if let Some((id, index)) = image.array {
+    if let Some((id, index)) = whole.array {
         out.extend_from_slice(&id.to_le_bytes());
         out.extend_from_slice(&index.to_le_bytes());
     }
-    if let Some((key, expiry)) = image.key {
+    if let Some((key, expiry)) = whole.key {
         out.extend_from_slice(&key.to_bytes());
         out.extend_from_slice(&expiry.to_le_bytes());
     }
-    out.extend_from_slice(image.kind.as_bytes());
-    out.extend_from_slice(image.client.name.as_bytes());
-    out.extend_from_slice(image.client.host.as_bytes());
-    append_blob(out, image.payload);
-    append_blob(out, image.result);
+    out.extend_from_slice(whole.kind.as_bytes());
+    out.extend_from_slice(whole.client.name.as_bytes());
+    out.extend_from_slice(whole.client.host.as_bytes());
+    append_blob(out, whole.payload);
+    append_blob(out, whole.result);
     Ok(())
 }
 
-const fn flags_of(image: &TaskImage<'_>) -> u8 {
+const fn flags_of(whole: &WholeTask<'_>) -> u8 {
     let mut flags = 0;
-    if image.cancel_requested {
+    if whole.cancel_requested {
         flags |= FLAG_CANCEL_REQUESTED;
     }
-    if image.client.uid.is_some() {
+    if whole.client.uid.is_some() {
         flags |= FLAG_UID;
     }
-    if image.array.is_some() {
+    if whole.array.is_some() {
         flags |= FLAG_ARRAY;
     }
-    if image.key.is_some() {
+    if whole.key.is_some() {
         flags |= FLAG_KEY;
     }
     flags

@@ -51,7 +51,7 @@ pub struct ClientRef<'a> {
 
 /// Everything that is to be known of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskImage<'a> {
+pub struct WholeTask<'a> {
     /// Its name.
     pub id: TaskId,
     /// Where it stands.
@@ -96,8 +96,8 @@ pub struct TaskImage<'a> {
     pub payload: Blob<'a>,
     /// What came out.
     pub result: Blob<'a>,
-    /// The slot's lsn: of the last record that is reflected in this image. [`Lsn::NONE`] in a fresh submission, whose lsn is
-    /// that of the record which carries the image.
+    /// The slot's lsn: of the last record that is reflected in this whole task. [`Lsn::NONE`] in a fresh submission, whose lsn is
+    /// that of the record which carries the whole task.
     pub lsn: Lsn,
 }
 
@@ -105,7 +105,7 @@ pub struct TaskImage<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record<'a> {
     /// A task as a whole: submitted, or journalled again after a restart. Kind `submit`.
-    Task(TaskImage<'a>),
+    Task(WholeTask<'a>),
     /// It was handed out.
     Attempt {
         /// Which.
@@ -209,7 +209,7 @@ impl Record<'_> {
     #[must_use]
     pub const fn task(&self) -> Option<TaskId> {
         match self {
-            Self::Task(image) => Some(image.id),
+            Self::Task(whole) => Some(whole.id),
             Self::Attempt { task, .. }
             | Self::Requeue { task, .. }
             | Self::Outcome { task, .. }

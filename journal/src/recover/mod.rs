@@ -15,7 +15,7 @@ use crate::Lsn;
 use crate::error::{JournalError, Why};
 use crate::file::{JournalConfig, snapshot_name, snapshot_of_name};
 use crate::open::{Opened, map_from};
-use crate::record::TaskImage;
+use crate::record::WholeTask;
 use crate::record::frame::BadFrame;
 use crate::snapshot::{self, SnapshotEnd};
 use crate::storage::{Mapped, Storage};
@@ -45,7 +45,7 @@ impl Recovered {
     /// The live tasks, by slot. A task that was submitted is READY or DELAYED here, one that was with a worker is READY with
     /// its attempt; the lsn is that of the last record that counts. `cancel_requested` is kept: whoever takes such a task over
     /// must end it.
-    pub fn tasks(&self) -> impl Iterator<Item = TaskImage<'_>> {
+    pub fn tasks(&self) -> impl Iterator<Item = WholeTask<'_>> {
         self.replay.tasks()
     }
 

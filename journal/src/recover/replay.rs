@@ -15,7 +15,7 @@ use crate::Lsn;
 use crate::error::Why;
 use crate::record::decode::{self, BadRecord};
 use crate::record::frame::{self, Frame, HEAD_BYTES, Kind};
-use crate::record::{Record, TaskImage};
+use crate::record::{Record, WholeTask};
 use crate::storage::Mapped;
 
 const PAGE_ENTRIES: usize = 4096;
@@ -113,11 +113,11 @@ impl Replay {
         self.max_stamp
     }
 
-    /// Takes a record of a snapshot, whose images carry the lsn up to which they are true.
+    /// Takes a record of a snapshot, whose whole tasks carry the lsn up to which they are true.
     pub(crate) fn restore(&mut self, frame: &Frame<'_>, place: Place) -> Result<(), Why> {
         let record = decode::record(frame.kind, frame.body)?;
         let shown = match &record {
-            Record::Task(image) => image.lsn,
+            Record::Task(whole) => whole.lsn,
             Record::Key { .. } => frame.lsn,
             Record::Attempt { .. }
             | Record::Requeue { .. }
@@ -139,7 +139,7 @@ impl Replay {
 
     fn take(&mut self, record: &Record<'_>, lsn: Lsn, place: Place) -> Result<(), Why> {
         match *record {
-            Record::Task(ref image) => return self.task(image, lsn, place),
+            Record::Task(ref whole) => return self.task(whole, lsn, place),
             Record::Reserve { gen_limit } => self.reserved(gen_limit),
             Record::Key {
                 key,
@@ -178,7 +178,7 @@ impl Replay {
     }
 
     /// A key that is alive though its task is gone; one without time left was given back. The slot of its task says nothing of that, so
-    /// an image of the task may be older or younger: it has the key, or not.
+    /// a whole task may be older or younger: it has the key, or not.
     fn key(&mut self, (key, task, expires_unix_ms): (KeyId, TaskId, u64)) {
         if expires_unix_ms > 0 {
             self.keys.push((key, task, expires_unix_ms));
@@ -216,9 +216,9 @@ impl Replay {
         &mut page[position % PAGE_ENTRIES]
     }
 
-    fn task(&mut self, image: &TaskImage<'_>, lsn: Lsn, place: Place) -> Result<(), Why> {
-        let entry = self.slot_or_new(image.id.slot());
-        let raw = image.id.as_raw();
+    fn task(&mut self, whole: &WholeTask<'_>, lsn: Lsn, place: Place) -> Result<(), Why> {
+        let entry = self.slot_or_new(whole.id.slot());
+        let raw = whole.id.as_raw();
         let is_new = entry.id == 0 || entry.id < raw;
         if !is_new && (entry.id != raw || entry.lsn >= lsn) {
             return Ok(());
@@ -226,10 +226,10 @@ impl Replay {
         let before = *entry;
         let was_live = before.id != 0 && !before.has(FLAG_GONE);
         let mut flags = 0;
-        if image.cancel_requested {
+        if whole.cancel_requested {
             flags |= FLAG_CANCEL;
         }
-        if image.key.is_some() {
+        if whole.key.is_some() {
             flags |= FLAG_KEY;
         }
         *entry = Entry {
@@ -237,16 +237,16 @@ impl Replay {
             lsn,
             base: place,
             ending: Place::default(),
-            due_unix_ms: image.due_unix_ms,
-            phase: image.phase as u8,
-            attempt: image.attempt,
-            failures: image.failures,
-            losses: image.losses,
-            priority: image.priority,
+            due_unix_ms: whole.due_unix_ms,
+            phase: whole.phase as u8,
+            attempt: whole.attempt,
+            failures: whole.failures,
+            losses: whole.losses,
+            priority: whole.priority,
             flags,
         };
         self.live += usize::from(!was_live);
-        self.max_stamp = self.max_stamp.max(image.stamp);
+        self.max_stamp = self.max_stamp.max(whole.stamp);
         if was_live && before.id != raw {
             // The slot was freed without a record, as that of a task whose result nobody wanted.
             self.keep_key(&before)?;
@@ -257,9 +257,9 @@ impl Replay {
     /// A key outlives its task.
     fn keep_key(&mut self, entry: &Entry) -> Result<(), Why> {
         if entry.has(FLAG_KEY) {
-            let image = self.base(entry)?;
-            if let Some((key, expiry)) = image.key {
-                let id = image.id;
+            let whole = self.base(entry)?;
+            if let Some((key, expiry)) = whole.key {
+                let id = whole.id;
                 self.keys.push((key, id, expiry));
             }
         }
@@ -286,8 +286,8 @@ impl Replay {
     }
 
     /// The submission; it was decoded once already, so this fails only if the file has changed since.
-    fn base(&self, entry: &Entry) -> Result<TaskImage<'_>, BadRecord> {
-        decode::image(self.body(entry.base))
+    fn base(&self, entry: &Entry) -> Result<WholeTask<'_>, BadRecord> {
+        decode::whole_task(self.body(entry.base))
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = (KeyId, TaskId, u64)> + '_ {
@@ -296,27 +296,27 @@ impl Replay {
         keys.filter(move |(key, task, _)| !released.contains(&(*key, *task)))
     }
 
-    pub(crate) fn tasks(&self) -> impl Iterator<Item = TaskImage<'_>> {
-        self.entries().filter_map(|entry| self.image(entry).ok())
+    pub(crate) fn tasks(&self) -> impl Iterator<Item = WholeTask<'_>> {
+        self.entries().filter_map(|entry| self.whole(entry).ok())
     }
 
-    fn image(&self, entry: &Entry) -> Result<TaskImage<'_>, BadRecord> {
-        let mut image = self.base(entry)?;
-        image.lsn = entry.lsn;
-        image.attempt = entry.attempt;
-        image.failures = entry.failures;
-        image.losses = entry.losses;
-        image.priority = entry.priority;
-        image.due_unix_ms = entry.due_unix_ms;
-        image.cancel_requested = entry.has(FLAG_CANCEL);
-        image.phase = resting(entry);
+    fn whole(&self, entry: &Entry) -> Result<WholeTask<'_>, BadRecord> {
+        let mut whole = self.base(entry)?;
+        whole.lsn = entry.lsn;
+        whole.attempt = entry.attempt;
+        whole.failures = entry.failures;
+        whole.losses = entry.losses;
+        whole.priority = entry.priority;
+        whole.due_unix_ms = entry.due_unix_ms;
+        whole.cancel_requested = entry.has(FLAG_CANCEL);
+        whole.phase = resting(entry);
         if !entry.has(FLAG_KEY) {
-            image.key = None;
+            whole.key = None;
         }
         if entry.has(FLAG_VOID) {
-            image.outcome = qtf_shm::Outcome::default();
-            image.result = crate::Blob::None;
-            image.ended_unix_ms = 0;
+            whole.outcome = qtf_shm::Outcome::default();
+            whole.result = crate::Blob::None;
+            whole.ended_unix_ms = 0;
         }
         if !entry.ending.is_none()
             && let Record::Outcome {
@@ -326,11 +326,11 @@ impl Replay {
                 ..
             } = decode::record(Kind::Outcome, self.body(entry.ending))?
         {
-            image.outcome = outcome;
-            image.ended_unix_ms = ended_unix_ms;
-            image.result = result;
+            whole.outcome = outcome;
+            whole.ended_unix_ms = ended_unix_ms;
+            whole.result = result;
         }
-        Ok(image)
+        Ok(whole)
     }
 }
 

@@ -115,7 +115,7 @@ impl Daemon {
         }
     }
 
-    /// A snapshot as the engine makes one, with `meanwhile` between its start and its images.
+    /// A snapshot as the engine makes one, with `meanwhile` between its start and its whole tasks.
     pub(crate) fn snapshot(
         &mut self,
         meanwhile: impl FnOnce(&mut Self),
@@ -129,7 +129,7 @@ impl Daemon {
         )?;
         meanwhile(self);
         for task in self.model.tasks.values() {
-            snapshot.push(&task.image())?;
+            snapshot.push(&task.whole())?;
         }
         for &(key, task, expiry) in &self.model.keys {
             snapshot.push_key(key, task, expiry)?;

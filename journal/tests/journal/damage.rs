@@ -16,9 +16,9 @@ const HEADER: usize = 4096;
 
 /// Files that can be read, and damaged in place.
 #[derive(Debug, Clone, Default)]
-struct Images(BTreeMap<String, Arc<[u8]>>);
+struct CopiedFiles(BTreeMap<String, Arc<[u8]>>);
 
-impl Images {
+impl CopiedFiles {
     fn of(storage: &SimDisk) -> Self {
         let names = storage.list().unwrap();
         let content = |name: &String| storage.content(name).unwrap().into();
@@ -40,7 +40,7 @@ fn read_only<T>() -> io::Result<T> {
     Err(io::ErrorKind::ReadOnlyFilesystem.into())
 }
 
-impl Storage for Images {
+impl Storage for CopiedFiles {
     fn list(&self) -> io::Result<Vec<String>> {
         Ok(self.0.keys().cloned().collect())
     }
@@ -50,7 +50,7 @@ impl Storage for Images {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        Ok(Box::new(Image(Arc::clone(&self.0[name]))))
+        Ok(Box::new(CopiedFile(Arc::clone(&self.0[name]))))
     }
 
     fn map(&self, name: &str) -> io::Result<Mapped> {
@@ -71,9 +71,9 @@ impl Storage for Images {
 }
 
 #[derive(Debug)]
-struct Image(Arc<[u8]>);
+struct CopiedFile(Arc<[u8]>);
 
-impl StorageFile for Image {
+impl StorageFile for CopiedFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.len() as u64)
     }
@@ -105,7 +105,7 @@ struct Lies {
 
 /// A journal of several files and daemons, at least 64 KiB of it records.
 struct Sample {
-    images: Images,
+    files: CopiedFiles,
     history: Vec<Op>,
     records: Vec<Lies>,
     /// The states that a prefix can end in, made once.
@@ -133,13 +133,13 @@ fn sample(bytes_min: usize) -> Sample {
         let opened = open_tail(&*storage, &config(nonce)).unwrap();
         daemon = Daemon::start(&storage, &opened, (config(nonce), daemon.history)).unwrap();
     }
-    let images = Images::of(&disk);
-    let records = records_of(&images);
+    let files = CopiedFiles::of(&disk);
+    let records = records_of(&files);
     assert_eq!(records.len(), daemon.history.len());
-    assert!(images.0.len() >= 3);
+    assert!(files.0.len() >= 3);
     let models = vec![None; records.len() + 1];
     Sample {
-        images,
+        files,
         history: daemon.history,
         records,
         models,
@@ -147,9 +147,9 @@ fn sample(bytes_min: usize) -> Sample {
 }
 
 /// An independent reading of where the records of an undamaged journal lie.
-fn records_of(images: &Images) -> Vec<Lies> {
+fn records_of(files: &CopiedFiles) -> Vec<Lies> {
     let mut records = Vec::new();
-    for (file, bytes) in &images.0 {
+    for (file, bytes) in &files.0 {
         let number = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().unwrap());
         let mut from = HEADER;
         loop {
@@ -185,14 +185,14 @@ impl Sample {
 
     /// Opens what was damaged. An end is a prefix that holds everything proven; an error has a name.
     fn assert_prefix_or_error(&mut self, proven: u64, what: &str) -> Option<u64> {
-        match recover(&self.images, &config(0)) {
+        match recover(&self.files, &config(0)) {
             Ok(recovered) => {
                 let end = recovered.opened.end;
                 assert!(
                     end.get() >= proven,
                     "{what}: ends at {end}, {proven} was stable"
                 );
-                let tail = open_tail(&self.images, &config(0)).unwrap();
+                let tail = open_tail(&self.files, &config(0)).unwrap();
                 assert_eq!(tail.end, end, "{what}");
                 self.model(end.get()).assert_is(&recovered, what);
                 Some(end.get())
@@ -219,7 +219,7 @@ fn bit_flipped_at_every_byte_is_found_or_cuts_the_last_group() {
     let mut sample = sample(72 * 1024);
     let whole = sample.records.len() as u64;
     let last_group = sample.records.last().unwrap().durable + 1;
-    let names: Vec<String> = sample.images.0.keys().cloned().collect();
+    let names: Vec<String> = sample.files.0.keys().cloned().collect();
     let (mut errors, mut cuts) = (0, 0);
     for name in names {
         let until = sample
@@ -229,12 +229,12 @@ fn bit_flipped_at_every_byte_is_found_or_cuts_the_last_group() {
             .map(|lies| lies.until)
             .max();
         let until = until.unwrap();
-        let length = sample.images.0[&name].len();
+        let length = sample.files.0[&name].len();
         // Behind the records some bytes, and then samples, up to the end of the file.
         let places = (0..until + 200).chain((until + 200..length).step_by(4093));
         for at in places {
             let flip = |bytes: &mut [u8]| bytes[at] ^= 1 << (at % 8);
-            sample.images.change(&name, flip);
+            sample.files.change(&name, flip);
             let hit = sample
                 .records
                 .iter()
@@ -250,7 +250,7 @@ fn bit_flipped_at_every_byte_is_found_or_cuts_the_last_group() {
                         Some(lsn - 1),
                         "{what}: only what was hit and what follows"
                     );
-                    let cut = open_tail(&sample.images, &config(0)).unwrap().cut;
+                    let cut = open_tail(&sample.files, &config(0)).unwrap().cut;
                     assert_eq!(
                         cut.map(|cut| cut.lsn.get()),
                         Some(lsn),
@@ -265,7 +265,7 @@ fn bit_flipped_at_every_byte_is_found_or_cuts_the_last_group() {
                 None if at < HEADER => assert_eq!(end, None, "{what}: a header"),
                 None => assert_eq!(end, Some(whole), "{what}: nothing lies there"),
             }
-            sample.images.change(&name, flip);
+            sample.files.change(&name, flip);
         }
     }
     assert!(errors > 60_000 && cuts > 500, "{errors} {cuts}");
@@ -274,12 +274,12 @@ fn bit_flipped_at_every_byte_is_found_or_cuts_the_last_group() {
 #[test]
 fn journal_cut_at_every_byte_ends_in_a_prefix_or_an_error() {
     let mut sample = sample(66 * 1024);
-    let names: Vec<String> = sample.images.0.keys().cloned().collect();
+    let names: Vec<String> = sample.files.0.keys().cloned().collect();
     let last_group = sample.records.last().unwrap().durable + 1;
     let last = names.last().unwrap().clone();
     let mut prefixes = std::collections::BTreeSet::new();
     for name in names {
-        let original = Arc::clone(&sample.images.0[&name]);
+        let original = Arc::clone(&sample.files.0[&name]);
         let mine = |lies: &&Lies| lies.file == name;
         let until = sample
             .records
@@ -290,12 +290,12 @@ fn journal_cut_at_every_byte_ends_in_a_prefix_or_an_error() {
             .unwrap();
         // From the back to the front: what was written last is lost, and the file keeps its length.
         for at in (HEADER..until).rev() {
-            sample.images.0.remove(&name);
+            sample.files.0.remove(&name);
             let mut bytes = original.to_vec();
             bytes[at..].fill(0);
             // A cut where a byte was zero anyway changes nothing.
             let hit: Vec<bool> = vec![bytes[..] != original[..]];
-            sample.images.0.insert(name.clone(), bytes.into());
+            sample.files.0.insert(name.clone(), bytes.into());
             let lost = |lies: &Lies| lies.file == name && lies.until > at;
             let first_lost = sample
                 .records
@@ -314,11 +314,11 @@ fn journal_cut_at_every_byte_ends_in_a_prefix_or_an_error() {
         }
         // A file that is shorter than it was made is damaged, wherever it ends.
         for at in (0..original.len()).step_by(509) {
-            sample.images.0.insert(name.clone(), original[..at].into());
+            sample.files.0.insert(name.clone(), original[..at].into());
             let what = format!("{name} has {at} bytes");
             assert_eq!(sample.assert_prefix_or_error(0, &what), None, "{what}");
         }
-        sample.images.0.insert(name, original);
+        sample.files.0.insert(name, original);
     }
     assert!(prefixes.len() > 3, "{prefixes:?}");
 }
@@ -328,7 +328,7 @@ fn doubled_swapped_and_zeroed_pages_end_in_a_prefix_or_an_error() {
     const PAGE: usize = 4096;
     let mut sample = sample(120 * 1024);
     let pristine: BTreeMap<String, Vec<u8>> = sample
-        .images
+        .files
         .0
         .iter()
         .map(|(name, bytes)| (name.clone(), bytes.to_vec()))
@@ -364,7 +364,7 @@ fn doubled_swapped_and_zeroed_pages_end_in_a_prefix_or_an_error() {
                 != pristine[&lies.file][lies.from..lies.until]
         };
         let proven = sample.proven(hits);
-        sample.images.0 = damaged
+        sample.files.0 = damaged
             .iter()
             .map(|(name, bytes)| (name.clone(), bytes.as_slice().into()))
             .collect();
@@ -375,7 +375,7 @@ fn doubled_swapped_and_zeroed_pages_end_in_a_prefix_or_an_error() {
 }
 
 /// A snapshot behind which the older files are gone, or still there.
-fn snapshot_sample(reclaims: bool) -> (Images, Model, JournalConfig, String) {
+fn snapshot_sample(reclaims: bool) -> (CopiedFiles, Model, JournalConfig, String) {
     let disk = SimDisk::new();
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
     let mut rng = fastrand::Rng::with_seed(23);
@@ -396,26 +396,26 @@ fn snapshot_sample(reclaims: bool) -> (Images, Model, JournalConfig, String) {
         daemon.push_random(&mut rng, 150);
     }
     daemon.commit().unwrap();
-    let mut images = Images::of(&disk);
-    images.0.retain(|name, _| !name.starts_with("spare-"));
-    let name = images
+    let mut files = CopiedFiles::of(&disk);
+    files.0.retain(|name, _| !name.starts_with("spare-"));
+    let name = files
         .0
         .keys()
         .find(|name| name.starts_with("snapshot-"))
         .unwrap()
         .clone();
-    (images, daemon.model, config(2), name)
+    (files, daemon.model, config(2), name)
 }
 
 #[test]
 fn damaged_snapshot_is_an_error_when_nothing_stands_in_for_it() {
-    let (mut images, model, config, name) = snapshot_sample(true);
-    model.assert_is(&recover(&images, &config).unwrap(), "undamaged");
-    let original = Arc::clone(&images.0[&name]);
+    let (mut files, model, config, name) = snapshot_sample(true);
+    model.assert_is(&recover(&files, &config).unwrap(), "undamaged");
+    let original = Arc::clone(&files.0[&name]);
     let length = original.len();
     assert!(length > 5000);
-    images.0.insert(name.clone(), original.to_vec().into());
-    let assert_named = |images: &Images, what: &str| match recover(images, &config) {
+    files.0.insert(name.clone(), original.to_vec().into());
+    let assert_named = |files: &CopiedFiles, what: &str| match recover(files, &config) {
         Err(error @ (JournalError::Damaged { .. } | JournalError::Version { .. })) => {
             assert!(error.to_string().contains(&name), "{what}: {error}");
         }
@@ -423,51 +423,51 @@ fn damaged_snapshot_is_an_error_when_nothing_stands_in_for_it() {
     };
     for at in 0..length {
         let flip = |bytes: &mut [u8]| bytes[at] ^= 1 << (at % 8);
-        images.change(&name, flip);
-        assert_named(&images, &format!("byte {at}"));
-        images.change(&name, flip);
+        files.change(&name, flip);
+        assert_named(&files, &format!("byte {at}"));
+        files.change(&name, flip);
     }
     for at in 0..length {
-        images.0.insert(name.clone(), original[..at].into());
-        assert_named(&images, &format!("cut at {at}"));
+        files.0.insert(name.clone(), original[..at].into());
+        assert_named(&files, &format!("cut at {at}"));
     }
 }
 
 #[test]
 fn damaged_snapshot_is_passed_over_when_the_whole_journal_is_there() {
-    let (mut images, model, config, name) = snapshot_sample(false);
-    let length = images.0[&name].len();
+    let (mut files, model, config, name) = snapshot_sample(false);
+    let length = files.0[&name].len();
     let mut notes = 0;
     for at in (0..length).step_by(7) {
         let flip = |bytes: &mut [u8]| bytes[at] ^= 1 << (at % 8);
-        images.change(&name, flip);
-        let recovered = recover(&images, &config).unwrap();
+        files.change(&name, flip);
+        let recovered = recover(&files, &config).unwrap();
         model.assert_is(&recovered, "without the snapshot");
         assert_eq!(recovered.snapshot, None);
         notes += recovered.notes.len();
-        images.change(&name, flip);
+        files.change(&name, flip);
     }
     assert_eq!(notes, length.div_ceil(7));
-    assert!(recover(&images, &config).unwrap().snapshot.is_some());
+    assert!(recover(&files, &config).unwrap().snapshot.is_some());
 }
 
 #[test]
 fn journal_that_ends_below_what_a_snapshot_shows_has_lost_records() {
-    let (mut images, _, config, _) = snapshot_sample(true);
-    let log = images
+    let (mut files, _, config, _) = snapshot_sample(true);
+    let log = files
         .0
         .keys()
         .find(|name| name.starts_with("log-"))
         .unwrap()
         .clone();
     // The header still says which record this file follows; the snapshot shows that one, so the records behind may be torn.
-    images.change(&log, |bytes| bytes[HEADER..].fill(0));
-    assert_eq!(recover(&images, &config).unwrap().opened.end, Lsn::new(120));
-    images.0.remove(&log);
+    files.change(&log, |bytes| bytes[HEADER..].fill(0));
+    assert_eq!(recover(&files, &config).unwrap().opened.end, Lsn::new(120));
+    files.0.remove(&log);
     // A snapshot is never alone: the log that it belongs to is missing.
     for error in [
-        recover(&images, &config).unwrap_err(),
-        open_tail(&images, &config).unwrap_err(),
+        recover(&files, &config).unwrap_err(),
+        open_tail(&files, &config).unwrap_err(),
     ] {
         assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
         let said = error.to_string();

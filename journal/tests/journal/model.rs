@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qtf_journal::{Blob, ClientRef, Lsn, Record, Recovered, TaskImage};
+use qtf_journal::{Blob, ClientRef, Lsn, Record, Recovered, WholeTask};
 use qtf_shm::{KeyId, Outcome, OutcomeKind, Phase, SlotIndex, TaskId};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +37,10 @@ impl Content {
     }
 }
 
-/// A task image that owns its bytes.
+/// A whole task that owns its bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
-    pub(crate) image: TaskImage<'static>,
+    pub(crate) whole: WholeTask<'static>,
     pub(crate) kind: String,
     pub(crate) name: String,
     pub(crate) host: String,
@@ -49,17 +49,17 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    pub(crate) fn image(&self) -> TaskImage<'_> {
-        TaskImage {
+    pub(crate) fn whole(&self) -> WholeTask<'_> {
+        WholeTask {
             kind: &self.kind,
             client: ClientRef {
-                uid: self.image.client.uid,
+                uid: self.whole.client.uid,
                 name: &self.name,
                 host: &self.host,
             },
             payload: self.payload.blob(),
             result: self.result.blob(),
-            ..self.image.clone()
+            ..self.whole.clone()
         }
     }
 
@@ -70,7 +70,7 @@ impl Task {
         } else {
             0
         };
-        let image = TaskImage {
+        let whole = WholeTask {
             id,
             phase: Phase::Submitted,
             cancel_requested: false,
@@ -100,7 +100,7 @@ impl Task {
             lsn: Lsn::NONE,
         };
         Self {
-            image,
+            whole,
             kind: "exec".to_owned(),
             name: "a client".to_owned(),
             host: "höst".to_owned(),
@@ -139,7 +139,7 @@ pub(crate) enum Op {
 impl Op {
     pub(crate) fn record(&self) -> Record<'_> {
         match self {
-            Self::Task(task) => Record::Task(task.image()),
+            Self::Task(task) => Record::Task(task.whole()),
             Self::Outcome {
                 task,
                 attempt,
@@ -190,17 +190,17 @@ impl Model {
         match op {
             Op::Task(task) => {
                 let mut task = (**task).clone();
-                task.image.lsn = lsn;
-                let slot = task.image.id.slot();
+                task.whole.lsn = lsn;
+                let slot = task.whole.id.slot();
                 let before = self.tasks.keys().find(|id| id.slot() == slot).copied();
                 if let Some(before) = before.and_then(|id| self.tasks.remove(&id)) {
                     // Freed without a record, as its result was not wanted.
-                    let key = before.image.key;
+                    let key = before.whole.key;
                     self.keys
-                        .extend(key.map(|(key, expiry)| (key, before.image.id, expiry)));
+                        .extend(key.map(|(key, expiry)| (key, before.whole.id, expiry)));
                 }
-                self.generation = self.generation.max(task.image.id.generation());
-                self.tasks.insert(task.image.id, task);
+                self.generation = self.generation.max(task.whole.id.generation());
+                self.tasks.insert(task.whole.id, task);
             }
             Op::Outcome {
                 task,
@@ -210,11 +210,11 @@ impl Model {
                 result,
             } => {
                 let task = self.tasks.get_mut(task).expect("alive");
-                let image = &mut task.image;
-                (image.attempt, image.phase) = (*attempt, *phase);
-                (image.failures, image.losses, image.outcome) = (3, 1, OUTCOME);
-                image.ended_unix_ms = *ended;
-                image.lsn = lsn;
+                let whole = &mut task.whole;
+                (whole.attempt, whole.phase) = (*attempt, *phase);
+                (whole.failures, whole.losses, whole.outcome) = (3, 1, OUTCOME);
+                whole.ended_unix_ms = *ended;
+                whole.lsn = lsn;
                 task.result = result.clone();
             }
             Op::Plain(record) => self.plain(record, lsn),
@@ -228,11 +228,11 @@ impl Model {
         }
         let id = record.task().expect("about a task");
         let task = self.tasks.get_mut(&id).expect("alive");
-        let image = &mut task.image;
-        image.lsn = lsn;
+        let whole = &mut task.whole;
+        whole.lsn = lsn;
         match *record {
             Record::Attempt { attempt, .. } => {
-                (image.phase, image.attempt) = (Phase::Assigned, attempt);
+                (whole.phase, whole.attempt) = (Phase::Assigned, attempt);
             }
             Record::Requeue {
                 phase,
@@ -242,17 +242,17 @@ impl Model {
                 due_unix_ms,
                 ..
             } => {
-                image.phase = phase;
-                (image.attempt, image.failures, image.losses) = (attempt, failures, losses);
-                (image.due_unix_ms, image.ended_unix_ms) = (due_unix_ms, 0);
-                image.outcome = Outcome::default();
+                whole.phase = phase;
+                (whole.attempt, whole.failures, whole.losses) = (attempt, failures, losses);
+                (whole.due_unix_ms, whole.ended_unix_ms) = (due_unix_ms, 0);
+                whole.outcome = Outcome::default();
                 task.result = Content::None;
-                image.cancel_requested &= attempt != 0;
+                whole.cancel_requested &= attempt != 0;
             }
-            Record::Cancel { .. } => image.cancel_requested = true,
-            Record::Update { priority, .. } => image.priority = priority,
+            Record::Cancel { .. } => whole.cancel_requested = true,
+            Record::Update { priority, .. } => whole.priority = priority,
             Record::Acknowledged { .. } | Record::Purge { .. } => {
-                let key = image.key;
+                let key = whole.key;
                 self.keys.extend(key.map(|(key, expiry)| (key, id, expiry)));
                 self.tasks.remove(&id);
             }
@@ -280,7 +280,7 @@ impl Model {
             let next = id(self.generation + 1, task.slot().get());
             return Op::Task(Box::new(Task::random(rng, next, payload_max)));
         }
-        let attempt = known.image.attempt;
+        let attempt = known.whole.attempt;
         let plain = match rng.u8(0..16) {
             0..4 => Record::Attempt {
                 task,
@@ -332,12 +332,12 @@ impl Model {
     fn rested(&self) -> BTreeMap<TaskId, Task> {
         let mut tasks = self.tasks.clone();
         for task in tasks.values_mut() {
-            let image = &mut task.image;
-            let waits = matches!(image.phase, Phase::Submitted | Phase::Delayed);
-            if waits && image.due_unix_ms > 0 {
-                image.phase = Phase::Delayed;
+            let whole = &mut task.whole;
+            let waits = matches!(whole.phase, Phase::Submitted | Phase::Delayed);
+            if waits && whole.due_unix_ms > 0 {
+                whole.phase = Phase::Delayed;
             } else if waits {
-                image.phase = Phase::Ready;
+                whole.phase = Phase::Ready;
             }
         }
         tasks
@@ -348,14 +348,14 @@ impl Model {
         let expected = self.rested();
         let mut found = recovered.tasks();
         let mut by_slot: Vec<&Task> = expected.values().collect();
-        by_slot.sort_by_key(|task| task.image.id.slot());
+        by_slot.sort_by_key(|task| task.whole.id.slot());
         for task in by_slot {
-            assert_eq!(found.next(), Some(task.image()), "{what}");
+            assert_eq!(found.next(), Some(task.whole()), "{what}");
         }
         assert_eq!(found.next(), None, "{what}");
         assert_eq!(recovered.tasks_count(), expected.len(), "{what}");
         assert_eq!(recovered.gen_limit, self.gen_limit, "{what}");
-        let stamp = expected.values().map(|task| task.image.stamp).max();
+        let stamp = expected.values().map(|task| task.whole.stamp).max();
         assert!(recovered.max_stamp >= stamp.unwrap_or(0), "{what}");
         let keys: Vec<_> = recovered.keys().collect();
         for key in &self.keys {

@@ -85,11 +85,11 @@ fn record_that_no_file_could_hold_is_refused_and_takes_no_lsn() {
     let mut rng = fastrand::Rng::with_seed(9);
     let mut task = Task::random(&mut rng, id(1, 1), 0);
     task.payload = Content::Bytes(vec![0; RECORD_BYTES_MAX]);
-    let refused = appender.push(&Record::Task(task.image())).unwrap_err();
+    let refused = appender.push(&Record::Task(task.whole())).unwrap_err();
     assert!(matches!(refused, PushError::TooLarge { .. }), "{refused}");
     task.payload = Content::None;
     task.kind = "k".repeat(256);
-    let refused = appender.push(&Record::Task(task.image())).unwrap_err();
+    let refused = appender.push(&Record::Task(task.whole())).unwrap_err();
     assert_eq!(refused, PushError::TooLarge { bytes: 256 });
     assert_eq!(appender.last_lsn(), Lsn::NONE);
     assert_eq!(appender.pending_bytes(), 0);

@@ -22,7 +22,7 @@ fn snapshot_and_what_came_after_it_give_the_whole_state() {
             daemon.push_random(&mut rng, 100);
         }
         daemon.commit().unwrap();
-        // Between its start and its images more happens: the images are newer than the start.
+        // Between its start and its whole tasks more happens: the whole tasks are newer than the start.
         let mut snapshot = daemon
             .snapshot(|daemon| {
                 for _ in 0..rng.usize(0..100) {
@@ -64,7 +64,7 @@ fn image_whose_state_is_newer_than_its_lsn_does_no_harm() {
                     daemon.push_random(&mut rng, 60);
                 }
                 for (id, task) in &mut daemon.model.tasks {
-                    task.image.lsn = before.get(id).map_or(task.image.lsn, |old| old.image.lsn);
+                    task.whole.lsn = before.get(id).map_or(task.whole.lsn, |old| old.whole.lsn);
                 }
             })
             .unwrap();

@@ -85,15 +85,14 @@ impl Segment {
                     why,
                     memory,
                 } => {
-                    let file =
-                        put_aside(&memory, runtime_dir, &spec.instance).map_err(|(file, source)| {
-                            CreateError::PutAside {
-                                shm_id,
-                                why: why.clone(),
-                                file,
-                                source,
-                            }
-                        })?;
+                    let file = put_aside(&memory, runtime_dir, &spec.instance).map_err(
+                        |(file, source)| CreateError::PutAside {
+                            shm_id,
+                            why: why.clone(),
+                            file,
+                            source,
+                        },
+                    )?;
                     remove(shm_id, spec)?;
                     adoption = Adoption::PutAside { file, why };
                 }

@@ -334,7 +334,7 @@ impl World {
         self.disk.disk.crash(self.seed);
         let recovered =
             recover(&self.disk.disk, &journal_config(0)).unwrap_or_else(|error| panic!("{error}"));
-        let back: Vec<TaskId> = recovered.tasks().map(|image| image.id).collect();
+        let back: Vec<TaskId> = recovered.tasks().map(|task| task.id).collect();
         assert!(
             back.iter().all(|id| !self.facts.gone.contains_key(id)),
             "{back:?}"

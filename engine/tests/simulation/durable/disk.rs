@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qtf_engine::snapshot::{Images, Unreadable};
+use qtf_engine::snapshot::{Unreadable, WholeTasks};
 use qtf_engine::{Engine, Lsn, WallTime};
 use qtf_journal::{
     FILE_BYTES_MIN, JournalConfig, JournalError, SimDisk, SnapshotWriter, Step, Storage, Write,
@@ -24,7 +24,7 @@ pub(crate) fn config(nonce: u64) -> JournalConfig {
 /// What the helper thread does about a snapshot.
 struct Snapshot {
     writer: SnapshotWriter,
-    images: Images,
+    whole_tasks: WholeTasks,
     next: u32,
     is_read: bool,
 }
@@ -144,7 +144,7 @@ impl Disk {
         if let Ok(writer) = SnapshotWriter::create(storage, &self.config, lineage, start) {
             self.snapshot = Some(Snapshot {
                 writer,
-                images: Images::new(Arc::clone(engine.segment()), wall),
+                whole_tasks: WholeTasks::new(Arc::clone(engine.segment()), wall),
                 next: 0,
                 is_read: false,
             });
@@ -171,17 +171,17 @@ impl Disk {
         snapshot: &mut Snapshot,
     ) -> Result<bool, Unfinished> {
         if !snapshot.is_read {
-            let end = snapshot.images.end();
+            let end = snapshot.whole_tasks.end();
             let until = snapshot.next.saturating_add(SLOTS_AT_ONCE).min(end);
             let writer = &mut snapshot.writer;
-            snapshot.images.read(snapshot.next..until, |image| {
-                writer.push(image).map_err(Unfinished::from)
+            snapshot.whole_tasks.read(snapshot.next..until, |whole| {
+                writer.push(whole).map_err(Unfinished::from)
             })?;
             snapshot.next = until;
             if until < end {
                 return Ok(false);
             }
-            let keys: Vec<_> = snapshot.images.keys().collect();
+            let keys: Vec<_> = snapshot.whole_tasks.keys().collect();
             for live in keys {
                 writer.push_key(live.key, live.task, live.expires_unix_ms)?;
             }

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use qtf_journal::{
     Appender, AppenderLimits, Blob, ClientRef, Dump, FILE_BYTES_MIN, HEADER_BYTES, JournalConfig,
-    Lsn, Record, SimDisk, SnapshotWriter, Step, Storage, TaskImage, Writer, make_spare, open_tail,
+    Lsn, Record, SimDisk, SnapshotWriter, Step, Storage, WholeTask, Writer, make_spare, open_tail,
     recover, verify, write_group,
 };
 use qtf_shm::id::SlotIndex;
@@ -297,8 +297,8 @@ fn task(slot: u32) -> TaskId {
     TaskId::new(5, slot)
 }
 
-fn image(slot: u32) -> TaskImage<'static> {
-    TaskImage {
+fn whole(slot: u32) -> WholeTask<'static> {
+    WholeTask {
         id: task(slot),
         phase: Phase::Submitted,
         cancel_requested: false,
@@ -373,7 +373,7 @@ fn groups() -> Vec<Vec<Record<'static>>> {
     };
     vec![
         vec![Record::Reserve { gen_limit: 1 << 20 }],
-        (0..6).map(|slot| Record::Task(image(slot))).collect(),
+        (0..6).map(|slot| Record::Task(whole(slot))).collect(),
         vec![attempt(0), attempt(1), attempt(2), attempt(3)],
         vec![done(0), done(1), requeue, Record::Cancel { task: task(3) }],
         vec![
@@ -455,7 +455,7 @@ fn write_snapshot(disk: &SimDisk, lineage: u64, start: Lsn) {
     let mut snapshot = SnapshotWriter::create(storage, &config(1), lineage, start)
         .expect("a disk in memory has room");
     for task in recovered.tasks() {
-        snapshot.push(&task).expect("small images are taken");
+        snapshot.push(&task).expect("small tasks are taken");
     }
     for (key, task, expires_unix_ms) in recovered.keys() {
         snapshot

@@ -1,6 +1,6 @@
 //! One record of a journal as it is shown.
 
-use qtf_journal::{Blob, Content, Entry, Record, TaskImage};
+use qtf_journal::{Blob, Content, Entry, Record, WholeTask};
 use qtf_shm::Outcome;
 use serde_json::{Value, json};
 
@@ -83,7 +83,7 @@ fn words(entry: &Entry<'_>) -> String {
 
 fn record_words(record: &Record<'_>) -> String {
     match record {
-        Record::Task(image) => format!("{}, {}", image.phase, command_of(image)),
+        Record::Task(whole) => format!("{}, {}", whole.phase, command_of(whole)),
         Record::Attempt {
             attempt, worker, ..
         } => format!("{attempt} to worker {}", worker_text(*worker)),
@@ -119,7 +119,7 @@ fn record_words(record: &Record<'_>) -> String {
 
 fn details(record: &Record<'_>) -> Value {
     match record {
-        Record::Task(image) => image_json(image),
+        Record::Task(whole) => whole_task_json(whole),
         Record::Attempt {
             attempt, worker, ..
         } => json!({ "attempt": attempt, "worker": worker_text(*worker) }),
@@ -159,31 +159,31 @@ fn details(record: &Record<'_>) -> Value {
     }
 }
 
-fn image_json(image: &TaskImage<'_>) -> Value {
+fn whole_task_json(whole: &WholeTask<'_>) -> Value {
     json!({
-        "state": image.phase.name(),
-        "command": command_of(image),
-        "task_kind": image.kind,
-        "priority": image.priority,
-        "attempt": image.attempt,
-        "failures": image.failures,
-        "losses": image.losses,
-        "max_attempts": image.max_attempts,
-        "cancel_requested": image.cancel_requested,
-        "timeout_ms": image.timeout_ms,
-        "estimate_ms": image.estimate_ms,
-        "client": { "uid": image.client.uid, "name": image.client.name, "host": image.client.host },
-        "submitted_unix_ms": image.submitted_unix_ms,
-        "due_unix_ms": image.due_unix_ms,
-        "ended_unix_ms": image.ended_unix_ms,
-        "array_id": image.array.map(|(first, _)| crate::records::id_text(first)),
-        "array_index": image.array.map(|(_, index)| index),
-        "key": image.key.map(|(key, _)| hex(key.to_bytes())),
-        "key_expires_unix_ms": image.key.map(|(_, expires)| expires),
-        "outcome": outcome_json(image.outcome),
-        "payload": blob_json(&image.payload),
-        "result": blob_json(&image.result),
-        "shown_lsn": image.lsn.get(),
+        "state": whole.phase.name(),
+        "command": command_of(whole),
+        "task_kind": whole.kind,
+        "priority": whole.priority,
+        "attempt": whole.attempt,
+        "failures": whole.failures,
+        "losses": whole.losses,
+        "max_attempts": whole.max_attempts,
+        "cancel_requested": whole.cancel_requested,
+        "timeout_ms": whole.timeout_ms,
+        "estimate_ms": whole.estimate_ms,
+        "client": { "uid": whole.client.uid, "name": whole.client.name, "host": whole.client.host },
+        "submitted_unix_ms": whole.submitted_unix_ms,
+        "due_unix_ms": whole.due_unix_ms,
+        "ended_unix_ms": whole.ended_unix_ms,
+        "array_id": whole.array.map(|(first, _)| crate::records::id_text(first)),
+        "array_index": whole.array.map(|(_, index)| index),
+        "key": whole.key.map(|(key, _)| hex(key.to_bytes())),
+        "key_expires_unix_ms": whole.key.map(|(_, expires)| expires),
+        "outcome": outcome_json(whole.outcome),
+        "payload": blob_json(&whole.payload),
+        "result": blob_json(&whole.result),
+        "shown_lsn": whole.lsn.get(),
     })
 }
 
@@ -193,12 +193,12 @@ fn outcome_json(outcome: Outcome) -> Value {
     })
 }
 
-fn command_of(image: &TaskImage<'_>) -> CommandLine {
-    match image.payload {
-        Blob::Bytes(bytes) => command_of_payload(image.kind, bytes, len(bytes)),
-        Blob::None => command_of_payload(image.kind, &[], 0),
+fn command_of(whole: &WholeTask<'_>) -> CommandLine {
+    match whole.payload {
+        Blob::Bytes(bytes) => command_of_payload(whole.kind, bytes, len(bytes)),
+        Blob::None => command_of_payload(whole.kind, &[], 0),
         Blob::Spill { len, .. } => {
-            CommandLine::Text(format!("{} ({len} bytes in a file)", image.kind))
+            CommandLine::Text(format!("{} ({len} bytes in a file)", whole.kind))
         }
     }
 }

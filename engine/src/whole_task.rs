@@ -4,10 +4,10 @@
 //! thread. What only a running daemon has is left out: a task that is handed out, parked or not yet judged is written
 //! as READY with its attempt; one whose outcome is decided is written as ended.
 //!
-//! The lsn of the image may be older than its state, never newer (`plm/journal.rs`): replaying records that it already
+//! The lsn of the whole task may be older than its state, never newer (`plm/journal.rs`): replaying records that it already
 //! reflects does no harm, as they carry absolute values. Tested in `engine/tests/rules/snapshot.rs`.
 
-use qtf_journal::{Blob, ClientRef, Lsn, TaskImage};
+use qtf_journal::{Blob, ClientRef, Lsn, WholeTask};
 use qtf_shm::{
     BlobRef, ClientIndex, FLAG_CANCEL, KeyId, KindIndex, Now, Part, Phase, SegmentView, SideRecord,
     TaskId, TaskOptions, TaskRecord,
@@ -19,9 +19,9 @@ use crate::wall::WallTime;
 /// Largest payload or result that lies in a record; more stays in its file.
 pub(crate) const RECORD_BLOB_BYTES_MAX: usize = 64 << 10;
 
-/// Where the bytes of one image lie while it is used.
+/// Where the bytes of one whole task lie while it is used.
 #[derive(Debug, Default)]
-pub(crate) struct ImageBuffer {
+pub(crate) struct WholeTaskBuffer {
     payload: Vec<u8>,
     result: Vec<u8>,
     kind: String,
@@ -30,7 +30,7 @@ pub(crate) struct ImageBuffer {
     side: Option<SideRecord>,
 }
 
-/// What an image says beyond what the slot's record says as it is.
+/// What a whole task says beyond what the slot's record says as it is.
 struct Standing {
     phase: Phase,
     failures: u8,
@@ -38,13 +38,13 @@ struct Standing {
     ended_unix_ms: u64,
 }
 
-/// The image of a task that was copied out; `None` if its slot has moved on meanwhile.
-pub(crate) fn image_of<'b>(
+/// The whole of a task that was copied out; `None` if its slot has moved on meanwhile.
+pub(crate) fn whole_task_of<'b>(
     view: &SegmentView,
     record: &TaskRecord,
     wall: WallTime,
-    buffer: &'b mut ImageBuffer,
-) -> Option<TaskImage<'b>> {
+    buffer: &'b mut WholeTaskBuffer,
+) -> Option<WholeTask<'b>> {
     let id = record.id?;
     let standing = standing_of(record, wall)?;
     let kind = KindIndex::new_checked(record.kind, u32::from(u16::MAX))?;
@@ -66,7 +66,7 @@ pub(crate) fn image_of<'b>(
     } else {
         Lsn::new(record.lsn)
     };
-    Some(TaskImage {
+    Some(WholeTask {
         id,
         phase: standing.phase,
         cancel_requested: record.state.has_flag(FLAG_CANCEL) && !standing.phase.is_final(),
@@ -139,7 +139,11 @@ fn standing_of(record: &TaskRecord, wall: WallTime) -> Option<Standing> {
     Some(standing)
 }
 
-fn name_client(view: &SegmentView, record: &TaskRecord, buffer: &mut ImageBuffer) -> Option<u32> {
+fn name_client(
+    view: &SegmentView,
+    record: &TaskRecord,
+    buffer: &mut WholeTaskBuffer,
+) -> Option<u32> {
     buffer.name.clear();
     buffer.host.clear();
     if record.client == ClientIndex::UNKNOWN.get() {
