@@ -3,6 +3,7 @@
 //! The programs are those of this build, and not built again: a stand-in for `cargo` knows where they are. Other stand-ins give
 //! daemon and inspector the name of this test, since there may be a daemon of the default name on this machine. Paths below `/tmp` and the
 //! port are the test's own; all else is as it stands there. A block that this file does not know fails it.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

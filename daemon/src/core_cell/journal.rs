@@ -224,7 +224,7 @@ impl Core {
         }
         let journal = self.journal.as_mut()?;
         let write = journal.next.take()?;
-        match journal.order_of(write) {
+        match journal.synced_write_of(write) {
             Ok(order) => {
                 journal.is_writing = true;
                 Some(order)
