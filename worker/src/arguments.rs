@@ -37,6 +37,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
     pub(crate) drain_timeout: Duration,
     /// Give the worker's whole environment to programs
+    ///
+    /// Without it they get PATH, HOME, USER, LANG, `LC_ALL`, TZ and TMPDIR of it. In any case `QTF_TASK_ID`, `QTF_ATTEMPT` and, as
+    /// members of an array, `QTF_ARRAY_ID` and `QTF_ARRAY_INDEX` come on top, and what the task says on top of these. With it, what the worker
+    /// was started with (secrets too) is open to every task, and what a task sees depends on how its worker was started.
     #[arg(long)]
     pub(crate) inherit_environment: bool,
     /// What holds the processes of a task together, so that all end with it: cgroup, namespace, supervisor or group; auto is

@@ -262,6 +262,8 @@ fn assignment(core: &Core, worker: WorkerId, task: TaskId, attempt: u8) -> Optio
         payload_bytes: bytes,
         timeout_ms: order.timeout_ms,
         discard_result: order.discard_result,
+        array_id: order.array.map_or(0, |(first, _)| first.as_raw()),
+        array_index: order.array.map_or(0, |(_, index)| index),
     })
 }
 

@@ -3,7 +3,8 @@
 //! Tested in `engine/tests/rules/submission.rs` and `results.rs`.
 
 use qtf_shm::{
-    BlobRef, KindIndex, Owner, Phase, Segment, SlotIndex, StateWord, TaskOptions, WorkerIndex,
+    BlobRef, KindIndex, Owner, Phase, Segment, SlotIndex, StateWord, TaskId, TaskOptions,
+    WorkerIndex,
 };
 
 use super::TaskRef;
@@ -21,6 +22,8 @@ pub struct AttemptSpec {
     pub timeout_ms: u32,
     /// The output is not wanted.
     pub discard_result: bool,
+    /// First member of its array, and its index there; `None` for a task that is no member of any.
+    pub array: Option<(TaskId, u64)>,
 }
 
 /// Says whether the worker in this slot holds this attempt, by the state word.
@@ -63,11 +66,15 @@ pub(crate) fn attempt_spec(
             "its kind is not in the table of kinds",
         ));
     };
+    let side = task
+        .side_unit()
+        .and_then(|unit| segment.read_side_at(asked.task, unit));
     let spec = AttemptSpec {
         kind,
         payload: task.payload(),
         timeout_ms: task.timeout_ms(),
         discard_result: task.options().has(TaskOptions::DISCARD_RESULT),
+        array: side.and_then(|side| Some((TaskId::from_raw(side.array_id)?, side.array_index))),
     };
     // Read again: the fields are this attempt's only if the slot has not moved on in between.
     if task.state().generation() == state.generation() {

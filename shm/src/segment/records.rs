@@ -233,7 +233,13 @@ impl SegmentView {
     /// Copies a task's side record out; `None` when it has none, or the task is gone.
     #[must_use]
     pub fn read_side(&self, task: &TaskRecord) -> Option<SideRecord> {
-        let (unit, owner) = (task.side_unit?, chunk_owner(task.id?));
+        self.read_side_at(task.id?, task.side_unit?)
+    }
+
+    /// The side record at a unit of the arena; `None` when it is not (any more) that task's.
+    #[must_use]
+    pub fn read_side_at(&self, task: TaskId, unit: u32) -> Option<SideRecord> {
+        let owner = chunk_owner(task);
         let arena = self.parts.arena();
         let mut bytes = [0; SIDE_BYTES];
         let (first, second) = bytes.split_first_chunk_mut::<SIDE_BYTES_SHORT>()?;

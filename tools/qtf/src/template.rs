@@ -76,20 +76,14 @@ impl Template {
     }
 }
 
-/// Fills `%{index}` in each argument.
-pub(crate) fn fill_index(arguments: &[Argument], index: u64) -> Vec<Argument> {
-    let index = index.to_string();
-    arguments
-        .iter()
-        .map(|word| replace(word, INDEX_HOLE, index.as_bytes()))
-        .collect()
+/// Fills `%{index}` in a text: an argument, the value of a variable, the name of a file.
+pub(crate) fn fill_index(text: &[u8], index: u64) -> Vec<u8> {
+    replace(text, INDEX_HOLE, index.to_string().as_bytes())
 }
 
-/// Whether `%{index}` stands in an argument.
-pub(crate) fn names_index(arguments: &[Argument]) -> bool {
-    arguments
-        .iter()
-        .any(|word| find(word, INDEX_HOLE).is_some())
+/// Whether `%{index}` stands in a text.
+pub(crate) fn names_index(text: &[u8]) -> bool {
+    find(text, INDEX_HOLE).is_some()
 }
 
 /// Splits as a shell would. The splitter works on characters; each byte becomes the character of the
@@ -299,17 +293,17 @@ mod tests {
     }
 
     #[test]
-    fn the_index_is_filled_into_every_argument() {
-        let arguments = vec![
-            b"--part=%{index}".to_vec(),
-            b"%{index}-%{index}".to_vec(),
-            b"{}".to_vec(),
-        ];
-        assert!(names_index(&arguments));
-        assert_eq!(
-            fill_index(&arguments, 42),
-            [&b"--part=42"[..], b"42-42", b"{}"]
-        );
-        assert!(!names_index(&[b"%index".to_vec()]));
+    fn the_index_is_filled_in_wherever_it_is_named() {
+        for (text, filled) in [
+            (&b"--part=%{index}"[..], &b"--part=42"[..]),
+            (b"%{index}-%{index}", b"42-42"),
+        ] {
+            assert!(names_index(text));
+            assert_eq!(fill_index(text, 42), filled);
+        }
+        for text in [&b"%index"[..], b"{}"] {
+            assert!(!names_index(text));
+            assert_eq!(fill_index(text, 42), text);
+        }
     }
 }

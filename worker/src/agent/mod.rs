@@ -401,9 +401,12 @@ impl Agent {
         let is_whole = assignment.payload_bytes <= crate::transfer::byte_count(&assignment.payload);
         let runner = self.settings.kinds.get(&assignment.kind).cloned();
         let task = assignment.task.and_then(|task| {
-            let attempt = task.attempt;
-            let task = TaskId::from_raw(task.task_id)?;
-            Some(Identity { task, attempt })
+            Some(Identity {
+                task: TaskId::from_raw(task.task_id)?,
+                attempt: task.attempt,
+                array: TaskId::from_raw(assignment.array_id)
+                    .map(|first| (first, assignment.array_index)),
+            })
         });
         let ending = match (runner, task) {
             (None, _) => {

@@ -43,7 +43,8 @@ const LAST_READ: Duration = Duration::from_millis(100);
 /// How programs are run.
 ///
 /// A program gets `PATH`, `HOME`, `USER`, `LANG`, `LC_ALL`, `TZ` and `TMPDIR` of the worker (those that are
-/// set), then `QTF_TASK_ID` and `QTF_ATTEMPT`, then what its task says. Nothing else of the worker's
+/// set), then `QTF_TASK_ID` and `QTF_ATTEMPT`, as a member of an array `QTF_ARRAY_ID` (the first member's id) and
+/// `QTF_ARRAY_INDEX`, then what its task says. Nothing else of the worker's
 /// environment is inherited: what a task sees should not depend on how its worker was started, and
 /// secrets in that environment are not the tasks' business. [`ExecPolicy::inherit_environment`] changes
 /// that.
@@ -117,6 +118,8 @@ impl ExecPolicy {
 pub(crate) struct Identity {
     pub(crate) task: TaskId,
     pub(crate) attempt: u32,
+    /// First member of its array, and its index there; `None` for a task that is no member of any.
+    pub(crate) array: Option<(TaskId, u64)>,
 }
 
 /// Runs a program to its end. `begun` is called when it runs.
@@ -199,7 +202,7 @@ async fn attend(
     mut feeding: core::pin::Pin<&mut impl Future<Output = ()>>,
 ) -> (Option<StopCause>, bool, Option<ExitStatus>) {
     let on_stop = |signal: Signal| {
-        let Identity { task, attempt } = identity;
+        let Identity { task, attempt, .. } = identity;
         tracing::warn!(%task, attempt, %signal, "a task is stopped, it goes on when SIGCONT is sent to it");
     };
     let mut cause = None;

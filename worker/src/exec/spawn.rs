@@ -203,6 +203,14 @@ fn environment(
     };
     variables.insert("QTF_TASK_ID".into(), identity.task.to_string().into());
     variables.insert("QTF_ATTEMPT".into(), identity.attempt.to_string().into());
+    // Also where the worker runs in a member of an array itself, and inherits.
+    for name in ["QTF_ARRAY_ID", "QTF_ARRAY_INDEX"] {
+        variables.remove(OsStr::new(name));
+    }
+    if let Some((first, index)) = identity.array {
+        variables.insert("QTF_ARRAY_ID".into(), first.to_string().into());
+        variables.insert("QTF_ARRAY_INDEX".into(), index.to_string().into());
+    }
     for variable in &spec.environment {
         let name = OsStr::from_bytes(&variable.name).to_owned();
         variables.insert(name, OsStr::from_bytes(&variable.value).to_owned());

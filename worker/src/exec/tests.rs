@@ -36,7 +36,11 @@ fn shell(script: &str) -> ExecSpec {
 
 fn identity() -> Identity {
     let task = TaskId::from_raw((1 << 24) | 5).unwrap();
-    Identity { task, attempt: 3 }
+    Identity {
+        task,
+        attempt: 3,
+        array: None,
+    }
 }
 
 async fn ended(spec: ExecSpec, policy: &ExecPolicy, signal: &StopSignal) -> Ending {
@@ -180,6 +184,27 @@ async fn environment_is_the_base_and_what_the_task_says() {
     for name in &others {
         assert!(all.contains(&format!("{name}=")), "{name} is not inherited");
     }
+}
+
+#[tokio::test]
+async fn member_of_an_array_is_told_its_index_and_its_array_and_others_are_told_of_none() {
+    let told = async |array| {
+        let identity = Identity {
+            array,
+            ..identity()
+        };
+        let spec = shell("echo \"$QTF_ARRAY_ID $QTF_ARRAY_INDEX\"; env | grep -c QTF_ARRAY");
+        // The worker may run in a member of an array itself.
+        let policy = ExecPolicy::default();
+        let (_switch, signal) = stop_pair(0);
+        match run(spec, identity, (&policy, &signal), || {}).await {
+            Finish::Ended(ending) => text(&ending.output.stdout),
+            Finish::NotBegun(why) => panic!("{why}"),
+        }
+    };
+    let first = TaskId::from_raw((1 << 24) | 4).unwrap();
+    assert_eq!(told(Some((first, 7))).await, format!("{first} 7\n2\n"));
+    assert_eq!(told(None).await, " \n0\n");
 }
 
 #[tokio::test]

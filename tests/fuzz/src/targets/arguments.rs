@@ -63,11 +63,9 @@ fn template(mut words: Vec<OsString>) {
         Ok(template) => {
             let filled = template.fill(&input);
             assert!(!filled.is_empty());
-            assert_eq!(
-                fill_index(&filled, 7) != filled,
-                names_index(&filled),
-                "{filled:?}"
-            );
+            for word in filled {
+                assert_eq!(fill_index(&word, 7) != word, names_index(&word), "{word:?}");
+            }
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }

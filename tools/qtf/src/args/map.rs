@@ -24,10 +24,13 @@ the current directory.
 What a task leaves running when it ends is killed: at once, or after --linger if it holds the output open, and then a \
 line on stderr says so.
 
+Each task has QTF_TASK_ID and QTF_ATTEMPT in its environment. `{}` is the only thing that is filled in: in CMD, not in --env.
+
 Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its \
 own for the duration, inside this process. A line on stderr says which it is. -j holds everywhere, and \
 the tasks have the environment of this shell, plus --env: also at a daemon of yours on a Unix socket. At one \
-of another user, or over TCP, they have the environment of its workers, plus --env, and the line says so.
+of another user, or over TCP, they have PATH, HOME, USER, LANG, LC_ALL, TZ and TMPDIR of its workers (all of their environment \
+where they were started with --inherit-environment), plus --env, and the line says so.
 
 When a daemon that is not its own goes away, it waits up to 30 s for it or its successor and goes on: \
 no task is submitted twice, each output is printed once. The same at its start, where a daemon was killed, or was \

@@ -11,8 +11,15 @@ use crate::indexes::IndexSet;
 const LONG: &str = "\
 Submits a command and prints the id of its task, or with --array one id a line in index order.
 
-The command runs without a shell, in the current directory, with the environment of the worker plus \
---env, and reads nothing unless --stdin says what. Ids of the last submission are remembered: `qtf wait last`.
+The command runs without a shell, in the current directory, and reads nothing unless --stdin says what. \
+Ids of the last submission are remembered: `qtf wait last`.
+
+Of the worker's environment a task gets PATH, HOME, USER, LANG, LC_ALL, TZ and TMPDIR (all of it where the worker \
+was started with --inherit-environment), then QTF_TASK_ID and QTF_ATTEMPT, as a member of an array QTF_ARRAY_ID (the \
+id of the first member) and QTF_ARRAY_INDEX too, and last what --env says.
+
+With --array, %{index} is the member's index in ARGS, in the value of --env NAME=VALUE and in the file name of \
+--stdin. There is no other %{...}, and nothing is filled in without --array.
 
 An id that was printed is accepted as durably as was asked: with `--durability journal` it is on stable \
 storage. When the daemon goes away before it has answered, qtf waits up to 30 s for it or its \
@@ -25,6 +32,7 @@ Examples:
   qtf submit -- make -C /src/lib
   qtf submit -p 200 --timeout 10min --retries 2 -- ./simulate --seed 7
   qtf submit --array 1-1000 -- ./step --part %{index}
+  qtf submit --array 1-9 --env PART=%{index} --stdin in-%{index}.txt -- ./step
   qtf submit --array 0-90:10,100 --no-result -- ./warm %{index}
   qtf submit --durability journal --key nightly-2026-11-21 -- ./nightly
   qtf submit --stdin query.sql -- psql -f -
@@ -37,7 +45,7 @@ pub(crate) struct SubmitArgs {
     /// Priority, 0 to 255, higher first [default: 128]
     #[arg(short, long, value_name = "PRIO")]
     pub(crate) priority: Option<u8>,
-    /// One task for each index: 1-1000, 0-90:10, 1,3,7-9; %{index} in ARGS is the index. At most 16,777,216
+    /// One task for each index: 1-1000, 0-90:10, 1,3,7-9; %{index} in ARGS, --env and --stdin is the index. At most 16,777,216
     #[arg(long, value_name = "RANGES", value_parser = IndexSet::parse_array)]
     pub(crate) array: Option<IndexSet>,
     /// Where the task is kept before the answer [default: the daemon's]
@@ -73,7 +81,7 @@ pub(crate) struct SubmitArgs {
     /// How long the daemon knows the key, counted from the first submission; up to 7 days [default: 1h]
     #[arg(long, value_name = "DURATION", requires = "key", value_parser = crate::durations::parse_duration)]
     pub(crate) key_ttl: Option<std::time::Duration>,
-    /// Environment variable for the task; NAME alone passes the value on
+    /// Environment variable for the task; NAME alone passes the value on, as it is
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<OsString>,
     /// File whose bytes become the standard input of the task; - is the standard input of qtf

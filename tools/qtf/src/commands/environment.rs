@@ -1,12 +1,53 @@
 //! `--env NAME=VALUE` and `--env NAME`.
+//!
+//! `%{index}` is filled into a value that was written here, never into one that is passed on.
+//! Tested at the end of this file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::exit::Failure;
+use crate::template::{fill_index, names_index};
 
-/// A variable and its value.
-pub(crate) type Variable = (OsString, OsString);
+/// A variable for a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Variable {
+    /// Its name; not empty.
+    pub(crate) name: OsString,
+    value: OsString,
+    /// The value is that of this program's own variable.
+    is_passed_on: bool,
+}
+
+impl Variable {
+    /// With the value that this program's own variable has.
+    pub(crate) const fn passed_on(name: OsString, value: OsString) -> Self {
+        Self {
+            name,
+            value,
+            is_passed_on: true,
+        }
+    }
+
+    /// The value for a task that is no member of an array.
+    pub(crate) fn value(&self) -> &OsStr {
+        &self.value
+    }
+
+    /// The value for a member of an array.
+    pub(crate) fn value_for(&self, index: u64) -> OsString {
+        if self.is_passed_on {
+            self.value.clone()
+        } else {
+            OsString::from_vec(fill_index(self.value.as_bytes(), index))
+        }
+    }
+
+    /// The value is another one for each member of an array.
+    pub(crate) fn names_index(&self) -> bool {
+        !self.is_passed_on && names_index(self.value.as_bytes())
+    }
+}
 
 /// Reads the variables; a name alone takes the value from the environment of this program.
 pub(crate) fn parse_variables(texts: &[OsString]) -> Result<Vec<Variable>, Failure> {
@@ -36,13 +77,18 @@ fn parse_variable(
             text.display()
         )));
     }
+    let is_passed_on = value.is_none();
     let value = value.or_else(|| inherited(name)).ok_or_else(|| {
         Failure::usage(format!(
             "--env {0}: no such variable here to pass on; write --env {0}=VALUE",
             name.display()
         ))
     })?;
-    Ok((name.to_owned(), value))
+    Ok(Variable {
+        name: name.to_owned(),
+        value,
+        is_passed_on,
+    })
 }
 
 #[cfg(test)]
@@ -51,8 +97,21 @@ mod tests {
 
     fn parsed(text: &str) -> Result<(String, String), Failure> {
         let inherited = |name: &OsStr| (name == "HOME").then(|| OsString::from("/home/x"));
-        parse_variable(OsStr::new(text), inherited)
-            .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
+        parse_variable(OsStr::new(text), inherited).map(|variable| {
+            let Variable { name, value, .. } = variable;
+            (name.into_string().unwrap(), value.into_string().unwrap())
+        })
+    }
+
+    #[test]
+    fn the_index_is_filled_into_a_value_that_is_written_and_not_into_one_that_is_passed_on() {
+        let holed = |_: &OsStr| Some(OsString::from("%{index}"));
+        let written = parse_variable(OsStr::new("P=a-%{index}"), holed).unwrap();
+        assert!(written.names_index());
+        assert_eq!(written.value_for(7), "a-7");
+        let passed_on = parse_variable(OsStr::new("P"), holed).unwrap();
+        assert!(!passed_on.names_index());
+        assert_eq!(passed_on.value_for(7), "%{index}");
     }
 
     #[test]

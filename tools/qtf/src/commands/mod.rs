@@ -11,6 +11,7 @@ mod ps;
 mod result;
 mod select;
 mod size;
+mod stdin;
 mod submit;
 mod task;
 mod verdicts;

@@ -2,23 +2,23 @@
 //!
 //! Tested in `tests/` and, what waits for room, at the end of this file.
 
-use std::ffi::OsStr;
-use std::io::{self, Read as _};
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use qtf_client::{Accepted, RefusalReason, SubmitError, Task};
+use qtf_client::{Accepted, RefusalReason, SubmitError, Task, TaskId};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::environment::{Variable, parse_variables};
-use super::select::off_the_runtime;
+use super::stdin::Stdin;
 use crate::args::{GlobalArgs, OutputMode, SubmitArgs};
 use crate::daemon::Daemon;
 use crate::exit::{Ending, Exit, Failure};
@@ -61,7 +61,7 @@ struct Common {
     argv: Vec<Argument>,
     directory: PathBuf,
     variables: Vec<Variable>,
-    stdin: Bytes,
+    stdin: Stdin,
     args: SubmitArgs,
 }
 
@@ -72,10 +72,9 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
         .iter()
         .map(|word| word.clone().into_vec())
         .collect();
-    if args.array.is_none() && names_index(&argv) {
-        return Err(Failure::usage(
-            "%{index} in the command needs --array, as in --array 1-10",
-        ));
+    let variables = parse_variables(&args.env)?;
+    if args.array.is_none() {
+        check_no_index(&argv, &variables, args.stdin.as_deref())?;
     }
     // A program without arguments, such as a shell, which would find an empty script.
     let may_want_stdin = argv.len() == 1 && args.stdin.is_none();
@@ -83,8 +82,8 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
         let common = Common {
             argv,
             directory: working_directory()?,
-            variables: parse_variables(&args.env)?,
-            stdin: stdin_of_task(args.stdin.clone()).await?,
+            variables,
+            stdin: Stdin::of_tasks(args.stdin.clone(), args.array.clone()).await?,
             args,
         };
         Ok::<_, Failure>((
@@ -105,7 +104,10 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
     printer.submission.no_result = common.args.no_result;
     let submit = async {
         match array {
-            None => printer.one(&daemon, common.task(None)).await,
+            None => match common.task(None).await {
+                Ok(task) => printer.one(&daemon, task).await,
+                Err(failure) => Err(failure),
+            },
             Some(indexes) => printer.array(&daemon, common, indexes).await,
         }
     };
@@ -188,17 +190,14 @@ impl IdPrinter {
         let Some(first_index) = members.next() else {
             return Ok(());
         };
-        let task = common.task(Some(first_index)).array(None, first_index);
+        let task = common.task(Some(first_index)).await?;
+        let task = task.array(None, first_index);
         let submit = || daemon.client.submit(task.clone());
         let first = submit_when_there_is_room(submit).await?;
         self.print(&[first])?;
         let first = first.id;
-        let tasks = indexes
-            .clone()
-            .into_members()
-            .skip(1)
-            .map(move |index| common.task(Some(index)).array(Some(first), index));
-        let mut answers = daemon.client.submit_many(tasks).ready_chunks(256);
+        let (tasks, broken_off) = rest_of_array(common, &indexes, first);
+        let mut answers = daemon.client.submit_stream(tasks).ready_chunks(256);
         loop {
             let batch = match tokio::time::timeout(PATIENCE, answers.next()).await {
                 Ok(batch) => batch,
@@ -209,7 +208,10 @@ impl IdPrinter {
                     answers.next().await
                 }
             };
-            let Some(batch) = batch else { return Ok(()) };
+            let Some(batch) = batch else {
+                let failure = broken_off.take();
+                return failure.map_or(Ok(()), |failure| Err(self.after_some(&indexes, &failure)));
+            };
             let mut accepted = Vec::with_capacity(batch.len());
             let mut failure = None;
             for answer in batch {
@@ -220,15 +222,19 @@ impl IdPrinter {
             }
             self.print(&accepted)?;
             if let Some(error) = failure {
-                let (accepted, total) = (self.submission.ids.len(), indexes.count());
-                let failure = Failure::from(error);
-                let text = failure.message().unwrap_or_default();
-                return Err(Failure::new(
-                    failure.exit(),
-                    format!("{accepted} of {total} members accepted, then: {text}"),
-                ));
+                return Err(self.after_some(&indexes, &Failure::from(error)));
             }
         }
+    }
+
+    /// A failure in the middle of an array.
+    fn after_some(&self, indexes: &IndexSet, failure: &Failure) -> Failure {
+        let (accepted, total) = (self.submission.ids.len(), indexes.count());
+        let text = failure.message().unwrap_or_default();
+        Failure::new(
+            failure.exit(),
+            format!("{accepted} of {total} members accepted, then: {text}"),
+        )
     }
 
     fn print(&mut self, accepted: &[Accepted]) -> io::Result<()> {
@@ -261,17 +267,23 @@ impl IdPrinter {
 }
 
 impl Common {
-    fn task(&self, index: Option<u64>) -> Task {
-        let filled = index.map(|index| fill_index(&self.argv, index));
-        let argv = filled.as_ref().unwrap_or(&self.argv);
-        let words = argv.iter().map(|word| OsStr::from_bytes(word));
+    /// The task, or the member of the array.
+    async fn task(&self, index: Option<u64>) -> Result<Task, Failure> {
+        let stdin = self.stdin.for_task(index).await?;
+        let words = self.argv.iter().map(|word| match index {
+            Some(index) => OsString::from_vec(fill_index(word, index)),
+            None => OsStr::from_bytes(word).to_owned(),
+        });
         let mut task = Task::exec(words)
             .working_directory(&self.directory)
-            .stdin(self.stdin.clone());
-        for (name, value) in &self.variables {
-            task = task.env(name, value);
+            .stdin(stdin);
+        for variable in &self.variables {
+            task = match index {
+                Some(index) => task.env(&variable.name, variable.value_for(index)),
+                None => task.env(&variable.name, variable.value()),
+            };
         }
-        self.with_options(task)
+        Ok(self.with_options(task))
     }
 
     fn with_options(&self, mut task: Task) -> Task {
@@ -337,24 +349,63 @@ fn stdin_holds_bytes() -> bool {
             .is_some_and(|events| events.contains(PollFlags::POLLIN))
 }
 
-async fn stdin_of_task(file: Option<PathBuf>) -> Result<Bytes, Failure> {
-    off_the_runtime(move || read_stdin(file.as_deref())).await
+/// `%{index}` is of members of an array.
+fn check_no_index(
+    argv: &[Argument],
+    variables: &[Variable],
+    stdin: Option<&Path>,
+) -> Result<(), Failure> {
+    let place = if argv.iter().any(|word| names_index(word)) {
+        "the command"
+    } else if variables.iter().any(Variable::names_index) {
+        "--env"
+    } else if stdin.is_some_and(|file| names_index(file.as_os_str().as_bytes())) {
+        "--stdin"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::usage(format!(
+        "%{{index}} in {place} needs --array, as in --array 1-10"
+    )))
 }
 
-fn read_stdin(file: Option<&Path>) -> Result<Bytes, Failure> {
-    let mut bytes = Vec::new();
-    let read = match file {
-        None => return Ok(Bytes::new()),
-        Some(path) if path.as_os_str() == "-" => io::stdin().lock().read_to_end(&mut bytes),
-        Some(path) => std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)),
-    };
-    match read {
-        Ok(_) => Ok(bytes.into()),
-        Err(error) => Err(Failure::usage(format!(
-            "--stdin {}: {error}",
-            file.unwrap_or(Path::new("-")).display()
-        ))),
+/// Why the members that follow were not submitted, if so.
+#[derive(Clone, Default)]
+struct BrokenOff(Arc<Mutex<Option<Failure>>>);
+
+impl BrokenOff {
+    fn take(&self) -> Option<Failure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+
+    /// The task, or `None` for ever from the first failure on.
+    fn note(&self, task: Result<Task, Failure>) -> Option<Task> {
+        task.map_err(|failure| {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        })
+        .ok()
+    }
+}
+
+/// The members of an array behind the first; they end early where the input of one cannot be read.
+fn rest_of_array(
+    common: Common,
+    indexes: &IndexSet,
+    first: TaskId,
+) -> (impl Stream<Item = Task> + Send + 'static, BrokenOff) {
+    let (common, broken_off) = (Arc::new(common), BrokenOff::default());
+    let noted = broken_off.clone();
+    let members = futures_util::stream::iter(indexes.clone().into_members().skip(1));
+    let tasks = members
+        .then(move |index| {
+            let common = Arc::clone(&common);
+            async move {
+                let task = common.task(Some(index)).await?;
+                Ok(task.array(Some(first), index))
+            }
+        })
+        .scan((), move |(), task| std::future::ready(noted.note(task)));
+    (tasks, broken_off)
 }
 
 #[cfg(test)]

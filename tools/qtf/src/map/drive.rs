@@ -414,8 +414,8 @@ impl Job {
         let argv = self.template.fill(input);
         let words = argv.iter().map(|word| OsStr::from_bytes(word));
         let mut task = Task::exec(words).working_directory(&self.directory);
-        for (name, value) in &self.variables {
-            task = task.env(name, value);
+        for variable in &self.variables {
+            task = task.env(&variable.name, variable.value());
         }
         if let Some(priority) = self.priority {
             task = task.priority(priority);

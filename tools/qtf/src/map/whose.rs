@@ -160,7 +160,7 @@ fn is_callers(address: &Address) -> bool {
 
 /// The environment of the caller, with what was asked for over it.
 pub(super) fn with_environment(
-    inherited: impl Iterator<Item = Variable>,
+    inherited: impl Iterator<Item = (OsString, OsString)>,
     asked: Vec<Variable>,
 ) -> Vec<Variable> {
     let is_passed_on = |name: &OsString| {
@@ -168,9 +168,12 @@ pub(super) fn with_environment(
         let is_name = !name.is_empty() && !name.as_bytes().contains(&b'=');
         is_name && !SAID_BY_THE_WORKER.iter().any(|said| name == said)
     };
-    let inherited = inherited.filter(|(name, _)| is_passed_on(name));
-    let all: BTreeMap<OsString, OsString> = inherited.chain(asked).collect();
-    all.into_iter().collect()
+    let inherited = inherited
+        .filter(|(name, _)| is_passed_on(name))
+        .map(|(name, value)| Variable::passed_on(name, value));
+    let named = |variable: Variable| (variable.name.clone(), variable);
+    let all: BTreeMap<OsString, Variable> = inherited.chain(asked).map(named).collect();
+    all.into_values().collect()
 }
 
 /// Slots of all workers of a daemon.
@@ -191,6 +194,7 @@ async fn slots_of(daemon: &Daemon) -> Result<usize, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::parse_variables;
 
     #[test]
     fn environment_goes_along_without_what_a_worker_says_and_with_what_was_asked_for() {
@@ -202,7 +206,11 @@ mod tests {
             variable("=odd", "1"),
             variable("QTF_ADDR", "unix:/q"),
         ];
-        let all = with_environment(inherited.into_iter(), vec![variable("CC", "clang")]);
+        let asked = parse_variables(&["CC=clang".into()]).unwrap();
+        let all: Vec<_> = with_environment(inherited.into_iter(), asked)
+            .into_iter()
+            .map(|variable| (variable.name.clone(), variable.value().to_owned()))
+            .collect();
         let expected = [
             variable("CC", "clang"),
             variable("HOME", "/home/x"),
