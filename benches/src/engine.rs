@@ -157,6 +157,7 @@ impl Bench {
             self.submit()?;
         }
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: Outcome {
                 kind: OutcomeKind::Exited,
                 ..Outcome::default()
@@ -207,6 +208,7 @@ impl Bench {
         }
         let started = lap();
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: Outcome {
                 kind: OutcomeKind::Exited,
                 ..Outcome::default()

@@ -324,7 +324,6 @@ fn ended(assignment: &v1::Assignment) -> v1::TaskResult {
             kind: v1::OutcomeKind::Exited.into(),
             ..v1::Outcome::default()
         }),
-        output: Bytes::new(),
-        output_upload: 0,
+        ..v1::TaskResult::default()
     }
 }

@@ -52,7 +52,7 @@ pub use effects::{Effect, StopReason};
 pub use places::TimeAfter;
 pub use plm::{
     ATTEMPTS_USED_UP, ArrayMember, AttemptSpec, Disposition, Durability, Output, Payload,
-    ResultReport, Submission, TaskRef,
+    ResultReport, Said, Submission, TaskRef,
 };
 pub use principal::Principal;
 pub use qtf_journal::Lsn;

@@ -75,11 +75,12 @@ pub use kinds::{KIND_ECHO, KIND_EXEC, KIND_NOOP, KindTable, KindsFull};
 pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 #[cfg(not(loom))]
 pub use segment::{
-    Access, Adoption, ApplyError, AttachError, AttachInfo, Attachment, AttachmentSpec, ClaimError,
-    ClaimedTask, Completion, Convicted, CreateError, Earlier, Heap, Liveness, LoadError,
-    LocalWorker, LocalWorkerSpec, LockFile, OpenError, Part, PhaseCensus, PidFd, ProcessIdentity,
-    Reading, RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask,
-    Segment, SegmentSpec, SegmentView, StoreError, Taken, TaskFields, TaskRecord,
+    ATTEMPTS_KEPT_PER_TASK, Access, Adoption, ApplyError, AttachError, AttachInfo, Attachment,
+    AttachmentSpec, AttemptNote, ClaimError, ClaimedTask, Completion, Convicted, CreateError,
+    Earlier, Heap, KeptAttempt, Liveness, LoadError, LocalWorker, LocalWorkerSpec, LockFile,
+    MESSAGE_BYTES_MAX, OpenError, Part, PhaseCensus, PidFd, ProcessIdentity, Reading, RepairCounts,
+    RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec,
+    SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

@@ -267,7 +267,11 @@ fn get_task(core: &Core, raw: u64) -> Result<TaskInfo, Refusal> {
         .check(task)
         .map_err(|rejection| status::refusal_of(&rejection))?;
     read::task(core, task)
-        .and_then(|record| read::task_info(core, &record, true))
+        .and_then(|record| {
+            let info = read::task_info(core, &record, true)?;
+            let ends = read::attempt_ends(core, &record);
+            Some(TaskInfo { ends, ..info })
+        })
         .ok_or_else(|| {
             status::refuse(
                 RefusalReason::UnknownTask,

@@ -131,7 +131,26 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
         journal_lsn: journal_lsn(record),
         idempotency_key,
         at_most_once: record.options.has(TaskOptions::AT_MOST_ONCE),
+        ends: Vec::new(),
     })
+}
+
+/// How the attempts of a task ended that failed or were lost, as far as that is kept.
+pub(crate) fn attempt_ends(core: &Core, record: &TaskRecord) -> Vec<v1::AttemptEnd> {
+    let Some(task) = record.id else {
+        return Vec::new();
+    };
+    let kept = core.segment().attempts_kept(task).into_iter();
+    kept.map(|kept| v1::AttemptEnd {
+        attempt: kept.attempt.into(),
+        worker_id: kept.worker.map_or(0, qtf_shm::WorkerId::as_raw),
+        worker_name: kept.worker_name,
+        age_ms: age_ms(core, kept.ended),
+        outcome: Some(outcome(kept.outcome)),
+        message: kept.message,
+        stderr_tail: kept.stderr_tail.into(),
+    })
+    .collect()
 }
 
 /// Ordinal of the last record of a task; 0 while that is on its way.

@@ -13,10 +13,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use prost::Message as _;
-use qtf_engine::{Disposition, Lsn, Output, Principal, ResultReport, TaskRef};
+use qtf_engine::{Disposition, Lsn, Output, Principal, ResultReport, Said, TaskRef};
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{OutcomeKind, ResultDisposition, ResultVerdict, TaskOutput, TaskResult};
-use qtf_shm::{BlobRef, Counter, TaskId, WorkerId};
+use qtf_shm::{BlobRef, Counter, TAIL_BYTES_MAX, TaskId, WorkerId};
 use tokio::sync::oneshot::error::RecvError;
 use tonic::Status;
 
@@ -111,6 +111,7 @@ impl Results {
                 result: TaskResult {
                     // A copy: as a part of its message it would keep the whole of that.
                     output: Bytes::copy_from_slice(&result.output),
+                    stderr_tail: Bytes::copy_from_slice(last_bytes(&result.stderr_tail)),
                     ..result.clone()
                 },
                 bytes,
@@ -263,6 +264,8 @@ impl HeldResult {
             core.segment().counters().add(Counter::SpillFailed, 1);
             self.is_lost = true;
         }
+        let said = said_of(&self.result).stderr;
+        self.result.stderr_tail = Bytes::copy_from_slice(last_bytes(&said));
         self.result.output = Bytes::new();
         self.bytes = HeldBytes(0);
         Ok(())
@@ -287,6 +290,11 @@ impl Drop for HeldBytes {
     fn drop(&mut self) {
         HELD_BYTES.set(HELD_BYTES.get().saturating_sub(self.0));
     }
+}
+
+/// As much as is kept of standard error.
+fn last_bytes(bytes: &[u8]) -> &[u8] {
+    &bytes[bytes.len().saturating_sub(TAIL_BYTES_MAX)..]
 }
 
 /// Checks that a result is one; says what is wrong with it, and what to do.
@@ -331,6 +339,24 @@ fn check(result: &TaskResult) -> Result<(), String> {
     }
 }
 
+/// What is kept of an attempt that failed, should its output not be: message and standard error.
+fn said_of(result: &TaskResult) -> TaskOutput {
+    let succeeded = result
+        .outcome
+        .is_some_and(|outcome| outcome.kind() == OutcomeKind::Exited && outcome.code == 0);
+    if succeeded {
+        return TaskOutput::default();
+    }
+    if result.output.is_empty() {
+        return TaskOutput {
+            stderr: result.stderr_tail.clone(),
+            ..TaskOutput::default()
+        };
+    }
+    // Without a copy, and it was checked when it came.
+    TaskOutput::decode(result.output.clone()).unwrap_or_default()
+}
+
 /// What became of a result, and what its verdict waits for. Its output may be lost.
 fn record(
     core: &mut Core,
@@ -366,7 +392,15 @@ fn record(
         None if result.output.is_empty() => Output::None,
         None => Output::InMemory(&result.output),
     };
-    let report = ResultReport { outcome, output };
+    let said = said_of(result);
+    let report = ResultReport {
+        outcome,
+        output,
+        said: Said {
+            message: &said.message,
+            stderr: &said.stderr,
+        },
+    };
     let answer = core.engine.task_result(now, worker, reference, &report);
     let disposition = match answer.disposition {
         Disposition::NotNow => {

@@ -342,6 +342,7 @@ fn result_that_is_none_is_refused_alone_and_the_session_goes_on() {
             }),
             output: stdout(b"printed"),
             output_upload: 0,
+            ..TaskResult::default()
         };
         let with_outcome = |kind: i32, code: u32| TaskResult {
             outcome: Some(Outcome {

@@ -270,6 +270,7 @@ fn output_that_the_segment_has_no_room_for_goes_to_a_file_and_a_disk_that_hangs_
             }),
             output: stdout(&output),
             output_upload: 0,
+            ..TaskResult::default()
         };
         let report = WorkerReport {
             results: vec![result],

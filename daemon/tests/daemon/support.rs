@@ -229,6 +229,7 @@ impl RawWorker {
             }),
             output: stdout(output),
             output_upload: 0,
+            ..TaskResult::default()
         })
         .await
     }

@@ -10,6 +10,7 @@ use qtf_shm::{
 
 use super::Plm;
 use super::endings::outcome;
+use super::history::keep_lost;
 use super::journal::is_once;
 use super::outcome::ATTEMPT_MAX;
 use crate::register::{Ending, Workers};
@@ -45,6 +46,7 @@ impl Plm {
         ended: StateWord,
     ) -> bool {
         let task = turn.write(slot);
+        keep_lost(turn, slot, ended);
         self.stops.forget(slot, ended);
         if let Owner::Worker(worker) = ended.owner() {
             workers.let_go(turn, worker, (Phase::Ended, Ending::Neither));

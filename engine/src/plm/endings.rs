@@ -11,6 +11,7 @@ use qtf_shm::{
 };
 
 use super::burials::{buried, is_half_done};
+use super::history::{keep_lost, keep_unsaid};
 use super::journal::{End, Mark};
 use super::outcome::{ATTEMPT_MAX, Judgement, Tries, judge, retry_pause_ns};
 use super::pending::Then;
@@ -55,6 +56,7 @@ impl Plm {
         if is_half_done(task) {
             return self.bury_half_done(turn, workers, slot, ended);
         }
+        keep_unsaid(turn, slot, ended);
         let judgement = judge(Tries::of(task, ended), task.outcome());
         let is_journalled = self.is_journalled(task);
         self.stops.forget(slot, ended);
@@ -284,6 +286,9 @@ impl Plm {
                 self.requeue(turn, slot, held, losses)
             };
             if changed {
+                if why == HandBack::WorkerLost || is_spent {
+                    keep_lost(turn, slot, held);
+                }
                 self.stops.forget(slot, held);
                 self.count_handed_back(&task);
                 let ending = match why {

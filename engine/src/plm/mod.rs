@@ -33,6 +33,7 @@ mod burials;
 mod cancel;
 mod dead_letters;
 mod endings;
+mod history;
 mod journal;
 mod keys;
 mod kinds;
@@ -66,6 +67,7 @@ use stops::Stops;
 use waiting::Waiting;
 
 pub use burials::ATTEMPTS_USED_UP;
+pub use history::Said;
 pub(crate) use journal::{LSN_UNDER_WAY, Recorder};
 pub(crate) use keys::{restorable_keys, usable_keys};
 pub(crate) use kinds::Namer;

@@ -12,6 +12,7 @@ use qtf_shm::{
 };
 
 use super::endings::HandBack;
+use super::history::{Said, keep_reported};
 use super::lookup::held;
 use super::outcome::{Judgement, Tries, judge};
 use super::stops::stop_reason;
@@ -58,6 +59,8 @@ pub struct ResultReport<'a> {
     pub outcome: Outcome,
     /// What it left.
     pub output: Output<'a>,
+    /// What is kept of it if it failed.
+    pub said: Said<'a>,
 }
 
 /// What became of a reported result. In each case but the last two the worker may forget it.
@@ -161,6 +164,7 @@ impl Plm {
                 if !is_kept {
                     return ResultAnswer::at_once(Disposition::NeedsFile);
                 }
+                keep_reported(turn, (slot, running), reported, report.said);
             }
             if let Some(ended) = turn.advance(slot, running, Event::End) {
                 turn.segment.counters().add(Counter::ResultRecorded, 1);

@@ -168,6 +168,7 @@ impl Counted {
                 continue;
             };
             let report = ResultReport {
+                said: qtf_engine::Said::default(),
                 outcome: Outcome {
                     kind,
                     ..Outcome::default()

@@ -454,6 +454,7 @@ fn bytes_in_files_stay_in_their_files_and_small_ones_come_back_into_the_segment(
     world.sync();
     let got = world.dispatch();
     let report = qtf_engine::ResultReport {
+        said: qtf_engine::Said::default(),
         outcome: qtf_shm::Outcome {
             kind: qtf_shm::OutcomeKind::Exited,
             ..qtf_shm::Outcome::default()

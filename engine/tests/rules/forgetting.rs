@@ -19,6 +19,7 @@ fn done(world: &mut JournalWorld) -> TaskId {
     let task = world.ready("exec");
     let got = world.dispatch();
     let report = ResultReport {
+        said: qtf_engine::Said::default(),
         outcome: Outcome {
             kind: OutcomeKind::Exited,
             ..Outcome::default()

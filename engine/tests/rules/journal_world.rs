@@ -202,6 +202,7 @@ impl JournalWorld {
         output: &[u8],
     ) -> ResultAnswer {
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: Outcome {
                 kind: OutcomeKind::Exited,
                 code,

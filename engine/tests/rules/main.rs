@@ -19,6 +19,7 @@ mod dead_letters;
 #[cfg(test)]
 mod forgetting;
 #[cfg(test)]
+mod history;
 mod holding;
 #[cfg(test)]
 mod joining;

@@ -249,6 +249,7 @@ fn large_output_is_kept_and_given_back_with_the_slot() {
     let (worker, _, attempt) = world.dispatch();
     let bytes: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
     let report = ResultReport {
+        said: qtf_engine::Said::default(),
         outcome: qtf_shm::Outcome {
             kind: OutcomeKind::Exited,
             ..qtf_shm::Outcome::default()
@@ -277,6 +278,7 @@ fn output_that_finds_no_room_is_dropped_and_said_so() {
     let (worker, _, attempt) = world.dispatch();
     let bytes = vec![1; 2_000];
     let report = ResultReport {
+        said: qtf_engine::Said::default(),
         outcome: qtf_shm::Outcome {
             kind: OutcomeKind::Exited,
             ..qtf_shm::Outcome::default()
@@ -302,6 +304,7 @@ fn output_beyond_the_bound_on_spill_files_is_dropped_and_said_so_until_there_is_
         let task = world.submit("exec");
         let (worker, _, attempt) = world.dispatch();
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: qtf_shm::Outcome {
                 kind: OutcomeKind::Exited,
                 ..qtf_shm::Outcome::default()
@@ -353,7 +356,11 @@ fn output_that_may_lie_in_memory_only_and_finds_no_room_there_is_not_recorded_be
     let task = world.submit("exec");
     let (worker, _, attempt) = world.dispatch();
     let report = |world: &mut World, output| {
-        let report = ResultReport { outcome, output };
+        let report = ResultReport {
+            outcome,
+            output,
+            said: qtf_engine::Said::default(),
+        };
         let now = world.now;
         let told = world
             .engine
@@ -383,6 +390,7 @@ fn output_that_may_lie_in_memory_only_lies_there() {
         let task = world.submit("exec");
         let (worker, _, attempt) = world.dispatch();
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: qtf_shm::Outcome {
                 kind: OutcomeKind::Exited,
                 ..qtf_shm::Outcome::default()
@@ -407,6 +415,7 @@ fn stored_output_becomes_the_tasks_own_and_is_removed_with_it() {
     let (worker, _, attempt) = world.dispatch();
     let blob = world.segment().spill().store(b"spilled bytes").unwrap();
     let report = ResultReport {
+        said: qtf_engine::Said::default(),
         outcome: qtf_shm::Outcome {
             kind: OutcomeKind::Exited,
             ..qtf_shm::Outcome::default()

@@ -91,6 +91,7 @@ impl Fuzz {
             0 => engine.task_started(now, worker, asked),
             1 => {
                 let report = ResultReport {
+                    said: qtf_engine::Said::default(),
                     outcome: Outcome {
                         kind: OutcomeKind::from_number(rng.u8(..)),
                         code: rng.u8(..),

@@ -208,6 +208,7 @@ impl World {
         code: u8,
     ) -> Disposition {
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: Outcome {
                 kind,
                 code,

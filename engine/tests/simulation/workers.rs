@@ -274,6 +274,7 @@ impl World {
     /// Delivers a result, and tells the model what became of it.
     pub(crate) fn report(&mut self, id: WorkerId, one: TaskRef, report: &Report) {
         let told = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: report.outcome,
             output: Output::Bytes(&report.output),
         };

@@ -272,6 +272,23 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         self.data_of(unit, rest)?.get(..words)
     }
 
+    /// The first words of a chunk that is used by this owner; `None` when it is not (any more), or they do not fit into its block.
+    #[must_use]
+    pub fn used_words(
+        &self,
+        unit: u32,
+        owner: ChunkOwner,
+        words: usize,
+    ) -> Option<&'s [AtomicU64]> {
+        let word = self.chunks.get(unit as usize)?;
+        // ORDERING: [arena.commit] Acquire: what was written before the commit is there.
+        if word.load(Ordering::Acquire) != ChunkState::used_word(owner) {
+            return None;
+        }
+        let rest = (UNITS - unit % UNITS) as usize;
+        self.data_of(unit, rest)?.get(..words)
+    }
+
     /// Frees a chunk that a process has claimed; false when it is not claimed so (any more).
     pub fn free_claimed(&self, unit: u32, claimant: Claimant) -> bool {
         self.free_chunk(unit, ChunkState::claimed_word(claimant))

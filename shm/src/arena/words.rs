@@ -29,7 +29,8 @@ pub struct Claimant {
     pub incarnation: u32,
 }
 
-/// The task that a chunk belongs to.
+/// The task that a chunk belongs to. With generation 0, which no task has, it is the segment itself, and the slot is a place in
+/// its list of such chunks (`segment/history.rs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChunkOwner {
     /// Task slot, 24 bits.

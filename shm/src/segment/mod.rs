@@ -13,6 +13,7 @@
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
 //! | `blobs` | payloads and results |
+//! | `history` | how attempts that failed or were lost have ended |
 //! | `rebuild`, `survey`, `client_counts` | the caches anew from the state words, while nobody else is attached |
 //! | `repair`, `repairer`, `quiet`, `census` | what the dead left behind, brought in order while others live |
 //! | `view`, `records` | reading |
@@ -40,6 +41,7 @@ mod completion;
 mod create;
 mod free;
 mod header;
+mod history;
 mod judge;
 mod key;
 mod limits;
@@ -92,6 +94,9 @@ pub use census::PhaseCensus;
 pub use claim::{ClaimError, ClaimedTask, TaskFields};
 pub use completion::{Completion, End};
 pub use header::ControlInfo;
+pub use history::{
+    ATTEMPTS_KEPT_PER_TASK, AttemptNote, KeptAttempt, MESSAGE_BYTES_MAX, TAIL_BYTES_MAX,
+};
 pub use judge::AttachInfo;
 pub use local_worker::{JoinError, LocalWorker, LocalWorkerSpec, Taken};
 pub use lock_file::LockFile;

@@ -287,6 +287,9 @@ impl Segment {
         for word in self.lane_stamps() {
             each(word, Time::Other);
         }
+        for word in self.history_stamps() {
+            each(word, Time::Other);
+        }
         for client in parts.clients.iter().filter(|client| client.is_used()) {
             each(&client.registered, Time::Other);
             each(&client.heartbeat, Time::Other);

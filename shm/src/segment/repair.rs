@@ -332,12 +332,14 @@ impl Segment {
         }
     }
 
-    /// Whether a chunk is to be kept: it is being filled by somebody alive, it is the lane of a worker, or its task is there.
+    /// Whether a chunk is to be kept: it is being filled by somebody alive, it is the lane of a worker or a part of the history, or
+    /// its task is there.
     pub(super) fn keeps_chunk(&self, chunk: &ChunkEntry, dead: impl Fn(Claimant) -> bool) -> bool {
         match chunk.state {
             ChunkState::Free => true,
             ChunkState::Damaged(_) => false,
             ChunkState::Claimed(claimant) => !dead(claimant) || self.is_lane(chunk.unit, claimant),
+            ChunkState::Used(owner) if owner.generation == 0 => self.is_history(chunk.unit, owner),
             ChunkState::Used(owner) => self.slot(owner.slot).is_some_and(|slot| {
                 let state = self.task(slot).state();
                 state.phase() != Phase::Free && state.generation() == owner.generation

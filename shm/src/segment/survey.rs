@@ -35,7 +35,7 @@ pub(super) struct Survey {
     pub(super) running: Vec<u16>,
     /// Tasks of each client.
     pub(super) clients: ClientCounts,
-    /// A bit for each unit of the arena at which a chunk begins that stays: its slot refers to it, it is a lane, or an end in a lane does.
+    /// A bit for each unit of the arena at which a chunk begins that stays: its slot refers to it, it is a lane or a part of the history, or an end in a lane does.
     marks: Vec<u64>,
     /// Slots that a submitter had claimed and not published.
     pub(super) abandoned: u64,
@@ -80,6 +80,9 @@ impl Survey {
         });
         survey.phases[Phase::Free as usize] = 0;
         survey.mark_lanes(segment);
+        for (unit, owner) in segment.history_chunks() {
+            survey.mark_if(segment, unit, ChunkState::Used(owner));
+        }
         segment.ready().finish_build(end, crate::region::empty);
         segment.timers().finish_build(end, crate::region::empty);
         segment.view.parts.bitmap().finish_build(end);

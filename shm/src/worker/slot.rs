@@ -209,6 +209,11 @@ impl WorkerSlot {
         low(read(&self.identity))
     }
 
+    /// The words of its name.
+    pub(crate) const fn name_words(&self) -> &[AtomicU64; 8] {
+        &self.name
+    }
+
     /// Name for people.
     #[must_use]
     pub fn name(&self) -> String {

@@ -50,6 +50,96 @@ fn a_task_goes_from_submission_to_its_forgotten_result() {
 }
 
 #[test]
+fn task_tells_how_each_of_its_attempts_ended_with_the_last_lines_of_its_stderr() {
+    let (place, _dev) = dev();
+    let script = "echo out; echo first >&2; echo \"attempt $QTF_ATTEMPT\" >&2; \
+                  test $QTF_ATTEMPT = 1 && kill -9 $$; \
+                  test $QTF_ATTEMPT = 2 && head -c 200000 /dev/zero | tr '\\0' x && exit 4; exit 0";
+    let ids = submit(&place, &["--retries", "2", "--", "sh", "-c", script]);
+    place.qtf(["wait", &ids[0]]).expect_code(0);
+    let shown = place.qtf(["task", &ids[0], "--json"]).expect_code(0).json();
+    let ends = shown["ends"].as_array().unwrap();
+    assert_eq!(ends.len(), 2, "{shown}");
+    assert_eq!(shown["ends_not_kept"], 0);
+    let expected = [("signalled", 9), ("exited", 4)];
+    for (attempt, (end, (kind, code))) in (1..).zip(ends.iter().zip(expected)) {
+        assert_eq!(end["attempt"], attempt);
+        assert_eq!(
+            (&end["outcome"]["kind"], &end["outcome"]["code"]),
+            (&kind.into(), &code.into())
+        );
+        assert_eq!(end["lost"], false);
+        assert_eq!(end["stderr_tail"], format!("first\nattempt {attempt}\n"));
+        assert!(!end["worker_name"].as_str().unwrap().is_empty());
+    }
+    let text = place.qtf(["task", &ids[0]]).expect_code(0);
+    for line in [
+        "1: killed by SIGKILL, on w",
+        "     | attempt 1",
+        "2: exit code 4, on w",
+        "     | attempt 2",
+    ] {
+        assert!(text.text().contains(line), "{line}: {}", text.text());
+    }
+    // A list says less.
+    let listed = place.qtf(["ps", "--all", "--json"]).expect_code(0).json();
+    assert!(listed["tasks"][0].get("ends").is_none());
+}
+
+#[test]
+fn members_of_an_array_have_their_index_in_variables_and_in_the_name_of_their_input() {
+    let (place, _dev) = dev();
+    for index in [3, 4] {
+        let file = place.work().join(format!("in-{index}"));
+        std::fs::write(file, format!("input {index}")).unwrap();
+    }
+    let script = "echo \"$P $QTF_ARRAY_ID $QTF_ARRAY_INDEX $(cat)\"";
+    let arguments = |indexes| {
+        let stdin = place.work().join("in-%{index}");
+        let stdin = stdin.into_os_string().into_string().unwrap();
+        [
+            "submit",
+            "--array",
+            indexes,
+            "--env",
+            "P=part-%{index}",
+            "--stdin",
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([stdin, "--".into(), "sh".into(), "-c".into(), script.into()])
+    };
+    let submitted = place.qtf(arguments("3-4")).expect_code(0);
+    let first = submitted.text().lines().next().unwrap();
+    place.qtf(["wait", "last"]).expect_code(0);
+    let expected = format!("part-3 {first} 3 input 3\npart-4 {first} 4 input 4\n");
+    assert_eq!(
+        place.qtf(["result", "last"]).expect_code(0).text(),
+        expected
+    );
+
+    // An input that is missing is told before anything is submitted.
+    let refused = place.qtf(arguments("3-5")).expect_code(2);
+    assert!(
+        refused.stderr.contains("in-5: No such file"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(refused.text(), "");
+}
+
+#[test]
+fn index_without_an_array_is_refused_wherever_it_stands() {
+    let (place, _dev) = dev_without_workers();
+    for option in [["--env", "P=%{index}"], ["--stdin", "in-%{index}"]] {
+        let arguments = ["submit", option[0], option[1], "--", "true"];
+        let refused = place.qtf(arguments).expect_code(2);
+        let told = format!("%{{index}} in {} needs --array", option[0]);
+        assert!(refused.stderr.contains(&told), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn an_array_prints_its_ids_in_index_order_and_fills_the_index() {
     let (place, _dev) = dev();
     let ids = submit(

@@ -162,6 +162,7 @@ impl World {
             stored.unwrap_or_else(|error| panic!("{error}"))
         });
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: Outcome {
                 kind: OutcomeKind::Exited,
                 code,
@@ -251,6 +252,7 @@ impl World {
         }
         let (id, one) = self.ghosts[self.rng.usize(..self.ghosts.len())];
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome: Outcome {
                 kind: OutcomeKind::Exited,
                 code: 0,

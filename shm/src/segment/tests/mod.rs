@@ -5,6 +5,7 @@ mod blobs;
 mod cold;
 mod completion;
 mod damaged;
+mod history;
 mod life;
 mod model;
 mod named;

@@ -358,3 +358,25 @@ fn damaged_mark_of_a_move_lets_nobody_build_caches_beside_the_living() {
     mark(0);
     assert!(!segment.be_alone(Some(&judge)));
 }
+
+#[test]
+fn times_in_the_history_of_attempts_move_with_the_origin() {
+    let mut segment = segment(64);
+    let task = waiting(&segment, REBASE_FROM - 10, None);
+    let kept = |segment: &Segment| segment.attempts_kept(task)[0].ended;
+    let note = crate::segment::AttemptNote {
+        task,
+        attempt: 1,
+        worker: None,
+        ended: REBASE_FROM - 5,
+        outcome: crate::task::slot::Outcome::default(),
+        message: "",
+        stderr: b"",
+    };
+    assert!(segment.keep_attempt(segment.plm_right().unwrap(), &note));
+    let (before, origin) = (kept(&segment), segment.view.header.origin_ns);
+    let now = Now::from_stamp(REBASE_FROM + 3);
+    segment.rebase_if_due(origin.wrapping_add(now.ns));
+    assert_eq!(segment.stamps_moved(), before - kept(&segment));
+    assert_ne!(kept(&segment), before);
+}

@@ -40,6 +40,7 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
                     format!("impossible word {word:#018x}"),
                 );
             }
+            ChunkState::Used(owner) if view.is_history(chunk.unit, owner) => {}
             ChunkState::Used(owner) => {
                 let slot = view
                     .slot(owner.slot)

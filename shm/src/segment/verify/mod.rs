@@ -7,6 +7,7 @@
 //! | `chunks` | each chunk of the arena is in one state, and the slot it belongs to refers to it |
 //! | `counts` | running counts of workers, counts of clients and gauges of phases equal a recount |
 //! | `kinds` | each kind is named once and as it can be, and what tasks and workers refer to is there |
+//! | `history` | what is kept of attempts is of attempts that can have been |
 //! | `keys` | each idempotency key is found where it lies, and stands for a task that was accepted |
 //!
 //! On a live segment each of these is untrue for moments: a state changes before its leaf does. So a finding counts only
@@ -17,6 +18,7 @@
 
 mod chunks;
 mod counts;
+mod history;
 mod keys;
 mod kinds;
 mod slots;
@@ -78,6 +80,8 @@ pub enum Rule {
     Key,
     /// A kind is named once, as it can be; those that tasks and workers refer to are there.
     Kind,
+    /// What is kept of an attempt is of one that can have been.
+    History,
 }
 
 impl Rule {
@@ -102,6 +106,7 @@ impl Rule {
             Self::Gauge => "gauge",
             Self::Key => "key",
             Self::Kind => "kind",
+            Self::History => "history",
             Self::ClientCount => "client_count",
         }
     }
@@ -188,6 +193,7 @@ impl Pass {
         chunks::check(view, &mut pass);
         counts::check(view, &mut pass);
         keys::check(view, &mut pass);
+        history::check(view, &mut pass);
         kinds::check(view, &mut pass);
         pass
     }

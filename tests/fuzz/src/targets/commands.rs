@@ -128,6 +128,7 @@ fn lie(world: &mut World, (a, b, c): (u8, u8, u8)) {
         attempt: u32::from(a) * 17,
     };
     let report = ResultReport {
+        said: qtf_engine::Said::default(),
         outcome: outcome(a),
         output: Output::Bytes(b"a lie"),
     };

@@ -266,6 +266,7 @@ impl World {
         };
         let bytes = [7; 100];
         let report = ResultReport {
+            said: qtf_engine::Said::default(),
             outcome,
             output: if task & 1 == 0 {
                 Output::Bytes(&bytes)
@@ -408,6 +409,7 @@ impl World {
             let (id, holds) = (worker.id, worker.holds.clone());
             for held in holds {
                 let report = ResultReport {
+                    said: qtf_engine::Said::default(),
                     outcome: Outcome {
                         kind: OutcomeKind::Exited,
                         code: 0,

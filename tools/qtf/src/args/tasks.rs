@@ -123,7 +123,12 @@ pub(crate) struct UpdateArgs {
 
 /// Shows everything about tasks
 #[derive(Debug, clap::Args)]
-#[command(long_about = with_selectors!("Shows everything the daemon can say about a task."))]
+#[command(long_about = with_selectors!("Shows everything the daemon can say about a task, and how its attempts ended that failed or were lost: when, on which worker, \
+with what outcome, and the last lines of their stderr (all that is kept in JSON: `ends`).
+
+The last 8 of a task are kept, some 900 bytes of stderr each; where the daemon's memory for them is full (an eighth of its arena's \
+blocks, 16 KiB for each, at most 2 MiB) the oldest of all go first. `ends_not_kept` counts those that are gone. They outlive the \
+daemon, not a reboot, also those of journal tasks."))]
 #[command(after_long_help = "\
 Examples:
   qtf task 07g6j30sg0000

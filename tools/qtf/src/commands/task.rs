@@ -19,7 +19,7 @@ pub(crate) async fn run(args: TaskArgs, global: &GlobalArgs) -> Ending {
     let mut records = Vec::new();
     for id in &selected.ids {
         match daemon.client.task(*id).await {
-            Ok(info) => records.push(TaskRecord::from(&info)),
+            Ok(info) => records.push(TaskRecord::with_ends(&info)),
             Err(CallError::Refused(refusal)) if refusal.is_unknown() => {
                 message(&refusal);
                 exit = exit.worse(Exit::NotFound);
@@ -55,6 +55,9 @@ fn print_fields(records: &[TaskRecord]) -> std::io::Result<()> {
             out.write_all(b"\n")?;
         }
         write_fields(&record.fields(), &mut out)?;
+        if let Some(ends) = record.ends() {
+            ends.write(&mut out)?;
+        }
     }
     out.flush()
 }

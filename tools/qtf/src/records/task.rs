@@ -5,7 +5,7 @@ use qtf_proto::v1::{Durability, TaskInfo, TaskState};
 use qtf_shm::TaskId;
 use serde::Serialize;
 
-use super::{OutcomeRecord, describe, worker_text};
+use super::{Ends, OutcomeRecord, describe, worker_text};
 use crate::args::{DurabilityName, StateName};
 use crate::durations::age;
 use crate::output::{Listed, command_of_payload};
@@ -45,6 +45,9 @@ pub(crate) struct TaskRecord {
     durability: &'static str,
     key: Option<String>,
     journal_lsn: Option<u64>,
+    /// Only where everything is asked for.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    ends: Option<Ends>,
 }
 
 impl From<&TaskInfo> for TaskRecord {
@@ -82,11 +85,25 @@ impl From<&TaskInfo> for TaskRecord {
             durability: durability_name(info.durability()),
             key: key_text(&info.idempotency_key),
             journal_lsn: Some(info.journal_lsn).filter(|lsn| *lsn != 0),
+            ends: None,
         }
     }
 }
 
 impl TaskRecord {
+    /// With how its attempts ended: of an answer about this one task.
+    pub(crate) fn with_ends(info: &TaskInfo) -> Self {
+        TaskRecord {
+            ends: Some(Ends::from(info)),
+            ..TaskRecord::from(info)
+        }
+    }
+
+    /// How its attempts ended, if that was asked for.
+    pub(crate) fn ends(&self) -> Option<&Ends> {
+        self.ends.as_ref()
+    }
+
     /// The attempt that would be the last one if it failed: one that lost its worker uses up none of them. A revived task had
     /// attempts before, whose ends are no longer counted.
     fn attempts_at_most(&self) -> u32 {

@@ -16,11 +16,16 @@ const REPORT_OUTPUT_BYTES: usize = 1 << 20;
 /// LIMIT: results in one report.
 const REPORT_ENTRIES: usize = 1024;
 
+/// LIMIT: sent of the standard error of a failed attempt beside its upload; the daemon keeps about as much.
+const STDERR_TAIL_BYTES: usize = 1 << 10;
+
 /// What an attempt has left, kept until the daemon has said what became of it.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) outcome: Outcome,
     pub(super) output: Bytes,
+    /// Of one that failed and is to be uploaded: the end of its standard error.
+    pub(super) stderr_tail: Bytes,
     pub(super) delivery: Delivery,
 }
 
@@ -31,6 +36,26 @@ pub(super) enum Delivery {
     Waiting(u64),
     Uploading,
     Sent,
+}
+
+impl Ended {
+    pub(super) fn new(outcome: Outcome, output: Bytes) -> Self {
+        let failed = outcome.kind() != OutcomeKind::Exited || outcome.code != 0;
+        let stderr_tail = if failed && output.len() > INLINE_BYTES_MAX {
+            let stderr = TaskOutput::decode(output.clone())
+                .unwrap_or_default()
+                .stderr;
+            Bytes::copy_from_slice(&stderr[stderr.len().saturating_sub(STDERR_TAIL_BYTES)..])
+        } else {
+            Bytes::new()
+        };
+        Self {
+            outcome,
+            output,
+            stderr_tail,
+            delivery: Delivery::Waiting(0),
+        }
+    }
 }
 
 /// A large output that has to be uploaded before its result is reported.
@@ -161,6 +186,7 @@ impl Tasks {
                     outcome: Some(ended.outcome),
                     output: inline,
                     output_upload: receipt,
+                    stderr_tail: ended.stderr_tail.clone(),
                 });
             }
         }

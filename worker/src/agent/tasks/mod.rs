@@ -227,11 +227,7 @@ impl Tasks {
             }
         }
         self.output_bytes = self.output_bytes.saturating_add(output.len());
-        held.phase = Phase::Ended(Ended {
-            outcome,
-            output,
-            delivery: Delivery::Waiting(0),
-        });
+        held.phase = Phase::Ended(Ended::new(outcome, output));
         self.offer(run);
     }
 
