@@ -1,7 +1,7 @@
 //! The contract of today against each that was given out: what is in `proto/descriptors` must go on working unchanged.
 //!
 //! A program made from a set of descriptors finds the same services and calls, and reads and writes the same bytes for the same
-//! fields. That it really runs against the daemon of today is tried in `tests/tests/conformance.rs`.
+//! fields. That it really runs against the daemon of today is tried in `tests/tests/conformance`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -32,11 +32,13 @@ pub enum Need {
     Cgroup,
     /// The right to a pid namespace of one's own.
     PidNamespace,
+    /// Python 3 with `venv`, and a way to the registry of its packages.
+    Python,
 }
 
 impl Need {
     /// Each of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::IoUring,
         Self::Strace,
         Self::Mount,
@@ -44,6 +46,7 @@ impl Need {
         Self::IpcLimits,
         Self::Cgroup,
         Self::PidNamespace,
+        Self::Python,
     ];
 
     /// Its word in `QTF_LACKS`.
@@ -57,6 +60,7 @@ impl Need {
             Self::IpcLimits => "ipc_limits",
             Self::Cgroup => "cgroup",
             Self::PidNamespace => "pid_namespace",
+            Self::Python => "python",
         }
     }
 
@@ -99,6 +103,8 @@ impl Need {
             ),
             Self::Cgroup => succeeds("sh", &["-c", CGROUP]),
             Self::PidNamespace => succeeds("unshare", &["--pid", "--fork", "true"]),
+            // The way to the registry shows when the packages are asked for.
+            Self::Python => succeeds("python3", &["-c", "import ensurepip, venv"]),
         }
     }
 }

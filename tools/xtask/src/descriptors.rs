@@ -1,7 +1,7 @@
 //! Descriptors: keeps today's contract for the test that later ones go on serving it.
 //!
 //! `proto/descriptors/NAME.binpb` is what was given out under that name; it is written once and never changed.
-//! `proto/tests/compatible.rs` compares today's contract with each, `tests/tests/conformance.rs` runs programs made from each.
+//! `proto/tests/compatible.rs` compares today's contract with each, `tests/tests/conformance` runs programs made from each.
 
 use std::process::Stdio;
 

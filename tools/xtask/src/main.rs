@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask ci` runs every step in order and ends with a line `N passed, N failed, N skipped` that
 //! counts the tests which ran and those which did not. Each step is a command of its own as well. Nothing here needs the network
-//! beyond what cargo itself fetches.
+//! beyond what cargo itself fetches, and the packages of the Python worker and client.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,

@@ -72,7 +72,7 @@ fn template(mut words: Vec<OsString>) {
 }
 
 /// Which program, the name of the seed, and its words.
-const LINES: [(u8, &str, &str); 32] = [
+const LINES: [(u8, &str, &str); 33] = [
     (0, "map", "map|sha256sum {}|:::|a|b"),
     (0, "map-slots", "map|-j3|-0|grep|-x|{}"),
     (
@@ -92,6 +92,7 @@ const LINES: [(u8, &str, &str); 32] = [
     (0, "update", "update|last|-p|255"),
     (0, "ps", "ps|--all|--state|ready,dead_letter|--output|jsonl"),
     (0, "worker", "worker|drain|w3.1"),
+    (0, "worker-check", "worker|check|--only|drain|--|w|{}"),
     (0, "client", "client|ls"),
     (0, "dead", "dead|requeue|all"),
     (0, "journal", "journal|verify|log-0000000000000001.qtj"),

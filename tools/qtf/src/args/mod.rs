@@ -18,7 +18,7 @@ pub(crate) use dead::DeadCommand;
 pub(crate) use journal::JournalCommand;
 pub(crate) use map::MapArgs;
 pub(crate) use operate::{
-    ClientCommand, CompletionsArgs, DevArgs, InfoArgs, SizeArgs, WorkerCommand,
+    CheckArgs, ClientCommand, CompletionsArgs, DevArgs, InfoArgs, SizeArgs, WorkerCommand,
 };
 pub(crate) use submit::{DurabilityName, SubmitArgs};
 pub(crate) use tasks::{

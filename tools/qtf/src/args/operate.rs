@@ -1,11 +1,13 @@
 //! Options of the commands for operators.
 
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use clap::Subcommand;
 use qtf_worker::Containment;
 
 use super::parse_slots;
+use crate::durations::parse_duration;
 
 /// Runs a daemon and workers in one process, for trying things out
 #[derive(Debug, clap::Args)]
@@ -37,7 +39,38 @@ pub(crate) struct DevArgs {
     pub(crate) contain: Containment,
 }
 
-/// Lists, drains and evicts workers
+/// Checks a worker of your own, in any language, against the rules of the protocol
+#[derive(Debug, clap::Args)]
+#[command(long_about = "\
+Serves a worker of your own with a real daemon that nobody else reaches, and prints a line for each rule of \
+docs/PROTOCOL.md that it keeps to or breaks, with what was expected, what was found, and where the rule stands. \
+It takes about a minute; exit code 0 if all checks passed, else 1.
+
+The worker offers two kinds for the checks: check.echo gives its payload back, check.wait runs as many milliseconds \
+as its payload says (decimal text), unless it is told to stop, and gives the payload back. Or it offers exec, and runs cat and sleep. \
+At the end it is drained, so that it leaves. A worker that is started here finds the address in QTF_ADDR too.")]
+#[command(after_long_help = "\
+Examples:
+  qtf worker check
+  qtf worker check --listen 127.0.0.1:7979
+  qtf worker check -- python3 worker.py {}
+  qtf worker check --json -- qtf-worker --connect {} | jq '.checks[] | select(.passed | not)'")]
+pub(crate) struct CheckArgs {
+    /// Address to serve for the worker: unix:PATH or HOST:PORT [default: a Unix socket of its own in the runtime folder]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// How long to wait for the worker to come
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    pub(crate) wait: Duration,
+    /// Make only this check, besides the first; may be said more than once
+    #[arg(long, value_name = "CHECK")]
+    pub(crate) only: Vec<String>,
+    /// Starts the worker: {} becomes the address; what it prints goes to stderr
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) worker: Vec<String>,
+}
+
+/// Lists, drains, evicts and checks workers
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
     /// Lists the workers
@@ -76,6 +109,7 @@ Examples:
         #[arg(long, default_value = "")]
         reason: String,
     },
+    Check(CheckArgs),
 }
 
 /// Lists the registered clients

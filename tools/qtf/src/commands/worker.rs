@@ -14,6 +14,7 @@ pub(crate) async fn run(command: WorkerCommand, global: &GlobalArgs) -> Ending {
         WorkerCommand::Ls => list(global).await,
         WorkerCommand::Drain { worker, reason } => drain(&worker, &reason, global).await,
         WorkerCommand::Evict { worker, reason } => evict(&worker, &reason, global).await,
+        WorkerCommand::Check(args) => crate::check::run(args, global).await,
     }
 }
 
