@@ -10,7 +10,7 @@ use std::sync::Arc;
 use loom::thread;
 use qtf_shm::sync::{AtomicU64, store_load_cas, store_load_load, zeroed_words};
 use qtf_shm::tree::{Key, MinTree, TreeShape};
-use qtf_shm::{AttachIndex, Event, Phase, StateWord, WorkerIndex};
+use qtf_shm::{AttachIndex, Event, FLAG_CANCEL, Phase, StateWord, WorkerIndex};
 
 const LEAF: u32 = 1;
 
@@ -101,6 +101,38 @@ impl Desk {
         won
     }
 
+    /// RUNNING, as a local worker's.
+    fn running() -> Arc<Self> {
+        let desk = Self::new(true);
+        assert!(desk.take() && desk.change(Event::Start));
+        desk
+    }
+
+    /// A daemon that has just started flags the attempt; false if it has ended before.
+    fn flag(&self) -> bool {
+        loop {
+            let now = self.now();
+            if now.phase() != Phase::Running {
+                return false;
+            }
+            if self.change_from(now, Event::RequestCancel) {
+                return true;
+            }
+        }
+    }
+
+    /// What a local worker does that has found no daemon: DONE by itself, or ENDED for the daemon that has come since.
+    fn end_unattended(&self) {
+        loop {
+            let now = self.now();
+            if self.change_from(now, Event::CompleteUnattended)
+                || now.flags() != 0 && self.change_from(now, Event::End)
+            {
+                return;
+            }
+        }
+    }
+
     fn cancel(&self) -> bool {
         let now = self.now();
         let won = now.phase() == Phase::Ready && self.change_from(now, Event::Cancel);
@@ -182,6 +214,20 @@ fn a_task_handed_back_while_its_slow_taker_clears_the_leaf_is_found_again() {
         assert!(desk.take());
         let requeued = repairer.join().unwrap();
         assert_eq!(desk.now().phase() == Phase::Ready, requeued);
+        desk.assert_index_agrees();
+    });
+}
+
+#[test]
+fn an_attempt_that_is_flagged_beside_its_end_without_a_daemon_is_left_to_that_daemon_to_judge() {
+    model(|| {
+        let desk = Desk::running();
+        let daemon = spawn(&desk, Desk::flag);
+        desk.end_unattended();
+        let flagged = daemon.join().unwrap();
+        let expected = if flagged { Phase::Ended } else { Phase::Done };
+        assert_eq!(desk.now().phase(), expected);
+        assert_eq!(desk.now().has_flag(FLAG_CANCEL), flagged);
         desk.assert_index_agrees();
     });
 }

@@ -429,7 +429,13 @@ impl Taken<'_> {
         let segment = self.worker.segment();
         self.worker.lane.end(self.entry, self.attempt(), end);
         let ended = segment.section(|| -> Result<StateWord, ApplyError> {
-            let ended = self.advance(event)?;
+            let ended = match self.advance(event) {
+                // A daemon that was not there when this worker looked has flagged the attempt, so it is that one's to judge.
+                Err(ApplyError::Illegal(_)) if event == Event::CompleteUnattended => {
+                    self.advance(Event::End)?
+                }
+                ended => ended?,
+            };
             if ended.phase() == Phase::Done {
                 self.worker.count(WorkerEvent::Give);
             }

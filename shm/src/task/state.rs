@@ -40,7 +40,7 @@
 //!             RequestStop            ASSIGNED   flag TIMED_OUT
 //!             Cancel                 CANCELLED  only with flag CANCEL: its worker is lost
 //! RUNNING     End                    ENDED      the result linearizes here
-//!             CompleteUnattended     DONE       a memory task while no daemon lives
+//!             CompleteUnattended     DONE       a memory task while no daemon lives; only without flags: who sets one lives, and judges
 //!             Requeue, Bury, RequestCancel, RequestStop, Cancel   as in ASSIGNED
 //! ENDED       Complete, Fail         DONE, FAILED
 //!             Retry, RetryLater      READY, DELAYED   flags cleared
@@ -277,7 +277,7 @@ pub enum Event {
     RequestCancel,
     /// The time of a task is over that a worker holds.
     RequestStop,
-    /// A worker ends a task while no daemon lives.
+    /// A worker ends a task while no daemon lives. One that has been flagged ends by [`Event::End`]: a daemon has come since.
     CompleteUnattended,
     /// An operator gives a buried task new attempts.
     Revive,

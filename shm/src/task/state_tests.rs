@@ -115,6 +115,10 @@ fn every_pair_of_phase_and_event_is_as_the_table_says() {
             if matches!(phase, Phase::Assigned | Phase::Running) && flags & FLAG_CANCEL != 0 {
                 wanted.push("cancel>cancelled".to_owned());
             }
+            if flags != 0 {
+                // A daemon has set the flag, so one judges.
+                wanted.retain(|step| !step.starts_with("complete_unattended"));
+            }
             let (mut legal_sorted, mut wanted_sorted) = (legal, wanted);
             legal_sorted.sort();
             wanted_sorted.sort();

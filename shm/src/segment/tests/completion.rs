@@ -10,7 +10,7 @@ use crate::segment::{
 };
 use crate::sync::kill::{Killed, killed_after, paused_after};
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions};
-use crate::task::state::{Event, Phase};
+use crate::task::state::{Event, FLAG_CANCEL, FLAG_TIMED_OUT, Phase};
 use crate::worker::{WorkerEvent, WorkerPhase};
 
 /// A segment whose daemon lives as long as this process says so: it holds no lock, so the pid in its record tells.
@@ -294,6 +294,53 @@ fn worker_killed_after_any_write_of_an_end_leaves_all_of_it_or_nothing() {
         }
     }
     panic!("an end does not end");
+}
+
+#[test]
+fn attempt_that_a_daemon_flags_at_any_moment_of_its_end_is_left_to_that_daemon_with_its_flag() {
+    use core::cell::Cell;
+    use std::rc::Rc;
+    let mut seen = [0, 0];
+    for (flag, request) in [
+        (FLAG_CANCEL, Event::RequestCancel),
+        (FLAG_TIMED_OUT, Event::RequestStop),
+    ] {
+        for writes in 1.. {
+            let ground = Ground::new();
+            let process = ground.open();
+            let worker = process.join_as_worker(&WORKER).unwrap();
+            let task = submit(&process);
+            let taken = worker.take().unwrap();
+            taken.start().unwrap();
+            assert!(!process.daemon_lives());
+            let has_come = Rc::new(Cell::new(None));
+            let (comes, daemon) = (Rc::clone(&has_come), ground.open());
+            let flags = move || {
+                let state = daemon.state(task.slot());
+                comes.set(Some(daemon.apply(task.slot(), state, request).is_ok()));
+            };
+            let ended = paused_after(writes, flags, || taken.finish(WELL, b"result").unwrap());
+            let Some(is_flagged) = has_come.get() else {
+                assert!(writes > 8, "{writes} writes are too few to have met any");
+                break;
+            };
+            let expected = if is_flagged {
+                Phase::Ended
+            } else {
+                Phase::Done
+            };
+            let state = process.state(task.slot());
+            assert_eq!((ended, state.phase()), (expected, expected), "{writes}");
+            assert_eq!(state.has_flag(flag), is_flagged, "{writes}");
+            seen[usize::from(is_flagged)] += 1;
+            // Who judges finds all of it.
+            assert_eq!(process.read_task(task.slot()).unwrap().record.outcome, WELL);
+            assert_eq!(ground.result_of(task), b"result");
+            assert_eq!(worker.state().running(), u16::from(is_flagged));
+            ground.verify();
+        }
+    }
+    assert!(seen.iter().all(|&ends| ends > 2), "{seen:?}");
 }
 
 #[test]
