@@ -3,14 +3,15 @@
 //! The state word decides first, then whose task it is; only what may be wanted is read as a whole. Tested at the end of this file and in `tests/daemon/listing.rs`.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 use qtf_engine::Principal;
 use qtf_proto::v1::{ListTasksRequest, ListTasksResponse, TaskInfo, TaskState};
-use qtf_shm::Phase;
+use qtf_shm::{BlobRef, Phase, TaskId};
 use tonic::Status;
 
+use super::previews::Previews;
 use super::{read, status};
 use crate::core_cell::lists::Ticket;
 use crate::core_cell::{self, Core};
@@ -29,6 +30,9 @@ pub(crate) struct ListStream {
     next_slot: u32,
     left: u64,
     ticket: Option<Ticket>,
+    /// What was found and waits for the previews that are read.
+    found: Vec<TaskInfo>,
+    previews: Previews,
 }
 
 impl ListStream {
@@ -45,6 +49,8 @@ impl ListStream {
             next_slot: 0,
             left,
             ticket: None,
+            found: Vec::new(),
+            previews: Previews::default(),
         }
     }
 
@@ -57,7 +63,10 @@ impl ListStream {
         let mut tasks = Vec::new();
         for slot in core.segment().allocated_slots(self.next_slot..stop) {
             self.next_slot = slot.get().saturating_add(1);
-            if let Some(info) = self.wanted(core, slot) {
+            if let Some((info, file)) = self.wanted(core, slot) {
+                if let Some(file) = file {
+                    self.previews.want(tasks.len(), file);
+                }
                 tasks.push(info);
                 self.left = self.left.saturating_sub(1);
                 if self.left == 0 || tasks.len() >= TASKS_MAX {
@@ -67,6 +76,16 @@ impl ListStream {
         }
         self.next_slot = stop;
         Some(tasks)
+    }
+
+    /// Tells what was found when its previews are there.
+    fn poll_found(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<ListTasksResponse, Status>>> {
+        ready!(self.previews.poll_fill(cx, &mut self.found));
+        let tasks = std::mem::take(&mut self.found);
+        Poll::Ready(Some(Ok(ListTasksResponse { tasks })))
     }
 
     /// What the words of a slot say before its record is read: each is one load.
@@ -88,7 +107,12 @@ impl ListStream {
         })
     }
 
-    fn wanted(&self, core: &Core, slot: qtf_shm::SlotIndex) -> Option<TaskInfo> {
+    /// The task in a slot, if it is to be listed, and its payload if the preview of that is to be read from a file.
+    fn wanted(
+        &self,
+        core: &Core,
+        slot: qtf_shm::SlotIndex,
+    ) -> Option<(TaskInfo, Option<(TaskId, BlobRef)>)> {
         if !self.may_be_wanted(core, slot) {
             return None;
         }
@@ -97,9 +121,11 @@ impl ListStream {
         if !self.is_of_a_state(record.state.phase()) || !self.is_whose(core, record.client) {
             return None;
         }
-        let info = read::task_info(core, &record, !self.request.without_preview)?;
+        let with_preview = !self.request.without_preview;
+        let info = read::task_info(core, &record, with_preview)?;
+        let file = read::payload_in_file(&record).filter(|_| with_preview);
         let array = self.request.array_id;
-        (array == 0 || info.array_id == array || info.task_id == array).then_some(info)
+        (array == 0 || info.array_id == array || info.task_id == array).then_some((info, file))
     }
 }
 
@@ -108,6 +134,9 @@ impl Stream for ListStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if !this.found.is_empty() {
+            return this.poll_found(cx);
+        }
         // Whoever asks wakes the loop, so that there is a next turn.
         let found = core_cell::enter(|core| {
             let is_its_turn = core.lists.take(&mut this.ticket, cx.waker());
@@ -121,11 +150,12 @@ impl Stream for ListStream {
         });
         match found {
             None => {
-                self.left = 0;
+                this.left = 0;
                 Poll::Ready(Some(Err(status::gone())))
             }
             Some(Some(Some(tasks))) if !tasks.is_empty() => {
-                Poll::Ready(Some(Ok(ListTasksResponse { tasks })))
+                this.found = tasks;
+                this.poll_found(cx)
             }
             Some(Some(None)) => Poll::Ready(None),
             Some(Some(Some(_)) | None) => Poll::Pending,

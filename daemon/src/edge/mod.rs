@@ -16,6 +16,7 @@
 //! | `admin.rs`, `stripes.rs` | operators |
 //! | `status.rs` | refusals as gRPC statuses, all of them |
 //! | `read.rs` | records of the segment as messages |
+//! | `previews.rs` | what lists show of payloads that lie in files |
 //! | `peer.rs` | who speaks on a connection |
 
 pub(crate) mod admin;
@@ -25,6 +26,7 @@ pub(crate) mod half_messages;
 pub(crate) mod listing;
 pub(crate) mod peer;
 pub(crate) mod plm;
+mod previews;
 pub(crate) mod read;
 mod reflection;
 pub(crate) mod register;

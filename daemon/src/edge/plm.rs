@@ -2,6 +2,8 @@
 //!
 //! Tested in `tests/daemon/submit.rs`, `tests/daemon/watch.rs`, `tests/daemon/listing.rs`, `tests/daemon/transfer.rs`.
 
+use std::future::poll_fn;
+
 use qtf_engine::{Accepted, Answer, Lsn, Principal, Rejection};
 use qtf_proto::refusal;
 use qtf_proto::v1::plm_server::Plm;
@@ -14,6 +16,7 @@ use qtf_shm::{Now, Part, TaskId};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::listing::ListStream;
+use super::previews::Previews;
 use super::service::principal_of;
 use super::submit::{SubmitStream, array_of, reached, release_keys, submit_one};
 use super::transfer::{self, BlobStream};
@@ -97,8 +100,10 @@ impl Plm for PlmEdge {
         request: Request<GetTaskRequest>,
     ) -> Result<Response<TaskInfo>, Status> {
         let raw = request.into_inner().task_id;
-        let info = core_cell::look(|core| get_task(core, raw)).ok_or_else(status::gone)?;
-        Ok(Response::new(info.map_err(refusal::status_of)?))
+        let found = core_cell::look(|core| get_task(core, raw)).ok_or_else(status::gone)?;
+        let (mut info, mut previews) = found.map_err(refusal::status_of)?;
+        poll_fn(|cx| previews.poll_fill(cx, std::slice::from_mut(&mut info))).await;
+        Ok(Response::new(info))
     }
 
     async fn list_tasks(
@@ -261,16 +266,20 @@ fn fetch_output(core: &Core, raw: u64) -> Result<BlobStream, Refusal> {
     Ok(BlobStream::new(Part::Result, task, record.result.len()))
 }
 
-fn get_task(core: &Core, raw: u64) -> Result<TaskInfo, Refusal> {
+fn get_task(core: &Core, raw: u64) -> Result<(TaskInfo, Previews), Refusal> {
     let task = status::task_id(raw)?;
     core.engine
         .check(task)
         .map_err(|rejection| status::refusal_of(&rejection))?;
     read::task(core, task)
         .and_then(|record| {
+            let mut previews = Previews::default();
+            if let Some(file) = read::payload_in_file(&record) {
+                previews.want(0, file);
+            }
             let info = read::task_info(core, &record, true)?;
             let ends = read::attempt_ends(core, &record);
-            Some(TaskInfo { ends, ..info })
+            Some((TaskInfo { ends, ..info }, previews))
         })
         .ok_or_else(|| {
             status::refuse(

@@ -61,12 +61,25 @@ pub(crate) fn small_blob(core: &Core, part: Part, task: TaskId, bytes: u64) -> O
     (read == length).then_some(data)
 }
 
+/// How much of a payload is shown.
+pub(super) fn preview_length(payload: BlobRef) -> usize {
+    usize::try_from(payload.len().min(PREVIEW_BYTES_MAX)).unwrap_or(0)
+}
+
+/// The task and its payload, if that lies in a file: its preview is for [`super::previews`].
+pub(super) fn payload_in_file(record: &TaskRecord) -> Option<(TaskId, BlobRef)> {
+    let is_in_file = matches!(record.payload, BlobRef::Spill { .. });
+    record
+        .id
+        .filter(|_| is_in_file)
+        .map(|id| (id, record.payload))
+}
+
 fn preview(core: &Core, record: &TaskRecord) -> Vec<u8> {
-    let length = record.payload.len().min(PREVIEW_BYTES_MAX);
-    let mut data = vec![0; usize::try_from(length).unwrap_or(0)];
-    let Some(task) = record.id else {
+    let Some(task) = record.id.filter(|_| payload_in_file(record).is_none()) else {
         return Vec::new();
     };
+    let mut data = vec![0; preview_length(record.payload)];
     match core.segment().load(task, Part::Payload, 0, &mut data) {
         Ok(count) => data.truncate(count),
         Err(_) => data.clear(),
@@ -74,7 +87,7 @@ fn preview(core: &Core, record: &TaskRecord) -> Vec<u8> {
     data
 }
 
-/// Everything that can be said about a task.
+/// Everything that can be said about a task without touching a disk.
 pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) -> Option<TaskInfo> {
     let id = record.id?;
     let side = core.segment().read_side(record);

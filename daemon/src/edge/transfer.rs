@@ -5,7 +5,6 @@
 //! takes it; if its task is freed meanwhile the stream ends with an error, never with wrong bytes. Tested in
 //! `tests/daemon/transfer.rs`.
 
-use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,14 +17,14 @@ use qtf_proto::refusal;
 use qtf_proto::v1::{OutputChunk, RefusalReason, UploadChunk, UploadReceipt};
 use qtf_shm::spill::SpillError;
 use qtf_shm::{BlobRef, Counter, LoadError, Part, TaskId};
-use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
+use super::previews::Reading;
 use super::read::blob_of;
 use super::{status, worker_session};
 use crate::core_cell::uploads::{Asked, NoUpload};
 use crate::core_cell::{self, Core};
-use crate::spill::thread::{Range, ReadAnswer, ReadKey, UploadKey};
+use crate::spill::thread::{Range, UploadKey};
 
 /// LIMIT: time between two chunks of an upload.
 const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
@@ -195,19 +194,6 @@ pub(crate) struct BlobStream {
     has_ended: bool,
 }
 
-/// A read that the spill thread does; left when dropped.
-#[derive(Debug)]
-struct Reading {
-    key: ReadKey,
-    asked: oneshot::Receiver<ReadAnswer>,
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        core_cell::attend(|core| core.reads.leave(self.key));
-    }
-}
-
 impl BlobStream {
     /// The blob of `task` with `total` bytes.
     pub(crate) fn new(part: Part, task: TaskId, total: u64) -> Self {
@@ -230,12 +216,12 @@ impl BlobStream {
         let Some(reading) = &mut self.reading else {
             return Poll::Ready(Err(status::gone()));
         };
-        let answer = ready!(Pin::new(&mut reading.asked).poll(cx));
+        let answer = ready!(reading.poll(cx));
         self.reading = None;
         let data = match answer {
-            Err(_) => return Poll::Ready(Err(status::gone())),
-            Ok(Err(error)) => return Poll::Ready(Err(broken(self.task, &error.to_string()))),
-            Ok(Ok(data)) => data,
+            None => return Poll::Ready(Err(status::gone())),
+            Some(Err(error)) => return Poll::Ready(Err(broken(self.task, &error.to_string()))),
+            Some(Ok(data)) => data,
         };
         // A freed slot's file may be gone or replaced; the state tells whether it was ours.
         let is_there = core_cell::look(|core| blob_of(core, self.task, self.part).is_some());
@@ -267,8 +253,8 @@ impl BlobStream {
         match read.ok_or_else(status::gone)? {
             Err(error) => Err(broken(task, &error.to_string())),
             Ok(Ok(data)) => Ok(Some(data)),
-            Ok(Err((key, asked))) => {
-                self.reading = Some(Reading { key, asked });
+            Ok(Err(asked)) => {
+                self.reading = Some(Reading::new(asked));
                 Ok(None)
             }
         }

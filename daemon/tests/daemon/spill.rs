@@ -218,6 +218,75 @@ fn disk_of_spill_files_that_hangs_keeps_whoever_fetches_and_nobody_else() {
     });
 }
 
+/// What a list says, and how many bytes of each payload it shows.
+async fn listed(peer: &mut Peer, without_preview: bool) -> Vec<(u64, usize)> {
+    let request = ListTasksRequest {
+        without_preview,
+        ..ListTasksRequest::default()
+    };
+    let mut stream = peer.plm.list_tasks(request).await.unwrap().into_inner();
+    let mut tasks = Vec::new();
+    while let Some(page) = stream.message().await.unwrap() {
+        let shown = |info: TaskInfo| (info.task_id, info.payload_preview.len());
+        tasks.extend(page.tasks.into_iter().map(shown));
+    }
+    tasks.sort_unstable();
+    tasks
+}
+
+#[test]
+fn previews_of_payloads_in_files_are_read_by_the_spill_thread_and_left_out_when_the_disk_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let daemon = start(folder.path(), &disk);
+    run(async {
+        let mut peer = Peer::new(&daemon).await;
+        let mut wanted = Vec::new();
+        for number in 0..6 {
+            let task = if number % 2 == 0 {
+                let upload = Upload::begin(&peer, chunk(150_000, 150_000)).await;
+                let payload_upload = upload.finish().await.unwrap();
+                TaskSpec {
+                    payload_upload,
+                    ..noop(b"")
+                }
+            } else {
+                noop(b"small")
+            };
+            let shown = if number % 2 == 0 { 4_096 } else { 5 };
+            wanted.push((peer.submit(task).await.unwrap(), shown));
+        }
+        wanted.sort_unstable();
+        let in_file = wanted.iter().find(|task| task.1 > 5).unwrap().0;
+        let get = GetTaskRequest { task_id: in_file };
+        // No more than one read for each, and none on the daemon's thread.
+        let jobs = disk.seen();
+        assert_eq!(listed(&mut peer, false).await, wanted);
+        assert_eq!(disk.seen() - jobs, 3);
+        let info = peer.plm.get_task(get).await.unwrap().into_inner();
+        assert!(info.payload_preview == vec![7; 4_096]);
+        assert_eq!(disk.seen() - jobs, 4);
+        disk.set(|state| state.hangs = true);
+        assert_eq!(listed(&mut peer, true).await.len(), 6);
+        assert_eq!(disk.seen() - jobs, 4);
+        let mut asking = Peer::new(&daemon).await;
+        let list = tokio::spawn(async move { listed(&mut asking, false).await });
+        until(async || disk.seen() - jobs == 5).await;
+        // Others go on meanwhile; and so does the list, without what the disk keeps.
+        for task in &mut wanted {
+            peer.submit(noop(b"x")).await.unwrap();
+            task.1 = if task.1 > 5 { 0 } else { 5 };
+        }
+        let mut shown = list.await.unwrap();
+        shown.retain(|task| task.0 <= wanted[5].0);
+        assert_eq!(shown, wanted);
+        let info = peer.plm.get_task(get).await.unwrap().into_inner();
+        assert!(info.payload_preview.is_empty() && info.payload_bytes == 150_000);
+        disk.set(|state| state.hangs = false);
+        while !listed(&mut peer, false).await.iter().any(|task| task.1 > 5) {}
+    });
+}
+
 /// A task that ran and whose output is the worker's to report; gives task and attempt.
 async fn ran(peer: &mut Peer, worker: &mut RawWorker) -> (u64, TaskRef) {
     let more = DispatchRequest {
