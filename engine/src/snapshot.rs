@@ -111,7 +111,7 @@ impl WholeTasks {
             .map(|entry| LiveKey {
                 key: entry.key,
                 task: entry.task,
-                expires_unix_ms: self.wall.unix_ms_of(entry.expiry),
+                expires_unix_ms: self.wall.unix_ms_of_key_end(entry.expiry),
             })
     }
 

@@ -89,7 +89,7 @@ pub(crate) fn whole_task_of<'b>(
         due_unix_ms: standing.due_unix_ms,
         ended_unix_ms: standing.ended_unix_ms,
         array: (side.array_id != 0).then_some((side.array_id, side.array_index)),
-        key: key.map(|(key, expiry)| (key, wall.unix_ms_of(expiry))),
+        key: key.map(|(key, expiry)| (key, wall.unix_ms_of_key_end(expiry))),
         outcome: if standing.phase.is_final() {
             record.outcome
         } else {

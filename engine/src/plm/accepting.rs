@@ -65,7 +65,7 @@ impl Plm {
             array: array_of(submission, id),
             key: submission
                 .key
-                .map(|key| (key, journal.wall.unix_ms_of(checked.key_expiry))),
+                .map(|key| (key, journal.wall.unix_ms_of_key_end(checked.key_expiry))),
             outcome: Outcome::default(),
             payload: match submission.payload {
                 Payload::Bytes(&[]) => Blob::None,

@@ -7,7 +7,7 @@
 //! - I2: nothing is copied: an entry holds what records change, and points to the record with the rest.
 //! - I3: memory grows with the slots that were used, in pages of 4,096 entries, 48 bytes each.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use qtf_shm::{KeyId, Phase, SlotIndex, TaskId};
 
@@ -77,8 +77,11 @@ pub(crate) struct Replay {
     files: Vec<Mapped>,
     pages: Vec<Option<Page>>,
     keys: Vec<(KeyId, TaskId, u64)>,
-    /// Keys that were given back when their task was gone already.
+    /// Keys that were given back. One is never given to the same task again.
     released: HashSet<(KeyId, TaskId)>,
+    /// The first place in the order that was recorded of a task, where a later record has another one: its segment's origin was moved in between,
+    /// and had no room for the distance of what is old. Of others that were not recorded again the first place counts, too.
+    first_stamps: HashMap<TaskId, u64>,
     gen_limit: u64,
     max_stamp: u64,
     live: usize,
@@ -185,12 +188,13 @@ impl Replay {
             return;
         }
         let entry = self.slot(task.slot());
-        match entry.filter(|entry| entry.id == task.as_raw() && !entry.has(FLAG_GONE)) {
-            Some(entry) => entry.flags &= !FLAG_KEY,
-            None => {
-                self.released.insert((key, task));
-            }
+        if let Some(entry) =
+            entry.filter(|entry| entry.id == task.as_raw() && !entry.has(FLAG_GONE))
+        {
+            entry.flags &= !FLAG_KEY;
         }
+        // A snapshot lists the keys of live tasks, too.
+        self.released.insert((key, task));
     }
 
     /// The entry of a task that a record with this lsn may change.
@@ -224,6 +228,13 @@ impl Replay {
             return Ok(());
         }
         let before = *entry;
+        if !is_new && !before.has(FLAG_GONE) {
+            let stamp = self.base(&before)?.stamp;
+            if stamp != whole.stamp {
+                self.first_stamps.entry(whole.id).or_insert(stamp);
+            }
+        }
+        let entry = self.slot_or_new(whole.id.slot());
         let was_live = before.id != 0 && !before.has(FLAG_GONE);
         let mut flags = 0;
         if whole.cancel_requested {
@@ -302,6 +313,9 @@ impl Replay {
 
     fn whole(&self, entry: &Entry) -> Result<WholeTask<'_>, BadRecord> {
         let mut whole = self.base(entry)?;
+        if let Some(&stamp) = self.first_stamps.get(&whole.id) {
+            whole.stamp = stamp;
+        }
         whole.lsn = entry.lsn;
         whole.attempt = entry.attempt;
         whole.failures = entry.failures;

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use qtf_journal::{JournalError, Lsn, SimDisk, Storage, open_tail, reclaim, recover};
+use qtf_journal::{JournalError, Lsn, Record, SimDisk, Storage, open_tail, reclaim, recover};
+use qtf_shm::KeyId;
 
 use crate::daemon::{Daemon, assert_cold_start, config};
+use crate::model::{Op, Task, id, key};
 
 fn new_daemon() -> (Arc<SimDisk>, Daemon, fastrand::Rng) {
     let disk = Arc::new(SimDisk::new());
@@ -169,4 +171,58 @@ fn files_below_a_snapshot_go_and_the_others_stay() {
     daemon
         .model
         .assert_is(&recover(&*disk, &config(2)).unwrap(), "reclaimed");
+}
+
+/// A live task with a key.
+fn keyed_task(rng: &mut fastrand::Rng) -> (Task, KeyId) {
+    let key = key(rng);
+    let mut task = Task::random(rng, id(1, 0), 60);
+    task.whole.key = Some((key, 99));
+    (task, key)
+}
+
+#[test]
+fn key_that_is_given_back_is_gone_also_where_a_snapshot_lists_it_beside_its_live_task() {
+    let (_, mut daemon, mut rng) = new_daemon();
+    let (task, key) = keyed_task(&mut rng);
+    let id = task.whole.id;
+    daemon.push(Op::Task(Box::new(task))).unwrap();
+    // All keys that are alive, those of live tasks too.
+    let mut snapshot = daemon.snapshot(|_| {}).unwrap();
+    snapshot.push_key(key, id, 99).unwrap();
+    daemon.commit().unwrap();
+    snapshot.publish(daemon.writer.durable()).unwrap();
+    let given_back = Record::Key {
+        key,
+        task: id,
+        expires_unix_ms: 0,
+    };
+    daemon.appender.push_always(&given_back).unwrap();
+    daemon.commit().unwrap();
+    let recovered = recover(&*daemon.storage, &daemon.config).unwrap();
+    assert!(recovered.snapshot.is_some());
+    assert_eq!(recovered.tasks().next().unwrap().key, None);
+    assert_eq!(recovered.keys().next(), None);
+}
+
+#[test]
+fn task_that_is_recorded_again_after_a_move_of_the_origin_stands_where_it_stood_first() {
+    let (_, mut daemon, mut rng) = new_daemon();
+    let (mut old, _) = keyed_task(&mut rng);
+    let mut young = Task::random(&mut rng, id(1, 1), 60);
+    (old.whole.stamp, young.whole.stamp) = (1_000, 2_000);
+    for task in [&old, &young] {
+        daemon.push(Op::Task(Box::new(task.clone()))).unwrap();
+    }
+    // Of one alone a later start makes a record: it is old, so only its order is known there.
+    for stamp in [5_000, 9_000] {
+        old.whole.stamp = stamp;
+        let again = Record::Task(old.whole());
+        daemon.appender.push_always(&again).unwrap();
+    }
+    daemon.commit().unwrap();
+    let recovered = recover(&*daemon.storage, &daemon.config).unwrap();
+    let stamps: Vec<u64> = recovered.tasks().map(|task| task.stamp).collect();
+    assert_eq!(stamps, [1_000, 2_000]);
+    assert_eq!(recovered.max_stamp, 9_000);
 }

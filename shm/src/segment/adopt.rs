@@ -22,14 +22,22 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+#[cfg(any(test, feature = "kill-points"))]
+use crate::layout::HeaderError;
 use crate::region::sysv::{self, KEYS_PROBED};
 use crate::region::{Mapping, SysvMemory};
 use crate::segment::Segment;
+#[cfg(any(test, feature = "kill-points"))]
+use crate::segment::SegmentView;
 use crate::segment::create::{Identity, build, check_instance};
+#[cfg(any(test, feature = "kill-points"))]
+use crate::segment::header::Front;
 use crate::segment::key::keys_of;
 use crate::segment::limits::refusal;
 use crate::segment::lock_file::LockFile;
 use crate::segment::look::{Found, look};
+#[cfg(any(test, feature = "kill-points"))]
+use crate::segment::parts::Parts;
 use crate::segment::snapshot::put_aside;
 use crate::segment::spec::{Adoption, CreateError, Earlier, SegmentSpec};
 
@@ -134,6 +142,31 @@ impl Segment {
         let is_alone = self.be_alone(lock);
         self.accept_what_is_handed_over();
         self.put_in_order(is_alone, lock, crate::time::monotonic_ns());
+    }
+
+    /// The same memory as the next daemon has it that starts alone at this reading of the monotonic clock, for simulations in memory of this
+    /// process: the origin is moved if that is due.
+    ///
+    /// # Errors
+    /// The header is damaged.
+    #[cfg(any(test, feature = "kill-points"))]
+    pub fn begun_alone(&self, clock_ns: u64) -> Result<Self, HeaderError> {
+        let mapping = std::sync::Arc::clone(&self.view.parts.mapping);
+        let front = Front::of(mapping).ok_or(HeaderError::Size {
+            header: self.view.header.total_bytes,
+            memory: 0,
+        })?;
+        let (header, geometry) = front.consistent()?;
+        let view = SegmentView {
+            parts: Parts::of(&self.view.parts.mapping, geometry)?,
+            header,
+            shm_id: self.view.shm_id,
+            spill: None,
+        };
+        let mut begun = Self::of(view, self.spill.clone());
+        begun.raise_epoch();
+        begun.bring_in_order(None, clock_ns);
+        Ok(begun)
     }
 
     /// Removes the segment from the system: no other process finds it any more, and its memory goes when the last one has

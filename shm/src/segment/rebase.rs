@@ -32,7 +32,7 @@ use crate::worker::WorkerPhase;
 
 /// Stamps at the beginning that are for old places in the order: one for each slot that there can be, and as many for kills in between.
 pub const ANCIENT_STAMPS: u64 = 1 << 25;
-/// A key whose end lay beyond the last stamp is known for so long after the move, in stamps: 30 days.
+/// A key whose end lay beyond the last stamp is known for so long after the move, in stamps: 30 days. The journal is told the same.
 const KEY_GRACE: u64 = (30 * 86_400 * 1_000_000_000) >> STAMP_SHIFT;
 
 /// Places of the mark in [`ControlLayout::reserved`], which begin 128 bytes behind the words before.
@@ -146,7 +146,7 @@ impl Segment {
             Ok(Some(begun)) => begun,
             Ok(None) => {
                 let now = since_origin(clock_ns, self.view.header.origin_ns);
-                if now.stamp() < REBASE_FROM {
+                if now.stamp() < REBASE_FROM || cfg!(qtf_mutant = "sim_origin_stays") {
                     return;
                 }
                 let mark = self.mark_of(now);

@@ -24,7 +24,11 @@ const SEEDS_VARIABLE: &str = "QTF_SIM_SEEDS";
 /// Makes the other tests stop when one has failed.
 const FIRST_FAILURE_VARIABLE: &str = "QTF_SIM_FIRST_FAILURE";
 /// The worlds that notice a mutant, as the list names them, and the tests that run them.
-const WORLDS: [(&str, &str); 2] = [("journal", "what_was_told"), ("links", "every_task")];
+const WORLDS: [(&str, &str); 3] = [
+    ("journal", "what_was_told"),
+    ("ages", "what_was_told_holds_over_the_ages"),
+    ("links", "every_task"),
+];
 
 /// Runs the simulation, with `seeds` worlds of each kind if given.
 pub(crate) fn run(seeds: Option<u64>, mutants: bool, only: Option<&str>) -> anyhow::Result<Tally> {
@@ -152,7 +156,7 @@ fn listed_mutants(root: &Path) -> anyhow::Result<Vec<String>> {
 fn tests_of(root: &Path, mutant: &str) -> anyhow::Result<&'static str> {
     let text = std::fs::read_to_string(root.join(LIST)).with_context(|| format!("no {LIST}"))?;
     tests_in(&text, mutant)
-        .with_context(|| format!("{LIST}: {mutant} does not say whether journal or links"))
+        .with_context(|| format!("{LIST}: {mutant} does not say whether journal, ages or links"))
 }
 
 fn tests_in(text: &str, mutant: &str) -> Option<&'static str> {

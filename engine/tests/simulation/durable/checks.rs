@@ -2,12 +2,13 @@
 
 use qtf_engine::Lsn;
 use qtf_journal::recover;
+use qtf_shm::segment::ANCIENT_STAMPS;
 use qtf_shm::{FLAG_CANCEL, Now, OutcomeKind, Part, Phase, TaskId};
 
 use super::clients::Wish;
 use super::disk::config as journal_config;
 use super::facts::Known;
-use super::world::{MS, TTL_NS, World};
+use super::world::{Kind, MS, TTL_NS, World};
 
 /// Records say milliseconds.
 const ROUNDING_NS: u64 = 5 * MS;
@@ -54,6 +55,7 @@ impl World {
             self.facts.add(id, known);
         }
         (self.unsure, self.unsure_failed) = (None, false);
+        self.assert_old_order();
     }
 
     fn assert_is_as_told(&mut self, id: TaskId, state: qtf_shm::StateWord, is_cold: bool) {
@@ -68,11 +70,7 @@ impl World {
         // What was cut off before its record may not have happened.
         task.forget_was_asked &= state.is_forgotten();
         assert_is_whole(&segment, id);
-        assert_eq!(
-            slot.key().ready_stamp(),
-            task.stamp,
-            "{id} has lost its place"
-        );
+        assert_has_its_place(&segment, id, task);
         task.found_final = task
             .found_final
             .or(Some((phase, now)))
@@ -187,7 +185,8 @@ impl World {
         let now = self.now;
         let task = self.facts.get(id);
         let lasts = task.is_accepted && task.is_journalled;
-        let is_over = task.first_end().is_some_and(|(_, at)| is_over(at, now));
+        let is_over =
+            task.is_of_an_earlier_age || task.first_end().is_some_and(|(_, at)| is_over(at, now));
         let was_done = task.discards
             && (task.expected == Some(Phase::Done) || task.is_unsure || self.unsure == Some(id));
         let may_be_missing =
@@ -210,7 +209,7 @@ impl World {
                 assert!(!is_kept, "{id} is kept until it is forgotten");
                 let is_unwanted = task.forget_was_asked || task.discards && phase == Phase::Done;
                 assert!(
-                    is_over(at, self.now) || is_unwanted,
+                    is_over(at, self.now) || is_unwanted || task.is_of_an_earlier_age,
                     "{id} expired too early, at {}: {task:?}",
                     self.now.ns
                 );
@@ -241,7 +240,7 @@ impl World {
     pub(crate) fn come_to_rest(&mut self) {
         self.is_calm = true;
         self.disk.disk.set_capacity(None);
-        if self.disk.writer.failure().is_some() {
+        if self.disk.writer.failure().is_some() || self.kind == Kind::Ages {
             self.hot_start();
         }
         for worker in core::mem::take(&mut self.workers) {
@@ -277,6 +276,9 @@ impl World {
                 task.is_freed || task.end.is_some(),
                 "{id} never ends: {phase:?}"
             );
+        }
+        if self.kind == Kind::Ages {
+            self.assert_purged_in_time();
         }
         self.forget_all();
     }
@@ -356,6 +358,16 @@ fn assert_is_whole(segment: &qtf_shm::Segment, id: TaskId) {
     }
 }
 
+/// It stands where it stood. Of what is older than a moved origin reaches the order is kept and not the distance: see `assert_old_order`.
+pub(crate) fn assert_has_its_place(segment: &qtf_shm::Segment, id: TaskId, task: &Known) {
+    let place = segment.journal_stamp(segment.task(id.slot()).key().ready_stamp());
+    let is_packed = task.stamp < segment.stamps_moved().saturating_add(ANCIENT_STAMPS);
+    assert!(
+        place == task.stamp || is_packed && task.is_of_an_earlier_age,
+        "{id} has lost its place: {place}, {task:?}"
+    );
+}
+
 /// The time of a result that was there at this moment.
 const fn is_over(since: Now, now: Now) -> bool {
     now.since_ns(since) + ROUNDING_NS + TOLD_LATE_NS >= TTL_NS
@@ -369,7 +381,8 @@ const fn is_task(phase: Phase) -> bool {
 fn orphan(segment: &qtf_shm::Segment, id: TaskId) -> Known {
     let slot = segment.task(id.slot());
     let options = slot.options();
-    let mut known = Wish::nothing().known(slot.key().ready_stamp());
+    let stamp = segment.journal_stamp(slot.key().ready_stamp());
+    let mut known = Wish::nothing().known(stamp);
     known.is_journalled = options.has(qtf_shm::TaskOptions::JOURNAL);
     known.discards = options.has(qtf_shm::TaskOptions::DISCARD_RESULT);
     known.max_attempts = u32::from(slot.max_attempts());

@@ -4,7 +4,7 @@ use qtf_engine::{Accepted, Durability, Payload, RejectReason, Rejection, Submiss
 use qtf_shm::{KeyId, Phase, TaskId};
 
 use super::facts::{Known, Told};
-use super::world::World;
+use super::world::{Kind, World};
 
 const KINDS: [&str; 2] = ["exec", "render"];
 
@@ -91,6 +91,7 @@ impl Wish {
             is_cancelled: false,
             forget_was_asked: false,
             is_freed: false,
+            is_of_an_earlier_age: false,
             stamp,
             attempts: 0,
             recorded: 0,
@@ -119,6 +120,9 @@ pub(crate) fn is_for_now(refused: &Rejection) -> bool {
 
 impl World {
     pub(crate) fn client_acts(&mut self) {
+        if self.kind == Kind::Ages && self.rng.u8(0..10) == 0 {
+            return self.gives_a_key_back();
+        }
         match self.rng.u8(0..16) {
             0..8 => self.submit(None),
             8..10 => self.repeat(),
@@ -150,10 +154,14 @@ impl World {
         match answer {
             Ok(accepted) => self.accepted(wish, accepted),
             Err(refused) => {
-                assert!(is_for_now(&refused), "{refused}");
+                assert!(
+                    is_for_now(&refused) || self.has_no_time_for(wish.delay_ms),
+                    "{refused}"
+                );
                 if refused.reason == RejectReason::JournalFull {
                     self.refusals += 1;
                 }
+                self.times_up += u64::from(refused.reason == RejectReason::IdsExhausted);
             }
         }
     }
@@ -164,7 +172,8 @@ impl World {
             self.repeated(wish, accepted);
             return;
         }
-        let stamp = self.engine.segment().task(id.slot()).key().ready_stamp();
+        let segment = self.engine.segment();
+        let stamp = segment.journal_stamp(segment.task(id.slot()).key().ready_stamp());
         assert!(stamp > self.last_stamp, "{id} stands before an earlier one");
         self.last_stamp = stamp;
         self.facts.add(id, wish.known(stamp));
@@ -176,6 +185,7 @@ impl World {
             accepted.durable.is_some(),
             wish.durability == Durability::Journal
         );
+        self.note_recorded(accepted.durable);
         self.wait_for(accepted.durable, Told::Accepted(id));
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qtf_engine::{Engine, restore};
+use qtf_engine::{Engine, TimeAfter, restore};
 use qtf_journal::{Appender, AppenderLimits, Opened, Write, open_tail, recover, write_group};
 use qtf_shm::sync::kill::killed_after;
 use qtf_shm::{Geometry, Phase, Segment, SegmentSpec, SlotIndex, StateWord};
@@ -19,8 +19,8 @@ impl World {
         match self.rng.u8(0..18) {
             0 => self.hot_start(),
             1..=5 | 14..=17 => self.killed_in_a_call(),
-            6 if self.kind == Kind::Cold => self.cold_start(true),
-            7 if self.kind == Kind::Cold => self.cold_start(false),
+            6 if self.kind != Kind::Hot => self.cold_start(true),
+            7 if self.kind != Kind::Hot => self.cold_start(false),
             8 => self.sync_fails(),
             9 | 10 => {
                 let used = self.disk.disk.used();
@@ -29,6 +29,7 @@ impl World {
                     .set_capacity(Some(used + self.rng.usize(0..300_000)));
                 self.full_until = self.now.plus_ns(self.rng.u64(1..300) * MS);
             }
+            11..=13 if self.kind == Kind::Ages => self.years_go_by(),
             11 if self.kind == Kind::Hot => {
                 const YEAR_MS: i64 = 365 * 24 * 3_600_000;
                 self.wall_skew_ms = self.rng.i64(-YEAR_MS..YEAR_MS);
@@ -187,7 +188,7 @@ impl World {
         }
         assert!(self.facts.answers.len() >= told.0 && self.engine.durable_lsn() == told.1);
         self.failures += 1;
-        if self.kind == Kind::Cold && self.rng.bool() {
+        if self.kind != Kind::Hot && self.rng.bool() {
             self.cold_start(true);
         } else {
             self.hot_start();
@@ -196,21 +197,29 @@ impl World {
 
     /// The daemon dies, its segment stays; the next daemon adopts it.
     pub(crate) fn hot_start(&mut self) {
+        let durable = self.disk.writer.durable();
         self.end_of_daemon();
         self.disk.disk.process_died();
         self.nonce += 1;
         let opened = open_tail(&self.disk.disk, &journal_config(self.nonce));
         let opened = opened.unwrap_or_else(|error| panic!("{error}"));
-        let segment = Arc::clone(self.engine.segment());
-        segment.rebuild_caches(self.now);
-        segment.remove_lost_spills();
+        let mut segment = Arc::clone(self.engine.segment());
+        if self.kind == Kind::Ages {
+            segment = self.begun_alone(&segment);
+        } else {
+            segment.rebuild_caches(self.now);
+            segment.remove_lost_spills();
+        }
         self.begin(segment, &opened);
         self.hot_starts += 1;
         self.assert_facts(false);
+        self.assert_given_back(durable, false);
+        self.assert_has_time();
     }
 
     /// The daemon dies and its segment is gone; with `power_cut` the machine stops as well.
     pub(crate) fn cold_start(&mut self, power_cut: bool) {
+        let durable = self.disk.writer.durable();
         self.end_of_daemon();
         if power_cut {
             self.disk.disk.crash(self.rng.u64(..));
@@ -222,7 +231,18 @@ impl World {
         let recovered = recovered.unwrap_or_else(|error| panic!("{error}"));
         self.now = self.now.plus_ns(self.rng.u64(1..50) * MS);
         let gen_base = (recovered.gen_limit > 0).then_some(recovered.gen_limit);
-        let segment = new_segment(self.directory.path(), gen_base, recovered.max_stamp);
+        let time = if self.kind == Kind::Ages {
+            TimeAfter::highest(recovered.max_stamp)
+        } else {
+            TimeAfter {
+                first_stamp: recovered.max_stamp,
+                stamps_moved: 0,
+            }
+        };
+        let segment = new_segment(self.directory.path(), gen_base, time);
+        if self.kind == Kind::Ages {
+            self.goes_on_after(&segment, recovered.max_stamp);
+        }
         let restored = restore(&segment, &recovered, self.wall());
         restored.unwrap_or_else(|error| panic!("{error}"));
         segment.remove_lost_spills();
@@ -231,6 +251,8 @@ impl World {
         self.begin(segment, &recovered.opened);
         self.cold_starts += 1;
         self.assert_facts(true);
+        self.assert_given_back(durable, true);
+        self.assert_has_time();
     }
 
     fn end_of_daemon(&mut self) {
@@ -266,11 +288,12 @@ impl World {
 pub(crate) fn new_segment(
     directory: &std::path::Path,
     gen_base: Option<u64>,
-    first_stamp: u64,
+    time: TimeAfter,
 ) -> Arc<Segment> {
     let mut spec = SegmentSpec::new("simulation", directory);
     spec.geometry = Geometry::for_counts(TASKS, WORKERS).expect("a small segment fits");
-    (spec.gen_base, spec.first_stamp, spec.spill_id) = (gen_base, first_stamp, Some(1));
+    (spec.gen_base, spec.spill_id) = (gen_base, Some(1));
+    (spec.first_stamp, spec.stamps_moved) = (time.first_stamp, time.stamps_moved);
     Arc::new(Segment::in_process(&spec))
 }
 

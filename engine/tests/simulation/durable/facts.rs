@@ -38,7 +38,9 @@ pub(crate) struct Known {
     pub(crate) forget_was_asked: bool,
     /// Somebody has seen that it is gone: nothing brings it back.
     pub(crate) is_freed: bool,
-    /// Place in the queue.
+    /// Years have gone by since it was submitted: nobody here knows when its time was over.
+    pub(crate) is_of_an_earlier_age: bool,
+    /// Place in the queue, as the journal counts.
     pub(crate) stamp: u64,
     /// Attempts handed out.
     pub(crate) attempts: u8,

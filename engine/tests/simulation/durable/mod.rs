@@ -7,6 +7,7 @@
 //! | `facts.rs` | what clients were told, and what may therefore never be otherwise |
 //! | `clients.rs`, `workers.rs` | what they do; clients repeat what was not answered |
 //! | `operators.rs` | what they do: give dead letters new attempts, drain workers |
+//! | `ages.rs` | years that go by, the moves of the origin, keys that are given back for good |
 //! | `deaths.rs` | kills, reboots, failed syncs, and how the next daemon begins |
 //! | `checks.rs` | what must hold at any time, after each start, and at the end |
 //!
@@ -21,6 +22,7 @@
 //! - **liveness**: when the faults stop, everything ends, and can be forgotten;
 //! - **counters**: the segment's `verify` is clean after each start.
 
+mod ages;
 mod checks;
 mod clients;
 mod deaths;

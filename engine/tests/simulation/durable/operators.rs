@@ -3,6 +3,7 @@
 use qtf_engine::RejectReason;
 use qtf_shm::{Phase, TaskId, WorkerId};
 
+use super::checks::assert_has_its_place;
 use super::clients::is_for_now;
 use super::facts::Told;
 use super::world::World;
@@ -79,7 +80,7 @@ impl World {
         let told = (Phase::Ready, task.attempts, task.failures);
         assert_eq!(found, told, "{id} was revived");
         assert_eq!(slot.losses(), 0, "{id} was revived");
-        assert_eq!(slot.key().ready_stamp(), task.stamp, "{id} was revived");
+        assert_has_its_place(&segment, id, task);
     }
 
     fn revives_what_lives(&mut self) {

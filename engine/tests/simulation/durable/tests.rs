@@ -5,6 +5,7 @@ use crate::runs::{Replay, assert_still_wanted, seeds};
 
 /// Of each kind.
 const SEEDS: u64 = 110;
+const SEEDS_OF_AGES: u64 = 40;
 const STEPS: u32 = 700;
 /// What was taken in all worlds of a run together.
 #[derive(Default, Debug)]
@@ -18,6 +19,10 @@ struct Totals {
     snapshots: u64,
     revivals: u64,
     drains: u64,
+    leaps: u64,
+    moves: u64,
+    times_up: u64,
+    keys_given_back: u64,
 }
 
 impl Totals {
@@ -31,6 +36,10 @@ impl Totals {
         self.snapshots += world.disk.snapshots;
         self.revivals += world.revivals;
         self.drains += world.drains;
+        self.leaps += world.leaps;
+        self.moves += world.moves;
+        self.times_up += world.times_up;
+        self.keys_given_back += world.keys_given_back;
     }
 }
 
@@ -44,8 +53,8 @@ pub(crate) fn live(kind: Kind, seed: u64) -> World {
     world
 }
 
-fn run(kind: Kind) -> Totals {
-    let seeds = seeds(SEEDS);
+fn run(kind: Kind, usual: u64) -> Totals {
+    let seeds = seeds(usual);
     let (first, count) = (seeds.start, seeds.end - seeds.start);
     let mut totals = Totals::default();
     for seed in seeds {
@@ -71,13 +80,23 @@ fn run(kind: Kind) -> Totals {
 
 #[test]
 fn what_was_told_holds_when_daemons_die_and_the_wall_clock_jumps() {
-    run(Kind::Hot);
+    run(Kind::Hot, SEEDS);
 }
 
 #[test]
 fn what_was_told_holds_when_the_segment_is_lost_and_the_machine_stops() {
-    let totals = run(Kind::Cold);
+    let totals = run(Kind::Cold, SEEDS);
     assert!(totals.cold_starts > totals.hot_starts / 8, "{totals:?}");
+}
+
+/// Of places in the order, leases, times of results and keys, and deaths at any moment, where the stamps of 833 days run out.
+#[test]
+fn what_was_told_holds_over_the_ages() {
+    let totals = run(Kind::Ages, SEEDS_OF_AGES);
+    assert!(totals.cold_starts > totals.hot_starts / 16, "{totals:?}");
+    assert!(totals.leaps > 0 && totals.moves > 0, "{totals:?}");
+    assert!(totals.times_up > 0, "{totals:?}");
+    assert!(totals.keys_given_back > 0, "{totals:?}");
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use qtf_engine::{
-    ClientHello, Effect, Engine, EngineConfig, Lsn, Principal, ShareRule, TaskRef, WallTime,
+    ClientHello, Effect, Engine, EngineConfig, Lsn, Principal, ShareRule, TaskRef, TimeAfter,
+    WallTime,
 };
 use qtf_journal::{Appender, SimDisk, open_tail};
-use qtf_shm::{ClientIndex, Key, Now, Phase, SlotIndex, TaskId, WorkerId};
+use qtf_shm::{ClientIndex, Key, KeyId, Now, Phase, SlotIndex, TaskId, WorkerId};
 
 use super::deaths::{limits, new_segment};
 use super::disk::{Disk, config as journal_config};
@@ -26,15 +27,18 @@ pub(crate) enum Kind {
     Hot,
     /// The segment is lost and the machine stops, too.
     Cold,
+    /// Both, over years: time comes to the last stamp again and again (`ages.rs`).
+    Ages,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 2] = [Self::Hot, Self::Cold];
+    pub(crate) const ALL: [Self; 3] = [Self::Hot, Self::Cold, Self::Ages];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Hot => "hot",
             Self::Cold => "cold",
+            Self::Ages => "ages",
         }
     }
 }
@@ -74,6 +78,13 @@ pub(crate) struct World {
     pub(crate) put_off: u64,
     pub(crate) revivals: u64,
     pub(crate) drains: u64,
+    /// How often time has leapt, the origin was moved, and clients heard that no stamp was left.
+    pub(crate) leaps: u64,
+    pub(crate) moves: u64,
+    pub(crate) times_up: u64,
+    /// Keys that clients have given back, and the record after which that is durable, once there is one.
+    pub(crate) given_back: Vec<(KeyId, Option<Lsn>)>,
+    pub(crate) keys_given_back: u64,
     history: u64,
     pub(crate) directory: tempfile::TempDir,
 }
@@ -109,7 +120,7 @@ impl World {
         let config = journal_config(nonce);
         let opened = open_tail(&disk, &config).expect("an empty disk is an empty journal");
         let writer = opened.start(&disk, &config).expect("there is room");
-        let segment = new_segment(directory.path(), None, 0);
+        let segment = new_segment(directory.path(), None, TimeAfter::highest(0));
         let now = Now::from_ns(MS);
         let appender = Appender::new(opened.end.next(), limits());
         let engine = Engine::with_journal(segment, engine_config(seed), appender, wall(now, 0))
@@ -143,6 +154,11 @@ impl World {
             put_off: 0,
             revivals: 0,
             drains: 0,
+            leaps: 0,
+            moves: 0,
+            times_up: 0,
+            given_back: Vec::new(),
+            keys_given_back: 0,
             history: 0,
             directory,
         };
