@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use qtf_proto::address::Address;
 use qtf_proto::channel;
-use qtf_proto::limits::MESSAGE_BYTES_MAX;
+use qtf_proto::limits::{MESSAGE_BYTES_MAX, UPLOADS_AT_ONCE};
 use qtf_proto::v1::ClientHello;
 use qtf_proto::v1::plm_client::PlmClient;
 use qtf_proto::version::PROTOCOL_VERSION;
+use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     /// `None`: only tasks with a key of their own are repeated.
     pub(crate) keys: Option<KeyMint>,
     pub(crate) listener: Listener,
+    /// Turns of uploads: [`UPLOADS_AT_ONCE`].
+    pub(crate) uploads: Semaphore,
     session: SessionKeeper,
 }
 
@@ -125,6 +128,7 @@ impl ClientBuilder {
                 reconnect_for: self.reconnect_for,
                 keys: self.has_automatic_keys.then(KeyMint::new),
                 listener: self.listener,
+                uploads: Semaphore::new(UPLOADS_AT_ONCE),
                 session,
             }),
         };

@@ -55,6 +55,8 @@ impl Client {
                 data: payload.slice(from..to),
             }
         });
+        // Never closed. The wait for a turn does not count for the call: it is bounded by those of the others.
+        let _turn = self.inner.uploads.acquire().await;
         let mut plm = self.plm();
         let call = plm.upload_payload(tokio_stream::iter(chunks));
         Ok(self.timed(call).await?.upload)

@@ -135,6 +135,29 @@ async fn large_payload_is_uploaded_and_a_too_large_one_is_refused_before_it_trav
 }
 
 #[tokio::test]
+async fn uploads_that_are_kept_leave_room_in_the_window_of_their_connection_to_other_calls() {
+    let daemon = FakeDaemon::start();
+    let client = client(&daemon).await;
+    daemon.with(|world| world.hold_uploads = true);
+    let payload = vec![7; usize::try_from(INLINE_BYTES + 200_000).unwrap()];
+    let submissions: Vec<_> = (0..6)
+        .map(|_| {
+            let (client, payload) = (client.clone(), payload.clone());
+            tokio::spawn(async move { client.submit(Task::handler("echo", payload)).await })
+        })
+        .collect();
+    daemon.until(|world| world.uploads_under_way == 2).await;
+    for _ in 0..20 {
+        client.submit(echo("small")).await.unwrap();
+    }
+    daemon.with(|world| world.hold_uploads = false);
+    for submission in submissions {
+        soon(submission).await.unwrap().unwrap();
+    }
+    assert_eq!(daemon.with(|world| world.uploads_at_once), 2);
+}
+
+#[tokio::test]
 async fn answers_keep_the_order_of_the_tasks_while_the_daemon_is_full_again_and_again() {
     let daemon = FakeDaemon::start();
     let client = client(&daemon).await;

@@ -10,6 +10,9 @@ pub const INLINE_BYTES_MAX: usize = 64 << 10;
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Bytes in one chunk of an upload that are taken.
 pub const UPLOAD_CHUNK_BYTES_MAX: usize = 256 << 10;
+/// Uploads that a program of this project has under way on one connection: where the disk keeps them, they fill their own windows, and leave half of
+/// the connection's to its other calls.
+pub const UPLOADS_AT_ONCE: usize = 2;
 /// Bytes of an idempotency key.
 pub const KEY_BYTES: usize = 16;
 

@@ -66,6 +66,10 @@ pub(crate) struct World {
     pub(crate) acknowledged: Vec<u64>,
     uploads: BTreeMap<u64, Bytes>,
     uploads_seen: u64,
+    /// Take no more than the first chunk of an upload.
+    pub(crate) hold_uploads: bool,
+    pub(crate) uploads_under_way: usize,
+    pub(crate) uploads_at_once: usize,
     /// So many slots; 0 = no limit.
     pub(crate) capacity: usize,
     /// Entries in stream batches that arrived, accepted or not.
@@ -103,6 +107,14 @@ fn refusal(reason: RefusalReason, message: &str, retry_after_ms: u32) -> Refusal
         reason: reason.into(),
         message: message.into(),
         retry_after_ms,
+    }
+}
+
+impl Service {
+    fn with_one_more_upload(&self) {
+        let mut world = self.world();
+        world.uploads_under_way += 1;
+        world.uploads_at_once = world.uploads_at_once.max(world.uploads_under_way);
     }
 }
 
@@ -487,6 +499,7 @@ impl Plm for Service {
     ) -> Result<Response<UploadReceipt>, Status> {
         let mut chunks = request.into_inner();
         let mut data = Vec::new();
+        self.with_one_more_upload();
         while let Some(chunk) = chunks.message().await? {
             if data.is_empty() {
                 self.world()
@@ -494,8 +507,12 @@ impl Plm for Service {
                     .map_err(status_of)?;
             }
             data.extend_from_slice(&chunk.data);
+            while self.world().hold_uploads {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
         }
         let mut world = self.world();
+        world.uploads_under_way -= 1;
         world.uploads_seen += 1;
         let upload = world.uploads_seen;
         world.uploads.insert(upload, data.into());

@@ -185,6 +185,12 @@ mod tests {
     }
 
     #[test]
+    fn uploads_that_are_kept_use_half_of_a_window_at_most() {
+        let uploads = u32::try_from(qtf_proto::limits::UPLOADS_AT_ONCE).unwrap();
+        assert!(uploads * WIDE.stream_bytes <= WIDE.connection_bytes / 2);
+    }
+
+    #[test]
     fn principal_who_takes_all_connections_leaves_some_to_others_and_hears_whose_share_it_is() {
         let places = Places::new(320, ShareRule::Shared);
         let (greedy, refused) = take_all(&places, GREEDY);

@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
+use qtf_proto::limits::UPLOADS_AT_ONCE;
 use qtf_proto::v1::{
     DispatchRequest, DispatchResponse, OutcomeKind, ResultDisposition, StopReason, WorkerNotice,
     WorkerReport,
@@ -43,9 +44,6 @@ struct Talk {
     access: Access,
 }
 
-// LIMIT: outputs on their way at the same time.
-const UPLOADS_MAX: usize = 4;
-
 impl Agent {
     /// Works over one session; `None` when the worker has left for good.
     pub(super) async fn serve(&mut self, session: Session) -> Option<LinkError> {
@@ -64,7 +62,7 @@ impl Agent {
             heartbeat_at: Instant::now() + period,
             probes: Vec::new(),
             drain_is_told: false,
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             uploading: JoinSet::new(),
             access,
         };
