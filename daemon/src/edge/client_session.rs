@@ -15,8 +15,9 @@ use qtf_proto::version::PROTOCOL_VERSION;
 use qtf_shm::ClientIndex;
 use tonic::{Status, Streaming};
 
+use super::intake::{Reader, Source, take_in};
 use super::peer::Peer;
-use super::{MESSAGES_PER_POLL_MAX, read, status};
+use super::{read, status};
 use crate::core_cell::{self, Core, StopPlace};
 
 /// The notices of one `ClientSession` call; reads its heartbeats while it is polled.
@@ -44,21 +45,6 @@ impl ClientSessionStream {
             has_left: false,
             has_ended: false,
         }
-    }
-
-    /// Takes heartbeats in. True when there may be more at once.
-    fn take_beats(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
-        for _ in 0..MESSAGES_PER_POLL_MAX {
-            if self.has_left {
-                return Ok(false);
-            }
-            match Pin::new(&mut self.beats).poll_next(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(None) => self.has_left = true,
-                Poll::Ready(Some(beat)) => self.take(&beat?)?,
-            }
-        }
-        Ok(true)
     }
 
     fn take(&mut self, beat: &ClientHeartbeat) -> Result<(), Status> {
@@ -110,6 +96,26 @@ impl ClientSessionStream {
     }
 }
 
+impl Reader for ClientSessionStream {
+    type Messages = Streaming<ClientHeartbeat>;
+    type Message = ClientHeartbeat;
+
+    fn source(&mut self) -> Result<Source<'_, Self::Messages>, Status> {
+        if self.has_left {
+            return Ok(Source::Nothing);
+        }
+        Ok(Source::Messages(&mut self.beats))
+    }
+
+    fn take_message(&mut self, beat: ClientHeartbeat) -> Result<(), Status> {
+        self.take(&beat)
+    }
+
+    fn end_of_messages(&mut self) {
+        self.has_left = true;
+    }
+}
+
 impl Stream for ClientSessionStream {
     type Item = Result<ClientNotice, Status>;
 
@@ -117,13 +123,9 @@ impl Stream for ClientSessionStream {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        match self.take_beats(cx) {
-            Ok(true) => cx.waker().wake_by_ref(),
-            Ok(false) => {}
-            Err(status) => {
-                self.has_ended = true;
-                return Poll::Ready(Some(Err(status)));
-            }
+        if let Err(status) = take_in(&mut *self, cx) {
+            self.has_ended = true;
+            return Poll::Ready(Some(Err(status)));
         }
         self.notice.daemon_stopping |= self.stop_place.is_stopping(cx);
         self.has_ended |= self.notice.daemon_stopping || self.has_left;

@@ -9,6 +9,7 @@
 //! | `service.rs` | finds the service by the path of a request |
 //! | `grpc.rs` | what makes a request a call, and when it must be over |
 //! | `half_messages.rs` | what has come of messages that are not complete |
+//! | `intake.rs` | the part of a peer's messages that one poll takes in |
 //! | `plm.rs`, `submit.rs`, `watch.rs`, `listing.rs` | clients |
 //! | `scheduler.rs` | assignments to workers |
 //! | `register.rs`, `worker_session.rs`, `results.rs`, `client_session.rs` | sessions |
@@ -23,6 +24,7 @@ pub(crate) mod admin;
 pub(crate) mod client_session;
 pub(crate) mod grpc;
 pub(crate) mod half_messages;
+mod intake;
 pub(crate) mod listing;
 pub(crate) mod peer;
 pub(crate) mod plm;
@@ -39,9 +41,6 @@ pub(crate) mod submit;
 pub(crate) mod transfer;
 pub(crate) mod watch;
 pub(crate) mod worker_session;
-
-/// LIMIT: messages that one poll of a stream takes in before others have their turn.
-pub(crate) const MESSAGES_PER_POLL_MAX: usize = 16;
 
 /// LIMIT: bytes of payload or output that one poll copies.
 pub(crate) const COPIED_PER_POLL_MAX: usize = 64 << 10;

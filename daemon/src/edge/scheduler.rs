@@ -18,8 +18,9 @@ use qtf_proto::v1::{
 use qtf_shm::{Part, TaskId, WorkerId};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::intake::{Reader, Source, take_in};
 use super::transfer::BlobStream;
-use super::{COPIED_PER_POLL_MAX, MESSAGES_PER_POLL_MAX, read, status};
+use super::{COPIED_PER_POLL_MAX, read, status};
 use crate::core_cell::routes::{Order, StreamKey};
 use crate::core_cell::{self, Core};
 
@@ -99,21 +100,6 @@ fn no_session() -> Status {
 }
 
 impl DispatchStream {
-    /// Takes requests in. True when there may be more at once.
-    fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
-        for _ in 0..MESSAGES_PER_POLL_MAX {
-            if self.requests_have_ended {
-                return Ok(false);
-            }
-            match Pin::new(&mut self.requests).poll_next(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(None) => self.requests_have_ended = true,
-                Poll::Ready(Some(request)) => self.take(&request?)?,
-            }
-        }
-        Ok(true)
-    }
-
     fn take(&mut self, request: &DispatchRequest) -> Result<(), Status> {
         let (key, known) = (self.key, self.worker);
         let worker = core_cell::enter(|core| {
@@ -170,6 +156,26 @@ impl DispatchStream {
     }
 }
 
+impl Reader for DispatchStream {
+    type Messages = Streaming<DispatchRequest>;
+    type Message = DispatchRequest;
+
+    fn source(&mut self) -> Result<Source<'_, Self::Messages>, Status> {
+        if self.requests_have_ended {
+            return Ok(Source::Nothing);
+        }
+        Ok(Source::Messages(&mut self.requests))
+    }
+
+    fn take_message(&mut self, request: DispatchRequest) -> Result<(), Status> {
+        self.take(&request)
+    }
+
+    fn end_of_messages(&mut self) {
+        self.requests_have_ended = true;
+    }
+}
+
 impl Stream for DispatchStream {
     type Item = Result<DispatchResponse, Status>;
 
@@ -177,13 +183,9 @@ impl Stream for DispatchStream {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        match self.take_requests(cx) {
-            Ok(true) => cx.waker().wake_by_ref(),
-            Ok(false) => {}
-            Err(status) => {
-                self.has_ended = true;
-                return Poll::Ready(Some(Err(status)));
-            }
+        if let Err(status) = take_in(&mut *self, cx) {
+            self.has_ended = true;
+            return Poll::Ready(Some(Err(status)));
         }
         match self.poll_response(cx) {
             Poll::Ready(None) => {

@@ -12,7 +12,8 @@ use qtf_proto::v1::{RefusalReason, TaskEnd, WatchRequest, WatchResponse};
 use qtf_shm::{Phase, TaskId};
 use tonic::{Status, Streaming};
 
-use super::{COPIED_PER_POLL_MAX, MESSAGES_PER_POLL_MAX, read, status};
+use super::intake::{Reader, Source, take_in};
+use super::{COPIED_PER_POLL_MAX, read, status};
 use crate::core_cell::stability::JournalFailed;
 use crate::core_cell::watches::{TooManyWatches, WatchKey};
 use crate::core_cell::{self, Core};
@@ -48,26 +49,6 @@ impl WatchStream {
             requests_have_ended: false,
             has_ended: false,
         }
-    }
-
-    /// Takes requests in. True when there may be more at once.
-    fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
-        for _ in 0..MESSAGES_PER_POLL_MAX {
-            let untold = core_cell::look(|core| core.watches.untold(self.key)).unwrap_or(0);
-            if untold > UNTOLD_MAX || !self.take_names()? {
-                // Telling comes first; the poll after that goes on here.
-                return Ok(true);
-            }
-            if self.requests_have_ended {
-                return Ok(false);
-            }
-            match Pin::new(&mut self.requests).poll_next(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(None) => self.requests_have_ended = true,
-                Poll::Ready(Some(request)) => self.take(request?)?,
-            }
-        }
-        Ok(true)
     }
 
     fn take(&mut self, request: WatchRequest) -> Result<(), Status> {
@@ -183,6 +164,31 @@ fn end_of(core: &Core, task: TaskId, phase: Phase, with_output: bool) -> TaskEnd
     end
 }
 
+impl Reader for WatchStream {
+    type Messages = Streaming<WatchRequest>;
+    type Message = WatchRequest;
+
+    fn source(&mut self) -> Result<Source<'_, Self::Messages>, Status> {
+        let untold = core_cell::look(|core| core.watches.untold(self.key)).unwrap_or(0);
+        if untold > UNTOLD_MAX || !self.take_names()? {
+            // Telling comes first.
+            return Ok(Source::Later);
+        }
+        if self.requests_have_ended {
+            return Ok(Source::Nothing);
+        }
+        Ok(Source::Messages(&mut self.requests))
+    }
+
+    fn take_message(&mut self, request: WatchRequest) -> Result<(), Status> {
+        self.take(request)
+    }
+
+    fn end_of_messages(&mut self) {
+        self.requests_have_ended = true;
+    }
+}
+
 impl Stream for WatchStream {
     type Item = Result<WatchResponse, Status>;
 
@@ -190,13 +196,9 @@ impl Stream for WatchStream {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        match self.take_requests(cx) {
-            Ok(true) => cx.waker().wake_by_ref(),
-            Ok(false) => {}
-            Err(status) => {
-                self.has_ended = true;
-                return Poll::Ready(Some(Err(status)));
-            }
+        if let Err(status) = take_in(&mut *self, cx) {
+            self.has_ended = true;
+            return Poll::Ready(Some(Err(status)));
         }
         let key = self.key;
         let response = core_cell::attend(|core| {

@@ -2,7 +2,7 @@
 //!
 //! The end of the stream is not the end of the worker: it may reconnect within its lease. It is the end
 //! if the kernel says that the process is gone, or if the worker lived in this very process. Tested in
-//! `tests/daemon/sessions.rs` and `tests/daemon/dispatch.rs`, and at the end of this file.
+//! `tests/daemon/sessions.rs` and `tests/daemon/dispatch.rs`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,36 +17,13 @@ use qtf_proto::version::PROTOCOL_VERSION;
 use qtf_shm::{TaskId, WorkerId};
 use tonic::{Status, Streaming};
 
+use super::intake::{Reader, Source, take_in};
 use super::peer::Peer;
 use super::results::Results;
-use super::{MESSAGES_PER_POLL_MAX, read, status};
+use super::{read, status};
 use crate::core_cell::routes::{ProcessWatch, StreamKey};
 use crate::core_cell::{self, Core, StopPlace};
 use crate::sys::peer::{Known, process_ended};
-
-/// LIMIT: attempts that the reports of one poll name before others have their turn; the last report may go beyond. An agent of this
-/// project names no more in one.
-const NAMES_PER_POLL_MAX: usize = 2_048;
-
-/// What one poll has taken in: a report that names a hundred thousand attempts counts for more than an ordinary one.
-#[derive(Debug, Default)]
-struct Intake {
-    messages: usize,
-    names: usize,
-}
-
-impl Intake {
-    const fn takes_another(&self) -> bool {
-        self.messages < MESSAGES_PER_POLL_MAX && self.names < NAMES_PER_POLL_MAX
-    }
-
-    fn count(&mut self, report: &WorkerReport) {
-        let in_hello = report.hello.as_ref().map_or(0, |hello| hello.held.len());
-        let in_beat = report.held.as_ref().map_or(0, |held| held.tasks.len());
-        self.messages += 1;
-        self.names = self.names.saturating_add(in_hello).saturating_add(in_beat);
-    }
-}
 
 /// The notices of one `WorkerSession` call; reads its reports while it is polled.
 #[derive(Debug)]
@@ -81,26 +58,6 @@ impl WorkerSessionStream {
             has_left: false,
             has_ended: false,
         }
-    }
-
-    /// Takes reports in. True when there may be more at once.
-    fn take_reports(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
-        let mut intake = Intake::default();
-        while intake.takes_another() {
-            if self.has_left || self.results.are_too_many() {
-                return Ok(false);
-            }
-            match Pin::new(&mut self.reports).poll_next(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(None) => self.has_left = true,
-                Poll::Ready(Some(report)) => {
-                    let report = report?;
-                    intake.count(&report);
-                    self.take(&report)?;
-                }
-            }
-        }
-        Ok(true)
     }
 
     fn take(&mut self, report: &WorkerReport) -> Result<(), Status> {
@@ -260,6 +217,32 @@ impl WorkerSessionStream {
     }
 }
 
+impl Reader for WorkerSessionStream {
+    type Messages = Streaming<WorkerReport>;
+    type Message = WorkerReport;
+
+    fn source(&mut self) -> Result<Source<'_, Self::Messages>, Status> {
+        if self.has_left || self.results.are_too_many() {
+            return Ok(Source::Nothing);
+        }
+        Ok(Source::Messages(&mut self.reports))
+    }
+
+    fn names_in(report: &WorkerReport) -> usize {
+        let in_hello = report.hello.as_ref().map_or(0, |hello| hello.held.len());
+        let in_beat = report.held.as_ref().map_or(0, |held| held.tasks.len());
+        in_hello.saturating_add(in_beat)
+    }
+
+    fn take_message(&mut self, report: WorkerReport) -> Result<(), Status> {
+        self.take(&report)
+    }
+
+    fn end_of_messages(&mut self) {
+        self.has_left = true;
+    }
+}
+
 impl Stream for WorkerSessionStream {
     type Item = Result<WorkerNotice, Status>;
 
@@ -267,13 +250,9 @@ impl Stream for WorkerSessionStream {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        match self.take_reports(cx) {
-            Ok(true) => cx.waker().wake_by_ref(),
-            Ok(false) => {}
-            Err(status) => {
-                self.has_ended = true;
-                return Poll::Ready(Some(Err(status)));
-            }
+        if let Err(status) = take_in(&mut *self, cx) {
+            self.has_ended = true;
+            return Poll::Ready(Some(Err(status)));
         }
         if let Some(who) = self.worker
             && let Err(status) = self.results.progress(who, cx)
@@ -385,39 +364,17 @@ pub(crate) fn may_upload(core: &Core, token: u64) -> Result<(), Status> {
 mod tests {
     use super::*;
 
-    fn taken_in_one_poll(report: &WorkerReport) -> usize {
-        let mut intake = Intake::default();
-        let mut taken = 0;
-        while intake.takes_another() {
-            intake.count(report);
-            taken += 1;
-        }
-        taken
-    }
-
     #[test]
-    fn report_that_names_much_is_the_last_that_its_session_takes_in_before_others_have_their_turn()
-    {
+    fn all_attempts_that_a_report_names_are_counted_those_of_its_hello_too() {
         let names = |count: usize| vec![v1::HeldTask::default(); count];
-        let beat = |count| WorkerReport {
-            held: Some(v1::HeldTasks {
-                tasks: names(count),
-            }),
-            ..WorkerReport::default()
-        };
-        let hello = WorkerReport {
+        let report = WorkerReport {
             hello: Some(v1::WorkerHello {
-                held: names(100_000),
+                held: names(3),
                 ..v1::WorkerHello::default()
             }),
+            held: Some(v1::HeldTasks { tasks: names(4) }),
             ..WorkerReport::default()
         };
-        assert_eq!(taken_in_one_poll(&beat(131_070)), 1);
-        assert_eq!(taken_in_one_poll(&hello), 1);
-        assert_eq!(taken_in_one_poll(&beat(1_000)), 3);
-        assert_eq!(
-            taken_in_one_poll(&WorkerReport::default()),
-            MESSAGES_PER_POLL_MAX
-        );
+        assert_eq!(WorkerSessionStream::names_in(&report), 7);
     }
 }
