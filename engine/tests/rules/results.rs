@@ -15,6 +15,25 @@ fn output(world: &World, task: TaskId) -> Vec<u8> {
     bytes
 }
 
+/// A task that has run to its end with this output, and what became of the report.
+fn run(world: &mut World, output: Output<'_>) -> (TaskId, Disposition) {
+    let task = world.submit("exec");
+    let (worker, _, attempt) = world.dispatch();
+    let report = ResultReport {
+        outcome: qtf_shm::Outcome {
+            kind: OutcomeKind::Exited,
+            ..qtf_shm::Outcome::default()
+        },
+        output,
+        said: qtf_engine::Said::default(),
+    };
+    let now = world.now;
+    let told = world
+        .engine
+        .task_result(now, worker, task_ref(task, attempt), &report);
+    (task, told.disposition)
+}
+
 #[test]
 fn exit_code_zero_makes_the_task_done_and_keeps_its_output() {
     let mut world = World::new();
@@ -301,21 +320,8 @@ fn output_beyond_the_bound_on_spill_files_is_dropped_and_said_so_until_there_is_
     world.worker(8, &["exec"]);
     let bytes = vec![1; 100_000];
     let run = |world: &mut World| {
-        let task = world.submit("exec");
-        let (worker, _, attempt) = world.dispatch();
-        let report = ResultReport {
-            said: qtf_engine::Said::default(),
-            outcome: qtf_shm::Outcome {
-                kind: OutcomeKind::Exited,
-                ..qtf_shm::Outcome::default()
-            },
-            output: Output::Bytes(&bytes),
-        };
-        let now = world.now;
-        let told = world
-            .engine
-            .task_result(now, worker, task_ref(task, attempt), &report);
-        assert_eq!(told.disposition, Disposition::Recorded);
+        let (task, disposition) = run(world, Output::Bytes(&bytes));
+        assert_eq!(disposition, Disposition::Recorded);
         task
     };
     let first = run(&mut world);
@@ -387,21 +393,8 @@ fn output_that_may_lie_in_memory_only_lies_there() {
     world.worker(8, &["exec"]);
     for length in [0, 10, 5_000, 60_000] {
         let bytes = vec![1; length];
-        let task = world.submit("exec");
-        let (worker, _, attempt) = world.dispatch();
-        let report = ResultReport {
-            said: qtf_engine::Said::default(),
-            outcome: qtf_shm::Outcome {
-                kind: OutcomeKind::Exited,
-                ..qtf_shm::Outcome::default()
-            },
-            output: Output::InMemory(&bytes),
-        };
-        let now = world.now;
-        let told = world
-            .engine
-            .task_result(now, worker, task_ref(task, attempt), &report);
-        assert_eq!(told.disposition, Disposition::Recorded);
+        let (task, disposition) = run(&mut world, Output::InMemory(&bytes));
+        assert_eq!(disposition, Disposition::Recorded);
         assert_eq!(output(&world, task), bytes);
     }
     world.verify();
@@ -410,23 +403,12 @@ fn output_that_may_lie_in_memory_only_lies_there() {
 #[test]
 fn stored_output_becomes_the_tasks_own_and_is_removed_with_it() {
     let mut world = World::new();
-    let task = world.submit("exec");
     world.worker(1, &["exec"]);
-    let (worker, _, attempt) = world.dispatch();
     let blob = world.segment().spill().store(b"spilled bytes").unwrap();
-    let report = ResultReport {
-        said: qtf_engine::Said::default(),
-        outcome: qtf_shm::Outcome {
-            kind: OutcomeKind::Exited,
-            ..qtf_shm::Outcome::default()
-        },
-        output: Output::Stored(blob),
-    };
-    let now = world.now;
-    world
-        .engine
-        .task_result(now, worker, task_ref(task, attempt), &report);
+    let (task, disposition) = run(&mut world, Output::Stored(blob));
+    assert_eq!(disposition, Disposition::Recorded);
     assert_eq!(output(&world, task), b"spilled bytes");
+    let now = world.now;
     world.engine.forget(now, task).unwrap();
     assert_eq!(world.segment().spill().used_bytes(), 0);
     world.remove_lost_files();
