@@ -1,16 +1,15 @@
-//! A daemon that keeps tasks in a map and misbehaves as a test tells it, over a real Unix socket. It has
-//! a runtime of its own, so that it can die with all its connections and be started again.
+//! A daemon that keeps tasks in a map and misbehaves as a test tells it; what makes a process of it is [`Host`].
 #![expect(dead_code, reason = "each test file uses another part of it")]
 
-use core::pin::Pin;
 use core::time::Duration;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use prost::Message as _;
 use qtf_client::{Address, TaskId};
+pub(crate) use qtf_fake_daemon::soon;
+use qtf_fake_daemon::{Answers, Host, chunks, refusal};
 use qtf_proto::refusal::status_of;
 use qtf_proto::v1::plm_server::{Plm, PlmServer};
 use qtf_proto::v1::register_server::{Register, RegisterServer};
@@ -22,25 +21,15 @@ use qtf_proto::v1::{
     TaskState, TaskVerdict, TaskVerdicts, UpdateTasksRequest, UploadChunk, UploadReceipt,
     WatchRequest, WatchResponse, WorkerNotice, WorkerReport,
 };
-use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tokio_stream::{Stream, StreamExt as _};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
-/// A test that waits longer hangs.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
 pub(crate) const INLINE_BYTES: u64 = 1000;
 pub(crate) const PAYLOAD_BYTES: u64 = 300_000;
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// Awaits one thing, or fails the test.
-pub(crate) async fn soon<T>(thing: impl Future<Output = T>) -> T {
-    tokio::time::timeout(WATCHDOG, thing)
-        .await
-        .expect("nothing happens")
-}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
@@ -100,14 +89,6 @@ pub(crate) struct World {
     next_slot: u64,
     /// Never answer `GetTask`.
     pub(crate) is_mute: bool,
-}
-
-fn refusal(reason: RefusalReason, message: &str, retry_after_ms: u32) -> Refusal {
-    Refusal {
-        reason: reason.into(),
-        message: message.into(),
-        retry_after_ms,
-    }
 }
 
 impl Service {
@@ -540,16 +521,7 @@ impl Plm for Service {
             .get(&id)
             .and_then(|task| task.end.clone());
         let output = output.ok_or_else(|| Status::not_found("no such task"))?;
-        let output = output.encode_to_vec();
-        let total_bytes = u64::try_from(output.len()).unwrap();
-        let chunks: Vec<Result<OutputChunk, Status>> = output
-            .chunks(64 << 10)
-            .map(|data| {
-                let data = Bytes::copy_from_slice(data);
-                Ok(OutputChunk { total_bytes, data })
-            })
-            .collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        Ok(Response::new(chunks(&output.encode_to_vec())))
     }
 
     async fn get_task(
@@ -635,22 +607,12 @@ pub(crate) enum Restart {
 
 pub(crate) struct FakeDaemon {
     pub(crate) address: Address,
-    path: PathBuf,
     service: Service,
-    runtime: Option<Runtime>,
-    _directory: tempfile::TempDir,
-}
-
-impl Drop for FakeDaemon {
-    fn drop(&mut self) {
-        self.kill();
-    }
+    host: Host,
 }
 
 impl FakeDaemon {
     pub(crate) fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("daemon.sock");
         let service = Service {
             world: Arc::new(Mutex::new(World {
                 segment_id: 7,
@@ -659,20 +621,17 @@ impl FakeDaemon {
             })),
             changed: Arc::new(Notify::new()),
         };
+        let host = Host::start(service.router());
         Self {
-            address: Address::Unix(path.clone()),
-            runtime: Some(serve(&path, &service)),
-            path,
+            address: host.address(),
             service,
-            _directory: directory,
+            host,
         }
     }
 
     /// Ends it as SIGKILL does: its connections break, its socket file stays.
     pub(crate) fn kill(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.host.kill();
     }
 
     /// Starts another one at the same address.
@@ -685,8 +644,7 @@ impl FakeDaemon {
                 world.start_cold();
             }
         }
-        std::fs::remove_file(&self.path).unwrap();
-        self.runtime = Some(serve(&self.path, &self.service));
+        self.host.start_again(self.service.router());
     }
 
     /// Changes or reads the world, and lets watchers look again.
@@ -711,20 +669,10 @@ fn lost() -> Status {
     Status::unavailable("the connection broke")
 }
 
-fn serve(path: &Path, service: &Service) -> Runtime {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let listener = {
-        let _entered = runtime.enter();
-        tokio::net::UnixListener::bind(path).unwrap()
-    };
-    let server = tonic::transport::Server::builder()
-        .add_service(RegisterServer::new(service.clone()))
-        .add_service(PlmServer::new(service.clone()))
-        .serve_with_incoming(UnixListenerStream::new(listener));
-    runtime.spawn(server);
-    runtime
+impl Service {
+    fn router(&self) -> Router {
+        Server::builder()
+            .add_service(RegisterServer::new(self.clone()))
+            .add_service(PlmServer::new(self.clone()))
+    }
 }

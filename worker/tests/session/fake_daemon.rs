@@ -1,42 +1,29 @@
-//! A daemon that does exactly what a test tells it, over a real Unix socket. It has a runtime of its own, so
-//! that it can die with all its connections and be started again.
+//! A daemon that does exactly what a test tells it; what makes a process of it is [`Host`].
 
-use core::pin::Pin;
-use core::time::Duration;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+pub(crate) use qtf_fake_daemon::soon;
+use qtf_fake_daemon::{Answers, Host, chunks, refusal};
 use qtf_proto::refusal::status_of;
 use qtf_proto::v1::register_server::{Register, RegisterServer};
 use qtf_proto::v1::scheduler_server::{Scheduler, SchedulerServer};
 use qtf_proto::v1::{
     Assignment, ClientHeartbeat, ClientNotice, DispatchRequest, DispatchResponse,
-    FetchPayloadRequest, OutputChunk, Refusal, RefusalReason, ResultDisposition, ResultVerdict,
-    StopOrder, StopReason, TaskRef, TaskResult, UploadChunk, UploadReceipt, WorkerHello,
-    WorkerNotice, WorkerReport, WorkerWelcome,
+    FetchPayloadRequest, OutputChunk, RefusalReason, ResultDisposition, ResultVerdict, StopOrder,
+    StopReason, TaskRef, TaskResult, UploadChunk, UploadReceipt, WorkerHello, WorkerNotice,
+    WorkerReport, WorkerWelcome,
 };
 use qtf_worker::Address;
-use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
-/// A test that waits longer hangs.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
 pub(crate) const HEARTBEAT_MS: u32 = 50;
 pub(crate) const TOKEN: u64 = 4711;
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// Awaits one thing, or fails the test.
-pub(crate) async fn soon<T>(thing: impl Future<Output = T>) -> T {
-    tokio::time::timeout(WATCHDOG, thing)
-        .await
-        .expect("nothing happens")
-}
 
 /// A worker's session as the daemon sees it; dropping it ends the stream.
 pub(crate) struct Session {
@@ -66,12 +53,8 @@ impl Session {
     }
 
     pub(crate) async fn refuse(&self, reason: RefusalReason, message: &str) {
-        let refusal = Refusal {
-            reason: reason.into(),
-            message: message.into(),
-            retry_after_ms: 0,
-        };
-        self.notices.send(Err(status_of(refusal))).await.unwrap();
+        let refused = status_of(refusal(reason, message, 0));
+        self.notices.send(Err(refused)).await.unwrap();
     }
 
     pub(crate) async fn notify(&self, notice: WorkerNotice) {
@@ -256,11 +239,7 @@ impl Register for Service {
         let refused = stored.refuse_next.pop();
         let refused = refused.or(stored.refuse_uploads.then_some(RefusalReason::SpillFailed));
         if let Some(reason) = refused {
-            return Err(status_of(Refusal {
-                reason: reason.into(),
-                message: "no space left".into(),
-                retry_after_ms: 0,
-            }));
+            return Err(status_of(refusal(reason, "no space left", 0)));
         }
         let upload = 1000 + u64::try_from(stored.uploads.len()).unwrap();
         stored.uploads.insert(upload, data);
@@ -290,11 +269,7 @@ impl Scheduler for Service {
             .await?
             .ok_or_else(|| Status::unknown("nothing"))?;
         if let Some(reason) = self.stored.lock().unwrap().refuse_dispatch.take() {
-            return Err(status_of(Refusal {
-                reason: reason.into(),
-                message: "not over this connection".to_owned(),
-                retry_after_ms: 0,
-            }));
+            return Err(status_of(refusal(reason, "not over this connection", 0)));
         }
         let (responses, stream) = mpsc::channel(16);
         let dispatch = Dispatch {
@@ -318,39 +293,21 @@ impl Scheduler for Service {
         let task_id = request.task.unwrap().task_id;
         let payload = self.stored.lock().unwrap().payloads.get(&task_id).cloned();
         let payload = payload.ok_or_else(|| Status::not_found("the spill file is gone"))?;
-        let total_bytes = u64::try_from(payload.len()).unwrap();
-        let chunks: Vec<Result<OutputChunk, Status>> = payload
-            .chunks(64 << 10)
-            .map(|data| {
-                let data = Bytes::copy_from_slice(data);
-                Ok(OutputChunk { total_bytes, data })
-            })
-            .collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        Ok(Response::new(chunks(&payload)))
     }
 }
 
 pub(crate) struct FakeDaemon {
     pub(crate) address: Address,
     pub(crate) stored: Arc<Mutex<Stored>>,
-    path: PathBuf,
     service: Service,
+    host: Host,
     sessions: mpsc::Receiver<Session>,
     dispatches: mpsc::Receiver<Dispatch>,
-    runtime: Option<Runtime>,
-    _directory: tempfile::TempDir,
-}
-
-impl Drop for FakeDaemon {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 impl FakeDaemon {
     pub(crate) fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("daemon.sock");
         let (session_sender, sessions) = mpsc::channel(4);
         let (dispatch_sender, dispatches) = mpsc::channel(4);
         let stored = Arc::new(Mutex::new(Stored::default()));
@@ -359,37 +316,30 @@ impl FakeDaemon {
             dispatches: dispatch_sender,
             stored: Arc::clone(&stored),
         };
+        let host = Host::start(service.router());
         Self {
-            address: Address::Unix(path.clone()),
+            address: host.address(),
             stored,
-            runtime: Some(serve(&path, &service)),
-            path,
             service,
+            host,
             sessions,
             dispatches,
-            _directory: directory,
         }
     }
 
     /// Ends it as SIGKILL does: its connections break, its socket file stays.
     pub(crate) fn kill(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.host.kill();
     }
 
     /// Starts another one at the same address.
     pub(crate) fn start_again(&mut self) {
-        self.kill();
-        std::fs::remove_file(&self.path).unwrap();
-        self.runtime = Some(serve(&self.path, &self.service));
+        self.host.start_again(self.service.router());
     }
 
     /// After a kill: waits until a worker has called at the address and has found no daemon.
     pub(crate) async fn called_in_vain(&mut self) {
-        std::fs::remove_file(&self.path).unwrap();
-        let listener = tokio::net::UnixListener::bind(&self.path).unwrap();
-        drop(soon(listener.accept()).await.unwrap());
+        self.host.called_in_vain().await;
     }
 
     pub(crate) async fn session(&mut self) -> Session {
@@ -409,20 +359,10 @@ impl FakeDaemon {
     }
 }
 
-fn serve(path: &Path, service: &Service) -> Runtime {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let listener = {
-        let _entered = runtime.enter();
-        tokio::net::UnixListener::bind(path).unwrap()
-    };
-    let server = tonic::transport::Server::builder()
-        .add_service(RegisterServer::new(service.clone()))
-        .add_service(SchedulerServer::new(service.clone()))
-        .serve_with_incoming(UnixListenerStream::new(listener));
-    runtime.spawn(server);
-    runtime
+impl Service {
+    fn router(&self) -> Router {
+        Server::builder()
+            .add_service(RegisterServer::new(self.clone()))
+            .add_service(SchedulerServer::new(self.clone()))
+    }
 }
