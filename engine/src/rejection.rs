@@ -129,6 +129,10 @@ pub(crate) enum Detail {
     Full { what: &'static str, count: u64 },
     /// A principal's share of a table is used up.
     Share(ShareUsedUp),
+    /// The same of the keys, of which the first ends then.
+    KeyShare(ShareUsedUp, u32),
+    /// The table of keys has no place for this one; the first of those in its way ends then.
+    NoPlaceForKey { count: u64, retry_after_ms: u32 },
     /// An id or token of a worker.
     Worker(u64),
     /// A client session.
@@ -175,6 +179,15 @@ impl fmt::Display for Detail {
                 "all {count} {what} are in use: try again later, or start the daemon with a larger segment"
             ),
             Self::Share(used_up) => used_up.fmt(f),
+            Self::KeyShare(used_up, ms) => write!(f, "{used_up}, the next one in {}", Span(ms)),
+            Self::NoPlaceForKey {
+                count,
+                retry_after_ms,
+            } => write!(
+                f,
+                "none of the {count} places for idempotency keys is free for this one: give keys back in received_keys, acknowledge tasks that have ended, let keys live shorter (key_ttl_ms), or start the daemon with a larger segment (segment_bytes); the next one ends in {}",
+                Span(retry_after_ms)
+            ),
             Self::Worker(raw) => write!(
                 f,
                 "worker w{}.{} is not known, or its token is wrong: register anew",
@@ -182,6 +195,18 @@ impl fmt::Display for Detail {
                 raw >> 12
             ),
             Self::Session => f.write_str("the session is not known: open a client session first"),
+        }
+    }
+}
+
+/// Milliseconds, for people.
+struct Span(u32);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ms @ ..10_000 => write!(f, "{ms} ms"),
+            ms => write!(f, "{} s", ms.div_ceil(1_000)),
         }
     }
 }
@@ -218,6 +243,15 @@ impl Rejection {
         } else {
             RETRY_SOON_MS
         };
+        Self {
+            reason,
+            retry_after_ms,
+            detail,
+        }
+    }
+
+    /// A refusal of a full thing of which it is known when it will be less full.
+    pub(crate) const fn until(reason: RejectReason, retry_after_ms: u32, detail: Detail) -> Self {
         Self {
             reason,
             retry_after_ms,

@@ -22,6 +22,7 @@ use crate::places::Places;
 use crate::plm::{LSN_UNDER_WAY, restorable_keys, usable_keys};
 use crate::register::OPERATOR_RECORDS;
 use crate::shares::ShareRule;
+use crate::turn::find;
 use crate::wall::WallTime;
 
 /// What a cold start has brought back.
@@ -108,6 +109,7 @@ pub fn restore(
     };
     keys.extend(recovered.keys().map(of_forgotten));
     put_keys(segment, wall, keys, &mut restored);
+    spend_keys(segment, recovered);
     segment.restore_key_places();
     segment.rebuild_caches(wall.now);
     segment
@@ -304,6 +306,15 @@ fn put_keys(
                 &mut restored.keys_dropped
             };
             *dropped = dropped.saturating_add(1);
+        }
+    }
+}
+
+/// Marks the keys of acknowledged tasks: they go where places run short.
+fn spend_keys(segment: &Segment, recovered: &Recovered) {
+    for (place, entry) in segment.keys().places() {
+        if recovered.is_spent(entry.key, entry.task) && find(segment, entry.task).is_err() {
+            segment.keys().spend_at(place, entry.task);
         }
     }
 }

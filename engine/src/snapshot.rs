@@ -12,7 +12,7 @@
 use core::ops::Range;
 use std::sync::Arc;
 
-use qtf_journal::{Lsn, WholeTask};
+use qtf_journal::{JournalError, Lsn, SnapshotWriter, WholeTask};
 use qtf_shm::{KeyId, Segment, SlotIndex, TaskId, TaskOptions};
 
 use crate::plm::LSN_UNDER_WAY;
@@ -52,6 +52,28 @@ pub struct LiveKey {
     pub task: TaskId,
     /// When it may be forgotten.
     pub expires_unix_ms: u64,
+    /// Its task was acknowledged.
+    pub is_spent: bool,
+}
+
+impl LiveKey {
+    /// Writes it into a snapshot.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_to(&self, snapshot: &mut SnapshotWriter) -> Result<(), JournalError> {
+        let Self {
+            key,
+            task,
+            expires_unix_ms,
+            is_spent,
+        } = *self;
+        if is_spent {
+            snapshot.push_spent_key(key, task, expires_unix_ms)
+        } else {
+            snapshot.push_key(key, task, expires_unix_ms)
+        }
+    }
 }
 
 impl WholeTasks {
@@ -105,13 +127,16 @@ impl WholeTasks {
         let now = self.wall.now;
         self.segment
             .keys()
-            .iter()
-            .filter(move |entry| entry.confirmed && !now.has_reached(entry.expiry))
-            .filter(|entry| !self.is_memory_task(entry.task))
-            .map(|entry| LiveKey {
+            .places()
+            .filter(move |(_, entry)| entry.confirmed && !now.has_reached(entry.expiry))
+            .filter(|(_, entry)| !self.is_memory_task(entry.task))
+            // An automatic key ends before its task goes: if the task went just now, the key has.
+            .filter(|&(place, entry)| self.segment.keys().at_place(place, entry.task).is_some())
+            .map(|(_, entry)| LiveKey {
                 key: entry.key,
                 task: entry.task,
                 expires_unix_ms: self.wall.unix_ms_of_key_end(entry.expiry),
+                is_spent: entry.spent,
             })
     }
 

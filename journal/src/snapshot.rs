@@ -125,6 +125,20 @@ impl SnapshotWriter {
         })
     }
 
+    /// Adds a key whose task was acknowledged. It stands there twice, which a reader that does not know of this takes as once.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn push_spent_key(
+        &mut self,
+        key: KeyId,
+        task: TaskId,
+        expires_unix_ms: u64,
+    ) -> Result<(), JournalError> {
+        self.push_key(key, task, expires_unix_ms)?;
+        self.push_key(key, task, expires_unix_ms)
+    }
+
     /// Says up to which generation ids may be given.
     pub fn reserve(&mut self, gen_limit: u64) {
         self.gen_limit = self.gen_limit.max(gen_limit);

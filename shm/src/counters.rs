@@ -127,6 +127,10 @@ named_counters! {
     KeyReleased = "key_released",
     /// Keys whose time was over.
     KeyExpired = "key_expired",
+    /// Automatic keys that ended with the acknowledgement of their task.
+    KeyEnded = "key_ended",
+    /// Keys of acknowledged tasks that went before their time, as their places were needed.
+    KeyEvicted = "key_evicted",
     /// Times that a task was not handed out but parked, because its outcome might find no room in the journal.
     DispatchPutOff = "dispatch_put_off",
     /// Results that a worker must report again, because the journal had no room.

@@ -85,7 +85,7 @@ impl SnapshotJob {
             }
         }
         for live in self.whole_tasks.keys() {
-            writer.push_key(live.key, live.task, live.expires_unix_ms)?;
+            live.write_to(&mut writer)?;
         }
         writer.reserve(self.gen_limit);
         let (reply, answer) = mpsc::channel();

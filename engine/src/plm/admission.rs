@@ -350,6 +350,9 @@ pub(super) fn options_of(submission: &Submission<'_>, durability: Durability) ->
     if submission.at_most_once {
         options = options.with(TaskOptions::AT_MOST_ONCE);
     }
+    if submission.key.is_some() && submission.key_is_automatic {
+        options = options.with(TaskOptions::AUTOMATIC_KEY);
+    }
     if durability == Durability::Journal {
         options = options.with(TaskOptions::JOURNAL);
     }

@@ -2,25 +2,33 @@
 //!
 //! A key stands for a task from its submission until its own time is over or its client gives it back, whatever becomes
 //! of the task. Only the key is compared: a different payload under the same key is the client's mistake and gets the
-//! first task too. Keys that a client makes up by itself are short-lived and given back as soon as it has the answer; where
-//! the journal may bring such a key back it is told that the key is gone, by a record of the key with no time left that nobody waits for.
+//! first task too.
 //!
-//! Each key is counted for the principal who submitted with it ([`KeyHolders`]), as long as it lies in the table. The table
-//! refuses by chance from three quarters on, so shares are those of three quarters.
+//! - An *automatic* key, which a client library made up to repeat what was not answered, ends with the acknowledgement of its task at
+//!   the latest: whoever acknowledges has the task's id, and so the answer (`docs/adr/0024`). It goes before the task does.
+//! - One that somebody chose is *spent* then: it is known for the rest of its time, unless its place is needed.
+//! - Where places run short, in the table or of a principal's share, spent keys go ([`super::key_places`]), and never another one.
+//!
+//! Where the journal may bring a key back that was given back or has lost its place it is told so, by a record of the key with no time
+//! left that nobody waits for. That an automatic key has ended it knows by the record of the acknowledgement.
+//!
+//! Each key is counted for the principal who submitted with it as long as it lies in the table. The table refuses by chance from
+//! three quarters on, so shares are those of three quarters.
 //!
 //! The entry is reserved before the task exists and confirmed after, so a kill leaves no key without a task
 //! (`shm/src/keys/`). Expired entries count as free; the background sweep clears them, a stripe at a time.
-//! Tested in `engine/tests/rules/keys.rs` and `shares.rs`.
+//! Tested in `engine/tests/rules/keys.rs`, `spent_keys.rs` and `shares.rs`.
 
 use qtf_journal::Record;
-use qtf_shm::{ClientIndex, Counter, KeyId, KeyPlace, Now, Segment, TaskId, TaskOptions};
+use qtf_shm::{
+    ClientIndex, Counter, KeyEntry, KeyId, KeyPlace, Now, Segment, SlotIndex, TaskId, TaskOptions,
+};
 
 use super::Plm;
 use super::submission::{Durability, Submission};
 use crate::answers::Accepted;
-use crate::register::Clients;
 use crate::rejection::{Detail, RejectReason, Rejection};
-use crate::shares::{HolderIndex, ShareRule, ShareUsedUp, Shares};
+use crate::shares::{ShareRule, ShareUsedUp};
 use crate::turn::{Turn, find};
 
 /// Time to live of a key whose submission names none: one hour.
@@ -30,6 +38,8 @@ const KEY_TTL_MS_MAX: u64 = 604_800_000;
 /// LIMIT: entries looked at with each background stripe: 128 KiB of the table, some microseconds.
 const ENTRIES_PER_STRIPE: u32 = 4_096;
 const NS_PER_MS: u64 = 1_000_000;
+/// LIMIT: the sweep has been round by then, and knows which key ends next.
+const LOOK_AGAIN_MS: u32 = 1_000;
 
 impl Plm {
     /// The answer to a submission whose key is known, asked for without one.
@@ -83,7 +93,7 @@ impl Plm {
                 && table.remove_at(place, entry.task)
             {
                 count += 1;
-                self.key_holders.gone(&mut turn.clients.shares, place);
+                self.key_places.gone(&mut turn.clients.shares, place);
                 self.note_released(turn, key, entry.task);
             }
         }
@@ -110,6 +120,36 @@ impl Plm {
         }
     }
 
+    /// The task of this slot is about to be acknowledged: an automatic key ends. Before the task goes, so that a kill leaves no such key
+    /// behind it.
+    pub(super) fn end_automatic_key(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, id: TaskId) {
+        let options = turn.segment.task(slot).options();
+        let outlives = cfg!(qtf_mutant = "sim_automatic_key_outlives_its_task");
+        if !options.has(TaskOptions::AUTOMATIC_KEY) || outlives {
+            return;
+        }
+        if let Some((place, _)) = key_of(turn, slot, id)
+            && turn.segment.keys().remove_at(place, id)
+        {
+            self.key_places.gone(&mut turn.clients.shares, place);
+            turn.segment.counters().add(Counter::KeyEnded, 1);
+        }
+    }
+
+    /// The place of the key of a task that is about to be acknowledged, if it will be spent.
+    pub(super) fn key_to_spend(&self, turn: &Turn<'_>, slot: SlotIndex, id: TaskId) -> Option<u32> {
+        key_of(turn, slot, id).map(|(place, _)| place)
+    }
+
+    /// The task of the key at this place was acknowledged.
+    pub(super) fn spend_key(&mut self, turn: &Turn<'_>, place: Option<u32>, id: TaskId) {
+        if let Some(place) = place
+            && turn.segment.keys().spend_at(place, id)
+        {
+            self.key_places.is_spent(place);
+        }
+    }
+
     /// Clears expired keys in the next stripe of the table.
     pub(crate) fn expire_keys(&mut self, turn: &mut Turn<'_>) {
         let table = turn.segment.keys();
@@ -118,12 +158,20 @@ impl Plm {
         }
         let start = self.keys_cursor;
         let end = start.saturating_add(ENTRIES_PER_STRIPE);
-        let (holders, shares) = (&mut self.key_holders, &mut turn.clients.shares);
-        let count = table.expire(start..end, turn.now, |place| holders.gone(shares, place));
+        let (places, shares) = (&mut self.key_places, &mut turn.clients.shares);
+        let count = table.expire(start..end, turn.now, |place, end| match end {
+            None => places.gone(shares, place),
+            Some(end) => places.met(place, end),
+        });
         turn.segment
             .counters()
             .add(Counter::KeyExpired, u64::from(count));
-        self.keys_cursor = if end < table.capacity() { end } else { 0 };
+        self.keys_cursor = if end < table.capacity() {
+            end
+        } else {
+            self.key_places.has_been_round();
+            0
+        };
     }
 
     /// Makes a key stand for a task that is about to exist.
@@ -133,28 +181,80 @@ impl Plm {
         (key, expiry): (KeyId, u64),
         (task, client): (TaskId, ClientIndex),
     ) -> Result<KeyPlace, Rejection> {
-        if let Err(refused) = check_key_share(turn, client) {
-            // Some that are counted may have expired.
-            self.expire_keys(turn);
-            check_key_share(turn, client).map_err(|_| refused)?;
-        }
-        let reserved = turn.segment.keys().reserve(key, task, expiry, turn.now);
-        let place = reserved.map_err(|full| {
-            let count = u64::from(full.capacity);
-            let what = "places for idempotency keys";
-            Rejection::for_now(RejectReason::KeysFull, Detail::Full { what, count })
-        })?;
+        self.make_room_in_share(turn, client)?;
+        let reserve = || turn.segment.keys().reserve(key, task, expiry, turn.now);
+        let place = match reserve() {
+            Ok(place) => place,
+            Err(full) => {
+                let near = turn.segment.keys().entries_of(key);
+                let oldest = self.key_places.oldest_among(near);
+                let refused = |_| refused_by_table(turn, key, full.capacity);
+                oldest.ok_or(()).map_err(refused)?;
+                self.evict(turn, oldest);
+                let reserved = turn.segment.keys().reserve(key, task, expiry, turn.now);
+                reserved.map_err(|full| refused_by_table(turn, key, full.capacity))?
+            }
+        };
         let holder = turn.clients.holder_of(client);
-        self.key_holders
-            .taken(&mut turn.clients.shares, place.index(), holder);
+        let shares = &mut turn.clients.shares;
+        self.key_places
+            .taken(shares, place.index(), (holder, expiry));
+        if cfg!(qtf_mutant = "sim_unspent_keys_are_evicted") {
+            self.key_places.is_spent(place.index());
+        }
         Ok(place)
+    }
+
+    /// Sees to it that a principal may take one place more. LIMIT: as many spent keys go as are missing, which are a thirty-second of
+    /// the table at most, once; after that one for each that comes.
+    fn make_room_in_share(
+        &mut self,
+        turn: &mut Turn<'_>,
+        client: ClientIndex,
+    ) -> Result<(), Rejection> {
+        let mut has_looked = false;
+        while let Some(used_up) = share_used_up(turn, client) {
+            let oldest = self.key_places.oldest_of_the_longest_line();
+            if self.evict(turn, oldest) {
+                continue;
+            }
+            if !has_looked {
+                // Some that are counted may have expired.
+                self.expire_keys(turn);
+                has_looked = true;
+                continue;
+            }
+            if turn.clients.shares.rule == ShareRule::Whole {
+                // The table itself says when it is full.
+                return Ok(());
+            }
+            let end = self.key_places.first_end(turn.clients.holder_of(client));
+            let retry_after_ms = until(turn.now, end);
+            let detail = Detail::KeyShare(used_up, retry_after_ms);
+            let reason = RejectReason::KeysFull;
+            return Err(Rejection::until(reason, retry_after_ms, detail));
+        }
+        Ok(())
+    }
+
+    /// The key at this place goes before its time. False when there is none.
+    fn evict(&mut self, turn: &mut Turn<'_>, place: Option<u32>) -> bool {
+        let found = place.and_then(|place| Some((place, turn.segment.keys().at(place)?)));
+        let Some((place, entry)) = found else {
+            return false;
+        };
+        turn.segment.keys().remove_at(place, entry.task);
+        self.key_places.gone(&mut turn.clients.shares, place);
+        turn.segment.counters().add(Counter::KeyEvicted, 1);
+        self.note_released(turn, entry.key, entry.task);
+        true
     }
 
     /// A submission came to nothing: its key stands for nothing either.
     pub(super) fn forget_key(&mut self, turn: &mut Turn<'_>, place: KeyPlace, task: TaskId) {
         if turn.segment.keys().remove_at(place.index(), task) {
             let shares = &mut turn.clients.shares;
-            self.key_holders.gone(shares, place.index());
+            self.key_places.gone(shares, place.index());
         }
     }
 }
@@ -170,72 +270,62 @@ pub(crate) const fn restorable_keys(capacity: u32) -> u64 {
     usable_keys(capacity) - (capacity / 8) as u64
 }
 
-/// Says whose share of the keys is used up.
-fn check_key_share(turn: &Turn<'_>, client: ClientIndex) -> Result<(), Rejection> {
+/// Whose share of the keys is used up, if it is.
+fn share_used_up(turn: &Turn<'_>, client: ClientIndex) -> Option<ShareUsedUp> {
     let shares = &turn.clients.shares;
     let holder = shares.of(turn.clients.holder_of(client));
     let size = usable_keys(turn.segment.keys().capacity());
     let counts = (holder.keys, shares.total().keys, size);
     // One that has nothing is refused by the table itself, if at all.
-    if shares.rule == ShareRule::Whole || holder.keys == 0 || shares.rule.allows(counts, 1) {
-        return Ok(());
+    if holder.keys == 0 || shares.rule.allows(counts, 1) {
+        return None;
     }
-    let used_up = ShareUsedUp {
+    Some(ShareUsedUp {
         principal: holder.principal,
         held: holder.keys,
         size,
         what: "places for idempotency keys",
-        until: "places are free again as its keys are given back or their time to live ends",
-    };
-    Err(Rejection::for_now(
-        RejectReason::KeysFull,
-        Detail::Share(used_up),
-    ))
+        until: "places are free again when keys are given back in received_keys, their tasks are acknowledged or their time \
+                (key_ttl_ms) is over",
+    })
 }
 
-/// Who is counted for the key in each place of the table. In memory only: after a start a key is counted for whom its task is, or, when
-/// that is gone, for nobody known.
-#[derive(Debug)]
-pub(crate) struct KeyHolders(Vec<u16>);
+/// Neither bucket of the key has a place, nor a key that may go.
+fn refused_by_table(turn: &Turn<'_>, key: KeyId, capacity: u32) -> Rejection {
+    let table = turn.segment.keys();
+    let near = table.entries_of(key).filter_map(|place| table.at(place));
+    let end = near.map(|entry| entry.expiry).min().unwrap_or(u64::MAX);
+    let retry_after_ms = until(turn.now, end);
+    let detail = Detail::NoPlaceForKey {
+        count: u64::from(capacity),
+        retry_after_ms,
+    };
+    Rejection::until(RejectReason::KeysFull, retry_after_ms, detail)
+}
 
-impl KeyHolders {
-    /// In a place that is free.
-    const NOBODY: u16 = u16::MAX;
-
-    pub(super) fn new(segment: &Segment, clients: &mut Clients) -> Self {
-        let table = segment.keys();
-        let capacity = usize::try_from(table.capacity()).unwrap_or(0);
-        let mut holders = Self(vec![Self::NOBODY; capacity]);
-        if table.is_used() {
-            for (place, entry) in table.places() {
-                let task = find(segment, entry.task).map(|(slot, _)| segment.task(slot));
-                let holder = task.map_or(HolderIndex::UNKNOWN, |task| {
-                    clients.holder_of(task.client())
-                });
-                holders.taken(&mut clients.shares, place, holder);
-            }
-        }
-        holders
+/// Milliseconds until a stamp; where that is over or not known, the time after which it is.
+fn until(now: Now, end: u64) -> u32 {
+    if end == u64::MAX || now.has_reached(end) {
+        return LOOK_AGAIN_MS;
     }
+    let ms = Now::from_stamp(end).since_ns(now).div_ceil(NS_PER_MS);
+    u32::try_from(ms).unwrap_or(u32::MAX).max(1)
+}
 
-    fn taken(&mut self, shares: &mut Shares, place: u32, holder: HolderIndex) {
-        self.gone(shares, place);
-        let place = usize::try_from(place).unwrap_or(usize::MAX);
-        if let Some(entry) = self.0.get_mut(place) {
-            *entry = holder.number();
-            shares.add_key(holder);
-        }
+/// The key of a task that is there, with its place, for as long as it is known.
+fn key_of(turn: &Turn<'_>, slot: SlotIndex, id: TaskId) -> Option<(u32, KeyEntry)> {
+    let (segment, table) = (turn.segment, turn.segment.keys());
+    if !table.is_used() {
+        return None;
     }
-
-    fn gone(&mut self, shares: &mut Shares, place: u32) {
-        let place = usize::try_from(place).unwrap_or(usize::MAX);
-        if let Some(entry) = self.0.get_mut(place)
-            && *entry != Self::NOBODY
-        {
-            shares.remove_key(HolderIndex::of_number(*entry));
-            *entry = Self::NOBODY;
-        }
+    let task = segment.task(slot);
+    if let Some(place) = task.key_place() {
+        return table.at_place(place, id).map(|entry| (place, entry));
     }
+    task.side_unit()?;
+    let side = segment.read_side(&segment.read_task(slot)?.record)?;
+    let found = table.find_placed(KeyId::from_words(side.key)?, turn.now);
+    found.filter(|(_, entry)| entry.task == id)
 }
 
 /// The stamp from which on the key of a submission is forgotten.

@@ -35,6 +35,7 @@ mod dead_letters;
 mod endings;
 mod history;
 mod journal;
+mod key_places;
 mod keys;
 mod kinds;
 mod lookup;
@@ -61,7 +62,7 @@ use crate::register::Clients;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 use journal::Mark;
-use keys::KeyHolders;
+use key_places::KeyPlaces;
 use pending::Then;
 use stops::Stops;
 use waiting::Waiting;
@@ -106,7 +107,7 @@ pub(crate) struct Plm {
     pub(crate) journal: Option<Box<Recorder>>,
     /// Where the walk over the table of keys stands.
     keys_cursor: u32,
-    key_holders: KeyHolders,
+    key_places: KeyPlaces,
 }
 
 impl Plm {
@@ -115,7 +116,7 @@ impl Plm {
         (seed, now): (u64, Now),
         journal: Option<Box<Recorder>>,
     ) -> Self {
-        let key_holders = KeyHolders::new(segment, clients);
+        let key_places = KeyPlaces::new(segment, clients);
         Self {
             rng: fastrand::Rng::with_seed(seed),
             last_stamp: now.stamp(),
@@ -126,7 +127,7 @@ impl Plm {
             stops: Stops::default(),
             journal,
             keys_cursor: 0,
-            key_holders,
+            key_places,
         }
     }
 

@@ -55,6 +55,8 @@ impl Plm {
             return self.answer(task, phase);
         }
         self.check_change(task)?;
+        self.end_automatic_key(turn, slot, id);
+        let key = self.key_to_spend(turn, slot, id);
         if self.is_journalled(task) {
             let record = if phase == Phase::DeadLetter {
                 Record::Purge { task: id }
@@ -64,12 +66,14 @@ impl Plm {
             if !self.begin_to_free(turn, (slot, state), (id, &record)) {
                 return Err(Rejection::unknown_task(id));
             }
+            self.spend_key(turn, key, id);
             return self.answer(task, phase);
         }
         turn.accept_end(slot, state);
         if !turn.free(slot, state) {
             return Err(Rejection::unknown_task(id));
         }
+        self.spend_key(turn, key, id);
         Ok(Answer {
             phase,
             durable: None,

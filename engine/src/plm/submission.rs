@@ -58,6 +58,8 @@ pub struct Submission<'a> {
     pub key: Option<KeyId>,
     /// How long the key is known; 0 = one hour. At most a week.
     pub key_ttl_ms: u64,
+    /// The key was made up by a client library, to repeat what was not answered: it ends with the acknowledgement of its task.
+    pub key_is_automatic: bool,
     /// Free the slot as soon as the task has succeeded.
     pub discard_result: bool,
     /// Never hand it out again once a worker may have begun it. Needs `retries` = 0.
@@ -84,6 +86,7 @@ impl<'a> Submission<'a> {
             durability: Durability::Best,
             key: None,
             key_ttl_ms: 0,
+            key_is_automatic: false,
             discard_result: false,
             at_most_once: false,
             array: None,

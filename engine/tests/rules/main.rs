@@ -58,6 +58,8 @@ mod shares;
 #[cfg(test)]
 mod snapshot;
 #[cfg(test)]
+mod spent_keys;
+#[cfg(test)]
 mod stops;
 #[cfg(test)]
 mod submission;

@@ -243,9 +243,8 @@ fn user_who_fills_the_table_of_keys_leaves_places_to_others_and_hears_so() {
     let mut held = 0;
     let refused = loop {
         let key = KeyId::from_words([held + 1, 7]);
-        match world.submit_with("exec", |task| task.key = key) {
-            Ok(task) => end_and_forget(&mut world, task),
-            Err(refused) => break refused,
+        if let Err(refused) = world.submit_with("exec", |task| task.key = key) {
+            break refused;
         }
         held += 1;
     };
@@ -364,21 +363,11 @@ fn cold_start_leaves_a_quarter_of_the_keys_free_and_those_of_forgotten_tasks_go_
     let capacity = u64::from(world.segment().keys().capacity());
     let kept = KeyId::from_words([1, 1]).unwrap();
     passing(&mut world, kept, 60_000);
-    let mut number = 1;
-    loop {
-        number += 1;
+    // Each is forgotten: so many that the first ones made room for the last.
+    for number in 2..=capacity {
         let key = KeyId::from_words([number, 9]).unwrap();
-        let taken = world.take_in("exec", |task| {
-            task.key = Some(key);
-            task.key_ttl_ms = 3_600_000 + number;
-        });
-        let Ok(taken) = taken else {
-            break;
-        };
-        world.cancel(taken.task).unwrap();
-        world.sync();
-        world.ends();
-        world.forget(taken.task).unwrap();
+        let task = passing(&mut world, key, 3_600_000 + number);
+        world.forget(task).unwrap();
         world.sync();
     }
     let mut world = world.cold_restart();

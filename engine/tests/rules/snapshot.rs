@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use qtf_engine::snapshot::{Unreadable, WholeTasks};
 use qtf_engine::{Durability, Lsn, Payload, WallTime};
-use qtf_journal::{AppenderLimits, Blob, SnapshotWriter, Storage};
+use qtf_journal::{AppenderLimits, Blob, JournalError, SnapshotWriter, Storage};
 use qtf_shm::{KeyId, Phase, TaskId};
 
 use crate::journal_world::{JournalWorld, journal_config};
@@ -19,6 +19,33 @@ fn whole_tasks(world: &JournalWorld) -> WholeTasks {
         unix_ms: world.wall_ms + world.now.ns / MS,
     };
     WholeTasks::new(Arc::clone(world.engine.segment()), wall)
+}
+
+/// Takes a snapshot of what there is, with the keys, and publishes it.
+pub(crate) fn take_snapshot(world: &mut JournalWorld) {
+    world.sync();
+    let storage: Arc<dyn Storage> = Arc::new(world.disk.clone());
+    let start = world.engine.snapshot_start();
+    let config = journal_config(1);
+    let mut writer = SnapshotWriter::create(storage, &config, world.lineage(), start).unwrap();
+    let mut whole_tasks = whole_tasks(world);
+    whole_tasks
+        .read::<Unfinished>(0..whole_tasks.end(), |whole| Ok(writer.push(whole)?))
+        .unwrap();
+    for live in whole_tasks.keys() {
+        live.write_to(&mut writer).unwrap();
+    }
+    writer.reserve(world.engine.reserved_generations());
+    writer.publish(world.durable()).unwrap();
+}
+
+/// A snapshot could not be taken.
+#[derive(Debug, thiserror::Error)]
+enum Unfinished {
+    #[error(transparent)]
+    Task(#[from] Unreadable),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 fn bytes(blob: Blob<'_>) -> Vec<u8> {

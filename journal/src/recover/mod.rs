@@ -59,6 +59,13 @@ impl Recovered {
     pub fn keys(&self) -> impl Iterator<Item = (KeyId, TaskId, u64)> + '_ {
         self.replay.keys()
     }
+
+    /// Whether the task of one of [`Recovered::keys`] was acknowledged, if it is gone. One that expired, or that nobody wanted to keep,
+    /// was not.
+    #[must_use]
+    pub fn is_spent(&self, key: KeyId, task: TaskId) -> bool {
+        self.replay.is_spent(key, task)
+    }
 }
 
 /// Reads everything. A journal that does not exist yet is empty.

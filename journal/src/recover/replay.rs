@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use qtf_shm::{KeyId, Phase, SlotIndex, TaskId};
+use qtf_shm::{KeyId, Phase, SlotIndex, TaskId, TaskOptions};
 
 use crate::Lsn;
 use crate::error::Why;
@@ -77,7 +77,9 @@ pub(crate) struct Replay {
     files: Vec<Mapped>,
     pages: Vec<Option<Page>>,
     keys: Vec<(KeyId, TaskId, u64)>,
-    /// Keys that were given back. One is never given to the same task again.
+    /// Keys whose task was acknowledged.
+    spent: HashSet<(KeyId, TaskId)>,
+    /// Keys that were given back, or ended with their task. One is never given to the same task again.
     released: HashSet<(KeyId, TaskId)>,
     /// The first place in the order that was recorded of a task, where a later record has another one: its segment's origin was moved in between,
     /// and had no room for the distance of what is old. Of others that were not recorded again the first place counts, too.
@@ -121,6 +123,15 @@ impl Replay {
         let record = decode::record(frame.kind, frame.body)?;
         let shown = match &record {
             Record::Task(whole) => whole.lsn,
+            // Said twice in a row: its task was acknowledged.
+            &Record::Key {
+                key,
+                task,
+                expires_unix_ms,
+            } if self.keys.last() == Some(&(key, task, expires_unix_ms)) => {
+                self.spent.insert((key, task));
+                return Ok(());
+            }
             Record::Key { .. } => frame.lsn,
             Record::Attempt { .. }
             | Record::Requeue { .. }
@@ -175,7 +186,7 @@ impl Replay {
         if entry.has(FLAG_GONE) {
             let gone = *entry;
             self.live = self.live.saturating_sub(1);
-            self.keep_key(&gone)?;
+            self.keep_key(&gone, was_acknowledged(&gone, record))?;
         }
         Ok(())
     }
@@ -260,20 +271,31 @@ impl Replay {
         self.max_stamp = self.max_stamp.max(whole.stamp);
         if was_live && before.id != raw {
             // The slot was freed without a record, as that of a task whose result nobody wanted.
-            self.keep_key(&before)?;
+            self.keep_key(&before, false)?;
         }
         Ok(())
     }
 
-    /// A key outlives its task.
-    fn keep_key(&mut self, entry: &Entry) -> Result<(), Why> {
-        if entry.has(FLAG_KEY) {
-            let whole = self.base(entry)?;
-            if let Some((key, expiry)) = whole.key {
-                let id = whole.id;
-                self.keys.push((key, id, expiry));
-            }
+    /// A key outlives its task, but for an automatic one whose task was acknowledged.
+    fn keep_key(&mut self, entry: &Entry, was_acknowledged: bool) -> Result<(), Why> {
+        if !entry.has(FLAG_KEY) {
+            return Ok(());
         }
+        let whole = self.base(entry)?;
+        let options = TaskOptions::from_bits(whole.options);
+        let (id, found) = (whole.id, whole.key);
+        let Some((key, expiry)) = found else {
+            return Ok(());
+        };
+        if was_acknowledged && options.has(TaskOptions::AUTOMATIC_KEY) {
+            // Also if a snapshot has it.
+            self.released.insert((key, id));
+            return Ok(());
+        }
+        if was_acknowledged {
+            self.spent.insert((key, id));
+        }
+        self.keys.push((key, id, expiry));
         Ok(())
     }
 
@@ -305,6 +327,11 @@ impl Replay {
         let released = &self.released;
         let keys = self.keys.iter().copied();
         keys.filter(move |(key, task, _)| !released.contains(&(*key, *task)))
+    }
+
+    /// Its task was acknowledged, unless it is there.
+    pub(crate) fn is_spent(&self, key: KeyId, task: TaskId) -> bool {
+        self.spent.contains(&(key, task))
     }
 
     pub(crate) fn tasks(&self) -> impl Iterator<Item = WholeTask<'_>> {
@@ -387,6 +414,22 @@ fn change(entry: &mut Entry, record: &Record<'_>, place: Place) {
         Record::Acknowledged { .. } | Record::Purge { .. } => entry.flags |= FLAG_GONE,
         Record::Update { priority, .. } => entry.priority = priority,
         Record::Task(_) | Record::Reserve { .. } | Record::Key { .. } => {}
+    }
+}
+
+/// Somebody has said so; dead letters go in no other way.
+fn was_acknowledged(entry: &Entry, record: &Record<'_>) -> bool {
+    match record {
+        Record::Acknowledged { .. } => true,
+        Record::Purge { .. } => entry.phase == Phase::DeadLetter as u8,
+        Record::Task(_)
+        | Record::Attempt { .. }
+        | Record::Requeue { .. }
+        | Record::Outcome { .. }
+        | Record::Cancel { .. }
+        | Record::Reserve { .. }
+        | Record::Update { .. }
+        | Record::Key { .. } => false,
     }
 }
 

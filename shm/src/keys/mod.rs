@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! bucket, 256 bytes: eight entries, word by word
-//!      0  tasks     [8]  confirmed 1 | 0 in 3 bits | task id 60; 0 = the entry is free
+//!      0  tasks     [8]  confirmed 1 | spent 1 | 0 in 2 bits | task id 60; 0 = the entry is free
 //!     64  keys_low  [8]
 //!    128  keys_high [8]
 //!    192  expiries  [8]  stamp 48
@@ -22,7 +22,9 @@
 //!   settled at the next start: confirmed if the task is there, else removed. So no key ever stands for a task that was never
 //!   accepted, and no accepted task lacks its key.
 //! - **I4** Every number read from the table is checked; nonsense costs the key, not safety.
-//! - **I5** An entry stays where it is until it is erased (but for a table that is filled at a cold start, before anybody looks),
+//! - **I5** A *spent* entry is one whose task was acknowledged: it is as good as any other until its place is needed, and is never
+//!   made anything but gone from there.
+//! - **I6** An entry stays where it is until it is erased (but for a table that is filled at a cold start, before anybody looks),
 //!   so a task's slot may name it. Whoever comes from there compares the task: the entry may be another's by now.
 //!
 //! # Sync points
@@ -115,6 +117,8 @@ pub struct KeyEntry {
     pub expiry: u64,
     /// The task was accepted (or at least exists).
     pub confirmed: bool,
+    /// The task was acknowledged: where places run short this one may go before its time.
+    pub spent: bool,
 }
 
 /// An entry that was reserved.

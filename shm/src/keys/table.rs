@@ -12,6 +12,10 @@ use crate::time::{Now, STAMP_MAX};
 const ENTRY_WORDS: usize = 4;
 /// In a task word: the task exists.
 const CONFIRMED: u64 = 1 << 63;
+/// In a task word: the task was acknowledged.
+const SPENT: u64 = 1 << 62;
+/// What a task word says beside the task.
+const FLAGS: u64 = CONFIRMED | SPENT;
 /// LIMIT: copies of an entry that changed meanwhile, made by one look of an inspector.
 const COPIES_MAX: u32 = 8;
 
@@ -53,7 +57,7 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
 
     /// Hands over where the end of each key in use is written: for a move of the origin, while nobody else is attached.
     pub(crate) fn each_expiry(&self, each: impl Fn(&AtomicU64)) {
-        for at in (0..self.capacity()).filter_map(|index| self.at(index)) {
+        for at in (0..self.capacity()).filter_map(|index| self.words_at(index)) {
             // ORDERING: nobody else writes.
             if at.task.load(Ordering::Relaxed) != 0 {
                 each(at.expiry);
@@ -80,6 +84,12 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
         self.entries_of(key)
             .filter_map(|index| Some((index, self.entry(index)?)))
             .find(|(_, entry)| entry.key == key && !now.has_reached(entry.expiry))
+    }
+
+    /// The entry at a place, whosever it is, expired or not.
+    #[must_use]
+    pub fn at(&self, place: u32) -> Option<KeyEntry> {
+        self.entry(place)
     }
 
     /// The entry at a place, if it is this task's, expired or not.
@@ -118,14 +128,14 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
         let this = *self;
         (0..this.capacity()).filter_map(move |index| {
             // ORDERING: a single word, only looked at.
-            let word = this.at(index)?.task.load(Ordering::Acquire);
+            let word = this.words_at(index)?.task.load(Ordering::Acquire);
             (word != 0 && task_of(word).is_none()).then_some((index, word))
         })
     }
 
     /// Copies an entry; `None` when it is free, makes no sense, or changed each time.
     pub(super) fn entry(&self, index: u32) -> Option<KeyEntry> {
-        let at = self.at(index)?;
+        let at = self.words_at(index)?;
         // ORDERING: [keys.entry] Acquire: pairs with the release in `write`.
         let mut before = at.task.load(entry_order());
         for _ in 0..COPIES_MAX {
@@ -143,12 +153,13 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
             }
             // ORDERING: [keys.reuse] ordered after the copies by the fence above.
             let after = at.task.load(Ordering::Acquire);
-            if after & !CONFIRMED == before & !CONFIRMED {
+            if after & !FLAGS == before & !FLAGS {
                 return Some(KeyEntry {
                     key: KeyId::from_words(words)?,
                     task,
                     expiry: expiry.min(STAMP_MAX),
                     confirmed: after & CONFIRMED != 0,
+                    spent: after & SPENT != 0,
                 });
             }
             before = after;
@@ -157,7 +168,7 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
     }
 
     /// The entries that a key may lie in.
-    pub(super) fn entries_of(&self, key: KeyId) -> impl Iterator<Item = u32> + use<'s, ENTRIES> {
+    pub fn entries_of(&self, key: KeyId) -> impl Iterator<Item = u32> + use<'s, ENTRIES> {
         // LIMIT: a bucket has at most 8 entries.
         let entries = u32::try_from(ENTRIES).unwrap_or(1);
         let [first, second] = self.buckets_of(key);
@@ -183,7 +194,7 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
         u32::try_from(scaled).unwrap_or(0)
     }
 
-    fn at(&self, index: u32) -> Option<Entry<'s>> {
+    fn words_at(&self, index: u32) -> Option<Entry<'s>> {
         let (bucket, slot) = (index as usize / ENTRIES, index as usize % ENTRIES);
         let start = bucket * ENTRIES * ENTRY_WORDS + slot;
         let word = |field: usize| self.words.get(start + field * ENTRIES);
@@ -234,17 +245,33 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
 
     /// The task of a reserved key exists now. False when the place is another task's.
     pub fn confirm(&self, place: KeyPlace) -> bool {
-        let Some(entry) = self.at(place.index) else {
+        let Some(entry) = self.words_at(place.index) else {
             return false;
         };
         // ORDERING: own word (I1); the key was published before.
         let word = entry.task.load(Ordering::Relaxed);
-        let same = word & !CONFIRMED == place.task.as_raw();
+        let same = word & !FLAGS == place.task.as_raw();
         if same {
             // ORDERING: [keys.entry] Release, as the store before it.
             entry.task.store(word | CONFIRMED, Ordering::Release);
         }
         same
+    }
+
+    /// The task of the entry at a place was acknowledged: the place may be another key's when it is needed. False when the place
+    /// is another task's, or spent already.
+    pub fn spend_at(&self, place: u32, task: TaskId) -> bool {
+        let Some(entry) = self.words_at(place) else {
+            return false;
+        };
+        // ORDERING: own word (I1); the key was published before.
+        let word = entry.task.load(Ordering::Relaxed);
+        let is_new = word & !CONFIRMED == task.as_raw();
+        if is_new {
+            // ORDERING: [keys.entry] Release, as the stores before it.
+            entry.task.store(word | SPENT, Ordering::Release);
+        }
+        is_new
     }
 
     /// Forgets a key, if it stands for this task.
@@ -261,21 +288,27 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
         self.at_place(place, task).is_some() && self.erase(place)
     }
 
-    /// Forgets what has expired among some entries (`0..capacity()` are all), whole buckets at a time, and names each place to `gone`;
-    /// returns how many.
-    pub fn expire(&self, entries: Range<u32>, now: Now, mut gone: impl FnMut(u32)) -> u32 {
+    /// Forgets what has expired among some entries (`0..capacity()` are all) and tells `seen` of each one in use: its place, and
+    /// when it will expire, or `None` of one that is gone now. Returns how many those are.
+    pub fn expire(
+        &self,
+        entries: Range<u32>,
+        now: Now,
+        mut seen: impl FnMut(u32, Option<u64>),
+    ) -> u32 {
         if !self.is_used() {
             return 0;
         }
-        let expired = |index: &u32| {
-            let entry = self.entry(*index);
-            entry.is_some_and(|entry| now.has_reached(entry.expiry))
-        };
         let mut count = 0;
-        for index in (entries.start..entries.end.min(self.capacity())).filter(expired) {
-            if self.erase(index) {
+        for index in entries.start..entries.end.min(self.capacity()) {
+            let Some(entry) = self.entry(index) else {
+                continue;
+            };
+            if now.has_reached(entry.expiry) && self.erase(index) {
                 count += 1;
-                gone(index);
+                seen(index, None);
+            } else {
+                seen(index, Some(entry.expiry));
             }
         }
         count
@@ -289,7 +322,7 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
             return settled;
         }
         for index in 0..self.capacity() {
-            let Some(at) = self.at(index) else {
+            let Some(at) = self.words_at(index) else {
                 break;
             };
             // ORDERING: own word (I1).
@@ -319,7 +352,7 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
                     Some(entry) if entry.key == key => return Some(index),
                     Some(entry) if !now.has_reached(entry.expiry) => {}
                     // Free, expired, or nonsense.
-                    Some(_) | None if self.at(index).is_some() => {
+                    Some(_) | None if self.words_at(index).is_some() => {
                         free += 1;
                         first = first.or(Some(index));
                     }
@@ -337,7 +370,7 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
 
     /// Writes an entry: erased first, task word last (I2).
     fn write(&self, index: u32, key: KeyId, task: TaskId, expiry: u64) {
-        let Some(at) = self.at(index) else {
+        let Some(at) = self.words_at(index) else {
             return;
         };
         self.erase(index);
@@ -374,13 +407,16 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
                     task: entry.task,
                 });
             }
+            if entry.spent {
+                self.spend_at(to, entry.task);
+            }
         }
         self.erase(from);
     }
 
     /// Frees an entry; false when it was free.
     fn erase(&self, index: u32) -> bool {
-        let Some(at) = self.at(index) else {
+        let Some(at) = self.words_at(index) else {
             return false;
         };
         // ORDERING: own word (I1).
@@ -420,7 +456,7 @@ impl<const ENTRIES: usize> fmt::Debug for KeyTable<'_, ENTRIES> {
 
 /// The task of a task word; `None` when it is free or impossible.
 fn task_of(word: u64) -> Option<TaskId> {
-    TaskId::from_raw(word & !CONFIRMED)
+    TaskId::from_raw(word & !FLAGS)
 }
 
 /// How a reader loads the task word; weaker in a mutant.

@@ -69,6 +69,8 @@ enum Command {
         key: u64,
         own: bool,
     },
+    /// The task of this key was acknowledged.
+    Spend(u64),
     Find(u64),
     Expire,
     Settle {
@@ -84,6 +86,7 @@ fn command() -> impl Strategy<Value = Command> {
             |(key, task, life, confirm)| Command::Reserve { key, task: u64::from(task), life, confirm }
         ),
         2 => (number.clone(), any::<bool>()).prop_map(|(key, own)| Command::Remove { key, own }),
+        2 => number.clone().prop_map(Command::Spend),
         3 => number.prop_map(Command::Find),
         1 => Just(Command::Expire),
         1 => (0..4_u64).prop_map(|there| Command::Settle { there }),
@@ -139,6 +142,7 @@ fn run(keys: KeyTable<'_>, model: &mut Model, command: &Command) {
                 task: task(id),
                 expiry: model.stamp + life,
                 confirmed: confirm,
+                spent: false,
             };
             reserve(keys, model, entry);
         }
@@ -153,6 +157,20 @@ fn run(keys: KeyTable<'_>, model: &mut Model, command: &Command) {
                 model.entries.remove(&key(number));
             }
         }
+        Command::Spend(number) => {
+            let Some(entry) = model.entries.get_mut(&key(number)) else {
+                return;
+            };
+            let place = keys.find_placed(key(number), at(0)).map(|(place, _)| place);
+            let Some(place) = place else {
+                // It has no time at all.
+                assert_eq!(entry.expiry, 0);
+                return;
+            };
+            assert!(!keys.spend_at(place, task(u64::MAX >> 40)));
+            assert_eq!(keys.spend_at(place, entry.task), !entry.spent);
+            entry.spent = true;
+        }
         Command::Find(number) => {
             let alive = |entry: &&KeyEntry| entry.expiry > model.stamp;
             let expected = model.entries.get(&key(number)).filter(alive).copied();
@@ -161,7 +179,7 @@ fn run(keys: KeyTable<'_>, model: &mut Model, command: &Command) {
         Command::Expire => {
             let before = model.entries.len();
             model.entries.retain(|_, entry| entry.expiry > model.stamp);
-            let count = keys.expire(0..keys.capacity(), at(model.stamp), |_| ());
+            let count = keys.expire(0..keys.capacity(), at(model.stamp), |_, _| ());
             assert_eq!(count as usize, before - model.entries.len());
         }
         Command::Settle { there } => {
@@ -250,12 +268,12 @@ proptest! {
             let _ = keys.remove(key(*number), task(*number));
             let _ = keys.reserve(key(*number), task(*number), 9, at(3)).map(|place| keys.confirm(place));
         }
-        let _ = keys.expire(3..u32::MAX, at(5), |_| ());
+        let _ = keys.expire(3..u32::MAX, at(5), |_, _| ());
         keys.settle_by(|_| true);
         prop_assert_eq!(keys.impossible().count(), 0);
         prop_assert!(keys.iter().all(|entry| entry.confirmed));
         // What no look can find expires like everything else, but for what never does.
-        keys.expire(0..u32::MAX, at(STAMP_MAX), |_| ());
+        keys.expire(0..u32::MAX, at(STAMP_MAX), |_, _| ());
         prop_assert!(keys.iter().all(|entry| entry.expiry >= STAMP_MAX));
     }
 }
@@ -268,7 +286,11 @@ fn confirms(cut: &Command, entry: &KeyEntry) -> bool {
             ..
         } => confirm && key(number) == entry.key,
         Command::Settle { there } => exists(entry.task, there),
-        Command::Remove { .. } | Command::Find(_) | Command::Expire | Command::Wait(_) => false,
+        Command::Remove { .. }
+        | Command::Spend(_)
+        | Command::Find(_)
+        | Command::Expire
+        | Command::Wait(_) => false,
     }
 }
 
@@ -295,6 +317,7 @@ fn assert_each_key_is_whole(
                 (entry.key, entry.task, entry.expiry) == written
             }
             Command::Remove { .. }
+            | Command::Spend(_)
             | Command::Find(_)
             | Command::Expire
             | Command::Settle { .. }
@@ -318,7 +341,7 @@ fn assert_each_key_is_whole(
             Command::Remove { key: number, .. } => key(number) == entry.key,
             Command::Expire => entry.expiry <= old.stamp,
             Command::Settle { there } => !entry.confirmed && !exists(entry.task, there),
-            Command::Find(_) | Command::Wait(_) => false,
+            Command::Spend(_) | Command::Find(_) | Command::Wait(_) => false,
         };
         assert!(expected, "{entry:?} is lost after a cut {cut:?}");
     }

@@ -193,6 +193,8 @@ impl TaskOptions {
     pub const KEEP_TRYING: Self = Self(4);
     /// Never handed out again once a worker may have begun it.
     pub const AT_MOST_ONCE: Self = Self(8);
+    /// Its idempotency key was made up by a client library and ends with the acknowledgement of the task.
+    pub const AUTOMATIC_KEY: Self = Self(16);
 
     /// Any bits; unknown ones are kept.
     #[must_use]

@@ -18,6 +18,7 @@ pub(crate) struct Wish {
     discards: bool,
     pub(crate) durability: Durability,
     pub(crate) key: Option<KeyId>,
+    is_automatic: bool,
     is_poison: bool,
 }
 
@@ -47,6 +48,7 @@ impl Wish {
                 Durability::Journal
             },
             key: key.flatten(),
+            is_automatic: rng.bool(),
             is_poison,
         }
     }
@@ -61,6 +63,7 @@ impl Wish {
             discards: false,
             durability: Durability::Journal,
             key: None,
+            is_automatic: false,
             is_poison: false,
         }
     }
@@ -73,6 +76,7 @@ impl Wish {
         submission.discard_result = self.discards;
         submission.durability = self.durability;
         submission.key = self.key;
+        submission.key_is_automatic = self.is_automatic;
         submission
     }
 
@@ -143,6 +147,9 @@ impl World {
         let client = self.clients[self.rng.usize(..self.clients.len())];
         let now = self.now;
         let submission = wish.submission(client);
+        if wish.is_automatic {
+            self.facts.automatic.extend(wish.key);
+        }
         self.may_have_orphan = cut.is_some();
         let answer = self.cut_off(cut, |engine| engine.submit(now, &submission));
         self.may_have_orphan = false;
@@ -177,9 +184,10 @@ impl World {
         assert!(stamp > self.last_stamp, "{id} stands before an earlier one");
         self.last_stamp = stamp;
         self.facts.add(id, wish.known(stamp));
-        let earlier = wish.key.and_then(|key| self.facts.keys.insert(key, id));
-        if let Some(earlier) = earlier {
-            self.assert_may_be_gone(earlier);
+        if let Some(key) = wish.key
+            && let Some(earlier) = self.facts.keys.insert(key, id)
+        {
+            self.assert_may_be_gone(earlier, key);
         }
         assert_eq!(
             accepted.durable.is_some(),
@@ -200,6 +208,11 @@ impl World {
             // Submitted by a call that was cut off.
             self.facts.keys.insert(key, id);
         }
+        let is_over = self.facts.automatic.contains(&key) && self.facts.gone.contains_key(&id);
+        assert!(
+            !is_over,
+            "the automatic key of {id} has outlived its acknowledgement"
+        );
         let is_live = self.facts.tasks.get(&id).is_some_and(|task| !task.is_freed);
         assert_eq!(accepted.result_expired, !is_live, "{id}");
         let is_lost = self.facts.lost.contains(&id);
@@ -230,6 +243,7 @@ impl World {
         let before = self.facts.keys.get(&key).copied();
         let wish = Wish {
             key: Some(key),
+            is_automatic: self.facts.automatic.contains(&key),
             durability: Durability::Journal,
             ..Wish::random(&mut self.rng)
         };
@@ -239,12 +253,18 @@ impl World {
             && after != Some(before)
         {
             // A new task: then the first one's acceptance was never told.
-            self.assert_may_be_gone(before);
+            self.assert_may_be_gone(before, key);
         }
     }
 
-    /// A second task under the same key, or none at all, is right only if the first one was never promised to last.
-    fn assert_may_be_gone(&mut self, id: TaskId) {
+    /// A second task under the same key, or none at all, is right only if the first one was never promised to last, or if it was
+    /// acknowledged and the key automatic, or its place needed.
+    fn assert_may_be_gone(&mut self, id: TaskId, key: KeyId) {
+        let may_go = self.facts.automatic.contains(&key) || self.has_few_key_places();
+        if may_go && self.facts.acknowledged.contains(&id) {
+            self.keys_gone += 1;
+            return;
+        }
         assert_ne!(
             self.facts.gone.get(&id),
             Some(&true),
@@ -323,6 +343,12 @@ impl World {
         }
         let id = ended[self.rng.usize(..ended.len())];
         let now = self.now;
+        // A client learns the id by the answer: while it repeats the submission it acknowledges nothing.
+        let is_repeated = |key| self.facts.keys.get(key) == Some(&id);
+        if self.facts.unanswered.iter().any(is_repeated) {
+            return;
+        }
+        self.facts.acknowledged.insert(id);
         let task = self.facts.get(id);
         let was_asked = core::mem::replace(&mut task.forget_was_asked, true);
         let Some(answer) = self.cut_off(cut, |engine| engine.forget(now, id)) else {

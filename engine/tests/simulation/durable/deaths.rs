@@ -5,13 +5,16 @@ use std::sync::Arc;
 use qtf_engine::{Engine, TimeAfter, restore};
 use qtf_journal::{Appender, AppenderLimits, Opened, Write, open_tail, recover, write_group};
 use qtf_shm::sync::kill::killed_after;
-use qtf_shm::{Geometry, Phase, Segment, SegmentSpec, SlotIndex, StateWord};
+use qtf_shm::time::STAMP_MAX;
+use qtf_shm::{Geometry, KeyId, Now, Phase, Segment, SegmentSpec, SlotIndex, StateWord, TaskId};
 
 use super::disk::{Disk, config as journal_config};
 use super::world::{Kind, MS, TASKS, WORKERS, World, engine_config};
 
 /// Kills come after so many shared writes at most.
 const WRITES_MAX: u32 = 60;
+/// Places of the table of keys that are left where they are few.
+const KEY_PLACES_LEFT: u32 = 12;
 
 impl World {
     /// Something goes wrong with the daemon, its disk or its machine.
@@ -242,6 +245,8 @@ impl World {
         let segment = new_segment(self.directory.path(), gen_base, time);
         if self.kind == Kind::Ages {
             self.goes_on_after(&segment, recovered.max_stamp);
+        } else if self.has_few_key_places() {
+            fill_keys(&segment, self.now);
         }
         let restored = restore(&segment, &recovered, self.wall());
         restored.unwrap_or_else(|error| panic!("{error}"));
@@ -292,9 +297,22 @@ pub(crate) fn new_segment(
 ) -> Arc<Segment> {
     let mut spec = SegmentSpec::new("simulation", directory);
     spec.geometry = Geometry::for_counts(TASKS, WORKERS).expect("a small segment fits");
-    (spec.gen_base, spec.spill_id) = (gen_base, Some(1));
+    (spec.gen_base, spec.spill_id) = (gen_base.or(Some(2)), Some(1));
     (spec.first_stamp, spec.stamps_moved) = (time.first_stamp, time.stamps_moved);
     Arc::new(Segment::in_process(&spec))
+}
+
+/// Leaves few places in the table of keys, as if others had filled it, whose tasks nobody has acknowledged.
+pub(crate) fn fill_keys(segment: &Segment, now: Now) {
+    let table = segment.keys();
+    // Of the first tenant of a slot, before those of this world.
+    let task = TaskId::from_raw(1 << 24).expect("an id");
+    let count = table.capacity() - table.capacity() / 4 - KEY_PLACES_LEFT;
+    for number in 0..u64::from(count) {
+        let key = KeyId::from_words([number + 1, u64::MAX]).expect("not zero");
+        let kept = table.put_back(key, task, STAMP_MAX / 2, now);
+        kept.expect("three quarters of the table find places");
+    }
 }
 
 pub(crate) fn limits() -> AppenderLimits {

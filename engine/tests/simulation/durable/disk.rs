@@ -183,7 +183,7 @@ impl Disk {
             }
             let keys: Vec<_> = snapshot.whole_tasks.keys().collect();
             for live in keys {
-                writer.push_key(live.key, live.task, live.expires_unix_ms)?;
+                live.write_to(writer)?;
             }
             writer.reserve(engine.reserved_generations());
             snapshot.is_read = true;

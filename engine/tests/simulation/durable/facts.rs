@@ -61,7 +61,8 @@ pub(crate) struct Known {
 impl Known {
     /// When it is first known to have ended.
     pub(crate) fn first_end(&self) -> Option<(Phase, Now)> {
-        self.found_final.or(self.end)
+        let known = [self.found_final, self.end].into_iter().flatten();
+        known.min_by_key(|&(_, at)| at)
     }
 
     /// Each attempt is lost once at most, and the one that is under way is not lost yet, unless it was about to be the last one.
@@ -101,6 +102,10 @@ pub(crate) struct Facts {
     pub(crate) tasks: BTreeMap<TaskId, Known>,
     /// Which task a key was given.
     pub(crate) keys: BTreeMap<KeyId, TaskId>,
+    /// Keys that the clients' library made up.
+    pub(crate) automatic: BTreeSet<KeyId>,
+    /// Tasks that somebody began to acknowledge.
+    pub(crate) acknowledged: BTreeSet<TaskId>,
     /// Every id that was ever seen.
     given: BTreeSet<TaskId>,
     /// Tasks of which clients were told that they are forgotten; whether they were journalled.

@@ -1,5 +1,7 @@
 //! The runs. A failing one prints the command that replays it.
 
+use qtf_shm::Counter;
+
 use super::{Kind, World};
 use crate::runs::{Replay, assert_still_wanted, seeds};
 
@@ -23,6 +25,9 @@ struct Totals {
     moves: u64,
     times_up: u64,
     keys_given_back: u64,
+    keys_ended: u64,
+    keys_evicted: u64,
+    keys_gone: u64,
 }
 
 impl Totals {
@@ -40,6 +45,10 @@ impl Totals {
         self.moves += world.moves;
         self.times_up += world.times_up;
         self.keys_given_back += world.keys_given_back;
+        let counters = world.engine.segment().counters();
+        self.keys_ended += counters.get(Counter::KeyEnded);
+        self.keys_evicted += counters.get(Counter::KeyEvicted);
+        self.keys_gone += world.keys_gone;
     }
 }
 
@@ -69,6 +78,12 @@ fn run(kind: Kind, usual: u64) -> Totals {
     assert!(totals.snapshots > count, "{totals:?}");
     assert!(totals.revivals > count / 2, "{totals:?}");
     assert!(totals.drains > count / 2, "{totals:?}");
+    assert!(totals.keys_ended > count, "{totals:?}");
+    assert!(
+        totals.keys_evicted > count || kind == Kind::Ages,
+        "{totals:?}"
+    );
+    assert!(totals.keys_gone > 0, "{totals:?}");
     println!("{kind:?}: {totals:?}");
     println!(
         "soak: {count} seeds, {} starts, {} tasks, from seed {first}",

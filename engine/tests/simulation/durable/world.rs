@@ -9,7 +9,7 @@ use qtf_engine::{
 use qtf_journal::{Appender, SimDisk, open_tail};
 use qtf_shm::{ClientIndex, Key, KeyId, Now, Phase, SlotIndex, TaskId, WorkerId};
 
-use super::deaths::{limits, new_segment};
+use super::deaths::{fill_keys, limits, new_segment};
 use super::disk::{Disk, config as journal_config};
 use super::facts::{Facts, Told};
 use super::workers::SimWorker;
@@ -85,6 +85,8 @@ pub(crate) struct World {
     /// Keys that clients have given back, and the record after which that is durable, once there is one.
     pub(crate) given_back: Vec<(KeyId, Option<Lsn>)>,
     pub(crate) keys_given_back: u64,
+    /// Repeats that found their key gone, rightly.
+    pub(crate) keys_gone: u64,
     history: u64,
     pub(crate) directory: tempfile::TempDir,
 }
@@ -112,7 +114,16 @@ pub(crate) fn engine_config(seed: u64) -> EngineConfig {
     }
 }
 
+/// In every other world keys push others out, as the table is nearly full.
+const fn has_few_key_places(seed: u64, kind: Kind) -> bool {
+    seed % 2 == 1 && !matches!(kind, Kind::Ages)
+}
+
 impl World {
+    pub(crate) const fn has_few_key_places(&self) -> bool {
+        has_few_key_places(self.seed, self.kind)
+    }
+
     pub(crate) fn new(seed: u64, kind: Kind) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let disk = SimDisk::new();
@@ -122,6 +133,9 @@ impl World {
         let writer = opened.start(&disk, &config).expect("there is room");
         let segment = new_segment(directory.path(), None, TimeAfter::highest(0));
         let now = Now::from_ns(MS);
+        if has_few_key_places(seed, kind) {
+            fill_keys(&segment, now);
+        }
         let appender = Appender::new(opened.end.next(), limits());
         let engine = Engine::with_journal(segment, engine_config(seed), appender, wall(now, 0))
             .expect("the configuration is usable");
@@ -159,6 +173,7 @@ impl World {
             times_up: 0,
             given_back: Vec::new(),
             keys_given_back: 0,
+            keys_gone: 0,
             history: 0,
             directory,
         };
