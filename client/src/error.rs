@@ -11,6 +11,9 @@ use tonic::{Code, Status};
 use crate::TaskId;
 use crate::key::TaskKey;
 
+/// LIMIT: other clients have the answers to what they have under way, and give back its keys.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
+
 /// The daemon said no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -35,6 +38,18 @@ impl Refusal {
                 | RefusalReason::KeysFull
                 | RefusalReason::JournalFull
         )
+    }
+
+    /// How long room is worth waiting for, to somebody who has so much patience. Places for idempotency keys may be free only when the
+    /// time of one is over, of which the hint tells; what others give back before that comes soon or not at all.
+    #[must_use]
+    pub fn worth_waiting(&self, patience: Duration) -> Duration {
+        let hint = Duration::from_millis(self.retry_after_ms.into());
+        if hint <= patience {
+            patience
+        } else {
+            patience.min(GIVEN_BACK_WITHIN)
+        }
     }
 
     /// The daemon is about to go, has no connection free, or has forgotten us or an upload: a repeat to it or to its

@@ -22,6 +22,13 @@ pub enum Notice {
         /// It has another segment: what was not in the journal is gone.
         is_new_segment: bool,
     },
+    /// It has no place for the idempotency key of a submission, which is tried again for so long and refused then.
+    NoPlaceForKey {
+        /// Why.
+        refusal: Refusal,
+        /// How long.
+        up_to: Duration,
+    },
     /// It has no room; the submission is tried again until there is. Told once until something is accepted.
     Full(Refusal),
 }

@@ -173,6 +173,47 @@ async fn few_keys_are_enough_because_they_are_given_back() {
 }
 
 #[tokio::test]
+async fn place_for_a_key_that_nobody_gives_back_is_waited_for_a_while_and_then_refused() {
+    let daemon = FakeDaemon::start();
+    let heard = Heard::default();
+    let patience = Duration::from_millis(300);
+    let builder = heard.by(builder(&daemon).reconnect_for(patience));
+    let client = soon(builder.connect()).await.unwrap();
+    let held = client.submit(echo("x").key("chosen")).await.unwrap();
+    daemon.with(|world| (world.key_slots, world.key_hint_ms) = (1, 3_600_000));
+    let answers = client.submit_many((0..20).map(echo));
+    let answers: Vec<_> = soon(answers.collect::<Vec<_>>()).await;
+    assert_eq!(answers.len(), 20);
+    for answer in answers {
+        let error = answer.unwrap_err();
+        let SubmitError::Refused(refusal) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(refusal.reason, RefusalReason::KeysFull);
+    }
+    let notices = heard.all();
+    let [Notice::NoPlaceForKey { up_to, .. }] = notices.as_slice() else {
+        panic!("{notices:?}");
+    };
+    assert_eq!(*up_to, patience);
+    assert!(daemon.with(|world| world.tasks.contains_key(&held.id.as_raw())));
+}
+
+#[tokio::test]
+async fn key_that_the_client_made_up_says_so_and_one_that_a_user_chose_does_not() {
+    let daemon = FakeDaemon::start();
+    let client = client(&daemon).await;
+    let made_up = client.submit(echo("x")).await.unwrap().id;
+    let chosen = client.submit(echo("x").key("k")).await.unwrap().id;
+    let mut answers = client.submit_many([echo("y"), echo("z").key("l")]);
+    let many = [answers.next().await, answers.next().await];
+    let many = many.map(|answer| answer.unwrap().unwrap().id);
+    let is_automatic = [made_up, chosen, many[0], many[1]]
+        .map(|id| daemon.with(|world| world.tasks[&id.as_raw()].spec.automatic_key));
+    assert_eq!(is_automatic, [true, false, true, false]);
+}
+
+#[tokio::test]
 async fn full_journal_is_waited_for_and_told_once() {
     let daemon = FakeDaemon::start();
     let heard = Heard::default();

@@ -18,7 +18,10 @@ use crate::config::raw::{CoreValue, RawConfig};
 #[command(
     after_help = "Exit codes: 0 stopped when asked to, 1 failed, 2 wrong flag or configuration, \
     3 name, address or data folder in use, 4 no permission, 5 no shared memory of the wanted size, \
-    65 journal or snapshot damaged, 74 journal cannot be read or written."
+    65 journal or snapshot damaged, 74 journal cannot be read or written.\n\n\
+    Idempotency keys are known for key_ttl_ms of the configuration file where a submission does not say. Their \
+    places are limited; a client that submits much names its keys in received_keys when they are answered, or \
+    marks them as automatic_key and acknowledges its tasks: else its share is used up until their time is over."
 )]
 pub struct Flags {
     /// Configuration file (TOML); without it only flags and defaults count

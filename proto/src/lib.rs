@@ -18,6 +18,7 @@ pub mod version;
     unused_qualifications,
     clippy::doc_markdown,
     clippy::missing_errors_doc,
+    clippy::struct_excessive_bools,
     clippy::too_many_lines,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,

@@ -1,5 +1,5 @@
-//! A cold start after many ordinary submissions with keys, whose results were all received and forgotten: the keys are no
-//! burden, new submissions with keys are taken at once.
+//! Many ordinary submissions with keys, made up or chosen, whose results were all received and forgotten: none is refused. And a cold start
+//! after them: the keys are no burden, new submissions with keys are taken at once.
 //!
 //! `QTF_TEST_KEYED_TASKS=360000 cargo test -p qtf-tests --test keys_cold_start -- --nocapture` does it with a table of the
 //! default size.
@@ -41,7 +41,7 @@ async fn connect(place: &Place) -> Submitter {
     let address: Address = place.address().parse().expect("it is an address");
     let (tell, refusals) = unbounded_channel();
     let builder = Client::builder(address).on_notice(move |notice| {
-        if let Notice::Full(refusal) = notice {
+        if let Notice::Full(refusal) | Notice::NoPlaceForKey { refusal, .. } = notice {
             // Nobody listens when the test is over.
             let _told = tell.send(refusal.clone());
         }
@@ -92,7 +92,8 @@ fn noop() -> Task {
     Task::handler("noop", "")
 }
 
-/// A key of the submitter's own, which nobody gives back: it is remembered for its time.
+/// A key of the submitter's own, which nobody gives back: it is remembered for its time, unless its task is forgotten and its place
+/// needed.
 fn with_own_key(number: u64) -> Task {
     noop().key(qtf_client::TaskKey::of(&format!("order {number}")))
 }
@@ -119,19 +120,28 @@ fn keys_of_forgotten_tasks_keep_no_submission_waiting_after_a_cold_start() {
             "{wanted} tasks submitted, run and forgotten in {:?}",
             begun.elapsed()
         );
-        // The same with keys of their own, until the table is as full of them as one user can make it.
+        // The same with keys of their own.
         let mut number = 0;
+        for _ in 0..wanted / ROUND {
+            let tasks = (number..number + ROUND).map(with_own_key);
+            let (ids, refused) = submit(&mut from, tasks).await;
+            assert_eq!((ids.len() as u64, refused), (ROUND, None));
+            receive_and_forget(&from.client, &ids).await;
+            number += ROUND;
+        }
+        // And of tasks that nobody forgets, until the table is as full of them as one user can make it.
         let full = loop {
             let tasks = (number..number + ROUND).map(with_own_key);
             let (ids, refused) = submit(&mut from, tasks).await;
-            receive_and_forget(&from.client, &ids).await;
             number += ids.len() as u64;
             if let Some(refused) = refused {
                 break refused;
             }
         };
         assert_eq!(full.reason, RefusalReason::KeysFull, "{full}");
-        println!("refused with {number} keys of their own: {full}");
+        assert!(full.message.contains("received_keys"), "{full}");
+        assert!(full.retry_after_ms > 1_000_000, "{full:?}");
+        println!("refused after {number} keys of their own: {full}");
     });
     daemon.kill();
     place.remove_segments();
@@ -143,12 +153,12 @@ fn keys_of_forgotten_tasks_keep_no_submission_waiting_after_a_cold_start() {
         let info = from.client.info().await.expect("it tells");
         assert_eq!(info.start(), qtf_client::StartKind::Cold);
         let begun = Instant::now();
-        // No key of before, of either kind. Of those of the submitter's own a part is remembered, as they are not given back.
-        let tasks = (0..100).flat_map(|at| [noop(), with_own_key(u64::MAX - at)]);
+        // No key of before, of either kind. Of those whose tasks were not forgotten so many are remembered that places are left.
+        let tasks = (0..40).flat_map(|at| [noop(), with_own_key(u64::MAX - at)]);
         let (ids, refused) = submit(&mut from, tasks).await;
-        assert_eq!((ids.len(), refused), (200, None));
+        assert_eq!((ids.len(), refused), (80, None));
         receive_and_forget(&from.client, &ids).await;
-        println!("200 new submissions with keys took {:?}", begun.elapsed());
+        println!("80 new submissions with keys took {:?}", begun.elapsed());
     });
     assert_eq!(daemon.terminate(), Some(0));
     place.verify();

@@ -76,6 +76,7 @@ impl Entry {
             self.spec.idempotency_key = keys.mint();
             self.spec.key_ttl_ms =
                 u64::try_from(client.automatic_key_ttl().as_millis()).unwrap_or(u64::MAX);
+            self.spec.automatic_key = true;
             self.is_automatic = true;
         }
     }

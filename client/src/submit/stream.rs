@@ -4,7 +4,7 @@
 //! - S1: answers come in the order of the tasks, one each.
 //! - S2: what is taken from the source and not yet answered is bounded, in number and in bytes.
 //! - S3: an entry refused for want of room is sent again after the daemon's hint, and nothing new is sent
-//!   before it.
+//!   before it. Only for a place of its key it does not wait for ever: nothing of its own stream may be what brings one back.
 //! - S4: an entry that may have been accepted is sent again only with its key and while the key is known;
 //!   else its answer says what is known of it.
 //!
@@ -18,7 +18,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use futures_util::Stream;
 use qtf_proto::v1::{
-    SubmitStreamRequest, SubmitStreamResponse, SubmitTaskResponse, SubmitVerdict, TaskSpec,
+    RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitTaskResponse, SubmitVerdict,
+    TaskSpec,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -42,6 +43,8 @@ const UNANSWERED_MAX: usize = BATCH_ENTRIES * BATCHES_IN_FLIGHT_MAX;
 const UNANSWERED_BYTES_MAX: usize = 16 << 20;
 const RETRY_MIN: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// LIMIT: keys are given back long before their time is over.
+const RETRY_KEY_MAX: Duration = Duration::from_millis(500);
 /// Keys have this long to be given back at the end of a stream.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -120,6 +123,8 @@ struct Pump {
     retry: Vec<Numbered>,
     retry_at: Instant,
     full_is_told: bool,
+    /// First refusal for want of a place for a key since something was accepted.
+    no_place_since: Option<Instant>,
     in_flight: BTreeMap<u64, Vec<Numbered>>,
     /// Given back with these batches.
     keys_in_flight: BTreeMap<u64, Vec<Bytes>>,
@@ -146,6 +151,7 @@ impl Pump {
             retry: Vec::new(),
             retry_at: Instant::now(),
             full_is_told: false,
+            no_place_since: None,
             in_flight: BTreeMap::new(),
             keys_in_flight: BTreeMap::new(),
             next_batch: 1,
@@ -412,6 +418,7 @@ impl Pump {
             return None;
         }
         self.full_is_told = false;
+        self.no_place_since = None;
         let answer = numbered.entry.accepted(&SubmitTaskResponse {
             task_id: verdict.task_id,
             durability: verdict.durability,
@@ -432,8 +439,21 @@ impl Pump {
             self.answer(&numbered, Err(SubmitError::Refused(refusal)));
             return;
         }
+        let is_of_key = refusal.reason == RefusalReason::KeysFull;
+        let up_to = refusal.worth_waiting(self.client.inner.reconnect_for);
+        if is_of_key
+            && self
+                .no_place_since
+                .get_or_insert_with(Instant::now)
+                .elapsed()
+                >= up_to
+        {
+            self.answer(&numbered, Err(SubmitError::Refused(refusal)));
+            return;
+        }
+        let retry_max = if is_of_key { RETRY_KEY_MAX } else { RETRY_MAX };
         let pause = Duration::from_millis(refusal.retry_after_ms.into());
-        let at = Instant::now() + pause.clamp(RETRY_MIN, RETRY_MAX);
+        let at = Instant::now() + pause.clamp(RETRY_MIN, retry_max);
         self.retry_at = if self.retry.is_empty() {
             at
         } else {
@@ -441,7 +461,12 @@ impl Pump {
         };
         self.retry.push(numbered);
         if !core::mem::replace(&mut self.full_is_told, true) {
-            self.client.inner.listener.tell(&Notice::Full(refusal));
+            let notice = if is_of_key {
+                Notice::NoPlaceForKey { refusal, up_to }
+            } else {
+                Notice::Full(refusal)
+            };
+            self.client.inner.listener.tell(&notice);
         }
     }
 

@@ -71,6 +71,8 @@ pub(crate) struct World {
     pub(crate) refuse_clients: bool,
     pub(crate) segment_id: u64,
     pub(crate) key_slots: usize,
+    /// When the next place for a key is said to be free.
+    pub(crate) key_hint_ms: u32,
     /// Task of each key.
     pub(crate) keys: HashMap<Bytes, u64>,
     /// Keys that were given back.
@@ -136,7 +138,7 @@ impl World {
         }
         if !key.is_empty() && self.keys.len() >= self.key_slots {
             let message = "all keys in use";
-            return Err(refusal(RefusalReason::KeysFull, message, 10));
+            return Err(refusal(RefusalReason::KeysFull, message, self.key_hint_ms));
         }
         if self.journal_is_full && spec.durability() != Durability::Memory {
             let message = "the journal has no room";
@@ -617,6 +619,7 @@ impl FakeDaemon {
             world: Arc::new(Mutex::new(World {
                 segment_id: 7,
                 key_slots: 100_000,
+                key_hint_ms: 10,
                 ..World::default()
             })),
             changed: Arc::new(Notify::new()),

@@ -52,7 +52,8 @@ raw_config! {
     snapshot_after_bytes: u64,
     /// Time after which a snapshot is taken if anything was written.
     snapshot_interval_ms: u64,
-    /// Time that the key of a submission is remembered when the submission does not say.
+    /// Time that the key of a submission is remembered when the submission does not say. Its place is free earlier when the client names
+    /// it in `received_keys`, or acknowledges the task of an `automatic_key`.
     key_ttl_ms: u64,
     /// Core to pin to: a number, or `"none"`.
     core: CoreValue,

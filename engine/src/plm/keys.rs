@@ -5,7 +5,7 @@
 //! first task too.
 //!
 //! - An *automatic* key, which a client library made up to repeat what was not answered, ends with the acknowledgement of its task at
-//!   the latest: whoever acknowledges has the task's id, and so the answer (`docs/adr/0024`). It goes before the task does.
+//!   the latest: whoever acknowledges has the task's id, and so the answer (`docs/adr/0025`). It goes before the task does.
 //! - One that somebody chose is *spent* then: it is known for the rest of its time, unless its place is needed.
 //! - Where places run short, in the table or of a principal's share, spent keys go ([`super::key_places`]), and never another one.
 //!

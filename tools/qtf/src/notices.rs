@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use qtf_client::{Notice, RefusalReason};
+use qtf_client::{Notice, Refusal, RefusalReason};
 
 use crate::durations::age;
 use crate::output::message;
@@ -64,6 +64,7 @@ impl Teller {
                 };
                 Some(format!("daemon back after {after}{gone}"))
             }
+            Notice::NoPlaceForKey { refusal, up_to } => Some(waiting_for_place(refusal, *up_to)),
             Notice::Full(refusal) => {
                 use RefusalReason::{ArenaFull, TasksFull};
                 let mut told = self.told.lock().ok()?;
@@ -79,10 +80,15 @@ impl Teller {
     }
 }
 
+/// That a submission waits for a place for its idempotency key.
+pub(crate) fn waiting_for_place(refusal: &Refusal, up_to: Duration) -> String {
+    format!("{refusal}; waiting up to {} s for a place", up_to.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qtf_client::{CallError, Refusal};
+    use qtf_client::CallError;
 
     fn teller() -> Teller {
         Teller::new("unix:/run/q.sock".to_owned(), None)
@@ -108,6 +114,22 @@ mod tests {
         };
         assert_eq!(back(false), "daemon back after 1.2s");
         assert!(back(true).contains("gone"));
+    }
+
+    #[test]
+    fn wait_for_a_place_for_a_key_is_told_with_its_bound() {
+        let notice = Notice::NoPlaceForKey {
+            refusal: Refusal {
+                reason: RefusalReason::KeysFull,
+                message: "uid 1000 holds all".to_owned(),
+                retry_after_ms: 900,
+            },
+            up_to: Duration::from_secs(30),
+        };
+        assert_eq!(
+            teller().line(&notice).as_deref(),
+            Some("uid 1000 holds all; waiting up to 30 s for a place")
+        );
     }
 
     #[test]

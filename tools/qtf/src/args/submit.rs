@@ -75,7 +75,9 @@ pub(crate) struct SubmitArgs {
     /// Names the submission: repeating it with the same key gives the id of the first task
     ///
     /// Any text; 32 hexadecimal digits are the 128-bit key itself. Keys are shared by all clients of a
-    /// daemon, so begin them with a name of your own. What else the repeat says is not looked at.
+    /// daemon, so begin them with a name of your own. What else the repeat says is not looked at. Once the
+    /// task was forgotten (qtf forget, or its result was received) the key may go before its time, when
+    /// its place is needed for others.
     #[arg(long, value_name = "KEY", conflicts_with = "array", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) key: Option<String>,
     /// How long the daemon knows the key, counted from the first submission; up to 7 days [default: 1h]

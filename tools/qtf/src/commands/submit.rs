@@ -24,7 +24,7 @@ use crate::daemon::Daemon;
 use crate::exit::{Ending, Exit, Failure};
 use crate::indexes::IndexSet;
 use crate::last::Submission;
-use crate::notices::RECONNECT_FOR;
+use crate::notices::{RECONNECT_FOR, waiting_for_place};
 use crate::output::{message, print_json, print_lines};
 use crate::records::durability_name;
 use crate::signals::EndSignals;
@@ -36,14 +36,32 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// LIMIT: a daemon that was killed and started again writes to its journal what it found, and makes files for it.
 const ROOM_WITHIN: Duration = Duration::from_secs(5);
 
-/// Submits a task. A journal without room is asked again, but not for long: the disk may be full.
+/// LIMIT: a place for a key is waited for at this pace, however far off the end of the next key is: others give keys back before.
+const ASK_FOR_PLACE_AFTER: Duration = Duration::from_millis(500);
+
+/// Submits a task. A journal without room is asked again, but not for long: the disk may be full. So is a table of keys without a
+/// place, which is told.
 async fn submit_when_there_is_room<T, F>(mut submit: impl FnMut() -> F) -> Result<T, SubmitError>
 where
     F: Future<Output = Result<T, SubmitError>>,
 {
-    let give_up = Instant::now() + ROOM_WITHIN;
+    let begun = Instant::now();
+    let give_up = begun + ROOM_WITHIN;
+    let mut is_told = false;
     loop {
         match submit().await {
+            Err(SubmitError::Refused(refusal))
+                if refusal.reason == RefusalReason::KeysFull
+                    && refusal.retry_after_ms > 0
+                    && begun.elapsed() < refusal.worth_waiting(RECONNECT_FOR) =>
+            {
+                if !core::mem::replace(&mut is_told, true) {
+                    let up_to = refusal.worth_waiting(RECONNECT_FOR);
+                    message(waiting_for_place(&refusal, up_to));
+                }
+                let hint = Duration::from_millis(refusal.retry_after_ms.into());
+                tokio::time::sleep(hint.min(ASK_FOR_PLACE_AFTER)).await;
+            }
             Err(SubmitError::Refused(refusal))
                 if refusal.reason == RefusalReason::JournalFull
                     && refusal.retry_after_ms > 0
@@ -451,5 +469,22 @@ mod tests {
         );
         assert_eq!(asked(JournalFull, 0, 1).await, once);
         assert_eq!(asked(TasksFull, 100, 1).await, once);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn place_for_a_key_is_waited_for_while_that_is_short_and_known_and_else_a_moment() {
+        use RefusalReason::KeysFull;
+        let s = Duration::from_secs;
+        assert_eq!(
+            asked(KeysFull, 300, 2).await,
+            (true, s(0) + Duration::from_millis(600), 3)
+        );
+        assert_eq!(
+            asked(KeysFull, 2_000, 9).await,
+            (true, Duration::from_millis(4_500), 10)
+        );
+        assert_eq!(asked(KeysFull, 25_000, 1_000).await, (false, s(30), 61));
+        assert_eq!(asked(KeysFull, 3_500_000, 1_000).await, (false, s(5), 11));
+        assert_eq!(asked(KeysFull, 0, 1).await, (false, s(0), 1));
     }
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use indicatif::ProgressBar;
 use qtf_client::{
-    Accepted, Client, Durability, Outputs, ResultFeed, ResultStream, Submissions, SubmitError,
-    Task, TaskEnd, TaskId, WatchError,
+    Accepted, Client, Durability, Outputs, RefusalReason, ResultFeed, ResultStream, Submissions,
+    SubmitError, Task, TaskEnd, TaskId, WatchError,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -82,6 +82,8 @@ pub(super) struct Drive {
     client: Client,
     inputs: mpsc::Receiver<Result<Vec<u8>, InputError>>,
     inputs_are_over: bool,
+    /// There may be inputs that were not read, as there was no place for their keys.
+    left_out: bool,
     inputs_read: u64,
     /// Dropped when no more tasks come.
     tasks: Option<mpsc::UnboundedSender<Task>>,
@@ -119,6 +121,7 @@ impl Drive {
         Ok(Drive {
             inputs: source.stream(job.delimiter)?,
             inputs_are_over: false,
+            left_out: false,
             inputs_read: 0,
             tasks: Some(tasks),
             submissions,
@@ -233,6 +236,13 @@ impl Drive {
                 Ok(())
             }
             Some(Err(SubmitError::Refused(refusal))) => {
+                // Whatever comes next finds no place either: what is accepted goes on to its end, and no more is read.
+                let is_last = refusal.reason == RefusalReason::KeysFull && !self.inputs_are_over;
+                if is_last {
+                    self.inputs_are_over = true;
+                    self.tasks = None;
+                    self.left_out = true;
+                }
                 let ended = Ended::Not {
                     exit: exit_of(&refusal),
                     reason: refusal.to_string(),
@@ -307,6 +317,12 @@ impl Drive {
 
     /// All is handed over: lets acknowledgements and outputs go out.
     async fn complete(self) -> Ending {
+        if self.left_out {
+            self.send_message(
+                "no input was read after the first that was refused; those that were accepted have run",
+            )
+            .await;
+        }
         if self.job.mode == OutputMode::Json {
             self.send_text("\n]}\n").await;
         }

@@ -84,6 +84,8 @@ struct Stamps {
 struct Keys {
     capacity: u32,
     used: u64,
+    /// Of those, keys of acknowledged tasks: they go when their places are needed.
+    spent: u64,
 }
 
 impl InfoReport {
@@ -91,6 +93,13 @@ impl InfoReport {
         let view = inspected.view();
         let (header, control, geometry) = (view.header(), view.control(), view.geometry());
         let arena = view.arena_usage();
+        let keys = if control.keys_used {
+            view.keys().iter().fold((0, 0), |(used, spent), key| {
+                (used + 1, spent + u64::from(key.spent))
+            })
+        } else {
+            (0, 0)
+        };
         Self {
             schema: "qtf.shm-inspect.info/1",
             source: match &inspected.origin {
@@ -144,11 +153,8 @@ impl InfoReport {
             },
             keys: Keys {
                 capacity: view.keys().capacity(),
-                used: if control.keys_used {
-                    view.keys().iter().count() as u64
-                } else {
-                    0
-                },
+                used: keys.0,
+                spent: keys.1,
             },
             counters: view.counters().named().collect(),
         }
@@ -198,7 +204,10 @@ impl Report for InfoReport {
                 ("arena", self.arena_text()),
                 (
                     "idempotency keys",
-                    format!("{} of {}", self.keys.used, self.keys.capacity),
+                    format!(
+                        "{} of {}, {} of acknowledged tasks",
+                        self.keys.used, self.keys.capacity, self.keys.spent
+                    ),
                 ),
             ],
         )?;
