@@ -2,7 +2,8 @@
 //!
 //! A pure function of what the worker reported and what the slot says, and the pause before a
 //! retry. Rules, in this order:
-//! 1. Exit code 0 is success, also when a cancellation was under way: the work is complete.
+//! 1. Exit code 0 is success, also when a cancellation was under way: the work is complete. (What has run beyond its limit and
+//!    the grace has timed out, whatever its worker says: `results.rs`.)
 //! 2. A task whose cancellation was asked for is cancelled.
 //! 3. Anything else is a failure, a timeout too. `max_attempts` bounds the failures: the task fails
 //!    for good with failure number `max_attempts` (retries + 1). Lost workers are counted apart.

@@ -1,7 +1,8 @@
 //! Reports of workers about attempts: started, ended.
 //!
 //! A report is fenced by worker (with incarnation), task (with generation) and attempt: it counts
-//! only while the segment says that this worker holds this attempt. The result lies in the slot
+//! only while the segment says that this worker holds this attempt. A success that comes when the attempt has run beyond its time limit
+//! and the grace is a timeout, unless the result was there before and waited (`register/in_time.rs`). The result lies in the slot
 //! before the CAS to ENDED, at which it linearizes; the judgement follows in the same call, so
 //! unjudged ENDED is met by others only when a daemon died in between (the sweep then judges). Tested
 //! in `engine/tests/rules/results.rs` and `journal.rs`.
@@ -25,6 +26,13 @@ use crate::turn::{Turn, find};
 /// Code of a timeout that the engine recorded on its own because the worker did not answer; a
 /// timeout that a worker reports has code 0. A late result is told from a repeated one by this.
 pub(crate) const TIMED_OUT_UNANSWERED: u8 = 1;
+
+/// What becomes of a success that comes when the attempt has run beyond its limit and the grace.
+const TIMED_OUT: Outcome = Outcome {
+    kind: OutcomeKind::TimedOut,
+    code: 0,
+    result_dropped: false,
+};
 
 /// One attempt of one task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,7 +146,7 @@ impl Plm {
         fence: Fence,
         report: &ResultReport<'_>,
     ) -> ResultAnswer {
-        let reported = report.outcome.of_worker();
+        let mut reported = report.outcome.of_worker();
         let mut is_kept = false;
         for _ in 0..APPLY_TRIES_MAX {
             let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
@@ -156,18 +164,31 @@ impl Plm {
                 state
             };
             if !is_kept {
+                let waited = workers.was_in_time(fence.worker, fence.asked);
+                let is_late = !waited && has_run_too_long(turn, slot);
+                if is_late && is_success(reported) && !cfg!(qtf_mutant = "sim_late_success_counts")
+                {
+                    reported = TIMED_OUT;
+                }
                 if !self.has_room_for_outcome(turn.segment.task(slot), report.output) {
                     turn.segment.counters().add(Counter::ResultPutOff, 1);
+                    if !is_late {
+                        workers.note_in_time(fence.worker, fence.asked);
+                    }
                     return ResultAnswer::at_once(Disposition::NotNow);
                 }
                 is_kept = keep(turn, slot, running, (reported, report.output));
                 if !is_kept {
+                    if !is_late {
+                        workers.note_in_time(fence.worker, fence.asked);
+                    }
                     return ResultAnswer::at_once(Disposition::NeedsFile);
                 }
                 keep_reported(turn, (slot, running), reported, report.said);
             }
             if let Some(ended) = turn.advance(slot, running, Event::End) {
                 turn.segment.counters().add(Counter::ResultRecorded, 1);
+                workers.forget_in_time(fence.worker, fence.asked);
                 self.conclude(turn, workers, slot, ended);
                 return self.recorded(turn.segment, slot, Disposition::Recorded);
             }
@@ -238,6 +259,15 @@ impl Plm {
             Some(_) | None => true,
         }
     }
+}
+
+/// Whether the attempt in this slot runs for longer than its limit and the grace. One whose start was never told has not begun.
+fn has_run_too_long(turn: &Turn<'_>, slot: SlotIndex) -> bool {
+    overdue_at(turn, slot).is_some_and(|at| turn.now.has_reached(at.stamp()))
+}
+
+fn is_success(outcome: Outcome) -> bool {
+    outcome.kind == OutcomeKind::Exited && outcome.code == 0
 }
 
 /// Puts outcome and output into the slot, before the attempt is ENDED. An output that nobody will

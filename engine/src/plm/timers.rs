@@ -6,7 +6,7 @@
 //!
 //! An attempt that outlives its timeout is stopped by its worker. The engine comes in when the
 //! worker does not: after a grace it orders the stop (`stops.rs`), after another one it ends the
-//! attempt itself; a result that comes after that is stale. The attempt of a living local process is flagged and nothing else.
+//! attempt itself; a result that comes after that is stale, and a success that comes before it is a timeout. The attempt of a living local process is flagged and nothing else.
 //! Tested in `engine/tests/rules/timers.rs`.
 
 use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, Now, Phase, SlotIndex, StateWord};

@@ -16,7 +16,7 @@ use qtf_shm::{
 
 use super::pace::Pace;
 use super::workers::{Workers, apply};
-use crate::plm::{is_held_by, is_to_be_told};
+use crate::plm::{TaskRef, is_held_by, is_to_be_told};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
 
@@ -114,6 +114,7 @@ impl Workers {
         note.sent = turn.now;
         note.arrival = None;
         note.pace = Pace::default();
+        note.in_time = Vec::new();
         self.renew_lease(turn, worker);
         self.refresh(turn.segment, worker);
         turn.segment.counters().add(Counter::WorkerJoined, 1);
@@ -151,13 +152,21 @@ impl Workers {
         self.seen(turn, worker);
         let mut held = Vec::new();
         let mut abandon = Vec::new();
+        let mut ended = Vec::new();
         for &one in hello.held {
             match own(turn, worker, one) {
-                Some(task) => held.push(task),
+                Some(task) => {
+                    held.push(task);
+                    ended.extend(one.finished.then_some(TaskRef {
+                        task,
+                        attempt: one.attempt,
+                    }));
+                }
                 None => abandon.push(one),
             }
         }
         self.reconcile(turn, worker, held);
+        self.came_with(worker, ended);
         turn.segment.counters().add(Counter::WorkerReturned, 1);
         if !cfg!(qtf_mutant = "sim_drain_is_told_once") {
             self.tell_drain(turn, worker);

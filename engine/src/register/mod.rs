@@ -3,6 +3,7 @@
 //! | file | does |
 //! |---|---|
 //! | `workers.rs` | the table of workers, their leaves in the worker heap, what kinds are on offer |
+//! | `in_time.rs` | results that were there before they could be taken |
 //! | `joining.rs` | hello and welcome, of new workers and of those that come back |
 //! | `liveness.rs` | heartbeats, leases, probes; how a worker is lost, leaves, drains |
 //! | `comparison.rs` | what a worker says that it holds, against what the segment says |
@@ -19,6 +20,7 @@
 mod clients;
 mod comparison;
 mod folding;
+mod in_time;
 mod joining;
 mod liveness;
 mod pace;

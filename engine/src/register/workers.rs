@@ -12,6 +12,7 @@ use qtf_shm::{
 
 use super::comparison::Arrival;
 use super::pace::Pace;
+use crate::plm::TaskRef;
 use crate::rejection::Rejection;
 use crate::sweep::Pass;
 use crate::turn::Turn;
@@ -76,6 +77,8 @@ pub(super) struct Note {
     pub(super) held: Option<Vec<TaskId>>,
     /// `held` is concluded from a heartbeat.
     pub(super) is_concluded: bool,
+    /// Attempts whose results were there before they could be taken, sorted.
+    pub(super) in_time: Vec<TaskRef>,
     /// The pass after which `held` has done its work.
     pub(super) reconciled_after: Option<Pass>,
 }

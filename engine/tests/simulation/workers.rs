@@ -3,7 +3,7 @@
 use qtf_engine::{
     Disposition, Held, Output, Reconnect, ResultReport, StopReason, TaskRef, WorkerHello,
 };
-use qtf_shm::{Outcome, OutcomeKind, TaskId, WorkerId};
+use qtf_shm::{Now, Outcome, OutcomeKind, Phase, TaskId, WorkerId};
 
 use crate::links::{Down, Link, LinkState, Says, Up};
 use crate::model::Report;
@@ -271,8 +271,25 @@ impl World {
         }
     }
 
+    /// The attempt has run beyond its limit and the grace, and its result was not there before its worker came back.
+    fn is_late(&self, id: WorkerId, one: TaskRef) -> bool {
+        let task = self.engine.segment().task(one.task.slot());
+        let state = task.state();
+        let limit_ns = u64::from(task.timeout_ms()) * 1_000_000;
+        let over = Now::from_stamp(task.phase_time())
+            .plus_ns(limit_ns)
+            .plus_ns(self.engine.config().stop_grace_ns);
+        let came_with = self.came_with.get(&id);
+        limit_ns > 0
+            && state.is_of(one.task)
+            && state.phase() == Phase::Running
+            && self.now.has_reached(over.stamp())
+            && !came_with.is_some_and(|ended| ended.contains(&one))
+    }
+
     /// Delivers a result, and tells the model what became of it.
     pub(crate) fn report(&mut self, id: WorkerId, one: TaskRef, report: &Report) {
+        let is_late = self.is_late(id, one);
         let told = ResultReport {
             said: qtf_engine::Said::default(),
             outcome: report.outcome,
@@ -283,9 +300,12 @@ impl World {
             .task_result(self.now, id, one, &told)
             .disposition;
         if told == Disposition::Recorded {
+            let mut report = report.clone();
+            if is_late && report.is_success() {
+                report.outcome.kind = OutcomeKind::TimedOut;
+            }
             // Judged in the same call.
-            self.model
-                .recorded(one.task, report.clone(), self.cycles + 2);
+            self.model.recorded(one.task, report, self.cycles + 2);
         }
         self.note(one.task, told as u64);
     }
@@ -394,6 +414,10 @@ impl World {
             worker.finished.retain(|(one, _)| !is_it(one));
         }
         let finished = worker.finished.clone();
+        if welcome.is_known {
+            let ended = finished.iter().map(|(one, _)| *one).collect();
+            self.came_with.insert(welcome.id, ended);
+        }
         let left = u32::try_from(worker.holds.len()).expect("few");
         let credits = worker.capacity.saturating_sub(left);
         for (one, report) in finished {

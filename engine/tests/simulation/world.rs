@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) workers: Vec<SimWorker>,
     /// Reports that may come in late.
     pub(crate) ghosts: Vec<(WorkerId, TaskRef)>,
+    /// Results that workers had when they came back to this daemon: they waited, and their attempts did not run so long.
+    pub(crate) came_with: BTreeMap<WorkerId, Vec<TaskRef>>,
     pub(crate) locals: Vec<Local>,
     /// Local processes that have died, and whose records are not yet given back; with the kinds of their workers.
     pub(crate) dead_locals: BTreeMap<AttachIndex, u64>,
@@ -132,6 +134,7 @@ impl World {
             clients: clients.to_vec(),
             workers: Vec::new(),
             ghosts: Vec::new(),
+            came_with: BTreeMap::new(),
             locals: Vec::new(),
             dead_locals: BTreeMap::new(),
             judge,
@@ -265,6 +268,7 @@ impl World {
         segment.adopt_again(Some(&self.judge));
         self.watch = Watch::default();
         let seed = (self.rng.u64(..) & !1) | (self.engine.config().seed & 1);
+        self.came_with.clear();
         self.engine = Engine::new(segment, config(seed), self.now).expect("usable");
         self.clients = ["one", "two", "three"]
             .map(|name| {
