@@ -104,6 +104,8 @@ pub(crate) struct Holder {
     pub(crate) records: u64,
     pub(crate) tasks: u64,
     pub(crate) keys: u64,
+    /// Bytes of its payloads in the arena.
+    pub(crate) arena: u64,
 }
 
 impl Holder {
@@ -192,6 +194,20 @@ impl Shares {
         if let Some(holder) = self.holders.get_mut(holder.position()) {
             holder.keys = holder.keys.saturating_sub(1);
             self.total.keys = self.total.keys.saturating_sub(1);
+        }
+    }
+
+    pub(crate) fn add_arena(&mut self, holder: HolderIndex, bytes: u64) {
+        if let Some(holder) = self.holders.get_mut(holder.position()) {
+            holder.arena = holder.arena.saturating_add(bytes);
+            self.total.arena = self.total.arena.saturating_add(bytes);
+        }
+    }
+
+    pub(crate) fn remove_arena(&mut self, holder: HolderIndex, bytes: u64) {
+        if let Some(holder) = self.holders.get_mut(holder.position()) {
+            holder.arena = holder.arena.saturating_sub(bytes);
+            self.total.arena = self.total.arena.saturating_sub(bytes);
         }
     }
 

@@ -10,7 +10,7 @@ use qtf_shm::{
 
 use crate::EngineConfig;
 use crate::effects::{Effect, EffectQueue, LostFiles};
-use crate::register::{Clients, serves};
+use crate::register::{Clients, arena_bytes, serves};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::sweep::Sweep;
 
@@ -167,7 +167,8 @@ impl<'e> Turn<'e> {
 
     /// Gives a slot back whose task has ended. Returns whether it did.
     pub(crate) fn free(&mut self, slot: SlotIndex, from: StateWord) -> bool {
-        let client = self.segment.task(slot).client();
+        let task = self.segment.task(slot);
+        let (client, arena) = (task.client(), arena_bytes(task));
         if cfg!(qtf_mutant = "sim_output_goes_before_the_task") {
             self.drop_result(slot, from);
         }
@@ -177,6 +178,7 @@ impl<'e> Turn<'e> {
         for file in files {
             self.lost_files.push(self.segment, file);
         }
+        self.clients.arena_given_back(client, arena);
         self.clients.task_freed(self.segment, client);
         true
     }

@@ -20,6 +20,7 @@ use super::kinds::Namer;
 use super::pending::Then;
 use super::submission::{Durability, Payload, Submission};
 use crate::answers::Accepted;
+use crate::register::{arena_bytes, arena_bytes_of};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
 
@@ -77,6 +78,9 @@ impl Plm {
             return Ok(known);
         }
         let checked = self.check_submission(turn, submission)?;
+        let more = arena_bytes_of(payload_bytes(submission), needs_side_record(submission));
+        turn.clients
+            .check_arena_share(turn.segment, (submission.client, more))?;
         let mut claimed = self.claim(turn)?;
         let id = claimed.id();
         if let Payload::Bytes(bytes) = submission.payload {
@@ -136,6 +140,8 @@ impl Plm {
             journal.wait(lsn, id, Then::Accept);
             turn.segment.counters().add(Counter::TaskJournalled, 1);
         }
+        let arena = arena_bytes(turn.segment.task(id.slot()));
+        turn.clients.arena_taken(submission.client, arena);
         turn.clients.task_accepted(turn.segment, submission.client);
         Ok(Accepted {
             task: id,
@@ -257,11 +263,7 @@ impl Plm {
     fn durability_of(&self, submission: &Submission<'_>) -> Result<Durability, Rejection> {
         match (&self.journal, submission.durability) {
             (Some(journal), Durability::Journal | Durability::Best) => {
-                let bytes = match submission.payload {
-                    Payload::Bytes(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-                    Payload::Stored(_) => 0,
-                };
-                journal.check_submission(bytes)?;
+                journal.check_submission(payload_bytes(submission))?;
                 Ok(Durability::Journal)
             }
             (None, Durability::Journal) => Err(Rejection::new(
@@ -295,10 +297,22 @@ fn check_payload(payload: Payload<'_>, limit: u64) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Bytes that come with the submission.
+fn payload_bytes(submission: &Submission<'_>) -> u64 {
+    match submission.payload {
+        Payload::Bytes(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        Payload::Stored(_) => 0,
+    }
+}
+
+const fn needs_side_record(submission: &Submission<'_>) -> bool {
+    submission.estimate_ms != 0 || submission.array.is_some()
+}
+
 /// Few tasks need a side record; the others get none, and their slot says where in the table their key lies. The first
 /// member of an array names itself.
 fn side_record(submission: &Submission<'_>, checked: &Checked, own: TaskId) -> Option<SideRecord> {
-    if submission.estimate_ms == 0 && submission.array.is_none() {
+    if !needs_side_record(submission) {
         return None;
     }
     let key = submission.key;

@@ -65,6 +65,8 @@ pub(crate) struct Clients {
     /// Who they are, by record, so that a submission is journalled without a look into the segment.
     identities: Vec<Identity>,
     pub(crate) shares: Shares,
+    /// What the payloads of each record's tasks take of the arena: see `arena_share.rs`.
+    pub(super) arena: Vec<u64>,
     pub(super) folding: Folding,
     operator: u32,
 }
@@ -91,6 +93,7 @@ impl Clients {
             tokens: vec![0; count],
             identities: vec![Identity::default(); count],
             shares: Shares::new(config.share_rule, count),
+            arena: vec![0; count],
             folding: Folding::new(count),
             operator: config.operator_uid,
         };
@@ -109,6 +112,7 @@ impl Clients {
                 }
             }
         }
+        clients.count_arena(segment);
         clients
     }
 
@@ -324,7 +328,11 @@ impl Clients {
     }
 
     fn note_closed(&mut self, index: ClientIndex) {
-        self.shares.remove_record(self.holder_of(index));
+        let holder = self.holder_of(index);
+        self.shares.remove_record(holder);
+        // Nothing, unless somebody else has written the slots.
+        let left = self.arena.get_mut(index.position()).map(core::mem::take);
+        self.shares.remove_arena(holder, left.unwrap_or(0));
         self.folding.stop(index);
         self.tokens[index.position()] = 0;
         self.identities[index.position()] = Identity::default();
@@ -346,8 +354,11 @@ impl Clients {
         let before = self.holder_of(index);
         self.shares.remove_record(before);
         self.shares.remove_tasks(before, tasks);
+        let arena = self.arena.get(index.position()).copied().unwrap_or(0);
+        self.shares.remove_arena(before, arena);
         self.note_opened(index, (hello.principal, name, host));
         self.shares.add_tasks(self.holder_of(index), tasks);
+        self.shares.add_arena(self.holder_of(index), arena);
         Some(index)
     }
 

@@ -10,7 +10,7 @@
 
 use qtf_shm::{ClientIndex, PlmRight, Segment, SlotIndex};
 
-use super::Clients;
+use super::{Clients, arena_bytes};
 use crate::sweep::{Pass, Sweep};
 
 /// Which records are folded into which.
@@ -61,7 +61,7 @@ impl Clients {
 
     /// A slot that the sweep meets: a result of a record that is folded is the common one's from now on.
     #[inline]
-    pub(crate) fn refile(&self, segment: &Segment, right: PlmRight, slot: SlotIndex) {
+    pub(crate) fn refile(&mut self, segment: &Segment, right: PlmRight, slot: SlotIndex) {
         if !self.folding.is_under_way() {
             return;
         }
@@ -71,7 +71,10 @@ impl Clients {
         let Some(into) = into.filter(|_| task.state().phase().is_final()) else {
             return;
         };
+        let bytes = arena_bytes(task);
         segment.refile_ended_task(right, slot, into);
+        self.arena_given_back(from, bytes);
+        self.arena_taken(into, bytes);
         let (from, into) = (segment.client(from), segment.client(into));
         from.set_kept(from.kept().saturating_sub(1));
         into.set_kept(into.kept().saturating_add(1));

@@ -9,6 +9,7 @@
 //! | `comparison.rs` | what a worker says that it holds, against what the segment says |
 //! | `pace.rs` | how much may be ordered ahead of a worker |
 //! | `clients.rs` | identities of clients, their sessions and counts |
+//! | `arena_share.rs` | what payloads take of the arena, by principal |
 //! | `folding.rs` | results of idle clients go over to the common record of their principal |
 //!
 //! Invariants:
@@ -17,6 +18,7 @@
 //! - I3: a LOST worker's slot becomes FREE only after a whole pass of the sweep that found none of
 //!   its tasks, so that no task is ever taken for one of the slot's next tenant.
 
+mod arena_share;
 mod clients;
 mod comparison;
 mod folding;
@@ -26,6 +28,7 @@ mod liveness;
 mod pace;
 mod workers;
 
+pub(crate) use arena_share::{arena_bytes, arena_bytes_of};
 pub use clients::{ClientHello, ClientSession};
 pub(crate) use clients::{Clients, OPERATOR_RECORDS};
 pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};

@@ -1,6 +1,8 @@
 //! What one principal can use up of what all need, and what others see then.
 
-use qtf_engine::{ClientHello, Engine, Principal, RejectReason, Rejection, Submission};
+use qtf_engine::{
+    ClientHello, Durability, Engine, Payload, Principal, RejectReason, Rejection, Submission,
+};
 use qtf_shm::{ClientIndex, Counter, KeyId, TaskId};
 
 use crate::journal_world::JournalWorld;
@@ -78,6 +80,56 @@ fn user_who_fills_the_task_slots_leaves_a_share_to_others_and_hears_so() {
     end_and_forget(&mut world, tasks.pop().unwrap());
     assert!(submit_as(&mut world, greedy).is_ok());
     assert!(submit_as(&mut world, greedy).is_err());
+}
+
+/// Submits tasks with a payload of this size until one is refused.
+fn submit_large(world: &mut World, client: ClientIndex, bytes: usize) -> (Vec<TaskId>, Rejection) {
+    let payload = vec![7; bytes];
+    let mut tasks = Vec::new();
+    loop {
+        let mut submission = Submission::new(client, "exec", Payload::Bytes(&payload));
+        submission.durability = Durability::Best;
+        match world.engine.submit(world.now, &submission) {
+            Ok(accepted) => tasks.push(accepted.task),
+            Err(refused) => return (tasks, refused),
+        }
+    }
+}
+
+#[test]
+fn user_who_fills_the_arena_with_payloads_leaves_a_share_to_others_and_hears_so_also_after_a_restart()
+ {
+    const BYTES: usize = 60_000;
+    let mut world = World::with(8_000, qtf_engine::EngineConfig::default());
+    let size = u64::from(world.segment().blocks_for_submissions()) * (64 << 10);
+    let greedy = world.client;
+    let other = opened(&mut world, OTHER, "other");
+    let (mut tasks, refused) = submit_large(&mut world, greedy, BYTES);
+    let held = tasks.len() as u64 * (64 << 10);
+    let left = size - held;
+    assert!(held <= 31 * left && left >= 64 << 10 && left <= size / 8);
+    assert_eq!(refused.reason, RejectReason::ArenaFull);
+    assert!(refused.retry_after_ms > 0);
+    let text = refused.to_string();
+    let wanted = format!("uid 1000 holds {held} of {size} bytes for payloads in the arena");
+    assert!(text.starts_with(&wanted), "{text}");
+    // What needs no room there is still taken, and others have their part.
+    assert!(submit_as(&mut world, greedy).is_ok());
+    let (others, _) = submit_large(&mut world, other, BYTES);
+    assert!(!others.is_empty());
+    for &task in &others {
+        end_and_forget(&mut world, task);
+    }
+    let mut world = world.restarted();
+    let greedy = world.client;
+    let (more, refused) = submit_large(&mut world, greedy, BYTES);
+    assert_eq!((more.len(), refused.reason), (0, RejectReason::ArenaFull));
+    for task in tasks.drain(..2) {
+        end_and_forget(&mut world, task);
+    }
+    let (more, _) = submit_large(&mut world, greedy, BYTES);
+    assert_eq!(more.len(), 2, "what was forgotten is free again");
+    world.verify();
 }
 
 #[test]

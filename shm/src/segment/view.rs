@@ -216,6 +216,13 @@ impl SegmentView {
         })
     }
 
+    /// Blocks of the arena that submissions may open; the rest is kept for results.
+    #[must_use]
+    pub fn blocks_for_submissions(&self) -> u32 {
+        crate::arena::ArenaShape::<1024>::new(self.parts.geometry.arena_blocks())
+            .blocks_for_submissions()
+    }
+
     /// How full the arena is.
     #[must_use]
     pub fn arena_usage(&self) -> crate::arena::ArenaUsage {
