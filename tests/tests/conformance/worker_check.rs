@@ -19,6 +19,7 @@ fn check(
     let mut command: Command = place.command("qtf");
     command.args(["worker", "check", "--json"]).args(arguments);
     command.arg("--").args(worker);
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
     for (name, value) in environment {
         command.env(name, value);
     }
