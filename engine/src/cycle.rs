@@ -204,12 +204,6 @@ impl Engine {
         self.lost_files.pop()
     }
 
-    /// Says whether effects wait to be taken.
-    #[must_use]
-    pub fn has_effects(&self) -> bool {
-        !self.effects.is_empty()
-    }
-
     /// Says whether so many effects wait that they should be taken before the next batch of calls: one batch finds room in the
     /// reserve.
     #[must_use]

@@ -118,10 +118,6 @@ impl EffectQueue {
         self.waiting.pop_front()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// How often an effect found the reserve used up.
     pub(crate) fn overruns(&self) -> u64 {
         self.overruns

@@ -516,3 +516,13 @@ async fn result_that_the_daemon_refuses_ends_as_a_failure_that_says_why_and_is_n
         .await;
     assert_eq!(session.result().await.task, Some(attempt(2, 1)));
 }
+
+#[tokio::test]
+async fn worker_without_programs_offers_its_handlers_only() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon).without_exec());
+    let session = daemon.session().await;
+    let kinds = &session.hello.kinds;
+    assert!(kinds.iter().any(|kind| kind == "echo"), "{kinds:?}");
+    assert!(kinds.iter().all(|kind| kind != "exec"), "{kinds:?}");
+}
