@@ -1,4 +1,4 @@
-//! The calls with one answer: cancel, forget, update, look-ups, lists.
+//! The calls with one answer: cancel, forget, update, hold, release, look-ups, lists.
 
 use futures_util::{Stream, StreamExt as _, stream};
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
@@ -44,6 +44,8 @@ enum Change<'a> {
     Forget,
     Priority(u8),
     Revive(&'a str),
+    Hold(&'a str),
+    Release(&'a str),
 }
 
 impl Change<'_> {
@@ -54,7 +56,8 @@ impl Change<'_> {
             Self::Forget => refusal.is_unknown(),
             Self::Cancel(_) => is_wrong_state && matches!(state, TaskState::Cancelled),
             Self::Revive(_) => is_wrong_state && !matches!(state, TaskState::DeadLetter),
-            Self::Priority(_) => false,
+            Self::Release(_) => is_wrong_state,
+            Self::Priority(_) | Self::Hold(_) => false,
         }
     }
 }
@@ -106,6 +109,28 @@ impl Client {
         reason: &str,
     ) -> Result<Vec<TaskVerdict>, CallError> {
         self.change(ids, &Change::Revive(reason)).await
+    }
+
+    /// Keeps waiting tasks from being started until they are [released](Client::release) or cancelled. A task that a worker has, or that
+    /// has ended, is refused. Answers in the order of `ids`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; refusals of single ids are in the verdicts.
+    pub async fn hold(&self, ids: &[TaskId], reason: &str) -> Result<Vec<TaskVerdict>, CallError> {
+        self.change(ids, &Change::Hold(reason)).await
+    }
+
+    /// Releases held tasks: they are ready at their old place, or delayed if their start is later. A task that is not held and has not
+    /// ended stays as it is. Answers in the order of `ids`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; refusals of single ids are in the verdicts.
+    pub async fn release(
+        &self,
+        ids: &[TaskId],
+        reason: &str,
+    ) -> Result<Vec<TaskVerdict>, CallError> {
+        self.change(ids, &Change::Release(reason)).await
     }
 
     async fn change(
@@ -168,6 +193,14 @@ impl Client {
             }
             Change::Revive(reason) => {
                 let call = plm.revive_tasks(selection(reason, task_ids));
+                self.timed(call).await
+            }
+            Change::Hold(reason) => {
+                let call = plm.hold_tasks(selection(reason, task_ids));
+                self.timed(call).await
+            }
+            Change::Release(reason) => {
+                let call = plm.release_tasks(selection(reason, task_ids));
                 self.timed(call).await
             }
             Change::Forget => {

@@ -141,6 +141,13 @@ impl Task {
         self
     }
 
+    /// Not to be started before it is [released](crate::Client::release).
+    #[must_use]
+    pub fn hold(mut self) -> Self {
+        self.spec.hold = true;
+        self
+    }
+
     /// How durable the task is when it is answered; else the daemon's default.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {

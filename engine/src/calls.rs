@@ -58,6 +58,26 @@ impl Engine {
         parts.plm.update_priority(&parts.turn, task, priority)
     }
 
+    /// Keeps a waiting task from being started until it is released or cancelled. One that is held stays so. The answer names
+    /// the phase after the call.
+    ///
+    /// # Errors
+    /// The task is not known, or does not wait: a worker has it, or it has ended.
+    pub fn hold(&mut self, now: Now, task: TaskId) -> Result<Answer, Rejection> {
+        let parts = self.parts(now);
+        parts.plm.hold(&parts.turn, task)
+    }
+
+    /// Releases a held task: it is READY at its old place in the order, or DELAYED if its start is later. A task that is not held
+    /// stays as it is. The answer names the phase after the call.
+    ///
+    /// # Errors
+    /// The task is not known, or has ended; or the journal does not have it yet.
+    pub fn release(&mut self, now: Now, task: TaskId) -> Result<Answer, Rejection> {
+        let parts = self.parts(now);
+        parts.plm.release_held(&parts.turn, task)
+    }
+
     /// Acknowledges the result of a task that has ended, or purges a dead letter, and frees its slot. The
     /// answer names the phase it was in.
     ///

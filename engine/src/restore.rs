@@ -159,7 +159,8 @@ fn task_of<'a>(
         ..RestoredTask::new(whole.id)
     };
     let moment = |unix_ms| wall.moment_of(unix_ms).stamp();
-    task.phase_time = if task.phase == Phase::Delayed {
+    let is_held_until_later = task.phase == Phase::Held && whole.due_unix_ms > wall.unix_ms;
+    task.phase_time = if task.phase == Phase::Delayed || is_held_until_later {
         moment(whole.due_unix_ms)
     } else if task.phase.is_final() && whole.ended_unix_ms > 0 {
         moment(whole.ended_unix_ms)
@@ -200,6 +201,7 @@ fn is_begun_for_good(whole: &WholeTask<'_>) -> bool {
 fn phase_of(whole: &WholeTask<'_>, wall: WallTime) -> Phase {
     match whole.phase {
         Phase::Submitted | Phase::Delayed if whole.due_unix_ms > wall.unix_ms => Phase::Delayed,
+        Phase::Held if cfg!(qtf_mutant = "sim_restart_releases_what_is_held") => Phase::Ready,
         phase @ (Phase::Held
         | Phase::Done
         | Phase::Failed

@@ -115,7 +115,9 @@ fn standing_of(record: &TaskRecord, wall: WallTime) -> Option<Standing> {
         Phase::Submitted if record.phase_time > record.key.ready_stamp() => {
             standing.due_unix_ms = at;
         }
-        Phase::Submitted | Phase::Held => {}
+        Phase::Submitted => {}
+        // The time since when it is held counts as a start that is over.
+        Phase::Held => standing.due_unix_ms = at,
         Phase::Delayed => standing.due_unix_ms = at,
         Phase::Ended if record.state.is_judged() => {
             let (phase, failures) = judged_end(record);

@@ -589,6 +589,22 @@ impl Plm for Service {
         self.verdicts(request.session, request.task_ids, TaskState::Ready)
     }
 
+    async fn hold_tasks(
+        &self,
+        request: Request<TaskSelection>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let request = request.into_inner();
+        self.verdicts(request.session, request.task_ids, TaskState::Held)
+    }
+
+    async fn release_tasks(
+        &self,
+        request: Request<TaskSelection>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let request = request.into_inner();
+        self.verdicts(request.session, request.task_ids, TaskState::Ready)
+    }
+
     async fn revive_tasks(
         &self,
         request: Request<TaskSelection>,

@@ -1,6 +1,6 @@
 //! Service `Plm`: what clients say.
 //!
-//! Tested in `tests/daemon/submit.rs`, `tests/daemon/watch.rs`, `tests/daemon/listing.rs`, `tests/daemon/transfer.rs`.
+//! Tested in `tests/daemon/submit.rs`, `tests/daemon/holds.rs`, `tests/daemon/watch.rs`, `tests/daemon/listing.rs`, `tests/daemon/transfer.rs`.
 
 use std::future::poll_fn;
 
@@ -128,7 +128,7 @@ impl Plm for PlmEdge {
     ) -> Result<Response<TaskVerdicts>, Status> {
         let request = request.into_inner();
         if !request.reason.is_empty() {
-            let reason: String = request.reason.chars().take(200).collect();
+            let reason = shortened(&request.reason);
             tracing::info!(tasks = request.task_ids.len(), reason, "cancellation");
         }
         verdicts(&request.task_ids, |core, now, task| {
@@ -170,6 +170,45 @@ impl Plm for PlmEdge {
         })
         .await
     }
+
+    async fn hold_tasks(
+        &self,
+        request: Request<TaskSelection>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let who = principal_of(&request);
+        let request = request.into_inner();
+        log_hold(who, &request, "tasks are held");
+        verdicts(&request.task_ids, |core, now, task| {
+            core.engine.hold(now, task)
+        })
+        .await
+    }
+
+    async fn release_tasks(
+        &self,
+        request: Request<TaskSelection>,
+    ) -> Result<Response<TaskVerdicts>, Status> {
+        let who = principal_of(&request);
+        let request = request.into_inner();
+        log_hold(who, &request, "held tasks are released");
+        verdicts(&request.task_ids, |core, now, task| {
+            core.engine.release(now, task)
+        })
+        .await
+    }
+}
+
+/// LIMIT: characters of a reason in the log.
+const REASON_CHARS_MAX: usize = 200;
+
+fn shortened(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// Who holds tasks or releases them stands nowhere else.
+fn log_hold(who: Principal, request: &TaskSelection, what: &'static str) {
+    let reason = shortened(&request.reason);
+    tracing::info!(tasks = request.task_ids.len(), by = %who, reason, "{what}");
 }
 
 fn submit_task(

@@ -101,10 +101,14 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
     let submitted = record.key.ready_stamp();
     let is_journalled = record.options.has(TaskOptions::JOURNAL);
     let is_offered = kind_index.is_some_and(|kind| core.engine.is_offered(kind));
-    let blocked_on = match (phase == Phase::Blocked, is_journalled && is_offered) {
-        (true, true) => "room in the journal",
-        (true, false) => "a worker that offers its kind",
-        (false, _) => "",
+    let blocked_on = if phase == Phase::Held {
+        "its release"
+    } else if phase != Phase::Blocked {
+        ""
+    } else if is_journalled && is_offered {
+        "room in the journal"
+    } else {
+        "a worker that offers its kind"
     };
     Some(TaskInfo {
         task_id: id.as_raw(),

@@ -62,6 +62,7 @@ pub(crate) fn submit_one(
         retries: spec.retries,
         estimate_ms: spec.estimate_ms,
         delay_ms: spec.delay_ms,
+        hold: spec.hold,
         durability: durability_of(core, spec)?,
         key: key_of(spec)?,
         key_ttl_ms: key_ttl_of(core, spec),

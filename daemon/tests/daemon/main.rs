@@ -13,6 +13,7 @@ mod dispatch;
 mod faults;
 mod full_disk;
 mod grpc;
+mod holds;
 mod in_process;
 mod journal;
 mod listing;

@@ -43,7 +43,12 @@ impl Plm {
         };
         let whole = WholeTask {
             id,
-            phase: Phase::Submitted,
+            // A held one is not accepted before it is released.
+            phase: if submission.hold {
+                Phase::Held
+            } else {
+                Phase::Submitted
+            },
             cancel_requested: false,
             attempt: 0,
             failures: 0,

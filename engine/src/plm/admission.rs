@@ -2,7 +2,7 @@
 //!
 //! Everything is checked before a slot is claimed; a slot that was claimed and cannot be filled
 //! goes back at once (dropping [`qtf_shm::ClaimedTask`] frees it). A memory task needs no judgement
-//! and goes CLAIMED -> READY (or DELAYED) directly; a journal task becomes SUBMITTED with its record
+//! and goes CLAIMED -> READY (or DELAYED) directly, one that is to be held CLAIMED -> HELD; a journal task becomes SUBMITTED with its record
 //! appended, and is accepted when that is durable (`accepting.rs`). Stamps rise strictly, so tasks of one priority
 //! keep the order of their submission. Tested in `engine/tests/rules/submission.rs`.
 
@@ -125,6 +125,7 @@ impl Plm {
             claimed.set_payload_blob(blob);
         }
         let event = match (lsn, submission.delay_ms) {
+            (_, _) if submission.hold => Event::AdmitHeld,
             (Some(_), _) => Event::Submit,
             (None, 0) => Event::Admit,
             (None, _) => Event::AdmitDelayed,
@@ -137,7 +138,9 @@ impl Plm {
         }
         if let (Some(lsn), Some(journal)) = (lsn, &mut self.journal) {
             turn.write(id.slot()).set_lsn(lsn.get());
-            journal.wait(lsn, id, Then::Accept);
+            if !submission.hold {
+                journal.wait(lsn, id, Then::Accept);
+            }
             turn.segment.counters().add(Counter::TaskJournalled, 1);
         }
         let arena = arena_bytes(turn.segment.task(id.slot()));

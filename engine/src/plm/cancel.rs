@@ -171,7 +171,7 @@ fn set_priority(turn: &Turn<'_>, (slot, waiting): (SlotIndex, StateWord), priori
 }
 
 /// The answer about a task that another process changes again and again.
-fn too_quick(turn: &Turn<'_>, id: TaskId) -> Rejection {
+pub(super) fn too_quick(turn: &Turn<'_>, id: TaskId) -> Rejection {
     match turn.find(id) {
         Ok((_, state)) => {
             Rejection::wrong_state(id, state.phase(), "it changes too quickly: ask again")

@@ -12,6 +12,7 @@ use qtf_shm::{
 
 use super::burials::{buried, is_half_done};
 use super::history::{keep_lost, keep_unsaid};
+use super::holds::starts_later;
 use super::journal::{End, Mark};
 use super::outcome::{ATTEMPT_MAX, Judgement, Tries, judge, retry_pause_ns};
 use super::pending::Then;
@@ -341,7 +342,7 @@ impl Plm {
         true
     }
 
-    /// Records that a journal task waits again. Nobody waits for that.
+    /// Records that a journal task waits again, for a worker, its time or its release.
     pub(super) fn note_requeue(
         &mut self,
         turn: &Turn<'_>,
@@ -352,7 +353,8 @@ impl Plm {
             return None;
         };
         let task = turn.segment.task(slot);
-        let due_unix_ms = if waiting.phase() == Phase::Delayed {
+        let is_due_later = waiting.phase() == Phase::Delayed || starts_later(turn, slot, waiting);
+        let due_unix_ms = if is_due_later {
             journal.wall.unix_ms_of(task.phase_time())
         } else {
             0

@@ -13,6 +13,7 @@
 //! | `outcome.rs` | judges an attempt that has ended (pure) |
 //! | `endings.rs` | brings a task to its final state, or back to the queue |
 //! | `cancel.rs` | cancellation and change of priority |
+//! | `holds.rs` | holding a waiting task back, and releasing it |
 //! | `retention.rs` | acknowledgement and freeing |
 //! | `burials.rs`, `dead_letters.rs` | what no worker may have any more; new attempts for it |
 //! | `stops.rs` | attempts that are to stop: told again until they end |
@@ -34,6 +35,7 @@ mod cancel;
 mod dead_letters;
 mod endings;
 mod history;
+mod holds;
 mod journal;
 mod key_places;
 mod keys;
@@ -74,7 +76,7 @@ pub(crate) use keys::{restorable_keys, usable_keys};
 pub(crate) use kinds::Namer;
 pub use lookup::AttemptSpec;
 pub(crate) use lookup::{attempt_spec, is_held_by};
-pub(crate) use outcome::judged_end;
+pub(crate) use outcome::{ATTEMPT_MAX, judged_end};
 pub(crate) use repair::Repaired;
 pub(crate) use reservation::Reservation;
 pub(crate) use results::Fence;

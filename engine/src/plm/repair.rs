@@ -78,6 +78,9 @@ impl Plm {
                 turn.complete_end(slot, state);
                 false
             }
+            Phase::Held if cfg!(qtf_mutant = "sim_sweep_releases_what_is_held") => {
+                self.release(turn, slot, state)
+            }
             Phase::Free | Phase::Claimed | Phase::Held | Phase::Reserved => false,
         };
         if is_mended {

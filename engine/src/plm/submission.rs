@@ -52,6 +52,8 @@ pub struct Submission<'a> {
     pub estimate_ms: u32,
     /// Earliest start, counted from now; 0 = at once.
     pub delay_ms: u64,
+    /// Not to be started until it is released.
+    pub hold: bool,
     /// What is asked for.
     pub durability: Durability,
     /// A repeat of a known key gets the first task, whatever else it says.
@@ -83,6 +85,7 @@ impl<'a> Submission<'a> {
             retries: 0,
             estimate_ms: 0,
             delay_ms: 0,
+            hold: false,
             durability: Durability::Best,
             key: None,
             key_ttl_ms: 0,

@@ -58,15 +58,14 @@ impl Plm {
                 turn.segment.timers().remove(slot.get(), key);
                 self.end_cancelled(turn, slot, state);
             }
-            // A local process has submitted it.
-            Phase::Submitted => {
+            // A local process has submitted it, and the journal does not have it yet.
+            Phase::Submitted | Phase::Held => {
                 turn.segment.timers().remove(slot.get(), key);
                 self.repair(turn, workers, slot);
             }
             Phase::Free
             | Phase::Claimed
             | Phase::Blocked
-            | Phase::Held
             | Phase::Ready
             | Phase::Ended
             | Phase::DeadLetter

@@ -18,7 +18,7 @@ use qtf_shm::{
 };
 
 use crate::cycle::WorkCount;
-use crate::plm::Plm;
+use crate::plm::{ATTEMPT_MAX, Plm};
 use crate::register::Workers;
 use crate::turn::Turn;
 use placement::{Pick, SCANS_PER_CYCLE_MAX, pick};
@@ -86,6 +86,11 @@ fn place_head(
         plm.end_cancelled(turn, slot, state);
         return Step::Moved;
     }
+    if state.attempt() > ATTEMPT_MAX {
+        // No state that the engine leaves behind, and nobody can take it. At the head it would stop all others.
+        plm.quarantine(turn, slot, state);
+        return Step::Moved;
+    }
     if is_spent(task, turn.config.losses_max) {
         plm.bury_waiting(turn, slot, state);
         return Step::Moved;
@@ -127,12 +132,6 @@ fn assign(
     (slot, state, key): (SlotIndex, StateWord, Key),
     worker: WorkerIndex,
 ) {
-    let event = Event::Assign { worker };
-    if state.after(event).is_err() {
-        // More attempts than there can be: no state that the engine leaves behind. At the head it would stop all others.
-        plm.quarantine(turn, slot, state);
-        return;
-    }
     if cfg!(qtf_mutant = "sim_leaf_goes_before_the_state") {
         turn.segment.unindex_ready_key(slot, key);
     }

@@ -182,3 +182,24 @@ fn task_that_was_cancelled_and_is_given_back_ends_at_once_also_where_only_local_
     assert_eq!(world.phase(task), Phase::Cancelled);
     assert!(!world.segment().verify().broken());
 }
+
+#[test]
+fn task_of_a_local_worker_whose_attempts_cannot_be_counted_any_more_is_set_aside_and_blocks_nobody()
+{
+    let (mut world, _, local) = ground();
+    let worker = join(&local, "render");
+    world.settle();
+    let damaged = world.submit("render");
+    let segment = Arc::clone(world.engine.segment());
+    let by = segment.worker_index(9).unwrap();
+    for _ in 0..255 {
+        for event in [Event::Assign { worker: by }, Event::Requeue] {
+            let state = segment.state(damaged.slot());
+            segment.apply(damaged.slot(), state, event).unwrap();
+        }
+    }
+    let next = world.submit("exec");
+    assert!(worker.take().is_none());
+    assert_eq!(world.dispatch().1, next);
+    assert_eq!(world.phase(damaged), Phase::Quarantine);
+}

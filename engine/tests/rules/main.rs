@@ -22,6 +22,8 @@ mod forgetting;
 mod history;
 mod holding;
 #[cfg(test)]
+mod holds;
+#[cfg(test)]
 mod joining;
 #[cfg(test)]
 mod journal;

@@ -260,6 +260,8 @@ impl World {
                     && !self.is_in_hands(id)
                     && local.holds.len() < local.capacity
                     && segment.task(id.slot()).losses() <= LOSSES_MAX
+                    // One whose attempts cannot be counted any more is the daemon's.
+                    && segment.state(id.slot()).attempt() < u8::MAX
                     && segment.worker(local.id.slot()).state().has_room()
             });
             unserved.extend(waits.map(|&(_, id)| ((id, local.id), local.vain_takes)));

@@ -1,18 +1,29 @@
 //! What clients do in the simulation.
 
 use qtf_engine::{Payload, RejectReason, Submission};
-use qtf_shm::Phase;
+use qtf_shm::{Phase, TaskId};
 
 use crate::world::World;
+
+/// Where a task waits, and whoever wants may hold it.
+const HOLDABLE: [Phase; 5] = [
+    Phase::Submitted,
+    Phase::Blocked,
+    Phase::Held,
+    Phase::Delayed,
+    Phase::Ready,
+];
 
 const KINDS: [&str; 4] = ["exec", "render", "odd", "local"];
 
 impl World {
     pub(crate) fn client_acts(&mut self) {
-        match self.rng.u8(0..10) {
+        match self.rng.u8(0..13) {
             0..=5 => self.submit(),
             6 => self.cancel(),
             7 => self.reprioritise(),
+            10 => self.hold(),
+            11 | 12 => self.release(),
             _ => self.forget(),
         }
     }
@@ -37,9 +48,14 @@ impl World {
         } else {
             0
         };
-        let (retries, discard) = (submission.retries, submission.discard_result);
+        submission.hold = self.rng.u8(..) < 24;
+        let facts = (
+            submission.retries,
+            submission.discard_result,
+            submission.hold,
+        );
         match self.engine.submit(self.now, &submission) {
-            Ok(taken) => self.model.accepted(taken.task, client, (retries, discard)),
+            Ok(taken) => self.model.accepted(taken.task, client, facts),
             Err(refused) => assert!(
                 matches!(
                     refused.reason,
@@ -80,6 +96,56 @@ impl World {
             (Some(_), Err(refused)) => assert_eq!(refused.reason, RejectReason::WrongState),
             (end, answer) => panic!("{id}: {end:?} {answer:?}"),
         }
+    }
+
+    /// Somebody holds a task. What a worker has or what has ended is refused, whatever this client knows of it.
+    fn hold(&mut self) {
+        let Some(id) = self.model.random(&mut self.rng) else {
+            return;
+        };
+        let before = self.engine.check(id);
+        match self.engine.hold(self.now, id) {
+            Ok(answer) => {
+                assert_eq!(answer.phase, Phase::Held, "{id}");
+                let task = self.model.tasks.get_mut(&id).expect("it was found there");
+                assert_eq!(task.end, None, "{id} had ended, and is held");
+                task.is_held = true;
+            }
+            Err(_) => assert!(
+                before.is_ok_and(|state| !HOLDABLE.contains(&state.phase()))
+                    || self.is_in_hands(id)
+                    || self.model.may_have_ended(id)
+                    || self.model.tasks[&id].is_cancel_asked,
+                "{id} waits, and cannot be held: {before:?}"
+            ),
+        }
+    }
+
+    /// Somebody releases a task that is held, or one that is not.
+    fn release(&mut self) {
+        let held = self.model.held();
+        let any = held.get(self.rng.usize(..held.len().max(1))).copied();
+        let Some(id) = any.or_else(|| self.model.random(&mut self.rng)) else {
+            return;
+        };
+        if self.model.tasks[&id].is_held {
+            self.let_go(id);
+        } else if let Ok(answer) = self.engine.release(self.now, id) {
+            assert_ne!(answer.phase, Phase::Held, "{id} was held by nobody");
+        }
+    }
+
+    /// Releases a task that is held.
+    pub(crate) fn let_go(&mut self, id: TaskId) {
+        let task = self.model.tasks.get_mut(&id).expect("it was found there");
+        // From here on, whatever the answer says.
+        task.is_held = false;
+        let is_over = task.end.is_some() || task.is_damaged;
+        let answer = self.engine.release(self.now, id).map(|answer| answer.phase);
+        assert!(
+            is_over || matches!(answer, Ok(Phase::Ready | Phase::Delayed)),
+            "{id} was held: {answer:?}"
+        );
     }
 
     fn reprioritise(&mut self) {

@@ -29,6 +29,8 @@ pub(crate) struct ModelTask {
     pub(crate) max_attempts: u32,
     pub(crate) discard_result: bool,
     pub(crate) is_cancel_asked: bool,
+    /// It was held, or submitted so, and not released since.
+    pub(crate) is_held: bool,
     /// Attempts handed out so far, as far as is known.
     pub(crate) attempts: u8,
     /// What was recorded last.
@@ -70,13 +72,14 @@ impl Model {
         &mut self,
         id: TaskId,
         client: ClientIndex,
-        (retries, discard_result): (u32, bool),
+        (retries, discard_result, is_held): (u32, bool, bool),
     ) {
         let task = ModelTask {
             client,
             max_attempts: retries + 1,
             discard_result,
             is_cancel_asked: false,
+            is_held,
             attempts: 0,
             report: None,
             under_way: None,
@@ -96,6 +99,7 @@ impl Model {
     pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u8) {
         let task = self.tasks.get_mut(&id).expect("only accepted tasks run");
         assert_eq!(task.end, None, "{id} was handed out after its end");
+        assert!(!task.is_held, "{id} was handed out while it was held");
         assert!(
             attempt > task.attempts,
             "{id}: attempt {attempt} was handed out again"
@@ -216,6 +220,14 @@ impl Model {
             || task.is_damaged
             || task.under_way.is_some()
             || self.expected.contains_key(&id)
+    }
+
+    /// What is held and has not ended.
+    pub(crate) fn held(&self) -> Vec<TaskId> {
+        let held = self.tasks.iter();
+        held.filter(|(_, task)| task.is_held && task.end.is_none())
+            .map(|(&id, _)| id)
+            .collect()
     }
 
     /// Unfinished and kept tasks of a client.

@@ -420,6 +420,7 @@ impl World {
                 .phase();
             match task.end {
                 Some((end, _)) => assert_eq!(phase, end, "{id}"),
+                None if task.is_held && !task.is_damaged => assert_eq!(phase, Phase::Held, "{id}"),
                 None => assert!(
                     phase.is_unfinished() || self.model.may_have_ended(id),
                     "{id} is {phase}"
@@ -457,6 +458,9 @@ impl World {
         self.daemon_looks_around();
         for worker in std::mem::take(&mut self.workers) {
             self.engine.worker_gone(self.now, worker.id);
+        }
+        for id in self.model.held() {
+            self.let_go(id);
         }
         for _ in 0..100_000 {
             if self.model.tasks.values().all(|task| task.end.is_some()) {

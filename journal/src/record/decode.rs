@@ -202,7 +202,7 @@ fn requeue(parts: &mut Parts<'_>) -> Result<Record<'static>, BadRecord> {
     let [number, attempt, failures, losses] = parts.array()?;
     parts.zeros(4)?;
     let phase = phase(number)?;
-    if !matches!(phase, Phase::Ready | Phase::Delayed) {
+    if !matches!(phase, Phase::Ready | Phase::Delayed | Phase::Held) {
         return Err(BadRecord::Phase(number));
     }
     Ok(Record::Requeue {

@@ -115,11 +115,12 @@ pub enum Record<'a> {
         /// Raw id of the worker.
         worker: u64,
     },
-    /// It waits again: after a failed attempt, a lost worker, or for an operator (attempt 0). An earlier outcome is void.
+    /// It waits again: after a failed attempt, a lost worker, for an operator (attempt 0), or because it was held or released.
+    /// An earlier outcome is void.
     Requeue {
         /// Which.
         task: TaskId,
-        /// READY or DELAYED.
+        /// READY, DELAYED or HELD.
         phase: Phase,
         /// Attempts so far.
         attempt: u8,
@@ -127,7 +128,7 @@ pub enum Record<'a> {
         failures: u8,
         /// Lost workers so far.
         losses: u8,
-        /// Wall clock before which it is not handed out; 0 = at once.
+        /// Wall clock before which it is not handed out, whether or not it is held; 0 = at once.
         due_unix_ms: u64,
     },
     /// It ended for good.

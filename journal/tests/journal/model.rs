@@ -289,11 +289,7 @@ impl Model {
             },
             4..6 => Record::Requeue {
                 task,
-                phase: if rng.bool() {
-                    Phase::Ready
-                } else {
-                    Phase::Delayed
-                },
+                phase: [Phase::Ready, Phase::Delayed, Phase::Held][rng.usize(0..3)],
                 attempt: if rng.bool() { attempt } else { 0 },
                 failures: rng.u8(..),
                 losses: rng.u8(..),

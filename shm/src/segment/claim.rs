@@ -262,7 +262,8 @@ impl ClaimedTask<'_> {
         Ok(())
     }
 
-    /// Makes the slot a task: `Admit` (ready at once), `AdmitDelayed` (ready when due) or `Submit` (to be judged by the PLM).
+    /// Makes the slot a task: `Admit` (ready at once), `AdmitDelayed` (ready when due), `AdmitHeld` (when it is released) or
+    /// `Submit` (to be judged by the PLM).
     /// State first, then the leaf. `stamp` orders it among its priority.
     ///
     /// # Errors
@@ -277,8 +278,9 @@ impl ClaimedTask<'_> {
         }
         task.set_key(Key::ready(task.priority(), stamp, self.state.generation()));
         let delayed = to.phase() == Phase::Delayed;
-        // A SUBMITTED task with a later start keeps its due time for the PLM.
-        let is_later = delayed || to.phase() == Phase::Submitted && self.due > stamp;
+        // A task with a later start keeps its due time: a SUBMITTED one for the PLM, a HELD one until it is released.
+        let keeps_due = matches!(to.phase(), Phase::Submitted | Phase::Held);
+        let is_later = delayed || keeps_due && self.due > stamp;
         task.set_phase_time(if is_later { self.due } else { stamp });
         segment.exchange(&task, self.state, to)?;
         // From here on the slot is a task's and not the claim's.
@@ -287,8 +289,8 @@ impl ClaimedTask<'_> {
             segment.index_ready(self.slot, to);
         } else if delayed {
             segment.index_timer(self.slot, to, self.due);
-        } else if to.phase() == Phase::Submitted && self.attach != AttachIndex::DAEMON {
-            // Another process's PLM judges it: it looks where something is due.
+        } else if keeps_due && self.attach != AttachIndex::DAEMON {
+            // Another process's PLM judges it, or journals it: it looks where something is due.
             segment.index_timer(self.slot, to, 0);
         }
         segment.ring();

@@ -61,7 +61,7 @@ pub struct RestoredTask<'a> {
     pub priority: u8,
     /// The stamp of its ready key: its place among its priority.
     pub stamp: u64,
-    /// Moment of the last change of phase; in DELAYED the moment it is due.
+    /// Moment of the last change of phase; in DELAYED the moment it is due, in HELD too if that is later.
     pub phase_time: u64,
     /// Longest run time of one attempt; 0 = no limit.
     pub timeout_ms: u32,

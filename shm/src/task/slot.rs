@@ -253,7 +253,7 @@ impl TaskSlot {
         self.key().ready_priority()
     }
 
-    /// Moment of the last change of phase as a stamp; in DELAYED the moment the task is due.
+    /// Moment of the last change of phase as a stamp; in DELAYED the moment the task is due, in HELD too if that is later.
     #[must_use]
     pub fn phase_time(&self) -> u64 {
         read(&self.phase_time) >> 16

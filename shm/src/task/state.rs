@@ -18,19 +18,22 @@
 //! FREE        Claim                  CLAIMED    generation + 1, attempt 0, no flags, owner = attach record
 //! CLAIMED     Submit                 SUBMITTED
 //!             Admit                  READY      submission linearizes here (memory tasks)
-//!             AdmitDelayed           DELAYED    the same
+//!             AdmitDelayed, AdmitHeld  DELAYED, HELD   the same
 //!             Abandon                FREE
 //! SUBMITTED   Accept, AcceptDelayed  READY, DELAYED
 //!             Block, Hold            BLOCKED, HELD
 //!             Refuse                 FREE
 //!             Cancel                 CANCELLED
 //! BLOCKED     Release                READY
-//!             Cancel                 CANCELLED
+//!             Hold, Cancel           HELD, CANCELLED
 //! HELD        Release, Cancel        READY, CANCELLED
+//!             ReleaseDelayed         DELAYED    its start is later
 //! DELAYED     Release, Cancel        READY, CANCELLED
+//!             Hold                   HELD
 //! READY       Assign                 ASSIGNED   attempt + 1 (up to 255), owner = worker, TIMED_OUT cleared;
 //!                                               the take linearizes here
 //!             Park                   BLOCKED    no live worker offers the task's kind, or the journal has no room
+//!             Hold                   HELD       not one that is to be cancelled
 //!             Bury                   DEAD_LETTER  it may run once at most, and a local worker may have begun it
 //!             Cancel                 CANCELLED
 //! ASSIGNED    Start                  RUNNING
@@ -91,7 +94,7 @@ pub enum Phase {
     Submitted = 2,
     /// Waits for something that is not a worker's capacity.
     Blocked = 3,
-    /// Held by an operator.
+    /// Waits until it is released: somebody holds it.
     Held = 4,
     /// Waits for its time.
     Delayed = 5,
@@ -232,6 +235,8 @@ pub enum Event {
     Admit,
     /// The same for a task with a later start.
     AdmitDelayed,
+    /// The same for a task that is not to start until it is released.
+    AdmitHeld,
     /// The submitter gives up, or died.
     Abandon,
     /// The PLM accepts.
@@ -240,7 +245,7 @@ pub enum Event {
     AcceptDelayed,
     /// The PLM accepts; the task waits for another one.
     Block,
-    /// The PLM accepts; an operator holds the task.
+    /// A waiting task is not to start until it is released.
     Hold,
     /// The PLM refuses.
     Refuse,
@@ -248,6 +253,8 @@ pub enum Event {
     Park,
     /// What the task waited for has come.
     Release,
+    /// A held task is released whose start is later.
+    ReleaseDelayed,
     /// The Scheduler, or a worker that takes directly, hands the task out.
     Assign {
         /// The worker that gets it.

@@ -14,6 +14,7 @@ fn all_events() -> Vec<(&'static str, Event)> {
         ("submit", Event::Submit),
         ("admit", Event::Admit),
         ("admit_delayed", Event::AdmitDelayed),
+        ("admit_held", Event::AdmitHeld),
         ("abandon", Event::Abandon),
         ("accept", Event::Accept),
         ("accept_delayed", Event::AcceptDelayed),
@@ -22,6 +23,7 @@ fn all_events() -> Vec<(&'static str, Event)> {
         ("refuse", Event::Refuse),
         ("park", Event::Park),
         ("release", Event::Release),
+        ("release_delayed", Event::ReleaseDelayed),
         ("assign", Event::Assign { worker }),
         ("start", Event::Start),
         ("end", Event::End),
@@ -48,15 +50,17 @@ fn expected(phase: &str) -> &'static str {
     match phase {
         "free" => "claim>claimed quarantine>quarantine",
         "claimed" => {
-            "submit>submitted admit>ready admit_delayed>delayed abandon>free quarantine>quarantine"
+            "submit>submitted admit>ready admit_delayed>delayed admit_held>held abandon>free \
+             quarantine>quarantine"
         }
         "submitted" => {
             "accept>ready accept_delayed>delayed block>blocked hold>held refuse>free cancel>cancelled \
              quarantine>quarantine"
         }
-        "blocked" | "held" | "delayed" => "release>ready cancel>cancelled quarantine>quarantine",
+        "blocked" | "delayed" => "hold>held release>ready cancel>cancelled quarantine>quarantine",
+        "held" => "release>ready release_delayed>delayed cancel>cancelled quarantine>quarantine",
         "ready" => {
-            "park>blocked assign>assigned bury>dead_letter cancel>cancelled quarantine>quarantine"
+            "hold>held park>blocked assign>assigned bury>dead_letter cancel>cancelled quarantine>quarantine"
         }
         "assigned" => {
             "start>running bury>dead_letter requeue>ready request_cancel>assigned request_stop>assigned \
@@ -111,6 +115,10 @@ fn every_pair_of_phase_and_event_is_as_the_table_says() {
             if phase.is_final() && flags & FLAG_FORGOTTEN != 0 {
                 // On its way out: it is not forgotten again, and comes back no more.
                 wanted.retain(|step| !step.starts_with("forget") && !step.starts_with("revive"));
+            }
+            if flags & FLAG_CANCEL != 0 {
+                // It is to be cancelled.
+                wanted.retain(|step| step != "hold>held");
             }
             if matches!(phase, Phase::Assigned | Phase::Running) && flags & FLAG_CANCEL != 0 {
                 wanted.push("cancel>cancelled".to_owned());

@@ -28,16 +28,18 @@ impl StateWord {
             Event::Submit => self.moved(&[Phase::Claimed], Phase::Submitted),
             Event::Admit => self.unowned(&[Phase::Claimed], Phase::Ready),
             Event::AdmitDelayed => self.unowned(&[Phase::Claimed], Phase::Delayed),
+            Event::AdmitHeld => self.unowned(&[Phase::Claimed], Phase::Held),
             Event::Abandon => self.cleared(&[Phase::Claimed], Phase::Free),
             Event::Accept => self.unowned(&[Phase::Submitted], Phase::Ready),
             Event::AcceptDelayed => self.unowned(&[Phase::Submitted], Phase::Delayed),
             Event::Block => self.unowned(&[Phase::Submitted], Phase::Blocked),
-            Event::Hold => self.unowned(&[Phase::Submitted], Phase::Held),
+            Event::Hold => self.held(),
             Event::Refuse => self.cleared(&[Phase::Submitted], Phase::Free),
             Event::Park => self.unowned(&[Phase::Ready], Phase::Blocked),
             Event::Release => {
                 self.unowned(&[Phase::Blocked, Phase::Held, Phase::Delayed], Phase::Ready)
             }
+            Event::ReleaseDelayed => self.unowned(&[Phase::Held], Phase::Delayed),
             Event::Start => self.moved(&[Phase::Assigned], Phase::Running),
             Event::End => self.moved(&[Phase::Running], Phase::Ended),
             Event::Judge => self.judged(),
@@ -104,6 +106,20 @@ impl StateWord {
                 .with_attempt(attempt)
                 .with_flags(self.flags() & !FLAG_TIMED_OUT),
         )
+    }
+
+    /// Whoever cancelled a task that then came back from a local worker was answered: it is not kept from its end.
+    const fn held(self) -> Option<Self> {
+        if self.has_flag(FLAG_CANCEL) {
+            return None;
+        }
+        let waiting = [
+            Phase::Submitted,
+            Phase::Blocked,
+            Phase::Delayed,
+            Phase::Ready,
+        ];
+        self.unowned(&waiting, Phase::Held)
     }
 
     const fn judged(self) -> Option<Self> {

@@ -567,3 +567,102 @@ fn a_task_that_keeps_no_result_has_succeeded_when_it_is_gone_however_it_is_named
     place.qtf(["wait", &failed[0]]).expect_code(1);
     place.qtf(["wait", &ids[0]]).expect_code(3);
 }
+
+#[test]
+fn held_tasks_wait_for_their_release_and_say_so() {
+    let (place, _dev) = dev();
+    let held = submit(
+        &place,
+        &["--hold", "--array", "1-3", "--", "echo", "%{index}"],
+    );
+    let shown = place
+        .qtf(["task", &held[0], "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(
+        (&shown["state"], &shown["blocked_on"]),
+        (&"held".into(), &"its release".into())
+    );
+    let info = place.qtf(["info", "--json"]).expect_code(0).json();
+    assert_eq!(info["tasks"]["held"], 3);
+    let listed = place.qtf(["ps", "--state", "held"]).expect_code(0);
+    assert_eq!(
+        listed.text().matches(" held ").count(),
+        3,
+        "{}",
+        listed.text()
+    );
+    let waited = place
+        .qtf(["wait", "--timeout", "100ms", "last"])
+        .expect_code(6);
+    assert!(
+        waited.stderr.contains("3 tasks are held")
+            && waited
+                .stderr
+                .contains("3 of 3 tasks have not ended after 100ms, 3 of them held"),
+        "{}",
+        waited.stderr
+    );
+    let waited = place
+        .qtf(["wait", "--timeout", "0", &held[1]])
+        .expect_code(6);
+    let hint = format!(
+        "task {0} is held: it does not start before `qtf release {0}`",
+        held[1]
+    );
+    assert!(waited.stderr.contains(&hint), "{}", waited.stderr);
+    // One of them goes, one is cancelled, the last is released with all.
+    place
+        .qtf(["release", &format!("{}[2]", held[0])])
+        .expect_code(0);
+    place.qtf(["wait", &held[1]]).expect_code(0);
+    place.qtf(["cancel", &held[2]]).expect_code(0);
+    place.qtf(["update", &held[0], "-p", "7"]).expect_code(0);
+    place.qtf(["release", "all"]).expect_code(0);
+    place.qtf(["wait", &held[0]]).expect_code(0);
+    assert_eq!(place.qtf(["result", &held[1]]).expect_code(0).text(), "2\n");
+    for command in ["hold", "release"] {
+        let refused = place.qtf([command, &held[0]]).expect_code(4);
+        assert!(
+            refused.stderr.contains("it has ended"),
+            "{}",
+            refused.stderr
+        );
+    }
+}
+
+#[test]
+fn what_waits_is_held_and_what_runs_is_refused() {
+    let (place, _dev) = dev();
+    let gate = place.gate("gate");
+    let path = gate.path().to_str().unwrap().to_owned();
+    let running = submit(&place, &["--array", "1-2", "--", "head", "-n1", &path]);
+    let mut running_ones = 0;
+    while running_ones < 2 {
+        let listed = place
+            .qtf(["ps", "--state", "running", "--json"])
+            .expect_code(0)
+            .json();
+        running_ones = listed["tasks"].as_array().unwrap().len();
+    }
+    let waiting = submit(&place, &["--", "true"]).remove(0);
+    let refused = place.qtf(["hold", &running[0], &waiting]).expect_code(4);
+    assert!(
+        refused
+            .stderr
+            .contains("only a task that waits can be held"),
+        "{}",
+        refused.stderr
+    );
+    let shown = place
+        .qtf(["task", &waiting, "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(shown["state"], "held");
+    // All that waits: it is held already, and what runs is not meant.
+    place
+        .qtf(["hold", "--reason", "a test", "all"])
+        .expect_code(0);
+    place.qtf(["cancel", "all"]).expect_code(0);
+    place.qtf(["wait", &waiting]).expect_code(1);
+}

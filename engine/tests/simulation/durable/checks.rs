@@ -8,6 +8,7 @@ use qtf_shm::{FLAG_CANCEL, Now, OutcomeKind, Part, Phase, TaskId};
 use super::clients::Wish;
 use super::disk::config as journal_config;
 use super::facts::Known;
+use super::holds::Hold;
 use super::world::{Kind, MS, TTL_NS, World};
 
 /// Records say milliseconds.
@@ -64,6 +65,7 @@ impl World {
         let is_unsure = self.unsure == Some(id);
         let (now, unsure_failed) = (self.now, self.unsure_failed);
         self.settle_revival(id, state);
+        self.settle_hold(id, state, is_cold);
         let task = self.facts.get(id);
         let phase = state.phase();
         assert!(!task.is_freed, "{id} was gone, and is there again");
@@ -265,6 +267,9 @@ impl World {
                     self.worker_acts(place);
                 }
             }
+            for id in self.held() {
+                self.change_hold(id, false, None);
+            }
             if round % 16 == 0 {
                 self.all_ask();
             }
@@ -387,5 +392,6 @@ fn orphan(segment: &qtf_shm::Segment, id: TaskId) -> Known {
     known.discards = options.has(qtf_shm::TaskOptions::DISCARD_RESULT);
     known.max_attempts = u32::from(slot.max_attempts());
     known.payload = None;
+    known.hold = Hold::submitted(slot.state().phase() == Phase::Held);
     known
 }

@@ -4,6 +4,7 @@ use qtf_engine::{Accepted, Durability, Payload, RejectReason, Rejection, Submiss
 use qtf_shm::{KeyId, Phase, TaskId};
 
 use super::facts::{Known, Told};
+use super::holds::Hold;
 use super::world::{Kind, World};
 
 const KINDS: [&str; 2] = ["exec", "render"];
@@ -16,6 +17,7 @@ pub(crate) struct Wish {
     retries: u32,
     delay_ms: u64,
     discards: bool,
+    holds: bool,
     pub(crate) durability: Durability,
     pub(crate) key: Option<KeyId>,
     is_automatic: bool,
@@ -42,6 +44,7 @@ impl Wish {
             retries: rng.u32(0..3),
             delay_ms: if rng.u8(..) < 24 { rng.u64(1..40) } else { 0 },
             discards: rng.u8(..) < 40,
+            holds: rng.u8(..) < 16,
             durability: if memory {
                 Durability::Memory
             } else {
@@ -61,6 +64,7 @@ impl Wish {
             retries: 0,
             delay_ms: 0,
             discards: false,
+            holds: false,
             durability: Durability::Journal,
             key: None,
             is_automatic: false,
@@ -74,6 +78,7 @@ impl Wish {
         submission.retries = self.retries;
         submission.delay_ms = self.delay_ms;
         submission.discard_result = self.discards;
+        submission.hold = self.holds;
         submission.durability = self.durability;
         submission.key = self.key;
         submission.key_is_automatic = self.is_automatic;
@@ -94,6 +99,7 @@ impl Wish {
             stop_was_told: false,
             is_cancelled: false,
             forget_was_asked: false,
+            hold: Hold::submitted(self.holds),
             is_freed: false,
             is_of_an_earlier_age: false,
             stamp,
@@ -127,12 +133,14 @@ impl World {
         if self.kind == Kind::Ages && self.rng.u8(0..10) == 0 {
             return self.gives_a_key_back();
         }
-        match self.rng.u8(0..16) {
+        match self.rng.u8(0..19) {
             0..8 => self.submit(None),
             8..10 => self.repeat(),
             10 => self.cancel(None),
             11 => self.reprioritise(),
             12 => self.asks(),
+            16 => self.hold(None),
+            17 | 18 => self.release(None),
             _ => self.forget(None),
         }
     }

@@ -49,13 +49,15 @@ impl World {
         };
         let cut = Some(self.rng.u32(1..most));
         let few = Some(self.rng.u32(1..14));
-        match self.rng.u8(0..18) {
+        match self.rng.u8(0..21) {
             0 | 1 => self.submit(cut),
             // Few writes, and each of them counts.
             2..=6 => self.cancel(few),
             7 | 8 => self.revive(few),
             9 => self.forget(few),
             10 => self.drain(few),
+            18 | 19 => self.hold(few),
+            20 => self.release(few),
             11 => self.killed_while_it_takes_back(),
             12..=14 => {
                 let place = self.workers.len();

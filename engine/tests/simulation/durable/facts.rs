@@ -7,6 +7,7 @@ use qtf_shm::{KeyId, Now, Phase, TaskId, WorkerId};
 
 use qtf_engine::TaskRef;
 
+use super::holds::Hold;
 use super::operators::Revival;
 use super::world::LOSSES_MAX;
 
@@ -36,6 +37,7 @@ pub(crate) struct Known {
     /// The client was told that it is cancelled.
     pub(crate) is_cancelled: bool,
     pub(crate) forget_was_asked: bool,
+    pub(crate) hold: Hold,
     /// Somebody has seen that it is gone: nothing brings it back.
     pub(crate) is_freed: bool,
     /// Years have gone by since it was submitted: nobody here knows when its time was over.
@@ -94,6 +96,8 @@ pub(crate) enum Told {
     StopAsked(TaskId),
     Forgotten(TaskId),
     Revived(TaskId),
+    /// Held or released, by the change of this number.
+    Held(TaskId, u32),
     Verdict(WorkerId, TaskRef),
 }
 
@@ -142,6 +146,7 @@ impl Facts {
             !task.is_cancelled,
             "{id} was handed out after it was cancelled"
         );
+        assert!(!task.hold.is_held, "{id} was handed out while it was held");
         assert_eq!(attempt, task.attempts + 1, "attempts of {id}");
         task.attempts = attempt;
     }
@@ -235,9 +240,17 @@ impl Facts {
     pub(crate) fn is_told(&mut self, told: Told) {
         match told {
             // The same write has made the task's end and its going durable: whoever asked about it is answered all the same.
-            Told::Accepted(id) | Told::Cancelled(id) | Told::StopAsked(id)
+            Told::Accepted(id) | Told::Cancelled(id) | Told::StopAsked(id) | Told::Held(id, _)
                 if self.gone.contains_key(&id) => {}
-            Told::Accepted(id) => self.get(id).is_accepted = true,
+            Told::Accepted(id) => {
+                let task = self.get(id);
+                task.is_accepted = true;
+                task.hold.was_told |= task.hold.changes == 0;
+            }
+            Told::Held(id, changes) => {
+                let hold = &mut self.get(id).hold;
+                hold.was_told |= hold.changes == changes;
+            }
             Told::Cancelled(id) => self.get(id).is_cancelled = true,
             Told::StopAsked(id) => self.get(id).stop_was_told = true,
             Told::Forgotten(id) => {

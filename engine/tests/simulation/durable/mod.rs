@@ -8,6 +8,7 @@
 //! | `clients.rs`, `workers.rs` | what they do; clients repeat what was not answered |
 //! | `operators.rs` | what they do: give dead letters new attempts, drain workers |
 //! | `ages.rs` | years that go by, the moves of the origin, keys that are given back for good |
+//! | `holds.rs` | holds and releases, and what must be so of them after a start |
 //! | `deaths.rs` | kills, reboots, failed syncs, and how the next daemon begins |
 //! | `checks.rs` | what must hold at any time, after each start, and at the end |
 //!
@@ -17,6 +18,7 @@
 //! - **dead letters** have a reason and came by too many losses; one that was revived goes on from where it stood, and its revival
 //!   lasts like any other answer;
 //! - **drain**: a worker of which it was said gets nothing new, whoever dies in between, and is told so when it comes back;
+//! - **holds**: what is held is not handed out, whoever dies in between; a hold and a release last when they are told;
 //! - **order**: nothing is handed out while something better could be; stamps rise, and survive;
 //! - **durability**: nothing is told before its record is durable; what was told survives every crash;
 //! - **liveness**: when the faults stop, everything ends, and can be forgotten;
@@ -28,6 +30,7 @@ mod clients;
 mod deaths;
 mod disk;
 mod facts;
+mod holds;
 mod operators;
 mod tests;
 mod workers;

@@ -28,6 +28,7 @@ struct Totals {
     keys_ended: u64,
     keys_evicted: u64,
     keys_gone: u64,
+    holds: u64,
 }
 
 impl Totals {
@@ -49,6 +50,7 @@ impl Totals {
         self.keys_ended += counters.get(Counter::KeyEnded);
         self.keys_evicted += counters.get(Counter::KeyEvicted);
         self.keys_gone += world.keys_gone;
+        self.holds += world.holds;
     }
 }
 
@@ -84,6 +86,7 @@ fn run(kind: Kind, usual: u64) -> Totals {
         "{totals:?}"
     );
     assert!(totals.keys_gone > 0, "{totals:?}");
+    assert!(totals.holds > count * 5, "{totals:?}");
     println!("{kind:?}: {totals:?}");
     println!(
         "soak: {count} seeds, {} starts, {} tasks, from seed {first}",

@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) unsure_failed: bool,
     /// The dead letter that was being revived.
     pub(crate) revived_just_now: Option<TaskId>,
+    /// The task that was being held or released.
+    pub(crate) held_just_now: Option<TaskId>,
     /// Workers that get nothing new, in this segment.
     pub(crate) drained: BTreeSet<WorkerId>,
     pub(crate) full_until: Now,
@@ -87,6 +89,7 @@ pub(crate) struct World {
     pub(crate) keys_given_back: u64,
     /// Repeats that found their key gone, rightly.
     pub(crate) keys_gone: u64,
+    pub(crate) holds: u64,
     history: u64,
     pub(crate) directory: tempfile::TempDir,
 }
@@ -157,6 +160,7 @@ impl World {
             unsure: None,
             unsure_failed: false,
             revived_just_now: None,
+            held_just_now: None,
             drained: BTreeSet::new(),
             full_until: now,
             is_calm: false,
@@ -174,6 +178,7 @@ impl World {
             given_back: Vec::new(),
             keys_given_back: 0,
             keys_gone: 0,
+            holds: 0,
             history: 0,
             directory,
         };

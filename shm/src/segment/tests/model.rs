@@ -28,6 +28,8 @@ enum Step {
     Retry { pick: usize },
     Lose { pick: usize },
     Cancel { pick: usize },
+    Hold { pick: usize },
+    Release { pick: usize },
     Free { pick: usize },
     Rebuild,
 }
@@ -42,6 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|pick| Step::Retry { pick }),
         1 => any::<usize>().prop_map(|pick| Step::Lose { pick }),
         1 => any::<usize>().prop_map(|pick| Step::Cancel { pick }),
+        2 => any::<usize>().prop_map(|pick| Step::Hold { pick }),
+        1 => any::<usize>().prop_map(|pick| Step::Release { pick }),
         3 => any::<usize>().prop_map(|pick| Step::Free { pick }),
         1 => Just(Step::Rebuild),
     ]
@@ -210,6 +214,21 @@ impl World {
                     self.model.get_mut(&id).unwrap().phase = Phase::Cancelled;
                 }
             }
+            Step::Hold { pick } => {
+                if let Some(id) = self.pick(pick, |phase| phase == Phase::Ready) {
+                    self.apply(id, Event::Hold);
+                    self.segment.unindex_ready(id.slot());
+                    self.model.get_mut(&id).unwrap().phase = Phase::Held;
+                }
+            }
+            Step::Release { pick } => {
+                if let Some(id) = self.pick(pick, |phase| phase == Phase::Held) {
+                    self.apply(id, Event::Release);
+                    let released = self.segment.task(id.slot()).state();
+                    assert!(self.segment.index_ready(id.slot(), released));
+                    self.model.get_mut(&id).unwrap().phase = Phase::Ready;
+                }
+            }
             Step::Free { pick } => {
                 if let Some(id) = self.pick(pick, Phase::is_final) {
                     self.segment
@@ -258,7 +277,7 @@ fn live(segment: Segment, dir: &Path, steps: &[Step]) {
     let ids: Vec<TaskId> = world.model.keys().copied().collect();
     for id in ids {
         let phase = world.model[&id].phase;
-        if phase == Phase::Ready {
+        if matches!(phase, Phase::Ready | Phase::Held) {
             world.apply(id, Event::Cancel);
         } else if phase == Phase::Running {
             world.apply(id, Event::RequestCancel);

@@ -126,6 +126,14 @@ fn missing_and_stale_leaves_are_found() {
         .unwrap();
     assert_eq!(rules(&segment), [Rule::ReadyLeaf], "left in the heap");
     forget_ready(&segment, assigned);
+    let state = segment.task(ready).state();
+    segment.apply(ready, state, Event::Hold).unwrap();
+    assert_eq!(rules(&segment), [Rule::ReadyLeaf], "held, and to be found");
+    forget_ready(&segment, ready);
+    assert_eq!(rules(&segment), []);
+    let state = segment.task(ready).state();
+    let released = segment.apply(ready, state, Event::Release).unwrap();
+    segment.index_ready(ready, released);
     segment.ready().insert(60, Key::ready(1, 1, 1)).unwrap();
     assert_eq!(rules(&segment), [Rule::ReadyLeaf], "of a slot never used");
 }

@@ -28,7 +28,7 @@ pub(crate) fn run(bytes: &[u8]) {
 
 fn act(world: &mut World, what: u8, (a, b, c): (u8, u8, u8)) {
     let now = world.now;
-    match what % 18 {
+    match what % 20 {
         0 | 1 => submit(world, (a, b, c)),
         2 => world.cancel(a),
         3 => {
@@ -63,7 +63,9 @@ fn act(world: &mut World, what: u8, (a, b, c): (u8, u8, u8)) {
         14 => world.cycle(),
         15 => lie(world, (a, b, c)),
         16 => world.restart(),
-        _ => world.return_of(a, b),
+        17 => world.return_of(a, b),
+        18 => world.hold(a),
+        _ => world.release(a),
     }
 }
 
@@ -77,6 +79,7 @@ fn submit(world: &mut World, (a, b, c): (u8, u8, u8)) {
         estimate_ms: u32::from(b),
         delay_ms: u64::from(c / 64) * u64::from(b),
         discard_result: a & 0x40 != 0,
+        hold: a & 0x3f == 0x3f,
         array: (a & 0x80 != 0).then_some(ArrayMember {
             array: first,
             index: u64::from(c),
@@ -153,12 +156,18 @@ pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
         14, 0, 0, 0, // a turn
         10, 0, 0, 0, // started
     ];
-    let waiting: [(&str, &[u8]); 3] = [
+    let waiting: [(&str, &[u8]); 4] = [
         (
             "cancelled-while-waiting",
             &[0, 50, 9, 0, 2, 0, 0, 0, 4, 0, 0, 0],
         ),
         ("delayed", &[0, 50, 9, 255, 13, 255, 255, 0, 14, 0, 0, 0]),
+        (
+            "held",
+            &[
+                0, 50, 9, 0, 18, 0, 0, 0, 6, 2, 1, 0, 14, 0, 0, 0, 19, 0, 0, 0,
+            ],
+        ),
         (
             "lies",
             &[0, 50, 9, 0, 15, 1, 2, 3, 15, 0, 0, 1, 15, 255, 255, 254],

@@ -371,11 +371,25 @@ fn groups() -> Vec<Vec<Record<'static>>> {
         losses: 0,
         due_unix_ms: 1_700_000_002_000,
     };
+    let held = Record::Requeue {
+        task: task(4),
+        phase: Phase::Held,
+        attempt: 0,
+        failures: 0,
+        losses: 0,
+        due_unix_ms: 0,
+    };
     vec![
         vec![Record::Reserve { gen_limit: 1 << 20 }],
         (0..6).map(|slot| Record::Task(whole(slot))).collect(),
         vec![attempt(0), attempt(1), attempt(2), attempt(3)],
-        vec![done(0), done(1), requeue, Record::Cancel { task: task(3) }],
+        vec![
+            done(0),
+            done(1),
+            requeue,
+            held,
+            Record::Cancel { task: task(3) },
+        ],
         vec![
             Record::Acknowledged { task: task(0) },
             Record::Purge { task: task(1) },

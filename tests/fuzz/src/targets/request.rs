@@ -65,6 +65,8 @@ methods! {
     "/qtf.v1.Admin/DrainWorker" false DrainWorkerRequest,
     "/qtf.v1.Plm/ReviveTasks" false TaskSelection,
     "/qtf.v1.Admin/EvictWorker" false EvictWorkerRequest,
+    "/qtf.v1.Plm/HoldTasks" false TaskSelection,
+    "/qtf.v1.Plm/ReleaseTasks" false TaskSelection,
 }
 
 fn round_trip<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) {

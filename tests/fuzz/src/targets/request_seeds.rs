@@ -45,6 +45,8 @@ fn of_clients() -> Vec<(String, Vec<u8>)> {
         unary(7, "cancel", &selection),
         unary(8, "forget", &selection),
         unary(19, "revive", &selection),
+        unary(21, "hold", &selection),
+        unary(22, "release", &selection),
     ]
 }
 
@@ -65,6 +67,7 @@ fn tasks() -> (v1::TaskSpec, v1::TaskSpec) {
         array_member: true,
         array_id: u64::MAX,
         payload_upload: 5,
+        hold: true,
         ..task.clone()
     };
     (task, strange)

@@ -26,6 +26,7 @@ struct Known {
     recorded: u8,
     end: Option<Phase>,
     discards: bool,
+    is_held: bool,
 }
 
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl World {
             recorded: 0,
             end: None,
             discards: submission.discard_result,
+            is_held: submission.hold,
         };
         let before = self.tasks.insert(accepted.task, known);
         assert!(before.is_none(), "{} was given twice", accepted.task);
@@ -154,6 +156,33 @@ impl World {
             let known = self.tasks.remove(&task).expect("it was there just now");
             assert!(known.end.is_some(), "{task} was forgotten before its end");
         }
+    }
+
+    pub(crate) fn hold(&mut self, number: u8) {
+        if let Some(task) = self.task(number)
+            && self.engine.hold(self.now, task).is_ok()
+        {
+            let known = self.tasks.get_mut(&task).expect("it was there just now");
+            assert_eq!(known.end, None, "{task} was held after its end");
+            known.is_held = true;
+        }
+    }
+
+    pub(crate) fn release(&mut self, number: u8) {
+        if let Some(task) = self.task(number) {
+            self.let_go(task);
+        }
+    }
+
+    fn let_go(&mut self, task: TaskId) {
+        let is_released = self.engine.release(self.now, task).is_ok();
+        let known = self.tasks.get_mut(&task).expect("it was there just now");
+        let must_be = known.is_held && known.end.is_none();
+        assert!(
+            is_released || !must_be,
+            "{task} was held, and is not released"
+        );
+        known.is_held &= !is_released;
     }
 
     pub(crate) fn revive(&mut self, number: u8) {
@@ -354,6 +383,7 @@ impl World {
     fn dispatched(&mut self, worker: WorkerId, task: TaskId, attempt: u8) {
         let known = self.tasks.get_mut(&task).expect("only accepted tasks run");
         assert_eq!(known.end, None, "{task} was handed out after its end");
+        assert!(!known.is_held, "{task} was handed out while it was held");
         assert!(attempt > known.attempts, "{task}: attempt {attempt} again");
         known.attempts = attempt;
         if let Some(worker) = self.workers.iter_mut().find(|one| one.id == worker) {
@@ -392,6 +422,10 @@ impl World {
             self.cycle();
         }
         self.workers.clear();
+        let all: Vec<TaskId> = self.tasks.keys().copied().collect();
+        for task in all {
+            self.let_go(task);
+        }
         let kinds: Vec<String> = KINDS.iter().map(|kind| (*kind).to_owned()).collect();
         self.enter(8, &kinds, (None, &[]));
         for _ in 0..TURNS_MAX {

@@ -22,7 +22,8 @@ pub(crate) use operate::{
 };
 pub(crate) use submit::{DurabilityName, SubmitArgs};
 pub(crate) use tasks::{
-    CancelArgs, ForgetArgs, PsArgs, ResultArgs, StateName, TaskArgs, UpdateArgs, WaitArgs,
+    CancelArgs, ForgetArgs, HoldArgs, PsArgs, ReleaseArgs, ResultArgs, StateName, TaskArgs,
+    UpdateArgs, WaitArgs,
 };
 
 /// Runs commands over many inputs, and looks after the tasks of a Quantum Taskflow daemon.
@@ -135,6 +136,8 @@ pub(crate) enum Command {
     Wait(WaitArgs),
     Result(ResultArgs),
     Cancel(CancelArgs),
+    Hold(HoldArgs),
+    Release(ReleaseArgs),
     Forget(ForgetArgs),
     Update(UpdateArgs),
     Task(TaskArgs),

@@ -35,6 +35,7 @@ Examples:
   qtf submit --array 1-9 --env PART=%{index} --stdin in-%{index}.txt -- ./step
   qtf submit --array 0-90:10,100 --no-result -- ./warm %{index}
   qtf submit --durability journal --key nightly-2026-11-21 -- ./nightly
+  id=$(qtf submit --hold -- ./deploy) && qtf release $id
   qtf submit --stdin query.sql -- psql -f -
   id=$(qtf submit -- ./build) && qtf wait $id && qtf result $id";
 
@@ -72,6 +73,9 @@ pub(crate) struct SubmitArgs {
     /// Earliest start, counted from now
     #[arg(long, value_name = "DURATION", value_parser = crate::durations::parse_duration)]
     pub(crate) delay: Option<std::time::Duration>,
+    /// Do not start the task before `qtf release`
+    #[arg(long)]
+    pub(crate) hold: bool,
     /// Names the submission: repeating it with the same key gives the id of the first task
     ///
     /// Any text; 32 hexadecimal digits are the 128-bit key itself. Keys are shared by all clients of a

@@ -36,6 +36,8 @@ pub(super) use with_selectors;
 #[command(long_about = with_selectors!("Waits until tasks have ended. Ends with 0 when all are done, 1 when one failed, was cancelled or is in \
 the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the tasks.
 
+A line on stderr names what is held when the waiting begins.
+
 A task that was submitted with --no-result is gone when it has succeeded, and counts as done if it is of the last submission.
 
 When the daemon goes away while it waits, or was killed or stopped shortly before, it waits up to 30 s for it or its \
@@ -82,6 +84,46 @@ Examples:
   qtf cancel --reason 'wrong input' last
   qtf ps --state ready --output jsonl | jq -r .id | qtf cancel -")]
 pub(crate) struct CancelArgs {
+    /// Tasks: ID, ID[1-5], last, all, -
+    #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
+    pub(crate) selection: Vec<Selection>,
+    /// Why, for the log of the daemon
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+}
+
+/// Keeps waiting tasks from being started
+#[derive(Debug, clap::Args)]
+#[command(long_about = with_selectors!("Keeps tasks that wait from being started, until `qtf release` or `qtf cancel`. A held task keeps its place, \
+its priority can be changed, and no time ends the hold: not its delay (which goes on counting), not that of its key, not a restart of the \
+daemon.
+
+A task that a worker has, or that has ended, is refused. Between two attempts a task waits, and can be held: it has none until it is \
+released. Who held and released what stands in the log of the daemon.", "your waiting tasks at this moment"))]
+#[command(after_long_help = "\
+Examples:
+  qtf hold last
+  qtf hold --reason 'the licence server is down' all
+  qtf ps --state ready --output jsonl | jq -r .id | qtf hold -")]
+pub(crate) struct HoldArgs {
+    /// Tasks: ID, ID[1-5], last, all, -
+    #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
+    pub(crate) selection: Vec<Selection>,
+    /// Why, for the log of the daemon
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+}
+
+/// Releases held tasks
+#[derive(Debug, clap::Args)]
+#[command(long_about = with_selectors!("Releases tasks that are held, by `qtf hold` or `qtf submit --hold`: each may be started again, at its old \
+place in the queue and not before its delay is over. A task that is not held stays as it is.", "your held tasks"))]
+#[command(after_long_help = "\
+Examples:
+  qtf release last
+  qtf release all
+  qtf ps --state held --output jsonl | jq -r .id | qtf release -")]
+pub(crate) struct ReleaseArgs {
     /// Tasks: ID, ID[1-5], last, all, -
     #[arg(value_name = "SEL", required = true, value_parser = parse_selection)]
     pub(crate) selection: Vec<Selection>,

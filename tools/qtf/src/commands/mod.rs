@@ -41,6 +41,8 @@ pub(crate) async fn run(cli: Cli) -> Ending {
         Command::Wait(args) => or_signal(signals, wait::run(args, global)).await,
         Command::Result(args) => or_signal(signals, result::run(args, global)).await,
         Command::Cancel(args) => or_signal(signals, verdicts::cancel(args, global)).await,
+        Command::Hold(args) => or_signal(signals, verdicts::hold(args, global)).await,
+        Command::Release(args) => or_signal(signals, verdicts::release(args, global)).await,
         Command::Forget(args) => or_signal(signals, verdicts::forget(args, global)).await,
         Command::Update(args) => or_signal(signals, verdicts::update(args, global)).await,
         Command::Task(args) => or_signal(signals, task::run(args, global)).await,

@@ -25,6 +25,10 @@ pub(crate) struct Selected {
 pub(crate) enum All {
     /// The caller's tasks that have not ended.
     Unfinished,
+    /// The caller's tasks that no worker has and that have not ended.
+    Waiting,
+    /// The caller's tasks that are held.
+    Held,
     /// The caller's tasks that have ended and whose results are kept.
     Ended,
     /// The caller's dead letters.
@@ -41,6 +45,15 @@ pub(crate) const UNFINISHED: [TaskState; 8] = [
     TaskState::Assigned,
     TaskState::Running,
     TaskState::Ended,
+];
+
+/// States of tasks that no worker has.
+const WAITING: [TaskState; 5] = [
+    TaskState::Submitted,
+    TaskState::Blocked,
+    TaskState::Held,
+    TaskState::Delayed,
+    TaskState::Ready,
 ];
 
 const ENDED: [TaskState; 4] = [
@@ -100,6 +113,8 @@ fn last(daemon: &Daemon) -> Result<crate::last::Submission, Failure> {
 async fn own_tasks(daemon: &Daemon, all: All) -> Result<Vec<TaskId>, Failure> {
     let states = match all {
         All::Unfinished => UNFINISHED.to_vec(),
+        All::Waiting => WAITING.to_vec(),
+        All::Held => vec![TaskState::Held],
         All::Ended => ENDED.to_vec(),
         All::Dead => vec![TaskState::DeadLetter],
     };

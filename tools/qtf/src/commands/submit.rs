@@ -325,6 +325,9 @@ impl Common {
         if let Some(delay) = args.delay {
             task = task.delay(delay);
         }
+        if args.hold {
+            task = task.hold();
+        }
         if let Some(durability) = args.durability {
             task = task.durability(durability.into());
         }

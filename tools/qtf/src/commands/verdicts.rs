@@ -1,10 +1,12 @@
-//! `qtf cancel`, `qtf forget`, `qtf update`: calls that are answered for each task on its own.
+//! `qtf cancel`, `qtf hold`, `qtf release`, `qtf forget`, `qtf update`: calls that are answered for each task on its own.
 
 use qtf_client::{TaskState, TaskVerdict};
 use serde::Serialize;
 
 use super::select::{All, Selected, resolve};
-use crate::args::{CancelArgs, ForgetArgs, GlobalArgs, OutputMode, UpdateArgs};
+use crate::args::{
+    CancelArgs, ForgetArgs, GlobalArgs, HoldArgs, OutputMode, ReleaseArgs, UpdateArgs,
+};
 use crate::daemon::{Daemon, exit_of};
 use crate::exit::{Ending, Exit};
 use crate::output::{Listed, message, print_list};
@@ -34,6 +36,22 @@ pub(crate) async fn cancel(args: CancelArgs, global: &GlobalArgs) -> Ending {
     let daemon = Daemon::connect(global).await?;
     let selected = resolve(&daemon, args.selection, All::Unfinished).await?;
     let verdicts = daemon.client.cancel(&selected.ids, &args.reason).await?;
+    report(&selected, &verdicts, global)
+}
+
+/// Keeps waiting tasks from being started.
+pub(crate) async fn hold(args: HoldArgs, global: &GlobalArgs) -> Ending {
+    let daemon = Daemon::connect(global).await?;
+    let selected = resolve(&daemon, args.selection, All::Waiting).await?;
+    let verdicts = daemon.client.hold(&selected.ids, &args.reason).await?;
+    report(&selected, &verdicts, global)
+}
+
+/// Lets held tasks go on.
+pub(crate) async fn release(args: ReleaseArgs, global: &GlobalArgs) -> Ending {
+    let daemon = Daemon::connect(global).await?;
+    let selected = resolve(&daemon, args.selection, All::Held).await?;
+    let verdicts = daemon.client.release(&selected.ids, &args.reason).await?;
     report(&selected, &verdicts, global)
 }
 

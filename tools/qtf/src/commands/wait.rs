@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use qtf_client::{Outputs, TaskEnd, TaskId, WatchError};
+use qtf_client::{ListFilter, Outputs, TaskEnd, TaskId, TaskState, WatchError};
 use serde::Serialize;
 
-use super::select::{All, Selected, resolve};
+use super::select::{All, Selected, list, resolve};
 use crate::args::{GlobalArgs, OutputMode, WaitArgs};
 use crate::daemon::{Daemon, exit_of};
 use crate::durations::age;
@@ -66,6 +66,8 @@ struct Waiting {
     ends: Vec<EndRecord>,
     exit: Exit,
     keep_records: bool,
+    /// How many were held when the waiting began.
+    held: usize,
 }
 
 /// Waits for the ends of tasks.
@@ -84,6 +86,7 @@ pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
         ends: Vec::new(),
         exit: Exit::Ok,
         keep_records: global.mode() != OutputMode::Table,
+        held: 0,
     };
     let total = ids.len();
     let in_time = match args.timeout {
@@ -104,9 +107,13 @@ pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
             u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
         });
         message(format!(
-            "{} of {total} tasks have not ended after {}",
+            "{} of {total} tasks have not ended after {}{}",
             waiting.open.len(),
-            age(after)
+            age(after),
+            match waiting.held {
+                0 => String::new(),
+                held => format!(", {held} of them held"),
+            }
         ));
         waiting.exit = waiting.exit.worse(Exit::TimedOut);
     }
@@ -122,6 +129,7 @@ impl Waiting {
         daemon: &Daemon,
         ids: Vec<TaskId>,
     ) -> Result<(), Failure> {
+        self.tell_of_held(daemon).await;
         let mut results = daemon.client.results_with(ids, Outputs::Leave);
         while let Some(result) = results.next().await {
             match result {
@@ -137,6 +145,41 @@ impl Waiting {
             }
         }
         Ok(())
+    }
+
+    /// Says which tasks do not end before somebody releases them. A courtesy: where the daemon cannot be asked, the waiting goes on and
+    /// says why that fails.
+    async fn tell_of_held(&mut self, daemon: &Daemon) {
+        let Ok(info) = daemon.client.info().await else {
+            return;
+        };
+        let mut counts = info.tasks_by_state.iter();
+        if !counts.any(|state| state.name == state_name(TaskState::Held) && state.value > 0) {
+            return;
+        }
+        let filter = ListFilter {
+            states: vec![TaskState::Held],
+            without_preview: true,
+            ..ListFilter::default()
+        };
+        let Ok(held) = list(daemon, filter).await else {
+            return;
+        };
+        let held = held
+            .iter()
+            .filter_map(|task| TaskId::from_raw(task.task_id));
+        let held: Vec<TaskId> = held.filter(|id| self.open.contains(id)).collect();
+        self.held = held.len();
+        match held.as_slice() {
+            [] => {}
+            [one] => message(format!(
+                "task {one} is held: it does not start before `qtf release {one}`"
+            )),
+            [first, ..] => message(format!(
+                "{} tasks are held, {first} among them: they do not start before `qtf release`",
+                held.len()
+            )),
+        }
     }
 
     fn on_end(&mut self, end: &TaskEnd) {

@@ -48,6 +48,7 @@ pub(super) enum What {
     SubmitSmall,
     SubmitLarge,
     SubmitLater,
+    SubmitHeld,
     SubmitForJudgement,
     GiveUpClaim,
     Join,
@@ -67,11 +68,12 @@ pub(super) enum What {
 
 impl What {
     /// Each by itself, for kills at every write.
-    pub(super) const OPERATIONS: [Self; 15] = [
+    pub(super) const OPERATIONS: [Self; 16] = [
         Self::Attach,
         Self::SubmitSmall,
         Self::SubmitLarge,
         Self::SubmitLater,
+        Self::SubmitHeld,
         Self::SubmitForJudgement,
         Self::GiveUpClaim,
         Self::Join,
@@ -197,6 +199,9 @@ impl Actor {
             What::SubmitLater => {
                 self.submit(attachment, 10, Event::AdmitDelayed);
             }
+            What::SubmitHeld => {
+                self.submit(attachment, 10, Event::AdmitHeld);
+            }
             What::SubmitForJudgement => {
                 self.submit(attachment, 200, Event::Submit);
             }
@@ -257,6 +262,9 @@ impl Actor {
             Err(error) => panic!("{error}"),
         }
         self.log.say(&format!("try {}", claimed.id().as_raw()));
+        if event == Event::AdmitHeld {
+            self.log.say(&format!("hol {}", claimed.id().as_raw()));
+        }
         let id = claimed
             .publish(event, attachment.next_stamp())
             .expect("a living one's claim");
@@ -312,6 +320,7 @@ impl Actor {
                 Event::Admit,
                 Event::Admit,
                 Event::AdmitDelayed,
+                Event::AdmitHeld,
                 Event::Submit,
             ]);
             let bytes = self.rng.choice([0, 10, 64, 65, 900, 5_000]);

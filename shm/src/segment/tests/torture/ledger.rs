@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `try ID` | before publication | the id may exist |
 //! | `acc ID` | after it returned | accepted: must end in exactly one outcome |
+//! | `hol ID` | after it was held, or before it was submitted so | not to be executed from here on |
+//! | `rel ID` | before it is released | it may be |
 //! | `exe ID ATTEMPT NONCE` | after a take | an execution |
 //! | `end ID ATTEMPT NONCE CODE` | after the end was recorded | with code 0 it is the task's outcome for ever |
 //! | `out ID PHASE ATTEMPT NONCE` | before the slot is freed | the outcome that the client gets; again only if the daemon dies |
@@ -18,9 +20,14 @@ type Outcome = (String, u8, String);
 
 /// Everything known of a task.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and all combinations occur"
+)]
 struct Known {
     tried: bool,
     accepted: bool,
+    held: bool,
     /// Nonce by attempt.
     executed: BTreeMap<u8, String>,
     /// Attempt and nonce of the end with code 0.
@@ -77,10 +84,13 @@ impl Ledger {
             "exe" => {
                 assert!(known.tried, "{line}: of a task that nobody submitted");
                 assert!(!known.freed, "{line}: executed after it was freed");
+                assert!(!known.held, "{line}: executed while it was held");
                 self.executed += 1;
                 let before = known.executed.insert(attempt(2), words[3].to_owned());
                 assert_eq!(before, None, "{line}: an attempt was executed twice");
             }
+            "hol" => known.held = true,
+            "rel" => known.held = false,
             "end" if words[4] == "0" => {
                 let end = (attempt(2), words[3].to_owned());
                 let before = known.ended_well.replace(end);

@@ -108,6 +108,14 @@ impl Plm {
         match state.phase() {
             Phase::Submitted => self.accept(slot, state),
             Phase::Ended => self.conclude(slot, state),
+            Phase::Held => {
+                log.say(&format!("rel {}", raw_id(slot, state)));
+                self.release(slot, state);
+            }
+            // Some are held once, beside workers that are about to take them.
+            Phase::Ready if state.attempt() == 0 && state.generation().is_multiple_of(3) => {
+                self.hold(slot, state, log);
+            }
             Phase::Done | Phase::Failed | Phase::Cancelled | Phase::DeadLetter => {
                 self.deliver(slot, state, log);
             }
@@ -119,6 +127,14 @@ impl Plm {
         if let Ok(ready) = self.segment.apply(slot, state, Event::Release) {
             self.segment.unindex_timer(slot);
             self.segment.index_ready(slot, ready);
+        }
+    }
+
+    fn hold(&self, slot: SlotIndex, state: StateWord, log: &Log) {
+        if self.segment.apply(slot, state, Event::Hold).is_ok() {
+            let key = self.segment.task(slot).key();
+            self.segment.unindex_ready_key(slot, key);
+            log.say(&format!("hol {}", raw_id(slot, state)));
         }
     }
 
@@ -195,4 +211,8 @@ impl Plm {
         let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
         text.split(' ').next().unwrap_or_default().to_owned()
     }
+}
+
+fn raw_id(slot: SlotIndex, state: StateWord) -> u64 {
+    state.id(slot).expect("a task has an id").as_raw()
 }
