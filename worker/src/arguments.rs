@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 0)]
     pub(crate) prefetch: u32,
     /// Bytes kept of standard output, and as many of standard error
+    ///
+    /// The daemon takes half of its `payload_bytes_max` of each at most (32 MiB if nothing is said); a limit above that is warned of
+    /// when the worker registers. `qtf result` of an output that was cut ends with 1 and names the limit.
     #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
     pub(crate) output_limit: u64,
     /// Time between SIGTERM and SIGKILL for a task that is cancelled or out of time

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput, TaskRef};
+use qtf_proto::v1::{ExecSpec, LimitOf, Outcome, OutcomeKind, TaskOutput, TaskRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -60,7 +60,7 @@ impl Ending {
         }
         self.outcome.result_dropped = true;
         let message = format!(
-            "the output of {} bytes is over the daemon's limit of {limit_bytes} bytes",
+            "the output of {} bytes is over the daemon's limit of {limit_bytes} bytes (payload_bytes_max of qtfd)",
             encoded.len()
         );
         let output = TaskOutput {
@@ -137,10 +137,28 @@ async fn run_exec(job: Job, stop: StopSignal, begun: impl FnOnce()) -> Finish {
             return Finish::Ended(Ending::new(OutcomeKind::Refused, message));
         }
     };
-    let each = job.output_limit_bytes.saturating_sub(ENVELOPE_BYTES) / 2;
-    let limit = job.policy.output_limit_bytes.min(each);
+    let each = each_output_limit(job.output_limit_bytes);
+    let (limit, whose) = if job.policy.output_limit_bytes <= each {
+        (job.policy.output_limit_bytes, LimitOf::Worker)
+    } else {
+        (each, LimitOf::Daemon)
+    };
     let policy = ExecPolicy::clone(&job.policy).output_limit_bytes(limit);
-    exec::run(spec, job.identity, (&policy, &stop), begun).await
+    let mut finish = exec::run(spec, job.identity, (&policy, &stop), begun).await;
+    if let Finish::Ended(ending) = &mut finish {
+        let output = &mut ending.output;
+        if output.stdout_dropped_bytes > 0 || output.stderr_dropped_bytes > 0 {
+            ending.outcome.output_cut = true;
+            output.cut_limit_bytes = limit;
+            output.set_cut_by(whose);
+        }
+    }
+    finish
+}
+
+/// What a daemon takes of each of the two outputs of a program.
+pub(crate) const fn each_output_limit(daemon_bytes: u64) -> u64 {
+    daemon_bytes.saturating_sub(ENVELOPE_BYTES) / 2
 }
 
 async fn call(
@@ -209,6 +227,48 @@ mod tests {
             "{}",
             output.message
         );
+    }
+
+    #[tokio::test]
+    async fn output_that_is_cut_says_by_whose_limit_and_how_high_it_is() {
+        use qtf_shm::TaskId;
+        let cut = async |worker_bytes, daemon_bytes| {
+            let spec = ExecSpec {
+                argv: ["sh", "-c", "echo 123456789"].map(Bytes::from).to_vec(),
+                ..ExecSpec::default()
+            };
+            let payload = Bytes::from(spec.encode_to_vec());
+            let job = Job {
+                identity: Identity {
+                    task: TaskId::from_raw(1 << 24).unwrap(),
+                    attempt: 1,
+                    array: None,
+                },
+                kind: "exec".to_owned(),
+                runner: Runner::Exec,
+                payload_bytes: byte_count(&payload),
+                payload,
+                policy: Arc::new(ExecPolicy::default().output_limit_bytes(worker_bytes)),
+                output_limit_bytes: daemon_bytes,
+                access: watch::channel(None).1,
+            };
+            let (_switch, stop) = crate::stop::stop_pair(0);
+            match run(job, stop, || {}).await {
+                Finish::Ended(ending) => ending,
+                Finish::NotBegun(why) => panic!("{why}"),
+            }
+        };
+        let large = ENVELOPE_BYTES + 2_000;
+        for (worker, daemon, whose, limit) in [
+            (4, large, LimitOf::Worker, 4),
+            (4_000, ENVELOPE_BYTES + 8, LimitOf::Daemon, 4),
+            (4_000, large, LimitOf::Unspecified, 0),
+        ] {
+            let ending = cut(worker, daemon).await;
+            assert_eq!(ending.outcome.output_cut, whose != LimitOf::Unspecified);
+            assert_eq!(ending.output.cut_by(), whose);
+            assert_eq!(ending.output.cut_limit_bytes, limit);
+        }
     }
 
     #[test]

@@ -241,6 +241,7 @@ pub(crate) fn outcome(outcome: Outcome) -> v1::Outcome {
         kind: kind.unwrap_or(v1::OutcomeKind::Unspecified).into(),
         code: outcome.code.into(),
         result_dropped: outcome.result_dropped,
+        output_cut: outcome.output_cut,
     }
 }
 
@@ -251,6 +252,7 @@ pub(crate) fn outcome_of_freed(phase: Phase) -> Option<v1::Outcome> {
         kind: v1::OutcomeKind::Exited.into(),
         code: 0,
         result_dropped: false,
+        output_cut: false,
     })
 }
 
@@ -263,6 +265,7 @@ pub(crate) fn outcome_from(outcome: Option<&v1::Outcome>) -> Outcome {
         kind: u8::try_from(outcome.kind).map_or(OutcomeKind::Unknown, OutcomeKind::from_number),
         code: u8::try_from(outcome.code).unwrap_or(u8::MAX),
         result_dropped: outcome.result_dropped,
+        output_cut: outcome.output_cut,
     }
 }
 
@@ -278,6 +281,7 @@ mod tests {
                 kind,
                 code: 7,
                 result_dropped: true,
+                output_cut: false,
             };
             assert_eq!(outcome_from(Some(&outcome(there))), there);
         }
@@ -289,6 +293,7 @@ mod tests {
             kind: 9_000,
             code: 1 << 20,
             result_dropped: false,
+            output_cut: false,
         };
         let read = outcome_from(Some(&wild));
         assert_eq!((read.kind, read.code), (OutcomeKind::Unknown, 255));

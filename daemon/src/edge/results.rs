@@ -339,6 +339,11 @@ fn check(result: &TaskResult) -> Result<(), String> {
     }
 }
 
+fn is_cut(output: &Bytes) -> bool {
+    let output = TaskOutput::decode(output.clone()).unwrap_or_default();
+    output.stdout_dropped_bytes > 0 || output.stderr_dropped_bytes > 0
+}
+
 /// What is kept of an attempt that failed, should its output not be: message and standard error.
 fn said_of(result: &TaskResult) -> TaskOutput {
     let succeeded = result
@@ -371,7 +376,9 @@ fn record(
     let Some(task) = TaskId::from_raw(asked.task_id) else {
         return Ok(Tried::Verdict(ResultDisposition::Stale, None));
     };
-    let outcome = read::outcome_from(result.outcome.as_ref());
+    let mut outcome = read::outcome_from(result.outcome.as_ref());
+    // Also of a worker that does not say so itself.
+    outcome.output_cut |= is_cut(&result.output);
     let reference = TaskRef {
         task,
         attempt: asked.attempt,

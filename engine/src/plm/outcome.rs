@@ -116,6 +116,7 @@ mod tests {
             kind,
             code,
             result_dropped: false,
+            output_cut: false,
         }
     }
 

@@ -32,6 +32,7 @@ const TIMED_OUT: Outcome = Outcome {
     kind: OutcomeKind::TimedOut,
     code: 0,
     result_dropped: false,
+    output_cut: false,
 };
 
 /// One attempt of one task.

@@ -130,6 +130,7 @@ impl Plm {
             kind: OutcomeKind::TimedOut,
             code: TIMED_OUT_UNANSWERED,
             result_dropped: false,
+            output_cut: false,
         });
         let Some(ended) = turn.advance(slot, flagged, Event::End) else {
             return false;

@@ -19,6 +19,7 @@ fn failed_before(world: &World, task: TaskId) {
         kind: OutcomeKind::Exited,
         code: 3,
         result_dropped: false,
+        output_cut: false,
     });
 }
 

@@ -207,6 +207,7 @@ impl JournalWorld {
                 kind: OutcomeKind::Exited,
                 code,
                 result_dropped: false,
+                output_cut: false,
             },
             output: Output::Bytes(output),
         };

@@ -104,6 +104,7 @@ fn attempt_that_ended_and_was_not_judged_is_judged() {
             kind: OutcomeKind::Exited,
             code,
             result_dropped: false,
+            output_cut: false,
         });
         let running = slot.state();
         let ended = world.segment().apply(task.slot(), running, Event::End);

@@ -96,6 +96,7 @@ impl Fuzz {
                         kind: OutcomeKind::from_number(rng.u8(..)),
                         code: rng.u8(..),
                         result_dropped: rng.bool(),
+                        output_cut: false,
                     },
                     output: Output::Bytes(&[1; 100]),
                 };

@@ -213,6 +213,7 @@ impl World {
                 kind,
                 code,
                 result_dropped: false,
+                output_cut: false,
             },
             output: Output::Bytes(b"output"),
         };

@@ -266,6 +266,7 @@ impl World {
                 kind,
                 code,
                 result_dropped: false,
+                output_cut: false,
             },
             output: mark.to_le_bytes().repeat(count),
         }

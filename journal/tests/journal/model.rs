@@ -165,6 +165,7 @@ const OUTCOME: Outcome = Outcome {
     kind: OutcomeKind::Exited,
     code: 7,
     result_dropped: false,
+    output_cut: false,
 };
 
 /// All tasks, and what each operation does to them.

@@ -57,6 +57,7 @@ pub(super) const HALF_DONE: Outcome = Outcome {
     kind: OutcomeKind::WorkerLost,
     code: 0,
     result_dropped: false,
+    output_cut: false,
 };
 
 /// Where a lane lies.

@@ -290,6 +290,7 @@ fn implied_outcome(state: StateWord, options: TaskOptions, lsn: u64) -> Option<O
         },
         code: if is_used_up { ATTEMPTS.1 } else { 0 },
         result_dropped: false,
+        output_cut: false,
     })
 }
 

@@ -126,7 +126,7 @@ impl OutcomeKind {
     }
 }
 
-/// How a task or its last attempt ended: `kind 4 | unused 3 | result dropped 1 | code 8`, upper part first.
+/// How a task or its last attempt ended: `kind 4 | unused 2 | output cut 1 | result dropped 1 | code 8`, upper part first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcome {
     /// What happened.
@@ -135,6 +135,8 @@ pub struct Outcome {
     pub code: u8,
     /// The output could not be kept.
     pub result_dropped: bool,
+    /// A part of the output is missing, by a limit.
+    pub output_cut: bool,
 }
 
 impl Outcome {
@@ -157,13 +159,17 @@ impl Outcome {
             kind,
             code,
             result_dropped: self.result_dropped,
+            output_cut: self.output_cut,
         }
     }
 
     /// The 16 bits of the slot.
     #[must_use]
     pub const fn to_bits(self) -> u16 {
-        ((self.kind as u16) << 12) | ((self.result_dropped as u16) << 8) | self.code as u16
+        ((self.kind as u16) << 12)
+            | ((self.output_cut as u16) << 9)
+            | ((self.result_dropped as u16) << 8)
+            | self.code as u16
     }
 
     /// Reads the 16 bits of the slot.
@@ -174,6 +180,7 @@ impl Outcome {
             kind: OutcomeKind::from_number(high >> 4),
             code,
             result_dropped: high & 1 != 0,
+            output_cut: high & 2 != 0,
         }
     }
 }
@@ -484,6 +491,7 @@ mod tests {
             kind: OutcomeKind::Signalled,
             code: 9,
             result_dropped: true,
+            output_cut: false,
         });
         SlotWriter::of(&slot).set_side_unit(Some(0));
         assert_eq!(
@@ -529,6 +537,7 @@ mod tests {
                         kind: OutcomeKind::from_number(number),
                         code,
                         result_dropped,
+                        output_cut: code & 1 == 0,
                     };
                     assert_eq!(Outcome::from_bits(outcome.to_bits()), outcome);
                 }

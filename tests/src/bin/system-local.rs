@@ -254,5 +254,6 @@ fn outcome(kind: OutcomeKind, code: u32) -> Outcome {
         kind,
         code: u8::try_from(code).unwrap_or(u8::MAX),
         result_dropped: false,
+        output_cut: false,
     }
 }

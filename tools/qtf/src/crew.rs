@@ -16,8 +16,12 @@ use tokio::sync::oneshot;
 use crate::exit::{Exit, Failure};
 use crate::output::message;
 
-/// LIMIT: stdout and stderr of one task together fit the 64 MiB that a daemon takes by default.
-const MAP_OUTPUT_BYTES_MAX: u64 = 31 << 20;
+/// LIMIT: the most that a daemon takes of a task's stdout and stderr together: a reference has 30 bits for a length.
+const MAP_RESULT_BYTES_MAX: u64 = (1 << 30) - 1;
+/// Of each of the two, with room for what is around them.
+const MAP_OUTPUT_BYTES_MAX: u64 = MAP_RESULT_BYTES_MAX / 2 - (4 << 10);
+/// The disk is the limit of what is kept for all tasks together.
+const MAP_SPILL_BYTES_MAX: u64 = 1 << 60;
 
 /// For connections, files and sockets of the daemon beside what its workers run.
 const DAEMON_DESCRIPTORS: u64 = 2_048;
@@ -51,7 +55,14 @@ impl Crew {
         let policy = policy
             .output_limit_bytes(MAP_OUTPUT_BYTES_MAX)
             .inherit_environment(true);
-        Crew::start(Settings::private(), 1, slots, &policy)
+        let limits = RawConfig {
+            payload_bytes_max: Some(MAP_RESULT_BYTES_MAX),
+            spill_limit_bytes: Some(MAP_SPILL_BYTES_MAX),
+            ..RawConfig::default()
+        };
+        let settings = Settings::private_with(limits)
+            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        Crew::start(settings, 1, slots, &policy)
     }
 
     /// Starts a daemon and its workers.

@@ -87,6 +87,62 @@ fn task_tells_how_each_of_its_attempts_ended_with_the_last_lines_of_its_stderr()
 }
 
 #[test]
+fn worker_that_keeps_more_than_its_daemon_takes_says_so_when_it_registers() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let mut worker = place.command("qtf-worker");
+    worker.args(["--connect", &place.address(), "--output-limit", "40000000"]);
+    let mut worker = Process::start(worker);
+    let line = worker.line_with("the daemon takes less of each output");
+    assert!(line.contains("payload_bytes_max"), "{line}");
+}
+
+#[test]
+fn result_that_was_cut_is_no_success_and_names_the_limit_and_what_moves_it() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let mut worker = place.command("qtf-worker");
+    let address = place.address();
+    worker.args([
+        "--connect",
+        &address,
+        "--slots",
+        "1",
+        "--output-limit",
+        "1000",
+    ]);
+    let mut worker = Process::start(worker);
+    worker.line_with("registered");
+    let qtf = |arguments: &[&str]| place.qtf(["--addr", &address].iter().chain(arguments));
+    let script = "head -c 1001 /dev/zero; echo fine >&2";
+    let submitted = qtf(&["submit", "--", "sh", "-c", script]).expect_code(0);
+    let id = submitted.text().trim();
+    qtf(&["wait", id]).expect_code(0);
+    let cut = qtf(&["result", id]).expect_code(1);
+    assert_eq!(cut.text().len(), 1000);
+    let told = "1 bytes of its stdout were cut off by its worker's limit of 1000 bytes: raise --output-limit of qtf-worker";
+    assert!(cut.stderr.contains(told), "{}", cut.stderr);
+    let json = qtf(&["result", "--json", id]).expect_code(1).json();
+    assert_eq!(json["outcome"]["output_cut"], true);
+    assert_eq!(
+        qtf(&["task", "--json", id]).expect_code(0).json()["outcome"]["output_cut"],
+        true
+    );
+    assert!(
+        qtf(&["task", id])
+            .expect_code(0)
+            .text()
+            .contains("output cut")
+    );
+    assert!(
+        qtf(&["ps", "--all"])
+            .expect_code(0)
+            .text()
+            .contains("done, output cut")
+    );
+}
+
+#[test]
 fn members_of_an_array_have_their_index_in_variables_and_in_the_name_of_their_input() {
     let (place, _dev) = dev();
     for index in [3, 4] {

@@ -264,6 +264,7 @@ impl Agent {
             0 => OUTPUT_LIMIT_BYTES,
             said => said,
         };
+        self.warn_of_limits();
         self.link_number += 1;
         self.tasks.relink();
         self.access.send_replace(Some(access));
@@ -271,6 +272,24 @@ impl Agent {
         let worker = worker.map_or_else(|| "?".to_owned(), |worker| worker.to_string());
         let address = &self.settings.address;
         tracing::info!(worker, %address, slots = self.settings.slots, "registered");
+    }
+
+    /// Before an output is cut, and not only then.
+    fn warn_of_limits(&self) {
+        let taken = attempt::each_output_limit(self.output_limit_bytes);
+        let asked = self.settings.exec.output_limit_bytes;
+        let runs_programs = self
+            .settings
+            .kinds
+            .values()
+            .any(|runner| matches!(runner, Runner::Exec));
+        if runs_programs && asked > taken {
+            tracing::warn!(
+                output_limit = asked,
+                taken,
+                "the daemon takes less of each output than --output-limit says: raise its payload_bytes_max to twice that, and a little"
+            );
+        }
     }
 
     fn forget_registration(&mut self) {

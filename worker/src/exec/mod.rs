@@ -188,6 +188,7 @@ pub(crate) async fn run(
             stdout_dropped_bytes: stdout.dropped_bytes,
             stderr_dropped_bytes: stderr.dropped_bytes,
             message,
+            ..TaskOutput::default()
         },
     })
 }
@@ -249,5 +250,6 @@ fn outcome(cause: Option<StopCause>, status: Option<ExitStatus>) -> Outcome {
         kind: kind.into(),
         code,
         result_dropped: false,
+        output_cut: false,
     }
 }

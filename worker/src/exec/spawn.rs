@@ -83,6 +83,7 @@ impl From<SpawnFailure> for Ending {
                 kind: failure.kind.into(),
                 code: u32::try_from(failure.errno).unwrap_or(0),
                 result_dropped: false,
+                output_cut: false,
             },
             output: TaskOutput {
                 message: failure.message,

@@ -167,6 +167,7 @@ impl World {
                 kind: OutcomeKind::Exited,
                 code,
                 result_dropped: false,
+                output_cut: false,
             },
             output: file.map_or(Output::Bytes(&bytes), Output::Stored),
         };
@@ -257,6 +258,7 @@ impl World {
                 kind: OutcomeKind::Exited,
                 code: 0,
                 result_dropped: false,
+                output_cut: false,
             },
             output: Output::None,
         };

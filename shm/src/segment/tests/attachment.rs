@@ -78,6 +78,7 @@ const WELL: Outcome = Outcome {
     kind: OutcomeKind::Exited,
     code: 0,
     result_dropped: false,
+    output_cut: false,
 };
 
 #[test]

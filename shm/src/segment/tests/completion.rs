@@ -31,6 +31,7 @@ const WELL: Outcome = Outcome {
     kind: OutcomeKind::Exited,
     code: 0,
     result_dropped: false,
+    output_cut: false,
 };
 
 impl Ground {

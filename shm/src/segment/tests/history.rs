@@ -28,6 +28,7 @@ fn note(task: TaskId, attempt: u8) -> AttemptNote<'static> {
             kind: OutcomeKind::Exited,
             code: attempt,
             result_dropped: false,
+            output_cut: false,
         },
         message: "",
         stderr: b"line\n",

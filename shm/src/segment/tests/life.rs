@@ -33,6 +33,7 @@ fn task_goes_through_its_whole_life() {
         kind: OutcomeKind::Exited,
         code: 0,
         result_dropped: false,
+        output_cut: false,
     });
     let done = segment.apply(slot, ended, Event::Complete).unwrap();
     assert_eq!((done.attempt(), done.last_worker()), (1, Some(worker)));

@@ -48,6 +48,7 @@ fn full(task: TaskId) -> RestoredTask<'static> {
             kind: OutcomeKind::Exited,
             code: 3,
             result_dropped: false,
+            output_cut: false,
         },
         payload: RestoredBytes::Bytes(b"what to do"),
         side: Some(SideRecord {

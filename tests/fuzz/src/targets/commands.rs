@@ -104,6 +104,7 @@ fn outcome(c: u8) -> Outcome {
         kind,
         code: if c.is_multiple_of(3) { 0 } else { c },
         result_dropped: false,
+        output_cut: false,
     }
 }
 

@@ -348,6 +348,7 @@ fn done(slot: u32) -> Record<'static> {
             kind: OutcomeKind::Exited,
             code: 0,
             result_dropped: false,
+            output_cut: false,
         },
         failures: 0,
         losses: 0,

@@ -448,6 +448,7 @@ impl World {
                         kind: OutcomeKind::Exited,
                         code: 0,
                         result_dropped: false,
+                        output_cut: false,
                     },
                     output: Output::None,
                 };

@@ -60,7 +60,7 @@ pub(crate) struct WaitArgs {
 /// Prints the output of a task
 #[derive(Debug, clap::Args)]
 #[command(long_about = with_selectors!("Prints the stdout of a task on stdout and its stderr on stderr. Ends with 0 when it is done, 1 when it \
-failed, 6 when it has not ended. The result stays where it is: `qtf forget` frees it.
+failed or a part of its output is missing (a line on stderr names the limit that has cut it and the setting that moves that), 6 when it has not ended. The result stays where it is: `qtf forget` frees it.
 
 What a program leaves running when it ends is killed; if it still held the output open, a line on stderr says so.", "your ended tasks whose results are kept"))]
 #[command(after_long_help = "\

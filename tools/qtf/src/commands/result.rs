@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use qtf_client::{CallError, TaskId, TaskInfo, TaskOutput, TaskState};
+use qtf_proto::v1::LimitOf;
 use serde::Serialize;
 
 use super::select::{All, resolve};
@@ -109,10 +110,11 @@ async fn print_one(daemon: &Daemon, id: TaskId, printer: &mut Printer) -> Ending
         return Ok(Exit::TimedOut);
     };
     printer.one(&info, &output)?;
-    tell(id, &info, &output);
-    Ok(if state == TaskState::Done {
+    let is_whole = tell(id, &info, &output);
+    Ok(if state == TaskState::Done && is_whole {
         Exit::Ok
     } else {
+        // Whoever redirects stdout must not take a part for the whole.
         Exit::TaskFailed
     })
 }
@@ -162,8 +164,8 @@ fn record<'a>(info: &TaskInfo, output: &'a TaskOutput) -> ResultRecord<'a> {
     }
 }
 
-/// Says on stderr what the bytes do not say.
-fn tell(id: TaskId, info: &TaskInfo, output: &TaskOutput) {
+/// Says on stderr what the bytes do not say. Returns whether nothing is missing.
+fn tell(id: TaskId, info: &TaskInfo, output: &TaskOutput) -> bool {
     if info.state() != TaskState::Done {
         message(end_line(
             id,
@@ -174,14 +176,16 @@ fn tell(id: TaskId, info: &TaskInfo, output: &TaskOutput) {
     } else if let Some(said) = said_of_done(info, output) {
         message(format!("task {id}: {said}"));
     }
-    for note in notes(
+    let notes = notes(
         output,
         info.outcome
             .as_ref()
             .is_some_and(|outcome| outcome.result_dropped),
-    ) {
+    );
+    for note in &notes {
         message(format!("task {id}: {note}"));
     }
+    notes.is_empty()
 }
 
 /// What the worker says of a task that ended well. Of an output that was dropped the notes tell.
@@ -192,9 +196,18 @@ fn said_of_done<'a>(info: &TaskInfo, output: &'a TaskOutput) -> Option<&'a str> 
 
 /// What is missing of an output.
 pub(crate) fn notes(output: &TaskOutput, dropped: bool) -> Vec<String> {
+    let limit = output.cut_limit_bytes;
+    let by = match output.cut_by() {
+        LimitOf::Worker => {
+            format!("by its worker's limit of {limit} bytes: raise --output-limit of qtf-worker")
+        }
+        LimitOf::Daemon => format!(
+            "by the daemon's limit of {limit} bytes, half of an output: raise payload_bytes_max of qtfd"
+        ),
+        LimitOf::Unspecified => "by a limit of its worker".to_owned(),
+    };
     let cut = |name: &str, bytes: u64| {
-        let text = "were cut off by the worker's limit (--output-limit of qtf-worker)";
-        (bytes > 0).then(|| format!("{bytes} bytes of its {name} {text}"))
+        (bytes > 0).then(|| format!("{bytes} bytes of its {name} were cut off {by}"))
     };
     let dropped = dropped.then(|| "its output could not be kept, there was no room".to_owned());
     [

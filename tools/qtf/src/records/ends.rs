@@ -158,6 +158,7 @@ mod tests {
                 kind: kind.into(),
                 code,
                 result_dropped: false,
+                output_cut: false,
             }),
             stderr_tail: stderr.into(),
             ..AttemptEnd::default()

@@ -12,9 +12,15 @@ pub(crate) struct OutcomeRecord {
     kind: &'static str,
     code: u32,
     result_dropped: bool,
+    output_cut: bool,
 }
 
 impl OutcomeRecord {
+    /// Whether a part of the output is missing.
+    pub(crate) fn cut(&self) -> bool {
+        self.output_cut
+    }
+
     /// Whether the output could not be kept.
     pub(crate) fn dropped(&self) -> bool {
         self.result_dropped
@@ -27,6 +33,7 @@ impl From<&Outcome> for OutcomeRecord {
             kind: kind_name(outcome.kind()),
             code: outcome.code,
             result_dropped: outcome.result_dropped,
+            output_cut: outcome.output_cut,
         }
     }
 }
@@ -135,6 +142,7 @@ mod tests {
             kind: kind.into(),
             code,
             result_dropped: false,
+            output_cut: false,
         }
     }
 

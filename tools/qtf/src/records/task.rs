@@ -147,6 +147,14 @@ impl TaskRecord {
                 "output dropped",
                 flag(self.outcome.as_ref().is_some_and(OutcomeRecord::dropped)),
             ),
+            (
+                "output cut",
+                if self.is_cut() {
+                    "yes, by a limit that `qtf result` names".to_owned()
+                } else {
+                    String::new()
+                },
+            ),
             ("no result", flag(self.no_result)),
             ("at most once", flag(self.once)),
             (
@@ -178,6 +186,20 @@ impl TaskRecord {
         &self.command
     }
 
+    fn is_cut(&self) -> bool {
+        self.outcome.as_ref().is_some_and(OutcomeRecord::cut)
+    }
+
+    /// With a mark where something of the output is missing.
+    fn state_cell(&self) -> String {
+        let dropped = self.outcome.as_ref().is_some_and(OutcomeRecord::dropped);
+        match (self.is_cut(), dropped) {
+            (_, true) => format!("{}, output dropped", self.state),
+            (true, false) => format!("{}, output cut", self.state),
+            (false, false) => self.state.to_owned(),
+        }
+    }
+
     fn worker_cell(&self) -> String {
         match &self.worker {
             Some(id) if self.worker_name.is_empty() => id.clone(),
@@ -205,7 +227,7 @@ impl Listed for TaskRecord {
         };
         vec![
             self.id.clone(),
-            self.state.to_owned(),
+            self.state_cell(),
             format!("{}/{}", self.attempt, self.attempts_at_most()),
             self.priority.to_string(),
             or_dash(self.worker.clone().unwrap_or_default()),

@@ -295,6 +295,7 @@ impl Actor {
             kind: OutcomeKind::Exited,
             code,
             result_dropped: false,
+            output_cut: false,
         };
         let (id, attempt, nonce) = (taken.id().as_raw(), taken.attempt(), self.nonce());
         taken
