@@ -134,6 +134,13 @@ impl Task {
         self
     }
 
+    /// How long the result is kept if nobody acknowledges it; else the daemon's time, longer where the task failed.
+    #[must_use]
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.spec.keep_ms = millis_up(keep);
+        self
+    }
+
     /// Earliest start, counted from acceptance.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {

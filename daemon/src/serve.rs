@@ -105,6 +105,8 @@ pub(crate) fn engine_config(settings: &Settings) -> EngineConfig {
         probe_ns: ns(times.probe),
         heartbeat_ns: ns(times.heartbeat),
         result_ttl_ns: ns(times.result_ttl),
+        failed_result_ttl_ns: ns(times.failed_result_ttl),
+        keep_ns_max: ns(times.keep_max),
         stop_grace_ns: ns(times.stop_grace),
         start_within_ns: ns(times.start_within),
         payload_limit: settings.limits.payload_bytes,

@@ -19,6 +19,10 @@ pub struct EngineConfig {
     pub heartbeat_ns: u64,
     /// How long the result of an ended task is kept when nobody acknowledges it.
     pub result_ttl_ns: u64,
+    /// The same for a task that has failed.
+    pub failed_result_ttl_ns: u64,
+    /// Longest time for which a submission may ask instead of these two.
+    pub keep_ns_max: u64,
     /// What a worker gets beyond a task's timeout before it is ordered to stop the attempt, and
     /// once more before the attempt is ended without it.
     pub stop_grace_ns: u64,
@@ -56,6 +60,8 @@ impl Default for EngineConfig {
             probe_ns: SECOND,
             heartbeat_ns: SECOND,
             result_ttl_ns: 3_600 * SECOND,
+            failed_result_ttl_ns: 86_400 * SECOND,
+            keep_ns_max: 7 * 86_400 * SECOND,
             stop_grace_ns: 5 * SECOND,
             start_within_ns: 15 * SECOND,
             retry_backoff_ns_min: 100 * MS,
@@ -110,6 +116,7 @@ impl EngineConfig {
             ("probe_ns", self.probe_ns),
             ("heartbeat_ns", self.heartbeat_ns),
             ("result_ttl_ns", self.result_ttl_ns),
+            ("failed_result_ttl_ns", self.failed_result_ttl_ns),
             ("stop_grace_ns", self.stop_grace_ns),
             ("start_within_ns", self.start_within_ns),
             ("retry_backoff_ns_min", self.retry_backoff_ns_min),

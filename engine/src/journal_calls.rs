@@ -37,9 +37,10 @@ impl Engine {
         Self::over(segment, config, wall.now, Some(Box::new(journal)))
     }
 
-    /// Tells the time of day, for records: a cold start converts delays and times to live by it. To be called now and
+    /// Tells the time of day, for records and tombstones: a cold start converts delays and times to live by it. To be called now and
     /// then, at least after steps of the wall clock.
     pub fn set_wall(&mut self, now: Now, unix_ms: u64) {
+        self.plm.wall = WallTime { now, unix_ms };
         if let Some(journal) = &mut self.plm.journal {
             journal.set_wall(now, unix_ms);
         }

@@ -6,9 +6,10 @@
 
 use std::fmt;
 
-use qtf_shm::{Phase, TaskId};
+use qtf_shm::{Phase, TaskId, Tombstone};
 
 use crate::shares::ShareUsedUp;
+use crate::wall::Utc;
 
 /// LIMIT: long enough for a daemon under load to free slots, short enough not to be noticed.
 const RETRY_SOON_MS: u32 = 100;
@@ -111,6 +112,19 @@ pub(crate) enum Detail {
     },
     /// The task is not there.
     Unknown(TaskId),
+    /// Its result has expired.
+    Expired {
+        task: TaskId,
+        phase: Phase,
+        unix_ms: u64,
+    },
+    /// A number is above what a setting allows.
+    Setting {
+        field: &'static str,
+        value: u64,
+        most: u64,
+        setting: &'static str,
+    },
     /// The slot has moved on.
     Stale { asked: TaskId, now: TaskId },
     /// The task cannot do this in its state.
@@ -152,6 +166,24 @@ impl fmt::Display for Detail {
             Self::Unknown(task) => write!(
                 f,
                 "task {task} is not known: it was acknowledged, its result expired, or it never was"
+            ),
+            Self::Expired {
+                task,
+                phase,
+                unix_ms,
+            } => write!(
+                f,
+                "task {task} was {phase}, and its result expired unread at {}: forget results in time, or have them kept longer (--keep)",
+                Utc(unix_ms)
+            ),
+            Self::Setting {
+                field,
+                value,
+                most,
+                setting,
+            } => write!(
+                f,
+                "{field} is {value}: the daemon's setting {setting} allows {most}"
             ),
             Self::Stale { asked, now } => write!(
                 f,
@@ -279,6 +311,32 @@ impl Rejection {
 
     pub(crate) const fn unknown_task(task: TaskId) -> Self {
         Self::new(RejectReason::UnknownTask, Detail::Unknown(task))
+    }
+
+    /// The task is gone as its result has expired.
+    pub(crate) const fn expired(reason: RejectReason, task: TaskId, tombstone: Tombstone) -> Self {
+        let Tombstone { phase, unix_ms } = tombstone;
+        let detail = Detail::Expired {
+            task,
+            phase,
+            unix_ms,
+        };
+        Self::new(reason, detail)
+    }
+
+    /// A refusal of a number above what a setting allows.
+    pub(crate) const fn setting(
+        field: &'static str,
+        (value, most): (u64, u64),
+        setting: &'static str,
+    ) -> Self {
+        let detail = Detail::Setting {
+            field,
+            value,
+            most,
+            setting,
+        };
+        Self::new(RejectReason::InvalidArgument, detail)
     }
 
     pub(crate) const fn wrong_state(task: TaskId, phase: Phase, action: &'static str) -> Self {

@@ -231,7 +231,7 @@ const fn bytes_of(blob: Blob<'_>) -> RestoredBytes<'_> {
 
 fn side_of(whole: &WholeTask<'_>, wall: WallTime) -> Option<SideRecord> {
     // The key of a task without a side record goes into the table only.
-    if whole.estimate_ms == 0 && whole.array.is_none() {
+    if whole.estimate_ms == 0 && whole.keep_s == 0 && whole.array.is_none() {
         return None;
     }
     let (array_id, array_index) = whole.array.unwrap_or((0, 0));
@@ -243,6 +243,7 @@ fn side_of(whole: &WholeTask<'_>, wall: WallTime) -> Option<SideRecord> {
         array_id,
         array_index,
         estimate_ms: whole.estimate_ms,
+        keep_s: whole.keep_s,
         submitted_unix_ms: whole.submitted_unix_ms,
         key,
         key_expiry,

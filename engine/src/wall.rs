@@ -4,6 +4,8 @@
 //! to the journal as milliseconds since 1970 and converted back at a cold start; a step of the wall clock in between
 //! moves those times and nothing else. Tested at the end of this file.
 
+use core::fmt;
+
 use qtf_shm::Now;
 use qtf_shm::time::STAMP_MAX;
 
@@ -55,9 +57,52 @@ impl WallTime {
     }
 }
 
+/// A moment of the wall clock as people write it, in UTC.
+pub(crate) struct Utc(pub(crate) u64);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0 / 1_000;
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        // Years of March to February, in cycles of 400: the leap day is the last one of each.
+        let days = days + 719_468;
+        let (cycle, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let (month, is_next) = if month < 10 {
+            (month + 3, 0)
+        } else {
+            (month - 9, 1)
+        };
+        let year = year + cycle * 400 + is_next;
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_written_as_the_calendar_has_them() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_798_761_599, "2026-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(Utc(seconds * 1_000 + 7).to_string(), text);
+        }
+        let _any = Utc(u64::MAX).to_string();
+    }
 
     #[test]
     fn both_clocks_run_at_the_same_speed_and_never_overflow() {

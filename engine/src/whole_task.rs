@@ -79,6 +79,7 @@ pub(crate) fn whole_task_of<'b>(
         stamp: view.journal_stamp(record.key.ready_stamp()),
         timeout_ms: record.timeout_ms,
         estimate_ms: side.estimate_ms,
+        keep_s: side.keep_s,
         kind: &buffer.kind,
         client: ClientRef {
             uid,

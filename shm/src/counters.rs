@@ -139,6 +139,8 @@ named_counters! {
     IdsReserved = "ids_reserved",
     /// Times that a local process has woken the daemon.
     DoorbellHeard = "doorbell_heard",
+    /// Of the results whose time was over, those of tasks that had failed.
+    FailedExpired = "failed_expired",
 }
 
 const _: () = assert!(Counter::ALL.len() <= NAMED_WORDS);

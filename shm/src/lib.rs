@@ -80,7 +80,7 @@ pub use segment::{
     Earlier, Heap, KeptAttempt, Liveness, LoadError, LocalWorker, LocalWorkerSpec, LockFile,
     MESSAGE_BYTES_MAX, OpenError, Part, PhaseCensus, PidFd, ProcessIdentity, Reading, RepairCounts,
     RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec,
-    SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord,
+    SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord, Tombstone,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

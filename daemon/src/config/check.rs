@@ -31,6 +31,22 @@ pub(super) fn times_of(raw: &RawConfig) -> Result<Times, SettingsError> {
             100,
             31_536_000_000,
         )?,
+        failed_result_ttl: millis(
+            "failed_result_ttl_ms",
+            raw.failed_result_ttl_ms,
+            raw.result_ttl_ms
+                .unwrap_or(0)
+                .clamp(86_400_000, 31_536_000_000),
+            100,
+            31_536_000_000,
+        )?,
+        keep_max: millis(
+            "keep_max_ms",
+            raw.keep_max_ms,
+            604_800_000,
+            1_000,
+            31_536_000_000,
+        )?,
         stop_grace: millis("stop_grace_ms", raw.stop_grace_ms, 10_000, 10, 3_600_000)?,
         start_within: millis(
             "start_within_ms",

@@ -106,6 +106,8 @@ impl Settings {
             ("heartbeat_ms", times.heartbeat.as_millis()),
             ("probe_ms", times.probe.as_millis()),
             ("result_ttl_ms", times.result_ttl.as_millis()),
+            ("failed_result_ttl_ms", times.failed_result_ttl.as_millis()),
+            ("keep_max_ms", times.keep_max.as_millis()),
             ("stop_grace_ms", times.stop_grace.as_millis()),
             ("start_within_ms", times.start_within.as_millis()),
             ("handshake_ms", times.handshake.as_millis()),

@@ -91,6 +91,10 @@ raw_config! {
     probe_ms: u64,
     /// Time a result is kept for its client.
     result_ttl_ms: u64,
+    /// Time the result of a failed task is kept.
+    failed_result_ttl_ms: u64,
+    /// Longest time for which a submission may ask instead.
+    keep_max_ms: u64,
     /// Time a worker has to stop a task before the order counts as ignored.
     stop_grace_ms: u64,
     /// Time a task may lie unstarted at a worker while another could have it.

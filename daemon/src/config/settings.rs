@@ -99,6 +99,8 @@ pub(crate) struct Times {
     pub(crate) heartbeat: Duration,
     pub(crate) probe: Duration,
     pub(crate) result_ttl: Duration,
+    pub(crate) failed_result_ttl: Duration,
+    pub(crate) keep_max: Duration,
     pub(crate) stop_grace: Duration,
     pub(crate) start_within: Duration,
     pub(crate) handshake: Duration,
@@ -381,6 +383,11 @@ impl Settings {
         if self.times.heartbeat >= self.times.lease {
             return Err(SettingsError::Together(
                 "heartbeat_ms must be below lease_ms, or every worker looks dead",
+            ));
+        }
+        if self.times.failed_result_ttl < self.times.result_ttl {
+            return Err(SettingsError::Together(
+                "failed_result_ttl_ms must be at least result_ttl_ms: what failed is kept longer",
             ));
         }
         if self.limits.spill_bytes < self.limits.payload_bytes {

@@ -17,12 +17,14 @@
 //! | `watches/` | who waits for the end of which task |
 //! | `shortage.rs` | why the journal has no room, for refusals |
 //! | `stability.rs` | who waits for which record of the journal |
+//! | `expiry.rs` | how many results have expired, for the log |
 //! | `age.rs` | that the stamps of the segment run out |
 //! | `reads.rs` | reads of spill files for streams that fetch |
 //! | `uploads/` | payloads and outputs that were uploaded and not yet used |
 
 mod age;
 mod door;
+mod expiry;
 pub(crate) mod journal;
 pub(crate) mod lists;
 mod neighbours;
@@ -52,6 +54,7 @@ use crate::spill::jobs::{REMOVED_AT_ONCE, SpillJobs};
 use crate::spill::thread::Done;
 use age::Age;
 use door::Door;
+use expiry::Expiry;
 use journal::Journal;
 use lists::Lists;
 use neighbours::Neighbours;
@@ -97,6 +100,7 @@ pub(crate) struct Core {
     moment: Moment,
     wake: Arc<Notify>,
     age: Age,
+    expiry: Expiry,
     neighbours: Neighbours,
 }
 
@@ -176,6 +180,7 @@ impl Core {
             info,
             started: now_since(&*clock, origin_ns),
             age: Age::default(),
+            expiry: Expiry::default(),
             neighbours: Neighbours::new(lock_file.as_deref(), now_since(&*clock, origin_ns)),
             stop_wakers: BTreeMap::new(),
             last_stop_waker: 0,
@@ -260,6 +265,7 @@ impl Core {
         self.engine.segment().set_daemon_beat(now.stamp());
         self.engine.set_wall(now, self.unix_ms());
         self.age.look(now);
+        self.expiry.look(now, self.engine.segment().counters());
         self.neighbours.look(&mut self.engine, now);
         let mut work = self.tend_undelivered(now);
         work = work.saturating_add(self.engine.cycle(now).get());

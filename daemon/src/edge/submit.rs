@@ -67,6 +67,7 @@ pub(crate) fn submit_one(
         key: key_of(spec)?,
         key_ttl_ms: key_ttl_of(core, spec),
         key_is_automatic: spec.automatic_key,
+        keep_ms: spec.keep_ms,
         discard_result: spec.discard_result,
         at_most_once: spec.at_most_once,
         array,

@@ -11,7 +11,7 @@ use qtf_shm::{
 };
 
 use super::Plm;
-use super::admission::{Checked, array_of, options_of};
+use super::admission::{Checked, array_of, keep_s, options_of};
 use super::endings::HandBack;
 use super::pending::{Then, Wait};
 use super::retention::release;
@@ -59,6 +59,7 @@ impl Plm {
             stamp: turn.segment.journal_stamp(stamp),
             timeout_ms: submission.timeout_ms,
             estimate_ms: submission.estimate_ms,
+            keep_s: keep_s(submission),
             kind: submission.kind,
             client: turn.clients.named(submission.client),
             submitted_unix_ms: submission.submitted_unix_ms,

@@ -24,6 +24,9 @@ use crate::register::{arena_bytes, arena_bytes_of};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
 
+/// LIMIT: 31 bits of the side record, 68 years.
+const KEEP_S_MAX: u32 = (1 << 31) - 1;
+
 /// LIMIT: `max_attempts` is retries + 1 and attempts end at 254.
 const RETRIES_MAX: u32 = 253;
 /// LIMIT: ten years; keeps sums of times far from the end of 48-bit stamps.
@@ -237,6 +240,14 @@ impl Plm {
                 DELAY_MS_MAX,
             ));
         }
+        let keep_ms_max = turn.config.keep_ns_max / NS_PER_MS;
+        if submission.keep_ms > keep_ms_max {
+            return Err(Rejection::setting(
+                "keep_ms",
+                (submission.keep_ms, keep_ms_max),
+                "keep_max_ms",
+            ));
+        }
         if turn.now.is_out_of_stamps() {
             return Err(out_of_stamps());
         }
@@ -309,7 +320,7 @@ fn payload_bytes(submission: &Submission<'_>) -> u64 {
 }
 
 const fn needs_side_record(submission: &Submission<'_>) -> bool {
-    submission.estimate_ms != 0 || submission.array.is_some()
+    submission.estimate_ms != 0 || submission.keep_ms != 0 || submission.array.is_some()
 }
 
 /// Few tasks need a side record; the others get none, and their slot says where in the table their key lies. The first
@@ -326,9 +337,16 @@ fn side_record(submission: &Submission<'_>, checked: &Checked, own: TaskId) -> O
         array_id,
         array_index,
         estimate_ms: submission.estimate_ms,
+        keep_s: keep_s(submission),
         submitted_unix_ms: submission.submitted_unix_ms,
         ..SideRecord::default()
     })
+}
+
+/// How long the result is kept, rounded up.
+pub(super) fn keep_s(submission: &Submission<'_>) -> u32 {
+    let seconds = submission.keep_ms.div_ceil(1_000);
+    u32::try_from(seconds).map_or(KEEP_S_MAX, |seconds| seconds.min(KEEP_S_MAX))
 }
 
 /// Raw id of the array and the index in it.

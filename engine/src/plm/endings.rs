@@ -17,6 +17,7 @@ use super::journal::{End, Mark};
 use super::outcome::{ATTEMPT_MAX, Judgement, Tries, judge, retry_pause_ns};
 use super::pending::Then;
 use super::stops::stop_reason;
+use super::timers::kept_for_ns;
 use super::{APPLY_TRIES_MAX, Plm};
 
 use crate::effects::Effect;
@@ -217,7 +218,7 @@ impl Plm {
         } else if ended.phase() == Phase::DeadLetter {
             turn.clear_timer(slot);
         } else {
-            let over = turn.now.plus_ns(turn.config.result_ttl_ns);
+            let over = turn.now.plus_ns(kept_for_ns(turn, slot, ended));
             turn.set_timer(slot, ended, over);
         }
         true

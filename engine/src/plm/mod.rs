@@ -63,6 +63,7 @@ use crate::answers::Answer;
 use crate::register::Clients;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
+use crate::wall::WallTime;
 use journal::Mark;
 use key_places::KeyPlaces;
 use pending::Then;
@@ -110,6 +111,8 @@ pub(crate) struct Plm {
     /// Where the walk over the table of keys stands.
     keys_cursor: u32,
     key_places: KeyPlaces,
+    /// For tombstones: when it was, for people.
+    pub(crate) wall: WallTime,
 }
 
 impl Plm {
@@ -130,6 +133,7 @@ impl Plm {
             journal,
             keys_cursor: 0,
             key_places,
+            wall: WallTime::default(),
         }
     }
 

@@ -67,7 +67,7 @@ impl Plm {
             Phase::Done | Phase::Failed | Phase::Cancelled => {
                 turn.accept_end(slot, state);
                 turn.complete_end(slot, state);
-                restore_timer(turn, slot, state, expires_at(turn, slot))
+                restore_timer(turn, slot, state, expires_at(turn, slot, state))
             }
             Phase::Quarantine => {
                 // Another process may have put it there, which tells nobody.

@@ -1,13 +1,14 @@
 //! How long the end of a task is remembered: until its client acknowledges it, or its time is over.
 //!
-//! DONE, FAILED and CANCELLED have a time to live (their timer leaf, see `timers.rs`);
+//! DONE, FAILED and CANCELLED have a time to live (their timer leaf, see `timers.rs`), FAILED a longer one, each task its own if its
+//! client has asked for that; what goes by it leaves a tombstone.
 //! `DEAD_LETTER` is kept until somebody purges it. With the slot go its payload, its result and
 //! its side record. A memory task goes at once. Of a journal task a record must be left first, so that a cold start does not
 //! bring it back, or a part of it: its word says that it is forgotten, and slot and files go when the record is
 //! durable (`docs/adr/0015`). Tested in `engine/tests/rules/retention.rs`, `journal.rs` and `forgetting.rs`.
 
 use qtf_journal::Record;
-use qtf_shm::{Counter, Event, Phase, Segment, SlotIndex, StateWord, TaskId};
+use qtf_shm::{Counter, Event, Phase, Segment, SlotIndex, StateWord, TaskId, Tombstone};
 
 use super::Plm;
 use super::timers::expires_at;
@@ -26,9 +27,18 @@ impl Plm {
         segment: &Segment,
         id: TaskId,
     ) -> Result<(SlotIndex, StateWord), Rejection> {
-        let (slot, state) = find(segment, id)?;
+        let (slot, state) = find(segment, id).map_err(|rejection| {
+            let expired = segment.expired(id);
+            expired.map_or(rejection, |tombstone| {
+                Rejection::expired(rejection.reason, id, tombstone)
+            })
+        })?;
         if state.is_forgotten() && self.is_gone_for_good(segment, slot) {
-            return Err(Rejection::unknown_task(id));
+            let expired = segment.expired(id);
+            let unknown = Rejection::unknown_task(id);
+            return Err(expired.map_or(unknown, |tombstone| {
+                Rejection::expired(unknown.reason, id, tombstone)
+            }));
         }
         Ok((slot, state))
     }
@@ -115,7 +125,7 @@ impl Plm {
         }
         turn.accept_end(slot, state);
         turn.complete_end(slot, state);
-        let over = expires_at(turn, slot);
+        let over = expires_at(turn, slot, state);
         if !turn.now.has_reached(over.stamp()) {
             turn.set_timer(slot, state, over);
             return;
@@ -133,7 +143,22 @@ impl Plm {
             Some(_) | None => turn.free(slot, state),
         };
         if has_expired {
-            turn.segment.counters().add(Counter::ResultExpired, 1);
+            self.note_expired(turn, slot, state);
+        }
+    }
+
+    fn note_expired(&self, turn: &Turn<'_>, slot: SlotIndex, ended: StateWord) {
+        let counters = turn.segment.counters();
+        counters.add(Counter::ResultExpired, 1);
+        if ended.phase() == Phase::Failed {
+            counters.add(Counter::FailedExpired, 1);
+        }
+        let tombstone = Tombstone {
+            phase: ended.phase(),
+            unix_ms: self.wall.unix_ms_at(turn.now),
+        };
+        if let Some(task) = ended.id(slot) {
+            turn.segment.note_expired(turn.right, task, tombstone);
         }
     }
 

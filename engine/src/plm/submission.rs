@@ -62,6 +62,8 @@ pub struct Submission<'a> {
     pub key_ttl_ms: u64,
     /// The key was made up by a client library, to repeat what was not answered: it ends with the acknowledgement of its task.
     pub key_is_automatic: bool,
+    /// How long its result is kept; 0 = as long as others.
+    pub keep_ms: u64,
     /// Free the slot as soon as the task has succeeded.
     pub discard_result: bool,
     /// Never hand it out again once a worker may have begun it. Needs `retries` = 0.
@@ -90,6 +92,7 @@ impl<'a> Submission<'a> {
             key: None,
             key_ttl_ms: 0,
             key_is_automatic: false,
+            keep_ms: 0,
             discard_result: false,
             at_most_once: false,
             array: None,

@@ -128,8 +128,20 @@ impl Plm {
 }
 
 /// When the result of an ended task expires.
-pub(crate) fn expires_at(turn: &Turn<'_>, slot: SlotIndex) -> Now {
-    Now::from_stamp(turn.segment.task(slot).phase_time()).plus_ns(turn.config.result_ttl_ns)
+pub(crate) fn expires_at(turn: &Turn<'_>, slot: SlotIndex, ended: StateWord) -> Now {
+    let at = Now::from_stamp(turn.segment.task(slot).phase_time());
+    at.plus_ns(kept_for_ns(turn, slot, ended))
+}
+
+/// How long the result of an ended task is kept: as its client asked, else by its end.
+pub(super) fn kept_for_ns(turn: &Turn<'_>, slot: SlotIndex, ended: StateWord) -> u64 {
+    let side = turn.segment.task(slot).side_unit();
+    let side = side.and_then(|unit| turn.segment.read_side_at(ended.id(slot)?, unit));
+    match side.map_or(0, |side| side.keep_s) {
+        0 if ended.phase() == Phase::Failed => turn.config.failed_result_ttl_ns,
+        0 => turn.config.result_ttl_ns,
+        keep_s => u64::from(keep_s).saturating_mul(1_000_000_000),
+    }
 }
 
 /// When a running attempt is so late that the engine steps in; `None` without a timeout.

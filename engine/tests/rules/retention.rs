@@ -31,6 +31,87 @@ fn result_is_kept_until_its_time_is_over_and_then_freed() {
 }
 
 #[test]
+fn failed_result_is_kept_longer_and_what_a_submission_asked_for_as_long_as_it_asked() {
+    let mut world = World::new();
+    world.worker(4, &["exec"]);
+    let mut ended = |keep_ms, code| {
+        let task = world
+            .submit_with("exec", |task| task.keep_ms = keep_ms)
+            .unwrap();
+        let got = world.dispatch();
+        world.end(got, code);
+        task
+    };
+    let (failed, short, long) = (ended(0, 3), ended(1_500, 3), ended(90_000_000, 0));
+    world.settle_for(SECOND);
+    assert_eq!(world.phase(short), Phase::Failed);
+    world.settle_for(SECOND);
+    assert!(world.engine.check(short).is_err());
+    world.settle_for(86_390 * SECOND);
+    assert_eq!(world.phase(failed), Phase::Failed);
+    world.settle_for(20 * SECOND);
+    assert!(world.engine.check(failed).is_err());
+    assert_eq!(world.phase(long), Phase::Done);
+    world.settle_for(3_600 * SECOND);
+    assert!(world.engine.check(long).is_err());
+    assert_eq!(world.counter(Counter::ResultExpired), 3);
+    assert_eq!(world.counter(Counter::FailedExpired), 2);
+    world.verify();
+}
+
+#[test]
+fn result_that_expired_is_told_from_a_task_that_never_was_also_after_a_restart() {
+    let mut world = World::of_one(2);
+    world.worker(1, &["exec"]);
+    world.engine.set_wall(world.now, 1_800_000_000_000);
+    let task = world
+        .submit_with("exec", |task| task.keep_ms = 1_000)
+        .unwrap();
+    let got = world.dispatch();
+    world.end(got, 3);
+    world.settle_for(10 * SECOND);
+    let told = |world: &World| world.engine.check(task).unwrap_err();
+    assert_eq!(told(&world).reason, RejectReason::UnknownTask);
+    let text = told(&world).to_string();
+    assert!(
+        text.contains("was failed, and its result expired unread at 2027-01-15T08:00:0"),
+        "{text}"
+    );
+    let mut world = world.restarted();
+    assert_eq!(told(&world).to_string(), text);
+    // Also when the slot is another task's by now.
+    let next = [world.submit("exec"), world.submit("exec")];
+    let next = next.into_iter().find(|next| next.slot() == task.slot());
+    let next = next.unwrap();
+    assert_eq!(told(&world).reason, RejectReason::StaleTask);
+    assert!(told(&world).to_string().contains("expired unread"));
+    let now = world.now;
+    world.engine.cancel(now, next).unwrap();
+    world.engine.forget(now, next).unwrap();
+    let text = world.engine.check(next).unwrap_err().to_string();
+    assert!(text.contains("is not known"), "{text}");
+}
+
+#[test]
+fn longer_time_than_the_setting_allows_is_refused_by_its_name() {
+    let config = EngineConfig {
+        keep_ns_max: 5 * SECOND,
+        ..EngineConfig::default()
+    };
+    let mut world = World::with(10, config);
+    assert!(
+        world
+            .submit_with("exec", |task| task.keep_ms = 5_000)
+            .is_ok()
+    );
+    let refused = world.submit_with("exec", |task| task.keep_ms = 5_001);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "keep_ms is 5001: the daemon's setting keep_max_ms allows 5000"
+    );
+}
+
+#[test]
 fn forgotten_task_is_freed_at_once_and_cannot_be_forgotten_again() {
     let mut world = World::new();
     world.worker(1, &["exec"]);

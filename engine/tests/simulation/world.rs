@@ -88,6 +88,8 @@ fn config(seed: u64) -> EngineConfig {
         probe_ns: 10 * MS,
         heartbeat_ns: 10 * MS,
         result_ttl_ns: 2_000 * MS,
+        failed_result_ttl_ns: 2_000 * MS,
+        keep_ns_max: 60_000 * MS,
         stop_grace_ns: if seed.is_multiple_of(2) {
             GRACE_NS
         } else {

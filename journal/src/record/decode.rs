@@ -259,6 +259,7 @@ pub(crate) fn whole_task(body: &[u8]) -> Result<WholeTask<'_>, BadRecord> {
 /// What stands in the fixed part of a task about its variable part.
 struct Variable {
     uid: u32,
+    keep_s: u32,
     kind_len: u8,
     name_len: u8,
     host_len: u8,
@@ -306,6 +307,7 @@ fn task<'a>(parts: &mut Parts<'a>) -> Result<WholeTask<'a>, BadRecord> {
         stamp,
         timeout_ms,
         estimate_ms,
+        keep_s: variable.keep_s,
         kind,
         client,
         submitted_unix_ms,
@@ -326,8 +328,7 @@ fn variable(parts: &mut Parts<'_>, flags: u8) -> Result<Variable, BadRecord> {
     }
     let [kind_len, name_len, host_len, payload_tag, result_tag] = parts.array()?;
     parts.zeros(1)?;
-    let uid = parts.u32()?;
-    parts.zeros(4)?;
+    let (uid, keep_s) = (parts.u32()?, parts.u32()?);
     let (payload_len, result_len) = (parts.u64()?, parts.u64()?);
     let mut head = |tag, len| {
         Ok(BlobHead {
@@ -339,6 +340,7 @@ fn variable(parts: &mut Parts<'_>, flags: u8) -> Result<Variable, BadRecord> {
     };
     Ok(Variable {
         uid,
+        keep_s,
         kind_len,
         name_len,
         host_len,

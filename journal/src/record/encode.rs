@@ -233,7 +233,7 @@ fn body_of(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), TooLarge> {
 /// ```text
 /// 0 id | 8 stamp | 16 slot's lsn | 24 submitted | 32 due | 40 ended | 48 timeout u32, estimate u32
 /// 56 phase attempt failures losses, max_attempts options priority flags (u8 each)
-/// 64 outcome u16 | 66 lengths of kind, name, host | 69 payload's and result's tag | 71 0 | 72 uid u32 | 76 0
+/// 64 outcome u16 | 66 lengths of kind, name, host | 69 payload's and result's tag | 71 0 | 72 uid u32 | 76 kept s u32
 /// 80 payload length | 88 result length | 96 payload number u32, crc u32 | 104 result number u32, crc u32
 /// 112 array id, index | key 16 bytes, expiry | kind | name | host | payload | result
 /// ```
@@ -266,7 +266,7 @@ fn task(out: &mut Vec<u8>, whole: &WholeTask<'_>) -> Result<(), TooLarge> {
     body.u8(blob_tag(whole.result));
     body.u8(0);
     body.u32(whole.client.uid.unwrap_or(0));
-    body.u32(0);
+    body.u32(whole.keep_s);
     let (payload_len, payload_number, payload_crc) = blob_numbers(whole.payload);
     let (result_len, result_number, result_crc) = blob_numbers(whole.result);
     body.u64(payload_len);

@@ -76,6 +76,8 @@ pub struct WholeTask<'a> {
     pub timeout_ms: u32,
     /// Run time expected; 0 = unknown.
     pub estimate_ms: u32,
+    /// How long its result is kept, in seconds; 0 = as long as others.
+    pub keep_s: u32,
     /// Kind; at most 255 bytes.
     pub kind: &'a str,
     /// Who submitted it.

@@ -83,6 +83,7 @@ impl Task {
             stamp: rng.u64(0..1 << 48),
             timeout_ms: rng.u32(..),
             estimate_ms: rng.u32(..),
+            keep_s: rng.u32(..),
             kind: "",
             client: ClientRef {
                 uid: rng.bool().then(|| rng.u32(..)),

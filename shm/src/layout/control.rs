@@ -21,7 +21,8 @@
 //!    520  keys_used        PLM: 1 = an idempotency key was put in at some time
 //!    528  reserved[0]      local processes: count of changes of local workers, see `segment/signals.rs`
 //!    640  reserved[14..21] a start that is alone: the mark of a move of the origin, see `segment/rebase.rs`
-//!   1024 reserved[62..182] daemon: where the history of attempts lies, see `segment/history.rs`
+//!   1024 reserved[62..186] daemon: where the history of attempts and tombstones lie, see `segment/history.rs`
+//!   2016 reserved[186]    daemon: where the next tombstone goes, see `segment/tombstones.rs`
 //! ```
 //! Groups lie 128 bytes apart, so that two cores that write different groups do not share a line or its neighbour.
 

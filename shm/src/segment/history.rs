@@ -1,7 +1,7 @@
 //! The history of attempts: how those that failed or were lost have ended, for as long as there is room.
 //!
 //! It lies in chunks of the arena that belong to no task, but to the segment. The control region says where they are
-//! (`reserved`, from byte 1024 on: 120 places for attempts; a place holds the unit plus one, 0 = none). The owner in
+//! (`reserved`, from byte 1024 on: 120 places for attempts, then 4 for tombstones; a place holds the unit plus one, 0 = none). The owner in
 //! such a chunk's word has generation 0, which no task has, and the place in place of a slot.
 //!
 //! ```text
@@ -65,9 +65,11 @@ const NAME: core::ops::Range<usize> = 8..16;
 const TEXT_AT: usize = 128;
 
 /// First of the places in the reserved words of the control region.
-const PLACES_AT: usize = 62;
+pub(super) const PLACES_AT: usize = 62;
 /// LIMIT: chunks of history.
 pub(super) const PLACES: usize = 120;
+/// With those of tombstones.
+pub(super) const PLACES_OF_ALL: usize = 124;
 /// LIMIT: of the arena, one block in so many.
 const BLOCKS_PER_CHUNK: u32 = 8;
 
@@ -224,20 +226,31 @@ impl Segment {
     fn more_history(&self) -> Option<Entry<'_>> {
         let place =
             (0..self.history_places()).find(|&place| self.history_chunk(place).is_none())?;
-        let (arena, claimant) = (self.view.parts.arena(), self.claimant());
-        let claim = self.section(|| arena.allocate(claimant, CHUNK_BYTES, Purpose::Result));
-        let claim = claim.ok()?;
-        // Of the rest nothing counts that the head does not say.
-        if !arena.write(&claim, 0, &[0; ENTRY_BYTES]) {
-            arena.abandon(claim);
-            return None;
-        }
-        // ORDERING: before the chunk is the segment's, see the head of this file.
-        self.history_place(place)?
-            .store(u64::from(claim.unit()) + 1, Ordering::Release);
-        arena.commit(claim, history_owner(place)).ok()?;
+        self.make_history_chunk(place).then_some(())?;
         self.history_chunk(place)
             .and_then(|chunk| entries(chunk).next())
+    }
+
+    /// Makes the empty chunk of a place. Returns whether it is there now.
+    pub(super) fn make_history_chunk(&self, place: usize) -> bool {
+        let Some(place_word) = self.history_place(place) else {
+            return false;
+        };
+        let (arena, claimant) = (self.view.parts.arena(), self.claimant());
+        let claimed = self.section(|| arena.allocate(claimant, CHUNK_BYTES, Purpose::Result));
+        let Ok(claim) = claimed else {
+            return false;
+        };
+        let is_empty = (0..CHUNK_BYTES)
+            .step_by(ENTRY_BYTES)
+            .all(|offset| arena.write(&claim, offset, &[0; ENTRY_BYTES]));
+        if !is_empty {
+            arena.abandon(claim);
+            return false;
+        }
+        // ORDERING: before the chunk is the segment's, see the head of this file.
+        place_word.store(u64::from(claim.unit()) + 1, Ordering::Release);
+        arena.commit(claim, history_owner(place)).is_ok()
     }
 }
 
@@ -267,7 +280,7 @@ impl SegmentView {
 
     /// The chunks of the history: unit and owner.
     pub(super) fn history_chunks(&self) -> impl Iterator<Item = (u32, ChunkOwner)> + '_ {
-        (0..PLACES)
+        (0..PLACES_OF_ALL)
             .filter(|&place| self.history_chunk(place).is_some())
             .filter_map(|place| Some((self.history_unit(place)?, history_owner(place))))
     }
@@ -316,7 +329,7 @@ impl SegmentView {
             .flat_map(entries)
     }
 
-    fn history_chunk(&self, place: usize) -> Option<&[AtomicU64]> {
+    pub(super) fn history_chunk(&self, place: usize) -> Option<&[AtomicU64]> {
         let unit = self.history_unit(place)?;
         self.parts
             .arena()
@@ -331,7 +344,7 @@ impl SegmentView {
 
     fn history_place(&self, place: usize) -> Option<&AtomicU64> {
         let words = &self.parts.control().reserved;
-        words.get(PLACES_AT..PLACES_AT + PLACES)?.get(place)
+        words.get(PLACES_AT..PLACES_AT + PLACES_OF_ALL)?.get(place)
     }
 
     /// How many chunks there may be.
@@ -344,7 +357,7 @@ impl SegmentView {
 /// How the word of a chunk names the history.
 fn history_owner(place: usize) -> ChunkOwner {
     ChunkOwner {
-        // LIMIT: below 120.
+        // LIMIT: below 124.
         slot: u32::try_from(place).unwrap_or(0),
         generation: 0,
     }

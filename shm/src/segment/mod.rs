@@ -13,7 +13,7 @@
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
 //! | `blobs` | payloads and results |
-//! | `history` | how attempts that failed or were lost have ended |
+//! | `history`, `tombstones` | how attempts that failed or were lost have ended; which results have expired |
 //! | `rebuild`, `survey`, `client_counts` | the caches anew from the state words, while nobody else is attached |
 //! | `repair`, `repairer`, `quiet`, `census` | what the dead left behind, brought in order while others live |
 //! | `view`, `records` | reading |
@@ -66,6 +66,7 @@ mod spec;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 pub mod verify;
 mod view;
 
@@ -110,6 +111,7 @@ pub use repairer::Repairer;
 pub use restore::{RestoreError, RestoredBytes, RestoredTask};
 pub use snapshot::SnapshotReport;
 pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, SegmentSpec};
+pub use tombstones::Tombstone;
 pub use verify::VerifyReport;
 pub use view::{CounterView, Heap, HeapView, SegmentView};
 

@@ -4,7 +4,7 @@
 //! offset  field             writer: the submitter, before the task is published
 //!      0  array_id          raw task id of the array's first member, its own in the first; 0 = none
 //!      8  array_index
-//!     16  estimate_ms       is short 1 | 0 in 31 bits | expected run time 32; 0 = unknown
+//!     16  estimate_ms       is short 1 | result is kept for so many seconds 31, 0 = as long as others | expected run time 32; 0 = unknown
 //!     24  submitted_unix_ms wall clock
 //!     32  deadline          stamp; 0 = none
 //!     40  key_expiry        stamp at which the idempotency key may be forgotten
@@ -55,6 +55,8 @@ pub struct SideRecord {
     pub array_index: u64,
     /// Expected run time; 0 = unknown.
     pub estimate_ms: u32,
+    /// How long its result is kept, in seconds, cut to 31 bits; 0 = as long as others.
+    pub keep_s: u32,
     /// Wall clock of the submission, for display.
     pub submitted_unix_ms: u64,
     /// Stamp at which the task is worthless; 0 = never.
@@ -80,7 +82,7 @@ impl SideRecord {
         let numbers = [
             self.array_id,
             self.array_index,
-            form | u64::from(self.estimate_ms),
+            form | ((u64::from(self.keep_s) << 32) & !IS_SHORT) | u64::from(self.estimate_ms),
             self.submitted_unix_ms,
             self.deadline,
             self.key_expiry,
@@ -129,7 +131,8 @@ impl SideRecord {
         Self {
             array_id: word(0),
             array_index: word(1),
-            estimate_ms: u32::try_from(word(2) & !IS_SHORT).unwrap_or(u32::MAX),
+            estimate_ms: u32::try_from(word(2) & u64::from(u32::MAX)).unwrap_or(u32::MAX),
+            keep_s: u32::try_from((word(2) & !IS_SHORT) >> 32).unwrap_or(u32::MAX),
             submitted_unix_ms: word(3),
             deadline: word(4),
             key_expiry: word(5),
@@ -151,6 +154,7 @@ mod tests {
             array_id: 1 << 24,
             array_index: 999,
             estimate_ms: 1500,
+            keep_s: (1 << 31) - 1,
             submitted_unix_ms: 1_700_000_000_000,
             deadline: 5,
             key_expiry: 6,
@@ -170,6 +174,7 @@ mod tests {
             array_id: 1 << 24,
             array_index: u64::MAX,
             estimate_ms: u32::MAX,
+            keep_s: 86_400,
             submitted_unix_ms: 1_700_000_000_000,
             deadline: 5,
             key_expiry: 6,

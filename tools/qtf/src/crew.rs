@@ -8,6 +8,7 @@
 use std::num::NonZero;
 use std::thread::JoinHandle;
 
+use qtf_daemon::config::RawConfig;
 use qtf_daemon::{Daemon, RunningDaemon, Settings};
 use qtf_proto::address::Address;
 use qtf_worker::{ExecPolicy, Worker, WorkerError, prepare_containment, raise_descriptor_limit};

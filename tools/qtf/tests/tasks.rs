@@ -143,6 +143,30 @@ fn result_that_was_cut_is_no_success_and_names_the_limit_and_what_moves_it() {
 }
 
 #[test]
+fn result_whose_time_is_over_is_told_of_as_expired_and_too_long_a_time_is_refused_by_the_setting() {
+    let (place, _dev) = dev();
+    let ids = submit(&place, &["--keep", "1s", "--", "sh", "-c", "exit 3"]);
+    // It runs, is there for a second, and is gone then.
+    let asked = std::iter::repeat_with(|| place.qtf(["result", &ids[0]]));
+    let told = asked
+        .map(|shown| shown.stderr)
+        .find(|text| text.contains("expired unread"))
+        .unwrap();
+    assert!(
+        told.contains("was failed, and its result expired unread at 20"),
+        "{told}"
+    );
+    let refused = place
+        .qtf(["submit", "--keep", "400days", "--", "true"])
+        .expect_code(4);
+    assert!(
+        refused.stderr.contains("keep_max_ms allows 604800000"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
 fn members_of_an_array_have_their_index_in_variables_and_in_the_name_of_their_input() {
     let (place, _dev) = dev();
     for index in [3, 4] {

@@ -103,6 +103,8 @@ pub(crate) fn engine_config(seed: u64) -> EngineConfig {
         probe_ns: 10 * MS,
         heartbeat_ns: 10 * MS,
         result_ttl_ns: TTL_NS,
+        failed_result_ttl_ns: TTL_NS,
+        keep_ns_max: 60_000 * MS,
         stop_grace_ns: 10 * MS,
         start_within_ns: 240 * MS,
         retry_backoff_ns_min: 5 * MS,

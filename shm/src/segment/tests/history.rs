@@ -4,10 +4,11 @@ use super::{segment, segment_in, submit};
 use crate::id::{TaskId, WorkerId};
 use crate::segment::verify::Rule;
 use crate::segment::{ATTEMPTS_KEPT_PER_TASK, AttemptNote, MESSAGE_BYTES_MAX, Segment};
-use crate::segment::{KeptAttempt, TAIL_BYTES_MAX};
+use crate::segment::{KeptAttempt, TAIL_BYTES_MAX, Tombstone};
 use crate::sync::Ordering;
 use crate::sync::kill::killed_after;
 use crate::task::slot::{Outcome, OutcomeKind};
+use crate::task::state::Phase;
 use crate::time::Now;
 use crate::worker::{WorkerFields, WorkerWriter};
 
@@ -224,4 +225,57 @@ fn damaged_history_is_found_and_hides_nothing_else() {
     assert_eq!(attempts(&segment, task(2)), [0_u8; 0]);
     assert!(keep(&segment, &note(task(3), 1)));
     assert_eq!(attempts(&segment, task(3)), [1]);
+}
+
+#[test]
+fn expired_results_are_remembered_and_the_oldest_are_forgotten_first() {
+    let segment = segment(64);
+    let right = segment.plm_right().unwrap();
+    let id = |number: u64| TaskId::from_raw(((number + 1) << 24) | 5).unwrap();
+    let stone = |number: u64| Tombstone {
+        phase: Phase::Failed,
+        unix_ms: 1_800_000_000_000 + number,
+    };
+    assert_eq!(segment.expired(id(0)), None);
+    for number in 0..1_030 {
+        segment.note_expired(right, id(number), stone(number));
+        assert_eq!(segment.expired(id(number)), Some(stone(number)));
+    }
+    for number in 0..1_030 {
+        let known = segment.expired(id(number));
+        assert_eq!(known, (number >= 6).then(|| stone(number)), "{number}");
+    }
+    segment.sweep_chunks(0..u32::MAX, |_| true);
+    segment.rebuild_caches(Now::from_stamp(9));
+    assert!(!segment.verify().broken());
+    segment.note_expired(right, id(2_000), stone(7));
+    assert_eq!(segment.expired(id(6)), None, "it was the oldest");
+    assert_eq!(segment.expired(id(7)), Some(stone(7)));
+}
+
+#[test]
+fn kill_at_any_write_of_a_tombstone_costs_that_one_at_most() {
+    let id = |number: u64| TaskId::from_raw(((number + 1) << 24) | 5).unwrap();
+    let stone = Tombstone {
+        phase: Phase::Done,
+        unix_ms: 77,
+    };
+    let mut writes = 0;
+    loop {
+        let segment = segment(64);
+        let right = segment.plm_right().unwrap();
+        let outcome = killed_after(writes, || segment.note_expired(right, id(1), stone));
+        assert!(segment.expired(id(1)).is_none_or(|found| found == stone));
+        segment.rebuild_caches(Now::from_stamp(9));
+        segment.note_expired(right, id(2), stone);
+        assert_eq!(segment.expired(id(2)), Some(stone), "{writes}");
+        let report = segment.verify();
+        assert!(!report.broken(), "{writes}: {:?}", report.findings);
+        assert_eq!(report.chunks, 1, "{writes}");
+        if outcome.is_ok() {
+            break;
+        }
+        // The zeros of the chunk are all alike.
+        writes += if (20..2_000).contains(&writes) { 97 } else { 1 };
+    }
 }

@@ -311,6 +311,7 @@ fn whole(slot: u32) -> WholeTask<'static> {
         stamp: 1_000 + u64::from(slot),
         timeout_ms: 10,
         estimate_ms: 0,
+        keep_s: 0,
         kind: "exec",
         client: ClientRef {
             uid: Some(1_000),

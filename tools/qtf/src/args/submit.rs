@@ -76,6 +76,11 @@ pub(crate) struct SubmitArgs {
     /// Do not start the task before `qtf release`
     #[arg(long)]
     pub(crate) hold: bool,
+    /// How long the result is kept if nobody forgets it [default: the daemon's: an hour, a day if it failed]
+    ///
+    /// Up to the daemon's `keep_max_ms`, 7 days if nothing is said there. What expires is told of for a while: `qtf result` says when.
+    #[arg(long, value_name = "DURATION", conflicts_with = "no_result", value_parser = crate::durations::parse_duration)]
+    pub(crate) keep: Option<std::time::Duration>,
     /// Names the submission: repeating it with the same key gives the id of the first task
     ///
     /// Any text; 32 hexadecimal digits are the 128-bit key itself. Keys are shared by all clients of a

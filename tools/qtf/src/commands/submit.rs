@@ -328,6 +328,9 @@ impl Common {
         if args.hold {
             task = task.hold();
         }
+        if let Some(keep) = args.keep {
+            task = task.keep(keep);
+        }
         if let Some(durability) = args.durability {
             task = task.durability(durability.into());
         }

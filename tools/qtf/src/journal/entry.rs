@@ -172,6 +172,7 @@ fn whole_task_json(whole: &WholeTask<'_>) -> Value {
         "cancel_requested": whole.cancel_requested,
         "timeout_ms": whole.timeout_ms,
         "estimate_ms": whole.estimate_ms,
+        "keep_s": whole.keep_s,
         "client": { "uid": whole.client.uid, "name": whole.client.name, "host": whole.client.host },
         "submitted_unix_ms": whole.submitted_unix_ms,
         "due_unix_ms": whole.due_unix_ms,
