@@ -278,6 +278,17 @@ impl Engine {
         asked: TaskRef,
         report: &ResultReport<'_>,
     ) -> ResultAnswer {
+        self.task_result_after(now, worker, (asked, report), None)
+    }
+
+    /// The same of an attempt that may be put off ([`qtf_shm::OutcomeKind::Again`]), with the pause that its worker asks for.
+    pub fn task_result_after(
+        &mut self,
+        now: Now,
+        worker: WorkerId,
+        (asked, report): (TaskRef, &ResultReport<'_>),
+        pause_ns: Option<u64>,
+    ) -> ResultAnswer {
         let mut parts = self.parts(now);
         let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) else {
             parts.turn.segment.counters().add(Counter::ResultStale, 1);
@@ -287,7 +298,7 @@ impl Engine {
         let fence = Fence { worker, asked };
         parts
             .plm
-            .ended(&mut parts.turn, parts.workers, fence, report)
+            .ended(&mut parts.turn, parts.workers, fence, (report, pause_ns))
     }
 
     /// An assignment could not be sent: it goes back to the queue, counting against nobody. Returns

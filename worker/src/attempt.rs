@@ -10,13 +10,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::exec::{self, ExecPolicy, Identity};
-use crate::handler::{Runner, TaskContext};
+use crate::handler::{HandlerError, Runner, TaskContext, WhatNext};
 use crate::stop::StopSignal;
 use crate::transfer::{Access, TransferError, byte_count, fetch_payload};
 
 /// Room for everything but the two outputs in an encoded `TaskOutput`.
 const ENVELOPE_BYTES: u64 = 8 << 10;
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
+/// LIMIT: the daemon takes no longer pause before another attempt: 30 days.
+const PAUSE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
 const FETCH_PAUSE: Duration = Duration::from_millis(200);
 
 /// How an attempt ended and what it left.
@@ -182,8 +184,27 @@ async fn call(
     };
     match result {
         Ok(bytes) => Ending::of_bytes(bytes.into()),
-        Err(error) => Ending::new(OutcomeKind::HandlerFailed, error.message()),
+        Err(error) => failed(&error),
     }
+}
+
+/// The end of a handler that failed.
+fn failed(error: &HandlerError) -> Ending {
+    let (kind, after) = match error.what_next() {
+        WhatNext::AsRetriesSay => (OutcomeKind::HandlerFailed, Duration::ZERO),
+        WhatNext::Fails => (OutcomeKind::FailedForGood, Duration::ZERO),
+        WhatNext::Again(after) => (OutcomeKind::Again, after),
+    };
+    let mut ending = Ending::new(kind, error.message());
+    ending.outcome.again_after_ms = pause_ms(after);
+    ending
+}
+
+/// A pause as it travels: rounded up to milliseconds, at most what the daemon takes.
+pub(crate) fn pause_ms(pause: Duration) -> u64 {
+    let most = u128::from(PAUSE_MS_MAX);
+    let ms = pause.as_nanos().div_ceil(1_000_000).min(most);
+    u64::try_from(ms).unwrap_or(PAUSE_MS_MAX)
 }
 
 /// Fetches a large payload, over as many connections as it takes.

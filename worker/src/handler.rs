@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::pin::Pin;
+use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,12 +38,57 @@ impl TaskContext {
     }
 }
 
-/// Why a handler failed; any error or text turns into one with `?`.
+/// Why a handler failed; any error or text turns into one with `?`, which uses up a retry of the task if it has one.
+///
+/// ```
+/// # use core::time::Duration;
+/// # use qtf_worker::HandlerError;
+/// # fn charge(card: &str) -> Result<Vec<u8>, HandlerError> {
+/// if card.is_empty() {
+///     return Err(HandlerError::for_good("there is no card: no attempt will find one"));
+/// }
+/// Err(HandlerError::again(Duration::from_secs(30), "the bank is closed"))
+/// # }
+/// # assert_eq!(charge("").unwrap_err().message(), "there is no card: no attempt will find one");
+/// ```
 pub struct HandlerError {
     message: String,
+    what_next: WhatNext,
+}
+
+/// What is to become of a task whose handler failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhatNext {
+    /// What its retries say.
+    AsRetriesSay,
+    /// Nothing: it has failed.
+    Fails,
+    /// It is handed out again after this pause, which is no failure.
+    Again(Duration),
 }
 
 impl HandlerError {
+    /// The task has failed, whatever retries it has left: no further attempt would end better.
+    pub fn for_good(why: impl Into<Self>) -> Self {
+        Self {
+            what_next: WhatNext::Fails,
+            ..why.into()
+        }
+    }
+
+    /// Not now: the task is handed out again after this pause (at most 30 days), to any worker. The attempt has its number, of which a
+    /// task has 254, and counts neither as a failure nor as a loss; `qtf task` shows why the task waits. One that runs at most once has failed.
+    pub fn again(after: Duration, why: impl Into<Self>) -> Self {
+        Self {
+            what_next: WhatNext::Again(after),
+            ..why.into()
+        }
+    }
+
+    pub(crate) const fn what_next(&self) -> WhatNext {
+        self.what_next
+    }
+
     /// The text that the client gets to see.
     #[must_use]
     pub fn message(&self) -> &str {
@@ -60,7 +106,10 @@ impl<E: Into<Box<dyn core::error::Error + Send + Sync>>> From<E> for HandlerErro
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        Self { message }
+        Self {
+            message,
+            what_next: WhatNext::AsRetriesSay,
+        }
     }
 }
 

@@ -318,7 +318,12 @@ fn get_task(core: &Core, raw: u64) -> Result<(TaskInfo, Previews), Refusal> {
             }
             let info = read::task_info(core, &record, true)?;
             let ends = read::attempt_ends(core, &record);
-            Some((TaskInfo { ends, ..info }, previews))
+            let info = TaskInfo {
+                again_reason: read::again_reason(&record, &ends),
+                ends,
+                ..info
+            };
+            Some((info, previews))
         })
         .ok_or_else(|| {
             status::refuse(

@@ -149,6 +149,12 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
         idempotency_key,
         at_most_once: record.options.has(TaskOptions::AT_MOST_ONCE),
         ends: Vec::new(),
+        due_in_ms: if phase == Phase::Delayed {
+            Now::from_stamp(record.phase_time).since_ns(core.now()) / 1_000_000
+        } else {
+            0
+        },
+        again_reason: String::new(),
     })
 }
 
@@ -168,6 +174,21 @@ pub(crate) fn attempt_ends(core: &Core, record: &TaskRecord) -> Vec<v1::AttemptE
         stderr_tail: kept.stderr_tail.into(),
     })
     .collect()
+}
+
+/// Why the last attempt of a waiting task was put off, by the word of its worker.
+pub(crate) fn again_reason(record: &TaskRecord, ends: &[v1::AttemptEnd]) -> String {
+    let waits = matches!(
+        record.state.phase(),
+        Phase::Delayed | Phase::Ready | Phase::Blocked | Phase::Held
+    );
+    let last = ends
+        .last()
+        .filter(|end| end.attempt == u32::from(record.state.attempt()));
+    match last {
+        Some(end) if waits && record.outcome.kind == OutcomeKind::Again => end.message.clone(),
+        Some(_) | None => String::new(),
+    }
 }
 
 /// Ordinal of the last record of a task; 0 while that is on its way.
@@ -242,6 +263,7 @@ pub(crate) fn outcome(outcome: Outcome) -> v1::Outcome {
         code: outcome.code.into(),
         result_dropped: outcome.result_dropped,
         output_cut: outcome.output_cut,
+        again_after_ms: 0,
     }
 }
 
@@ -253,6 +275,7 @@ pub(crate) fn outcome_of_freed(phase: Phase) -> Option<v1::Outcome> {
         code: 0,
         result_dropped: false,
         output_cut: false,
+        again_after_ms: 0,
     })
 }
 
@@ -275,7 +298,7 @@ mod tests {
 
     #[test]
     fn outcome_goes_over_the_wire_and_back_unchanged() {
-        for number in 0..=9 {
+        for number in 0..=11 {
             let kind = OutcomeKind::from_number(number);
             let there = Outcome {
                 kind,

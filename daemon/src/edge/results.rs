@@ -33,6 +33,9 @@ const HELD_MAX: usize = 1024;
 /// LIMIT: bytes of output that are held for all workers together, which ends a session as well.
 const HELD_BYTES_MAX: usize = 64 << 20;
 
+/// LIMIT: the longest pause that a worker may ask for.
+const AGAIN_AFTER_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
+
 /// A worker and its token.
 type Who = (WorkerId, u64);
 
@@ -326,6 +329,12 @@ fn check(result: &TaskResult) -> Result<(), String> {
             outcome.code
         ));
     }
+    if outcome.again_after_ms > AGAIN_AFTER_MS_MAX {
+        return Err(format!(
+            "outcome.again_after_ms {} is over {AGAIN_AFTER_MS_MAX}, which is 30 days",
+            outcome.again_after_ms
+        ));
+    }
     let bytes = result.output.len();
     if bytes > INLINE_BYTES_MAX {
         return Err(format!(
@@ -360,6 +369,12 @@ fn said_of(result: &TaskResult) -> TaskOutput {
     }
     // Without a copy, and it was checked when it came.
     TaskOutput::decode(result.output.clone()).unwrap_or_default()
+}
+
+/// The pause that a worker asks for before the next attempt.
+fn pause_ns(outcome: &qtf_proto::v1::Outcome) -> Option<u64> {
+    let is_asked = outcome.kind() == OutcomeKind::Again && outcome.again_after_ms > 0;
+    is_asked.then(|| outcome.again_after_ms.saturating_mul(1_000_000))
 }
 
 /// What became of a result, and what its verdict waits for. Its output may be lost.
@@ -408,7 +423,10 @@ fn record(
             stderr: &said.stderr,
         },
     };
-    let answer = core.engine.task_result(now, worker, reference, &report);
+    let pause_ns = result.outcome.as_ref().and_then(pause_ns);
+    let answer = core
+        .engine
+        .task_result_after(now, worker, (reference, &report), pause_ns);
     let disposition = match answer.disposition {
         Disposition::NotNow => {
             core.uploads.renew(result.output_upload, now);

@@ -1,5 +1,6 @@
 //! From submission to result: assignments, credits, stops, stale results, lost workers.
 
+use prost::Message as _;
 use qtf_daemon::config::RawConfig;
 use qtf_proto::v1::*;
 
@@ -75,6 +76,52 @@ fn worker_never_gets_more_than_it_granted() {
             more.extend(worker.assignments().await);
         }
         assert_eq!(more.len(), 2);
+    });
+}
+
+#[test]
+fn task_that_its_worker_puts_off_says_why_and_until_when_and_is_handed_out_again() {
+    on_both(&small(), |daemon| async move {
+        let mut peer = Peer::new(&daemon).await;
+        let mut worker = RawWorker::join(&mut peer, hello(4), 4).await;
+        let task_id = peer.submit(noop(b"")).await.unwrap();
+        let task = worker.assignments().await.remove(0).task.unwrap();
+        let put_off = |task, again_after_ms| TaskResult {
+            task: Some(task),
+            outcome: Some(Outcome {
+                kind: OutcomeKind::Again.into(),
+                again_after_ms,
+                ..Outcome::default()
+            }),
+            output: TaskOutput {
+                message: "the printer warms up".into(),
+                ..TaskOutput::default()
+            }
+            .encode_to_vec()
+            .into(),
+            output_upload: 0,
+        };
+        let verdict = worker.verdict(put_off(task, 2_592_000_001)).await;
+        assert_eq!(verdict.disposition(), ResultDisposition::Refused);
+        assert!(verdict.reason.contains("30 days"), "{}", verdict.reason);
+        let told = worker.report(put_off(task, 3_600_000)).await;
+        assert_eq!(told, ResultDisposition::Recorded);
+        let info = peer.plm.get_task(GetTaskRequest { task_id }).await;
+        let info = info.unwrap().into_inner();
+        assert_eq!(info.state(), TaskState::Delayed);
+        assert_eq!(info.again_reason, "the printer warms up");
+        assert!(
+            (3_500_001..=3_600_000).contains(&info.due_in_ms),
+            "{info:?}"
+        );
+        assert_eq!((info.failures, info.losses), (0, 0));
+
+        let other = peer.submit(noop(b"")).await.unwrap();
+        let task = worker.assignments().await.remove(0).task.unwrap();
+        assert_eq!((task.task_id, task.attempt), (other, 1));
+        worker.report(put_off(task, 1)).await;
+        let task = worker.assignments().await.remove(0).task.unwrap();
+        assert_eq!((task.task_id, task.attempt), (other, 2));
     });
 }
 

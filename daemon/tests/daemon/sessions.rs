@@ -350,6 +350,7 @@ fn result_that_is_none_is_refused_alone_and_the_session_goes_on() {
                 code,
                 result_dropped: false,
                 output_cut: false,
+                ..Outcome::default()
             }),
             ..right.clone()
         };

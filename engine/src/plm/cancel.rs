@@ -73,7 +73,10 @@ impl Plm {
         let task = turn.segment.task(slot);
         match judge(Tries::of(task, state), task.outcome()) {
             Judgement::Cancelled => self.answer(task, Phase::Cancelled),
-            Judgement::Done | Judgement::Again { .. } | Judgement::Failed { .. } => {
+            Judgement::Done
+            | Judgement::Later
+            | Judgement::Again { .. }
+            | Judgement::Failed { .. } => {
                 let action = "it has ended and cannot be cancelled";
                 Err(Rejection::wrong_state(id, state.phase(), action))
             }

@@ -53,6 +53,17 @@ impl Plm {
         slot: SlotIndex,
         ended: StateWord,
     ) -> bool {
+        self.conclude_after(turn, workers, (slot, ended), None)
+    }
+
+    /// The same; where the task is handed out again, after this pause if the worker asked for one.
+    pub(crate) fn conclude_after(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        (slot, ended): (SlotIndex, StateWord),
+        asked_pause_ns: Option<u64>,
+    ) -> bool {
         turn.accept_end(slot, ended);
         let task = turn.segment.task(slot);
         if is_half_done(task) {
@@ -65,14 +76,24 @@ impl Plm {
         if let Owner::Worker(worker) = ended.owner() {
             let ending = match judgement {
                 Judgement::Done => Ending::Done,
-                Judgement::Cancelled => Ending::Neither,
+                Judgement::Cancelled | Judgement::Later => Ending::Neither,
                 Judgement::Again { .. } | Judgement::Failed { .. } => Ending::Failed,
             };
             workers.let_go(turn, worker, (Phase::Ended, ending));
             self.count_handed_back(task);
         }
         match judgement {
-            Judgement::Again { failures } => self.pause(turn, slot, ended, failures),
+            Judgement::Again { failures } => {
+                turn.drop_result(slot, ended);
+                let pause_ns = retry_pause_ns(turn.config, failures, &mut self.rng);
+                self.pause(turn, (slot, ended), failures, pause_ns)
+            }
+            Judgement::Later => {
+                let failures = task.failures();
+                let pause_ns =
+                    asked_pause_ns.unwrap_or_else(|| retry_pause_ns(turn.config, 1, &mut self.rng));
+                self.pause(turn, (slot, ended), failures, pause_ns)
+            }
             Judgement::Done | Judgement::Cancelled | Judgement::Failed { .. } if is_journalled => {
                 self.await_outcome(turn, slot, ended, judgement)
             }
@@ -105,7 +126,7 @@ impl Plm {
         let event = match judgement {
             Judgement::Done => Event::Complete,
             Judgement::Cancelled => Event::Cancel,
-            Judgement::Again { .. } | Judgement::Failed { .. } => Event::Fail,
+            Judgement::Later | Judgement::Again { .. } | Judgement::Failed { .. } => Event::Fail,
         };
         self.finish(turn, slot, ended, (event, None))
     }
@@ -142,16 +163,13 @@ impl Plm {
     /// ENDED -> DELAYED, until the pause before the next attempt is over.
     fn pause(
         &mut self,
-        turn: &mut Turn<'_>,
-        slot: SlotIndex,
-        ended: StateWord,
+        turn: &Turn<'_>,
+        (slot, ended): (SlotIndex, StateWord),
         failures: u8,
+        pause_ns: u64,
     ) -> bool {
         let task = turn.write(slot);
-        turn.drop_result(slot, ended);
-        let due = turn
-            .now
-            .plus_ns(retry_pause_ns(turn.config, failures, &mut self.rng));
+        let due = turn.now.plus_ns(pause_ns);
         let mark = self.mark(task, ended);
         if cfg!(qtf_mutant = "sim_failure_is_counted_too_early") {
             task.set_failures(failures);

@@ -1,4 +1,5 @@
-//! Which ends of attempts are kept (`qtf_shm::AttemptNote`): those that failed, whatever follows, and those that were lost.
+//! Which ends of attempts are kept (`qtf_shm::AttemptNote`): those that failed or were put off, whatever follows, and those
+//! that were lost.
 //!
 //! An end that a worker reported is kept before the state word says that the attempt has ended, since only the report has what the
 //! worker said: a daemon that is killed in between hears it again, and the same attempt is kept once. All others are kept after the
@@ -53,7 +54,7 @@ pub(super) fn keep_lost(turn: &Turn<'_>, slot: SlotIndex, held: StateWord) {
 
 fn is_failure(turn: &Turn<'_>, (slot, state): (SlotIndex, StateWord), outcome: Outcome) -> bool {
     match judge(Tries::of(turn.segment.task(slot), state), outcome) {
-        Judgement::Again { .. } | Judgement::Failed { .. } => true,
+        Judgement::Later | Judgement::Again { .. } | Judgement::Failed { .. } => true,
         Judgement::Done | Judgement::Cancelled => false,
     }
 }

@@ -5,13 +5,17 @@
 //! 1. Exit code 0 is success, also when a cancellation was under way: the work is complete. (What has run beyond its limit and
 //!    the grace has timed out, whatever its worker says: `results.rs`.)
 //! 2. A task whose cancellation was asked for is cancelled.
-//! 3. Anything else is a failure, a timeout too. `max_attempts` bounds the failures: the task fails
-//!    for good with failure number `max_attempts` (retries + 1). Lost workers are counted apart.
-//! 4. No task gets more than [`ATTEMPT_MAX`] attempts of any sort.
+//! 3. A worker that says "not now" has not failed: the task is handed out again after the pause that it asked for. What runs at
+//!    most once has failed with it, as nobody may have it again.
+//! 4. Anything else is a failure, a timeout too. `max_attempts` bounds the failures: the task fails
+//!    for good with failure number `max_attempts` (retries + 1), and with one that the worker calls final. Lost workers are counted apart.
+//! 5. No task gets more than [`ATTEMPT_MAX`] attempts of any sort.
 //!
 //! Tested at the end of this file.
 
-use qtf_shm::{FLAG_CANCEL, Outcome, OutcomeKind, Phase, StateWord, TaskRecord, TaskSlot};
+use qtf_shm::{
+    FLAG_CANCEL, Outcome, OutcomeKind, Phase, StateWord, TaskOptions, TaskRecord, TaskSlot,
+};
 
 use crate::EngineConfig;
 
@@ -29,6 +33,8 @@ pub(crate) struct Tries {
     pub(crate) failures: u8,
     /// Failures that end the task: retries + 1.
     pub(crate) max_attempts: u8,
+    /// It runs at most once.
+    pub(crate) is_once: bool,
 }
 
 impl Tries {
@@ -39,6 +45,7 @@ impl Tries {
             attempt: ended.attempt(),
             failures: task.failures(),
             max_attempts: task.max_attempts(),
+            is_once: task.options().has(TaskOptions::AT_MOST_ONCE),
         }
     }
 }
@@ -50,6 +57,7 @@ pub(crate) fn judged_end(task: &TaskRecord) -> (Phase, u8) {
         attempt: task.state.attempt(),
         failures: task.failures,
         max_attempts: task.max_attempts,
+        is_once: task.options.has(TaskOptions::AT_MOST_ONCE),
     };
     judge(tries, task.outcome).end(task.failures)
 }
@@ -60,6 +68,8 @@ impl Judgement {
         match self {
             Self::Done => (Phase::Done, failures),
             Self::Cancelled => (Phase::Cancelled, failures),
+            // Where it waits for another attempt it has no end yet, and is not asked for one.
+            Self::Later => (Phase::Failed, failures),
             Self::Again { failures } | Self::Failed { failures } => (Phase::Failed, failures),
         }
     }
@@ -72,6 +82,8 @@ pub(crate) enum Judgement {
     Done,
     /// It is cancelled.
     Cancelled,
+    /// Its worker puts it off: it gets another attempt, and no failure is counted.
+    Later,
     /// It gets another attempt; this many failures are counted now.
     Again { failures: u8 },
     /// It has failed for good; this many failures are counted now.
@@ -86,8 +98,16 @@ pub(crate) fn judge(tries: Tries, outcome: Outcome) -> Judgement {
     if tries.cancel_requested {
         return Judgement::Cancelled;
     }
+    let has_attempts = tries.attempt < ATTEMPT_MAX;
+    if outcome.kind == OutcomeKind::Again && has_attempts && !tries.is_once {
+        return Judgement::Later;
+    }
     let failures = tries.failures.saturating_add(1);
-    if failures < tries.max_attempts && tries.attempt < ATTEMPT_MAX {
+    let is_final = matches!(
+        outcome.kind,
+        OutcomeKind::FailedForGood | OutcomeKind::Again
+    );
+    if failures < tries.max_attempts && has_attempts && !is_final {
         Judgement::Again { failures }
     } else {
         Judgement::Failed { failures }
@@ -126,6 +146,7 @@ mod tests {
             attempt: 1,
             failures,
             max_attempts,
+            is_once: false,
         }
     }
 
@@ -162,6 +183,34 @@ mod tests {
         assert_eq!(judge(tries(1, 3), bad), Judgement::Again { failures: 2 });
         assert_eq!(judge(tries(2, 3), bad), Judgement::Failed { failures: 3 });
         assert_eq!(judge(tries(0, 1), bad), Judgement::Failed { failures: 1 });
+    }
+
+    #[test]
+    fn worker_that_puts_a_task_off_has_not_failed_whatever_retries_are_left() {
+        let again = outcome(OutcomeKind::Again, 0);
+        assert_eq!(judge(tries(0, 1), again), Judgement::Later);
+        assert_eq!(judge(tries(2, 3), again), Judgement::Later);
+        let flagged = Tries {
+            cancel_requested: true,
+            ..tries(0, 1)
+        };
+        assert_eq!(judge(flagged, again), Judgement::Cancelled);
+        let last = Tries {
+            attempt: ATTEMPT_MAX,
+            ..tries(0, 200)
+        };
+        assert_eq!(judge(last, again), Judgement::Failed { failures: 1 });
+        let once = Tries {
+            is_once: true,
+            ..tries(0, 1)
+        };
+        assert_eq!(judge(once, again), Judgement::Failed { failures: 1 });
+    }
+
+    #[test]
+    fn failure_that_its_worker_calls_final_uses_no_retries() {
+        let good = outcome(OutcomeKind::FailedForGood, 3);
+        assert_eq!(judge(tries(0, 9), good), Judgement::Failed { failures: 1 });
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Plm {
         turn: &mut Turn<'_>,
         workers: &mut Workers,
         fence: Fence,
-        report: &ResultReport<'_>,
+        (report, asked_pause_ns): (&ResultReport<'_>, Option<u64>),
     ) -> ResultAnswer {
         let mut reported = report.outcome.of_worker();
         let mut is_kept = false;
@@ -190,7 +190,7 @@ impl Plm {
             if let Some(ended) = turn.advance(slot, running, Event::End) {
                 turn.segment.counters().add(Counter::ResultRecorded, 1);
                 workers.forget_in_time(fence.worker, fence.asked);
-                self.conclude(turn, workers, slot, ended);
+                self.conclude_after(turn, workers, (slot, ended), asked_pause_ns);
                 return self.recorded(turn.segment, slot, Disposition::Recorded);
             }
         }
@@ -283,7 +283,7 @@ fn keep(
     let task = turn.write(slot);
     let is_wanted = match judge(Tries::of(&task, running), outcome) {
         Judgement::Done => !task.options().has(TaskOptions::DISCARD_RESULT),
-        Judgement::Again { .. } => false,
+        Judgement::Later | Judgement::Again { .. } => false,
         Judgement::Cancelled | Judgement::Failed { .. } => true,
     };
     turn.drop_result(slot, running);
@@ -349,6 +349,8 @@ fn is_reported(outcome: Outcome) -> bool {
         | OutcomeKind::HandlerFailed
         | OutcomeKind::Refused
         | OutcomeKind::TransferFailed
+        | OutcomeKind::FailedForGood
+        | OutcomeKind::Again
         | OutcomeKind::Unknown => true,
     }
 }

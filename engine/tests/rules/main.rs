@@ -42,6 +42,8 @@ mod losses;
 #[cfg(test)]
 mod pace;
 #[cfg(test)]
+mod put_off;
+#[cfg(test)]
 mod repair;
 #[cfg(test)]
 mod restart;

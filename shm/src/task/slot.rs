@@ -84,6 +84,10 @@ pub enum OutcomeKind {
     WorkerLost = 8,
     /// The worker could not fetch the payload or store the output.
     TransferFailed = 9,
+    /// The worker says that no further attempt would end better.
+    FailedForGood = 10,
+    /// Not now: to be handed out again later, which counts as no failure.
+    Again = 11,
     /// A number that this version does not know.
     Unknown = 15,
 }
@@ -103,6 +107,8 @@ impl OutcomeKind {
             7 => Self::Refused,
             8 => Self::WorkerLost,
             9 => Self::TransferFailed,
+            10 => Self::FailedForGood,
+            11 => Self::Again,
             _ => Self::Unknown,
         }
     }
@@ -121,6 +127,8 @@ impl OutcomeKind {
             Self::Refused => "refused",
             Self::WorkerLost => "worker_lost",
             Self::TransferFailed => "transfer_failed",
+            Self::FailedForGood => "failed_for_good",
+            Self::Again => "again",
             Self::Unknown => "unknown",
         }
     }
@@ -153,6 +161,8 @@ impl Outcome {
             | OutcomeKind::HandlerFailed
             | OutcomeKind::Refused
             | OutcomeKind::TransferFailed
+            | OutcomeKind::FailedForGood
+            | OutcomeKind::Again
             | OutcomeKind::Unknown) => (kind, self.code),
         };
         Self {

@@ -251,5 +251,6 @@ fn outcome(cause: Option<StopCause>, status: Option<ExitStatus>) -> Outcome {
         code,
         result_dropped: false,
         output_cut: false,
+        ..Outcome::default()
     }
 }

@@ -84,6 +84,7 @@ impl From<SpawnFailure> for Ending {
                 code: u32::try_from(failure.errno).unwrap_or(0),
                 result_dropped: false,
                 output_cut: false,
+                ..Outcome::default()
             },
             output: TaskOutput {
                 message: failure.message,

@@ -52,6 +52,13 @@ fn builder(daemon: &FakeDaemon) -> WorkerBuilder {
             Ok(vec![])
         })
         .handler("fail", |_| async { Err(HandlerError::from("out of ink")) })
+        .handler("hopeless", |_| async {
+            Err(HandlerError::for_good("there is no such printer"))
+        })
+        .handler("later", |_| async {
+            let pause = Duration::from_micros(6_500_001);
+            Err(HandlerError::again(pause, "the printer warms up"))
+        })
         .handler("panic", |_| async { panic!("a bug") })
 }
 
@@ -182,12 +189,17 @@ async fn handler_error_panic_and_unknown_kind_are_told_apart() {
         (1, "fail", OutcomeKind::HandlerFailed, "out of ink"),
         (2, "panic", OutcomeKind::HandlerFailed, "panicked"),
         (3, "nothing", OutcomeKind::Refused, "no handler \"nothing\""),
+        (5, "hopeless", OutcomeKind::FailedForGood, "no such printer"),
+        (6, "later", OutcomeKind::Again, "warms up"),
     ] {
         dispatch
             .assign(vec![assignment(attempt(id, 1), kind, "")])
             .await;
         let result = session.result().await;
-        assert_eq!(result.outcome.unwrap().kind(), wanted);
+        let outcome = result.outcome.unwrap();
+        assert_eq!(outcome.kind(), wanted);
+        let pause_ms = if kind == "later" { 6_501 } else { 0 };
+        assert_eq!(outcome.again_after_ms, pause_ms);
         let output = decoded(&result.output);
         assert!(output.message.contains(message), "{}", output.message);
     }

@@ -50,6 +50,8 @@ fn kind_name(kind: OutcomeKind) -> &'static str {
         OutcomeKind::Refused => "refused",
         OutcomeKind::WorkerLost => "worker_lost",
         OutcomeKind::TransferFailed => "transfer_failed",
+        OutcomeKind::FailedForGood => "failed_for_good",
+        OutcomeKind::Again => "again",
     }
 }
 
@@ -64,7 +66,10 @@ pub(crate) fn explain(state: TaskState, outcome: Option<&Outcome>, reason: &str)
         return super::state_name(state).replace('_', " ");
     };
     let kind = outcome.kind();
-    let text = if reason.is_empty() || kind == OutcomeKind::TimedOut {
+    let text = if kind == OutcomeKind::Again && state == TaskState::Failed {
+        let text = "put off, and no further attempt is left or allowed";
+        [text, reason].join(if reason.is_empty() { "" } else { ": " })
+    } else if reason.is_empty() || kind == OutcomeKind::TimedOut {
         in_words(outcome)
     } else if kind == OutcomeKind::SpawnFailed {
         // The reason names the program, the number of the error does not.
@@ -110,6 +115,10 @@ fn in_words(outcome: &Outcome) -> String {
         OutcomeKind::Refused => "the worker could not take it".to_owned(),
         OutcomeKind::WorkerLost => "its worker was lost".to_owned(),
         OutcomeKind::TransferFailed => "its input or output could not be moved".to_owned(),
+        OutcomeKind::FailedForGood if code == 0 => "failed for good".to_owned(),
+        OutcomeKind::FailedForGood => format!("failed for good: exit code {code}"),
+        OutcomeKind::Again if code == 0 => "to be tried again".to_owned(),
+        OutcomeKind::Again => format!("to be tried again: exit code {code}"),
     }
 }
 
@@ -143,6 +152,7 @@ mod tests {
             code,
             result_dropped: false,
             output_cut: false,
+            ..Outcome::default()
         }
     }
 
@@ -155,6 +165,11 @@ mod tests {
         assert!(failed(OutcomeKind::SpawnFailed, 2).ends_with("no such program or directory"));
         assert!(failed(OutcomeKind::SpawnFailed, 13).contains("not executable"));
         assert!(failed(OutcomeKind::SpawnFailed, 4000).ends_with("error 4000"));
+        assert_eq!(failed(OutcomeKind::FailedForGood, 0), "failed for good");
+        assert_eq!(
+            failed(OutcomeKind::FailedForGood, 65),
+            "failed for good: exit code 65"
+        );
         let lost = outcome(OutcomeKind::WorkerLost, 0);
         let text = describe(TaskState::DeadLetter, Some(&lost));
         assert_eq!(text, "dead letter: its worker was lost, no attempts left");
@@ -171,6 +186,10 @@ mod tests {
         assert_eq!(
             told(OutcomeKind::TimedOut, 0, "it ran longer than its timeout"),
             "stopped: it ran longer than its --timeout"
+        );
+        assert_eq!(
+            told(OutcomeKind::Again, 0, "closed"),
+            "put off, and no further attempt is left or allowed: closed"
         );
         assert_eq!(
             told(OutcomeKind::HandlerFailed, 0, "why\u{1b}"),

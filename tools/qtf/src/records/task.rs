@@ -42,6 +42,10 @@ pub(crate) struct TaskRecord {
     once: bool,
     cancel_requested: bool,
     blocked_on: String,
+    /// Until it is ready; only for delayed tasks.
+    due_in_ms: Option<u64>,
+    /// Why its last attempt was put off; only while it waits for the next one.
+    again_reason: Option<String>,
     durability: &'static str,
     key: Option<String>,
     journal_lsn: Option<u64>,
@@ -82,6 +86,8 @@ impl From<&TaskInfo> for TaskRecord {
             once: info.at_most_once,
             cancel_requested: info.cancel_requested,
             blocked_on: info.blocked_on.clone(),
+            due_in_ms: (state == TaskState::Delayed).then_some(info.due_in_ms),
+            again_reason: Some(info.again_reason.clone()).filter(|why| !why.is_empty()),
             durability: durability_name(info.durability()),
             key: key_text(&info.idempotency_key),
             journal_lsn: Some(info.journal_lsn).filter(|lsn| *lsn != 0),
@@ -133,6 +139,8 @@ impl TaskRecord {
             ),
             ("ending", self.ending.clone().unwrap_or_default()),
             ("blocked on", self.blocked_on.clone()),
+            ("ready in", self.due_in_ms.map(age).unwrap_or_default()),
+            ("put off", self.again_reason.clone().unwrap_or_default()),
             ("cancel requested", flag(self.cancel_requested)),
             ("attempt", attempts),
             ("priority", self.priority.to_string()),
