@@ -2,12 +2,13 @@
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "proto/qtf/v1/task.proto",
     "proto/qtf/v1/plm.proto",
     "proto/qtf/v1/register.proto",
     "proto/qtf/v1/scheduler.proto",
     "proto/qtf/v1/admin.proto",
+    "proto/qtf/v1/work.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

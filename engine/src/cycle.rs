@@ -153,6 +153,7 @@ impl Engine {
         if parts.plm.is_adopting() {
             work += parts.plm.adopt_more(&mut parts.turn, parts.workers);
             parts.workers.renew_all_leases(&parts.turn);
+            parts.workers.spare_attempts(&parts.turn);
             self.last_cycle = now;
             self.expected = now;
             return work;
@@ -160,8 +161,13 @@ impl Engine {
         if is_late {
             // The daemon did not listen: nobody's silence counts.
             parts.workers.renew_all_leases(&parts.turn);
+            parts.workers.spare_attempts(&parts.turn);
         }
+        work += parts
+            .plm
+            .serve_attempt_leases(&mut parts.turn, parts.workers);
         work += parts.workers.serve_leases(&mut parts.turn);
+        work += parts.workers.serve_offers_end(&parts.turn);
         parts.workers.hear_of_locals(parts.turn.segment);
         let newly_offered = parts.workers.take_newly_offered();
         if parts.plm.has_parked(newly_offered) {
@@ -189,6 +195,7 @@ impl Engine {
             .filter(|key| key.timed_stamp() < STAMP_MAX)
             .map(|key| Now::from_stamp(key.timed_stamp()))
             .chain(Some(self.sweep.due(self.last_cycle)))
+            .chain(self.workers.next_of_callers())
             .chain(self.plm.has_durable_waits().then_some(self.last_cycle))
             .min()
     }

@@ -26,6 +26,7 @@
 
 mod answers;
 mod attaches;
+mod caller_calls;
 mod calls;
 mod config;
 mod cycle;
@@ -57,7 +58,8 @@ pub use plm::{
 pub use principal::Principal;
 pub use qtf_journal::Lsn;
 pub use register::{
-    Beat, ClientHello, ClientSession, Held, Holding, Reconnect, WorkerHello, WorkerWelcome,
+    Beat, ClientHello, ClientSession, Held, Holding, Reconnect, Reserve, Reserved, WorkerHello,
+    WorkerWelcome,
 };
 pub use rejection::{RejectReason, Rejection};
 pub use restore::{RestoreError, Restored, restore};

@@ -141,6 +141,8 @@ named_counters! {
     DoorbellHeard = "doorbell_heard",
     /// Of the results whose time was over, those of tasks that had failed.
     FailedExpired = "failed_expired",
+    /// Attempts of workers that call whose lease was over.
+    AttemptLeaseOver = "attempt_lease_over",
 }
 
 const _: () = assert!(Counter::ALL.len() <= NAMED_WORDS);

@@ -13,6 +13,7 @@
 //! | `door.rs` | the cell itself |
 //! | `lists.rs` | which list of tasks may look at the next slots |
 //! | `journal.rs` | what is written to the journal next, and what has become stable |
+//! | `callers.rs` | who waits for tasks with a single call |
 //! | `routes.rs` | what waits to be sent to each worker |
 //! | `watches/` | who waits for the end of which task |
 //! | `shortage.rs` | why the journal has no room, for refusals |
@@ -23,6 +24,7 @@
 //! | `uploads/` | payloads and outputs that were uploaded and not yet used |
 
 mod age;
+pub(crate) mod callers;
 mod door;
 mod expiry;
 pub(crate) mod journal;
@@ -53,6 +55,7 @@ use crate::running::DaemonInfo;
 use crate::spill::jobs::{REMOVED_AT_ONCE, SpillJobs};
 use crate::spill::thread::Done;
 use age::Age;
+use callers::{CallKey, Callers};
 use door::Door;
 use expiry::Expiry;
 use journal::Journal;
@@ -74,6 +77,7 @@ thread_local! {
 pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) routes: Routes,
+    pub(crate) callers: Callers,
     /// Assignments that were never sent and go back to the queue, by their worker.
     undelivered: BTreeMap<WorkerId, Undelivered>,
     pub(crate) watches: Watches,
@@ -162,6 +166,7 @@ impl Core {
         let watches_max = slots.saturating_mul(2).max(1 << 16);
         Self {
             routes: Routes::default(),
+            callers: Callers::new(engine.config().share_rule),
             undelivered: BTreeMap::new(),
             lists: Lists::default(),
             watches: Watches::new(slots, (watches_max, engine.config().share_rule)),
@@ -339,8 +344,56 @@ impl Core {
     fn route(&mut self, effect: Effect) {
         if let Effect::Finished { task, phase } = effect {
             self.watches.finished(task, phase);
+        } else if self.route_to_caller(effect) {
+            // It has no streams.
         } else if let Some((worker, task, attempt)) = self.routes.route(effect) {
             self.void_credits(worker, VecDeque::from([(0, (task, attempt))]));
+        }
+    }
+
+    /// Brings an effect to a worker that calls. False if it is for another.
+    fn route_to_caller(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::Dispatch {
+                worker,
+                task,
+                attempt,
+            } => {
+                let is_placed = self.callers.place(worker, (task, attempt));
+                if is_placed == Some(false) {
+                    let waiting = self.undelivered.entry(worker).or_default();
+                    waiting.push_back((0, (task, attempt)));
+                }
+                is_placed.is_some()
+            }
+            Effect::Evict { worker } | Effect::Drain { worker } => {
+                let Some(address) = self.callers.address(worker) else {
+                    return false;
+                };
+                if matches!(effect, Effect::Evict { .. }) {
+                    tracing::warn!(%worker, address, "worker lost");
+                }
+                self.callers.end_calls(worker);
+                true
+            }
+            // It hears of stops when it asks.
+            Effect::Stop { worker, .. } | Effect::Probe { worker, .. } => {
+                self.callers.address(worker).is_some()
+            }
+            Effect::Finished { .. } => false,
+        }
+    }
+
+    /// A call of `Reserve` has ended: its credits are void, and what it was not answered with goes back, in the turns that follow.
+    pub(crate) fn end_call(&mut self, worker: WorkerId, key: CallKey) {
+        let Some(left) = self.callers.close(worker, key) else {
+            return;
+        };
+        let now = self.now();
+        self.engine.reserve_ended(now, worker, left.room);
+        if !left.placed.is_empty() {
+            let waiting = self.undelivered.entry(worker).or_default();
+            waiting.extend(left.placed.into_iter().map(|placed| (0, placed)));
         }
     }
 

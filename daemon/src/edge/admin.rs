@@ -230,7 +230,9 @@ fn workers(core: &Core, stripe: &mut Stripe<WorkerInfo>) {
                 address: core
                     .routes
                     .get(record.id)
-                    .map(|route| route.address.clone())
+                    .map(|route| route.address.as_str())
+                    .or_else(|| core.callers.address(record.id))
+                    .map(ToOwned::to_owned)
                     .unwrap_or_default(),
                 name: record.name,
                 host: record.host,
@@ -245,6 +247,7 @@ fn workers(core: &Core, stripe: &mut Stripe<WorkerInfo>) {
                 tasks_failed: failed,
                 kinds: read::kind_names(core, record.kinds),
                 load_milli: record.load_milli,
+                calls: core.segment().worker(index).leased_until() != 0,
             })
         })
     });

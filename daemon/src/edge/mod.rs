@@ -12,6 +12,7 @@
 //! | `intake.rs` | the part of a peer's messages that one poll takes in |
 //! | `plm.rs`, `submit.rs`, `watch.rs`, `listing.rs` | clients |
 //! | `scheduler.rs` | assignments to workers |
+//! | `work.rs`, `attempt_token.rs` | workers that call instead of holding streams |
 //! | `register.rs`, `worker_session.rs`, `results.rs`, `client_session.rs` | sessions |
 //! | `transfer.rs` | payloads and outputs that are too large for a message |
 //! | `admin.rs`, `stripes.rs` | operators |
@@ -21,6 +22,7 @@
 //! | `peer.rs` | who speaks on a connection |
 
 pub(crate) mod admin;
+mod attempt_token;
 pub(crate) mod client_session;
 pub(crate) mod grpc;
 pub(crate) mod half_messages;
@@ -40,6 +42,7 @@ pub(crate) mod stripes;
 pub(crate) mod submit;
 pub(crate) mod transfer;
 pub(crate) mod watch;
+pub(crate) mod work;
 pub(crate) mod worker_session;
 
 /// LIMIT: bytes of payload or output that one poll copies.

@@ -317,6 +317,7 @@ mod tests {
             code: 1 << 20,
             result_dropped: false,
             output_cut: false,
+            ..v1::Outcome::default()
         };
         let read = outcome_from(Some(&wild));
         assert_eq!((read.kind, read.code), (OutcomeKind::Unknown, 255));

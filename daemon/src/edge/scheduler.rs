@@ -243,7 +243,12 @@ fn next_response(core: &mut Core, worker: WorkerId, key: StreamKey) -> DispatchR
 }
 
 /// The assignment as the worker gets it; `None` if it is no longer the worker's.
-fn assignment(core: &Core, worker: WorkerId, task: TaskId, attempt: u8) -> Option<Assignment> {
+pub(super) fn assignment(
+    core: &Core,
+    worker: WorkerId,
+    task: TaskId,
+    attempt: u8,
+) -> Option<Assignment> {
     let reference = TaskRef {
         task,
         attempt: attempt.into(),
@@ -269,14 +274,14 @@ fn assignment(core: &Core, worker: WorkerId, task: TaskId, attempt: u8) -> Optio
     })
 }
 
-fn task_ref(task: TaskId, attempt: u8) -> v1::TaskRef {
+pub(super) fn task_ref(task: TaskId, attempt: u8) -> v1::TaskRef {
     v1::TaskRef {
         task_id: task.as_raw(),
         attempt: attempt.into(),
     }
 }
 
-fn stop_reason(reason: StopReason) -> v1::StopReason {
+pub(super) fn stop_reason(reason: StopReason) -> v1::StopReason {
     match reason {
         StopReason::Cancelled => v1::StopReason::Cancelled,
         StopReason::TimedOut => v1::StopReason::TimedOut,

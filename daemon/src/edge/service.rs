@@ -15,6 +15,7 @@ use qtf_proto::v1::admin_server::AdminServer;
 use qtf_proto::v1::plm_server::PlmServer;
 use qtf_proto::v1::register_server::RegisterServer;
 use qtf_proto::v1::scheduler_server::SchedulerServer;
+use qtf_proto::v1::work_server::WorkServer;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
@@ -32,6 +33,7 @@ use super::plm::PlmEdge;
 use super::reflection::{self, Reflection};
 use super::register::RegisterEdge;
 use super::scheduler::SchedulerEdge;
+use super::work::WorkEdge;
 
 /// LIMIT: a call must be complete by then; streams only have to begin.
 const CALL_TIME_MAX: Duration = Duration::from_secs(30);
@@ -45,6 +47,7 @@ pub(crate) struct EdgeService {
     scheduler: SchedulerServer<SchedulerEdge>,
     register: RegisterServer<RegisterEdge>,
     admin: AdminServer<AdminEdge>,
+    work: WorkServer<WorkEdge>,
     health: HealthServer<HealthService>,
     reflection: ServerReflectionServer<Reflection>,
     peer: Option<Arc<Peer>>,
@@ -80,6 +83,7 @@ impl Health {
             "qtf.v1.Scheduler",
             "qtf.v1.Register",
             "qtf.v1.Admin",
+            "qtf.v1.Work",
         ] {
             self.0
                 .set_service_status(name, ServingStatus::NotServing)
@@ -97,6 +101,7 @@ impl EdgeService {
             "qtf.v1.Scheduler",
             "qtf.v1.Register",
             "qtf.v1.Admin",
+            "qtf.v1.Work",
         ] {
             reporter
                 .set_service_status(name, ServingStatus::Serving)
@@ -114,6 +119,7 @@ impl EdgeService {
             register: RegisterServer::new(RegisterEdge)
                 .max_decoding_message_size(message_bytes_max),
             admin: AdminServer::new(AdminEdge).max_decoding_message_size(message_bytes_max),
+            work: WorkServer::new(WorkEdge).max_decoding_message_size(message_bytes_max),
             health: HealthServer::new(HealthService::from_health_reporter(reporter.clone())),
             reflection,
             peer: None,
@@ -152,6 +158,7 @@ impl EdgeService {
             "qtf.v1.Scheduler" => call!(self.scheduler),
             "qtf.v1.Register" => call!(self.register),
             "qtf.v1.Admin" => call!(self.admin),
+            "qtf.v1.Work" => call!(self.work),
             "grpc.health.v1.Health" => call!(self.health),
             reflection::NAME => call!(self.reflection),
             reflection::NAME_BEFORE => {

@@ -351,7 +351,7 @@ fn welcome_message(core: &Core, welcome: &qtf_engine::WorkerWelcome) -> WorkerWe
 
 /// Whether the token is that of some worker: then it may upload.
 pub(crate) fn may_upload(core: &Core, token: u64) -> Result<(), Status> {
-    if token != 0 && core.routes.knows_token(token) {
+    if token != 0 && (core.routes.knows_token(token) || core.engine.is_caller_token(token)) {
         return Ok(());
     }
     Err(refusal::status_of(status::refuse(

@@ -99,7 +99,7 @@ fn task_that_its_worker_puts_off_says_why_and_until_when_and_is_handed_out_again
             }
             .encode_to_vec()
             .into(),
-            output_upload: 0,
+            ..TaskResult::default()
         };
         let verdict = worker.verdict(put_off(task, 2_592_000_001)).await;
         assert_eq!(verdict.disposition(), ResultDisposition::Refused);

@@ -33,3 +33,4 @@ mod take_over;
 mod taken_away;
 mod transfer;
 mod watch;
+mod work;

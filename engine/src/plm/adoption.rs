@@ -63,6 +63,9 @@ impl Plm {
             {
                 workers.adopt_started(worker);
             }
+            if matches!(phase, Phase::Assigned | Phase::Running) {
+                workers.adopt_attempt(turn, slot, state);
+            }
             if matches!(phase, Phase::Assigned | Phase::Running)
                 && let Some(journal) = self.journal_of(task)
             {

@@ -49,7 +49,7 @@ impl Plm {
         keep_lost(turn, slot, ended);
         self.stops.forget(slot, ended);
         if let Owner::Worker(worker) = ended.owner() {
-            workers.let_go(turn, worker, (Phase::Ended, Ending::Neither));
+            workers.let_go(turn, worker, (slot, Phase::Ended, Ending::Neither));
             self.count_handed_back(&task);
         }
         let end = if ended.has_flag(FLAG_CANCEL) {

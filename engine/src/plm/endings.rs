@@ -79,7 +79,7 @@ impl Plm {
                 Judgement::Cancelled | Judgement::Later => Ending::Neither,
                 Judgement::Again { .. } | Judgement::Failed { .. } => Ending::Failed,
             };
-            workers.let_go(turn, worker, (Phase::Ended, ending));
+            workers.let_go(turn, worker, (slot, Phase::Ended, ending));
             self.count_handed_back(task);
         }
         match judgement {
@@ -315,7 +315,7 @@ impl Plm {
                     HandBack::WorkerLost => Ending::Lost,
                     HandBack::Returned => Ending::Neither,
                 };
-                workers.let_go(turn, worker, (held.phase(), ending));
+                workers.let_go(turn, worker, (slot, held.phase(), ending));
                 return true;
             }
         }

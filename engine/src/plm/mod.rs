@@ -17,6 +17,7 @@
 //! | `retention.rs` | acknowledgement and freeing |
 //! | `burials.rs`, `dead_letters.rs` | what no worker may have any more; new attempts for it |
 //! | `stops.rs` | attempts that are to stop: told again until they end |
+//! | `lent.rs` | attempts of workers that call: lent, touched, taken back when their lease is over |
 //! | `timers.rs` | due tasks, timeouts, time to live |
 //! | `waiting.rs` | journal tasks that wait for room in the journal |
 //! | `repair.rs` | one idempotent repair of one slot |
@@ -40,6 +41,7 @@ mod journal;
 mod key_places;
 mod keys;
 mod kinds;
+mod lent;
 mod lookup;
 mod outcome;
 mod pending;

@@ -115,6 +115,7 @@ impl Workers {
         note.arrival = None;
         note.pace = Pace::default();
         note.in_time = Vec::new();
+        self.forget_caller(worker);
         self.renew_lease(turn, worker);
         self.refresh(turn.segment, worker);
         turn.segment.counters().add(Counter::WorkerJoined, 1);
@@ -134,6 +135,10 @@ impl Workers {
         }
         let id = WorkerId::from_raw(reconnect.worker_id)?;
         let worker = self.serving(turn.segment, id).ok()?;
+        if self.is_caller(worker) {
+            // It has no streams to come back on, and its credits are lent to its calls.
+            return None;
+        }
         let token = turn.segment.worker(worker).token();
         (token == reconnect.token && token != 0).then_some(worker)
     }

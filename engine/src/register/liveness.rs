@@ -6,6 +6,8 @@
 //!        ^                            |                                      ^
 //!        +----- any sign of life -----+      kernel says dead, goodbye ------+
 //! ```
+//! A worker that calls instead of holding streams has a lease that nobody renews, and is never suspected (`calling.rs`).
+//!
 //! A worker that is to leave is told so with each heartbeat in which it does not say that it does.
 //!
 //! After a gap of the loop over a quarter of the lease every lease starts over: then it was the
@@ -177,6 +179,8 @@ impl Workers {
         note.probe = 0;
         note.has_left = has_left;
         note.held = None;
+        self.forget_caller(worker);
+        let note = &mut self.notes[worker.position()];
         if note.reconciled_after.take().is_none() {
             self.waiting = self.waiting.saturating_add(1);
         }
@@ -258,6 +262,9 @@ impl Workers {
     fn lease_over(&mut self, turn: &mut Turn<'_>, worker: WorkerIndex) {
         let slot = turn.write_worker(worker);
         match slot.state().phase() {
+            WorkerPhase::Live | WorkerPhase::Draining if self.is_caller(worker) => {
+                self.caller_lease_over(turn, worker);
+            }
             WorkerPhase::Live | WorkerPhase::Draining => {
                 apply(&slot, WorkerEvent::Suspect);
                 turn.segment.counters().add(Counter::WorkerSuspected, 1);
@@ -282,7 +289,8 @@ impl Workers {
 
     /// Starts the lease of a worker over.
     pub(super) fn renew_lease(&self, turn: &Turn<'_>, worker: WorkerIndex) {
-        set_lease(turn, worker, turn.now.plus_ns(turn.config.lease_ns));
+        let end = turn.now.plus_ns(turn.config.lease_ns);
+        set_lease(turn, worker, self.caller_lease_end(turn, worker, end));
     }
 
     /// Starts every lease over: it was the daemon that did not listen.
@@ -307,6 +315,7 @@ impl Workers {
             slot.set_credits(0);
             self.notes[worker.position()].sent = turn.now;
             self.notes[worker.position()].drains_since = turn.now;
+            self.adopt_caller(turn, worker);
             if serves(state) {
                 self.renew_lease(turn, worker);
             } else {

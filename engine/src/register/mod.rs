@@ -7,6 +7,7 @@
 //! | `joining.rs` | hello and welcome, of new workers and of those that come back |
 //! | `liveness.rs` | heartbeats, leases, probes; how a worker is lost, leaves, drains |
 //! | `comparison.rs` | what a worker says that it holds, against what the segment says |
+//! | `calling.rs`, `attempt_leases.rs` | workers that call instead of holding streams; a lease for each of their attempts |
 //! | `pace.rs` | how much may be ordered ahead of a worker |
 //! | `clients.rs` | identities of clients, their sessions and counts |
 //! | `arena_share.rs` | what payloads take of the arena, by principal |
@@ -19,6 +20,8 @@
 //!   its tasks, so that no task is ever taken for one of the slot's next tenant.
 
 mod arena_share;
+mod attempt_leases;
+mod calling;
 mod clients;
 mod comparison;
 mod folding;
@@ -29,6 +32,8 @@ mod pace;
 mod workers;
 
 pub(crate) use arena_share::{arena_bytes, arena_bytes_of};
+pub use calling::{Reserve, Reserved};
+pub(crate) use calling::{check_reserve, count_lease_over};
 pub use clients::{ClientHello, ClientSession};
 pub(crate) use clients::{Clients, OPERATOR_RECORDS};
 pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};

@@ -6,10 +6,11 @@
 //! Tested in `engine/tests/rules/scheduling.rs`, `losses.rs`, `liveness.rs`.
 
 use qtf_shm::{
-    AttachIndex, Key, KindIndex, Now, Phase, PlmRight, Segment, TaskId, WorkerCounter, WorkerEvent,
-    WorkerId, WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
+    AttachIndex, Key, KindIndex, Now, Phase, PlmRight, Segment, SlotIndex, TaskId, WorkerCounter,
+    WorkerEvent, WorkerId, WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
 };
 
+use super::calling::{Callers, Calling};
 use super::comparison::Arrival;
 use super::pace::Pace;
 use crate::plm::TaskRef;
@@ -81,6 +82,8 @@ pub(super) struct Note {
     pub(super) in_time: Vec<TaskRef>,
     /// The pass after which `held` has done its work.
     pub(super) reconciled_after: Option<Pass>,
+    /// It holds no streams.
+    pub(super) calling: Option<Box<Calling>>,
 }
 
 /// All workers.
@@ -104,6 +107,7 @@ pub(crate) struct Workers {
     pub(super) looked_for_unstarted: Now,
     /// Workers that wait for a pass of the sweep.
     pub(super) waiting: u32,
+    pub(super) callers: Callers,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -122,6 +126,7 @@ impl Workers {
             arrivals_asked: 0,
             looked_for_unstarted: Now::default(),
             waiting: 0,
+            callers: Callers::default(),
             rng: fastrand::Rng::with_seed(seed),
         }
     }
@@ -270,8 +275,9 @@ impl Workers {
         &mut self,
         turn: &Turn<'_>,
         worker: WorkerIndex,
-        (phase, ending): (Phase, Ending),
+        (slot, phase, ending): (SlotIndex, Phase, Ending),
     ) {
+        self.attempt_is_over(slot);
         if worker.position() >= self.notes.len() {
             return;
         }
@@ -286,6 +292,7 @@ impl Workers {
             Ending::Lost => slot.count(WorkerCounter::Lost),
             Ending::Neither => {}
         }
+        self.resize_caller(turn, worker);
         self.refresh(turn.segment, worker);
     }
 
@@ -331,7 +338,11 @@ impl Workers {
             Key::EMPTY
         };
         segment.worker_heap().set(u32::from(worker.get()), leaf);
-        let offering = if offers(state) { slot.kinds() } else { 0 };
+        let offering = if self.is_on_offer(worker, state) {
+            slot.kinds()
+        } else {
+            0
+        };
         self.offer(worker, offering);
     }
 
@@ -349,13 +360,19 @@ impl Workers {
         for worker in self.all_indices() {
             let slot = segment.worker(worker);
             let before = self.notes[worker.position()].offering;
-            let offering = match offers(slot.state()) {
+            let offering = match self.is_on_offer(worker, slot.state()) {
                 true => slot.kinds(),
                 false if cfg!(qtf_mutant = "sim_kinds_of_the_departed_stay") => before,
                 false => 0,
             };
             self.offer(worker, offering);
         }
+    }
+
+    /// The worker's kinds count as on offer; of one that calls only while it does, and a little beyond.
+    fn is_on_offer(&self, worker: WorkerIndex, state: WorkerState) -> bool {
+        let calling = self.notes[worker.position()].calling.as_ref();
+        offers(state) && calling.is_none_or(|calling| calling.offers)
     }
 
     fn may_take(&self, slot: &WorkerSlot, worker: WorkerIndex) -> bool {

@@ -5,6 +5,10 @@ mod at_most_once;
 #[cfg(test)]
 mod attaches;
 #[cfg(test)]
+mod calling;
+#[cfg(test)]
+mod calling_lives;
+#[cfg(test)]
 mod cancellation;
 #[cfg(test)]
 mod capacity;

@@ -282,6 +282,9 @@ impl Segment {
             ] {
                 each(word, Time::Other);
             }
+            if let Some(word) = worker.leased_until_word() {
+                each(word, Time::Other);
+            }
         }
         // Ends have been moved before; what began and did not end is taken back later.
         for word in self.lane_stamps() {

@@ -12,7 +12,8 @@
 //!     56  reconciled   stamp                                         Register
 //!     64  counters     done, failed, lost, stale results         Register
 //!     96  lane         of a local worker, in the 5th of them: incarnation of its
-//!                      attach record 32 | unit in the arena + 1 32; 3 reserved
+//!                      attach record 32 | unit in the arena + 1 32; leased_until of one
+//!                      that calls, in the 6th: stamp; 2 reserved
 //!    128  name         63 bytes
 //!    192  kinds        one bit for each kind it can run
 //!    200  process      load_milli 32 | pid 32
@@ -84,6 +85,9 @@ pub enum WorkerApplyError {
 /// Place of the lane among the counters, of which four are in use.
 const LANE: usize = 4;
 
+/// Place of `leased_until` there.
+const LEASED_UNTIL: usize = 5;
+
 /// What is counted for one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
@@ -141,6 +145,17 @@ impl WorkerSlot {
     #[must_use]
     pub(crate) fn lane(&self) -> u64 {
         read(&self.counters[LANE])
+    }
+
+    /// The stamp until which an attempt of it has a lease at the latest; 0 of a worker that holds streams.
+    #[must_use]
+    pub fn leased_until(&self) -> u64 {
+        read(&self.counters[LEASED_UNTIL])
+    }
+
+    /// Its word of `leased_until`, for a move of the origin; `None` of a worker that holds streams.
+    pub(crate) fn leased_until_word(&self) -> Option<&AtomicU64> {
+        (self.leased_until() != 0).then_some(&self.counters[LEASED_UNTIL])
     }
 
     /// The key it has, or would have, in the worker heap.
@@ -287,6 +302,11 @@ impl<'s> WorkerWriter<'s> {
     /// Says where the lane lies. Only while the slot is being filled in.
     pub(crate) fn set_lane(self, word: u64) {
         write(&self.0.counters[LANE], word);
+    }
+
+    /// Says until when an attempt of it has a lease at the latest, and that it calls instead of holding streams.
+    pub fn set_leased_until(self, stamp: u64) {
+        write(&self.0.counters[LEASED_UNTIL], stamp.max(1));
     }
 
     /// Makes the slot that of a local process. Only while it is being filled in.

@@ -1,0 +1,111 @@
+//! Attempts of workers that call: what a call is answered with, what is touched, and those whose lease is over.
+//!
+//! Tested in `engine/tests/rules/calling.rs`.
+
+use qtf_shm::{Phase, WorkerIndex};
+
+use super::Plm;
+use super::endings::HandBack;
+use super::lookup::held;
+use super::results::{Fence, TaskRef};
+use super::stops::stop_reason;
+use crate::cycle::WorkCount;
+use crate::effects::{PER_CALL_MAX, StopReason};
+use crate::register::{Workers, count_lease_over};
+use crate::turn::Turn;
+
+impl Plm {
+    /// A call is answered with an attempt: it counts as begun. False, and it goes to nobody, if it is not the worker's any more, or is to stop.
+    pub(crate) fn lend(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        fence: Fence,
+        (lease_ns, request): (u64, u64),
+    ) -> bool {
+        let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
+            return false;
+        };
+        if state.phase() == Phase::Assigned && stop_reason(state).is_some() {
+            self.hand_back(turn, workers, slot, HandBack::Returned);
+            return false;
+        }
+        self.started(turn, workers, fence)
+            && self.lease(turn, workers, fence, (lease_ns, Some(request)))
+    }
+
+    /// The lease of an attempt starts over. `Stale` if it is not the worker's (any more), else why it is to stop.
+    pub(crate) fn touch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        fence: Fence,
+        lease_ns: u64,
+    ) -> Option<StopReason> {
+        if !self.lease(turn, workers, fence, (lease_ns, None)) {
+            return Some(StopReason::Stale);
+        }
+        let held = held(turn.segment, fence.worker, fence.asked);
+        held.ok().and_then(|(_, state)| stop_reason(state))
+    }
+
+    fn lease(
+        &self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        fence: Fence,
+        lease: (u64, Option<u64>),
+    ) -> bool {
+        let Fence { worker, asked } = fence;
+        let is_held = held(turn.segment, worker, asked).is_ok();
+        let Some(attempt) = u8::try_from(asked.attempt).ok().filter(|_| is_held) else {
+            return false;
+        };
+        workers.lease_attempt(turn, worker, (asked.task, attempt), lease);
+        true
+    }
+
+    /// Takes attempts back whose lease is over, up to a number: their caller has died with them, and they count as lost. What no call was
+    /// answered with has harmed nobody.
+    pub(crate) fn serve_attempt_leases(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+    ) -> WorkCount {
+        let mut work = WorkCount::NONE;
+        for _ in 0..turn.config.tasks_per_cycle_max {
+            if !turn.effects.has_room(PER_CALL_MAX) {
+                break;
+            }
+            let Some(over) = workers.pop_lease_over(turn.now) else {
+                break;
+            };
+            work += WorkCount::ONE;
+            let asked = TaskRef {
+                task: over.task,
+                attempt: over.attempt.into(),
+            };
+            self.take_back_lent(turn, workers, (over.worker, asked));
+        }
+        work
+    }
+
+    fn take_back_lent(
+        &mut self,
+        turn: &mut Turn<'_>,
+        workers: &mut Workers,
+        (worker, asked): (WorkerIndex, TaskRef),
+    ) {
+        let Ok((slot, state)) = held(turn.segment, worker, asked) else {
+            return;
+        };
+        let why = if state.phase() == Phase::Running {
+            HandBack::WorkerLost
+        } else {
+            HandBack::Returned
+        };
+        if self.hand_back(turn, workers, slot, why) && why == HandBack::WorkerLost {
+            count_lease_over(turn);
+        }
+    }
+}
