@@ -97,6 +97,33 @@ impl Task {
         self
     }
 
+    /// Exit codes of the program after which no attempt would end better: the task has failed then, whatever retries it has left. No effect
+    /// on a handler task.
+    #[must_use]
+    pub fn final_exit_codes(mut self, codes: impl IntoIterator<Item = u8>) -> Self {
+        if let Some(exec) = &mut self.exec {
+            exec.final_exit_codes
+                .extend(codes.into_iter().map(u32::from));
+        }
+        self
+    }
+
+    /// Exit codes of the program that say "not now": the task is handed out again after this pause (30 days at most; zero is that before a first
+    /// retry), which is neither a failure nor a loss. No effect on a handler task.
+    #[must_use]
+    pub fn again_exit_codes(
+        mut self,
+        codes: impl IntoIterator<Item = u8>,
+        pause: Duration,
+    ) -> Self {
+        if let Some(exec) = &mut self.exec {
+            exec.again_exit_codes
+                .extend(codes.into_iter().map(u32::from));
+            exec.again_after_ms = millis_up(pause);
+        }
+        self
+    }
+
     /// 0 to 255, higher first; 128 when not set.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {

@@ -52,6 +52,8 @@ struct Call {
     placed: VecDeque<Placed>,
     /// Nothing more comes: its worker is to leave, or is lost.
     is_over: bool,
+    /// It is to leave.
+    drains: bool,
     waker: Option<Waker>,
 }
 
@@ -125,6 +127,7 @@ impl Callers {
             room: count,
             placed: VecDeque::new(),
             is_over: false,
+            drains: false,
             waker: None,
         };
         caller.calls.insert(self.last_key, call);
@@ -174,13 +177,14 @@ impl Callers {
     }
 
     /// A worker is to leave, or is lost: its calls end.
-    pub(crate) fn end_calls(&mut self, id: WorkerId) {
+    pub(crate) fn end_calls(&mut self, id: WorkerId, drains: bool) {
         for call in self
             .get_mut(id)
             .into_iter()
             .flat_map(|caller| caller.calls.values_mut())
         {
             call.is_over = true;
+            call.drains |= drains;
             call.waker.iter().for_each(Waker::wake_by_ref);
         }
     }
@@ -199,10 +203,10 @@ impl Callers {
         }
     }
 
-    /// Whether nothing more comes to a call, as its worker is to leave or is lost.
-    pub(crate) fn is_over(&mut self, id: WorkerId, key: CallKey) -> bool {
+    /// Whether the worker of a call is to leave.
+    pub(crate) fn drains(&mut self, id: WorkerId, key: CallKey) -> bool {
         let call = self.get_mut(id).and_then(|caller| caller.calls.get(&key));
-        call.is_none_or(|call| call.is_over)
+        call.is_some_and(|call| call.drains)
     }
 
     /// Takes the next attempt that a call is to be answered with.
@@ -281,8 +285,11 @@ mod tests {
         let (mut callers, id) = (callers(), worker(1, 1));
         let key = callers.open(id, "here".into(), (HERE, 1));
         assert!(callers.poll(id, key, Waker::noop()).is_pending());
-        callers.end_calls(id);
+        callers.end_calls(id, false);
         assert!(callers.poll(id, key, Waker::noop()).is_ready());
+        assert!(!callers.drains(id, key), "it is lost, and may call again");
+        callers.end_calls(id, true);
+        assert!(callers.drains(id, key));
         assert_eq!(callers.place(id, attempt(1)), Some(false));
     }
 

@@ -370,10 +370,11 @@ impl Core {
                 let Some(address) = self.callers.address(worker) else {
                     return false;
                 };
-                if matches!(effect, Effect::Evict { .. }) {
+                let drains = matches!(effect, Effect::Drain { .. });
+                if !drains {
                     tracing::warn!(%worker, address, "worker lost");
                 }
-                self.callers.end_calls(worker);
+                self.callers.end_calls(worker, drains);
                 true
             }
             // It hears of stops when it asks.

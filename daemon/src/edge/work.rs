@@ -281,7 +281,7 @@ impl Call {
             copied += lent.as_ref().map_or(0, |task| task.payload.len());
             response.tasks.extend(lent);
         }
-        response.drain = core.callers.is_over(self.worker, self.key);
+        response.drain = core.callers.drains(self.worker, self.key);
         response
     }
 }

@@ -745,4 +745,69 @@ fn what_waits_is_held_and_what_runs_is_refused() {
         .expect_code(0);
     place.qtf(["cancel", "all"]).expect_code(0);
     place.qtf(["wait", &waiting]).expect_code(1);
+fn exit_codes_end_a_task_for_good_or_put_it_off_with_a_reason_that_is_shown() {
+    let (place, _dev) = dev();
+    let script = "echo the server is full >&2; exit 75";
+    let put_off = submit(
+        &place,
+        &[
+            "--again-exit",
+            "75",
+            "--again-after",
+            "1h",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ],
+    );
+    let ended = submit(
+        &place,
+        &[
+            "--retries",
+            "9",
+            "--final-exit",
+            "65",
+            "--",
+            "sh",
+            "-c",
+            "exit 65",
+        ],
+    );
+    place.qtf(["wait", &ended[0]]).expect_code(1);
+    let shown = place
+        .qtf(["task", &ended[0], "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(
+        (&shown["attempt"], &shown["failures"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(shown["outcome"]["kind"], "failed_for_good");
+    assert_eq!(shown["ending"], "failed for good: exit code 65");
+    // It began before the other, and has one of two slots.
+    let shown = loop {
+        let shown = place
+            .qtf(["task", &put_off[0], "--json"])
+            .expect_code(0)
+            .json();
+        if shown["state"] == "delayed" {
+            break shown;
+        }
+    };
+    assert_eq!(shown["again_reason"], "exit code 75: the server is full");
+    assert!(
+        shown["due_in_ms"].as_u64().is_some_and(|ms| ms > 3_000_000),
+        "{shown}"
+    );
+    assert_eq!(
+        (&shown["failures"], &shown["losses"]),
+        (&0.into(), &0.into())
+    );
+    let text = place.qtf(["task", &put_off[0]]).expect_code(0);
+    assert!(
+        text.text().contains("the server is full"),
+        "{}",
+        text.text()
+    );
 }

@@ -29,7 +29,7 @@ use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput};
 use qtf_shm::TaskId;
 use tokio::time::Instant;
 
-use crate::attempt::{Ending, Finish};
+use crate::attempt::{Ending, Finish, pause_ms};
 use crate::contain::Containment;
 use crate::stop::{StopCause, StopSignal};
 use capture::{Capture, feed};
@@ -39,6 +39,9 @@ use tree::Tree;
 
 /// After a kill, what is in the pipes is taken for this long.
 const LAST_READ: Duration = Duration::from_millis(100);
+
+/// LIMIT: of the line that says why a program is to run again later.
+const REASON_BYTES_MAX: usize = 512;
 
 /// How programs are run.
 ///
@@ -135,6 +138,7 @@ pub(crate) async fn run(
         Err(NoChild::Short(why)) => return Finish::NotBegun(why),
     };
     begun();
+    let codes = ExitCodes::of(&spec);
     let limit = usize::try_from(policy.output_limit_bytes).unwrap_or(usize::MAX);
     let mut stdout = Capture::new(child.stdout.take(), limit);
     let mut stderr = Capture::new(child.stderr.take(), limit);
@@ -180,8 +184,12 @@ pub(crate) async fn run(
             "a process that it left behind kept its output open for {linger} and was killed (--linger)"
         );
     }
+    let outcome = codes.judge(outcome(cause, status));
+    if outcome.kind() == OutcomeKind::Again {
+        message = why_again(outcome.code, &stderr.kept);
+    }
     Finish::Ended(Ending {
-        outcome: outcome(cause, status),
+        outcome,
         output: TaskOutput {
             stdout: stdout.kept.into(),
             stderr: stderr.kept.into(),
@@ -232,6 +240,52 @@ async fn attend(
                 tree.kill();
             }
         }
+    }
+}
+
+/// What exit codes mean to a task, beside success and failure.
+#[derive(Debug, Default)]
+struct ExitCodes {
+    finals: Vec<u32>,
+    agains: Vec<u32>,
+    again_after_ms: u64,
+}
+
+impl ExitCodes {
+    fn of(spec: &ExecSpec) -> Self {
+        Self {
+            finals: spec.final_exit_codes.clone(),
+            agains: spec.again_exit_codes.clone(),
+            again_after_ms: spec.again_after_ms,
+        }
+    }
+
+    /// The outcome with what its exit code means to the task. Success stays what it is.
+    fn judge(&self, mut outcome: Outcome) -> Outcome {
+        if outcome.kind() != OutcomeKind::Exited || outcome.code == 0 {
+            return outcome;
+        }
+        if self.finals.contains(&outcome.code) {
+            outcome.set_kind(OutcomeKind::FailedForGood);
+        } else if self.agains.contains(&outcome.code) {
+            outcome.set_kind(OutcomeKind::Again);
+            let pause = Duration::from_millis(self.again_after_ms);
+            outcome.again_after_ms = pause_ms(pause);
+        }
+        outcome
+    }
+}
+
+/// Why a program is to run again later: its exit code, and the last line that it wrote to its standard error.
+fn why_again(code: u32, stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    match last.map(str::trim) {
+        Some(line) => {
+            let line = &line[..line.floor_char_boundary(REASON_BYTES_MAX)];
+            format!("exit code {code}: {line}")
+        }
+        None => format!("exit code {code}"),
     }
 }
 

@@ -60,6 +60,37 @@ async fn run_to_end(spec: ExecSpec) -> Ending {
     run_with(spec, ExecPolicy::default(), 0).await
 }
 
+#[tokio::test]
+async fn exit_codes_mean_to_a_task_what_it_says_and_nothing_to_others() {
+    let ended = async |script: &str| {
+        let spec = ExecSpec {
+            final_exit_codes: vec![65, 0],
+            again_exit_codes: vec![75, 65, 0],
+            again_after_ms: u64::MAX,
+            ..shell(script)
+        };
+        run_to_end(spec).await
+    };
+    let outcome = async |script: &str| ended(script).await.outcome;
+    assert_eq!(outcome("exit 65").await.kind(), OutcomeKind::FailedForGood);
+    assert_eq!(outcome("exit 65").await.code, 65);
+    assert_eq!(outcome("exit 1").await.kind(), OutcomeKind::Exited);
+    assert_eq!(outcome("exit 0").await.kind(), OutcomeKind::Exited);
+    let again = ended("echo first >&2; echo ' no licence ' >&2; echo >&2; exit 75").await;
+    assert_eq!(again.outcome.kind(), OutcomeKind::Again);
+    assert_eq!(
+        (again.outcome.code, again.outcome.again_after_ms),
+        (75, 2_592_000_000)
+    );
+    assert_eq!(again.output.message, "exit code 75: no licence");
+    assert_eq!(ended("exit 75").await.output.message, "exit code 75");
+    let plain = run_to_end(shell("exit 75")).await;
+    assert_eq!(
+        (plain.outcome.kind(), plain.outcome.code),
+        (OutcomeKind::Exited, 75)
+    );
+}
+
 fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -67,6 +67,10 @@ methods! {
     "/qtf.v1.Admin/EvictWorker" false EvictWorkerRequest,
     "/qtf.v1.Plm/HoldTasks" false TaskSelection,
     "/qtf.v1.Plm/ReleaseTasks" false TaskSelection,
+    "/qtf.v1.Work/Reserve" false ReserveRequest,
+    "/qtf.v1.Work/Touch" false TouchRequest,
+    "/qtf.v1.Work/Finish" false FinishRequest,
+    "/qtf.v1.Work/Release" false ReleaseRequest,
 }
 
 fn round_trip<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) {

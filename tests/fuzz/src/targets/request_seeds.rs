@@ -10,6 +10,7 @@ use super::request::paths;
 pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
     let mut seeds = of_clients();
     seeds.extend(of_workers());
+    seeds.extend(of_callers());
     seeds.extend(of_every_method());
     seeds.push((
         String::from("garbage"),
@@ -103,6 +104,38 @@ fn of_workers() -> Vec<(String, Vec<u8>)> {
     vec![
         stream(10, "worker", &[report, result.clone()]),
         stream(10, "worker-without-hello", &[result]),
+    ]
+}
+
+/// Of workers without streams.
+fn of_callers() -> Vec<(String, Vec<u8>)> {
+    let reserve = v1::ReserveRequest {
+        name: "w".into(),
+        kinds: vec!["noop".into()],
+        count: 2,
+        lease_ms: 100,
+        request_id: 7,
+        ..v1::ReserveRequest::default()
+    };
+    let touch = v1::TouchRequest {
+        attempt_tokens: vec!["1000.1.1000000.1".into(), "x".repeat(300)],
+        ..v1::TouchRequest::default()
+    };
+    let finish = v1::FinishRequest {
+        attempt_token: "1000.1.1000000.1".into(),
+        output: Some(v1::TaskOutput::default()),
+        ..v1::FinishRequest::default()
+    };
+    let release = v1::ReleaseRequest {
+        attempt_token: "1000.1.1000000.1".into(),
+        delay_ms: u64::MAX,
+        reason: "why".into(),
+    };
+    vec![
+        unary(21, "reserve", &reserve),
+        unary(22, "touch", &touch),
+        unary(23, "finish", &finish),
+        unary(24, "release", &release),
     ]
 }
 

@@ -36,6 +36,7 @@ Examples:
   qtf submit --array 0-90:10,100 --no-result -- ./warm %{index}
   qtf submit --durability journal --key nightly-2026-11-21 -- ./nightly
   id=$(qtf submit --hold -- ./deploy) && qtf release $id
+  qtf submit --retries 3 --final-exit 65 --again-exit 75 --again-after 5min -- ./import day.csv
   qtf submit --stdin query.sql -- psql -f -
   id=$(qtf submit -- ./build) && qtf wait $id && qtf result $id";
 
@@ -64,6 +65,18 @@ pub(crate) struct SubmitArgs {
     /// that holds over a reboot too, for one more sync before the start.
     #[arg(long, conflicts_with = "retries")]
     pub(crate) once: bool,
+    /// Exit codes after which the task has failed, whatever retries it has left: 65,66
+    #[arg(long, value_name = "CODES", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) final_exit: Vec<u8>,
+    /// Exit codes that say "not now": 75
+    ///
+    /// The task is handed out again after --again-after, to any worker. That is neither a failure nor a lost worker, but the attempt counts: a task
+    /// has 254 in all. While it waits, `qtf task` shows the code, the last line of its stderr and the time. 75 says so by custom.
+    #[arg(long, value_name = "CODES", value_delimiter = ',', conflicts_with = "once", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) again_exit: Vec<u8>,
+    /// The pause after a code of --again-exit, at most 30 days [default: that before a first retry]
+    #[arg(long, value_name = "DURATION", requires = "again_exit", value_parser = crate::durations::parse_duration)]
+    pub(crate) again_after: Option<std::time::Duration>,
     /// Longest run time of one attempt: 90, 10s, 2min; 0 is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     pub(crate) timeout: Option<u32>,

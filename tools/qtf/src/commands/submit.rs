@@ -316,6 +316,11 @@ impl Common {
         if let Some(retries) = args.retries {
             task = task.retries(retries.into());
         }
+        task = task.final_exit_codes(args.final_exit.iter().copied());
+        if !args.again_exit.is_empty() {
+            let pause = args.again_after.unwrap_or_default();
+            task = task.again_exit_codes(args.again_exit.iter().copied(), pause);
+        }
         if let Some(timeout) = args.timeout {
             task = task.timeout(ms(timeout));
         }
