@@ -218,7 +218,7 @@ impl Lives {
                 assert_eq!(self.ended.insert(task, attempt), None, "{task}");
             }
             Disposition::AlreadyRecorded => assert_eq!(self.ended.get(&task), Some(&attempt)),
-            told => {
+            told @ (Disposition::Stale | Disposition::NotNow | Disposition::NeedsFile) => {
                 assert_eq!(told, Disposition::Stale);
                 let was_recorded = self.ended.get(&task) == Some(&attempt);
                 assert!(

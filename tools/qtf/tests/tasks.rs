@@ -745,6 +745,9 @@ fn what_waits_is_held_and_what_runs_is_refused() {
         .expect_code(0);
     place.qtf(["cancel", "all"]).expect_code(0);
     place.qtf(["wait", &waiting]).expect_code(1);
+}
+
+#[test]
 fn exit_codes_end_a_task_for_good_or_put_it_off_with_a_reason_that_is_shown() {
     let (place, _dev) = dev();
     let script = "echo the server is full >&2; exit 75";

@@ -132,10 +132,10 @@ fn of_callers() -> Vec<(String, Vec<u8>)> {
         reason: "why".into(),
     };
     vec![
-        unary(21, "reserve", &reserve),
-        unary(22, "touch", &touch),
-        unary(23, "finish", &finish),
-        unary(24, "release", &release),
+        unary(23, "reserve", &reserve),
+        unary(24, "touch", &touch),
+        unary(25, "finish", &finish),
+        unary(26, "give-back", &release),
     ]
 }
 
