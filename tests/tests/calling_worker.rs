@@ -117,14 +117,7 @@ fn worker_that_calls_finishes_with_the_successor_what_it_reserved_of_a_killed_da
     daemon.kill();
     let mut daemon = started(&place);
     let shown = place
-        .qtf([
-            "--addr",
-            &place.address(),
-            "worker",
-            "ls",
-            "--output",
-            "json",
-        ])
+        .qtf(["--addr", &place.address(), "worker", "ls", "--json"])
         .expect_code(0);
     assert!(shown.text().contains("\"nightly\""), "{}", shown.text());
     run(async {

@@ -4,6 +4,7 @@
 //! The programs are `tests/conformance`; their packages come from the registry of Python, in the versions named there, into an
 //! environment below `target`. A machine without Python or without a way to the registry says so with `QTF_LACKS=python`.
 
+mod twenty_lines;
 mod worker_check;
 
 use std::path::{Path, PathBuf};

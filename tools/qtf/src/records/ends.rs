@@ -159,6 +159,7 @@ mod tests {
                 code,
                 result_dropped: false,
                 output_cut: false,
+                ..Outcome::default()
             }),
             stderr_tail: stderr.into(),
             ..AttemptEnd::default()
