@@ -21,6 +21,8 @@ use crate::session::{Session, SessionKeeper};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONNECT_FOR: Duration = Duration::from_secs(30);
+/// Whoever waits for longer wants to know why.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// An automatic key lives at least so long, and several times as long as calls are repeated.
 const AUTOMATIC_KEY_TTL_MIN: Duration = Duration::from_secs(120);
 const AUTOMATIC_KEY_TTL_FACTOR: u32 = 4;
@@ -127,13 +129,14 @@ impl ClientBuilder {
                 call_timeout: self.call_timeout,
                 reconnect_for: self.reconnect_for,
                 keys: self.has_automatic_keys.then(KeyMint::new),
-                listener: self.listener,
+                listener: self.listener.clone(),
                 uploads: Semaphore::new(UPLOADS_AT_ONCE),
                 session,
             }),
         };
         let address = self.address.to_string();
-        match client.session().await {
+        let opened = client.first_session(&self.listener).await;
+        match opened {
             Ok(_) => Ok(client),
             Err(CallError::Refused(refusal)) => Err(ConnectError::Refused { address, refusal }),
             Err(error) => Err(ConnectError::Session {
@@ -181,6 +184,17 @@ impl Client {
             .session
             .newer_than(0, self.inner.call_timeout)
             .await
+    }
+
+    /// The first session. Whoever waits for it is told after a moment.
+    async fn first_session(&self, listener: &Listener) -> Result<Session, CallError> {
+        let mut opening = core::pin::pin!(self.session());
+        if let Ok(opened) = tokio::time::timeout(TOLD_AFTER, &mut opening).await {
+            return opened;
+        }
+        let cause = self.inner.session.last_error();
+        listener.tell(&Notice::Waiting { cause });
+        opening.await
     }
 
     /// An open session, newer than the one with this number, for as long as there is patience.

@@ -4,6 +4,7 @@ use core::fmt;
 use core::time::Duration;
 use std::io;
 
+use qtf_proto::channel;
 use qtf_proto::refusal::refusal_of;
 use qtf_proto::v1::{self, RefusalReason};
 use tonic::{Code, Status};
@@ -103,7 +104,7 @@ impl From<v1::Refusal> for Refusal {
 pub enum ConnectError {
     /// No connection: [`is_not_there`](ConnectError::is_not_there) tells whether anybody listens.
     #[error(transparent)]
-    Channel(#[from] qtf_proto::channel::ConnectError),
+    Channel(#[from] channel::ConnectError),
     /// Connected, but the daemon does not take this client.
     #[error("the daemon at {address} refused this client: {refusal}")]
     Refused {
@@ -188,6 +189,9 @@ impl CallError {
         if let Some(cause) = not_there(status) {
             return Self::NotThere { cause };
         }
+        if let Some(cause) = channel::silence_of(status) {
+            return Self::Unreachable { cause };
+        }
         let refused = |reason| {
             Self::Refused(Refusal {
                 reason,
@@ -215,6 +219,11 @@ impl CallError {
                 cause: format!("{} ({})", status.message(), status.code().description()),
             },
         }
+    }
+
+    /// Nothing was heard for too long, though nothing broke.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(self, Self::Unreachable { cause } if channel::is_silence(cause))
     }
 
     /// Trying again may help.
@@ -273,6 +282,9 @@ pub enum SubmitError {
         /// What happened.
         cause: CallError,
     },
+    /// The stream of submissions was stopped before there was room for it: nothing was submitted.
+    #[error("nothing was submitted: the submission was stopped before")]
+    Stopped,
     /// The answer makes no sense: another version, or not a daemon.
     #[error("unexpected answer from the daemon: {what}")]
     Protocol {

@@ -10,6 +10,11 @@ use crate::error::{CallError, Refusal};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Notice {
+    /// Somebody listens, but there is no session yet after a second: no connection is free, or nothing answers.
+    Waiting {
+        /// What happened so far, if anything did.
+        cause: Option<CallError>,
+    },
     /// The daemon went away and did not answer at once; calls wait for it.
     Away {
         /// What happened.

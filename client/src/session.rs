@@ -75,6 +75,14 @@ impl SessionKeeper {
         Self { state, lost, task }
     }
 
+    /// Why there is no session, if there is none and a try has failed.
+    pub(crate) fn last_error(&self) -> Option<CallError> {
+        match &*self.state.borrow() {
+            State::Opening(error) => error.clone(),
+            State::Open(_) => None,
+        }
+    }
+
     /// The daemon said that it does not know this session: it is given up for another.
     pub(crate) fn is_lost(&self, number: u64) {
         // A full queue means that the keeper has been told already.
@@ -142,7 +150,14 @@ impl Keeping {
                         });
                     }
                     let error = stay(opened, number, &mut self.lost).await;
-                    away = Some((Instant::now(), false));
+                    let is_told = error.is_silence();
+                    if is_told {
+                        // It has been waited for long enough already.
+                        self.listener.tell(&Notice::Away {
+                            cause: error.clone(),
+                        });
+                    }
+                    away = Some((Instant::now(), is_told));
                     error
                 }
                 Err(error) => {

@@ -406,3 +406,48 @@ async fn daemon_that_stays_away_ends_the_results_with_an_error() {
     let ends: Vec<_> = soon(waiting.collect::<Vec<_>>()).await;
     assert!(matches!(ends.last(), Some(Err(_))), "{ends:?}");
 }
+
+#[tokio::test]
+async fn stream_that_is_stopped_tells_what_is_accepted_also_behind_what_found_no_room() {
+    let daemon = FakeDaemon::start();
+    // In each batch the first finds no room, and the others do.
+    daemon.with(|world| world.refuse_first_of_batch = true);
+    let client = client(&daemon).await;
+    let (tasks, mut queue) = tokio::sync::mpsc::unbounded_channel();
+    for number in 0..10 {
+        tasks.send(echo(&number.to_string())).unwrap();
+    }
+    let mut answers =
+        client.submit_stream(futures_util::stream::poll_fn(move |cx| queue.poll_recv(cx)));
+    daemon.until(|world| world.tasks.len() >= 9).await;
+    answers.stop(Duration::from_secs(5));
+    let mut told = Vec::new();
+    while let Some(answer) = soon(answers.next()).await {
+        told.push(answer);
+    }
+    assert_eq!(told.len(), 10, "one for each that was taken");
+    assert!(matches!(told[0], Err(SubmitError::Stopped)), "{told:?}");
+    let accepted: Vec<u64> = told[1..]
+        .iter()
+        .map(|answer| answer.as_ref().unwrap().id.as_raw())
+        .collect();
+    let known: Vec<u64> = daemon.with(|world| world.tasks.keys().copied().collect());
+    assert_eq!(accepted, known);
+    drop(tasks);
+}
+
+#[tokio::test]
+async fn stream_that_is_stopped_waits_no_longer_than_told_for_a_daemon_that_does_not_answer() {
+    let daemon = FakeDaemon::start();
+    daemon.with(|world| world.hold_answers = true);
+    let client = client(&daemon).await;
+    let mut answers = client.submit_many([echo("a")]);
+    daemon.until(|world| world.entries_seen >= 1).await;
+    answers.stop(Duration::from_millis(50));
+    let answer = soon(answers.next()).await.unwrap();
+    assert!(
+        matches!(answer, Err(SubmitError::Unanswered { .. })),
+        "{answer:?}"
+    );
+    assert!(soon(answers.next()).await.is_none());
+}

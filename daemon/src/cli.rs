@@ -41,6 +41,10 @@ pub struct Flags {
     /// tasks outlive the daemon, but not a reboot
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Folder for payloads and outputs that are too large for the segment [default: spill in the data folder, else
+    /// INSTANCE.spill in the runtime folder, which is in memory on most systems]
+    #[arg(long, value_name = "DIR")]
+    pub spill_dir: Option<PathBuf>,
     /// Durability of tasks that do not ask for one [default: journal with --data-dir, else memory]
     #[arg(long, value_name = "memory|journal")]
     pub durability: Option<String>,
@@ -83,6 +87,7 @@ impl Flags {
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
             allow_unauthenticated_remote: self.allow_unauthenticated_remote.then_some(true),
             data_dir: self.data_dir.clone(),
+            spill_dir: self.spill_dir.clone(),
             durability: self.durability.clone(),
             journal: self.journal.clone(),
             core: self.core.clone(),

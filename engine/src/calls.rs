@@ -377,7 +377,7 @@ impl Engine {
             .serving_or_current(parts.turn.segment, worker)?;
         if parts.turn.segment.worker(index).local().is_some() {
             return Err(Rejection::invalid(
-                "this worker is a local process, which only its own end takes its tasks from: end the process",
+                "this is a local worker, which has the segment open, so only its own end takes its tasks from it: end the process",
             ));
         }
         parts.workers.lose(&mut parts.turn, index);

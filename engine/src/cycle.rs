@@ -147,6 +147,17 @@ impl Engine {
     /// One turn of every role. Calls that came in are to be made before it, effects to be taken
     /// after.
     pub fn cycle(&mut self, now: Now) -> WorkCount {
+        let work = self.turn(now);
+        let turned = if work.is_zero() {
+            Counter::CycleIdle
+        } else {
+            Counter::CycleBusy
+        };
+        self.segment.counters().add(turned, 1);
+        work
+    }
+
+    fn turn(&mut self, now: Now) -> WorkCount {
         let is_late = now.since_ns(self.expected) > self.config.lease_ns / 4;
         let mut parts = self.parts(now);
         let mut work = parts.plm.serve_durable(&mut parts.turn, parts.workers);

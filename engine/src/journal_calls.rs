@@ -136,7 +136,11 @@ impl Engine {
     /// # Errors
     /// The task is not known, or its slot belongs to a later one.
     pub fn settled_end(&self, task: TaskId) -> Result<Option<Phase>, Rejection> {
-        let (slot, state) = self.plm.find(&self.segment, task)?;
+        let (slot, state) = match self.plm.find(&self.segment, task) {
+            Ok(found) => found,
+            Err(_) if self.plm.is_unkept(task) => return Ok(Some(Phase::Done)),
+            Err(refused) => return Err(refused),
+        };
         let phase = state.phase();
         let is_told = match &self.plm.journal {
             Some(journal) => {

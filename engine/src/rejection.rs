@@ -165,7 +165,7 @@ impl fmt::Display for Detail {
             } => write!(f, "{field} is {value}: it must be from {least} to {most}"),
             Self::Unknown(task) => write!(
                 f,
-                "task {task} is not known: it was acknowledged, its result expired, or it never was"
+                "task {task} is not known: it was acknowledged, its result expired or was not to be kept, or it never was"
             ),
             Self::Expired {
                 task,

@@ -45,6 +45,23 @@ impl ShareRule {
     }
 }
 
+impl ShareRule {
+    /// The most places that one principal can have, while it is alone.
+    #[must_use]
+    pub const fn most(self, size: u64) -> u64 {
+        match self {
+            Self::Whole => size,
+            Self::Shared if size == 1 => 1,
+            // All that `allows` takes, one after the other.
+            Self::Shared => {
+                let parts = PARTS_TO_ONE_LEFT;
+                let whole = (size / (parts + 1)).saturating_mul(parts);
+                whole.saturating_add((size % (parts + 1)).saturating_mul(parts) / (parts + 1))
+            }
+        }
+    }
+}
+
 /// A principal has used up its share of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShareUsedUp {

@@ -1,7 +1,8 @@
 //! Opens a gRPC channel to an [`Address`]: TCP, Unix socket or the socket pair of a daemon in this
 //! process.
 //!
-//! The channel reconnects by itself at the next call after a break, to the same address.
+//! The channel reconnects by itself at the next call after a break, to the same address. A peer of which nothing is heard although it is
+//! pinged is given up (`silence`).
 
 use core::time::Duration;
 use std::error::Error as StdError;
@@ -17,13 +18,19 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::address::Address;
 use crate::folder::OwnFolder;
+use crate::silence::Attentive;
+
+pub use crate::silence::{is_silence, silence_of};
 
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-// A host that vanished without a word, or a daemon that was stopped, is noticed after 30 s.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+// Half a lease, by default: a peer that lives is heard four times before it would be given up.
+const PING_INTERVAL: Duration = Duration::from_millis(2_500);
+// A host that vanished without a word, or a daemon that was stopped, is noticed after this time.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+// Of one ping, whatever else is heard meanwhile: it may be behind much that is on its way over a slow link.
+const PING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +146,11 @@ enum Socket {
     Unix(UnixStream),
 }
 
-async fn open(address: &Address) -> io::Result<TokioIo<Socket>> {
+async fn open(address: &Address) -> io::Result<TokioIo<Attentive<Socket>>> {
+    let limit = match address {
+        Address::Tcp(_) | Address::Unix(_) | Address::Own(_) => Some(SILENCE_MAX),
+        Address::InProcess(_) => None,
+    };
     let socket = match address {
         Address::Tcp(host_port) => {
             let stream = TcpStream::connect(host_port.as_str()).await?;
@@ -154,7 +165,7 @@ async fn open(address: &Address) -> io::Result<TokioIo<Socket>> {
             Socket::Unix(UnixStream::from_std(stream)?)
         }
     };
-    Ok(TokioIo::new(socket))
+    Ok(TokioIo::new(Attentive::new(socket, limit)))
 }
 
 /// The folder is looked at first, so that what somebody else has put there is named as that; the listener decides, by

@@ -10,6 +10,8 @@ pub mod channel;
 pub mod folder;
 pub mod limits;
 pub mod refusal;
+#[cfg(feature = "channel")]
+mod silence;
 pub mod version;
 
 /// Package `qtf.v1`.

@@ -75,7 +75,7 @@ named_counters! {
     WorkerDraining = "worker_draining",
     /// Workers whose lease ended and who were asked once more.
     WorkerSuspected = "worker_suspected",
-    /// Clients that registered.
+    /// Clients that registered and had no connection before.
     ClientJoined = "client_joined",
     /// Clients whose last connection closed.
     ClientLeft = "client_left",
@@ -103,9 +103,9 @@ named_counters! {
     SpillFailed = "spill_failed",
     /// Words that named something which does not exist.
     WordImpossible = "word_impossible",
-    /// Turns of the daemon's loop that did something.
+    /// Turns of the engine that did something.
     CycleBusy = "cycle_busy",
-    /// Turns of the daemon's loop that found nothing.
+    /// Turns of the engine that found nothing.
     CycleIdle = "cycle_idle",
     /// Chunks of tasks that were gone, freed by a sweep.
     ChunkReclaimed = "chunk_reclaimed",

@@ -189,6 +189,9 @@ pub enum ParseIdError {
     /// Not 13 letters of Crockford's base32.
     #[error("`{0}` is not a task id: 13 letters and digits as `qtf submit` prints them")]
     Task(String),
+    /// 13 such letters, and a number that no task is ever given.
+    #[error("`{0}` has the form of a task id, but no task is ever given it")]
+    NoTask(String),
     /// Neither a slot nor a slot with its incarnation.
     #[error(
         "`{0}` is not a worker id: a slot as in `3` or `w3`, or a slot and its incarnation as in `w3.1`"
@@ -207,12 +210,10 @@ impl FromStr for TaskId {
         let mut raw: u64 = 0;
         for letter in text.bytes() {
             let value = crockford_value(letter).ok_or_else(refused)?;
-            if raw >> 59 != 0 {
-                return Err(refused());
-            }
-            raw = (raw << 5) | value;
+            // Bits beyond those of any id stay where they are seen.
+            raw = (raw << 5) | value | (raw & (31 << 59));
         }
-        Self::from_raw(raw).ok_or_else(refused)
+        Self::from_raw(raw).ok_or_else(|| ParseIdError::NoTask(text.to_owned()))
     }
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) break_after_entries: Option<usize>,
     /// Carry so many single calls out without answering them.
     pub(crate) answers_to_lose: u32,
+    /// Have no room for the first entry of each stream batch.
+    pub(crate) refuse_first_of_batch: bool,
     /// Take submissions in without answering them.
     pub(crate) hold_answers: bool,
     /// Send each answer of the two streams twice.
@@ -444,7 +446,15 @@ impl Plm for Service {
                 return Err(lost());
             }
             let mut verdicts = Vec::new();
-            for spec in request.tasks {
+            for (place, spec) in request.tasks.into_iter().enumerate() {
+                if world.refuse_first_of_batch && place == 0 {
+                    let full = refusal(RefusalReason::TasksFull, "no room", 60_000);
+                    verdicts.push(SubmitVerdict {
+                        refusal: Some(full),
+                        ..SubmitVerdict::default()
+                    });
+                    continue;
+                }
                 verdicts.push(world.verdict(spec));
                 match &mut world.break_after_entries {
                     Some(0) => {

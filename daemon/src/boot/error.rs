@@ -140,7 +140,7 @@ pub enum BootError {
         /// The segment.
         shm_id: i32,
         /// Where it comes from.
-        whose: &'static str,
+        whose: String,
     },
     /// A segment that cannot be used cannot be put aside either.
     #[error("the segment of before cannot be put aside ({}): {source}", file.display())]
@@ -343,7 +343,7 @@ mod tests {
                 BootError::OtherSegment {
                     instance: "a".into(),
                     shm_id: 3,
-                    whose: "belongs to another data folder",
+                    whose: "belongs to another data folder".into(),
                 },
                 "ipcrm -m 3",
                 Exit::Usage,

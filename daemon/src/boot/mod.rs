@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use qtf_proto::address::Address;
 use qtf_shm::segment::Earlier;
 use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
@@ -62,10 +63,14 @@ impl Daemon {
         if let Some((device, inode)) = lock.as_ref().and_then(LockFile::identity) {
             segment.set_lock_file(device, inode);
         }
+        if let Some(lock) = &lock {
+            lock.note_data_dir(own_data_dir(&settings).as_deref());
+        }
         // Started here, where the thread is not pinned.
         let journal = journal
             .map(|open| ThreadedJournal::new(&settings, open))
             .transpose()?;
+        tell_of_spill_folder(&settings);
         let spill = spill::thread::start(
             segment.spill().clone(),
             settings.limits.uploads,
@@ -102,6 +107,31 @@ impl Daemon {
     }
 }
 
+/// Says where large payloads and outputs go, where there is no data folder for them.
+fn tell_of_spill_folder(settings: &Settings) {
+    if settings.segment == SegmentKind::Private || settings.journal.is_some() {
+        return;
+    }
+    let folder = &settings.spill_dir;
+    // It is made with the first file.
+    let there = folder.ancestors().find(|folder| folder.exists());
+    let is_in_memory = there
+        .and_then(|folder| statfs(folder).ok())
+        .is_some_and(|disk| disk.filesystem_type() == TMPFS_MAGIC);
+    let limit_bytes = settings.limits.spill_bytes;
+    if is_in_memory {
+        tracing::info!(
+            folder = %folder.display(), limit_bytes,
+            "payloads and outputs that are too large for the segment go to files that are in memory too, as this folder is (tmpfs): --spill-dir names another"
+        );
+    } else {
+        tracing::info!(
+            folder = %folder.display(), limit_bytes,
+            "payloads and outputs that are too large for the segment go to files in this folder"
+        );
+    }
+}
+
 /// How the thread says that it serves.
 pub(crate) type Report = mpsc::Sender<DaemonInfo>;
 
@@ -126,6 +156,17 @@ pub(crate) fn lock_file_of(settings: &Settings) -> PathBuf {
     settings
         .runtime_dir
         .join(format!("{}.lock", settings.instance))
+}
+
+fn own_data_dir(settings: &Settings) -> Option<PathBuf> {
+    let folder = &settings.journal.as_ref()?.data_dir;
+    Some(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()))
+}
+
+/// The data folder of the daemon that served last under this name, if it is not this one's.
+pub(crate) fn other_data_dir(settings: &Settings) -> Option<PathBuf> {
+    let named = LockFile::data_dir_in(&lock_file_of(settings))?;
+    (own_data_dir(settings).as_ref() != Some(&named)).then_some(named)
 }
 
 fn bind(settings: &Settings) -> Result<Vec<Listener>, BootError> {
@@ -249,7 +290,10 @@ fn memory_segment(settings: &Settings, spec: &SegmentSpec) -> Result<Made, BootE
             return Err(BootError::OtherSegment {
                 instance: settings.instance.clone(),
                 shm_id: segment.shm_id().unwrap_or(-1),
-                whose: "belongs to a data folder",
+                whose: match other_data_dir(settings) {
+                    Some(folder) => format!("belongs to the data folder {}", folder.display()),
+                    None => "belongs to a data folder".to_owned(),
+                },
             });
         }
         Earlier::Adopted(segment, _) => open::remove(&segment)?,

@@ -39,6 +39,6 @@ pub(crate) fn text(error: &JournalError, data_dir: &Path, file_bytes: u64) -> St
         Err(_) => "fewer are free".to_owned(),
     };
     format!(
-        "the disk of data folder {folder} is full: a journal file needs {file_bytes} bytes, {free}"
+        "the disk of data folder {folder} is full: a journal file needs {file_bytes} bytes (journal_file_bytes), {free}"
     )
 }

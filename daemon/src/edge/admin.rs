@@ -2,7 +2,7 @@
 //!
 //! Tested in `tests/daemon/listing.rs`.
 
-use qtf_engine::{Engine, Rejection};
+use qtf_engine::{Engine, Rejection, ShareRule};
 use qtf_proto::v1::admin_server::Admin;
 use qtf_proto::v1::{
     ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, Durability,
@@ -93,6 +93,15 @@ fn worker_of(raw: u64) -> Result<WorkerId, Status> {
     WorkerId::from_raw(raw).ok_or_else(|| status::invalid(format!("{raw:#x} is not a worker id")))
 }
 
+/// How the task slots are shared.
+fn share_rule(core: &Core) -> ShareRule {
+    if core.info.segment_is_private {
+        ShareRule::Whole
+    } else {
+        ShareRule::Shared
+    }
+}
+
 /// So much of an operator's reason goes into the log.
 fn cut(reason: &str) -> String {
     reason.chars().take(200).collect()
@@ -147,6 +156,7 @@ fn info(core: &Core) -> DaemonInfo {
             Start::Cold => StartKind::Cold,
         }
         .into(),
+        task_slots_of_one: share_rule(core).most(core.info.task_slots),
     }
 }
 

@@ -89,7 +89,7 @@ impl fmt::Display for Peer {
         match (self.address, self.local) {
             (Some(address), _) => write!(f, "{address}"),
             (None, Some(_)) if self.is_this_process() => f.write_str("in-process"),
-            (None, Some(peer)) => write!(f, "local:pid={},uid={}", peer.pid, peer.uid),
+            (None, Some(peer)) => write!(f, "unix:pid={},uid={}", peer.pid, peer.uid),
             (None, None) => f.write_str("unknown"),
         }
     }

@@ -212,6 +212,11 @@ pub(crate) fn last_worker(core: &Core, record: &TaskRecord) -> Option<(u64, Stri
         qtf_shm::Owner::None | qtf_shm::Owner::Attach(_) => record.state.last_worker()?,
     };
     let worker = core.segment().read_worker(index)?.record;
+    let has_ended = record.state.phase().is_final();
+    if has_ended && worker.registered > record.phase_time {
+        // Another worker has the slot now, of which the task knows nothing.
+        return None;
+    }
     Some((worker.id.as_raw(), worker.name, worker.host))
 }
 

@@ -126,12 +126,15 @@ fn fit(
         return Err(BootError::OtherSegment {
             instance: settings.instance.clone(),
             shm_id: segment.shm_id().unwrap_or(-1),
-            whose: if is_of_a_journal(segment) && opened.is_new() {
+            whose: if let Some(folder) = crate::boot::other_data_dir(settings) {
+                format!("belongs to the data folder {}", folder.display())
+            } else if is_of_a_journal(segment) && opened.is_new() {
                 "belongs to a journal that is gone from the data folder (restore DATA_DIR/journal)"
+                    .to_owned()
             } else if is_of_a_journal(segment) {
-                "belongs to another data folder"
+                "belongs to another data folder".to_owned()
             } else {
-                "was made without a data folder"
+                "was made without a data folder".to_owned()
             },
         });
     }

@@ -4,11 +4,13 @@
 //! drops it with the last descriptor, however the process ends). In the file of a name bytes 1 + n belong
 //! to attach records. A file is kept when the daemon stops, so that its inode stays the one that others
 //! know. It holds the pid, for the message of a second daemon; who it names is believed to be the holder
-//! only if the kernel says so too. Tested at the end.
+//! only if the kernel says so too. A second line names the data folder of the last daemon of that name that served, for the message of one
+//! that has another. Tested at the end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -23,6 +25,8 @@ use super::process::{await_killed, end_process, is_ending, open_process, wait_fo
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 /// LIMIT: a pid has at most 10 digits.
 const PID_WIDTH: usize = 10;
+/// With its newline.
+const PID_LINE: usize = PID_WIDTH + 1;
 const RELEASE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The lock, held until dropped.
@@ -122,6 +126,33 @@ impl LockFile {
         wait_for_release(file).map(|lock| (lock, Some(pid)))
     }
 
+    /// Says with which data folder this daemon serves; `None` = with none. A disk that has no room for that is no fault.
+    pub(crate) fn note_data_dir(&self, folder: Option<&Path>) {
+        let text = folder.map_or_else(Vec::new, |folder| {
+            [folder.as_os_str().as_bytes(), b"\n"].concat()
+        });
+        let end = u64::try_from(PID_LINE + text.len()).unwrap_or(u64::MAX);
+        let noted = self.file.set_len(u64::try_from(PID_LINE).unwrap_or(0));
+        let noted = noted.and_then(|()| {
+            self.file
+                .write_all_at(&text, end.saturating_sub(text.len() as u64))
+        });
+        if let Err(error) = noted {
+            tracing::debug!(%error, "the lock file does not name the data folder");
+        }
+    }
+
+    /// The data folder that a lock file names.
+    pub(crate) fn data_dir_in(file: &Path) -> Option<PathBuf> {
+        let mut text = Vec::new();
+        let opened = File::open(file).ok()?;
+        // LIMIT: the kernel takes no longer path.
+        let limit = u64::try_from(PID_LINE).ok()? + 4_097;
+        opened.take(limit).read_to_end(&mut text).ok()?;
+        let line = text.get(PID_LINE..)?.strip_suffix(b"\n")?;
+        Some(PathBuf::from(std::ffi::OsStr::from_bytes(line)))
+    }
+
     /// Keeps the lock until the process ends.
     pub(crate) fn keep(self) {
         Box::leak(Box::new(self));
@@ -217,9 +248,10 @@ fn first_byte(kind: i32) -> libc::flock {
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    let mut text = Vec::new();
+    file.take(16).read_to_end(&mut text).ok()?;
+    let line = text.split(|byte| *byte == b'\n').next()?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
 }
 
 /// Always as long, and written over what was there: a full disk has room for that. Where it has none for the first text the
@@ -236,8 +268,8 @@ fn write_pid(file: &File) -> io::Result<()> {
             tracing::warn!(%error, "a lock file does not say whose it is");
             Ok(())
         }
-        Err(error) => Err(error),
-        Ok(()) => file.set_len(text.len() as u64),
+        // What stands behind it is the data folder of the daemon before.
+        written => written,
     }
 }
 
@@ -259,6 +291,29 @@ mod tests {
         assert!(LockFile::acquire(&file).is_ok(), "in spite of a copy");
         drop(copy);
         assert!(file.exists(), "kept, so that its inode stays");
+    }
+
+    #[test]
+    fn data_folder_of_the_daemon_before_is_named_until_the_next_one_serves() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.lock");
+        let named = || LockFile::data_dir_in(&file);
+        assert_eq!(named(), None);
+        let lock = LockFile::acquire(&file).unwrap();
+        assert_eq!(named(), None);
+        lock.note_data_dir(Some(Path::new("/var/lib/a folder")));
+        assert_eq!(named(), Some(PathBuf::from("/var/lib/a folder")));
+        drop(lock);
+        let next = LockFile::acquire(&file).unwrap();
+        assert_eq!(named(), Some(PathBuf::from("/var/lib/a folder")));
+        match LockFile::acquire(&file) {
+            Err(LockError::Held { pid }) => assert_eq!(pid, std::process::id()),
+            other => panic!("{other:?}"),
+        }
+        next.note_data_dir(Some(Path::new("/b")));
+        assert_eq!(named(), Some(PathBuf::from("/b")));
+        next.note_data_dir(None);
+        assert_eq!(named(), None);
     }
 
     #[test]

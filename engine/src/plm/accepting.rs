@@ -140,6 +140,9 @@ impl Plm {
             if found.is_err() || found.is_ok_and(|(_, state)| state.phase() == phase) {
                 turn.effects.push(Effect::Finished { task, phase });
             }
+            if found.is_err() && phase == Phase::Done {
+                self.unkept.note(task);
+            }
             return;
         }
         let Ok((slot, state)) = found else {

@@ -232,7 +232,13 @@ impl Plm {
         let succeeded_unwanted =
             ended.phase() == Phase::Done && task.options().has(TaskOptions::DISCARD_RESULT);
         if succeeded_unwanted {
-            turn.free(slot, ended);
+            let id = ended.id(slot);
+            if turn.free(slot, ended)
+                && mark.is_none()
+                && let Some(id) = id
+            {
+                self.unkept.note(id);
+            }
         } else if ended.phase() == Phase::DeadLetter {
             turn.clear_timer(slot);
         } else {

@@ -19,6 +19,7 @@
 //! | `stops.rs` | attempts that are to stop: told again until they end |
 //! | `lent.rs` | attempts of workers that call: lent, touched, taken back when their lease is over |
 //! | `timers.rs` | due tasks, timeouts, time to live |
+//! | `unkept.rs` | the last tasks that succeeded and kept no result |
 //! | `waiting.rs` | journal tasks that wait for room in the journal |
 //! | `repair.rs` | one idempotent repair of one slot |
 //!
@@ -53,12 +54,13 @@ mod room;
 mod stops;
 mod submission;
 mod timers;
+mod unkept;
 mod waiting;
 
 use qtf_journal::{Lsn, Record};
 use qtf_shm::{
-    Event, KindIndex, Now, Phase, Segment, SlotIndex, SlotWriter, StateWord, TaskOptions, TaskSlot,
-    WorkerIndex,
+    Event, KindIndex, Now, Phase, Segment, SlotIndex, SlotWriter, StateWord, TaskId, TaskOptions,
+    TaskSlot, WorkerIndex,
 };
 
 use crate::answers::Answer;
@@ -70,6 +72,7 @@ use journal::Mark;
 use key_places::KeyPlaces;
 use pending::Then;
 use stops::Stops;
+use unkept::Unkept;
 use waiting::Waiting;
 
 pub use burials::ATTEMPTS_USED_UP;
@@ -108,6 +111,8 @@ pub(crate) struct Plm {
     waiting: Waiting,
     /// Until when attempts that are to stop may take.
     stops: Stops,
+    /// What succeeded, was told, and kept nothing.
+    unkept: Unkept,
     /// `None` in memory operation.
     pub(crate) journal: Option<Box<Recorder>>,
     /// Where the walk over the table of keys stands.
@@ -132,11 +137,17 @@ impl Plm {
             kind_names: vec![Box::default(); KINDS_COUNT],
             waiting: Waiting::default(),
             stops: Stops::default(),
+            unkept: Unkept::new(),
             journal,
             keys_cursor: 0,
             key_places,
             wall: WallTime::default(),
         }
+    }
+
+    /// Whether this task has succeeded lately and kept no result.
+    pub(crate) fn is_unkept(&self, task: TaskId) -> bool {
+        self.unkept.holds(task)
     }
 
     /// The task is durable by this engine's journal.

@@ -17,7 +17,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use qtf_journal::ClientRef;
-use qtf_shm::{ClientFields, ClientIndex, ClientSlot, Now, Segment};
+use qtf_shm::{ClientFields, ClientIndex, ClientSlot, Counter, Now, Segment};
 
 use super::folding::Folding;
 use crate::config::EngineConfig;
@@ -136,6 +136,9 @@ impl Clients {
             .unwrap_or_else(|| self.common(segment, now, hello.principal));
         if index != ClientIndex::UNKNOWN {
             let record = segment.client(index);
+            if record.connections() == 0 {
+                segment.counters().add(Counter::ClientJoined, 1);
+            }
             record.set_connections(record.connections().saturating_add(1));
             record.set_heartbeat(now.stamp());
             self.folding.stop(index);
@@ -264,6 +267,9 @@ impl Clients {
     pub(crate) fn closed(&mut self, segment: &Segment, client: ClientIndex) {
         if client.position() < self.tokens.len() && client != ClientIndex::UNKNOWN {
             let record = segment.client(client);
+            if record.connections() == 1 {
+                segment.counters().add(Counter::ClientLeft, 1);
+            }
             record.set_connections(record.connections().saturating_sub(1));
             self.settle(segment, client);
         }

@@ -338,9 +338,11 @@ fn unwanted_result_frees_the_slot_when_its_outcome_is_durable() {
     let got = world.dispatch();
     world.result(got, 0, b"output");
     assert_eq!(world.phase(task), Phase::Ended);
+    assert_eq!(world.engine.settled_end(task), Ok(None));
     world.sync();
     assert_eq!(world.ends(), [(task, Phase::Done)]);
     assert!(world.engine.check(task).is_err());
+    assert_eq!(world.engine.settled_end(task), Ok(Some(Phase::Done)));
     world.verify();
 }
 

@@ -80,6 +80,33 @@ fn discarded_result_frees_the_slot_as_soon_as_the_task_has_succeeded() {
 }
 
 #[test]
+fn task_that_kept_no_result_is_known_to_have_succeeded_also_when_its_slot_is_another_tasks() {
+    let mut world = World::new();
+    let worker_takes = |world: &mut World| {
+        let got = world.dispatch();
+        assert_eq!(world.end(got, 0), Disposition::Recorded);
+    };
+    let unkept = world
+        .submit_with("exec", |submission| submission.discard_result = true)
+        .unwrap();
+    world.worker(1, &["exec"]);
+    worker_takes(&mut world);
+    assert_eq!(world.engine.settled_end(unkept), Ok(Some(Phase::Done)));
+    loop {
+        let next = world.submit("exec");
+        let is_in_its_slot = next.slot() == unkept.slot();
+        assert_eq!(world.engine.settled_end(unkept), Ok(Some(Phase::Done)));
+        worker_takes(&mut world);
+        let now = world.now;
+        world.engine.forget(now, next).unwrap();
+        assert!(world.engine.settled_end(next).is_err(), "it was forgotten");
+        if is_in_its_slot {
+            return;
+        }
+    }
+}
+
+#[test]
 fn failed_task_is_kept_even_if_its_result_was_to_be_discarded() {
     let mut world = World::new();
     let task = world

@@ -159,6 +159,32 @@ fn one_who_shares_the_segment_with_nobody_may_use_it_up() {
     assert!(refused.to_string().starts_with("all "), "{refused}");
 }
 
+#[test]
+fn clients_and_turns_are_counted_as_they_come_and_go() {
+    let mut world = World::new();
+    let count = |world: &World, counter| world.segment().counters().get(counter);
+    let before = [Counter::ClientJoined, Counter::ClientLeft].map(|c| count(&world, c));
+    let index = opened(&mut world, GREEDY, "a");
+    assert_eq!(
+        opened(&mut world, GREEDY, "a"),
+        index,
+        "its second connection"
+    );
+    let now = world.now;
+    world.engine.client_closed(now, index);
+    let after = [Counter::ClientJoined, Counter::ClientLeft].map(|c| count(&world, c));
+    assert_eq!(after, [before[0] + 1, before[1]]);
+    world.engine.client_closed(now, index);
+    assert_eq!(count(&world, Counter::ClientLeft), before[1] + 1);
+    let turns = |world: &World| [Counter::CycleBusy, Counter::CycleIdle].map(|c| count(world, c));
+    let before = turns(&world);
+    world.submit("exec");
+    world.worker(1, &["exec"]);
+    assert!(!world.engine.cycle(now).is_zero());
+    assert!(world.engine.cycle(now).is_zero());
+    assert_eq!(turns(&world), [before[0] + 1, before[1] + 1]);
+}
+
 /// Every record that the greedy one can get has a task and no connection.
 fn crowd(world: &mut World) -> Vec<TaskId> {
     let records = world.segment().geometry().clients();

@@ -8,13 +8,23 @@
 //! no-result              only when the tasks free their slots by themselves
 //! ID                     one a line, in index order
 //! ```
+//! Each submission removes what nobody will ask for any more: files that were not written for 30 days, those beyond the newest 64, and
+//! what a killed `qtf` left half written.
 //! Tested at the end of this file.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use qtf_proto::folder::OwnFolder;
 use qtf_shm::TaskId;
+
+/// LIMIT: addresses whose last submission is remembered.
+const FILES_MAX: usize = 64;
+/// LIMIT: far beyond the life of any result.
+const AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// A file that is being written is there for a moment only.
+const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(3_600);
 
 const HEAD: &str = "qtf-last 1 ";
 const NO_RESULT: &str = "no-result";
@@ -62,7 +72,38 @@ impl LastFile {
                 writeln!(out, "{id}")?;
             }
             Ok(())
-        })
+        })?;
+        self.clean(SystemTime::now());
+        Ok(())
+    }
+
+    /// Removes old files of this kind. One that cannot be removed is left to the next submission.
+    fn clean(&self, now: SystemTime) {
+        let mut finished = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name();
+            let Some(kind) = name.to_str().and_then(FileKind::of) else {
+                continue;
+            };
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let Ok(modified) = modified else { continue };
+            let age = now.duration_since(modified).unwrap_or_default();
+            match kind {
+                FileKind::Unfinished if age > UNFINISHED_AGE_MAX => remove(&entry.path()),
+                FileKind::Unfinished => {}
+                FileKind::Finished => finished.push((age, entry.path())),
+            }
+        }
+        finished.sort();
+        for (place, (age, path)) in finished.iter().enumerate() {
+            if place >= FILES_MAX || *age > AGE_MAX {
+                remove(path);
+            }
+        }
     }
 
     /// What is remembered; `None` when there was no submission to this address yet.
@@ -98,6 +139,35 @@ impl LastFile {
         }
         Ok(Some(submission))
     }
+}
+
+/// A file of ours in the folder, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileKind {
+    Finished,
+    /// On its way to be one: with the number of the process that writes it.
+    Unfinished,
+}
+
+impl FileKind {
+    fn of(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("last-")?;
+        let (hash, pid) = match name.split_once('.') {
+            Some((hash, pid)) => (hash, Some(pid)),
+            None => (name, None),
+        };
+        let is_hash = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match pid {
+            _ if !is_hash => None,
+            None => Some(Self::Finished),
+            Some(pid) => pid.parse::<u32>().is_ok().then_some(Self::Unfinished),
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    // Another process may have been quicker.
+    let _gone = std::fs::remove_file(path);
 }
 
 fn state_directory() -> PathBuf {
@@ -172,5 +242,40 @@ mod tests {
         .unwrap();
         let error = a.read().unwrap_err().to_string();
         assert!(error.contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn old_files_and_those_beyond_the_newest_go_with_the_next_submission() {
+        let directory = tempfile::tempdir().unwrap();
+        let make = |name: &str, age: Duration| {
+            let file = std::fs::File::create(directory.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        for number in 1..=70 {
+            make(&format!("last-{number:016x}"), days(number) / 4);
+        }
+        make("last-00000000000000ff", days(31));
+        make("last-00000000000000fe.12", days(1));
+        make("last-00000000000000fd.13", Duration::ZERO);
+        make("last-years-photos", days(900));
+        let file = LastFile::in_directory(directory.path(), "unix:/a");
+        file.write(&submission(false)).unwrap();
+        let left = std::fs::read_dir(directory.path()).unwrap();
+        let mut left: Vec<String> = left
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let mut expected: Vec<String> = (1..=63)
+            .map(|number| format!("last-{number:016x}"))
+            .collect();
+        expected.extend([
+            file.name.clone(),
+            "last-00000000000000fd.13".to_owned(),
+            "last-years-photos".to_owned(),
+        ]);
+        expected.sort();
+        assert_eq!(left, expected);
+        assert_eq!(file.read().unwrap(), Some(submission(false)));
     }
 }

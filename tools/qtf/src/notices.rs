@@ -47,6 +47,16 @@ impl Teller {
 
     fn line(&self, notice: &Notice) -> Option<String> {
         match notice {
+            Notice::Waiting { cause } => {
+                let why = match cause {
+                    Some(cause) => format!("{cause}"),
+                    None => "it may be stopped or overloaded".to_owned(),
+                };
+                Some(format!(
+                    "no answer from the daemon at {} yet: {why}",
+                    self.address
+                ))
+            }
             Notice::Away { cause } => Some(format!(
                 "daemon gone, waiting up to {} s for one at {} ({cause})",
                 RECONNECT_FOR.as_secs(),

@@ -4,7 +4,7 @@
 //! them separated by commas. Resolving them against a daemon is in `commands/select.rs`.
 //! Tested at the end of this file.
 
-use qtf_shm::TaskId;
+use qtf_shm::{ParseIdError, TaskId};
 
 use crate::indexes::{IndexSet, IndexSetError};
 
@@ -40,6 +40,9 @@ pub(crate) enum SelectorError {
         "`{part}` is neither a task id (13 letters and digits, as `qtf submit` prints them) nor ID[1-5], last, all or -"
     )]
     Unknown { part: String },
+    /// The form of an id, which no task ever has.
+    #[error("`{part}` has the form of a task id, but no task is ever given it")]
+    NoId { part: String },
     /// A bracket without its partner.
     #[error("the bracket in `{part}` is not closed; write members as ID[1-5,8]")]
     OpenBracket { part: String },
@@ -58,8 +61,12 @@ pub(crate) fn parse_selection(text: &str) -> Result<Selection, SelectorError> {
 
 /// Reads one id, as it comes on stdin.
 pub(crate) fn parse_id(text: &str) -> Result<TaskId, SelectorError> {
-    text.parse().map_err(|_| SelectorError::Unknown {
-        part: shortened(text),
+    text.parse().map_err(|error| {
+        let part = shortened(text);
+        match error {
+            ParseIdError::NoTask(_) => SelectorError::NoId { part },
+            ParseIdError::Task(_) | ParseIdError::Worker(_) => SelectorError::Unknown { part },
+        }
     })
 }
 
@@ -138,6 +145,16 @@ mod tests {
                 Selector::Stdin,
             ]
         );
+    }
+
+    #[test]
+    fn form_of_an_id_that_no_task_has_is_told_from_other_texts() {
+        for text in ["0000000000000", "zzzzzzzzzzzzz"] {
+            let refused = SelectorError::NoId { part: text.into() };
+            assert_eq!(selectors(text), Err(refused));
+        }
+        let unknown = selectors("000000000000!").unwrap_err();
+        assert!(matches!(unknown, SelectorError::Unknown { .. }));
     }
 
     #[test]

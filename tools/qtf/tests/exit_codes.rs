@@ -167,4 +167,6 @@ fn a_daemon_that_does_not_answer_is_given_up_with_a_word() {
     let _silent = UnixListener::bind(path).unwrap();
     let done = place.qtf(["ps"]).expect_code(5);
     assert!(done.stderr.contains("may be stopped"), "{}", done.stderr);
+    let first = done.stderr.lines().next().unwrap_or_default();
+    assert!(first.contains("no answer from the daemon at"), "{first}");
 }

@@ -589,7 +589,7 @@ fn results_of_several_tasks_are_one_json_document() {
 fn an_interrupted_array_is_remembered_as_far_as_it_was_accepted() {
     let (place, _dev) = dev_without_workers();
     let mut command = place.command("qtf");
-    command.args(["submit", "--array", "1-10000000", "--", "true"]);
+    command.args(["submit", "--array", "1-1000000", "--", "true"]);
     let mut submitting = Process::start(command);
     submitting.line_with("0");
     submitting.signal(nix::sys::signal::Signal::SIGINT);
@@ -642,10 +642,48 @@ fn a_task_that_keeps_no_result_has_succeeded_when_it_is_gone_however_it_is_named
     ids.iter().for_each(|id| is_gone(id));
     let named = place.qtf_with_stdin(["wait", "-"], ids.join("\n").into_bytes());
     assert_eq!(named.expect_code(0).stderr, "");
-    // One that fails is kept and told of; one that nobody has submitted is not known.
+    // One that fails is kept and told of; one that was forgotten is not known.
     let failed = submit(&place, &["--no-result", "--", "false"]);
     place.qtf(["wait", &failed[0]]).expect_code(1);
-    place.qtf(["wait", &ids[0]]).expect_code(3);
+    place.qtf(["wait", &ids[0]]).expect_code(0);
+    let kept = submit(&place, &["--", "true"]);
+    place.qtf(["wait", &kept[0]]).expect_code(0);
+    place.qtf(["forget", &kept[0]]).expect_code(0);
+    place.qtf(["wait", &kept[0]]).expect_code(3);
+}
+
+#[test]
+fn wait_names_the_program_that_there_is_not() {
+    let (place, _dev) = dev();
+    submit(&place, &["--", "no-such-program-here", "x"]);
+    let done = place.qtf(["wait", "last"]).expect_code(1);
+    assert!(
+        done.stderr.contains("\"no-such-program-here\""),
+        "{}",
+        done.stderr
+    );
+    let record = place
+        .qtf(["wait", "last", "--output", "jsonl"])
+        .expect_code(1)
+        .json();
+    let message = record["message"].as_str().unwrap();
+    assert!(message.contains("no-such-program-here"), "{record}");
+}
+
+#[test]
+fn ended_task_is_not_said_to_be_of_the_worker_that_has_the_place_of_its_own_now() {
+    let (place, _dev) = dev_without_workers();
+    let mut first = place.worker(&place.default_address(), "first", 1);
+    let id = submit(&place, &["--", "true"]).remove(0);
+    place.qtf(["wait", &id]).expect_code(0);
+    let worker = || {
+        let listed = place.qtf(["ps", "--all", "--json"]).expect_code(0).json();
+        listed["tasks"][0]["worker_name"].clone()
+    };
+    assert_eq!(worker(), "first");
+    assert_eq!(first.terminate(), Some(0));
+    let _second = place.worker(&place.default_address(), "second", 1);
+    assert_eq!(worker(), "", "the first is not known any more");
 }
 
 #[test]

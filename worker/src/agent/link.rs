@@ -36,6 +36,9 @@ pub(super) enum LinkError {
 
 impl LinkError {
     fn of(status: &Status) -> Self {
+        if let Some(silence) = channel::silence_of(status) {
+            return Self::Broken(silence);
+        }
         let message = || status.message().to_owned();
         match refusal_of(status).map(|refusal| refusal.reason()) {
             Some(RefusalReason::UnknownWorker) => Self::UnknownWorker,

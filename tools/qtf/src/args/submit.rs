@@ -25,7 +25,10 @@ An id that was printed is accepted as durably as was asked: with `--durability j
 storage. When the daemon goes away before it has answered, qtf waits up to 30 s for it or its \
 successor and asks again; nothing is submitted twice. The same where one was killed, or was stopped less than 30 s ago. \
 A journal without room, as shortly after a start, is asked again for 5 s (for the members of an array \
-behind the first as long as it takes).";
+behind the first as long as it takes).
+
+Members of an array wait for room in the daemon's segment, and a line says what keeps it; Ctrl-C ends that, and \
+what was accepted until then is printed and remembered. An array that can never fit is refused at once.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,8 +116,8 @@ pub(crate) struct SubmitArgs {
     pub(crate) stdin: Option<PathBuf>,
     /// Keep no output: the slot is free as soon as the task has succeeded
     ///
-    /// Of the last submission `qtf wait` takes a task that is gone for one that has succeeded, however it is named; one of an
-    /// earlier submission is not known any more.
+    /// One that fails is kept as any other. `qtf wait` counts a task that is gone as done: of the last submission always, and
+    /// of others as long as the daemon remembers its end.
     #[arg(long)]
     pub(crate) no_result: bool,
     /// Program and its arguments

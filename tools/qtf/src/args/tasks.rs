@@ -38,7 +38,8 @@ the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the t
 
 A line on stderr names what is held when the waiting begins.
 
-A task that was submitted with --no-result is gone when it has succeeded, and counts as done if it is of the last submission.
+A task that was submitted with --no-result is gone when it has succeeded, and counts as done: the daemon remembers tens of thousands of \
+the last such ends for as long as it runs, and of your last submission they are known anyway.
 
 When the daemon goes away while it waits, or was killed or stopped shortly before, it waits up to 30 s for it or its \
 successor."))]

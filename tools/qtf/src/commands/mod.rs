@@ -9,6 +9,7 @@ mod environment;
 mod info;
 mod ps;
 mod result;
+mod room;
 mod select;
 mod size;
 mod stdin;

@@ -1,6 +1,6 @@
 //! `qtf submit`.
 //!
-//! Tested in `tests/` and, what waits for room, at the end of this file.
+//! Tested in `tests/`.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,18 +13,19 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use qtf_client::{Accepted, RefusalReason, SubmitError, Task, TaskId};
+use qtf_client::{Accepted, Submissions, SubmitError, Task, TaskId};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::environment::{Variable, parse_variables};
+use super::room;
 use super::stdin::Stdin;
 use crate::args::{GlobalArgs, OutputMode, SubmitArgs};
 use crate::daemon::Daemon;
 use crate::exit::{Ending, Exit, Failure};
 use crate::indexes::IndexSet;
 use crate::last::Submission;
-use crate::notices::{RECONNECT_FOR, waiting_for_place};
+use crate::notices::RECONNECT_FOR;
 use crate::output::{message, print_json, print_lines};
 use crate::records::durability_name;
 use crate::signals::EndSignals;
@@ -33,45 +34,35 @@ use crate::template::{Argument, fill_index, names_index};
 /// After this time without an answer a person wants to know why.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// LIMIT: a daemon that was killed and started again writes to its journal what it found, and makes files for it.
-const ROOM_WITHIN: Duration = Duration::from_secs(5);
+/// What is on its way when the submission is cut short is waited for so long.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-/// LIMIT: a place for a key is waited for at this pace, however far off the end of the next key is: others give keys back before.
-const ASK_FOR_PLACE_AFTER: Duration = Duration::from_millis(500);
+/// Why an array is not submitted to its end.
+enum Cut {
+    Signal(Exit),
+    Failed(SubmitError),
+}
 
-/// Submits a task. A journal without room is asked again, but not for long: the disk may be full. So is a table of keys without a
-/// place, which is told.
-async fn submit_when_there_is_room<T, F>(mut submit: impl FnMut() -> F) -> Result<T, SubmitError>
-where
-    F: Future<Output = Result<T, SubmitError>>,
-{
-    let begun = Instant::now();
-    let give_up = begun + ROOM_WITHIN;
-    let mut is_told = false;
-    loop {
-        match submit().await {
-            Err(SubmitError::Refused(refusal))
-                if refusal.reason == RefusalReason::KeysFull
-                    && refusal.retry_after_ms > 0
-                    && begun.elapsed() < refusal.worth_waiting(RECONNECT_FOR) =>
-            {
-                if !core::mem::replace(&mut is_told, true) {
-                    let up_to = refusal.worth_waiting(RECONNECT_FOR);
-                    message(waiting_for_place(&refusal, up_to));
-                }
-                let hint = Duration::from_millis(refusal.retry_after_ms.into());
-                tokio::time::sleep(hint.min(ASK_FOR_PLACE_AFTER)).await;
-            }
-            Err(SubmitError::Refused(refusal))
-                if refusal.reason == RefusalReason::JournalFull
-                    && refusal.retry_after_ms > 0
-                    && Instant::now() < give_up =>
-            {
-                tokio::time::sleep(Duration::from_millis(refusal.retry_after_ms.into())).await;
-            }
-            answer => return answer,
-        }
-    }
+/// The answer to one submission, which has a moment more when a signal comes: what is accepted must be known.
+async fn answer_to(
+    daemon: &Daemon,
+    task: Task,
+    signals: &mut EndSignals,
+) -> Result<(Option<Accepted>, Exit), Failure> {
+    let submit = || daemon.client.submit(task.clone());
+    let mut answer = std::pin::pin!(room::submit_when_there_is_room(submit));
+    let exit = tokio::select! {
+        answer = &mut answer => match answer {
+            Ok(accepted) => return Ok((Some(accepted), Exit::Ok)),
+            Err(error) => return Err(room::explained(daemon, error).await),
+        },
+        exit = signals.next() => exit,
+    };
+    let late = tokio::select! {
+        late = tokio::time::timeout(LAST_ANSWERS, answer) => late.ok(),
+        _ = signals.next() => None,
+    };
+    Ok((late.and_then(Result::ok), exit))
 }
 
 /// What all members have in common.
@@ -120,18 +111,12 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
         accepted: Vec::new(),
     };
     printer.submission.no_result = common.args.no_result;
-    let submit = async {
-        match array {
-            None => match common.task(None).await {
-                Ok(task) => printer.one(&daemon, task).await,
-                Err(failure) => Err(failure),
-            },
-            Some(indexes) => printer.array(&daemon, common, indexes).await,
-        }
-    };
-    let ending = tokio::select! {
-        submitted = submit => submitted.map(|()| Exit::Ok),
-        exit = signals.next() => Ok(exit),
+    let ending = match array {
+        None => match common.task(None).await {
+            Ok(task) => printer.one(&daemon, task, signals).await,
+            Err(failure) => Err(failure),
+        },
+        Some(indexes) => printer.array(&daemon, common, (indexes, signals)).await,
     };
     if may_want_stdin && ending.is_ok() && stdin_holds_bytes() {
         message(
@@ -182,9 +167,11 @@ impl From<&Accepted> for AcceptedRecord {
 }
 
 impl IdPrinter {
-    async fn one(&mut self, daemon: &Daemon, task: Task) -> Result<(), Failure> {
-        let submit = || daemon.client.submit(task.clone());
-        let accepted = submit_when_there_is_room(submit).await?;
+    async fn one(&mut self, daemon: &Daemon, task: Task, signals: &mut EndSignals) -> Ending {
+        let (accepted, exit) = answer_to(daemon, task, signals).await?;
+        let Some(accepted) = accepted else {
+            return Ok(exit);
+        };
         if accepted.is_repeat {
             let gone = if accepted.result_expired {
                 ", whose result is no longer kept"
@@ -194,7 +181,7 @@ impl IdPrinter {
             message(format!("the key is known: this is its first task{gone}"));
         }
         self.print(&[accepted])?;
-        Ok(())
+        Ok(exit)
     }
 
     /// The first member names the array, so it is submitted before the others.
@@ -202,47 +189,94 @@ impl IdPrinter {
         &mut self,
         daemon: &Daemon,
         common: Common,
-        indexes: IndexSet,
-    ) -> Result<(), Failure> {
+        (indexes, signals): (IndexSet, &mut EndSignals),
+    ) -> Ending {
+        if !common.args.no_result {
+            room::must_fit(daemon, indexes.count()).await?;
+        }
         let mut members = indexes.members();
         let Some(first_index) = members.next() else {
-            return Ok(());
+            return Ok(Exit::Ok);
         };
         let task = common.task(Some(first_index)).await?;
         let task = task.array(None, first_index);
-        let submit = || daemon.client.submit(task.clone());
-        let first = submit_when_there_is_room(submit).await?;
+        let (first, exit) = answer_to(daemon, task, signals).await?;
+        let Some(first) = first else {
+            return Ok(exit);
+        };
         self.print(&[first])?;
+        if exit != Exit::Ok {
+            return Ok(exit);
+        }
         let first = first.id;
         let (tasks, broken_off) = rest_of_array(common, &indexes, first);
-        let mut answers = daemon.client.submit_stream(tasks).ready_chunks(256);
+        let answers = daemon.client.submit_stream(tasks);
+        let cut_short = self.print_all(answers, (daemon, signals)).await?;
+        match cut_short {
+            None => match broken_off.take() {
+                Some(failure) => Err(self.after_some(&indexes, &failure)),
+                None => Ok(Exit::Ok),
+            },
+            Some(Cut::Signal(exit)) => {
+                let (accepted, total) = (self.submission.ids.len(), indexes.count());
+                message(format!("{accepted} of {total} members accepted"));
+                Ok(exit)
+            }
+            Some(Cut::Failed(error)) => {
+                let failure = room::explained(daemon, error).await;
+                Err(self.after_some(&indexes, &failure))
+            }
+        }
+    }
+
+    /// Prints the ids of what is accepted, also of what is on its way when a signal comes or one is refused.
+    async fn print_all(
+        &mut self,
+        answers: Submissions,
+        (daemon, signals): (&Daemon, &mut EndSignals),
+    ) -> io::Result<Option<Cut>> {
+        let mut answers = answers.ready_chunks(256);
+        let mut cut = None;
+        let mut give_up = Instant::now();
+        let mut is_told = false;
         loop {
-            let batch = match tokio::time::timeout(PATIENCE, answers.next()).await {
-                Ok(batch) => batch,
-                Err(_elapsed) => {
-                    message(
-                        "waiting for room in the daemon's segment, or for the daemon; Ctrl-C keeps what is accepted",
-                    );
-                    answers.next().await
+            let batch = tokio::select! {
+                batch = answers.next() => batch,
+                () = tokio::time::sleep(PATIENCE), if cut.is_none() && !is_told => {
+                    is_told = true;
+                    message(room::waiting(daemon).await);
+                    continue;
+                }
+                () = tokio::time::sleep_until(give_up), if cut.is_some() => break,
+                exit = signals.next() => {
+                    if cut.is_some() {
+                        break;
+                    }
+                    cut = Some(Cut::Signal(exit));
+                    answers.get_mut().stop(LAST_ANSWERS);
+                    give_up = Instant::now() + 2 * LAST_ANSWERS;
+                    continue;
                 }
             };
-            let Some(batch) = batch else {
-                let failure = broken_off.take();
-                return failure.map_or(Ok(()), |failure| Err(self.after_some(&indexes, &failure)));
-            };
+            let Some(batch) = batch else { break };
+            is_told = false;
             let mut accepted = Vec::with_capacity(batch.len());
-            let mut failure = None;
             for answer in batch {
                 match answer {
                     Ok(answer) => accepted.push(answer),
-                    Err(error) => failure = failure.or(Some(error)),
+                    Err(SubmitError::Stopped) => {}
+                    Err(error) if cut.is_none() => {
+                        cut = Some(Cut::Failed(error));
+                        answers.get_mut().stop(LAST_ANSWERS);
+                        give_up = Instant::now() + 2 * LAST_ANSWERS;
+                    }
+                    // The first tells why.
+                    Err(_) => {}
                 }
             }
             self.print(&accepted)?;
-            if let Some(error) = failure {
-                return Err(self.after_some(&indexes, &Failure::from(error)));
-            }
         }
+        Ok(cut)
     }
 
     /// A failure in the middle of an array.
@@ -435,67 +469,4 @@ fn rest_of_array(
         })
         .scan((), move |(), task| std::future::ready(noted.note(task)));
     (tasks, broken_off)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use qtf_client::Refusal;
-
-    use super::*;
-
-    /// What is answered where the first `refused` calls are refused, after how long, and how often it was asked.
-    async fn asked(
-        reason: RefusalReason,
-        retry_after_ms: u32,
-        refused: u32,
-    ) -> (bool, Duration, u32) {
-        let (start, calls) = (Instant::now(), Cell::new(0));
-        let answer = submit_when_there_is_room(|| {
-            calls.set(calls.get() + 1);
-            let message = "no room".to_owned();
-            let refusal = Refusal {
-                reason,
-                message,
-                retry_after_ms,
-            };
-            std::future::ready(if calls.get() > refused {
-                Ok(())
-            } else {
-                Err(SubmitError::Refused(refusal))
-            })
-        });
-        (answer.await.is_ok(), start.elapsed(), calls.get())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn journal_without_room_is_asked_again_for_a_while_and_other_refusals_are_told_at_once() {
-        use RefusalReason::{JournalFull, TasksFull};
-        let (ms, once) = (Duration::from_millis, (false, Duration::ZERO, 1));
-        assert_eq!(asked(JournalFull, 100, 3).await, (true, ms(300), 4));
-        assert_eq!(
-            asked(JournalFull, 500, 1000).await,
-            (false, ROOM_WITHIN, 11)
-        );
-        assert_eq!(asked(JournalFull, 0, 1).await, once);
-        assert_eq!(asked(TasksFull, 100, 1).await, once);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn place_for_a_key_is_waited_for_while_that_is_short_and_known_and_else_a_moment() {
-        use RefusalReason::KeysFull;
-        let s = Duration::from_secs;
-        assert_eq!(
-            asked(KeysFull, 300, 2).await,
-            (true, s(0) + Duration::from_millis(600), 3)
-        );
-        assert_eq!(
-            asked(KeysFull, 2_000, 9).await,
-            (true, Duration::from_millis(4_500), 10)
-        );
-        assert_eq!(asked(KeysFull, 25_000, 1_000).await, (false, s(30), 61));
-        assert_eq!(asked(KeysFull, 3_500_000, 1_000).await, (false, s(5), 11));
-        assert_eq!(asked(KeysFull, 0, 1).await, (false, s(0), 1));
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use qtf_client::{ListFilter, Outputs, TaskEnd, TaskId, TaskState, WatchError};
+use qtf_client::{ListFilter, OutcomeKind, Outputs, TaskEnd, TaskId, TaskState, WatchError};
 use serde::Serialize;
 
 use super::select::{All, Selected, list, resolve};
@@ -19,6 +19,9 @@ use crate::records::{OutcomeRecord, describe, end_line, state_name};
 /// The daemon is asked also with --timeout 0; a busy machine needs this long for its answer.
 const ASK: Duration = Duration::from_millis(200);
 
+/// LIMIT: failed tasks whose workers' words are fetched; of the others the kind of their end is told.
+const REASONS_MAX: u32 = 100;
+
 /// How one task ended.
 #[derive(Clone, Debug, Serialize)]
 struct EndRecord {
@@ -27,17 +30,20 @@ struct EndRecord {
     attempt: u32,
     outcome: OutcomeRecord,
     ending: String,
+    /// What the worker says of a task that it could not run, or whose handler failed.
+    message: String,
     worker_name: String,
 }
 
-impl From<&TaskEnd> for EndRecord {
-    fn from(end: &TaskEnd) -> Self {
+impl EndRecord {
+    fn new(end: &TaskEnd, message: String) -> Self {
         EndRecord {
             id: end.id.to_string(),
             state: state_name(end.state),
             attempt: end.attempt,
             outcome: OutcomeRecord::from(&end.outcome),
             ending: describe(end.state, Some(&end.outcome)),
+            message,
             worker_name: end.worker_name.clone(),
         }
     }
@@ -68,6 +74,7 @@ struct Waiting {
     keep_records: bool,
     /// How many were held when the waiting began.
     held: usize,
+    reasons_left: u32,
 }
 
 /// Waits for the ends of tasks.
@@ -87,6 +94,7 @@ pub(crate) async fn run(args: WaitArgs, global: &GlobalArgs) -> Ending {
         exit: Exit::Ok,
         keep_records: global.mode() != OutputMode::Table,
         held: 0,
+        reasons_left: REASONS_MAX,
     };
     let total = ids.len();
     let in_time = match args.timeout {
@@ -133,7 +141,7 @@ impl Waiting {
         let mut results = daemon.client.results_with(ids, Outputs::Leave);
         while let Some(result) = results.next().await {
             match result {
-                Ok(end) => self.on_end(&end),
+                Ok(end) => self.on_end(daemon, &end).await,
                 Err(WatchError::Task { id, refusal }) => {
                     self.open.remove(&id);
                     if !(refusal.is_unknown() && self.freed_when_done.contains(&id)) {
@@ -182,14 +190,29 @@ impl Waiting {
         }
     }
 
-    fn on_end(&mut self, end: &TaskEnd) {
+    async fn on_end(&mut self, daemon: &Daemon, end: &TaskEnd) {
         self.open.remove(&end.id);
+        let reason = self.reason_of(daemon, end).await;
         if !end.is_done() {
-            message(end_line(end.id, end.state, Some(&end.outcome), ""));
+            message(end_line(end.id, end.state, Some(&end.outcome), &reason));
             self.exit = self.exit.worse(Exit::TaskFailed);
         }
         if self.keep_records {
-            self.ends.push(EndRecord::from(end));
+            self.ends.push(EndRecord::new(end, reason));
         }
+    }
+
+    /// What the worker says where the outcome alone says little: which program there is not, why a handler failed.
+    async fn reason_of(&mut self, daemon: &Daemon, end: &TaskEnd) -> String {
+        use OutcomeKind::{HandlerFailed, Refused, SpawnFailed, TransferFailed};
+        let kind = end.outcome.kind();
+        let is_told = matches!(kind, SpawnFailed | HandlerFailed | Refused | TransferFailed);
+        if !is_told || end.output_left_bytes == 0 || self.reasons_left == 0 {
+            return String::new();
+        }
+        self.reasons_left -= 1;
+        // It may be forgotten by now; the end is told all the same.
+        let output = daemon.client.fetch_output(end.id).await;
+        output.map(|output| output.message).unwrap_or_default()
     }
 }

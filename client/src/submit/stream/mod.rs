@@ -7,8 +7,13 @@
 //!   before it. Only for a place of its key it does not wait for ever: nothing of its own stream may be what brings one back.
 //! - S4: an entry that may have been accepted is sent again only with its key and while the key is known;
 //!   else its answer says what is known of it.
+//! - S5: a stream that is stopped answers each task that was taken from the source: what is accepted is told, also behind what is not.
 //!
+//! `wire` has the open stream, `stopping` the end before its time.
 //! Tested in `client/tests/calls.rs` and `client/tests/restarts.rs`.
+
+mod stopping;
+mod wire;
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -21,12 +26,12 @@ use qtf_proto::v1::{
     RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitTaskResponse, SubmitVerdict,
     TaskSpec,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
+use self::stopping::{stop_asked, time_over};
+use self::wire::{Wire, farewell, lost, open};
 use super::source::Source;
 use super::{Accepted, Entry};
 use crate::client::Client;
@@ -45,8 +50,6 @@ const RETRY_MIN: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// LIMIT: keys are given back long before their time is over.
 const RETRY_KEY_MAX: Duration = Duration::from_millis(500);
-/// Keys have this long to be given back at the end of a stream.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The answers to a stream of submissions. When the daemon stays away for longer than
 /// [`reconnect_for`](crate::ClientBuilder::reconnect_for), a [`SubmitError::NotSent`] or
@@ -55,6 +58,8 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Submissions {
     answers: mpsc::Receiver<Answer>,
+    /// How long what is on its way is waited for, once it is to stop.
+    stop: watch::Sender<Option<Duration>>,
     pump: JoinHandle<()>,
 }
 
@@ -64,9 +69,21 @@ impl Submissions {
         S: Stream<Item = TaskSpec> + Send + 'static,
     {
         let (out, answers) = mpsc::channel(BATCH_ENTRIES);
-        let pump = Pump::new(client, Source::new(specs), as_array);
+        let (stop, stop_seen) = watch::channel(None);
+        let pump = Pump::new(client, (Source::new(specs), stop_seen), as_array);
         let pump = tokio::spawn(pump.run(out));
-        Self { answers, pump }
+        Self {
+            answers,
+            stop,
+            pump,
+        }
+    }
+
+    /// Takes nothing more from the source and sends nothing more. What is on its way is waited for, but no longer than `within`; then the
+    /// rest of the answers comes, one for each task that was taken, and the stream ends: [`SubmitError::Stopped`] for what was not
+    /// sent, or was refused for want of room.
+    pub fn stop(&self, within: Duration) {
+        self.stop.send_replace(Some(within));
     }
 }
 
@@ -93,18 +110,14 @@ struct Numbered {
     entry: Entry,
 }
 
-/// One open submission stream.
-struct Wire {
-    requests: mpsc::Sender<SubmitStreamRequest>,
-    responses: Streaming<SubmitStreamResponse>,
-    session: Session,
-}
-
 enum Step {
     Next,
     Taken(Option<Vec<TaskSpec>>),
     Response(Result<Option<SubmitStreamResponse>, tonic::Status>),
     Silence,
+    Stop(Duration),
+    /// The time for answers after a stop is over.
+    StopIsOver(Duration),
 }
 
 struct Pump {
@@ -133,10 +146,17 @@ struct Pump {
     patience: Patience,
     /// Number of a session that the daemon does not know any more.
     lost_session: u64,
+    stop: watch::Receiver<Option<Duration>>,
+    /// Until when answers are waited for, and how long that is, once it is to stop.
+    stopping: Option<(Instant, Duration)>,
 }
 
 impl Pump {
-    fn new(client: Client, source: Source, as_array: bool) -> Self {
+    fn new(
+        client: Client,
+        (source, stop): (Source, watch::Receiver<Option<Duration>>),
+        as_array: bool,
+    ) -> Self {
         let patience = client.patience();
         Self {
             client,
@@ -158,6 +178,8 @@ impl Pump {
             progress: Instant::now(),
             patience,
             lost_session: 0,
+            stop,
+            stopping: None,
         }
     }
 
@@ -205,6 +227,14 @@ impl Pump {
                         let after = self.client.inner.call_timeout;
                         Some(CallError::TimedOut { after })
                     }
+                    Step::Stop(within) => {
+                        self.begin_to_stop(within);
+                        None
+                    }
+                    Step::StopIsOver(after) => {
+                        self.end_in_flight(&CallError::TimedOut { after });
+                        None
+                    }
                 };
             }
             if let Some(error) = failed
@@ -240,7 +270,10 @@ impl Pump {
                 None => core::future::pending().await,
             }
         };
+        let stopping = self.stopping;
         tokio::select! {
+            within = stop_asked(&mut self.stop), if stopping.is_none() => Ok(Step::Stop(within)),
+            after = time_over(stopping), if waits_for_answers => Ok(Step::StopIsOver(after)),
             permit = out.reserve(), if has_answer => {
                 let permit = permit.map_err(|_| Unread)?;
                 if let Some(Some(answer)) = self.answers.pop_front() {
@@ -439,6 +472,10 @@ impl Pump {
             self.answer(&numbered, Err(SubmitError::Refused(refusal)));
             return;
         }
+        if self.stopping.is_some() {
+            self.answer_unsent(&numbered);
+            return;
+        }
         let is_of_key = refusal.reason == RefusalReason::KeysFull;
         let up_to = refusal.worth_waiting(self.client.inner.reconnect_for);
         if is_of_key
@@ -480,9 +517,10 @@ impl Pump {
     }
 
     fn send_again_or_answer(&mut self, entries: Vec<Numbered>, error: &CallError) {
+        let may_send = self.stopping.is_none();
         let (again, over): (Vec<Numbered>, Vec<Numbered>) = entries
             .into_iter()
-            .partition(|numbered| numbered.entry.may_be_sent_again());
+            .partition(|numbered| may_send && numbered.entry.may_be_sent_again());
         self.put_back(again);
         for numbered in over {
             let answer = numbered.entry.given_up(error.clone());
@@ -532,66 +570,5 @@ impl Pump {
             out.send(answer).await.map_err(|_| Unread)?;
         }
         Ok(())
-    }
-}
-
-async fn open(
-    client: &Client,
-    first: SubmitStreamRequest,
-    session: Session,
-) -> Result<Wire, CallError> {
-    let (requests, queue) = mpsc::channel(BATCHES_IN_FLIGHT_MAX + 1);
-    requests.try_send(first).map_err(|_| lost())?;
-    let mut plm = client.plm();
-    let call = plm.submit_stream(ReceiverStream::new(queue));
-    let responses = client.timed(call).await?;
-    Ok(Wire {
-        requests,
-        responses,
-        session,
-    })
-}
-
-/// Gives the last keys back. What does not arrive ends by its time to live.
-async fn farewell(client: Client, wire: Wire, mut batch: u64) {
-    let Wire {
-        requests,
-        mut responses,
-        session,
-    } = wire;
-    let Some(keys) = &client.inner.keys else {
-        return;
-    };
-    let giving_back = async {
-        loop {
-            let received_keys = keys.take_received();
-            if received_keys.is_empty() {
-                return;
-            }
-            let request = SubmitStreamRequest {
-                session: session.token,
-                batch,
-                received_keys,
-                ..SubmitStreamRequest::default()
-            };
-            batch += 1;
-            if requests.send(request).await.is_err()
-                || !matches!(responses.message().await, Ok(Some(_)))
-            {
-                return;
-            }
-        }
-    };
-    if tokio::time::timeout(FAREWELL_TIMEOUT, giving_back)
-        .await
-        .is_err()
-    {
-        tracing::debug!("the daemon did not take the last keys back");
-    }
-}
-
-fn lost() -> CallError {
-    CallError::Unreachable {
-        cause: "the submission stream broke".to_owned(),
     }
 }
