@@ -153,6 +153,19 @@ pub(crate) enum Detail {
     Session,
 }
 
+fn write_expired(
+    f: &mut fmt::Formatter<'_>,
+    task: TaskId,
+    phase: Phase,
+    unix_ms: u64,
+) -> fmt::Result {
+    let at = Utc(unix_ms);
+    write!(
+        f,
+        "task {task} was {phase}, and its result expired unread at {at}: forget results in time, or have them kept longer (--keep)"
+    )
+}
+
 impl fmt::Display for Detail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -171,11 +184,7 @@ impl fmt::Display for Detail {
                 task,
                 phase,
                 unix_ms,
-            } => write!(
-                f,
-                "task {task} was {phase}, and its result expired unread at {}: forget results in time, or have them kept longer (--keep)",
-                Utc(unix_ms)
-            ),
+            } => write_expired(f, task, phase, unix_ms),
             Self::Setting {
                 field,
                 value,

@@ -22,7 +22,6 @@ pub mod version;
     clippy::missing_errors_doc,
     clippy::struct_excessive_bools,
     clippy::too_many_lines,
-    clippy::struct_excessive_bools,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     reason = "generated code; the .proto files hold the documentation"

@@ -240,14 +240,7 @@ impl Plm {
                 DELAY_MS_MAX,
             ));
         }
-        let keep_ms_max = turn.config.keep_ns_max / NS_PER_MS;
-        if submission.keep_ms > keep_ms_max {
-            return Err(Rejection::setting(
-                "keep_ms",
-                (submission.keep_ms, keep_ms_max),
-                "keep_max_ms",
-            ));
-        }
+        check_keep(turn, submission)?;
         if turn.now.is_out_of_stamps() {
             return Err(out_of_stamps());
         }
@@ -289,6 +282,15 @@ impl Plm {
             (_, Durability::Memory) | (None, Durability::Best) => Ok(Durability::Memory),
         }
     }
+}
+
+fn check_keep(turn: &Turn<'_>, submission: &Submission<'_>) -> Result<(), Rejection> {
+    let most = turn.config.keep_ns_max / NS_PER_MS;
+    if submission.keep_ms <= most {
+        return Ok(());
+    }
+    let numbers = (submission.keep_ms, most);
+    Err(Rejection::setting("keep_ms", numbers, "keep_max_ms"))
 }
 
 fn check_payload(payload: Payload<'_>, limit: u64) -> Result<(), Rejection> {

@@ -35,6 +35,10 @@ pub struct ArrayMember {
 
 /// What a client asks for, as it came from the wire: every field is checked here.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of the wire, asked for by itself"
+)]
 pub struct Submission<'a> {
     /// Who asks.
     pub client: ClientIndex,

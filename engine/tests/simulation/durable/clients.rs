@@ -10,6 +10,10 @@ use super::world::{Kind, World};
 const KINDS: [&str; 2] = ["exec", "render"];
 
 /// One thing that a client asks for.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a client may ask for, each by itself"
+)]
 pub(crate) struct Wish {
     kind: &'static str,
     bytes: Vec<u8>,
