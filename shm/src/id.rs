@@ -20,6 +20,8 @@ pub const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
 pub const TASKS_COUNT_MAX: u32 = 1 << SLOT_BITS;
 /// Most workers a segment can have: the owner has 12 bits in a state word and all ones means none.
 pub const WORKERS_COUNT_MAX: u32 = 4095;
+/// Kinds of tasks a segment can name: one bit each in a worker's mask.
+pub const KINDS_COUNT: u32 = 64;
 
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 const INCARNATION_BITS: u32 = 24;

@@ -14,10 +14,10 @@
 //!   process killed between tag and name holds nobody up.
 //! - I3: entry 0 is nobody's: number 0 in a slot means no kind.
 //!
-//! Sync point `kinds.ready`: name, then ready (Release); ready (Acquire), then name. Tested at the end of this file.
+//! Sync point `kinds.ready`: name, then ready (Release); ready (Acquire), then name. Tested at the end of this file,
+//! modelled in `shm/tests/loom_records.rs`.
 
-use crate::id::KindIndex;
-use crate::layout::geometry::KINDS_COUNT;
+use crate::id::{KINDS_COUNT, KindIndex};
 use crate::layout::hash_of;
 use crate::layout::shared::shared_layout;
 use crate::sync::{AtomicU64, Ordering};
@@ -64,7 +64,9 @@ pub struct KindTable<'s> {
 }
 
 impl<'s> KindTable<'s> {
-    pub(crate) const fn new(entries: &'s [KindEntry]) -> Self {
+    /// A table over its entries.
+    #[must_use]
+    pub const fn new(entries: &'s [KindEntry]) -> Self {
         Self { entries }
     }
 
@@ -244,8 +246,15 @@ impl KindEntry {
     }
 
     fn name(&self) -> Option<String> {
-        // ORDERING: [kinds.ready] Acquire pairs with the Release in `write`: the name is visible.
-        if self.ready.load(Ordering::Acquire) == 0 {
+        let order = if cfg!(qtf_mutant = "kinds_name_without_acquire") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [kinds.ready] Acquire pairs with the Release in `write`: the name is visible.
+            Ordering::Acquire
+        };
+        // ORDERING: as chosen above.
+        if self.ready.load(order) == 0 {
             return None;
         }
         // ORDERING: constant once it is not 0.
@@ -266,8 +275,15 @@ impl KindEntry {
             // ORDERING: published by [kinds.ready].
             word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
-        // ORDERING: [kinds.ready] Release pairs with the Acquire in `name`.
-        self.ready.store(1, Ordering::Release);
+        let order = if cfg!(qtf_mutant = "kinds_name_without_release") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [kinds.ready] Release pairs with the Acquire in `name`.
+            Ordering::Release
+        };
+        // ORDERING: as chosen above.
+        self.ready.store(1, order);
     }
 }
 

@@ -81,9 +81,11 @@ impl ClientSlot {
 
     /// Gives the record to an identity, with no connection yet. The daemon only.
     pub fn open(&self, fields: &ClientFields<'_>) {
-        // ORDERING: [client.reuse] Release: whoever meets a new field also meets that the record was given back;
-        // pairs with the fence in `read_between`.
-        fence(Ordering::Release);
+        if !cfg!(qtf_mutant = "client_open_without_release_fence") {
+            // ORDERING: [client.reuse] Release: whoever meets a new field also meets that the record was given back;
+            // pairs with the fence in `second_look`.
+            fence(Ordering::Release);
+        }
         store_text(&self.name, fields.name);
         store_text(&self.host, fields.host);
         store_text(&self.address, fields.address);
@@ -107,8 +109,10 @@ impl ClientSlot {
         // Twice, so that whoever has begun to copy the old name copies again; used all the while, as a kill in between must not leave
         // its tasks without a record.
         self.set_state(IN_USE | connections | next());
-        // ORDERING: [client.reuse] Release: whoever meets a new field also meets the first of the two states.
-        fence(Ordering::Release);
+        if !cfg!(qtf_mutant = "client_made_common_without_release_fence") {
+            // ORDERING: [client.reuse] Release: whoever meets a new field also meets the first of the two states.
+            fence(Ordering::Release);
+        }
         store_text(&self.name, "");
         store_text(&self.host, "");
         self.set_state(IN_USE | connections | next());
@@ -206,14 +210,30 @@ impl ClientSlot {
         load_text(&self.address)
     }
 
-    pub(crate) fn state_word(&self) -> u64 {
-        // ORDERING: [client.state] Acquire pairs with the Release of `set_state`: the identity is visible.
-        self.state.load(Ordering::Acquire)
+    /// All of the state, with the identity that its last writer wrote before it.
+    #[must_use]
+    pub fn state_word(&self) -> u64 {
+        let order = if cfg!(qtf_mutant = "client_state_without_acquire") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [client.state] Acquire pairs with the Release of `set_state`: the identity is visible.
+            Ordering::Acquire
+        };
+        // ORDERING: as chosen above.
+        self.state.load(order)
     }
 
     fn set_state(&self, word: u64) {
-        // ORDERING: [client.state] Release pairs with the Acquire of `state_word`.
-        self.state.store(word, Ordering::Release);
+        let order = if cfg!(qtf_mutant = "client_state_without_release") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [client.state] Release pairs with the Acquire of `state_word`.
+            Ordering::Release
+        };
+        // ORDERING: as chosen above.
+        self.state.store(word, order);
     }
 }
 

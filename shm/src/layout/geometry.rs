@@ -6,7 +6,7 @@
 //!
 //! Tested at the end of this file.
 
-use crate::id::{TASKS_COUNT_MAX, WORKERS_COUNT_MAX};
+use crate::id::{KINDS_COUNT, TASKS_COUNT_MAX, WORKERS_COUNT_MAX};
 use crate::layout::region_table::{PAGE_BYTES, RegionTable};
 
 /// The default size: 256 MiB.
@@ -15,8 +15,6 @@ pub const DEFAULT_BYTES: u64 = 256 << 20;
 pub const BYTES_MIN: u64 = 1 << 20;
 /// LIMIT: keeps every product below 2^40; no machine of today has more for this.
 pub const BYTES_MAX: u64 = 1 << 40;
-/// Kinds of tasks a segment can name: one bit each in a worker's mask.
-pub const KINDS_COUNT: u32 = 64;
 
 const ARENA_BLOCK_BYTES: u64 = 64 << 10;
 /// LIMIT: a slot names a unit of 64 bytes by 31 bits and keeps one number for "none"; a block has 1,024 units.

@@ -5,10 +5,14 @@
 //!   zeros means empty.
 //! - I2: the offsets in the struct's source are those of the compiler, or the crate does not compile.
 //!
-//! Tested by the compile-time assertions of each struct and by the golden listing in `layout/mod.rs`.
+//! Under loom an atomic is no word: there the structs are models' own, without offsets, and lie in no segment.
+//!
+//! Tested by the compile-time assertions of each struct and in `shm/tests/memory_document.rs`.
 
+#[cfg(not(loom))]
 use crate::sync::AtomicU64;
 
+#[cfg(not(loom))]
 /// One field of a shared struct, for the layout hash and for listings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
@@ -20,6 +24,7 @@ pub struct Field {
     pub bytes: usize,
 }
 
+#[cfg(not(loom))]
 /// A struct that lies in the segment.
 ///
 /// # Safety
@@ -50,6 +55,7 @@ macro_rules! shared_layout {
             $( $(#[$field_doc])* pub(crate) $field: $kind, )*
         }
 
+        #[cfg(not(loom))]
         const _: () = {
             assert!(size_of::<$name>() == $size);
             assert!(align_of::<$name>() == $align);
@@ -57,6 +63,7 @@ macro_rules! shared_layout {
             assert!(0 $( + size_of::<$kind>() )* == $size, "padding");
         };
 
+        #[cfg(not(loom))]
         #[expect(unsafe_code, reason = "the macro asserts what the trait asks for")]
         // SAFETY: repr(C) by the macro; the fields are AtomicU64 or arrays of them, which the constant
         // below proves by naming their words; the sizes add up to the whole, so there is no padding.
@@ -71,9 +78,19 @@ macro_rules! shared_layout {
             ];
         }
 
+        #[cfg(not(loom))]
         const _: fn(&$name) = |shared| {
             $( let _: &[$crate::sync::AtomicU64] = $crate::layout::AsWords::as_words(&shared.$field); )*
         };
+
+        #[cfg(loom)]
+        impl $name {
+            /// All zeros, in memory of a model.
+            #[must_use]
+            pub fn zeroed() -> Self {
+                Self { $( $field: <$kind as Default>::default(), )* }
+            }
+        }
 
         impl core::fmt::Debug for $name {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -84,18 +101,21 @@ macro_rules! shared_layout {
 }
 pub(crate) use shared_layout;
 
+#[cfg(not(loom))]
 /// A field of a shared struct as words: only [`AtomicU64`] and arrays of it have this.
 pub(crate) trait AsWords {
     /// The words of the field.
     fn as_words(&self) -> &[AtomicU64];
 }
 
+#[cfg(not(loom))]
 impl AsWords for AtomicU64 {
     fn as_words(&self) -> &[AtomicU64] {
         core::slice::from_ref(self)
     }
 }
 
+#[cfg(not(loom))]
 impl<const N: usize> AsWords for [AtomicU64; N] {
     fn as_words(&self) -> &[AtomicU64] {
         self

@@ -2,7 +2,6 @@
 
 use crate::id::SlotIndex;
 use crate::segment::Segment;
-use crate::sync::store_load_cas;
 use crate::task::slot::TaskSlot;
 use crate::task::state::{Event, FLAG_CANCEL, IllegalTransition, Phase, StateWord};
 use crate::tree::{Key, MinTree};
@@ -48,10 +47,7 @@ impl Segment {
         from: StateWord,
         to: StateWord,
     ) -> Result<StateWord, ApplyError> {
-        // ORDERING: [task.state] Release: publishes the fields written before; pairs with the Acquire of `TaskSlot::state`.
-        // [tree.tenancy], [bitmap.tenancy] write half: leaf and bit are looked at afterwards.
-        store_load_cas(&task.state, from.as_raw(), to.as_raw())
-            .map_err(|found| ApplyError::Moved(StateWord::from_raw(found)))?;
+        task.exchange(from, to).map_err(ApplyError::Moved)?;
         self.counters().count_transition(from.phase(), to.phase());
         Ok(to)
     }

@@ -8,6 +8,7 @@ use crate::arena::{AllocateError, Purpose, copy_in, copy_out};
 use crate::blob::BlobRef;
 use crate::counters::Counter;
 use crate::id::{SlotIndex, TaskId};
+use crate::reading::second_look;
 use crate::segment::free::chunk_owner;
 use crate::segment::records::{Part, TaskRecord};
 use crate::segment::{Segment, SegmentView};
@@ -266,9 +267,7 @@ impl SegmentView {
                 }
             }
         }
-        // ORDERING: [task.reuse] Acquire: orders the copies before the second look at the state; pairs with `claim_task`.
-        crate::sync::fence(crate::sync::Ordering::Acquire);
-        if slot.state().is_of(owner) {
+        if second_look(|| slot.state()).is_of(owner) {
             Ok(count)
         } else {
             Err(LoadError::Gone)

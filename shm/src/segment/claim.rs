@@ -11,7 +11,7 @@ use crate::keys::KeyPlace;
 use crate::segment::blobs::StoreError;
 use crate::segment::free::chunk_owner;
 use crate::segment::{ApplyError, Segment};
-use crate::sync::{Ordering, fence};
+use crate::sync::Ordering;
 use crate::task::side::SideRecord;
 use crate::task::slot::{FilledWords, INLINE_BYTES_MAX, TaskOptions};
 use crate::task::state::{Event, IllegalTransition, Phase, StateWord};
@@ -114,9 +114,6 @@ impl Segment {
                 continue;
             }
             self.settle_bit(slot);
-            // ORDERING: [task.reuse] Release: whoever meets a field of this tenant also meets its CLAIMED state; pairs
-            // with the fence in `read_between` and `read_blob`.
-            fence(Ordering::Release);
             SlotWriter::of(task).clear();
             self.raise_gen_top(to.generation());
             return Ok(ClaimedTask {

@@ -1,33 +1,20 @@
 //! Records of the segment, copied out: what an inspector shows.
 //!
-//! A record is read as state, fields, state again; if the two states differ the copy is made again, a few times, and after
-//! that it says that it is torn.
+//! A record is read as state, fields, state again: see `reading.rs`.
 
 use crate::arena::ChunkState;
 use crate::blob::BlobRef;
 use crate::id::{ClientIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
 use crate::keys::KeyId;
+use crate::reading::{Reading, read_between};
 use crate::segment::SegmentView;
 use crate::segment::completion::Completion;
 use crate::segment::free::chunk_owner;
-use crate::sync::{Ordering, fence};
 use crate::task::side::{SIDE_BYTES, SIDE_BYTES_SHORT, SideRecord};
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
 use crate::task::state::{Phase, StateWord};
 use crate::tree::Key;
 use crate::worker::{WorkerCounter, WorkerSlot, WorkerState};
-
-/// LIMIT: copies of one record that is being changed; each costs the time of the change.
-const COPIES_MAX: u32 = 8;
-
-/// A copy, and whether it is of one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading<T> {
-    /// The copy.
-    pub record: T,
-    /// The record changed during each of several copies: its parts may be of different moments.
-    pub torn: bool,
-}
 
 /// Which bytes of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,10 +150,7 @@ impl SegmentView {
         let beside = self.completion(slot, state);
         // First of all fields: a change of priority does not move the state word, so only this order keeps a reader from
         // meeting the number of that change with the priority before it.
-        let lsn = task.lsn();
-        // ORDERING: [task.lsn] Acquire: orders the copy of the number before those of the other fields; pairs with the fence
-        // in `set_lsn`.
-        fence(Ordering::Acquire);
+        let lsn = task.lsn_before_fields();
         let mut record = TaskRecord {
             slot,
             id: state.id(slot),
@@ -319,27 +303,6 @@ impl TaskRecord {
             }
             Some(_) | None => self.phase_time = completion.started,
         }
-    }
-}
-
-/// Copies until the state before and after is the same, or often enough.
-fn read_between<S: Copy + PartialEq, T>(
-    state: impl Fn() -> S,
-    copy: impl Fn(S) -> T,
-) -> Reading<T> {
-    let mut before = state();
-    let mut copies = 1;
-    loop {
-        let record = copy(before);
-        // ORDERING: [task.reuse], [worker.reuse], [client.reuse] Acquire: orders the copies before the second look.
-        fence(Ordering::Acquire);
-        let after = state();
-        if after == before || copies == COPIES_MAX {
-            let torn = after != before;
-            return Reading { record, torn };
-        }
-        before = after;
-        copies += 1;
     }
 }
 

@@ -3,9 +3,7 @@
 pub mod orphan;
 #[cfg(not(loom))]
 pub mod side;
-#[cfg(not(loom))]
 pub mod slot;
 pub mod state;
 mod transitions;
-#[cfg(not(loom))]
 pub mod writer;

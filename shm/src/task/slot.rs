@@ -24,9 +24,9 @@
 //! Tested at the end of this file and through `segment/`.
 
 use crate::blob::BlobRef;
-use crate::id::{ClientIndex, KindIndex};
+use crate::id::{ClientIndex, KINDS_COUNT, KindIndex};
 use crate::layout::shared::shared_layout;
-use crate::sync::{AtomicU64, Ordering, store_load_load};
+use crate::sync::{AtomicU64, Ordering, fence, store_load_cas, store_load_load};
 use crate::task::state::StateWord;
 use crate::tree::Key;
 
@@ -243,9 +243,35 @@ impl TaskSlot {
     #[inline]
     #[must_use]
     pub fn state(&self) -> StateWord {
-        // ORDERING: [task.state] Acquire pairs with the Release of `Segment::apply`, `claim_task` and `publish`: the
-        // fields behind the state are visible.
-        StateWord::from_raw(self.state.load(Ordering::Acquire))
+        let order = if cfg!(qtf_mutant = "task_state_without_acquire") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [task.state] Acquire pairs with the Release of `exchange`: the fields behind the state are visible.
+            Ordering::Acquire
+        };
+        // ORDERING: as chosen above.
+        StateWord::from_raw(self.state.load(order))
+    }
+
+    /// Changes the state if it still is `from`, with everything that the caller wrote before. Leaf and bit are looked at afterwards.
+    ///
+    /// # Errors
+    /// The word has moved on, and holds this now.
+    #[inline]
+    #[cfg_attr(test, track_caller)]
+    pub(crate) fn exchange(&self, from: StateWord, to: StateWord) -> Result<(), StateWord> {
+        let (from, to) = (from.as_raw(), to.as_raw());
+        let result = if cfg!(qtf_mutant = "task_state_without_release") {
+            // ORDERING: a mutant.
+            self.state
+                .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+        } else {
+            // ORDERING: [task.state] Release: publishes the fields written before; pairs with the Acquire of `state`.
+            // [tree.tenancy], [bitmap.tenancy] write half: leaf and bit are looked at afterwards.
+            store_load_cas(&self.state, from, to)
+        };
+        result.map(|_| ()).map_err(StateWord::from_raw)
     }
 
     /// The state, read after everything that this process wrote before: the look half of a pair with the write of a leaf
@@ -253,7 +279,7 @@ impl TaskSlot {
     #[inline]
     #[must_use]
     pub(crate) fn state_in_order(&self) -> StateWord {
-        // ORDERING: [tree.tenancy], [bitmap.tenancy] look half; pairs with the CAS in `Segment::apply`.
+        // ORDERING: [tree.tenancy], [bitmap.tenancy] look half; pairs with the CAS in `exchange`.
         StateWord::from_raw(store_load_load(&self.state))
     }
 
@@ -288,6 +314,17 @@ impl TaskSlot {
         read(&self.journal) >> 16
     }
 
+    /// As `lsn`, before all other fields that are copied: whoever meets the number of a record also meets what it is about.
+    pub(crate) fn lsn_before_fields(&self) -> u64 {
+        let lsn = self.lsn();
+        if !cfg!(qtf_mutant = "task_lsn_without_acquire_fence") {
+            // ORDERING: [task.lsn] Acquire: orders the copy of the number before those of the other fields; pairs with the fence
+            // in `set_lsn`.
+            fence(Ordering::Acquire);
+        }
+        lsn
+    }
+
     /// The kind of work, as the number in the slot: check it against the kind table before use.
     #[must_use]
     pub fn kind_number(&self) -> u16 {
@@ -297,7 +334,7 @@ impl TaskSlot {
     /// The kind of work; `None` if the number is out of range.
     #[must_use]
     pub fn kind(&self) -> Option<KindIndex> {
-        KindIndex::new_checked(self.kind_number(), crate::layout::geometry::KINDS_COUNT)
+        KindIndex::new_checked(self.kind_number(), KINDS_COUNT)
     }
 
     /// Longest run time of one attempt; 0 = no limit.

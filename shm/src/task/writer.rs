@@ -63,9 +63,11 @@ impl<'s> SlotWriter<'s> {
     /// that a reader may meet the newer state with the older number and never the reverse. What the record says of other
     /// fields is written before as well: a change of priority leaves the state word as it is.
     pub fn set_lsn(self, lsn: u64) {
-        // ORDERING: [task.lsn] Release: whoever meets this number also meets the fields that its record is about; pairs
-        // with the fence in `copy_task`.
-        fence(Ordering::Release);
+        if !cfg!(qtf_mutant = "task_lsn_without_release_fence") {
+            // ORDERING: [task.lsn] Release: whoever meets this number also meets the fields that its record is about; pairs
+            // with the fence in `lsn_before_fields`.
+            fence(Ordering::Release);
+        }
         replace(&self.0.journal, 16, STAMP_MAX, lsn);
     }
 
@@ -125,8 +127,13 @@ impl<'s> SlotWriter<'s> {
         self.0.ready_key.store(words.ready_key, Ordering::Relaxed);
     }
 
-    /// Empties what the tenant before left. The slot must be CLAIMED by the caller.
+    /// Empties what the tenant before left. The slot must be CLAIMED by the caller, and this the first that it writes.
     pub(crate) fn clear(self) {
+        if !cfg!(qtf_mutant = "task_claim_without_release_fence") {
+            // ORDERING: [task.reuse] Release: whoever meets a field of this tenant also meets its CLAIMED state; pairs
+            // with the fence in `second_look`.
+            fence(Ordering::Release);
+        }
         let words = [
             &self.0.ready_key,
             &self.0.phase_time,

@@ -107,9 +107,15 @@ impl WorkerSlot {
     #[inline]
     #[must_use]
     pub fn state(&self) -> WorkerState {
-        // ORDERING: [worker.state] Acquire pairs with the AcqRel of `apply`: the registration's fields
-        // are visible.
-        WorkerState::from_raw(self.state.load(Ordering::Acquire))
+        let order = if cfg!(qtf_mutant = "worker_state_without_acquire") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [worker.state] Acquire pairs with the AcqRel of `apply`: the registration's fields are visible.
+            Ordering::Acquire
+        };
+        // ORDERING: as chosen above.
+        WorkerState::from_raw(self.state.load(order))
     }
 
     /// Changes the state by one event, if it still is `from`.
@@ -122,14 +128,16 @@ impl WorkerSlot {
         event: WorkerEvent,
     ) -> Result<WorkerState, WorkerApplyError> {
         let to = from.after(event)?;
-        // ORDERING: [worker.state] AcqRel: publishes what the caller wrote before; pairs with `state`.
+        let order = if cfg!(qtf_mutant = "worker_state_without_release") {
+            // ORDERING: a mutant.
+            Ordering::Acquire
+        } else {
+            // ORDERING: [worker.state] AcqRel: publishes what the caller wrote before; pairs with `state`.
+            Ordering::AcqRel
+        };
+        // ORDERING: as chosen above; a failure hands out the word found.
         self.state
-            .compare_exchange(
-                from.as_raw(),
-                to.as_raw(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            )
+            .compare_exchange(from.as_raw(), to.as_raw(), order, Ordering::Acquire)
             .map(|_| to)
             .map_err(|found| WorkerApplyError::Moved(WorkerState::from_raw(found)))
     }
@@ -275,9 +283,11 @@ impl<'s> WorkerWriter<'s> {
 
     /// Writes what a registration says; the caller then applies `Register`.
     pub fn fill(self, fields: &WorkerFields<'_>) {
-        // ORDERING: [worker.reuse] Release: whoever meets a new field also meets that the slot was given back;
-        // pairs with the fence in `read_between`.
-        fence(Ordering::Release);
+        if !cfg!(qtf_mutant = "worker_fill_without_release_fence") {
+            // ORDERING: [worker.reuse] Release: whoever meets a new field also meets that the slot was given back;
+            // pairs with the fence in `second_look`.
+            fence(Ordering::Release);
+        }
         store_text(&self.0.name, fields.name);
         store_text(&self.0.host, fields.host);
         write(&self.0.process, u64::from(fields.pid));

@@ -3,7 +3,8 @@
 
 use crate::exec_payload;
 use crate::inspected::Inspected;
-use qtf_shm::segment::{Part, Reading, TaskRecord, WorkerRecord};
+use qtf_shm::reading::Reading;
+use qtf_shm::segment::{Part, TaskRecord, WorkerRecord};
 use qtf_shm::task::slot::TaskOptions;
 use qtf_shm::{FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT, Owner, WorkerIndex};
 use qtf_shown::command::CommandLine;

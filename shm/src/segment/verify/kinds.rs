@@ -1,6 +1,6 @@
 //! The table of kinds: each entry can be, and what slots and workers refer to is there.
 
-use crate::layout::geometry::KINDS_COUNT;
+use crate::id::KINDS_COUNT;
 use crate::segment::SegmentView;
 use crate::segment::verify::trees::subject;
 use crate::segment::verify::{Pass, Rule};
