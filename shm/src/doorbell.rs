@@ -78,8 +78,15 @@ impl<'s> Doorbell<'s> {
     /// What the word says now.
     #[must_use]
     pub fn rings(&self) -> Rings {
-        // ORDERING: [doorbell.ring] Acquire: who has seen a ring sees what was rung for; pairs with `take_mark`.
-        Rings(low(self.word.load(Ordering::Acquire)))
+        let order = if cfg!(qtf_mutant = "doorbell_rings_without_acquire") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [doorbell.ring] Acquire: who has seen a ring sees what was rung for; pairs with `take_mark`.
+            Ordering::Acquire
+        };
+        // ORDERING: as chosen above.
+        Rings(low(self.word.load(order)))
     }
 
     /// Takes the mark of a sleeping daemon away; true if this call did, so that its caller is to wake it. What was done before it

@@ -16,6 +16,8 @@
 //! | [`bitmap`] | the three-level free bitmap |
 //! | [`reading`] | copying a record out while others change it |
 //! | [`doorbell`] | how a sleeping daemon is woken by local processes |
+//! | [`gate`] | whether a process may come in |
+//! | [`local_changes`] | how the daemon learns of local workers |
 //! | [`arena`] | payloads and results, in size classes |
 //! | [`sync`] | the only door to atomics |
 
@@ -32,11 +34,13 @@ pub mod bitmap;
 pub mod blob;
 pub mod client;
 pub mod doorbell;
+pub mod gate;
 pub mod id;
 pub mod keys;
 pub mod kinds;
 pub mod lane;
 pub mod layout;
+pub mod local_changes;
 #[cfg(loom)]
 pub mod model;
 pub mod reading;

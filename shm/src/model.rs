@@ -3,6 +3,7 @@
 //! Exists under loom only. Used by `shm/tests/loom_*.rs`.
 
 use crate::client::ClientSlot;
+use crate::layout::attach::{AttachRecord, AttachState};
 use crate::sync::Ordering;
 use crate::task::slot::TaskSlot;
 use crate::task::state::StateWord;
@@ -43,4 +44,21 @@ pub const fn worker_writer(slot: &WorkerSlot) -> WorkerWriter<'_> {
 pub fn head_of_name(slot: &ClientSlot) -> u64 {
     // ORDERING: published by [client.state], as the name is.
     slot.name[0].load(Ordering::Relaxed)
+}
+
+/// Changes the state of an attach record; false if it has moved on.
+#[must_use]
+pub fn change_attach(record: &AttachRecord, from: AttachState, to: AttachState) -> bool {
+    record.change(from, to)
+}
+
+/// Writes two fields of an attach record, which is the caller's.
+pub fn set_lock_file(record: &AttachRecord, file: (u64, u64)) {
+    record.set_lock_file(file);
+}
+
+/// Reads them.
+#[must_use]
+pub fn lock_file(record: &AttachRecord) -> (u64, u64) {
+    record.lock_file()
 }

@@ -23,9 +23,11 @@
 //! - I1: only the process that the state word names writes the other fields.
 //! - I2: a record becomes free again by its own process, which has then left nothing behind, or by a repairer after a
 //!   whole pass over the segment that met nothing of the dead process any more.
+//!
+//! Tested at the end of this file, modelled in `shm/tests/loom_gate.rs`.
 
 use crate::layout::shared::shared_layout;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering, store_load_cas, store_load_load};
 
 shared_layout! {
     /// One attach record as it lies in the segment; see the drawing in this file's head.
@@ -43,6 +45,55 @@ shared_layout! {
         104 => lock_device: AtomicU64,
         112 => lock_inode: AtomicU64,
         120 => reserved: AtomicU64,
+    }
+}
+
+impl AttachRecord {
+    /// The state, with the fields that its process wrote before.
+    #[must_use]
+    pub fn state(&self) -> AttachState {
+        let word = if cfg!(qtf_mutant = "attach_state_without_acquire") {
+            // ORDERING: a mutant.
+            self.state.load(Ordering::Relaxed)
+        } else if cfg!(qtf_mutant = "attach_record_is_looked_at_too_early") {
+            // ORDERING: a mutant.
+            self.state.load(Ordering::Acquire)
+        } else {
+            // ORDERING: [attach.state] Acquire pairs with the CAS in `change`: the fields are visible. [attach.alone] look half of
+            // a daemon that wants to be alone.
+            store_load_load(&self.state)
+        };
+        AttachState::from_raw(word)
+    }
+
+    /// Changes the state if it still is `from`.
+    pub(crate) fn change(&self, from: AttachState, to: AttachState) -> bool {
+        let (from, to) = (from.as_raw(), to.as_raw());
+        let result = if cfg!(qtf_mutant = "attach_state_without_release") {
+            // ORDERING: a mutant.
+            self.state
+                .compare_exchange(from, to, Ordering::Acquire, Ordering::Acquire)
+        } else {
+            // ORDERING: [attach.state] AcqRel: publishes the fields; a new tenant comes after all that the one before did.
+            // [attach.alone] write half: who joins looks afterwards whether somebody wants to be alone.
+            store_load_cas(&self.state, from, to)
+        };
+        result.is_ok()
+    }
+
+    pub(crate) fn set_lock_file(&self, (device, inode): (u64, u64)) {
+        // ORDERING: published by [attach.state], or the daemon's own, which is told by its process id until it is there.
+        self.lock_device.store(device, Ordering::Relaxed);
+        // ORDERING: as above.
+        self.lock_inode.store(inode, Ordering::Relaxed);
+    }
+
+    /// Device and inode of the file in which its process holds its byte; zeros if it holds none.
+    pub(crate) fn lock_file(&self) -> (u64, u64) {
+        // ORDERING: published by [attach.state], which the caller has acquired.
+        let device = self.lock_device.load(Ordering::Relaxed);
+        // ORDERING: as above.
+        (device, self.lock_inode.load(Ordering::Relaxed))
     }
 }
 

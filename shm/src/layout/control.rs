@@ -26,11 +26,10 @@
 //! ```
 //! Groups lie 128 bytes apart, so that two cores that write different groups do not share a line or its neighbour.
 
+use crate::gate::Gate;
 use crate::layout::shared::shared_layout;
 use crate::sync::AtomicU64;
 
-/// The creator has finished: the segment may be used.
-pub(crate) const READY: u64 = 2;
 /// The creator is at work, or died at it.
 pub(crate) const BUILDING: u64 = 1;
 /// The daemon stopped in order.
@@ -63,5 +62,12 @@ shared_layout! {
         512 => sleeping: AtomicU64,
         520 => keys_used: AtomicU64,
         528 => reserved: [AtomicU64; 446],
+    }
+}
+
+impl ControlLayout {
+    /// Whether a process may come in.
+    pub(crate) const fn gate(&self) -> Gate<'_> {
+        Gate::new(&self.ready, &self.rebuilding)
     }
 }

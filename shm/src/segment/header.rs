@@ -1,11 +1,11 @@
 //! Reading and writing the header and the control region of mapped memory.
 //!
 //! Sync point `segment.ready`: header and everything else, then ready (Release); ready (Acquire), then the rest.
-//! Tested through `segment/tests/` and `shm/tests/`.
+//! The words themselves: `gate.rs`. Tested through `segment/tests/` and `shm/tests/`.
 
 use std::sync::Arc;
 
-use crate::layout::control::{BUILDING, CONTROL_BYTES, ControlLayout, READY, SHUTDOWN_CLEAN};
+use crate::layout::control::{BUILDING, CONTROL_BYTES, ControlLayout, SHUTDOWN_CLEAN};
 use crate::layout::header::{
     HEADER_BYTES, HeaderInfo, HeaderLayout, LAYOUT_MAJOR, LAYOUT_MINOR, MAGIC, checksum,
 };
@@ -52,7 +52,7 @@ impl ControlInfo {
         let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
         let small = |word: &AtomicU64| u32::try_from(read(word)).unwrap_or(u32::MAX);
         Self {
-            ready: is_ready(control),
+            ready: control.gate().is_published(),
             creator_pid: small(&control.creator_pid),
             creator_start: read(&control.creator_start),
             daemon_epoch: read(&control.daemon_epoch),
@@ -67,11 +67,6 @@ impl ControlInfo {
             high_water: small(&control.high_water),
         }
     }
-}
-
-fn is_ready(control: &ControlLayout) -> bool {
-    // ORDERING: [segment.ready] Acquire pairs with the Release in `publish`: the header is visible.
-    control.ready.load(Ordering::Acquire) == READY
 }
 
 /// The first bytes of mapped memory, before anything in them is believed.
@@ -228,8 +223,7 @@ impl Front {
 
     /// Last thing a creator writes.
     pub(crate) fn publish(&self) {
-        // ORDERING: [segment.ready] Release pairs with the Acquire in `is_ready`: everything before is visible.
-        self.control[0].ready.store(READY, Ordering::Release);
+        self.control[0].gate().publish();
     }
 }
 

@@ -16,7 +16,7 @@ use crate::layout::text::load_text;
 use crate::segment::SegmentView;
 use crate::segment::lock_file::LockFile;
 use crate::segment::process::{Liveness, ProcessIdentity, pid_namespace};
-use crate::sync::{AtomicU64, Ordering, store_load_cas, store_load_load};
+use crate::sync::{AtomicU64, Ordering};
 
 /// An attached process, copied out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,20 +90,6 @@ impl SegmentView {
 }
 
 impl AttachRecord {
-    /// The state, with the fields that its process wrote before.
-    pub(crate) fn state(&self) -> AttachState {
-        // ORDERING: [attach.state] Acquire pairs with the CAS in `change`: the fields are visible. [attach.alone] look half of
-        // a daemon that wants to be alone.
-        AttachState::from_raw(store_load_load(&self.state))
-    }
-
-    /// Changes the state if it still is `from`.
-    pub(crate) fn change(&self, from: AttachState, to: AttachState) -> bool {
-        // ORDERING: [attach.state] AcqRel: publishes the fields; a new tenant comes after all that the one before did.
-        // [attach.alone] write half: who joins looks afterwards whether somebody wants to be alone.
-        store_load_cas(&self.state, from.as_raw(), to.as_raw()).is_ok()
-    }
-
     /// Writes who the process is. The record is the caller's, and JOINS.
     pub(crate) fn fill(&self, role: AttachRole, name: &str, lock_file: (u64, u64)) {
         let own = ProcessIdentity::own();
@@ -121,13 +107,6 @@ impl AttachRecord {
         self.set_lock_file(lock_file);
     }
 
-    pub(crate) fn set_lock_file(&self, (device, inode): (u64, u64)) {
-        // ORDERING: published by [attach.state], or the daemon's own, which is told by its process id until it is there.
-        self.lock_device.store(device, Ordering::Relaxed);
-        // ORDERING: as above.
-        self.lock_inode.store(inode, Ordering::Relaxed);
-    }
-
     fn info(&self, index: AttachIndex, state: AttachState) -> AttachInfo {
         // ORDERING: published by [attach.state], which the caller has acquired.
         let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
@@ -142,7 +121,7 @@ impl AttachRecord {
             uid: u32::try_from(read(&self.uid)).unwrap_or(u32::MAX),
             role: AttachRole::from_number(read(&self.role)),
             name: load_text(&self.name),
-            lock_file: (read(&self.lock_device), read(&self.lock_inode)),
+            lock_file: self.lock_file(),
         }
     }
 }

@@ -343,15 +343,12 @@ impl Segment {
 
     /// A daemon is building the caches anew, or was killed in the middle of a move of the origin.
     pub(super) fn is_being_rebuilt(&self) -> bool {
-        // ORDERING: [attach.alone] look half: our record was taken before; pairs with `be_alone`.
-        crate::sync::store_load_load(&self.view.parts.control().rebuilding) != 0
-            || self.is_half_rebased()
+        self.view.parts.control().gate().is_closed() || self.is_half_rebased()
     }
 
     /// Keeps others from attaching, if nobody alive is attached but this process. True if so; ends with `let_others_in`.
     pub(super) fn be_alone(&self, lock: Option<&LockFile>) -> bool {
-        // ORDERING: [attach.alone] write half; the look at the records is the other half.
-        crate::sync::store_load_swap(&self.view.parts.control().rebuilding, 1);
+        self.view.parts.control().gate().close();
         // Who is in the way of a half-done move has come to look and goes again: nobody gets in until it is done.
         // A mark that is damaged says nothing about who is attached.
         let alone = self.has_move_to_end()
@@ -367,7 +364,6 @@ impl Segment {
     }
 
     pub(super) fn let_others_in(&self) {
-        // ORDERING: [attach.alone] Release: who attaches next sees the caches.
-        crate::sync::store_load_swap(&self.view.parts.control().rebuilding, 0);
+        self.view.parts.control().gate().open();
     }
 }

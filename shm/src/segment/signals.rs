@@ -9,8 +9,8 @@
 
 use crate::doorbell::Doorbell;
 use crate::id::AttachIndex;
+use crate::local_changes::LocalChanges;
 use crate::segment::Segment;
-use crate::sync::{AtomicU64, Ordering};
 
 /// Place of the count in the control region's reserved words, directly behind the sleeping daemon's: zero in segments from
 /// before, which is right.
@@ -26,14 +26,12 @@ impl Segment {
     /// How often local workers have come, gone, or changed what they take.
     #[must_use]
     pub fn local_changes(&self) -> u64 {
-        // ORDERING: [worker.local] Acquire: who sees the count sees the words that it is about.
-        self.local_changes_word().load(Ordering::Acquire)
+        self.changes().count()
     }
 
     /// A worker of this process has come, gone, or takes no more.
     pub(super) fn note_local_change(&self) {
-        // ORDERING: [worker.local] Release: the worker's word first. SeqCst as the bell follows, which is a store-load pair.
-        self.local_changes_word().fetch_add(1, Ordering::SeqCst);
+        self.changes().note();
         self.ring();
     }
 
@@ -45,7 +43,7 @@ impl Segment {
         }
     }
 
-    fn local_changes_word(&self) -> &AtomicU64 {
-        &self.view.parts.control().reserved[LOCAL_CHANGES]
+    fn changes(&self) -> LocalChanges<'_> {
+        LocalChanges::new(&self.view.parts.control().reserved[LOCAL_CHANGES])
     }
 }
