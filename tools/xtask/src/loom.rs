@@ -22,7 +22,7 @@ use std::time::Instant;
 pub(crate) const MUTANT_VARIABLE: &str = "QTF_XTASK_MUTANT";
 
 /// Which model must notice which mutant.
-const LIST: &str = "shm/tests/loom_mutants.txt";
+pub(crate) const LIST: &str = "shm/tests/loom_mutants.txt";
 
 /// When cargo started this process in the compiler's place, runs the compiler with the mutant's cfg.
 pub(crate) fn act_as_compiler() -> Option<ExitCode> {
@@ -223,7 +223,7 @@ pub(crate) fn names_below(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
 }
 
 /// The names in `qtf_mutant = "name"`, outside comments.
-fn mutants_in(source: &str) -> BTreeSet<String> {
+pub(crate) fn mutants_in(source: &str) -> BTreeSet<String> {
     let lines = source
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"));

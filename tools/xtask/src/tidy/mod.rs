@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `unsafe-place`, `safety` | `unsafe` only in three folders, each block argued |
 //! | `ordering`, `atomics` | each memory ordering argued, atomics through one door |
+//! | `label`, `mutant` | labels of orderings stand in code and document, each with a mutant or a reason |
 //! | `length`, `head` | files stay readable and say what they are |
 //! | `words`, `machine-path` | no names that say nothing, no leftovers, no paths of one machine |
 //! | `edges` | crates depend in one direction |
@@ -16,6 +17,7 @@
 mod documents;
 mod edges;
 mod glossary;
+mod labels;
 mod lints;
 mod ordering;
 mod size;
@@ -47,11 +49,12 @@ pub(crate) fn run() -> anyhow::Result<Tally> {
 
 /// All rules that need only the files.
 fn check(tree: &Tree) -> Vec<Finding> {
-    let rules: [fn(&Tree) -> Vec<Finding>; 12] = [
+    let rules: [fn(&Tree) -> Vec<Finding>; 13] = [
         unsafety::place,
         unsafety::comments,
         ordering::comments,
         ordering::door,
+        labels::check,
         size::length,
         size::heads,
         words::modules_and_leftovers,
