@@ -38,7 +38,7 @@ pub struct Restored {
     pub keys_dropped: u64,
     /// The same of tasks that are forgotten.
     pub keys_dropped_of_forgotten: u64,
-    /// Keys that the segment can know before it refuses by chance; those that were brought back leave some of them free.
+    /// Keys that the segment can know in daily work; those that were brought back leave some of them free.
     pub keys_capacity: u64,
     /// When the first place of those is free again, as its key has no time left; 0 if none was brought back.
     pub first_key_ends_unix_ms: u64,

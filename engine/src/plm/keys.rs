@@ -12,8 +12,8 @@
 //! Where the journal may bring a key back that was given back or has lost its place it is told so, by a record of the key with no time
 //! left that nobody waits for. That an automatic key has ended it knows by the record of the acknowledgement.
 //!
-//! Each key is counted for the principal who submitted with it as long as it lies in the table. The table refuses by chance from
-//! three quarters on, so shares are those of three quarters.
+//! Each key is counted for the principal who submitted with it as long as it lies in the table. The table cannot be filled
+//! much beyond three quarters, so shares are those of three quarters; it may refuse single keys by chance before (`shm/src/keys/`).
 //!
 //! The entry is reserved before the task exists and confirmed after, so a kill leaves no key without a task
 //! (`shm/src/keys/`). Expired entries count as free; the background sweep clears them, a stripe at a time.
@@ -186,8 +186,9 @@ impl Plm {
         let place = match reserve() {
             Ok(place) => place,
             Err(full) => {
-                let near = turn.segment.keys().entries_of(key);
-                let oldest = self.key_places.oldest_among(near);
+                let spent_in = full.spent_in;
+                let near = spent_in.map(|bucket| turn.segment.keys().places_of_bucket(bucket));
+                let oldest = near.and_then(|near| self.key_places.oldest_among(near));
                 let refused = |_| refused_by_table(turn, key, full.capacity);
                 oldest.ok_or(()).map_err(refused)?;
                 self.evict(turn, oldest);
@@ -259,7 +260,7 @@ impl Plm {
     }
 }
 
-/// So many places of the table can be used before it refuses by chance.
+/// So many places of the table are shared out: with more in use it refuses too many keys by chance.
 pub(crate) const fn usable_keys(capacity: u32) -> u64 {
     (capacity - capacity / 4) as u64
 }

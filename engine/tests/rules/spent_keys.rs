@@ -137,6 +137,23 @@ fn keys_of_acknowledged_tasks_go_oldest_first_where_places_run_short_and_no_othe
 }
 
 #[test]
+fn keys_of_acknowledged_tasks_are_no_reason_to_refuse_others_by_chance() {
+    let mut world = small();
+    let client = world.client;
+    let capacity = u64::from(world.segment().keys().capacity());
+    for number in 0..2 * capacity {
+        let task = ended(&mut world, client, key(number));
+        acknowledge(&mut world, task);
+    }
+    for number in (2 * capacity..).take(usize::try_from(capacity / 8 * 5).expect("small")) {
+        submit_as(&mut world, client, key(number)).expect("an empty table takes as many");
+    }
+    assert_eq!(world.counter(Counter::RefusedKeysFull), 0);
+    world.verify();
+    world.effects();
+}
+
+#[test]
 fn order_in_which_keys_go_and_what_may_go_outlive_the_daemon() {
     let mut world = small();
     let client = world.client;

@@ -1,6 +1,6 @@
 //! Filling the table of a new segment with the keys that the journal remembers.
 //!
-//! In daily work a key that finds both its buckets full is refused, which begins at about three quarters. Keys that fitted
+//! In daily work a key that finds both its buckets full is refused, which begins between two thirds and three quarters. Keys that fitted
 //! before a cold start came and went in another order, so some of them might find no place among the same neighbours; a
 //! repeat of theirs would run twice. Here others are moved to their second bucket to make room (cuckoo hashing, breadth
 //! first: Erlingsson et al., "A cool and practical alternative to traditional hash tables", 2006), which fills
@@ -37,16 +37,16 @@ impl<const ENTRIES: usize> KeyTable<'_, ENTRIES> {
         let place = match reserved {
             Ok(place) => place,
             Err(full) => {
-                self.make_room(key).ok_or(full)?;
-                self.reserve(key, task, expiry, now)?
+                let free = self.make_room(key).ok_or(full)?;
+                self.reserve_at(free, key, task, expiry)
             }
         };
         self.confirm(place);
         Ok(())
     }
 
-    /// Frees an entry of one of the key's buckets.
-    fn make_room(&self, key: KeyId) -> Option<()> {
+    /// Frees an entry of one of the key's buckets, and says which.
+    fn make_room(&self, key: KeyId) -> Option<u32> {
         let mut hops: Vec<Hop> = self
             .entries_of(key)
             .map(|index| Hop { index, from: None })
@@ -56,8 +56,7 @@ impl<const ENTRIES: usize> KeyTable<'_, ENTRIES> {
             let index = hops.get(at)?.index;
             for other in self.elsewhere(index) {
                 if self.entry(other).is_none() {
-                    self.shift(&hops, at, other);
-                    return Some(());
+                    return Some(self.shift(&hops, at, other));
                 }
                 if hops.iter().all(|hop| hop.index != other) {
                     hops.push(Hop {
@@ -83,12 +82,13 @@ impl<const ENTRIES: usize> KeyTable<'_, ENTRIES> {
             .filter(move |place| place / entries != here)
     }
 
-    /// Moves each entry of a path one step on, the last one to `free`.
-    fn shift(&self, hops: &[Hop], last: usize, free: u32) {
+    /// Moves each entry of a path one step on, the last one to `free`. Returns the place that is free then.
+    fn shift(&self, hops: &[Hop], last: usize, free: u32) -> u32 {
         let (mut target, mut at) = (free, Some(last));
         while let Some(hop) = at.and_then(|at| hops.get(at)) {
             self.relocate(hop.index, target);
             (target, at) = (hop.index, hop.from);
         }
+        target
     }
 }

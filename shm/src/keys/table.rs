@@ -42,6 +42,23 @@ struct Entry<'s> {
     expiry: &'s AtomicU64,
 }
 
+/// What is free in a bucket, and what may be.
+#[derive(Clone, Copy, Default)]
+struct Room {
+    free: u32,
+    spent: u32,
+    first_free: Option<u32>,
+}
+
+impl Room {
+    /// The larger, the better for a new key. Buckets that are half empty of keys that may not go are equally good in that, so that no
+    /// spent one goes before the oldest of all without need.
+    fn rank(self, entries: u32) -> (u32, u32, u32) {
+        let room = self.free + self.spent;
+        (room.min(entries / 2), self.free, room)
+    }
+}
+
 impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
     /// Looks at words as a table; `seed` makes the places of keys differ from segment to segment.
     #[must_use]
@@ -180,6 +197,15 @@ impl<'s, const ENTRIES: usize> KeyView<'s, ENTRIES> {
             .flat_map(move |bucket| (0..entries).map(move |slot| bucket * entries + slot))
     }
 
+    /// The places of a bucket.
+    #[must_use]
+    pub fn places_of_bucket(&self, bucket: u32) -> Range<u32> {
+        // LIMIT: a bucket has at most 8 entries.
+        let entries = u32::try_from(ENTRIES).unwrap_or(1);
+        let first = bucket.saturating_mul(entries);
+        first..first.saturating_add(entries)
+    }
+
     /// The two buckets of a key.
     fn buckets_of(&self, key: KeyId) -> [u32; 2] {
         let [low, high] = key.words();
@@ -224,7 +250,8 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
     /// Makes a key stand for a task, unconfirmed. A place of the same key, or else of an expired one, is used again.
     ///
     /// # Errors
-    /// Both places of the key are full of others.
+    /// The bucket it belongs in is full. [`KeysFull::spent_in`] names that bucket where one of its keys may go; else both buckets are
+    /// full of keys that may not.
     pub fn reserve(
         &self,
         key: KeyId,
@@ -232,15 +259,22 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
         expiry: u64,
         now: Now,
     ) -> Result<KeyPlace, KeysFull> {
-        let index = self.place_for(key, now).ok_or(KeysFull {
+        let full = |spent_in| KeysFull {
             capacity: self.capacity(),
-        })?;
+            spent_in,
+        };
+        let index = self.place_for(key, now).map_err(full)?;
+        Ok(self.reserve_at(index, key, task, expiry))
+    }
+
+    /// The same at a place of the key that is free.
+    pub(super) fn reserve_at(&self, index: u32, key: KeyId, task: TaskId, expiry: u64) -> KeyPlace {
         if !self.is_used() {
             // ORDERING: read by the next daemon, after this process has ended.
             self.used.store(1, Ordering::Relaxed);
         }
         self.write(index, key, task, expiry);
-        Ok(KeyPlace { index, task })
+        KeyPlace { index, task }
     }
 
     /// The task of a reserved key exists now. False when the place is another task's.
@@ -341,31 +375,39 @@ impl<'s, const ENTRIES: usize> KeyTable<'s, ENTRIES> {
         settled
     }
 
-    /// Where a key may be written: where it lies already, else in the emptier of its buckets.
-    fn place_for(&self, key: KeyId, now: Now) -> Option<u32> {
+    /// Where a key may be written: where it lies already, else in the bucket with fewer keys that may not go; where those are few in
+    /// both, in the emptier one. `Err` when that is full: the bucket, if one of its keys is spent.
+    ///
+    /// Spent keys count as room, or in a table that is full of them those that may not go would gather wherever a spent one went, and
+    /// fill both buckets of a new key long before they are many.
+    fn place_for(&self, key: KeyId, now: Now) -> Result<u32, Option<u32>> {
+        // LIMIT: a bucket has at most 8 entries.
         let entries = u32::try_from(ENTRIES).unwrap_or(1);
-        let mut best: Option<(u32, u32)> = None;
+        let mut best: Option<(u32, Room)> = None;
         for bucket in self.buckets_of(key) {
-            let (mut free, mut first) = (0, None);
-            for index in bucket * entries..(bucket + 1) * entries {
+            let mut room = Room::default();
+            for index in self.places_of_bucket(bucket) {
                 match self.entry(index) {
-                    Some(entry) if entry.key == key => return Some(index),
-                    Some(entry) if !now.has_reached(entry.expiry) => {}
+                    Some(entry) if entry.key == key => return Ok(index),
+                    Some(entry) if !now.has_reached(entry.expiry) => {
+                        room.spent += u32::from(entry.spent);
+                    }
                     // Free, expired, or nonsense.
                     Some(_) | None if self.words_at(index).is_some() => {
-                        free += 1;
-                        first = first.or(Some(index));
+                        room.free += 1;
+                        room.first_free = room.first_free.or(Some(index));
                     }
                     Some(_) | None => {}
                 }
             }
-            if let Some(index) = first
-                && best.is_none_or(|(most, _)| free > most)
-            {
-                best = Some((free, index));
+            if best.is_none_or(|(_, other)| room.rank(entries) > other.rank(entries)) {
+                best = Some((bucket, room));
             }
         }
-        best.map(|(_, index)| index)
+        let Some((bucket, room)) = best else {
+            return Err(None);
+        };
+        room.first_free.ok_or((room.spent > 0).then_some(bucket))
     }
 
     /// Writes an entry: erased first, task word last (I2).

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{BUCKET_ENTRIES, KeyEntry, KeyId, KeyPlace, KeyTable, KeyView, SettledKeys};
+use super::{BUCKET_ENTRIES, KeyEntry, KeyId, KeyPlace, KeyTable, KeyView, KeysFull, SettledKeys};
 use crate::id::{SlotIndex, TASKS_COUNT_MAX, TaskId};
 use crate::sync::kill::{Killed, killed_after};
 use crate::sync::{AtomicU64, Ordering, zeroed_words};
@@ -106,12 +106,14 @@ fn exists(task: TaskId, there: u64) -> bool {
 }
 
 fn reserve(keys: KeyTable<'_>, model: &mut Model, entry: KeyEntry) {
-    let Ok(place) = keys.reserve(entry.key, entry.task, entry.expiry, at(model.stamp)) else {
-        // Refused only when it is not there and its places are full of keys that are alive.
-        assert!(!model.entries.contains_key(&entry.key));
-        let alive = model.entries.values().filter(|e| e.expiry > model.stamp);
-        assert!(alive.count() >= BUCKET_ENTRIES);
-        return;
+    let reserved = keys.reserve(entry.key, entry.task, entry.expiry, at(model.stamp));
+    let place = match reserved {
+        Ok(place) => place,
+        Err(full) => {
+            assert!(!model.entries.contains_key(&entry.key));
+            assert_is_full(keys, model.stamp, entry.key, full);
+            return;
+        }
     };
     model.entries.remove(&entry.key);
     // An expired entry of another key may have been used again, and only such a one.
@@ -127,6 +129,29 @@ fn reserve(keys: KeyTable<'_>, model: &mut Model, entry: KeyEntry) {
         assert!(keys.confirm(place));
     }
     model.entries.insert(entry.key, entry);
+}
+
+/// Refused only where all places are full of keys that are alive: of all its buckets, and none is spent, or of the one that is named,
+/// one is spent, and no other has fewer that are not.
+fn assert_is_full(keys: KeyTable<'_>, stamp: u64, key: KeyId, full: KeysFull) {
+    let in_the_way = |place: &u32| {
+        let entry = keys.at(*place).filter(|entry| entry.expiry > stamp);
+        entry.is_some_and(|entry| !entry.spent)
+    };
+    let Some(bucket) = full.spent_in else {
+        assert!(keys.entries_of(key).all(|place| in_the_way(&place)));
+        return;
+    };
+    let places = keys.places_of_bucket(bucket);
+    let alive = |place| keys.at(place).is_some_and(|entry| entry.expiry > stamp);
+    assert!(places.clone().all(alive));
+    let kept = places.clone().filter(in_the_way).count();
+    assert!(kept < BUCKET_ENTRIES);
+    let (here, elsewhere): (Vec<u32>, Vec<u32>) = keys
+        .entries_of(key)
+        .partition(|place| places.contains(place));
+    assert_eq!(here.len(), BUCKET_ENTRIES);
+    assert!(elsewhere.is_empty() || elsewhere.iter().copied().filter(in_the_way).count() >= kept);
 }
 
 fn run(keys: KeyTable<'_>, model: &mut Model, command: &Command) {
@@ -365,6 +390,87 @@ fn table_is_seven_tenths_full_before_the_first_key_is_refused() {
         // What expires makes room at once, without a sweep.
         let late = keys.reserve(key(capacity * 100), task(1), STAMP_MAX, at(STAMP_MAX));
         assert!(late.is_ok());
+    }
+}
+
+/// A table beside whoever lets the oldest spent key of a bucket go where one is in the way.
+struct Shelf {
+    cabinet: Cabinet,
+    next: u64,
+}
+
+impl Shelf {
+    fn new(seed: u64) -> Self {
+        let cabinet = Cabinet {
+            seed,
+            ..Cabinet::new(2048)
+        };
+        Self { cabinet, next: 0 }
+    }
+
+    fn part(&self, of_a_hundred: u64) -> u64 {
+        u64::from(self.cabinet.keys().capacity()) * of_a_hundred / 100
+    }
+
+    /// Takes one key more; it was never seen before.
+    fn take(&mut self) -> Result<u64, KeysFull> {
+        let (number, keys) = (self.next, self.cabinet.keys());
+        self.next += 1;
+        let reserve = || keys.reserve(key(number), task(number), STAMP_MAX, at(0));
+        if let Err(full) = reserve() {
+            assert_is_full(keys, 0, key(number), full);
+            let bucket = full.spent_in.ok_or(full)?;
+            let near = keys.places_of_bucket(bucket);
+            let spent = near
+                .filter_map(|place| Some((keys.at(place)?, place)))
+                .filter(|(entry, _)| entry.spent);
+            let (oldest, place) = spent
+                .min_by_key(|(entry, _)| entry.task.generation())
+                .unwrap();
+            assert!(keys.remove_at(place, oldest.task));
+            reserve().unwrap();
+        }
+        Ok(number)
+    }
+
+    fn spend(&self, number: u64) {
+        let table = self.cabinet.keys();
+        let (place, _) = table.find_placed(key(number), at(0)).unwrap();
+        assert!(table.spend_at(place, task(number)));
+    }
+}
+
+#[test]
+fn spent_keys_take_no_place_from_others_wherever_they_lie() {
+    for seed in 1..9 {
+        let mut shelf = Shelf::new(seed);
+        for _ in 0..shelf.part(200) {
+            let number = shelf.take().unwrap();
+            shelf.spend(number);
+        }
+        // As many as an empty table takes without fail.
+        for count in 0..shelf.part(62) {
+            let taken = shelf.take();
+            assert!(taken.is_ok(), "seed {seed}: {count} lie there");
+        }
+    }
+}
+
+#[test]
+fn half_a_table_of_keys_that_come_and_are_spent_refuses_none() {
+    for seed in 1..5 {
+        let mut shelf = Shelf::new(seed);
+        let mut kept: Vec<u64> = Vec::new();
+        for turn in 0..shelf.part(300) {
+            if kept.len() as u64 >= shelf.part(50) {
+                // Any of them: the order is that of a hash.
+                let at = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+                let number = kept.swap_remove(usize::try_from(at).unwrap() % kept.len());
+                shelf.spend(number);
+            }
+            let taken = shelf.take();
+            kept.push(taken.unwrap_or_else(|full| panic!("seed {seed}, turn {turn}: {full}")));
+        }
     }
 }
 
