@@ -265,7 +265,8 @@ async fn refusal_naming_the_disk(peer: &mut Peer, home: &Home, task: TaskSpec) {
     let said = status.message();
     let folder = home.data().to_str().unwrap().to_owned();
     assert!(
-        said.contains(&folder) && said.contains("needs 524288 bytes, 0 are free"),
+        said.contains(&folder)
+            && said.contains("needs 524288 bytes (journal_file_bytes), 0 are free"),
         "{said}"
     );
 }
@@ -388,7 +389,8 @@ fn first_start_on_a_full_disk_ends_and_says_where_how_much_is_needed() {
     let mut daemon = Qtfd::of({ command }.spawn().unwrap());
     assert_eq!(daemon.wait().code(), Some(74), "{:#?}", daemon.said);
     assert!(
-        daemon.has_said("needs 524288 bytes, 0 are free") && daemon.has_said("make room"),
+        daemon.has_said("needs 524288 bytes (journal_file_bytes), 0 are free")
+            && daemon.has_said("make room"),
         "{:#?}",
         daemon.said
     );
