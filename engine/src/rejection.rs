@@ -162,7 +162,7 @@ fn write_expired(
     let at = Utc(unix_ms);
     write!(
         f,
-        "task {task} was {phase}, and its result expired unread at {at}: forget results in time, or have them kept longer (--keep)"
+        "task {task} was {phase}, and its result expired at {at} without having been acknowledged (qtf forget); --keep keeps one longer"
     )
 }
 

@@ -17,10 +17,12 @@ while True:
     for got in answer.tasks:
         end = work.FinishRequest(attempt_token=got.attempt_token)
         try:
+            if got.payload_bytes > len(got.payload):
+                raise ValueError("the payload was uploaded: Scheduler.FetchPayload reads it")
             end.output.stdout = b"%d" % len(got.payload.decode().split())
             end.outcome.kind = task.OUTCOME_KIND_EXITED
-        except UnicodeDecodeError as error:
-            end.output.message = f"the payload is no text: {error}"
+        except ValueError as error:  # also where the payload is no text
+            end.output.message = str(error)
             end.outcome.kind = task.OUTCOME_KIND_FAILED_FOR_GOOD
         daemon.Finish(end)
     if answer.drain:

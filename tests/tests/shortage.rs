@@ -79,7 +79,8 @@ fn worker_offers_the_slots_that_its_limit_of_open_files_carries_and_says_so() {
 fn map_runs_as_many_as_its_limit_of_open_files_carries_and_none_fails() {
     let place = Place::new();
     let inputs: String = (1..=400).map(|number| format!("{number}\n")).collect();
-    for (limit, lines) in [("-Sn 1024", 0), ("-n 400", 1)] {
+    // One line says whose daemon it is, one that the limit carries fewer.
+    for (limit, lines) in [("-Sn 1024", 1), ("-n 400", 2)] {
         let mut command = place.command_of(Path::new("sh"));
         command.args(["-c", &format!("ulimit {limit} && exec \"$@\""), "sh"]);
         command.arg(program("qtf"));

@@ -125,15 +125,21 @@ pub(crate) fn wait_for_end(process: &OwnedFd, bound: Duration) -> io::Result<boo
     let until = std::time::Instant::now() + bound;
     loop {
         let left = until.saturating_duration_since(std::time::Instant::now());
-        let millis = u16::try_from(left.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
         let mut asked = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut asked, PollTimeout::from(millis)) {
+        match poll(&mut asked, timeout_of(left)) {
             Ok(0) if left.is_zero() => return Ok(false),
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(true),
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// What is left of a wait, for `poll`: never shorter, but for what is longer than that can wait at once. No time at all is none here too:
+/// every connection on the Unix socket asks so, on the thread that does everything else.
+fn timeout_of(left: Duration) -> PollTimeout {
+    let millis = left.as_nanos().div_ceil(1_000_000);
+    PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
 }
 
 #[cfg(test)]
@@ -144,6 +150,18 @@ mod tests {
     use nix::unistd::Pid;
 
     use super::*;
+
+    #[test]
+    fn question_without_a_bound_does_not_wait_and_a_wait_is_not_cut_short() {
+        assert_eq!(timeout_of(Duration::ZERO), PollTimeout::ZERO);
+        assert_eq!(timeout_of(Duration::from_nanos(1)), PollTimeout::from(1u8));
+        assert_eq!(timeout_of(Duration::from_millis(7)), PollTimeout::from(7u8));
+        assert_eq!(
+            timeout_of(Duration::from_micros(7_001)),
+            PollTimeout::from(8u8)
+        );
+        assert_eq!(timeout_of(Duration::MAX), PollTimeout::from(u16::MAX));
+    }
 
     #[test]
     fn stopped_process_is_killed_and_its_end_is_seen() {

@@ -38,6 +38,8 @@ const KEY_TTL_MS_MAX: u64 = 604_800_000;
 /// LIMIT: entries looked at with each background stripe: 128 KiB of the table, some microseconds.
 const ENTRIES_PER_STRIPE: u32 = 4_096;
 const NS_PER_MS: u64 = 1_000_000;
+/// LIMIT: how often refusals look for what has expired, beside the background.
+const SWEEP_AGAIN_NS: u64 = NS_PER_MS;
 /// LIMIT: the sweep has been round by then, and knows which key ends next.
 const LOOK_AGAIN_MS: u32 = 1_000;
 
@@ -213,16 +215,16 @@ impl Plm {
         turn: &mut Turn<'_>,
         client: ClientIndex,
     ) -> Result<(), Rejection> {
-        let mut has_looked = false;
         while let Some(used_up) = share_used_up(turn, client) {
             let oldest = self.key_places.oldest_of_the_longest_line();
             if self.evict(turn, oldest) {
                 continue;
             }
-            if !has_looked {
-                // Some that are counted may have expired.
+            // Some that are counted may have expired. LIMIT: one stripe in so much time, however many are refused in it.
+            let may_look = |at: Now| turn.now.since_ns(at) >= SWEEP_AGAIN_NS;
+            if self.keys_looked_at.is_none_or(may_look) {
+                self.keys_looked_at = Some(turn.now);
                 self.expire_keys(turn);
-                has_looked = true;
                 continue;
             }
             if turn.clients.shares.rule == ShareRule::Whole {

@@ -117,6 +117,8 @@ pub(crate) struct Plm {
     pub(crate) journal: Option<Box<Recorder>>,
     /// Where the walk over the table of keys stands.
     keys_cursor: u32,
+    /// When a refusal last looked for keys that have expired.
+    keys_looked_at: Option<Now>,
     key_places: KeyPlaces,
     /// For tombstones: when it was, for people.
     pub(crate) wall: WallTime,
@@ -140,6 +142,7 @@ impl Plm {
             unkept: Unkept::new(),
             journal,
             keys_cursor: 0,
+            keys_looked_at: None,
             key_places,
             wall: WallTime::default(),
         }

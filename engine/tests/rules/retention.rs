@@ -74,7 +74,7 @@ fn result_that_expired_is_told_from_a_task_that_never_was_also_after_a_restart()
     assert_eq!(told(&world).reason, RejectReason::UnknownTask);
     let text = told(&world).to_string();
     assert!(
-        text.contains("was failed, and its result expired unread at 2027-01-15T08:00:0"),
+        text.contains("was failed, and its result expired at 2027-01-15T08:00:0"),
         "{text}"
     );
     let mut world = world.restarted();
@@ -84,7 +84,7 @@ fn result_that_expired_is_told_from_a_task_that_never_was_also_after_a_restart()
     let next = next.into_iter().find(|next| next.slot() == task.slot());
     let next = next.unwrap();
     assert_eq!(told(&world).reason, RejectReason::StaleTask);
-    assert!(told(&world).to_string().contains("expired unread"));
+    assert!(told(&world).to_string().contains("its result expired"));
     let now = world.now;
     world.engine.cancel(now, next).unwrap();
     world.engine.forget(now, next).unwrap();

@@ -354,6 +354,37 @@ fn user_who_fills_the_table_of_keys_leaves_places_to_others_and_hears_so() {
 }
 
 #[test]
+fn refusals_for_want_of_keys_look_for_expired_ones_once_in_a_millisecond_however_many_they_are() {
+    let mut world = World::with(4_000, qtf_engine::EngineConfig::default());
+    let mut number = 0;
+    let mut submit = |world: &mut World| {
+        number += 1;
+        let taken = world.submit_with("exec", |task| {
+            task.key = KeyId::from_words([number, 7]);
+            task.key_ttl_ms = 2;
+        });
+        taken.map_err(|refused| refused.reason)
+    };
+    while submit(&mut world).is_ok() {}
+    // No cycle in between: nothing but the refusals looks.
+    world.now = world.now.plus_ns(1_500_000);
+    assert_eq!(
+        submit(&mut world),
+        Err(RejectReason::KeysFull),
+        "none has expired"
+    );
+    world.now = world.now.plus_ns(600_000);
+    assert_eq!(
+        submit(&mut world),
+        Err(RejectReason::KeysFull),
+        "looked a moment ago"
+    );
+    world.now = world.now.plus_ns(400_000);
+    assert!(submit(&mut world).is_ok(), "all have expired");
+    world.effects();
+}
+
+#[test]
 fn keys_that_have_expired_are_no_part_of_a_share() {
     let mut world = World::with(64, qtf_engine::EngineConfig::default());
     let capacity = u64::from(world.segment().keys().capacity());

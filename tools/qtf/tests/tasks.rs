@@ -150,10 +150,10 @@ fn result_whose_time_is_over_is_told_of_as_expired_and_too_long_a_time_is_refuse
     let asked = std::iter::repeat_with(|| place.qtf(["result", &ids[0]]));
     let told = asked
         .map(|shown| shown.stderr)
-        .find(|text| text.contains("expired unread"))
+        .find(|text| text.contains("its result expired"))
         .unwrap();
     assert!(
-        told.contains("was failed, and its result expired unread at 20"),
+        told.contains("was failed, and its result expired at 20"),
         "{told}"
     );
     let refused = place

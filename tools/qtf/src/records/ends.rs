@@ -81,7 +81,8 @@ impl From<&AttemptEnd> for EndRecord {
             age_ms: end.age_ms,
             outcome: outcome.map(OutcomeRecord::from),
             lost: outcome.is_some_and(|outcome| outcome.kind() == OutcomeKind::WorkerLost),
-            ending: explain(TaskState::Failed, outcome, &end.message),
+            // An attempt that was put off says nothing of whether another one followed.
+            ending: explain(TaskState::Delayed, outcome, &end.message),
             message: end.message.clone(),
             stderr_tail: Tail::of(&end.stderr_tail),
         }

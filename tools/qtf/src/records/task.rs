@@ -135,7 +135,11 @@ impl TaskRecord {
             ("kind", self.kind.clone()),
             (
                 "state",
-                format!("{} for {}", self.state, age(self.state_age_ms)),
+                match self.due_in_ms {
+                    // The time of a delayed task's state is the one at which it is over.
+                    Some(_) => self.state.to_string(),
+                    None => format!("{} for {}", self.state, age(self.state_age_ms)),
+                },
             ),
             ("ending", self.ending.clone().unwrap_or_default()),
             ("blocked on", self.blocked_on.clone()),
