@@ -258,7 +258,6 @@ impl Engine {
             let fence = Fence { worker, asked };
             if !parts.plm.started(&mut parts.turn, parts.workers, fence)
                 && let Ok(attempt) = u8::try_from(asked.attempt)
-                && !cfg!(qtf_mutant = "sim_late_start_is_not_answered")
             {
                 parts.turn.effects.push(Effect::Stop {
                     worker: id,

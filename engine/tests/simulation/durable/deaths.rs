@@ -60,9 +60,12 @@ impl World {
             20 => self.release(few),
             11 => self.killed_while_it_takes_back(),
             12..=14 => {
-                let place = self.workers.len();
-                if place > 0 {
-                    let place = self.rng.usize(..place);
+                let holding = |&place: &usize| !self.workers[place].holds.is_empty();
+                let places: Vec<usize> = (0..self.workers.len()).filter(holding).collect();
+                if let Some(&place) = places.get(self.rng.usize(..places.len().max(1))) {
+                    // What is judged of it lies behind the writes of its output and of its end.
+                    let judged = Some(self.rng.u32(12..36));
+                    let cut = if self.rng.u8(0..4) == 0 { cut } else { judged };
                     self.worker_ends(place, cut);
                 }
             }
