@@ -112,9 +112,10 @@ impl Clone {
         shell
     }
 
-    /// Runs the lines of a terminal to their end.
+    /// Runs the lines of a terminal to their end. What runs in the background is ended with them, also when a line has failed.
     fn paste(&self, script: &str) -> Finished {
-        self.place.finish(self.shell(script), Vec::new())
+        let script = format!("trap 'kill $(jobs -p) || true' EXIT\n{script}");
+        self.place.finish(self.shell(&script), Vec::new())
     }
 }
 
@@ -193,7 +194,16 @@ fn the_tour_with_daemon_and_workers_in_one_process() {
 #[test]
 fn the_tour_with_daemon_and_workers_of_their_own() {
     let clone = Clone::new();
-    let tour = clone.block("qtfd --listen") + &clone.block("shm-inspect list") + "wait\n";
+    let ask = format!("qtf --addr 127.0.0.1:{} worker ls\n", clone.port);
+    // Who types waits until what runs in the background says that it is there.
+    let typed = format!(
+        "until {} | grep rack2; do sleep 0.05; done\n{ask}",
+        ask.trim_end()
+    );
+    let block = clone.block("qtfd --listen");
+    assert!(block.ends_with(&ask), "{block}");
+    let daemon = block.replace(&ask, &typed);
+    let tour = daemon + &clone.block("shm-inspect list") + "wait\n";
     let done = clone.paste(&tour).expect_code(0);
     for part in ["rack2", clone.place.instance(), "qtf.shm-inspect.info/1"] {
         assert!(
@@ -207,11 +217,14 @@ fn the_tour_with_daemon_and_workers_of_their_own() {
 #[test]
 fn a_task_survives_the_daemon_as_the_readme_shows() {
     let clone = Clone::new();
+    // Who types waits until the daemon that takes over says that it is there.
+    let successor =
+        "until qtf info --json | grep -E \"\\\"pid\\\": ?$!\\b\"; do sleep 0.05; done\nqtf dead ls";
+    let block = clone.block("qtfd --data-dir");
+    assert!(block.contains("\nqtf dead ls"), "{block}");
+    let block = block.replacen("qtf dead ls", successor, 1);
     let done = clone
-        .paste(&format!(
-            "{}kill $(jobs -p)\nwait\n",
-            clone.block("qtfd --data-dir")
-        ))
+        .paste(&format!("{block}kill $(jobs -p)\nwait\n"))
         .expect_code(0);
     let first = done.text().lines().next().unwrap_or_default();
     let ids = done.text().lines().filter(|line| *line == first);
