@@ -92,9 +92,13 @@ fn kept_results_that_stall_a_submission_are_named_and_what_was_accepted_is_print
     stalled.signal(Signal::SIGINT);
     let accepted = system.kept() - 50;
     assert!(accepted > 0);
-    stalled.line_with(&format!("{accepted} of 40 members accepted"));
-    let printed: serde_json::Value =
-        serde_json::from_str(&stalled.line_with("qtf.submission/1")).unwrap();
+    // One on stdout, one on stderr, in any order.
+    let told = [stalled.line_with("accepted"), stalled.line_with("accepted")];
+    let with = |text: &str| told.iter().find(|line| line.contains(text));
+    let count = format!("{accepted} of 40 members accepted");
+    assert!(with(&count).is_some(), "{told:?}");
+    let printed = with("qtf.submission/1").unwrap_or_else(|| panic!("{told:?}"));
+    let printed: serde_json::Value = serde_json::from_str(printed).unwrap();
     assert_eq!(stalled.wait().code(), Some(130));
     assert_eq!(printed["ids"].as_array().unwrap().len(), accepted);
     let ends = system

@@ -48,8 +48,10 @@ fn a_second_ctrl_c_does_not_wait_for_tasks_that_ignore_the_first() {
     let place = Place::new();
     let started = place.fifo("started");
     let mut command = place.command("qtf");
-    // TERM ends the sleep, and the shell starts another one.
-    let script = "trap 'echo told > $1' TERM; while :; do echo round > $1; sleep 1000; done";
+    // TERM ends the sleep, and the shell starts another one. It waits for what says "round": a shell that is told just before it starts a
+    // program runs its trap when that has ended.
+    let script =
+        "trap 'echo told > $1' TERM; while :; do sh -c \"echo round > $1; exec sleep 1000\"; done";
     command.args(["map", "-j1", "sh", "-c", script, "x"]);
     command.arg(started.path()).args([":::", "a"]);
     let mut map = Process::start(command);
