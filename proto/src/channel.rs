@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::address::Address;
@@ -25,6 +26,9 @@ pub use crate::silence::{is_silence, silence_of};
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+// Of a Unix listener whose queue is full; within the time for a connection, so that its own error is told.
+const FULL_QUEUE_PATIENCE: Duration = Duration::from_secs(4);
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
 // Half a lease, by default: a peer that lives is heard four times before it would be given up.
 const PING_INTERVAL: Duration = Duration::from_millis(2_500);
 // A host that vanished without a word, or a daemon that was stopped, is noticed after this time.
@@ -157,7 +161,7 @@ async fn open(address: &Address) -> io::Result<TokioIo<Attentive<Socket>>> {
             stream.set_nodelay(true)?;
             Socket::Tcp(stream)
         }
-        Address::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+        Address::Unix(path) => Socket::Unix(connect_unix(path).await?),
         Address::Own(path) => Socket::Unix(open_own(path).await?),
         Address::InProcess(way_in) => {
             let stream = way_in.open()?;
@@ -166,6 +170,19 @@ async fn open(address: &Address) -> io::Result<TokioIo<Attentive<Socket>>> {
         }
     };
     Ok(TokioIo::new(Attentive::new(socket, limit)))
+}
+
+/// The kernel refuses at once while a Unix listener's queue is full, where TCP tries again: so do we.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let until = Instant::now() + FULL_QUEUE_PATIENCE;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                sleep(FULL_QUEUE_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The folder is looked at first, so that what somebody else has put there is named as that; the listener decides, by
@@ -180,7 +197,7 @@ async fn open_own(path: &Path) -> io::Result<UnixStream> {
         let fault = error.to_string();
         return Err(io::Error::other(Untrusted::Folder { fault }));
     }
-    let stream = UnixStream::connect(path).await?;
+    let stream = connect_unix(path).await?;
     let listener = getsockopt(&stream, sockopt::PeerCredentials)?.uid();
     match believes(listener, geteuid().as_raw()) {
         Ok(()) => Ok(stream),
@@ -369,6 +386,35 @@ mod tests {
 
     fn error_of(address: &Address) -> ConnectError {
         runtime().block_on(connect(address)).unwrap_err()
+    }
+
+    #[test]
+    fn full_queue_of_a_listener_is_waited_for() {
+        use nix::sys::socket::{
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept, bind, listen, socket,
+        };
+        use std::os::fd::AsRawFd as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qtf.sock");
+        let (family, flags) = (AddressFamily::Unix, SockFlag::SOCK_CLOEXEC);
+        let listener = socket(family, SockType::Stream, flags, None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        runtime().block_on(async {
+            let mut queued = Vec::new();
+            while let Ok(stream) = UnixStream::connect(&path).await {
+                queued.push(stream);
+            }
+            assert!(!queued.is_empty());
+            let mut connecting = core::pin::pin!(connect_unix(&path));
+            let pending = core::future::poll_fn(|context| {
+                core::task::Poll::Ready(connecting.as_mut().poll(context).is_pending())
+            });
+            assert!(pending.await, "no room, and no error either");
+            assert!(accept(listener.as_raw_fd()).is_ok());
+            connecting.await.unwrap();
+        });
     }
 
     #[test]
