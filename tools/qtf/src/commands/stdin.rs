@@ -1,7 +1,7 @@
 //! `--stdin FILE`: what tasks read.
 //!
 //! With `%{index}` in its name each member of an array has a file of its own, which is read when the member is submitted; that all
-//! are there is looked at before anything is. Tested in `tests/tasks.rs`.
+//! are there is looked at before anything is. Tested in `tests/tasks/`.
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};

@@ -1,6 +1,6 @@
 //! How attempts of a task ended that failed or were lost, as they are shown.
 //!
-//! Tested at the end of this file and in `tests/tasks.rs`.
+//! Tested at the end of this file and in `tests/tasks/`.
 
 use std::io::{self, Write};
 
