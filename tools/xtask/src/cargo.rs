@@ -2,6 +2,7 @@
 //!
 //! Tested by the unit tests at the end.
 
+use crate::failures::{Failure, Failures};
 use crate::skips::{self, Skip};
 use anyhow::{Context, bail};
 use std::fmt;
@@ -16,6 +17,8 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// Tests that did not run, or not in full; none of them counts as passed.
     pub(crate) skips: Vec<Skip>,
+    /// What the failed ones said.
+    pub(crate) failures: Vec<Failure>,
 }
 
 impl Tally {
@@ -54,6 +57,7 @@ impl std::ops::AddAssign for Tally {
         self.passed = self.passed.saturating_add(other.passed);
         self.failed = self.failed.saturating_add(other.failed);
         self.skips.extend(other.skips);
+        self.failures.extend(other.failures);
     }
 }
 
@@ -102,11 +106,14 @@ pub(crate) fn run_counting(command: &mut Command) -> anyhow::Result<Run> {
         .spawn()
         .with_context(|| format!("cannot start {}", show(command)))?;
     let mut tally = Tally::default();
+    let mut failures = Failures::default();
     if let Some(stdout) = child.stdout.take() {
         let mut out = std::io::stdout().lock();
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.context("cannot read what the command prints")?;
-            tally.read_line(&String::from_utf8_lossy(&line));
+            let text = String::from_utf8_lossy(&line);
+            tally.read_line(&text);
+            failures.read_line(&text);
             out.write_all(&line)?;
             out.write_all(b"\n")?;
         }
@@ -115,6 +122,7 @@ pub(crate) fn run_counting(command: &mut Command) -> anyhow::Result<Run> {
         .wait()
         .with_context(|| format!("cannot wait for {}", show(command)))?;
     tally.add_lacking(collected.take()?);
+    tally.failures = failures.into_found();
     Ok(Run {
         succeeded: status.success(),
         tally,
@@ -164,7 +172,7 @@ mod tests {
             Tally {
                 passed: 15,
                 failed: 2,
-                skips: Vec::new()
+                ..Tally::default()
             }
         );
         assert_eq!(tally.to_string(), "15 passed, 2 failed, 0 skipped");

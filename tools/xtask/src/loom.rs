@@ -62,7 +62,7 @@ pub(crate) fn run_models(mutants: bool) -> anyhow::Result<Run> {
             total.tally += Tally {
                 passed: u64::from(!survived),
                 failed: u64::from(survived),
-                skips: Vec::new(),
+                ..Tally::default()
             };
             total.succeeded &= !survived;
         }

@@ -11,6 +11,7 @@
 
 mod cargo;
 mod descriptors;
+mod failures;
 mod fuzz;
 mod loom;
 mod simulate;

@@ -72,7 +72,7 @@ pub(crate) fn run_mutants(only: Option<&str>) -> anyhow::Result<Run> {
         total.tally += Tally {
             passed: u64::from(!survived),
             failed: u64::from(survived),
-            skips: Vec::new(),
+            ..Tally::default()
         };
         total.succeeded &= !survived;
     }

@@ -146,6 +146,12 @@ pub(crate) fn ci(tests: &[OsString]) -> ExitCode {
         };
         lines.push(format!("{name:<9}{seconds:>5} s  {verdict}"));
     }
+    if !total.failures.is_empty() {
+        println!("== failures");
+    }
+    for failure in &total.failures {
+        println!("{failure}");
+    }
     println!("== summary");
     for line in lines {
         println!("{line}");
