@@ -18,6 +18,10 @@ pub const DEFAULT_INSTANCE: &str = "default";
 // LIMIT: `sun_path` of `sockaddr_un` holds 108 bytes with the terminating NUL.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+/// Bit in the mode of a socket file: nobody listens there, because the daemon was stopped in order when the file was made. One that was
+/// killed leaves the file that it had, without it.
+pub const STOPPED: u32 = 0o1000;
+
 /// Opens connections to a daemon that runs in the same process.
 #[derive(Clone)]
 pub struct InProcess {

@@ -2,7 +2,7 @@
 //!
 //! On the ring one accept is in flight at any time and is awaited to its end: a dropped one would
 //! swallow the next connection. Only the end of the loop drops it, after the socket stopped listening
-//! (TCP) or lost its file (Unix); what it may still swallow is closed with the ring. Tested at the end
+//! (TCP) or lost its name (Unix); what it may still swallow is closed with the ring. Tested at the end
 //! of this file and in `tests/daemon/sockets.rs`.
 
 use std::io;
@@ -105,7 +105,9 @@ impl Acceptor {
     }
 
     fn close(&mut self) {
-        self.file = None;
+        if let Some(file) = self.file.take() {
+            file.close();
+        }
         if let Source::Ring {
             listener,
             is_tcp: true,

@@ -1,7 +1,8 @@
 //! Listening sockets: bound with the standard library (tokio-uring's own bind fails on new kernels), a
 //! socket file that nobody listens on is replaced, ours is removed at the end.
 //!
-//! Tested at the end of this file.
+//! Where nothing else tells that the daemon was stopped a moment ago (the lock file lies beside the default socket only), a
+//! marked file is left in its place, on which nobody listens. Tested at the end of this file and in the `restarts` of `qtf`.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{AccessFlags, access};
-use qtf_proto::address::Address;
+use qtf_proto::address::{Address, STOPPED};
 use qtf_shm::segment::ProcessIdentity;
 
 use crate::sys::descriptors::listens_on;
@@ -24,6 +25,9 @@ use crate::sys::peer::local_peer;
 /// kernel has taken its rings down; a restart at once must not fail for that.
 const IN_USE_MAX: Duration = Duration::from_millis(1_000);
 const IN_USE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Of a socket file.
+const MODE: u32 = 0o660;
 
 /// Why an address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,8 @@ pub(crate) enum Listener {
 pub(crate) struct SocketFile {
     path: PathBuf,
     inode: Option<(u64, u64)>,
+    /// A stop leaves a mark in its place.
+    is_announced: bool,
 }
 
 impl SocketFile {
@@ -74,6 +80,21 @@ impl SocketFile {
         Self {
             path: path.to_owned(),
             inode: inode_of(path),
+            is_announced: false,
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        self.inode.is_some() && inode_of(&self.path) == self.inode
+    }
+
+    /// The daemon is stopped in order: the name stands for a socket on which nobody listens from now on, or for nothing.
+    pub(crate) fn close(self) {
+        if !self.is_announced || !self.is_ours() {
+            return;
+        }
+        if let Err(error) = leave_mark(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "no socket file is left to tell of the stop");
         }
     }
 }
@@ -85,8 +106,7 @@ fn inode_of(path: &Path) -> Option<(u64, u64)> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.inode.is_some()
-            && inode_of(&self.path) == self.inode
+        if self.is_ours()
             && let Err(error) = std::fs::remove_file(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
@@ -149,6 +169,13 @@ impl Listener {
         match self {
             Self::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?.to_string())),
             Self::Unix(_, file) => Ok(Address::Unix(file.path.clone())),
+        }
+    }
+
+    /// A stop is to be told by what is left at the name of a Unix socket, unless that is `told_elsewhere`.
+    pub(crate) fn announce_stop(&mut self, told_elsewhere: &Path) {
+        if let Self::Unix(_, file) = self {
+            file.is_announced = file.path != told_elsewhere;
         }
     }
 
@@ -268,14 +295,8 @@ fn bind_unix(path: &Path) -> Result<Listener, BindError> {
     if replaces {
         tracing::info!(path = %path.display(), "socket file left by a daemon that is gone, replaced");
     }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let beside = path.with_file_name(name);
-    match std::fs::remove_file(&beside) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
+    let beside = beside(path);
+    remove(&beside)?;
     let listener = match UnixListener::bind(&beside) {
         // LIMIT: a socket's name has 107 bytes; where only the wanted one fits, it is bound at once.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return bind_in_place(path),
@@ -307,19 +328,44 @@ fn rename(from: &Path, to: &Path, replaces: bool) -> io::Result<()> {
 }
 
 fn bind_in_place(path: &Path) -> Result<Listener, BindError> {
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
+    remove(path)?;
     let listener = UnixListener::bind(path)?;
     let file = SocketFile::new(path);
     std::fs::set_permissions(path, permissions())?;
     Ok(Listener::Unix(listener, file))
 }
 
+/// A name beside the wanted one.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    path.with_file_name(name)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 fn permissions() -> std::fs::Permissions {
-    std::fs::Permissions::from_mode(0o660)
+    std::fs::Permissions::from_mode(MODE)
+}
+
+/// Puts a socket on which nobody listens, and whose mode tells of the stop, in the place of ours. Who connects is refused at once,
+/// also while the ring still has our listener open.
+fn leave_mark(path: &Path) -> io::Result<()> {
+    let beside = beside(path);
+    remove(&beside)?;
+    drop(UnixListener::bind(&beside)?);
+    let marked = std::fs::Permissions::from_mode(MODE | STOPPED);
+    let left = std::fs::set_permissions(&beside, marked);
+    left.and_then(|()| std::fs::rename(&beside, path))
+        .inspect_err(|_| {
+            // The error that is told is the first one.
+            let _ = std::fs::remove_file(&beside);
+        })
 }
 
 /// The name may be taken if nothing is there, or a socket that nobody listens on, or that only the kernel still
@@ -468,6 +514,30 @@ mod tests {
         let _theirs = UnixListener::bind(&path).unwrap();
         drop(ours);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn stop_leaves_a_marked_file_where_nothing_else_tells_of_it_and_the_next_daemon_replaces_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        for told_elsewhere in [folder.path().join("other.sock"), path.clone()] {
+            let mut listener = bind_one(&Address::Unix(path.clone())).unwrap();
+            listener.announce_stop(&told_elsewhere);
+            let Listener::Unix(still_open, file) = listener else {
+                panic!("it is a Unix socket");
+            };
+            file.close();
+            let refused = UnixStream::connect(&path).unwrap_err().kind();
+            if told_elsewhere == path {
+                assert_eq!(refused, io::ErrorKind::NotFound);
+            } else {
+                assert_eq!(refused, io::ErrorKind::ConnectionRefused);
+                let left = std::fs::symlink_metadata(&path).unwrap();
+                assert_eq!(left.mode() & STOPPED, STOPPED);
+            }
+            drop(still_open);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

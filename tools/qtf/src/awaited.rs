@@ -1,14 +1,16 @@
 //! Whether a daemon is to be expected where none listens: one was killed and left its socket, or one was stopped in order or is
 //! being started, which the time of its lock file tells.
 //!
-//! `INSTANCE.lock` lies beside `INSTANCE.sock` and stays; a daemon writes it when it starts and touches it when it is stopped.
+//! `INSTANCE.lock` lies beside `INSTANCE.sock` and stays; a daemon writes it when it starts and touches it when it is stopped. A socket
+//! without a lock file beside it is left when its daemon is stopped, with a mark in its mode that tells that from a kill.
 //! Tested at the end of this file and in `tests/restarts.rs`.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use qtf_proto::address::Address;
+use qtf_proto::address::{Address, STOPPED};
 
 use crate::durations::age;
 use crate::notices::RECONNECT_FOR;
@@ -29,6 +31,9 @@ impl Expected {
         let connected = tokio::net::UnixStream::connect(socket).await;
         let error = connected.err()?.kind();
         if error == io::ErrorKind::ConnectionRefused {
+            if let Some(left) = left_by_a_stop(socket) {
+                return stopped_at(left);
+            }
             // What lies there since before a reboot was nobody's end.
             let is_of_this_boot = match (modified(socket), booted()) {
                 (Some(made), Some(booted)) => made >= booted,
@@ -39,9 +44,7 @@ impl Expected {
         if error != io::ErrorKind::NotFound {
             return None;
         }
-        let ended = modified(&socket.with_extension("lock"))?;
-        let ago = ended.elapsed().ok()?;
-        (ago < RECONNECT_FOR).then_some(Self::AfterStop { ago })
+        stopped_at(modified(&socket.with_extension("lock"))?)
     }
 
     /// How long it is waited for, where that may be `limit`.
@@ -64,6 +67,19 @@ impl Expected {
         let seconds = patience.as_millis().div_ceil(1000);
         format!("no daemon, but {found}: waiting up to {seconds} s for the next at {address}")
     }
+}
+
+fn stopped_at(time: SystemTime) -> Option<Expected> {
+    let ago = time.elapsed().ok()?;
+    (ago < RECONNECT_FOR).then_some(Expected::AfterStop { ago })
+}
+
+/// When the daemon of this socket was stopped, if its file says so.
+fn left_by_a_stop(socket: &Path) -> Option<SystemTime> {
+    let left = std::fs::symlink_metadata(socket).ok()?;
+    (left.mode() & STOPPED != 0)
+        .then(|| left.modified().ok())
+        .flatten()
 }
 
 fn modified(file: &Path) -> Option<SystemTime> {
@@ -122,6 +138,30 @@ mod tests {
         )
         .unwrap();
         assert_eq!(expected_at(&socket), None, "it was left before a reboot");
+    }
+
+    #[test]
+    fn socket_that_a_stop_left_tells_for_a_short_while_that_the_next_may_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("q.sock");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o660 | STOPPED);
+        std::fs::set_permissions(&socket, mode).unwrap();
+        assert!(matches!(
+            expected_at(&socket),
+            Some(Expected::AfterStop { .. })
+        ));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let long_ago = now.unwrap().saturating_sub(2 * RECONNECT_FOR).into();
+        nix::sys::stat::utimensat(
+            nix::fcntl::AT_FDCWD,
+            &socket,
+            &long_ago,
+            &long_ago,
+            nix::sys::stat::UtimensatFlags::NoFollowSymlink,
+        )
+        .unwrap();
+        assert_eq!(expected_at(&socket), None, "it was stopped for good");
     }
 
     #[test]

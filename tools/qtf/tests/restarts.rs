@@ -126,6 +126,82 @@ fn commands_that_begin_after_a_planned_stop_wait_for_the_next_daemon() {
     }
 }
 
+/// The daemon of [`System`], at a socket that has no lock file beside it.
+fn start_elsewhere(place: &Place, more: &[&str]) -> (Process, String) {
+    let data = place.work().join("data");
+    let address = format!("unix:{}", place.work().join("other.sock").display());
+    let mut line = vec!["--data-dir", data.to_str().unwrap(), "--listen", &address];
+    line.extend_from_slice(more);
+    (place.daemon(&line), address)
+}
+
+#[test]
+fn commands_wait_for_the_next_daemon_at_a_socket_of_any_place_after_a_planned_stop_and_not_for_ever()
+ {
+    let place = Place::new();
+    let (mut daemon, address) = start_elsewhere(&place, &[]);
+    let _worker = place.worker(&address, "steady", 2);
+    assert_eq!(daemon.terminate(), Some(0));
+    let qtf = |arguments: &[&str]| {
+        let mut command = place.command("qtf");
+        command.args(["--addr", &address]).args(arguments);
+        Process::start(command)
+    };
+    let mut waiting = [
+        qtf(&["map", "echo", ":::", "out"]),
+        qtf(&["submit", "--", "echo", "out"]),
+    ];
+    for command in &mut waiting {
+        let line = command.line_with("waiting up to");
+        assert!(line.contains("one was stopped"), "{line}");
+    }
+    let (mut next, _) = start_elsewhere(&place, &[]);
+    for command in &mut waiting {
+        assert_eq!(command.wait().code(), Some(0));
+    }
+    assert_eq!(next.terminate(), Some(0));
+    // It was stopped for good.
+    let socket = place.work().join("other.sock");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let touched = std::process::Command::new("touch")
+        .args(["-h", "-d"])
+        .arg(format!("@{}", seconds(long_ago)))
+        .arg(&socket)
+        .status();
+    assert!(touched.unwrap().success());
+    let done = place
+        .qtf(["--addr", &address, "submit", "--", "echo", "out"])
+        .expect_code(5);
+    assert!(!done.stderr.contains("waiting"), "{}", done.stderr);
+}
+
+fn seconds(time: std::time::SystemTime) -> u64 {
+    time.duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+#[test]
+fn commands_that_come_while_a_daemon_is_taken_over_at_a_socket_of_any_place_are_answered() {
+    let place = Place::new();
+    let (mut daemon, address) = start_elsewhere(&place, &[]);
+    for _ in 0..3 {
+        let commands = std::thread::scope(|threads| {
+            let submitting = threads.spawn(|| {
+                let submit = |_| place.qtf(["--addr", &address, "submit", "--", "true"]);
+                (0..12).map(submit).collect::<Vec<_>>()
+            });
+            let (next, _) = start_elsewhere(&place, &["--take-over"]);
+            daemon = next;
+            submitting.join().unwrap()
+        });
+        for command in commands {
+            let _submitted = command.expect_code(0);
+        }
+    }
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
 #[test]
 fn wait_and_result_find_a_journal_task_after_a_cold_start() {
     let mut system = System::start();

@@ -33,8 +33,8 @@ of another user, or over TCP, they have PATH, HOME, USER, LANG, LC_ALL, TZ and T
 where they were started with --inherit-environment), plus --env, and the line says so.
 
 When a daemon that is not its own goes away, it waits up to 30 s for it or its successor and goes on: \
-no task is submitted twice, each output is printed once. The same at its start, where a daemon was killed, or one with \
-the default socket of its instance was stopped less than 30 s ago.
+no task is submitted twice, each output is printed once. The same at its start, where the daemon of a Unix socket was \
+killed, or stopped less than 30 s ago.
 
 Tasks have no terminal: what asks for something there fails. Ctrl-C cancels the tasks, waits until they are gone and ends with \
 130; a second one ends at once. Ctrl-Z stops the tasks of an own daemon too, and they go on with it.";

@@ -23,8 +23,7 @@ With --array, %{index} is the member's index in ARGS, in the value of --env NAME
 
 An id that was printed is accepted as durably as was asked: with `--durability journal` it is on stable \
 storage (a --key that is known: as was asked when it came first). When the daemon goes away before it has answered, qtf waits up to 30 s for it or its \
-successor and asks again; nothing is submitted twice. The same where one was killed, or one with the \
-default socket of its instance was stopped less than 30 s ago. \
+successor and asks again; nothing is submitted twice. The same where the daemon of a Unix socket was killed, or stopped less than 30 s ago. \
 A journal without room, as shortly after a start, is asked again for 5 s (for the members of an array \
 behind the first as long as it takes).
 

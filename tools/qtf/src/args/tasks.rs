@@ -41,7 +41,7 @@ A line on stderr names what is held when the waiting begins.
 A task that was submitted with --no-result is gone when it has succeeded, and counts as done: the daemon remembers tens of thousands of \
 the last such ends for as long as it runs, and of your last submission they are known anyway.
 
-When the daemon goes away while it waits, or was killed or (at the default socket of its instance) stopped shortly before, it waits up to 30 s for it or its \
+When the daemon goes away while it waits, or was killed or stopped shortly before (at a Unix socket), it waits up to 30 s for it or its \
 successor."))]
 #[command(after_long_help = "\
 Examples:
