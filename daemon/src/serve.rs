@@ -162,7 +162,7 @@ async fn serve(
     let Parts {
         settings,
         lock,
-        mut listeners,
+        listeners,
         segment,
         bell,
         journal,
@@ -175,11 +175,6 @@ async fn serve(
         let sockets = listeners.iter().filter_map(Listener::socket_file);
         Vigil::new(&segment, &boot::lock_file_of(&settings), sockets)
     });
-    if lock.is_some() {
-        let beside_lock = boot::lock_file_of(&settings).with_extension("sock");
-        let listeners = listeners.iter_mut();
-        listeners.for_each(|listener| listener.announce_stop(&beside_lock));
-    }
     let wake = bell.wake();
     let parts = CoreParts {
         limits: settings.limits,

@@ -50,7 +50,13 @@ impl Daemon {
             SegmentKind::Named => Some(name::take(&settings)?),
             SegmentKind::Private => None,
         };
-        let listeners = bind(&settings)?;
+        let mut listeners = bind(&settings)?;
+        if lock.is_some() {
+            // The file of the lock tells of the stop to whoever comes to the socket beside it.
+            let beside_lock = lock_file_of(&settings).with_extension("sock");
+            let listeners = listeners.iter_mut();
+            listeners.for_each(|listener| listener.announce_stop(&beside_lock));
+        }
         let Made {
             segment,
             shortage,

@@ -45,6 +45,17 @@ impl Peer {
         principal(self.local, self.address)
     }
 
+    /// The machine it is on, for lists: this one's name, or its address.
+    pub(crate) fn node(&self) -> String {
+        match self.address {
+            Some(address) => address.ip().to_canonical().to_string(),
+            None => nix::unistd::gethostname()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+        }
+    }
+
     /// User of the process; `None` over TCP.
     pub(crate) fn uid(&self) -> Option<u32> {
         self.local.map(|peer| peer.uid)

@@ -190,10 +190,14 @@ impl Asked {
             })
         })?;
         let peer = self.peer.as_deref();
+        // A script need not know where it runs.
+        let node = peer
+            .filter(|_| self.request.host.is_empty())
+            .map(Peer::node);
         let reserve = Reserve {
             principal: self.principal,
             name: &self.request.name,
-            host: &self.request.host,
+            host: node.as_deref().unwrap_or(&self.request.host),
             pid: peer.and_then(Peer::pid).unwrap_or(0),
             kinds: &self.request.kinds,
             count: self.count,

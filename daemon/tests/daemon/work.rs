@@ -21,6 +21,14 @@ fn ask(name: &str) -> ReserveRequest {
     }
 }
 
+/// Of a caller that does not say where it is.
+fn ask_from_anywhere(name: &str) -> ReserveRequest {
+    ReserveRequest {
+        host: String::new(),
+        ..ask(name)
+    }
+}
+
 async fn reserve(work: &mut WorkClient<Channel>, request: ReserveRequest) -> Vec<ReservedTask> {
     work.reserve(request).await.unwrap().into_inner().tasks
 }
@@ -60,7 +68,9 @@ fn task_is_reserved_touched_and_finished_by_single_calls_and_its_worker_stands_i
         let mut peer = Peer::new(&daemon).await;
         let mut work = WorkClient::new(connect(&daemon).await);
         let task_id = peer.submit(noop(b"payload")).await.unwrap();
-        let got = reserve(&mut work, ask("cron")).await.remove(0);
+        let got = reserve(&mut work, ask_from_anywhere("cron"))
+            .await
+            .remove(0);
         let task = got.task.unwrap();
         assert_eq!((task.task_id, task.attempt), (task_id, 1));
         assert_eq!(
@@ -72,7 +82,9 @@ fn task_is_reserved_touched_and_finished_by_single_calls_and_its_worker_stands_i
         let worker = list.unwrap().into_inner().workers.remove(0);
         assert_eq!((worker.name.as_str(), worker.running), ("cron", 1));
         assert_eq!((worker.kinds, worker.state), (vec!["noop".to_owned()], 1));
-        assert!(!worker.address.is_empty());
+        assert!(!worker.address.is_empty() && worker.calls);
+        let here = nix::unistd::gethostname().unwrap();
+        assert_eq!(worker.host, here.to_str().unwrap(), "nobody said where");
         let token = &got.attempt_token;
         assert_eq!(touch(&mut work, token, 0).await, StopReason::Unspecified);
         assert_eq!(finish(&mut work, token).await, ResultDisposition::Recorded);

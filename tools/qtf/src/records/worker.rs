@@ -15,6 +15,7 @@ pub(crate) struct WorkerRecord {
     pid: u32,
     address: String,
     state: &'static str,
+    calls: bool,
     capacity: u32,
     running: u32,
     credits: u32,
@@ -36,6 +37,7 @@ impl From<&WorkerInfo> for WorkerRecord {
             pid: info.pid,
             address: info.address.clone(),
             state: state_name(info.state()),
+            calls: info.calls,
             capacity: info.capacity,
             running: info.running,
             credits: info.credits,
@@ -54,7 +56,7 @@ impl Listed for WorkerRecord {
     const LIST_SCHEMA: &'static str = "qtf.workers/1";
     const LIST: &'static str = "workers";
     const COLUMNS: &'static [&'static str] = &[
-        "ID", "STATE", "NAME", "NODE", "PID", "RUNNING", "LOAD", "SEEN", "DONE", "FAILED",
+        "ID", "STATE", "VIA", "NAME", "NODE", "PID", "RUNNING", "LOAD", "SEEN", "DONE", "FAILED",
         "ADDRESS", "KINDS",
     ];
 
@@ -62,15 +64,18 @@ impl Listed for WorkerRecord {
         vec![
             self.id.clone(),
             self.state.to_owned(),
+            if self.calls { "calls" } else { "streams" }.to_owned(),
             self.name.clone(),
             self.node.clone(),
             self.pid.to_string(),
             format!("{}/{}", self.running, self.capacity),
-            format!(
-                "{}.{:02}",
-                self.load_milli / 1000,
-                self.load_milli % 1000 / 10
-            ),
+            // Whoever calls does not tell of its machine.
+            if self.calls {
+                "-".to_owned()
+            } else {
+                let (whole, rest) = (self.load_milli / 1000, self.load_milli % 1000 / 10);
+                format!("{whole}.{rest:02}")
+            },
             age(self.heartbeat_age_ms),
             self.tasks_done.to_string(),
             self.tasks_failed.to_string(),
@@ -115,6 +120,19 @@ mod tests {
         };
         let cells = WorkerRecord::from(&info).cells();
         assert_eq!(cells.len(), WorkerRecord::COLUMNS.len());
-        assert_eq!((cells[5].as_str(), cells[6].as_str()), ("3/8", "1.23"));
+        assert_eq!(cells[2], "streams");
+        assert_eq!((cells[6].as_str(), cells[7].as_str()), ("3/8", "1.23"));
+    }
+
+    #[test]
+    fn worker_that_calls_is_told_from_one_that_holds_streams() {
+        let info = WorkerInfo {
+            calls: true,
+            ..WorkerInfo::default()
+        };
+        let record = WorkerRecord::from(&info);
+        let cells = record.cells();
+        assert_eq!((cells[2].as_str(), cells[7].as_str()), ("calls", "-"));
+        assert_eq!(serde_json::to_value(&record).unwrap()["calls"], true);
     }
 }

@@ -12,7 +12,7 @@
 //! | `words`, `machine-path` | no names that say nothing, no leftovers, no paths of one machine |
 //! | `edges` | crates depend in one direction |
 //! | `title`, `link` | documents have one title and no dead link |
-//! | `clippy-copy`, `glossary` | what must agree agrees |
+//! | `clippy-copy`, `glossary`, `protocol` | what must agree agrees |
 
 mod documents;
 mod edges;
@@ -20,6 +20,7 @@ mod glossary;
 mod labels;
 mod lints;
 mod ordering;
+mod protocol;
 mod size;
 mod source;
 mod tree;
@@ -49,7 +50,7 @@ pub(crate) fn run() -> anyhow::Result<Tally> {
 
 /// All rules that need only the files.
 fn check(tree: &Tree) -> Vec<Finding> {
-    let rules: [fn(&Tree) -> Vec<Finding>; 13] = [
+    let rules: [fn(&Tree) -> Vec<Finding>; 14] = [
         unsafety::place,
         unsafety::comments,
         ordering::comments,
@@ -63,6 +64,7 @@ fn check(tree: &Tree) -> Vec<Finding> {
         documents::links,
         lints::copies,
         glossary::check,
+        protocol::check,
     ];
     rules.iter().flat_map(|rule| rule(tree)).collect()
 }
