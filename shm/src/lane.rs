@@ -132,7 +132,7 @@ impl<'s> EntryPlace<'s> {
     }
 
     /// The attempt of the entry has ended. The caller is its worker, and changes the task's state next.
-    pub fn end(&self, attempt: u8, outcome: u16, (result, ended): (u64, u64)) {
+    pub fn end(&self, attempt: u8, outcome: u16, result: u64, ended: u64) {
         // ORDERING: published by the word below.
         self.result.store(result, Ordering::Relaxed);
         // ORDERING: as above.

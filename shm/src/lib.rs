@@ -82,6 +82,8 @@ pub use worker::state::{WorkerEvent, WorkerPhase, WorkerState};
 pub use counters::{Counter, Counters};
 pub use kinds::{KIND_ECHO, KIND_EXEC, KIND_NOOP, KindTable, KindsFull};
 #[cfg(not(loom))]
+pub use layout::attach::FileIdentity;
+#[cfg(not(loom))]
 pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 #[cfg(not(loom))]
 pub use segment::{

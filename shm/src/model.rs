@@ -3,7 +3,7 @@
 //! Exists under loom only. Used by `shm/tests/loom_*.rs`.
 
 use crate::client::ClientSlot;
-use crate::layout::attach::{AttachRecord, AttachState};
+use crate::layout::attach::{AttachRecord, AttachState, FileIdentity};
 use crate::sync::Ordering;
 use crate::task::slot::TaskSlot;
 use crate::task::state::StateWord;
@@ -53,12 +53,12 @@ pub fn change_attach(record: &AttachRecord, from: AttachState, to: AttachState) 
 }
 
 /// Writes two fields of an attach record, which is the caller's.
-pub fn set_lock_file(record: &AttachRecord, file: (u64, u64)) {
+pub fn set_lock_file(record: &AttachRecord, file: FileIdentity) {
     record.set_lock_file(file);
 }
 
 /// Reads them.
 #[must_use]
-pub fn lock_file(record: &AttachRecord) -> (u64, u64) {
+pub fn lock_file(record: &AttachRecord) -> FileIdentity {
     record.lock_file()
 }

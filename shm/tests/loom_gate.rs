@@ -7,11 +7,16 @@ use std::sync::Arc;
 
 use loom::thread;
 use qtf_shm::gate::Gate;
-use qtf_shm::layout::attach::{AttachPhase, AttachRecord, AttachState};
+use qtf_shm::layout::attach::{AttachPhase, AttachRecord, AttachState, FileIdentity};
 use qtf_shm::local_changes::LocalChanges;
 use qtf_shm::model::{change_attach, lock_file, set_lock_file, worker_writer};
 use qtf_shm::sync::{AtomicU64, Ordering};
 use qtf_shm::{AttachIndex, WorkerEvent, WorkerFields, WorkerPhase, WorkerSlot};
+
+const FILE: FileIdentity = FileIdentity {
+    device: 3,
+    inode: 3,
+};
 
 /// The front of a segment, one attach record and one worker slot.
 struct House {
@@ -93,12 +98,12 @@ fn whoever_sees_that_a_process_is_attached_sees_its_lock_file() {
         let house = House::new();
         let judge = spawn(&house, |house| {
             if house.record.state().phase() == AttachPhase::Live {
-                assert_eq!(lock_file(&house.record), (3, 3));
+                assert_eq!(lock_file(&house.record), FILE);
             }
         });
         // The state is not looked at again: under loom that look is a fence.
         let joins = house.take_record();
-        set_lock_file(&house.record, (3, 3));
+        set_lock_file(&house.record, FILE);
         assert!(change_attach(&house.record, joins, joins.live()));
         judge.join().unwrap();
     });

@@ -42,7 +42,7 @@ impl Desk {
     fn end(&self, task: u64, attempt: u8) {
         let number = number_of(task, attempt);
         let outcome = u16::try_from(number).unwrap();
-        self.entry().end(attempt, outcome, (number, number));
+        self.entry().end(attempt, outcome, number, number);
     }
 
     /// RUNNING -> ENDED, after the end was written.

@@ -66,8 +66,8 @@ impl Daemon {
         let workers = segment.geometry().workers().into();
         let descriptors = Descriptors::share_out(limit, &settings.limits, workers);
         settings.limits = descriptors.within(settings.limits);
-        if let Some((device, inode)) = lock.as_ref().and_then(LockFile::identity) {
-            segment.set_lock_file(device, inode);
+        if let Some(file) = lock.as_ref().and_then(LockFile::identity) {
+            segment.set_lock_file(file);
         }
         if let Some(lock) = &lock {
             lock.note_data_dir(own_data_dir(&settings).as_deref());

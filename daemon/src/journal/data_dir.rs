@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qtf_journal::{JournalConfig, StdStorage, Storage};
+use qtf_shm::FileIdentity;
 
 use crate::boot::BootError;
 use crate::config::journal::JournalSettings;
@@ -78,10 +79,10 @@ impl DataDir {
     }
 }
 
-/// Device and inode of a folder's lock file, if there is one.
-pub(crate) fn lock_identity(folder: &Path) -> Option<(u64, u64)> {
+/// What names a folder's lock file, if there is one.
+pub(crate) fn lock_identity(folder: &Path) -> Option<FileIdentity> {
     let metadata = std::fs::metadata(folder.join(LOCK)).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+    Some(FileIdentity::of(&metadata))
 }
 
 /// Refuses a folder in which everybody could put files in the place of ours. With the sticky bit only their owner can.

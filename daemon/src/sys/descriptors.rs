@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use qtf_shm::FileIdentity;
 
 /// State of a socket that listens, in the kernel's tables.
 const LISTENS: &str = "0A";
@@ -17,7 +18,7 @@ pub(crate) struct LockedFile {
     pub(crate) path: PathBuf,
     pub(crate) is_removed: bool,
     /// Device and inode.
-    pub(crate) identity: (u64, u64),
+    pub(crate) identity: FileIdentity,
 }
 
 /// The files on which a process holds a lock.
@@ -37,13 +38,13 @@ pub(crate) fn locked_files(pid: u32) -> io::Result<Vec<LockedFile>> {
             .lines()
             .any(|line| line.starts_with("lock:") && line.contains("OFDLCK"));
         if is_locked {
-            files.push(of_link(&target, (metadata.dev(), metadata.ino())));
+            files.push(of_link(&target, FileIdentity::of(&metadata)));
         }
     }
     Ok(files)
 }
 
-fn of_link(target: &Path, identity: (u64, u64)) -> LockedFile {
+fn of_link(target: &Path, identity: FileIdentity) -> LockedFile {
     let text = target.to_string_lossy();
     let left = text.strip_suffix(" (deleted)");
     LockedFile {

@@ -11,12 +11,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
+use qtf_shm::FileIdentity;
 
 use super::descriptors::locked_files;
 use super::process::{await_killed, end_process, is_ending, open_process, wait_for_end};
@@ -165,10 +166,10 @@ impl LockFile {
         }
     }
 
-    /// Device and inode, by which others know the file.
-    pub(crate) fn identity(&self) -> Option<(u64, u64)> {
+    /// What others know the file by.
+    pub(crate) fn identity(&self) -> Option<FileIdentity> {
         let metadata = self.file.metadata().ok()?;
-        Some((metadata.dev(), metadata.ino()))
+        Some(FileIdentity::of(&metadata))
     }
 }
 
@@ -231,8 +232,7 @@ fn open_holder(file: &Path, pid: u32) -> Result<Option<OwnedFd>, String> {
 
 /// Whether the kernel's list of a process's descriptors has one of `file` with a lock.
 fn holds_lock(file: &Path, pid: u32) -> io::Result<bool> {
-    let wanted = std::fs::metadata(file)?;
-    let wanted = (wanted.dev(), wanted.ino());
+    let wanted = FileIdentity::of(&std::fs::metadata(file)?);
     let locked = locked_files(pid)?;
     Ok(locked.iter().any(|file| file.identity == wanted))
 }

@@ -291,8 +291,7 @@ fn who_sees_no_daemon(segment: &Segment, folder: &Path) -> Attachment {
     let file = folder.join("a.lock");
     std::fs::write(&file, "").expect("the folder can be written");
     let lock = LockFile::open(&file).expect("it is there");
-    let (device, inode) = lock.identity();
-    segment.set_lock_file(device, inode);
+    segment.set_lock_file(lock.identity());
     let spec = AttachmentSpec::new(AttachRole::Worker, "local", folder).with_lock_file(file);
     let id = segment.shm_id().expect("it is the kernel's");
     let opened = Attachment::open_id(id, &spec).expect("an attach record is free");

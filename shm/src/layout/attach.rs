@@ -26,6 +26,8 @@
 //!
 //! Tested at the end of this file, modelled in `shm/tests/loom_gate.rs`.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use crate::layout::shared::shared_layout;
 use crate::sync::{AtomicU64, Ordering, store_load_cas, store_load_load};
 
@@ -81,19 +83,53 @@ impl AttachRecord {
         result.is_ok()
     }
 
-    pub(crate) fn set_lock_file(&self, (device, inode): (u64, u64)) {
+    pub(crate) fn set_lock_file(&self, file: FileIdentity) {
         // ORDERING: published by [attach.state], or the daemon's own, which is told by its process id until it is there.
-        self.lock_device.store(device, Ordering::Relaxed);
+        self.lock_device.store(file.device, Ordering::Relaxed);
         // ORDERING: as above.
-        self.lock_inode.store(inode, Ordering::Relaxed);
+        self.lock_inode.store(file.inode, Ordering::Relaxed);
     }
 
-    /// Device and inode of the file in which its process holds its byte; zeros if it holds none.
-    pub(crate) fn lock_file(&self) -> (u64, u64) {
-        // ORDERING: published by [attach.state], which the caller has acquired.
-        let device = self.lock_device.load(Ordering::Relaxed);
-        // ORDERING: as above.
-        (device, self.lock_inode.load(Ordering::Relaxed))
+    /// The file in which its process holds its byte.
+    pub(crate) fn lock_file(&self) -> FileIdentity {
+        FileIdentity {
+            // ORDERING: published by [attach.state], which the caller has acquired.
+            device: self.lock_device.load(Ordering::Relaxed),
+            // ORDERING: as above.
+            inode: self.lock_inode.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What a file is known by as long as anybody has it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// Number of its device.
+    pub device: u64,
+    /// Its number there; no file has 0.
+    pub inode: u64,
+}
+
+impl FileIdentity {
+    /// No file.
+    pub const NONE: Self = Self {
+        device: 0,
+        inode: 0,
+    };
+
+    /// Of an open file.
+    #[must_use]
+    pub fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+
+    /// It names a file.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        self.inode != 0
     }
 }
 

@@ -59,7 +59,7 @@ impl Segment {
         let task = self.task(slot);
         for _ in 0..KEYS_TRIED_MAX {
             let key = task.key();
-            let indexed = self.index(slot, (self.ready(), key), || {
+            let indexed = self.index(slot, self.ready(), key, || {
                 wants_ready_leaf(task, state, key)
             });
             // Changed meanwhile, by a change of priority: the key in the slot counts.
@@ -86,7 +86,7 @@ impl Segment {
     pub fn index_timer(&self, slot: SlotIndex, state: StateWord, stamp: u64) -> bool {
         let task = self.task(slot);
         let key = Key::timed(stamp, state.generation());
-        self.index(slot, (self.timers(), key), || {
+        self.index(slot, self.timers(), key, || {
             let now = task.state_in_order();
             now.phase() != Phase::Free && now.generation() == state.generation()
         })
@@ -137,7 +137,8 @@ impl Segment {
     fn index(
         &self,
         slot: SlotIndex,
-        (tree, key): (MinTree<'_>, Key),
+        tree: MinTree<'_>,
+        key: Key,
         belongs: impl Fn() -> bool,
     ) -> bool {
         self.slot(slot.get()).is_some()

@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::id::AttachIndex;
-use crate::layout::attach::{AttachPhase, AttachRole, AttachState};
+use crate::layout::attach::{AttachPhase, AttachRole, AttachState, FileIdentity};
 use crate::region::Mapping;
 use crate::region::sysv::SysvMemory;
 use crate::segment::lock_file::LockFile;
@@ -340,7 +340,7 @@ fn take_record(
     };
     let joins = free.joined_by(std::process::id(), pid_namespace());
     if record.change(free, joins) {
-        let file = locked.map_or((0, 0), LockFile::identity);
+        let file = locked.map_or(FileIdentity::NONE, LockFile::identity);
         record.fill(spec.role, &spec.name, file);
         if record.change(joins, joins.live()) {
             return Some(joins.live());

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::layout::attach::FileIdentity;
 use crate::layout::control::{BUILDING, CONTROL_BYTES, ControlLayout, SHUTDOWN_CLEAN};
 use crate::layout::header::{
     HEADER_BYTES, HeaderInfo, HeaderLayout, LAYOUT_MAJOR, LAYOUT_MINOR, MAGIC, checksum,
@@ -30,8 +31,8 @@ pub struct ControlInfo {
     pub daemon_pid: u32,
     /// Its start time, in ticks since boot.
     pub daemon_start: u64,
-    /// Device and inode of its lock file.
-    pub lock_file: (u64, u64),
+    /// Its lock file.
+    pub lock_file: FileIdentity,
     /// The last daemon stopped in order (and no other has started since).
     pub clean_shutdown: bool,
     /// Stamp of the daemon's last sign of life in the segment.
@@ -58,7 +59,10 @@ impl ControlInfo {
             daemon_epoch: read(&control.daemon_epoch),
             daemon_pid: small(&control.daemon_pid),
             daemon_start: read(&control.daemon_start),
-            lock_file: (read(&control.lock_device), read(&control.lock_inode)),
+            lock_file: FileIdentity {
+                device: read(&control.lock_device),
+                inode: read(&control.lock_inode),
+            },
             clean_shutdown: read(&control.shutdown) == SHUTDOWN_CLEAN,
             daemon_beat: read(&control.daemon_beat),
             gen_limit: read(&control.gen_limit),

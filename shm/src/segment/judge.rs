@@ -11,7 +11,7 @@
 //! Tested in `segment/tests/attachment.rs`.
 
 use crate::id::AttachIndex;
-use crate::layout::attach::{AttachPhase, AttachRecord, AttachRole, AttachState};
+use crate::layout::attach::{AttachPhase, AttachRecord, AttachRole, AttachState, FileIdentity};
 use crate::layout::text::load_text;
 use crate::segment::SegmentView;
 use crate::segment::lock_file::LockFile;
@@ -35,8 +35,8 @@ pub struct AttachInfo {
     pub role: Option<AttachRole>,
     /// Its name.
     pub name: String,
-    /// Device and inode of the file in which it holds its byte; zeros if it holds none.
-    pub lock_file: (u64, u64),
+    /// The file in which it holds its byte.
+    pub lock_file: FileIdentity,
 }
 
 impl SegmentView {
@@ -61,7 +61,7 @@ impl SegmentView {
     pub fn judge(&self, info: &AttachInfo, lock: Option<&LockFile>) -> Liveness {
         let byte = LockFile::byte_of(info.index);
         let same_file =
-            |lock: &&LockFile| lock.identity() == info.lock_file && info.lock_file.1 != 0;
+            |lock: &&LockFile| lock.identity() == info.lock_file && info.lock_file.is_known();
         match info.state.phase() {
             AttachPhase::Free => Liveness::Dead,
             AttachPhase::Reserved => Liveness::Unknown,
@@ -91,7 +91,7 @@ impl SegmentView {
 
 impl AttachRecord {
     /// Writes who the process is. The record is the caller's, and JOINS.
-    pub(crate) fn fill(&self, role: AttachRole, name: &str, lock_file: (u64, u64)) {
+    pub(crate) fn fill(&self, role: AttachRole, name: &str, lock_file: FileIdentity) {
         let own = ProcessIdentity::own();
         // ORDERING: published by [attach.state].
         let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);

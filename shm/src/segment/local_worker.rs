@@ -385,8 +385,8 @@ impl Taken<'_> {
     pub fn start(&self) -> Result<(), ApplyError> {
         let segment = self.worker.segment();
         let now = segment.now();
-        let attempt = (self.attempt(), now.stamp());
-        self.worker.lane.begin(self.entry, self.id, attempt);
+        let (lane, attempt) = (&self.worker.lane, self.attempt());
+        lane.begin(self.entry, self.id, attempt, now.stamp());
         let running = self.advance(Event::Start)?;
         let timeout_ms = self.task().timeout_ms();
         if timeout_ms > 0 {

@@ -12,19 +12,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::id::AttachIndex;
+use crate::layout::attach::FileIdentity;
 
 /// An open lock file. What it locks is unlocked when it is dropped.
 #[derive(Debug)]
 pub struct LockFile {
     file: File,
-    identity: (u64, u64),
+    identity: FileIdentity,
     writable: bool,
 }
 
@@ -48,15 +49,15 @@ impl LockFile {
         };
         let metadata = file.metadata()?;
         Ok(Self {
-            identity: (metadata.dev(), metadata.ino()),
+            identity: FileIdentity::of(&metadata),
             file,
             writable,
         })
     }
 
-    /// Device and inode, by which others know the file.
+    /// What others know the file by.
     #[must_use]
-    pub const fn identity(&self) -> (u64, u64) {
+    pub const fn identity(&self) -> FileIdentity {
         self.identity
     }
 

@@ -78,7 +78,7 @@ use crate::counters::Counters;
 use crate::id::{AttachIndex, ClientIndex, SlotIndex, WorkerIndex};
 use crate::keys::{KeyTable, SettledKeys};
 use crate::kinds::KindTable;
-use crate::layout::attach::AttachRole;
+use crate::layout::attach::{AttachRole, FileIdentity};
 use crate::region::{HeapMemory, Mapping, SharedSlice};
 use crate::spill::SpillStore;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -373,15 +373,15 @@ impl Segment {
     }
 
     /// Writes which lock file the daemon holds.
-    pub fn set_lock_file(&self, device: u64, inode: u64) {
+    pub fn set_lock_file(&self, file: FileIdentity) {
         if let Some(record) = self.view.parts.attaches.get(AttachIndex::DAEMON.position()) {
-            record.set_lock_file((device, inode));
+            record.set_lock_file(file);
         }
         let control = self.view.parts.control();
         // ORDERING: read by people and by the next daemon, which compares with its own.
-        control.lock_device.store(device, Ordering::Relaxed);
+        control.lock_device.store(file.device, Ordering::Relaxed);
         // ORDERING: as above.
-        control.lock_inode.store(inode, Ordering::Relaxed);
+        control.lock_inode.store(file.inode, Ordering::Relaxed);
     }
 
     /// Writes the daemon's sign of life.

@@ -74,7 +74,7 @@ impl<'s> OwnLane<'s> {
         self.held.set(self.held.get() & !(1 << entry.0));
     }
 
-    pub(super) fn begin(&self, entry: EntryIndex, task: TaskId, (attempt, started): (u8, u64)) {
+    pub(super) fn begin(&self, entry: EntryIndex, task: TaskId, attempt: u8, started: u64) {
         if let Some(place) = self.lane.entry(entry.0) {
             place.begin(task.as_raw(), attempt, started);
         }
@@ -82,8 +82,8 @@ impl<'s> OwnLane<'s> {
 
     pub(super) fn end(&self, entry: EntryIndex, attempt: u8, end: &End) {
         if let Some(place) = self.lane.entry(entry.0) {
-            let words = (end.result.as_raw(), end.ended);
-            place.end(attempt, end.outcome.to_bits(), words);
+            let (outcome, result) = (end.outcome.to_bits(), end.result.as_raw());
+            place.end(attempt, outcome, result, end.ended);
         }
     }
 

@@ -34,6 +34,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 use blocks::{Checked, data_bytes, file_bytes};
 pub use room::GIVEN_UP_FILES_MAX;
+use writer::NewFile;
 pub use writer::SpillWriter;
 
 use room::Room;
@@ -355,8 +356,7 @@ impl SpillStore {
                 limit: self.room.total,
             });
         }
-        let (number, path, file) = self.new_file()?;
-        Ok(SpillWriter::new(self.clone(), (number, path, file), len))
+        Ok(SpillWriter::new(self.clone(), self.new_file()?, len))
     }
 
     /// Stores a whole blob.
@@ -409,7 +409,7 @@ impl SpillStore {
             .join(format!("{:016x}-{number:08x}{SUFFIX}", self.segment_id))
     }
 
-    fn new_file(&self) -> Result<(u32, PathBuf, File), SpillError> {
+    fn new_file(&self) -> Result<NewFile, SpillError> {
         let mut refusal = io::Error::from(ErrorKind::AlreadyExists);
         let mut made = false;
         for _ in 0..NUMBERS_TRIED_MAX {
@@ -424,7 +424,7 @@ impl SpillStore {
                 .mode(0o600)
                 .open(&path);
             match attempt {
-                Ok(file) => return Ok((number, path, file)),
+                Ok(file) => return Ok(NewFile { number, path, file }),
                 Err(source) if source.kind() == ErrorKind::NotFound && !made => {
                     self.make_dir()?;
                     made = true;

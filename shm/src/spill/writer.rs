@@ -27,17 +27,21 @@ pub struct SpillWriter {
     store: SpillStore,
 }
 
+/// A file that was made for a blob and is empty.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    pub(super) number: u32,
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+}
+
 impl SpillWriter {
-    /// A file that was made and is empty, for so many bytes.
-    pub(super) fn new(
-        store: SpillStore,
-        (number, path, file): (u32, PathBuf, File),
-        len: u32,
-    ) -> Self {
+    /// For so many bytes.
+    pub(super) fn new(store: SpillStore, made: NewFile, len: u32) -> Self {
         Self {
-            file,
-            path,
-            number,
+            file: made.file,
+            path: made.path,
+            number: made.number,
             len,
             taken: 0,
             written: 0,

@@ -27,8 +27,7 @@ impl Ground {
         let segment = Segment::create_private(&spec_in(folder.path(), 64, 1 << 20)).unwrap();
         let daemon = LockFile::open(&lock).unwrap();
         assert!(daemon.lock(0).unwrap());
-        let (device, inode) = daemon.identity();
-        segment.set_lock_file(device, inode);
+        segment.set_lock_file(daemon.identity());
         Self {
             segment,
             folder,

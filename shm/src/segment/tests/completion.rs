@@ -41,9 +41,8 @@ impl Ground {
         let spec = spec_in(folder.path(), 256, 1 << 20);
         let segment = Segment::create_private(&spec).unwrap();
         let lock = crate::segment::LockFile::open(&folder.path().join("a.lock")).unwrap();
-        let (device, inode) = lock.identity();
         // Nobody holds the daemon's byte: it is dead.
-        segment.set_lock_file(device, inode);
+        segment.set_lock_file(lock.identity());
         Self { segment, folder }
     }
 

@@ -340,8 +340,7 @@ fn damaged_mark_of_a_move_lets_nobody_build_caches_beside_the_living() {
     let spec = super::spec_in(folder.path(), 64, 1 << 20);
     let segment = Segment::create_private(&spec).unwrap();
     let judge = crate::segment::LockFile::open(&lock).unwrap();
-    let (device, inode) = judge.identity();
-    segment.set_lock_file(device, inode);
+    segment.set_lock_file(judge.identity());
     let attaching = crate::segment::AttachmentSpec::new(
         crate::layout::attach::AttachRole::Client,
         "living",

@@ -38,9 +38,8 @@ impl Ground {
         };
         let segment = Segment::create_private(&spec).unwrap();
         let ground = Self { segment, folder };
-        let (device, inode) = ground.lock().identity();
         // This process made the segment and is not its daemon: it does not hold byte 0.
-        ground.segment.set_lock_file(device, inode);
+        ground.segment.set_lock_file(ground.lock().identity());
         ground
     }
 
