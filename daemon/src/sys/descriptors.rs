@@ -97,6 +97,11 @@ fn listener_of(line: &str) -> Option<(u16, u64)> {
 mod tests {
     use super::*;
 
+    const FILE: FileIdentity = FileIdentity {
+        device: 1,
+        inode: 2,
+    };
+
     #[test]
     fn ports_that_a_process_listens_on_are_told_from_those_of_others() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -125,9 +130,9 @@ mod tests {
 
     #[test]
     fn removed_file_is_told_with_the_place_it_had() {
-        let gone = of_link(Path::new("/d/LOCK (deleted)"), (1, 2));
+        let gone = of_link(Path::new("/d/LOCK (deleted)"), FILE);
         assert_eq!(gone.path, Path::new("/d/LOCK"));
         assert!(gone.is_removed);
-        assert!(!of_link(Path::new("/d/LOCK"), (1, 2)).is_removed);
+        assert!(!of_link(Path::new("/d/LOCK"), FILE).is_removed);
     }
 }

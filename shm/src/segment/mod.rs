@@ -6,7 +6,7 @@
 //! | `create`, `adopt`, `look`, `sanity`, `key`, `limits` | how one is had |
 //! | `restore` | tasks of a journal in a new one |
 //! | `attach` | how one is looked at |
-//! | `attachment`, `local_worker` | how a local process writes to one: its record, its submissions, the tasks it takes |
+//! | `attachment`, `local_worker`, `taken` | how a local process writes to one: its record, its submissions, the tasks it takes |
 //! | `completion`, `own_lane` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
 //! | `signals` | what local processes and the daemon let each other know without a call |
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
@@ -64,6 +64,7 @@ mod signals;
 mod snapshot;
 mod spec;
 mod survey;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod tombstones;
@@ -99,7 +100,7 @@ pub use history::{
     ATTEMPTS_KEPT_PER_TASK, AttemptNote, KeptAttempt, MESSAGE_BYTES_MAX, TAIL_BYTES_MAX,
 };
 pub use judge::AttachInfo;
-pub use local_worker::{JoinError, LocalWorker, LocalWorkerSpec, Taken};
+pub use local_worker::{JoinError, LocalWorker, LocalWorkerSpec};
 pub use lock_file::LockFile;
 pub use pidfd::PidFd;
 pub use process::{Liveness, ProcessIdentity};
@@ -111,6 +112,7 @@ pub use repairer::Repairer;
 pub use restore::{RestoreError, RestoredBytes, RestoredTask};
 pub use snapshot::SnapshotReport;
 pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, SegmentSpec};
+pub use taken::Taken;
 pub use tombstones::Tombstone;
 pub use verify::VerifyReport;
 pub use view::{CounterView, Heap, HeapView, SegmentView};

@@ -7,8 +7,6 @@
 //!
 //! Tested through `segment/tests/` and `shm/tests/`.
 
-use std::path::PathBuf;
-
 use crate::bitmap::Bitmap;
 use crate::counters::Counters;
 use crate::id::{ClientIndex, KindIndex, SlotIndex, TaskId, WorkerIndex};
@@ -61,12 +59,6 @@ impl SegmentView {
             shm_id,
             spill: None,
         })
-    }
-
-    /// Tells where spilled blobs lie, so that [`SegmentView::load_blob`] finds them.
-    pub fn set_spill_dir(&mut self, dir: impl Into<PathBuf>) {
-        let store = SpillStore::open(dir, self.header.payload_limit);
-        self.spill = Some(store.of_segment(self.header.spill_id));
     }
 
     /// What the segment is: constant since its creation.
