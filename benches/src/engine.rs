@@ -163,6 +163,7 @@ impl Bench {
                 ..Outcome::default()
             },
             output: Output::None,
+            asked_pause_ns: None,
         };
         while !self.engine.cycle(self.now()).is_zero() {
             while let Some(effect) = self.engine.pop_effect() {
@@ -214,6 +215,7 @@ impl Bench {
                 ..Outcome::default()
             },
             output: Output::Bytes(b"an output"),
+            asked_pause_ns: None,
         };
         for &task in &got {
             let now = self.now();

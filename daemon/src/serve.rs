@@ -186,7 +186,7 @@ async fn serve(
         lock_file: lock.as_ref().map(|_| boot::lock_file_of(&settings)),
         wake: Arc::clone(&wake),
     };
-    let tasks = put_together(&settings, &segment, journal, (backend, parts))?;
+    let tasks = put_together(&settings, &segment, journal, backend, parts)?;
     let spill = SpillTask::start(told);
     let mut rest = Rest::new(&settings, backend, bell);
     duty_cycle::settle(&mut rest, &wake).await;
@@ -222,11 +222,11 @@ async fn serve(
     // Before its sockets go.
     lock.iter().for_each(LockFile::note_stop);
     end_all.send_replace(true);
-    let result = end(&settings, (&mut rest, &wake), (&connections, &health)).await;
+    let result = end(&settings, &mut rest, &wake, &connections, &health).await;
     drop(stop);
     // With the thread at the doorbell, which looks at the segment.
     drop(rest);
-    leave(&settings, segment, (tasks, spill)).await;
+    leave(&settings, segment, tasks, spill).await;
     // Last: while it is held no other daemon touches the segment.
     drop(lock);
     tracing::info!("stopped");
@@ -247,7 +247,8 @@ fn put_together(
     settings: &Settings,
     segment: &Arc<Segment>,
     journal: Option<ThreadedJournal>,
-    (backend, parts): (Backend, CoreParts),
+    backend: Backend,
+    parts: CoreParts,
 ) -> Result<Option<JournalTasks>, ThreadEnd> {
     let now = core_cell::now_since(&*settings.clock, segment.header().origin_ns);
     let config = engine_config(settings);
@@ -333,8 +334,10 @@ const FAILED_DEADLINE: Duration = Duration::from_millis(500);
 /// Says that the daemon stops, and finishes what is under way until the deadline.
 async fn end(
     settings: &Settings,
-    (rest, wake): (&mut Rest, &Notify),
-    (connections, health): (&Connections, &Health),
+    rest: &mut Rest,
+    wake: &Notify,
+    connections: &Connections,
+    health: &Health,
 ) -> Result<(), StopError> {
     let was_superseded = core_cell::look(Core::is_superseded).unwrap_or(false);
     let failure = || core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
@@ -373,7 +376,8 @@ async fn end(
 async fn leave(
     settings: &Settings,
     segment: Arc<Segment>,
-    (tasks, spill): (Option<JournalTasks>, SpillTask),
+    tasks: Option<JournalTasks>,
+    spill: SpillTask,
 ) {
     let Some(core) = core_cell::remove() else {
         return;

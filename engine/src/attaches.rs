@@ -35,7 +35,7 @@ impl Departed {
     }
 
     /// Repairs a stripe of slots and some blocks of the arena on behalf of the dead, if there are any.
-    pub(crate) fn repair(&self, segment: &Segment, (slots, blocks): (Range<u32>, Range<u32>)) {
+    pub(crate) fn repair(&self, segment: &Segment, slots: Range<u32>, blocks: Range<u32>) {
         if !self.waiting.is_empty() {
             segment.repair_slots(slots, &self.scope);
             segment.repair_blocks(blocks, &self.scope);

@@ -7,7 +7,7 @@ use qtf_shm::{Now, WorkerId};
 use crate::cycle::Engine;
 use crate::effects::StopReason;
 use crate::plm::{Fence, Namer, TaskRef};
-use crate::register::{Reserve, Reserved, check_reserve};
+use crate::register::{Loan, Reserve, Reserved, check_reserve};
 use crate::rejection::Rejection;
 
 impl Engine {
@@ -30,7 +30,7 @@ impl Engine {
         }
         parts
             .workers
-            .reserve(&mut parts.turn, reserve, (count, kinds))
+            .reserve(&mut parts.turn, reserve, count, kinds)
     }
 
     /// A call that waited has ended; so many of the tasks that it asked for were never sent to it as effects.
@@ -41,23 +41,15 @@ impl Engine {
         }
     }
 
-    /// A call is answered with an attempt, which is its caller's for so long; `request` is the caller's number of the call. False if the attempt is not the
+    /// A call is answered with an attempt, which is its caller's for so long. False if the attempt is not the
     /// worker's any more, or is to stop: then the answer is not to have it.
-    pub fn lend_attempt(
-        &mut self,
-        now: Now,
-        worker: WorkerId,
-        asked: TaskRef,
-        (lease_ns, request): (u64, u64),
-    ) -> bool {
+    pub fn lend_attempt(&mut self, now: Now, worker: WorkerId, asked: TaskRef, loan: Loan) -> bool {
         let mut parts = self.parts(now);
         let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) else {
             return false;
         };
         let fence = Fence { worker, asked };
-        parts
-            .plm
-            .lend(&mut parts.turn, parts.workers, fence, (lease_ns, request))
+        parts.plm.lend(&mut parts.turn, parts.workers, fence, loan)
     }
 
     /// A worker says that it is at an attempt still: its lease starts over. Says why the attempt is to stop, if it is.

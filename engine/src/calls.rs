@@ -12,7 +12,8 @@ use crate::plm::{
 };
 use crate::principal::Principal;
 use crate::register::{
-    Beat, ClientHello, ClientSession, Holding, WorkerHello, WorkerWelcome, check_held, check_hello,
+    Beat, ClientHello, ClientSession, Holding, Offer, WorkerHello, WorkerWelcome, check_held,
+    check_hello,
 };
 use crate::rejection::Rejection;
 
@@ -187,7 +188,7 @@ impl Engine {
         }
         parts
             .workers
-            .hello(&mut parts.turn, hello, (capacity, kinds))
+            .hello(&mut parts.turn, hello, Offer { capacity, kinds })
     }
 
     /// Checks what a worker shows on its other streams.
@@ -237,7 +238,7 @@ impl Engine {
     ) -> Result<(), Rejection> {
         let parts = self.parts(now);
         let index = parts.workers.serving(parts.turn.segment, worker)?;
-        parts.workers.grant(&parts.turn, index, (credits, restart));
+        parts.workers.grant(&parts.turn, index, credits, restart);
         Ok(())
     }
 
@@ -277,17 +278,6 @@ impl Engine {
         asked: TaskRef,
         report: &ResultReport<'_>,
     ) -> ResultAnswer {
-        self.task_result_after(now, worker, (asked, report), None)
-    }
-
-    /// The same of an attempt that may be put off ([`qtf_shm::OutcomeKind::Again`]), with the pause that its worker asks for.
-    pub fn task_result_after(
-        &mut self,
-        now: Now,
-        worker: WorkerId,
-        (asked, report): (TaskRef, &ResultReport<'_>),
-        pause_ns: Option<u64>,
-    ) -> ResultAnswer {
         let mut parts = self.parts(now);
         let Ok(worker) = parts.workers.serving(parts.turn.segment, worker) else {
             parts.turn.segment.counters().add(Counter::ResultStale, 1);
@@ -297,7 +287,7 @@ impl Engine {
         let fence = Fence { worker, asked };
         parts
             .plm
-            .ended(&mut parts.turn, parts.workers, fence, (report, pause_ns))
+            .ended(&mut parts.turn, parts.workers, fence, report)
     }
 
     /// An assignment could not be sent: it goes back to the queue, counting against nobody. Returns

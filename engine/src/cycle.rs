@@ -104,7 +104,7 @@ impl Engine {
         let mut rng = fastrand::Rng::with_seed(config.seed);
         let mut clients = Clients::new(&segment, &config);
         let workers = Workers::new(&segment, right, rng.u64(..));
-        let plm = Plm::new((&segment, &mut clients), (rng.u64(..), now), journal);
+        let plm = Plm::new(&segment, &mut clients, rng.u64(..), now, journal);
         let mut engine = Self {
             effects: EffectQueue::new(config.effects_max),
             lost_files: LostFiles::default(),
@@ -279,10 +279,8 @@ impl Parts<'_> {
         if stripe.start == 0 {
             *self.census = PhaseCensus::begin(segment);
         }
-        self.departed.repair(
-            segment,
-            (stripe.clone(), 0..segment.geometry().arena_blocks()),
-        );
+        let blocks = 0..segment.geometry().arena_blocks();
+        self.departed.repair(segment, stripe.clone(), blocks);
         // A process that was killed on its way up a tree hides a leaf that is in order itself.
         let ready = self.turn.segment.ready().scrub_leaves(stripe.clone());
         let timers = self.turn.segment.timers().scrub_leaves(stripe.clone());

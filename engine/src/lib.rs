@@ -58,10 +58,10 @@ pub use plm::{
 pub use principal::Principal;
 pub use qtf_journal::Lsn;
 pub use register::{
-    Beat, ClientHello, ClientSession, Held, Holding, Reconnect, Reserve, Reserved, WorkerHello,
-    WorkerWelcome,
+    Beat, ClientHello, ClientSession, Held, Holding, Loan, Reconnect, Reserve, Reserved,
+    WorkerHello, WorkerWelcome,
 };
 pub use rejection::{RejectReason, Rejection};
 pub use restore::{RestoreError, Restored, restore};
-pub use shares::{ShareRule, ShareUsedUp};
+pub use shares::{ShareRule, ShareUsedUp, Usage};
 pub use wall::WallTime;

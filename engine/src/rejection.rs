@@ -336,7 +336,8 @@ impl Rejection {
     /// A refusal of a number above what a setting allows.
     pub(crate) const fn setting(
         field: &'static str,
-        (value, most): (u64, u64),
+        value: u64,
+        most: u64,
         setting: &'static str,
     ) -> Self {
         let detail = Detail::Setting {

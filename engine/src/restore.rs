@@ -21,7 +21,7 @@ use qtf_shm::{
 use crate::places::Places;
 use crate::plm::{LSN_UNDER_WAY, restorable_keys, usable_keys};
 use crate::register::OPERATOR_RECORDS;
-use crate::shares::ShareRule;
+use crate::shares::{ShareRule, Usage};
 use crate::turn::find;
 use crate::wall::WallTime;
 
@@ -289,9 +289,8 @@ fn put_keys(
         if table.find(known.key, wall.now).is_some() {
             continue;
         }
-        let place = (known.key, known.task);
-        let expiry = wall.moment_of(known.expires_unix_ms).stamp();
-        let is_put = restored.keys < room && put_key(segment, wall.now, place, (expiry, full));
+        let is_put =
+            restored.keys < room && put_key(segment, wall, known, full < FULL_SEARCHES_MAX);
         if is_put {
             restored.keys = restored.keys.saturating_add(1);
             restored.last_key_ends_unix_ms =
@@ -322,15 +321,12 @@ fn spend_keys(segment: &Segment, recovered: &Recovered) {
     }
 }
 
-/// Puts a key into the table; whether there was a place.
-fn put_key(
-    segment: &Segment,
-    now: Now,
-    (key, task): (KeyId, TaskId),
-    (expiry, full): (u64, u32),
-) -> bool {
+/// Puts a key into the table; whether there was a place. With `searches` it is looked for in the whole table.
+fn put_key(segment: &Segment, wall: WallTime, known: RestoredKey, searches: bool) -> bool {
+    let (key, task, now) = (known.key, known.task, wall.now);
+    let expiry = wall.moment_of(known.expires_unix_ms).stamp();
     let table = segment.keys();
-    if full < FULL_SEARCHES_MAX {
+    if searches {
         return table.put_back(key, task, expiry, now).is_ok();
     }
     let reserved = table.reserve(key, task, expiry, now);
@@ -376,7 +372,12 @@ impl RestoredClients {
         let mut who = client;
         let used = u64::try_from(self.known.len()).unwrap_or(u64::MAX);
         let held = self.held.get(&client.uid).copied().unwrap_or(0);
-        let may_have_more = ShareRule::Shared.allows((held, used, self.size), 1);
+        let usage = Usage {
+            held,
+            used,
+            size: self.size,
+        };
+        let may_have_more = ShareRule::Shared.allows(usage, 1);
         if !may_have_more && !self.known.contains_key(&identity(client)) {
             (who.name, who.host) = ("", "");
         }
@@ -386,7 +387,7 @@ impl RestoredClients {
             None if who.name.is_empty() && who.uid.is_none() => ClientIndex::UNKNOWN,
             None => {
                 let next = self.known.len().saturating_add(1);
-                let index = open(segment, now, (next, who));
+                let index = open(segment, now, next, who);
                 self.known.insert(identity(who), index);
                 self.held.insert(uid, held.saturating_add(1));
                 index
@@ -408,7 +409,7 @@ impl RestoredClients {
 }
 
 /// Opens the record of this number for a client, without connections.
-fn open(segment: &Segment, now: Now, (number, client): (usize, ClientRef<'_>)) -> ClientIndex {
+fn open(segment: &Segment, now: Now, number: usize, client: ClientRef<'_>) -> ClientIndex {
     let Some(index) = u16::try_from(number)
         .ok()
         .and_then(|number| segment.client_index(number))

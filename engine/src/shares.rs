@@ -27,10 +27,22 @@ pub enum ShareRule {
     Whole,
 }
 
+/// How much of a table is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// By the one it is about.
+    pub held: u64,
+    /// By all together.
+    pub used: u64,
+    /// Places, or bytes, that there are.
+    pub size: u64,
+}
+
 impl ShareRule {
-    /// Somebody who holds `held` of `size` places, of which `used` are in use by all together, may take `more`.
+    /// Somebody who holds so much may take `more`.
     #[must_use]
-    pub const fn allows(self, (held, used, size): (u64, u64, u64), more: u64) -> bool {
+    pub const fn allows(self, usage: Usage, more: u64) -> bool {
+        let Usage { held, used, size } = usage;
         let Some(left) = size.saturating_sub(used).checked_sub(more) else {
             return false;
         };
@@ -247,10 +259,14 @@ impl Shares {
 mod tests {
     use super::*;
 
+    fn usage(held: u64, used: u64, size: u64) -> Usage {
+        Usage { held, used, size }
+    }
+
     /// Takes one after another until the rule says no; returns how many.
     fn takes(rule: ShareRule, used: u64, size: u64) -> u64 {
         let mut held = 0;
-        while rule.allows((held, used + held, size), 1) {
+        while rule.allows(usage(held, used + held, size), 1) {
             held += 1;
         }
         held
@@ -282,14 +298,14 @@ mod tests {
     #[test]
     fn whole_table_is_for_one_that_shares_it_with_nobody() {
         assert_eq!(takes(ShareRule::Whole, 0, 64), 64);
-        assert!(!ShareRule::Whole.allows((0, 60, 64), 5));
+        assert!(!ShareRule::Whole.allows(usage(0, 60, 64), 5));
     }
 
     #[test]
     fn bytes_are_taken_by_the_same_rule() {
-        assert!(ShareRule::Shared.allows((0, 0, 3_200), 3_100));
-        assert!(!ShareRule::Shared.allows((0, 0, 3_200), 3_101));
-        assert!(ShareRule::Shared.allows((0, 3_100, 3_200), 90));
+        assert!(ShareRule::Shared.allows(usage(0, 0, 3_200), 3_100));
+        assert!(!ShareRule::Shared.allows(usage(0, 0, 3_200), 3_101));
+        assert!(ShareRule::Shared.allows(usage(0, 3_100, 3_200), 90));
     }
 
     #[test]

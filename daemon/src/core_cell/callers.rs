@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::task::{Poll, Waker};
 
-use qtf_engine::{Principal, ShareRule, ShareUsedUp};
+use qtf_engine::{Principal, ShareRule, ShareUsedUp, Usage};
 use qtf_shm::{TaskId, WorkerId};
 
 /// LIMIT: calls that wait at the same time, all workers together; a call costs some hundred bytes.
@@ -81,7 +81,12 @@ impl Callers {
     /// Whether one more call of a principal may wait.
     pub(crate) fn check(&self, principal: Principal) -> Result<(), ShareUsedUp> {
         let held = self.held.get(&principal).copied().unwrap_or(0);
-        if self.rule.allows((held, self.total, CALLS_MAX), 1) {
+        let usage = Usage {
+            held,
+            used: self.total,
+            size: CALLS_MAX,
+        };
+        if self.rule.allows(usage, 1) {
             return Ok(());
         }
         Err(ShareUsedUp {
@@ -98,7 +103,8 @@ impl Callers {
         &mut self,
         id: WorkerId,
         address: String,
-        (principal, count): (Principal, u32),
+        principal: Principal,
+        count: u32,
     ) -> CallKey {
         let position = id.slot().position();
         if self.workers.len() <= position {
@@ -247,8 +253,8 @@ mod tests {
     fn attempts_go_to_the_first_call_that_has_room_and_what_no_call_has_room_for_is_said() {
         let (mut callers, id) = (callers(), worker(3, 1));
         assert_eq!(callers.place(id, attempt(1)), None, "it does not call");
-        let first = callers.open(id, "here".into(), (HERE, 1));
-        let second = callers.open(id, "here".into(), (HERE, 2));
+        let first = callers.open(id, "here".into(), HERE, 1);
+        let second = callers.open(id, "here".into(), HERE, 2);
         for number in 1..=3 {
             assert_eq!(callers.place(id, attempt(number)), Some(true));
         }
@@ -267,8 +273,8 @@ mod tests {
     #[test]
     fn next_tenant_of_a_slot_gets_nothing_of_the_calls_before() {
         let (mut callers, old, new) = (callers(), worker(3, 1), worker(3, 2));
-        let before = callers.open(old, "here".into(), (HERE, 1));
-        let now = callers.open(new, "there".into(), (HERE, 1));
+        let before = callers.open(old, "here".into(), HERE, 1);
+        let now = callers.open(new, "there".into(), HERE, 1);
         assert_eq!(callers.place(old, attempt(1)), None);
         assert!(callers.poll(old, before, Waker::noop()).is_ready());
         assert!(callers.poll(new, now, Waker::noop()).is_pending());
@@ -283,7 +289,7 @@ mod tests {
     #[test]
     fn calls_of_a_worker_that_is_to_leave_end_and_are_given_nothing_more() {
         let (mut callers, id) = (callers(), worker(1, 1));
-        let key = callers.open(id, "here".into(), (HERE, 1));
+        let key = callers.open(id, "here".into(), HERE, 1);
         assert!(callers.poll(id, key, Waker::noop()).is_pending());
         callers.end_calls(id, false);
         assert!(callers.poll(id, key, Waker::noop()).is_ready());
@@ -298,7 +304,7 @@ mod tests {
         let (mut callers, id) = (callers(), worker(1, 1));
         let mut keys = Vec::new();
         while callers.check(HERE).is_ok() {
-            keys.push(callers.open(id, String::new(), (HERE, 1)));
+            keys.push(callers.open(id, String::new(), HERE, 1));
         }
         let count = u64::try_from(keys.len()).unwrap();
         assert_eq!(count, CALLS_MAX / 32 * 31);

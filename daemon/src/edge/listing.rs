@@ -64,8 +64,8 @@ impl ListStream {
         for slot in core.segment().allocated_slots(self.next_slot..stop) {
             self.next_slot = slot.get().saturating_add(1);
             if let Some((info, file)) = self.wanted(core, slot) {
-                if let Some(file) = file {
-                    self.previews.want(tasks.len(), file);
+                if let Some((task, file)) = file {
+                    self.previews.want(tasks.len(), task, file);
                 }
                 tasks.push(info);
                 self.left = self.left.saturating_sub(1);

@@ -51,7 +51,8 @@ pub(crate) const COPIED_PER_POLL_MAX: usize = 64 << 10;
 /// The client record of a session, or, without one, that of whom the call is made for.
 pub(crate) fn session_client(
     core: &mut crate::core_cell::Core,
-    (session, principal): (u64, qtf_engine::Principal),
+    session: u64,
+    principal: qtf_engine::Principal,
 ) -> Result<qtf_shm::ClientIndex, qtf_engine::Rejection> {
     if session == 0 {
         let now = core.now();

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::listing::ListStream;
 use super::previews::Previews;
 use super::service::principal_of;
-use super::submit::{SubmitStream, array_of, reached, release_keys, submit_one};
+use super::submit::{SubmitStream, Submitter, array_of, reached, release_keys, submit_one};
 use super::transfer::{self, BlobStream};
 use super::watch::WatchStream;
 use super::{read, session_client, status};
@@ -223,10 +223,11 @@ fn submit_task(
             "task is missing in the request",
         )
     })?;
-    let client = session_client(core, (request.session, principal))
+    let client = session_client(core, request.session, principal)
         .map_err(|rejection| status::refusal_of(&rejection))?;
     let array = array_of(spec, None)?;
-    submit_one(core, (client, request.session), spec, array)
+    let session = request.session;
+    submit_one(core, Submitter { client, session }, spec, array)
 }
 
 /// Does the same to each task of a selection, and answers when all of it is stable.
@@ -313,8 +314,8 @@ fn get_task(core: &Core, raw: u64) -> Result<(TaskInfo, Previews), Refusal> {
     read::task(core, task)
         .and_then(|record| {
             let mut previews = Previews::default();
-            if let Some(file) = read::payload_in_file(&record) {
-                previews.want(0, file);
+            if let Some((task, file)) = read::payload_in_file(&record) {
+                previews.want(0, task, file);
             }
             let info = read::task_info(core, &record, true)?;
             let ends = read::attempt_ends(core, &record);

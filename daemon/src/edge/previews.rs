@@ -30,7 +30,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// What was asked for by `core.reads.ask`.
-    pub(super) fn new((key, asked): (ReadKey, oneshot::Receiver<ReadAnswer>)) -> Self {
+    pub(super) fn new(key: ReadKey, asked: oneshot::Receiver<ReadAnswer>) -> Self {
         Self { key, asked }
     }
 
@@ -65,7 +65,7 @@ pub(super) struct Previews {
 
 impl Previews {
     /// The preview of the task that stands at `place` is to be read.
-    pub(super) fn want(&mut self, place: usize, (task, file): (TaskId, BlobRef)) {
+    pub(super) fn want(&mut self, place: usize, task: TaskId, file: BlobRef) {
         if !self.has_given_up {
             self.left.push_back((place, task, file));
         }
@@ -76,8 +76,8 @@ impl Previews {
         while let Some(&(place, task, blob)) = self.left.front() {
             if self.awaited.is_none() {
                 let asked = core_cell::attend(|core| core.reads.ask(range_of(blob)));
-                self.awaited = asked.map(|asked| Awaited {
-                    reading: Reading::new(asked),
+                self.awaited = asked.map(|(key, asked)| Awaited {
+                    reading: Reading::new(key, asked),
                     patience: Box::pin(sleep(WAIT_MAX)),
                 });
             }

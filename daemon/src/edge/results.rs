@@ -36,8 +36,13 @@ const HELD_BYTES_MAX: usize = 64 << 20;
 /// LIMIT: the longest pause that a worker may ask for.
 const AGAIN_AFTER_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
 
-/// A worker and its token.
-type Who = (WorkerId, u64);
+/// The worker whose results are taken in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reporter {
+    pub(crate) worker: WorkerId,
+    /// Its secret.
+    pub(crate) token: u64,
+}
 
 /// The results of one session.
 #[derive(Debug, Default)]
@@ -89,11 +94,11 @@ impl Results {
     pub(crate) fn take(
         &mut self,
         core: &mut Core,
-        who: Who,
+        who: Reporter,
         result: &TaskResult,
     ) -> Result<(), Status> {
         if let Err(reason) = check(result) {
-            tracing::debug!(worker = %who.0, reason, "a result is refused");
+            tracing::debug!(worker = %who.worker, reason, "a result is refused");
             self.ready.push(ResultVerdict {
                 task: result.task,
                 disposition: ResultDisposition::Refused.into(),
@@ -102,9 +107,9 @@ impl Results {
             return Ok(());
         }
         if self.held.is_empty()
-            && let Tried::Verdict(disposition, durable) = record(core, who, (result, false))?
+            && let Tried::Verdict(disposition, durable) = record(core, who, result, false)?
         {
-            self.tell(core, result.task, (disposition, durable));
+            self.tell(core, result.task, disposition, durable);
             return Ok(());
         }
         let bytes = HeldBytes::take(result.output.len());
@@ -135,7 +140,8 @@ impl Results {
         &mut self,
         core: &Core,
         task: Option<qtf_proto::v1::TaskRef>,
-        (disposition, durable): (ResultDisposition, Option<Lsn>),
+        disposition: ResultDisposition,
+        durable: Option<Lsn>,
     ) {
         let verdict = ResultVerdict {
             task,
@@ -151,7 +157,7 @@ impl Results {
     }
 
     /// Tries again what is held, and moves on what has become stable. The session is woken when there is more.
-    pub(crate) fn progress(&mut self, who: Who, cx: &mut Context<'_>) -> Result<(), Status> {
+    pub(crate) fn progress(&mut self, who: Reporter, cx: &mut Context<'_>) -> Result<(), Status> {
         if !self.held.is_empty() {
             core_cell::enter(|core| self.try_again(core, who, cx)).ok_or_else(status::gone)??;
         }
@@ -174,10 +180,17 @@ impl Results {
         Ok(())
     }
 
-    fn try_again(&mut self, core: &mut Core, who: Who, cx: &mut Context<'_>) -> Result<(), Status> {
+    fn try_again(
+        &mut self,
+        core: &mut Core,
+        who: Reporter,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Status> {
         while let Some(mut held) = self.held.pop_front() {
-            match held.try_again(core, (who, self.principal), cx)? {
-                Some(told) => self.tell(core, held.result.task, told),
+            match held.try_again(core, who, self.principal, cx)? {
+                Some((disposition, durable)) => {
+                    self.tell(core, held.result.task, disposition, durable);
+                }
                 None => {
                     self.held.push_front(held);
                     break;
@@ -214,7 +227,8 @@ impl HeldResult {
     fn try_again(
         &mut self,
         core: &mut Core,
-        (who, principal): (Who, Principal),
+        who: Reporter,
+        principal: Principal,
         cx: &mut Context<'_>,
     ) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
         loop {
@@ -223,9 +237,9 @@ impl HeldResult {
                     return Ok(None);
                 };
                 self.storing = None;
-                self.stored(core, (key, who.1), answer)?;
+                self.stored(core, key, who.token, answer)?;
             }
-            match record(core, who, (&self.result, self.is_lost))? {
+            match record(core, who, &self.result, self.is_lost)? {
                 Tried::Verdict(disposition, durable) => return Ok(Some((disposition, durable))),
                 Tried::NotNow => return Ok(None),
                 Tried::NeedsFile => {
@@ -245,7 +259,8 @@ impl HeldResult {
     fn stored(
         &mut self,
         core: &mut Core,
-        (key, token): (UploadKey, u64),
+        key: UploadKey,
+        token: u64,
         answer: Result<Answer, RecvError>,
     ) -> Result<(), Status> {
         let now = core.now();
@@ -380,9 +395,11 @@ fn pause_ns(outcome: &qtf_proto::v1::Outcome) -> Option<u64> {
 /// What became of a result, and what its verdict waits for. Its output may be lost.
 fn record(
     core: &mut Core,
-    (worker, token): Who,
-    (result, is_lost): (&TaskResult, bool),
+    who: Reporter,
+    result: &TaskResult,
+    is_lost: bool,
 ) -> Result<Tried, Status> {
+    let Reporter { worker, token } = who;
     let now = core.now();
     let asked = result
         .task
@@ -422,11 +439,9 @@ fn record(
             message: &said.message,
             stderr: &said.stderr,
         },
+        asked_pause_ns: result.outcome.as_ref().and_then(pause_ns),
     };
-    let pause_ns = result.outcome.as_ref().and_then(pause_ns);
-    let answer = core
-        .engine
-        .task_result_after(now, worker, (reference, &report), pause_ns);
+    let answer = core.engine.task_result(now, worker, reference, &report);
     let disposition = match answer.disposition {
         Disposition::NotNow => {
             core.uploads.renew(result.output_upload, now);
@@ -469,7 +484,10 @@ mod tests {
             });
         }
         assert_eq!(HELD_BYTES.get(), 10);
-        let who = (WorkerId::from_raw(1 << 12).unwrap(), 1);
+        let who = Reporter {
+            worker: WorkerId::from_raw(1 << 12).unwrap(),
+            token: 1,
+        };
         let mut cx = Context::from_waker(std::task::Waker::noop());
         results.try_again(&mut core, who, &mut cx).unwrap_err();
         assert_eq!(HELD_BYTES.get(), 5);

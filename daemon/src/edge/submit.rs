@@ -22,13 +22,22 @@ use super::{COPIED_PER_POLL_MAX, session_client, status};
 use crate::core_cell::stability::{JournalFailed, StablePlace};
 use crate::core_cell::{self, Core, StopPlace};
 
+/// Who submits, and by which session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Submitter {
+    pub(crate) client: ClientIndex,
+    /// 0 = none.
+    pub(crate) session: u64,
+}
+
 /// Takes one task in.
 pub(crate) fn submit_one(
     core: &mut Core,
-    (client, session): (ClientIndex, u64),
+    who: Submitter,
     spec: &TaskSpec,
     array: Option<ArrayMember>,
 ) -> Result<Accepted, Refusal> {
+    let Submitter { client, session } = who;
     let now = core.now();
     let uploaded = match spec.payload_upload {
         0 => None,
@@ -271,10 +280,10 @@ impl SubmitStream {
                 }
                 *copied = copied.saturating_add(spec.payload.len()).saturating_add(64);
                 // Each time: the record of a call without a session is nobody's after a refusal.
-                let whose = (request.session, self.principal);
-                let result = match session_client(core, whose) {
+                let session = request.session;
+                let result = match session_client(core, session, self.principal) {
                     Ok(client) => {
-                        self.submit(core, (client, request.session), spec, request.as_array)
+                        self.submit(core, Submitter { client, session }, spec, request.as_array)
                     }
                     Err(rejection) => Err(status::refusal_of(&rejection)),
                 };
@@ -291,7 +300,7 @@ impl SubmitStream {
     fn submit(
         &mut self,
         core: &mut Core,
-        who: (ClientIndex, u64),
+        who: Submitter,
         spec: &TaskSpec,
         as_array: bool,
     ) -> Result<Accepted, Refusal> {

@@ -253,8 +253,8 @@ impl BlobStream {
         match read.ok_or_else(status::gone)? {
             Err(error) => Err(broken(task, &error.to_string())),
             Ok(Ok(data)) => Ok(Some(data)),
-            Ok(Err(asked)) => {
-                self.reading = Some(Reading::new(asked));
+            Ok(Err((key, asked))) => {
+                self.reading = Some(Reading::new(key, asked));
                 Ok(None)
             }
         }

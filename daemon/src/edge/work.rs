@@ -4,12 +4,13 @@
 //! and is not in the answer goes back at once. Tested in `tests/daemon/work.rs`.
 
 use std::future::poll_fn;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use prost::Message as _;
-use qtf_engine::{Principal, Reserve, Reserved, TaskRef};
+use qtf_engine::{Loan, Principal, Reserve, Reserved, TaskRef};
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::refusal;
 use qtf_proto::v1::work_server::Work;
@@ -23,7 +24,7 @@ use tonic::{Request, Response, Status};
 
 use super::attempt_token::AttemptToken;
 use super::peer::Peer;
-use super::results::Results;
+use super::results::{Reporter, Results};
 use super::scheduler::{assignment, stop_reason, task_ref};
 use super::service::{peer_of, principal_of};
 use super::{COPIED_PER_POLL_MAX, status};
@@ -51,7 +52,7 @@ impl Work for WorkEdge {
         request: Request<ReserveRequest>,
     ) -> Result<Response<ReserveResponse>, Status> {
         let (peer, principal) = (peer_of(&request), principal_of(&request));
-        let asked = Asked::of(request.into_inner(), (peer, principal))?;
+        let asked = Asked::of(request.into_inner(), peer, principal)?;
         let opened = core_cell::enter(|core| asked.open(core)).ok_or_else(status::gone)??;
         let call = match opened {
             Opened::Answered(response) => return Ok(Response::new(response)),
@@ -155,18 +156,15 @@ enum Opened {
 impl Asked {
     fn of(
         request: ReserveRequest,
-        (peer, principal): (Option<Arc<Peer>>, Principal),
+        peer: Option<Arc<Peer>>,
+        principal: Principal,
     ) -> Result<Self, Status> {
         let most = u32::try_from(BATCH_ENTRIES_MAX).unwrap_or(u32::MAX);
         if request.count > most {
-            return Err(out_of_range(
-                "count",
-                request.count.into(),
-                (0, most.into()),
-            ));
+            return Err(out_of_range("count", request.count.into(), 0..=most.into()));
         }
         if request.wait_ms > WAIT_MS_MAX {
-            let range = (0, WAIT_MS_MAX.into());
+            let range = 0..=WAIT_MS_MAX.into();
             return Err(out_of_range("wait_ms", request.wait_ms.into(), range));
         }
         Ok(Self {
@@ -217,25 +215,32 @@ impl Asked {
         }
         let key = core
             .callers
-            .open(reserved.id, address, (self.principal, self.count));
+            .open(reserved.id, address, self.principal, self.count);
         Ok(Opened::Waits(Call {
             worker: reserved.id,
             token: reserved.token,
             key,
-            lease: (self.lease_ns, self.request.request_id),
+            loan: self.loan(),
             wait: Duration::from_millis(self.request.wait_ms.into()),
         }))
+    }
+
+    fn loan(&self) -> Loan {
+        Loan {
+            lease_ns: self.lease_ns,
+            request: Some(self.request.request_id),
+        }
     }
 
     /// The worker is to leave; or it is given once more what a call of the same number was given.
     fn answer_again(&self, core: &mut Core, reserved: &Reserved) -> ReserveResponse {
         let mut response = empty(reserved.id, reserved.token);
         response.drain = reserved.drains;
-        let lease = (self.lease_ns, self.request.request_id);
+        let loan = self.loan();
         for &asked in &reserved.again {
             response
                 .tasks
-                .extend(lend(core, (reserved.id, reserved.token), asked, lease));
+                .extend(lend(core, reserved.id, reserved.token, asked, loan));
         }
         response
     }
@@ -246,7 +251,7 @@ struct Call {
     worker: WorkerId,
     token: u64,
     key: CallKey,
-    lease: (u64, u64),
+    loan: Loan,
     wait: Duration,
 }
 
@@ -281,7 +286,7 @@ impl Call {
                 task,
                 attempt: attempt.into(),
             };
-            let lent = lend(core, (self.worker, self.token), asked, self.lease);
+            let lent = lend(core, self.worker, self.token, asked, self.loan);
             copied += lent.as_ref().map_or(0, |task| task.payload.len());
             response.tasks.extend(lent);
         }
@@ -308,14 +313,15 @@ fn empty(worker: WorkerId, token: u64) -> ReserveResponse {
 /// An attempt as its caller gets it; `None` if it is not the worker's any more, or is to stop.
 fn lend(
     core: &mut Core,
-    (worker, secret): (WorkerId, u64),
+    worker: WorkerId,
+    secret: u64,
     asked: TaskRef,
-    lease: (u64, u64),
+    loan: Loan,
 ) -> Option<ReservedTask> {
     let attempt = u8::try_from(asked.attempt).ok()?;
     let order = assignment(core, worker, asked.task, attempt)?;
     let now = core.now();
-    if !core.engine.lend_attempt(now, worker, asked, lease) {
+    if !core.engine.lend_attempt(now, worker, asked, loan) {
         return None;
     }
     let token = AttemptToken {
@@ -331,7 +337,7 @@ fn lend(
         payload_bytes: order.payload_bytes,
         timeout_ms: order.timeout_ms,
         discard_result: order.discard_result,
-        lease_ms: lease.0 / 1_000_000,
+        lease_ms: loan.lease_ns / 1_000_000,
     })
 }
 
@@ -355,7 +361,10 @@ async fn finish(
         let Some(worker) = holder(core, token) else {
             return Ok(None);
         };
-        let who = (worker, token.secret);
+        let who = Reporter {
+            worker,
+            token: token.secret,
+        };
         results.take(core, who, &result).map(|()| Some(who))
     });
     let Some(who) = who.ok_or_else(status::gone)?? else {
@@ -369,7 +378,7 @@ async fn finish(
 }
 
 /// Waits for what is said of a result. One that there is no room for is tried again when there may be some.
-async fn verdict(results: &mut Results, who: (WorkerId, u64)) -> Result<ResultVerdict, Status> {
+async fn verdict(results: &mut Results, who: Reporter) -> Result<ResultVerdict, Status> {
     loop {
         let told = poll_fn(|cx| {
             if let Err(status) = results.progress(who, cx) {
@@ -397,13 +406,14 @@ fn lease_ns(lease_ms: u64) -> Result<u64, Status> {
         0 => Ok(LEASE_MS_UNSAID * 1_000_000),
         LEASE_MS_MIN..=LEASE_MS_MAX => Ok(lease_ms * 1_000_000),
         _ => {
-            let range = (LEASE_MS_MIN, LEASE_MS_MAX);
+            let range = LEASE_MS_MIN..=LEASE_MS_MAX;
             Err(out_of_range("lease_ms", lease_ms, range))
         }
     }
 }
 
-fn out_of_range(field: &str, value: u64, (least, most): (u64, u64)) -> Status {
+fn out_of_range(field: &str, value: u64, range: RangeInclusive<u64>) -> Status {
+    let (least, most) = range.into_inner();
     status::invalid(format!(
         "{field} is {value}: it must be from {least} to {most}"
     ))

@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 
 use super::intake::{Reader, Source, take_in};
 use super::peer::Peer;
-use super::results::Results;
+use super::results::{Reporter, Results};
 use super::{read, status};
 use crate::core_cell::routes::{ProcessWatch, StreamKey};
 use crate::core_cell::{self, Core, StopPlace};
@@ -31,7 +31,7 @@ pub(crate) struct WorkerSessionStream {
     reports: Streaming<WorkerReport>,
     key: StreamKey,
     peer: Option<Arc<Peer>>,
-    worker: Option<(WorkerId, u64)>,
+    worker: Option<Reporter>,
     stop_place: StopPlace,
     results: Results,
     notice: WorkerNotice,
@@ -62,14 +62,15 @@ impl WorkerSessionStream {
 
     fn take(&mut self, report: &WorkerReport) -> Result<(), Status> {
         core_cell::enter(|core| {
-            let (worker, token) = match self.worker {
+            let who = match self.worker {
                 Some(known) => known,
                 None => self.hello(core, report)?,
             };
+            let worker = who.worker;
             self.take_started(core, worker, report)?;
             status::check_batch(report.results.len())?;
             for result in &report.results {
-                self.results.take(core, (worker, token), result)?;
+                self.results.take(core, who, result)?;
             }
             let now = core.now();
             if report.goodbye {
@@ -130,7 +131,7 @@ impl WorkerSessionStream {
         Ok(())
     }
 
-    fn hello(&mut self, core: &mut Core, report: &WorkerReport) -> Result<(WorkerId, u64), Status> {
+    fn hello(&mut self, core: &mut Core, report: &WorkerReport) -> Result<Reporter, Status> {
         if core.is_stopping() {
             return Err(status::gone());
         }
@@ -168,13 +169,17 @@ impl WorkerSessionStream {
         core.routes
             .open_session(welcome.id, welcome.token, address, self.key);
         watch_process(core, welcome.id, peer);
-        self.worker = Some((welcome.id, welcome.token));
+        let who = Reporter {
+            worker: welcome.id,
+            token: welcome.token,
+        };
+        self.worker = Some(who);
         self.notice.welcome = Some(welcome_message(core, &welcome));
-        Ok((welcome.id, welcome.token))
+        Ok(who)
     }
 
     fn poll_notice(&mut self, cx: &Context<'_>) -> Poll<Option<WorkerNotice>> {
-        let Some((worker, _)) = self.worker else {
+        let Some(Reporter { worker, .. }) = self.worker else {
             return if self.has_left {
                 Poll::Ready(None)
             } else {
@@ -267,7 +272,7 @@ impl Stream for WorkerSessionStream {
 
 impl Drop for WorkerSessionStream {
     fn drop(&mut self) {
-        let Some((worker, _)) = self.worker else {
+        let Some(Reporter { worker, .. }) = self.worker else {
             return;
         };
         let was_in_process = self.peer.as_deref().is_some_and(Peer::is_this_process);

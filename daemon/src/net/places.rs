@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use qtf_engine::{Principal, ShareRule, ShareUsedUp};
+use qtf_engine::{Principal, ShareRule, ShareUsedUp, Usage};
 
 /// LIMIT: windows of all connections together, beside the smallest one that each has.
 const WINDOWS_BYTES_MAX: u64 = 512 << 20;
@@ -112,8 +112,12 @@ impl Held {
         if self.all.connections >= size {
             return Err(NoPlace::Full { connections_max });
         }
-        let held = (own.connections, self.all.connections, size);
-        if !self.rule.allows(held, 1) {
+        let usage = Usage {
+            held: own.connections,
+            used: self.all.connections,
+            size,
+        };
+        if !self.rule.allows(usage, 1) {
             return Err(NoPlace::Share(ShareUsedUp {
                 principal,
                 held: own.connections,
@@ -123,8 +127,12 @@ impl Held {
             }));
         }
         let each = u64::from(WIDE.connection_bytes);
-        let held = (own.wide * each, self.all.wide * each, WINDOWS_BYTES_MAX);
-        let window = if self.rule.allows(held, each) {
+        let usage = Usage {
+            held: own.wide * each,
+            used: self.all.wide * each,
+            size: WINDOWS_BYTES_MAX,
+        };
+        let window = if self.rule.allows(usage, each) {
             WIDE
         } else {
             NARROW

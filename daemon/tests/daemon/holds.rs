@@ -85,7 +85,7 @@ fn each_id_of_a_batch_is_answered_and_asking_again_is_the_same() {
 }
 
 /// Tasks that were held before a kill are held after it, and a worker gets the others only.
-fn stays_held(home: &Home, arguments: &[&str], (held, free): (&[u64], u64)) -> Qtfd {
+fn stays_held(home: &Home, arguments: &[&str], held: &[u64], free: u64) -> Qtfd {
     let daemon = home.serving(arguments);
     run(async {
         let mut peer = home.connect().await;
@@ -137,10 +137,10 @@ fn held_tasks_are_held_after_a_kill_with_the_segment_and_without_it() {
         (held, free)
     });
     daemon.kill();
-    let daemon = stays_held(&home, &arguments, (&held, free));
+    let daemon = stays_held(&home, &arguments, &held, free);
     daemon.kill();
     home.lose_segment();
-    let daemon = stays_held(&home, &arguments, (&held, free));
+    let daemon = stays_held(&home, &arguments, &held, free);
     run(async {
         let mut peer = home.connect().await;
         let released = states(&release(&mut peer, &held).await);

@@ -11,7 +11,7 @@ use qtf_shm::{
 };
 
 use super::Plm;
-use super::admission::{Checked, array_of, keep_s, options_of};
+use super::admission::{NewTask, array_of, keep_s, options_of};
 use super::endings::HandBack;
 use super::pending::{Then, Wait};
 use super::retention::release;
@@ -33,8 +33,9 @@ impl Plm {
         &mut self,
         turn: &Turn<'_>,
         submission: &Submission<'_>,
-        (checked, id, stamp): (Checked, TaskId, u64),
+        new: NewTask,
     ) -> Result<Option<Lsn>, Rejection> {
+        let NewTask { checked, id, stamp } = new;
         if checked.durability != Durability::Journal {
             return Ok(None);
         }
@@ -156,7 +157,7 @@ impl Plm {
                 self.settle(turn, slot, state);
             }
             (Then::Dispatch(attempt), Phase::Assigned) if state.attempt() == attempt => {
-                self.send_order(turn, workers, (slot, task, state));
+                self.send_order(turn, workers, slot, state);
             }
             (Then::Free, _) if state.is_forgotten() => {
                 release(turn, slot, state);
@@ -172,9 +173,10 @@ impl Plm {
         &mut self,
         turn: &mut Turn<'_>,
         workers: &mut Workers,
-        (slot, task, assigned): (SlotIndex, TaskId, StateWord),
+        slot: SlotIndex,
+        assigned: StateWord,
     ) {
-        let Owner::Worker(worker) = assigned.owner() else {
+        let (Owner::Worker(worker), Some(task)) = (assigned.owner(), assigned.id(slot)) else {
             return;
         };
         if assigned.has_flag(FLAG_CANCEL) {

@@ -15,7 +15,7 @@ use qtf_shm::{
 use qtf_shm::spill::SpillError;
 
 use super::Plm;
-use super::keys::key_expiry;
+use super::keys::{NamedTask, key_expiry};
 use super::kinds::Namer;
 use super::pending::Then;
 use super::submission::{Durability, Payload, Submission};
@@ -42,6 +42,21 @@ pub(super) struct Checked {
     pub(super) max_attempts: u8,
     pub(super) durability: Durability,
     pub(super) key_expiry: u64,
+}
+
+/// A submission that passed every check, with what was claimed for it.
+struct Prepared<'s> {
+    claimed: ClaimedTask<'s>,
+    checked: Checked,
+    key: Option<KeyPlace>,
+}
+
+/// A submission on its way into the journal.
+#[derive(Clone, Copy)]
+pub(super) struct NewTask {
+    pub(super) checked: Checked,
+    pub(super) id: TaskId,
+    pub(super) stamp: u64,
 }
 
 impl Plm {
@@ -83,7 +98,7 @@ impl Plm {
         let checked = self.check_submission(turn, submission)?;
         let more = arena_bytes_of(payload_bytes(submission), needs_side_record(submission));
         turn.clients
-            .check_arena_share(turn.segment, (submission.client, more))?;
+            .check_arena_share(turn.segment, submission.client, more)?;
         let mut claimed = self.claim(turn)?;
         let id = claimed.id();
         if let Payload::Bytes(bytes) = submission.payload {
@@ -93,12 +108,22 @@ impl Plm {
         }
         let key = match submission.key {
             Some(key) => {
-                let whose = (id, submission.client);
-                Some(self.reserve_key(turn, (key, checked.key_expiry), whose)?)
+                let named = NamedTask {
+                    key,
+                    expiry: checked.key_expiry,
+                    task: id,
+                    client: submission.client,
+                };
+                Some(self.reserve_key(turn, named)?)
             }
             None => None,
         };
-        let taken = self.bring_in(turn, submission, (claimed, checked, key));
+        let prepared = Prepared {
+            claimed,
+            checked,
+            key,
+        };
+        let taken = self.bring_in(turn, submission, prepared);
         if let (Err(_), Some(place)) = (&taken, key) {
             self.forget_key(turn, place, id);
         }
@@ -111,18 +136,24 @@ impl Plm {
         &mut self,
         turn: &mut Turn<'_>,
         submission: &Submission<'_>,
-        (mut claimed, checked, key): (ClaimedTask<'_>, Checked, Option<KeyPlace>),
+        prepared: Prepared<'_>,
     ) -> Result<Accepted, Rejection> {
+        let Prepared {
+            mut claimed,
+            checked,
+            key,
+        } = prepared;
         let id = claimed.id();
         let kind = self.intern_kind(turn.segment, submission.kind, Namer::Submission)?;
         claimed
-            .write(&fields(turn.now, submission, (checked, kind, id)))
+            .write(&fields(turn.now, submission, checked, kind, id))
             .map_err(|error| refused_store(&error))?;
         if let Some(place) = key {
             claimed.set_key(place);
         }
         let stamp = self.next_stamp(turn.now);
-        let lsn = self.record_submission(turn, submission, (checked, id, stamp))?;
+        let new = NewTask { checked, id, stamp };
+        let lsn = self.record_submission(turn, submission, new)?;
         if let Payload::Stored(blob) = submission.payload {
             // Last, as a claim that is given up takes its payload with it.
             claimed.set_payload_blob(blob);
@@ -289,8 +320,8 @@ fn check_keep(turn: &Turn<'_>, submission: &Submission<'_>) -> Result<(), Reject
     if submission.keep_ms <= most {
         return Ok(());
     }
-    let numbers = (submission.keep_ms, most);
-    Err(Rejection::setting("keep_ms", numbers, "keep_max_ms"))
+    let value = submission.keep_ms;
+    Err(Rejection::setting("keep_ms", value, most, "keep_max_ms"))
 }
 
 fn check_payload(payload: Payload<'_>, limit: u64) -> Result<(), Rejection> {
@@ -361,7 +392,9 @@ pub(super) fn array_of(submission: &Submission<'_>, own: TaskId) -> Option<(u64,
 fn fields(
     now: Now,
     submission: &Submission<'_>,
-    (checked, kind, id): (Checked, KindIndex, TaskId),
+    checked: Checked,
+    kind: KindIndex,
+    id: TaskId,
 ) -> TaskFields {
     let delay_ns = submission.delay_ms.saturating_mul(NS_PER_MS);
     let side = side_record(submission, &checked, id);

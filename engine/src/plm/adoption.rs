@@ -56,7 +56,7 @@ impl Plm {
                 && let Some(kind) = task.kind()
             {
                 self.count_parked(kind);
-                self.note_parked(turn, (slot, state));
+                self.note_parked(turn, slot, state);
             }
             if phase == Phase::Running
                 && let Owner::Worker(worker) = state.owner()

@@ -4,16 +4,14 @@
 //! daemon looked, has counted too many losses for, and one that runs at most once and was given back half done by a local worker.
 //! What a person may do with dead letters: `dead_letters.rs`. Tested in `engine/tests/rules/losses.rs`, `at_most_once.rs` and `local_takes.rs`.
 
-use qtf_shm::{
-    Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskSlot,
-};
+use qtf_shm::{FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskSlot};
 
 use super::Plm;
-use super::endings::outcome;
+use super::endings::{LastStep, outcome};
 use super::history::keep_lost;
 use super::journal::is_once;
 use super::outcome::ATTEMPT_MAX;
-use crate::register::{Ending, Workers};
+use crate::register::{AttemptOver, Ending, Workers};
 use crate::turn::Turn;
 
 /// Code of the outcome `WorkerLost` of a task that got all the attempts there are; 0 = its workers were lost too often.
@@ -22,7 +20,7 @@ pub const ATTEMPTS_USED_UP: u8 = 1;
 impl Plm {
     /// READY -> `DEAD_LETTER`.
     pub(crate) fn bury_waiting(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, ready: StateWord) {
-        self.finish(turn, slot, ready, (Event::Bury, Some(buried(ready))));
+        self.finish(turn, slot, ready, LastStep::bury(ready));
     }
 
     /// READY -> CANCELLED: it was cancelled at a local worker that died while no daemon looked, and whoever took it back kept the
@@ -33,8 +31,7 @@ impl Plm {
         slot: SlotIndex,
         ready: StateWord,
     ) -> bool {
-        let cancelled = outcome(OutcomeKind::Cancelled);
-        self.finish(turn, slot, ready, (Event::Cancel, Some(cancelled)))
+        self.finish(turn, slot, ready, LastStep::cancel())
     }
 
     /// ENDED -> `DEAD_LETTER`, or CANCELLED if that was asked for.
@@ -49,16 +46,21 @@ impl Plm {
         keep_lost(turn, slot, ended);
         self.stops.forget(slot, ended);
         if let Owner::Worker(worker) = ended.owner() {
-            workers.let_go(turn, worker, (slot, Phase::Ended, Ending::Neither));
+            let over = AttemptOver {
+                slot,
+                phase: Phase::Ended,
+                ending: Ending::Neither,
+            };
+            workers.let_go(turn, worker, over);
             self.count_handed_back(&task);
         }
-        let end = if ended.has_flag(FLAG_CANCEL) {
-            (Event::Cancel, Some(outcome(OutcomeKind::Cancelled)))
+        let last = if ended.has_flag(FLAG_CANCEL) {
+            LastStep::cancel()
         } else {
             task.set_losses(task.losses().max(1));
-            (Event::Bury, Some(buried(ended)))
+            LastStep::bury(ended)
         };
-        self.finish(turn, slot, ended, end)
+        self.finish(turn, slot, ended, last)
     }
 }
 

@@ -6,9 +6,9 @@
 //! Tested in `engine/tests/rules/cancellation.rs`, `local_takes.rs` and `cut_short.rs`.
 
 use qtf_journal as journal;
-use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, OutcomeKind, Phase, SlotIndex, StateWord, TaskId};
+use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskId};
 
-use super::endings::outcome;
+use super::endings::LastStep;
 use super::outcome::{Judgement, Tries, judge};
 use super::{APPLY_TRIES_MAX, Plm};
 use crate::answers::Answer;
@@ -29,8 +29,7 @@ impl Plm {
             match state.phase() {
                 Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready => {
                     self.check_change(turn.segment.task(slot))?;
-                    let cancelled = outcome(OutcomeKind::Cancelled);
-                    if self.finish(turn, slot, state, (Event::Cancel, Some(cancelled))) {
+                    if self.finish(turn, slot, state, LastStep::cancel()) {
                         return self.answer(turn.segment.task(slot), Phase::Cancelled);
                     }
                 }
@@ -40,7 +39,7 @@ impl Plm {
                     }
                 }
                 Phase::Ended if state.is_judged() => {
-                    return self.cancel_judged(turn, slot, (id, state));
+                    return self.cancel_judged(turn, slot, id, state);
                 }
                 Phase::Ended => {
                     self.conclude(turn, workers, slot, state);
@@ -68,7 +67,8 @@ impl Plm {
         &self,
         turn: &Turn<'_>,
         slot: SlotIndex,
-        (id, state): (TaskId, StateWord),
+        id: TaskId,
+        state: StateWord,
     ) -> Result<Answer, Rejection> {
         let task = turn.segment.task(slot);
         match judge(Tries::of(task, state), task.outcome()) {
@@ -104,7 +104,7 @@ impl Plm {
         let Some(id) = state.id(slot) else {
             return Ok(false);
         };
-        self.note(turn, (slot, mark), &journal::Record::Cancel { task: id });
+        self.note(turn, slot, mark, &journal::Record::Cancel { task: id });
         turn.segment.counters().add(Counter::TaskStopped, 1);
         self.tell_stop(turn, slot, flagged);
         Ok(true)
@@ -134,17 +134,17 @@ impl Plm {
             let task = turn.write(slot);
             self.check_change(&task)?;
             let mark = self.mark(task, state);
-            if !set_priority(turn, (slot, state), priority) {
+            if !set_priority(turn, slot, state, priority) {
                 // A local worker was quicker.
                 self.unmark(task, mark);
                 continue;
             }
             if phase == Phase::Blocked {
-                self.note_parked(turn, (slot, state));
+                self.note_parked(turn, slot, state);
             }
             turn.segment.counters().add(Counter::TaskUpdated, 1);
             let record = journal::Record::Update { task: id, priority };
-            self.note(turn, (slot, mark), &record);
+            self.note(turn, slot, mark, &record);
             return self.answer(&task, phase);
         }
         Err(too_quick(turn, id))
@@ -153,7 +153,7 @@ impl Plm {
 
 /// Gives a waiting task another key. One that is READY may be taken at this moment: it is out of every worker's reach meanwhile. Returns
 /// whether it still waited; if not, nothing of the slot was written.
-fn set_priority(turn: &Turn<'_>, (slot, waiting): (SlotIndex, StateWord), priority: u8) -> bool {
+fn set_priority(turn: &Turn<'_>, slot: SlotIndex, waiting: StateWord, priority: u8) -> bool {
     let task = turn.write(slot);
     let old = task.key();
     let new = Key::ready(priority, old.ready_stamp(), waiting.generation());

@@ -51,7 +51,7 @@ impl Plm {
             self.unmark(task, mark);
             None
         } else {
-            self.note_requeue(turn, (slot, mark), ready)
+            self.note_requeue(turn, slot, mark, ready)
         };
         Ok(Answer {
             phase: Phase::Ready,

@@ -6,7 +6,7 @@
 
 use qtf_journal::{self as journal, Lsn};
 use qtf_shm::{
-    Counter, Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord, TaskId,
+    Counter, Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord,
     TaskOptions,
 };
 
@@ -21,7 +21,7 @@ use super::timers::kept_for_ns;
 use super::{APPLY_TRIES_MAX, Plm};
 
 use crate::effects::Effect;
-use crate::register::{Ending, Workers};
+use crate::register::{AttemptOver, Ending, Workers};
 use crate::turn::Turn;
 
 /// Why a worker no longer holds a task that it did not end.
@@ -43,6 +43,48 @@ impl HandBack {
     }
 }
 
+/// An attempt that has ended, to be judged with the outcome that lies in its slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndedAttempt {
+    pub(crate) slot: SlotIndex,
+    pub(crate) state: StateWord,
+    /// How long its worker would like the next one to wait.
+    pub(crate) asked_pause_ns: Option<u64>,
+}
+
+/// The next attempt.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    /// How many have failed before it.
+    failures: u8,
+    pause_ns: u64,
+}
+
+/// The step to a final state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastStep {
+    pub(crate) event: Event,
+    /// `None` if it lies in the slot already.
+    pub(crate) outcome: Option<Outcome>,
+}
+
+impl LastStep {
+    pub(crate) fn cancel() -> Self {
+        Self {
+            event: Event::Cancel,
+            outcome: Some(outcome(OutcomeKind::Cancelled)),
+        }
+    }
+
+    /// To the dead letters; `before` is the state that the task leaves.
+    pub(crate) fn bury(before: StateWord) -> Self {
+        Self {
+            event: Event::Bury,
+            outcome: Some(buried(before)),
+        }
+    }
+}
+
 impl Plm {
     /// Judges a task that is ENDED, with the outcome that lies in its slot. Returns whether it
     /// changed.
@@ -53,17 +95,22 @@ impl Plm {
         slot: SlotIndex,
         ended: StateWord,
     ) -> bool {
-        self.conclude_after(turn, workers, (slot, ended), None)
+        let ended = EndedAttempt {
+            slot,
+            state: ended,
+            asked_pause_ns: None,
+        };
+        self.conclude_after(turn, workers, ended)
     }
 
-    /// The same; where the task is handed out again, after this pause if the worker asked for one.
+    /// The same; where the task is handed out again, after the pause that the worker asked for, if it did.
     pub(crate) fn conclude_after(
         &mut self,
         turn: &mut Turn<'_>,
         workers: &mut Workers,
-        (slot, ended): (SlotIndex, StateWord),
-        asked_pause_ns: Option<u64>,
+        attempt: EndedAttempt,
     ) -> bool {
+        let (slot, ended) = (attempt.slot, attempt.state);
         turn.accept_end(slot, ended);
         let task = turn.segment.task(slot);
         if is_half_done(task) {
@@ -79,20 +126,30 @@ impl Plm {
                 Judgement::Cancelled | Judgement::Later => Ending::Neither,
                 Judgement::Again { .. } | Judgement::Failed { .. } => Ending::Failed,
             };
-            workers.let_go(turn, worker, (slot, Phase::Ended, ending));
+            let phase = Phase::Ended;
+            workers.let_go(
+                turn,
+                worker,
+                AttemptOver {
+                    slot,
+                    phase,
+                    ending,
+                },
+            );
             self.count_handed_back(task);
         }
         match judgement {
             Judgement::Again { failures } => {
                 turn.drop_result(slot, ended);
                 let pause_ns = retry_pause_ns(turn.config, failures, &mut self.rng);
-                self.pause(turn, (slot, ended), failures, pause_ns)
+                self.pause(turn, slot, ended, Retry { failures, pause_ns })
             }
             Judgement::Later => {
                 let failures = task.failures();
-                let pause_ns =
-                    asked_pause_ns.unwrap_or_else(|| retry_pause_ns(turn.config, 1, &mut self.rng));
-                self.pause(turn, (slot, ended), failures, pause_ns)
+                let pause_ns = attempt
+                    .asked_pause_ns
+                    .unwrap_or_else(|| retry_pause_ns(turn.config, 1, &mut self.rng));
+                self.pause(turn, slot, ended, Retry { failures, pause_ns })
             }
             Judgement::Done | Judgement::Cancelled | Judgement::Failed { .. } if is_journalled => {
                 self.await_outcome(turn, slot, ended, judgement)
@@ -128,7 +185,15 @@ impl Plm {
             Judgement::Cancelled => Event::Cancel,
             Judgement::Later | Judgement::Again { .. } | Judgement::Failed { .. } => Event::Fail,
         };
-        self.finish(turn, slot, ended, (event, None))
+        self.finish(
+            turn,
+            slot,
+            ended,
+            LastStep {
+                event,
+                outcome: None,
+            },
+        )
     }
 
     /// ENDED -> ENDED, judged: the outcome is recorded, the rest waits until that is durable.
@@ -152,8 +217,12 @@ impl Plm {
         }
         let (phase, failures) = judgement.end(task.failures());
         if let (Some(id), Some(journal)) = (judged.id(slot), &mut self.journal) {
-            let end = End { phase, failures };
-            if let Some(lsn) = journal.note_outcome(turn, (slot, mark), (id, end)) {
+            let end = End {
+                task: id,
+                phase,
+                failures,
+            };
+            if let Some(lsn) = journal.note_outcome(turn, slot, mark, end) {
                 journal.wait(lsn, id, Then::Settle);
             }
         }
@@ -161,18 +230,12 @@ impl Plm {
     }
 
     /// ENDED -> DELAYED, until the pause before the next attempt is over.
-    fn pause(
-        &mut self,
-        turn: &Turn<'_>,
-        (slot, ended): (SlotIndex, StateWord),
-        failures: u8,
-        pause_ns: u64,
-    ) -> bool {
+    fn pause(&mut self, turn: &Turn<'_>, slot: SlotIndex, ended: StateWord, retry: Retry) -> bool {
         let task = turn.write(slot);
-        let due = turn.now.plus_ns(pause_ns);
+        let due = turn.now.plus_ns(retry.pause_ns);
         let mark = self.mark(task, ended);
         if cfg!(qtf_mutant = "sim_failure_is_counted_too_early") {
-            task.set_failures(failures);
+            task.set_failures(retry.failures);
         }
         task.set_phase_time(due.stamp());
         let Ok(delayed) = turn.segment.apply(slot, ended, Event::RetryLater) else {
@@ -180,9 +243,9 @@ impl Plm {
             return false;
         };
         // Not before: after a kill in between the next daemon judges the same attempt, and would count it twice.
-        task.set_failures(failures);
+        task.set_failures(retry.failures);
         turn.set_timer(slot, delayed, due);
-        self.note_requeue(turn, (slot, mark), delayed);
+        self.note_requeue(turn, slot, mark, delayed);
         true
     }
 
@@ -193,19 +256,19 @@ impl Plm {
         turn: &mut Turn<'_>,
         slot: SlotIndex,
         from: StateWord,
-        (event, outcome): (Event, Option<Outcome>),
+        last: LastStep,
     ) -> bool {
         let task = turn.write(slot);
         let mark = self.mark(task, from);
         let (before, after) = if turn.is_contested(from) {
-            (None, outcome)
+            (None, last.outcome)
         } else {
-            (outcome, None)
+            (last.outcome, None)
         };
         if let Some(outcome) = before {
             task.set_outcome(outcome);
         }
-        let Some(ended) = turn.advance(slot, from, event) else {
+        let Some(ended) = turn.advance(slot, from, last.event) else {
             self.unmark(task, mark);
             return false;
         };
@@ -226,9 +289,7 @@ impl Plm {
         }
         let client = task.client();
         turn.clients.task_ended(turn.segment, client);
-        if let Some(task) = ended.id(slot) {
-            self.tell(turn, (slot, mark), (task, ended));
-        }
+        self.tell(turn, slot, mark, ended);
         let succeeded_unwanted =
             ended.phase() == Phase::Done && task.options().has(TaskOptions::DISCARD_RESULT);
         if succeeded_unwanted {
@@ -250,20 +311,22 @@ impl Plm {
 
     /// Gives notice of a task's end: at once, or when the record of it is durable.
     #[inline]
-    fn tell(
-        &mut self,
-        turn: &mut Turn<'_>,
-        (slot, mark): (SlotIndex, Option<Mark>),
-        (task, ended): (TaskId, StateWord),
-    ) {
+    fn tell(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, mark: Option<Mark>, ended: StateWord) {
+        let Some(task) = ended.id(slot) else {
+            return;
+        };
         let phase = ended.phase();
         let (Some(mark), Some(journal)) = (mark, &mut self.journal) else {
             turn.effects.push(Effect::Finished { task, phase });
             return;
         };
         let failures = turn.segment.task(slot).failures();
-        let end = End { phase, failures };
-        if let Some(lsn) = journal.note_outcome(turn, (slot, mark), (task, end)) {
+        let end = End {
+            task,
+            phase,
+            failures,
+        };
+        if let Some(lsn) = journal.note_outcome(turn, slot, mark, end) {
             journal.wait(lsn, task, Then::Tell(phase));
         }
     }
@@ -303,11 +366,10 @@ impl Plm {
                 || is_once && why.may_have_begun(held)
                 || held.attempt() >= ATTEMPT_MAX;
             let changed = if held.has_flag(FLAG_CANCEL) {
-                let cancelled = outcome(OutcomeKind::Cancelled);
-                self.finish(turn, slot, held, (Event::Cancel, Some(cancelled)))
+                self.finish(turn, slot, held, LastStep::cancel())
             } else if is_spent {
                 task.set_losses(losses);
-                self.finish(turn, slot, held, (Event::Bury, Some(buried(held))))
+                self.finish(turn, slot, held, LastStep::bury(held))
             } else {
                 self.requeue(turn, slot, held, losses)
             };
@@ -321,7 +383,16 @@ impl Plm {
                     HandBack::WorkerLost => Ending::Lost,
                     HandBack::Returned => Ending::Neither,
                 };
-                workers.let_go(turn, worker, (slot, held.phase(), ending));
+                let phase = held.phase();
+                workers.let_go(
+                    turn,
+                    worker,
+                    AttemptOver {
+                        slot,
+                        phase,
+                        ending,
+                    },
+                );
                 return true;
             }
         }
@@ -363,7 +434,7 @@ impl Plm {
         task.set_losses(losses);
         turn.clear_timer(slot);
         turn.index_ready(slot, ready);
-        self.note_requeue(turn, (slot, mark), ready);
+        self.note_requeue(turn, slot, mark, ready);
         true
     }
 
@@ -371,7 +442,8 @@ impl Plm {
     pub(super) fn note_requeue(
         &mut self,
         turn: &Turn<'_>,
-        (slot, mark): (SlotIndex, Option<Mark>),
+        slot: SlotIndex,
+        mark: Option<Mark>,
         waiting: StateWord,
     ) -> Option<Lsn> {
         let (Some(mark), Some(journal)) = (mark, &mut self.journal) else {
@@ -392,7 +464,7 @@ impl Plm {
             losses: task.losses(),
             due_unix_ms,
         };
-        journal.note(turn, (slot, mark), &record)
+        journal.note(turn, slot, mark, &record)
     }
 }
 

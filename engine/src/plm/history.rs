@@ -25,12 +25,13 @@ pub struct Said<'a> {
 /// A worker has reported how the attempt that it holds has ended.
 pub(super) fn keep_reported(
     turn: &Turn<'_>,
-    (slot, running): (SlotIndex, StateWord),
+    slot: SlotIndex,
+    running: StateWord,
     reported: Outcome,
     said: Said<'_>,
 ) {
-    if is_failure(turn, (slot, running), reported) {
-        keep(turn, (slot, running), reported, said);
+    if is_failure(turn, slot, running, reported) {
+        keep(turn, slot, running, reported, said);
     }
 }
 
@@ -41,25 +42,25 @@ pub(super) fn keep_unsaid(turn: &Turn<'_>, slot: SlotIndex, ended: StateWord) {
         let id = ended.id(slot);
         id.is_some_and(|id| turn.segment.has_attempt(id, ended.attempt()))
     };
-    if is_failure(turn, (slot, ended), outcome) && !is_kept(turn) {
-        keep(turn, (slot, ended), outcome, Said::default());
+    if is_failure(turn, slot, ended, outcome) && !is_kept(turn) {
+        keep(turn, slot, ended, outcome, Said::default());
     }
 }
 
 /// An attempt was lost with its worker, or was given back half done.
 pub(super) fn keep_lost(turn: &Turn<'_>, slot: SlotIndex, held: StateWord) {
     let lost = outcome(OutcomeKind::WorkerLost);
-    keep(turn, (slot, held), lost, Said::default());
+    keep(turn, slot, held, lost, Said::default());
 }
 
-fn is_failure(turn: &Turn<'_>, (slot, state): (SlotIndex, StateWord), outcome: Outcome) -> bool {
+fn is_failure(turn: &Turn<'_>, slot: SlotIndex, state: StateWord, outcome: Outcome) -> bool {
     match judge(Tries::of(turn.segment.task(slot), state), outcome) {
         Judgement::Later | Judgement::Again { .. } | Judgement::Failed { .. } => true,
         Judgement::Done | Judgement::Cancelled => false,
     }
 }
 
-fn keep(turn: &Turn<'_>, (slot, held): (SlotIndex, StateWord), outcome: Outcome, said: Said<'_>) {
+fn keep(turn: &Turn<'_>, slot: SlotIndex, held: StateWord, outcome: Outcome, said: Said<'_>) {
     let Some(task) = held.id(slot) else {
         return;
     };

@@ -84,7 +84,7 @@ impl Plm {
         if cfg!(qtf_mutant = "sim_hold_is_not_recorded") {
             self.unmark(task, mark);
         } else {
-            self.note_requeue(turn, (slot, mark), held);
+            self.note_requeue(turn, slot, mark, held);
         }
         true
     }
@@ -133,7 +133,7 @@ impl Plm {
         } else {
             turn.index_ready(slot, released);
         }
-        self.note_requeue(turn, (slot, mark), released);
+        self.note_requeue(turn, slot, mark, released);
         self.answer(&task, released.phase())
     }
 }

@@ -205,7 +205,8 @@ impl Recorder {
     pub(crate) fn note(
         &mut self,
         turn: &Turn<'_>,
-        (slot, mark): (SlotIndex, Mark),
+        slot: SlotIndex,
+        mark: Mark,
         record: &Record<'_>,
     ) -> Option<Lsn> {
         if mark.is_unknown() {
@@ -220,8 +221,9 @@ impl Recorder {
     pub(crate) fn note_outcome(
         &mut self,
         turn: &Turn<'_>,
-        (slot, mark): (SlotIndex, Mark),
-        (id, end): (TaskId, End),
+        slot: SlotIndex,
+        mark: Mark,
+        end: End,
     ) -> Option<Lsn> {
         if mark.is_unknown() {
             return self.note_whole(turn, slot);
@@ -229,13 +231,13 @@ impl Recorder {
         let task = turn.write(slot);
         let blob = task.result();
         let result = load(blob, &mut self.result, |out| {
-            turn.segment.load(id, Part::Result, 0, out).ok()
+            turn.segment.load(end.task, Part::Result, 0, out).ok()
         });
         let mut outcome = task.outcome();
         outcome.result_dropped |= result.is_none();
         let result = result.unwrap_or(Blob::None);
         let record = Record::Outcome {
-            task: id,
+            task: end.task,
             attempt: task.state().attempt(),
             phase: end.phase,
             outcome,
@@ -257,7 +259,7 @@ impl Recorder {
         let state = turn.segment.task(slot).state();
         if state.is_forgotten() {
             let task = state.id(slot)?;
-            return self.note_gone(turn, (slot, task), &Record::Purge { task });
+            return self.note_gone(turn, slot, task, &Record::Purge { task });
         }
         let lsn = self.note_whole(turn, slot)?;
         let state = turn.segment.task(slot).state();
@@ -285,7 +287,8 @@ impl Recorder {
     pub(crate) fn note_gone(
         &mut self,
         turn: &Turn<'_>,
-        (slot, task): (SlotIndex, TaskId),
+        slot: SlotIndex,
+        task: TaskId,
         record: &Record<'_>,
     ) -> Option<Lsn> {
         let lsn = self.append(record)?;
@@ -347,6 +350,7 @@ pub(crate) fn is_once(task: &TaskSlot) -> bool {
 /// How a task ends, where its slot does not say so yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
+    pub(crate) task: TaskId,
     pub(crate) phase: Phase,
     pub(crate) failures: u8,
 }

@@ -93,7 +93,7 @@ impl KeyPlaces {
             let holder = task.map_or(HolderIndex::UNKNOWN, |task| {
                 clients.holder_of(task.client())
             });
-            places.taken(&mut clients.shares, place, (holder, entry.expiry));
+            places.taken(&mut clients.shares, place, holder, entry.expiry);
             if entry.spent {
                 spent.push((entry.expiry, place));
             }
@@ -114,12 +114,7 @@ impl KeyPlaces {
     }
 
     /// A key of this holder with this end lies there now.
-    pub(super) fn taken(
-        &mut self,
-        shares: &mut Shares,
-        place: u32,
-        (holder, end): (HolderIndex, u64),
-    ) {
+    pub(super) fn taken(&mut self, shares: &mut Shares, place: u32, holder: HolderIndex, end: u64) {
         self.gone(shares, place);
         let Some(at) = self.at(place) else {
             return;
@@ -274,8 +269,8 @@ mod tests {
         let [one, other] = holders(&mut shares);
         let mut keys = KeyPlaces::of(16, 8);
         for place in 0..8 {
-            keys.taken(&mut shares, place, (one, 100));
-            keys.taken(&mut shares, place + 8, (other, 100));
+            keys.taken(&mut shares, place, one, 100);
+            keys.taken(&mut shares, place + 8, other, 100);
         }
         assert_eq!(keys.oldest_of_the_longest_line(), None);
         for place in [5, 3, 9, 4, 8] {
@@ -310,8 +305,8 @@ mod tests {
         let mut shares = Shares::new(ShareRule::Shared, 8);
         let [one, other] = holders(&mut shares);
         let mut keys = KeyPlaces::of(4, 8);
-        keys.taken(&mut shares, 0, (one, 50));
-        keys.taken(&mut shares, 1, (one, 70));
+        keys.taken(&mut shares, 0, one, 50);
+        keys.taken(&mut shares, 1, one, 70);
         assert_eq!((keys.first_end(one), keys.first_end(other)), (50, NEVER));
         keys.gone(&mut shares, 0);
         assert_eq!(keys.first_end(one), 50, "early, not late");
@@ -320,7 +315,7 @@ mod tests {
             keys.has_been_round();
         }
         assert_eq!(keys.first_end(one), 70);
-        keys.taken(&mut shares, 2, (one, 60));
+        keys.taken(&mut shares, 2, one, 60);
         assert_eq!(keys.first_end(one), 60);
         keys.met(1, 70);
         keys.has_been_round();

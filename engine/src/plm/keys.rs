@@ -28,7 +28,7 @@ use super::Plm;
 use super::submission::{Durability, Submission};
 use crate::answers::Accepted;
 use crate::rejection::{Detail, RejectReason, Rejection};
-use crate::shares::{ShareRule, ShareUsedUp};
+use crate::shares::{ShareRule, ShareUsedUp, Usage};
 use crate::turn::{Turn, find};
 
 /// Time to live of a key whose submission names none: one hour.
@@ -42,6 +42,16 @@ const NS_PER_MS: u64 = 1_000_000;
 const SWEEP_AGAIN_NS: u64 = NS_PER_MS;
 /// LIMIT: the sweep has been round by then, and knows which key ends next.
 const LOOK_AGAIN_MS: u32 = 1_000;
+
+/// A task that is about to exist, and the key that is to stand for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NamedTask {
+    pub(super) key: KeyId,
+    /// Stamp from which on the key is forgotten.
+    pub(super) expiry: u64,
+    pub(super) task: TaskId,
+    pub(super) client: ClientIndex,
+}
 
 impl Plm {
     /// The answer to a submission whose key is known, asked for without one.
@@ -180,9 +190,14 @@ impl Plm {
     pub(super) fn reserve_key(
         &mut self,
         turn: &mut Turn<'_>,
-        (key, expiry): (KeyId, u64),
-        (task, client): (TaskId, ClientIndex),
+        named: NamedTask,
     ) -> Result<KeyPlace, Rejection> {
+        let NamedTask {
+            key,
+            expiry,
+            task,
+            client,
+        } = named;
         self.make_room_in_share(turn, client)?;
         let reserve = || turn.segment.keys().reserve(key, task, expiry, turn.now);
         let place = match reserve() {
@@ -200,8 +215,7 @@ impl Plm {
         };
         let holder = turn.clients.holder_of(client);
         let shares = &mut turn.clients.shares;
-        self.key_places
-            .taken(shares, place.index(), (holder, expiry));
+        self.key_places.taken(shares, place.index(), holder, expiry);
         if cfg!(qtf_mutant = "sim_unspent_keys_are_evicted") {
             self.key_places.is_spent(place.index());
         }
@@ -278,9 +292,13 @@ fn share_used_up(turn: &Turn<'_>, client: ClientIndex) -> Option<ShareUsedUp> {
     let shares = &turn.clients.shares;
     let holder = shares.of(turn.clients.holder_of(client));
     let size = usable_keys(turn.segment.keys().capacity());
-    let counts = (holder.keys, shares.total().keys, size);
+    let usage = Usage {
+        held: holder.keys,
+        used: shares.total().keys,
+        size,
+    };
     // One that has nothing is refused by the table itself, if at all.
-    if holder.keys == 0 || shares.rule.allows(counts, 1) {
+    if holder.keys == 0 || shares.rule.allows(usage, 1) {
         return None;
     }
     Some(ShareUsedUp {

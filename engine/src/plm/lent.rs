@@ -2,7 +2,7 @@
 //!
 //! Tested in `engine/tests/rules/calling.rs`.
 
-use qtf_shm::{Phase, WorkerIndex};
+use qtf_shm::Phase;
 
 use super::Plm;
 use super::endings::HandBack;
@@ -11,7 +11,7 @@ use super::results::{Fence, TaskRef};
 use super::stops::stop_reason;
 use crate::cycle::WorkCount;
 use crate::effects::{PER_CALL_MAX, StopReason};
-use crate::register::{Workers, count_lease_over};
+use crate::register::{Loan, Workers, count_lease_over};
 use crate::turn::Turn;
 
 impl Plm {
@@ -21,7 +21,7 @@ impl Plm {
         turn: &mut Turn<'_>,
         workers: &mut Workers,
         fence: Fence,
-        (lease_ns, request): (u64, u64),
+        loan: Loan,
     ) -> bool {
         let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
             return false;
@@ -30,8 +30,7 @@ impl Plm {
             self.hand_back(turn, workers, slot, HandBack::Returned);
             return false;
         }
-        self.started(turn, workers, fence)
-            && self.lease(turn, workers, fence, (lease_ns, Some(request)))
+        self.started(turn, workers, fence) && self.lease(turn, workers, fence, loan)
     }
 
     /// The lease of an attempt starts over. `Stale` if it is not the worker's (any more), else why it is to stop.
@@ -42,26 +41,22 @@ impl Plm {
         fence: Fence,
         lease_ns: u64,
     ) -> Option<StopReason> {
-        if !self.lease(turn, workers, fence, (lease_ns, None)) {
+        let loan = Loan {
+            lease_ns,
+            request: None,
+        };
+        if !self.lease(turn, workers, fence, loan) {
             return Some(StopReason::Stale);
         }
         let held = held(turn.segment, fence.worker, fence.asked);
         held.ok().and_then(|(_, state)| stop_reason(state))
     }
 
-    fn lease(
-        &self,
-        turn: &mut Turn<'_>,
-        workers: &mut Workers,
-        fence: Fence,
-        lease: (u64, Option<u64>),
-    ) -> bool {
-        let Fence { worker, asked } = fence;
-        let is_held = held(turn.segment, worker, asked).is_ok();
-        let Some(attempt) = u8::try_from(asked.attempt).ok().filter(|_| is_held) else {
+    fn lease(&self, turn: &mut Turn<'_>, workers: &mut Workers, fence: Fence, loan: Loan) -> bool {
+        let Ok((_, held)) = held(turn.segment, fence.worker, fence.asked) else {
             return false;
         };
-        workers.lease_attempt(turn, worker, (asked.task, attempt), lease);
+        workers.lease_attempt(turn, fence.asked.task, held, loan);
         true
     }
 
@@ -85,18 +80,14 @@ impl Plm {
                 task: over.task,
                 attempt: over.attempt.into(),
             };
-            self.take_back_lent(turn, workers, (over.worker, asked));
+            let worker = over.worker;
+            self.take_back_lent(turn, workers, Fence { worker, asked });
         }
         work
     }
 
-    fn take_back_lent(
-        &mut self,
-        turn: &mut Turn<'_>,
-        workers: &mut Workers,
-        (worker, asked): (WorkerIndex, TaskRef),
-    ) {
-        let Ok((slot, state)) = held(turn.segment, worker, asked) else {
+    fn take_back_lent(&mut self, turn: &mut Turn<'_>, workers: &mut Workers, fence: Fence) {
+        let Ok((slot, state)) = held(turn.segment, fence.worker, fence.asked) else {
             return;
         };
         let why = if state.phase() == Phase::Running {

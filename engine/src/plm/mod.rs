@@ -126,8 +126,10 @@ pub(crate) struct Plm {
 
 impl Plm {
     pub(crate) fn new(
-        (segment, clients): (&Segment, &mut Clients),
-        (seed, now): (u64, Now),
+        segment: &Segment,
+        clients: &mut Clients,
+        seed: u64,
+        now: Now,
         journal: Option<Box<Recorder>>,
     ) -> Self {
         let key_places = KeyPlaces::new(segment, clients);
@@ -183,14 +185,9 @@ impl Plm {
 
     /// Records a change of a marked task.
     #[inline]
-    fn note(
-        &mut self,
-        turn: &Turn<'_>,
-        (slot, mark): (SlotIndex, Option<Mark>),
-        record: &Record<'_>,
-    ) {
+    fn note(&mut self, turn: &Turn<'_>, slot: SlotIndex, mark: Option<Mark>, record: &Record<'_>) {
         if let (Some(journal), Some(mark)) = (&mut self.journal, mark) {
-            journal.note(turn, (slot, mark), record);
+            journal.note(turn, slot, mark, record);
         }
     }
 
@@ -244,7 +241,8 @@ impl Plm {
     pub(crate) fn hand_out(
         &mut self,
         turn: &mut Turn<'_>,
-        (slot, state): (SlotIndex, StateWord),
+        slot: SlotIndex,
+        state: StateWord,
         worker: WorkerIndex,
     ) -> Option<StateWord> {
         let task = turn.write(slot);
@@ -267,7 +265,7 @@ impl Plm {
             attempt: assigned.attempt(),
             worker: turn.worker_id(worker).as_raw(),
         };
-        let noted = journal.note(turn, (slot, mark), &record);
+        let noted = journal.note(turn, slot, mark, &record);
         if !journal::is_once(&task) {
             accepting::dispatch(turn, id, assigned);
         } else if let Some(lsn) = noted {

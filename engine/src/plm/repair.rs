@@ -136,9 +136,7 @@ impl Plm {
         });
         let task = turn.segment.task(slot);
         let why = match possession {
-            Possession::Holds
-                if self.takes_unstarted_back(turn, workers, (slot, state), worker) =>
-            {
+            Possession::Holds if self.takes_unstarted_back(turn, workers, slot, state) => {
                 turn.segment.counters().add(Counter::TaskRequeued, 1);
                 return Repaired::TakenFrom(worker);
             }
@@ -171,7 +169,7 @@ impl Plm {
                 .counters()
                 .add(Counter::AssignmentReconciled, 1);
             // Should it run there after all, it is another's now.
-            push_stop(turn, (slot, state), StopReason::Stale);
+            push_stop(turn, slot, state, StopReason::Stale);
         }
         Repaired::TakenFrom(worker)
     }
@@ -182,9 +180,12 @@ impl Plm {
         &mut self,
         turn: &mut Turn<'_>,
         workers: &mut Workers,
-        (slot, state): (SlotIndex, StateWord),
-        worker: WorkerIndex,
+        slot: SlotIndex,
+        state: StateWord,
     ) -> bool {
+        let Owner::Worker(worker) = state.owner() else {
+            return false;
+        };
         if state.phase() != Phase::Assigned || stop_reason(state).is_some() {
             return false;
         }
@@ -192,12 +193,12 @@ impl Plm {
         let since = Now::from_stamp(task.phase_time());
         if task.options().has(TaskOptions::AT_MOST_ONCE)
             || cfg!(qtf_mutant = "sim_unstarted_attempt_is_kept")
-            || !workers.has_let_lie(turn, worker, (since, task.kind()))
+            || !workers.has_let_lie(turn, worker, since, task.kind())
             || !self.hand_back(turn, workers, slot, HandBack::Returned)
         {
             return false;
         }
-        push_stop(turn, (slot, state), StopReason::Stale);
+        push_stop(turn, slot, state, StopReason::Stale);
         workers.note_let_lie(turn.segment, worker);
         true
     }

@@ -12,7 +12,7 @@ use qtf_shm::{
     StoreError, TaskId, TaskOptions, TaskSlot, WorkerCounter, WorkerIndex,
 };
 
-use super::endings::HandBack;
+use super::endings::{EndedAttempt, HandBack};
 use super::history::{Said, keep_reported};
 use super::lookup::held;
 use super::outcome::{Judgement, Tries, judge};
@@ -70,6 +70,8 @@ pub struct ResultReport<'a> {
     pub output: Output<'a>,
     /// What is kept of it if it failed.
     pub said: Said<'a>,
+    /// The pause that the worker asks for, if it has put the attempt off ([`OutcomeKind::Again`]).
+    pub asked_pause_ns: Option<u64>,
 }
 
 /// What became of a reported result. In each case but the last two the worker may forget it.
@@ -145,7 +147,7 @@ impl Plm {
         turn: &mut Turn<'_>,
         workers: &mut Workers,
         fence: Fence,
-        (report, asked_pause_ns): (&ResultReport<'_>, Option<u64>),
+        report: &ResultReport<'_>,
     ) -> ResultAnswer {
         let mut reported = report.outcome.of_worker();
         let mut is_kept = false;
@@ -178,19 +180,24 @@ impl Plm {
                     }
                     return ResultAnswer::at_once(Disposition::NotNow);
                 }
-                is_kept = keep(turn, slot, running, (reported, report.output));
+                is_kept = keep(turn, slot, running, reported, report.output);
                 if !is_kept {
                     if !is_late {
                         workers.note_in_time(fence.worker, fence.asked);
                     }
                     return ResultAnswer::at_once(Disposition::NeedsFile);
                 }
-                keep_reported(turn, (slot, running), reported, report.said);
+                keep_reported(turn, slot, running, reported, report.said);
             }
             if let Some(ended) = turn.advance(slot, running, Event::End) {
                 turn.segment.counters().add(Counter::ResultRecorded, 1);
                 workers.forget_in_time(fence.worker, fence.asked);
-                self.conclude_after(turn, workers, (slot, ended), asked_pause_ns);
+                let ended = EndedAttempt {
+                    slot,
+                    state: ended,
+                    asked_pause_ns: report.asked_pause_ns,
+                };
+                self.conclude_after(turn, workers, ended);
                 return self.recorded(turn.segment, slot, Disposition::Recorded);
             }
         }
@@ -278,7 +285,8 @@ fn keep(
     turn: &mut Turn<'_>,
     slot: SlotIndex,
     running: StateWord,
-    (mut outcome, output): (Outcome, Output<'_>),
+    mut outcome: Outcome,
+    output: Output<'_>,
 ) -> bool {
     let task = turn.write(slot);
     let is_wanted = match judge(Tries::of(&task, running), outcome) {

@@ -73,7 +73,7 @@ impl Plm {
             } else {
                 Record::Acknowledged { task: id }
             };
-            if !self.begin_to_free(turn, (slot, state), (id, &record)) {
+            if !self.begin_to_free(turn, slot, state, &record) {
                 return Err(Rejection::unknown_task(id));
             }
             self.spend_key(turn, key, id);
@@ -95,8 +95,9 @@ impl Plm {
     fn begin_to_free(
         &mut self,
         turn: &mut Turn<'_>,
-        (slot, state): (SlotIndex, StateWord),
-        (id, record): (TaskId, &Record<'_>),
+        slot: SlotIndex,
+        state: StateWord,
+        record: &Record<'_>,
     ) -> bool {
         let task = turn.write(slot);
         let mark = self.mark(task, state);
@@ -110,8 +111,8 @@ impl Plm {
             return false;
         }
         turn.clear_timer(slot);
-        if let Some(journal) = &mut self.journal {
-            journal.note_gone(turn, (slot, id), record);
+        if let (Some(journal), Some(id)) = (&mut self.journal, state.id(slot)) {
+            journal.note_gone(turn, slot, id, record);
         }
         true
     }
@@ -138,7 +139,7 @@ impl Plm {
         let has_expired = match state.id(slot) {
             Some(task_id) if self.is_journalled(task) => {
                 let record = Record::Purge { task: task_id };
-                self.begin_to_free(turn, (slot, state), (task_id, &record))
+                self.begin_to_free(turn, slot, state, &record)
             }
             Some(_) | None => turn.free(slot, state),
         };

@@ -84,7 +84,7 @@ impl Plm {
         }
         let grace_end = turn.now.plus_ns(turn.config.stop_grace_ns);
         let until = self.stops.until(slot, flagged, grace_end);
-        push_stop(turn, (slot, flagged), reason);
+        push_stop(turn, slot, flagged, reason);
         let again = turn.now.plus_ns(turn.config.heartbeat_ns);
         turn.set_timer(slot, flagged, again.min(until));
     }
@@ -110,7 +110,7 @@ impl Plm {
                 self.tell_stop(turn, slot, flagged);
             }
         } else if self.end_unanswered(turn, workers, slot, flagged) {
-            push_stop(turn, (slot, flagged), StopReason::Stale);
+            push_stop(turn, slot, flagged, StopReason::Stale);
         }
     }
 
@@ -141,11 +141,7 @@ impl Plm {
     }
 }
 
-pub(super) fn push_stop(
-    turn: &mut Turn<'_>,
-    (slot, held): (SlotIndex, StateWord),
-    reason: StopReason,
-) {
+pub(super) fn push_stop(turn: &mut Turn<'_>, slot: SlotIndex, held: StateWord, reason: StopReason) {
     if let (Owner::Worker(worker), Some(task)) = (held.owner(), held.id(slot)) {
         turn.effects.push(Effect::Stop {
             worker: turn.worker_id(worker),

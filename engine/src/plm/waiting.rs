@@ -23,33 +23,40 @@ const STALE_PER_LOOK: u32 = 64;
 /// Parked tasks, the best first.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    heap: BinaryHeap<Reverse<(Key, u32, u64)>>,
+    heap: BinaryHeap<Reverse<Hint>>,
+}
+
+/// A task as it was when it was parked. The order of the fields is that of the tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Hint {
+    key: Key,
+    slot: SlotIndex,
+    generation: u64,
 }
 
 impl Waiting {
-    fn push(&mut self, segment: &Segment, (slot, state): (SlotIndex, StateWord)) {
+    fn push(&mut self, segment: &Segment, slot: SlotIndex, state: StateWord) {
         let slots = usize::try_from(segment.geometry().tasks()).unwrap_or(usize::MAX);
         if self.heap.len() >= slots.saturating_mul(2) {
             self.heap
                 .retain(|Reverse(hint)| parked(segment, *hint).is_some());
         }
-        let key = segment.task(slot).key();
-        let hint = (key, slot.get(), state.generation());
-        self.heap.push(Reverse(hint));
+        self.heap.push(Reverse(Hint {
+            key: segment.task(slot).key(),
+            slot,
+            generation: state.generation(),
+        }));
     }
 }
 
 /// The task that a hint is about, if it is parked and its key has not changed.
-fn parked(
-    segment: &Segment,
-    (key, slot, generation): (Key, u32, u64),
-) -> Option<(SlotIndex, StateWord)> {
-    let slot = segment.slot(slot)?;
-    let task = segment.task(slot);
+fn parked(segment: &Segment, hint: Hint) -> Option<(SlotIndex, StateWord)> {
+    let task = segment.task(hint.slot);
     let state = task.state();
-    let is_parked =
-        state.phase() == Phase::Blocked && state.generation() == generation && task.key() == key;
-    is_parked.then_some((slot, state))
+    let is_parked = state.phase() == Phase::Blocked
+        && state.generation() == hint.generation
+        && task.key() == hint.key;
+    is_parked.then_some((hint.slot, state))
 }
 
 impl Plm {
@@ -57,7 +64,8 @@ impl Plm {
     pub(crate) fn park_for_room(
         &mut self,
         turn: &Turn<'_>,
-        (slot, state): (SlotIndex, StateWord),
+        slot: SlotIndex,
+        state: StateWord,
     ) -> bool {
         let task = turn.segment.task(slot);
         let is_open = self
@@ -71,14 +79,14 @@ impl Plm {
         if let Some(kind) = task.kind() {
             self.count_parked(kind);
         }
-        self.waiting.push(turn.segment, (slot, state));
+        self.waiting.push(turn.segment, slot, state);
         true
     }
 
     /// Notes a parked task whose key is new, or which the daemon before has parked.
-    pub(crate) fn note_parked(&mut self, turn: &Turn<'_>, (slot, state): (SlotIndex, StateWord)) {
+    pub(crate) fn note_parked(&mut self, turn: &Turn<'_>, slot: SlotIndex, state: StateWord) {
         if self.is_journalled(turn.segment.task(slot)) {
-            self.waiting.push(turn.segment, (slot, state));
+            self.waiting.push(turn.segment, slot, state);
         }
     }
 
@@ -93,7 +101,7 @@ impl Plm {
             let Some(&Reverse(best)) = self.waiting.heap.peek() else {
                 return;
             };
-            if head.is_some_and(|head| head <= best.0) {
+            if head.is_some_and(|head| head <= best.key) {
                 return;
             }
             self.waiting.heap.pop();

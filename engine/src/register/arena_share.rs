@@ -10,7 +10,7 @@ use qtf_shm::{BlobRef, ClientIndex, Segment, TaskSlot};
 
 use super::clients::Clients;
 use crate::rejection::{Detail, RejectReason, Rejection};
-use crate::shares::{ShareRule, ShareUsedUp};
+use crate::shares::{ShareRule, ShareUsedUp, Usage};
 
 /// The arena's smallest chunk; each larger one is twice the one before.
 const CHUNK_BYTES_MIN: u64 = 64;
@@ -83,7 +83,8 @@ impl Clients {
     pub(crate) fn check_arena_share(
         &self,
         segment: &Segment,
-        (client, more): (ClientIndex, u64),
+        client: ClientIndex,
+        more: u64,
     ) -> Result<(), Rejection> {
         let holder = self.shares.of(self.holder_of(client));
         let blocks = u64::from(segment.blocks_for_submissions());
@@ -91,10 +92,14 @@ impl Clients {
         let in_blocks = |bytes: u64| bytes.saturating_add(more).div_ceil(BLOCK_BYTES);
         let total = self.shares.total().arena;
         // A block is for chunks of one size, so the last one is left whole.
-        let counts = (in_blocks(holder.arena), in_blocks(total), blocks);
+        let usage = Usage {
+            held: in_blocks(holder.arena),
+            used: in_blocks(total),
+            size: blocks,
+        };
         // Whether there is room at all the arena finds out.
-        let is_full = counts.1 > blocks || self.shares.rule == ShareRule::Whole;
-        if more == 0 || is_full || holder.arena == 0 || self.shares.rule.allows(counts, 0) {
+        let is_full = usage.used > blocks || self.shares.rule == ShareRule::Whole;
+        if more == 0 || is_full || holder.arena == 0 || self.shares.rule.allows(usage, 0) {
             return Ok(());
         }
         let used_up = ShareUsedUp {

@@ -21,13 +21,13 @@ use qtf_shm::{
 };
 
 use super::attempt_leases::{AttemptLease, AttemptLeases};
-use super::joining::{WorkerHello, check_hello};
+use super::joining::{Offer, WorkerHello, check_hello};
 use super::workers::{Workers, apply, serves};
 use crate::cycle::WorkCount;
 use crate::plm::TaskRef;
 use crate::principal::Principal;
 use crate::rejection::{Detail, RejectReason, Rejection};
-use crate::shares::ShareUsedUp;
+use crate::shares::{ShareUsedUp, Usage};
 use crate::turn::Turn;
 
 /// LIMIT: how long a record without calls and attempts is kept, so that a repeated report finds its worker.
@@ -67,6 +67,15 @@ pub struct Reserved {
     pub drains: bool,
 }
 
+/// For how long an attempt is its caller's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loan {
+    /// How long without a word of it.
+    pub lease_ns: u64,
+    /// The caller's number of the call that is answered with the attempt ([`Reserve::request`]); `None` for a touch.
+    pub request: Option<u64>,
+}
+
 impl Reserved {
     /// The call waits: its end is to be told by [`crate::Engine::reserve_ended`].
     #[must_use]
@@ -104,7 +113,8 @@ impl Workers {
         &mut self,
         turn: &mut Turn<'_>,
         reserve: &Reserve<'_>,
-        (count, kinds): (u16, u64),
+        count: u16,
+        kinds: u64,
     ) -> Result<Reserved, Rejection> {
         let known = self.caller(turn, reserve, kinds);
         let worker = match known {
@@ -161,18 +171,25 @@ impl Workers {
     pub(crate) fn lease_attempt(
         &mut self,
         turn: &mut Turn<'_>,
-        worker: WorkerIndex,
-        (task, attempt): (TaskId, u8),
-        (lease_ns, request): (u64, Option<u64>),
+        task: TaskId,
+        held: StateWord,
+        loan: Loan,
     ) {
+        let Owner::Worker(worker) = held.owner() else {
+            return;
+        };
+        let attempt = held.attempt();
         let known = self.callers.leases.get(task.slot());
         let known = known.filter(|lease| (lease.task, lease.attempt) == (task, attempt));
         let lease = AttemptLease {
             worker,
             task,
             attempt,
-            end: turn.now.plus_ns(lease_ns),
-            request: request.or(known.map(|lease| lease.request)).unwrap_or(0),
+            end: turn.now.plus_ns(loan.lease_ns),
+            request: loan
+                .request
+                .or(known.map(|lease| lease.request))
+                .unwrap_or(0),
         };
         let slot = turn.write_worker(worker);
         slot.set_leased_until(slot.leased_until().max(lease.end.stamp()));
@@ -373,7 +390,7 @@ impl Workers {
             reconnect: None,
             held: &[],
         };
-        let welcome = self.hello(turn, &hello, (1, kinds))?;
+        let welcome = self.hello(turn, &hello, Offer { capacity: 1, kinds })?;
         let worker = welcome.id.slot();
         turn.write_worker(worker)
             .set_leased_until(turn.now.stamp().max(1));
@@ -406,7 +423,7 @@ impl Workers {
                 .count(),
         );
         let size = count(self.notes.len());
-        if used >= size || turn.config.share_rule.allows((held, used, size), 1) {
+        if used >= size || turn.config.share_rule.allows(Usage { held, used, size }, 1) {
             // Whether all are in use the join finds out.
             return Ok(());
         }

@@ -23,7 +23,7 @@ use super::folding::Folding;
 use crate::config::EngineConfig;
 use crate::principal::Principal;
 use crate::rejection::{Detail, RejectReason, Rejection};
-use crate::shares::{HolderIndex, ShareRule, ShareUsedUp, Shares};
+use crate::shares::{HolderIndex, ShareRule, ShareUsedUp, Shares, Usage};
 
 /// LIMIT: the name fields of the record hold 63 bytes.
 const NAME_BYTES_MAX: usize = 63;
@@ -231,10 +231,14 @@ impl Clients {
     ) -> Result<(), Rejection> {
         let holder = self.shares.of(self.holder_of(client));
         let size = u64::from(segment.geometry().tasks());
-        let counts = (holder.tasks, self.shares.total().tasks, size);
+        let usage = Usage {
+            held: holder.tasks,
+            used: self.shares.total().tasks,
+            size,
+        };
         // Whether all are in use the claim finds out.
-        let is_full = counts.1 >= size || self.shares.rule == ShareRule::Whole;
-        if is_full || holder.tasks == 0 || self.shares.rule.allows(counts, 1) {
+        let is_full = usage.used >= size || self.shares.rule == ShareRule::Whole;
+        if is_full || holder.tasks == 0 || self.shares.rule.allows(usage, 1) {
             return Ok(());
         }
         let used_up = ShareUsedUp {
@@ -389,7 +393,7 @@ impl Clients {
         let held = self.shares.of(holder).records;
         let size = self.records().saturating_sub(OPERATOR_RECORDS);
         let used = self.shares.total().records;
-        if !self.shares.rule.allows((held, used, size), 1) {
+        if !self.shares.rule.allows(Usage { held, used, size }, 1) {
             self.fold(segment, holder);
             return None;
         }

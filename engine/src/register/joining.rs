@@ -83,20 +83,29 @@ pub struct WorkerWelcome {
     pub is_known: bool,
 }
 
+/// What a worker offers, checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offer {
+    /// Tasks at once.
+    pub(crate) capacity: u16,
+    /// A bit for each kind.
+    pub(crate) kinds: u64,
+}
+
 impl Workers {
-    /// Registers a worker, or takes one back that was here before. `kinds` has a bit for each kind
-    /// that it names; `capacity` has been checked.
+    /// Registers a worker, or takes one back that was here before.
     pub(crate) fn hello(
         &mut self,
         turn: &mut Turn<'_>,
         hello: &WorkerHello<'_>,
-        (capacity, kinds): (u16, u64),
+        offer: Offer,
     ) -> Result<WorkerWelcome, Rejection> {
         if let Some(worker) = self.known(turn, hello.reconnect) {
-            return Ok(self.take_back(turn, worker, (hello, capacity, kinds)));
+            return Ok(self.take_back(turn, worker, hello, offer));
         }
         // Local processes join as workers too: the slot is ours before it is filled in.
         let worker = self.join_slot(turn)?;
+        let Offer { capacity, kinds } = offer;
         let token = self.rng.u64(1..);
         let slot = turn.write_worker(worker);
         slot.fill(&WorkerFields {
@@ -147,8 +156,10 @@ impl Workers {
         &mut self,
         turn: &mut Turn<'_>,
         worker: WorkerIndex,
-        (hello, capacity, kinds): (&WorkerHello<'_>, u16, u64),
+        hello: &WorkerHello<'_>,
+        offer: Offer,
     ) -> WorkerWelcome {
+        let Offer { capacity, kinds } = offer;
         let slot = turn.write_worker(worker);
         apply(&slot, WorkerEvent::Resize { capacity });
         slot.set_kinds(kinds);

@@ -92,7 +92,8 @@ impl Workers {
         &mut self,
         turn: &Turn<'_>,
         worker: WorkerIndex,
-        (credits, restart): (u32, bool),
+        credits: u32,
+        restart: bool,
     ) {
         let slot = turn.write_worker(worker);
         let before = if restart { 0 } else { slot.credits() };

@@ -32,11 +32,11 @@ mod pace;
 mod workers;
 
 pub(crate) use arena_share::{arena_bytes, arena_bytes_of};
-pub use calling::{Reserve, Reserved};
+pub use calling::{Loan, Reserve, Reserved};
 pub(crate) use calling::{check_reserve, count_lease_over};
 pub use clients::{ClientHello, ClientSession};
 pub(crate) use clients::{Clients, OPERATOR_RECORDS};
 pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};
-pub(crate) use joining::{check_held, check_hello};
+pub(crate) use joining::{Offer, check_held, check_hello};
 pub use liveness::{Beat, Holding};
-pub(crate) use workers::{Ending, Possession, Workers, serves};
+pub(crate) use workers::{AttemptOver, Ending, Possession, Workers, serves};

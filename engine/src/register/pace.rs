@@ -132,7 +132,8 @@ impl Workers {
         &self,
         turn: &Turn<'_>,
         worker: WorkerIndex,
-        (since, kind): (Now, Option<KindIndex>),
+        since: Now,
+        kind: Option<KindIndex>,
     ) -> bool {
         let slot = turn.segment.worker(worker);
         let Some(note) = self.notes.get(worker.position()) else {

@@ -36,6 +36,15 @@ pub(crate) enum Ending {
     Neither,
 }
 
+/// An attempt that a worker no longer holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttemptOver {
+    pub(crate) slot: SlotIndex,
+    /// The one that the task had last there.
+    pub(crate) phase: Phase,
+    pub(crate) ending: Ending,
+}
+
 /// What a worker slot says about a task that names it as its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Possession {
@@ -270,13 +279,13 @@ impl Workers {
         true
     }
 
-    /// Counts a task that a worker no longer holds; `phase` is the one that it had last there.
-    pub(crate) fn let_go(
-        &mut self,
-        turn: &Turn<'_>,
-        worker: WorkerIndex,
-        (slot, phase, ending): (SlotIndex, Phase, Ending),
-    ) {
+    /// Counts a task that a worker no longer holds.
+    pub(crate) fn let_go(&mut self, turn: &Turn<'_>, worker: WorkerIndex, over: AttemptOver) {
+        let AttemptOver {
+            slot,
+            phase,
+            ending,
+        } = over;
         self.attempt_is_over(slot);
         if worker.position() >= self.notes.len() {
             return;

@@ -14,7 +14,6 @@ mod placement;
 
 use qtf_shm::{
     Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot,
-    WorkerIndex,
 };
 
 use crate::cycle::WorkCount;
@@ -33,6 +32,13 @@ enum Step {
     Moved,
     /// It has to wait, and so have the others.
     Waits,
+}
+
+/// A leaf of the task heap.
+#[derive(Debug, Clone, Copy)]
+struct Leaf {
+    slot: SlotIndex,
+    key: Key,
 }
 
 impl Scheduler {
@@ -57,7 +63,7 @@ impl Scheduler {
                 turn.segment.ready().remove(leaf, key);
                 continue;
             };
-            match place_head(turn, plm, workers, (slot, key, &mut scans_left)) {
+            match place_head(turn, plm, workers, Leaf { slot, key }, &mut scans_left) {
                 Step::Moved => work += WorkCount::ONE,
                 Step::Waits => break,
             }
@@ -71,8 +77,10 @@ fn place_head(
     turn: &mut Turn<'_>,
     plm: &mut Plm,
     workers: &mut Workers,
-    (slot, key, scans_left): (SlotIndex, Key, &mut u32),
+    head: Leaf,
+    scans_left: &mut u32,
 ) -> Step {
+    let Leaf { slot, key } = head;
     let task = turn.segment.task(slot);
     let state = task.state();
     if state.phase() != Phase::Ready || task.key() != key {
@@ -97,19 +105,24 @@ fn place_head(
     }
     match pick(turn.segment, workers, task.kind(), scans_left) {
         Pick::Worker(worker) if plm.may_hand_out(task) => {
-            assign(turn, (plm, workers), (slot, state, key), worker);
+            if cfg!(qtf_mutant = "sim_leaf_goes_before_the_state") {
+                turn.segment.unindex_ready_key(slot, key);
+            }
+            if plm.hand_out(turn, slot, state, worker).is_some() {
+                workers.take(turn, worker);
+            }
             Step::Moved
         }
         Pick::Worker(_) => {
             turn.segment.counters().add(Counter::DispatchPutOff, 1);
-            if plm.park_for_room(turn, (slot, state)) {
+            if plm.park_for_room(turn, slot, state) {
                 Step::Moved
             } else {
                 Step::Waits
             }
         }
         Pick::NobodyOffers => {
-            park(turn, plm, (slot, state, key));
+            park(turn, plm, head, state);
             Step::Moved
         }
         Pick::AllBusy => Step::Waits,
@@ -126,22 +139,9 @@ fn is_spent(task: &TaskSlot, losses_max: u8) -> bool {
         || losses > losses_max && !options.has(TaskOptions::KEEP_TRYING)
 }
 
-fn assign(
-    turn: &mut Turn<'_>,
-    (plm, workers): (&mut Plm, &mut Workers),
-    (slot, state, key): (SlotIndex, StateWord, Key),
-    worker: WorkerIndex,
-) {
-    if cfg!(qtf_mutant = "sim_leaf_goes_before_the_state") {
-        turn.segment.unindex_ready_key(slot, key);
-    }
-    if plm.hand_out(turn, (slot, state), worker).is_some() {
-        workers.take(turn, worker);
-    }
-}
-
-fn park(turn: &mut Turn<'_>, plm: &mut Plm, (slot, state, key): (SlotIndex, StateWord, Key)) {
-    if turn.advance(slot, state, Event::Park).is_some() {
+fn park(turn: &mut Turn<'_>, plm: &mut Plm, head: Leaf, ready: StateWord) {
+    let Leaf { slot, key } = head;
+    if turn.advance(slot, ready, Event::Park).is_some() {
         turn.segment.unindex_ready_key(slot, key);
         if let Some(kind) = turn.segment.task(slot).kind() {
             plm.count_parked(kind);

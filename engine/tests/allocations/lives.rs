@@ -174,6 +174,7 @@ impl Counted {
                     ..Outcome::default()
                 },
                 output: Output::Bytes(output),
+                asked_pause_ns: None,
             };
             self.call("task_result", |engine, now| {
                 engine.task_result(now, worker, asked, &report)

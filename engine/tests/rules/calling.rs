@@ -1,7 +1,7 @@
 //! Workers that call instead of holding streams: what they are lent, until when, and what becomes of it.
 
 use qtf_engine::{
-    Disposition, Effect, EngineConfig, Principal, RejectReason, Rejection, Reserve, Reserved,
+    Disposition, Effect, EngineConfig, Loan, Principal, RejectReason, Rejection, Reserve, Reserved,
     StopReason,
 };
 use qtf_shm::{Counter, Phase, WorkerCounter, WorkerId, WorkerPhase};
@@ -11,41 +11,60 @@ use crate::world::{Dispatched, MS, SECOND, World, dispatched, task_ref};
 const HERE: Principal = Principal::Uid(1_000);
 
 fn ask(world: &mut World, name: &str, count: u32, request: u64) -> Result<Reserved, Rejection> {
-    ask_as(world, (HERE, name), &["exec"], (count, request))
+    let kinds = ["exec".to_owned()];
+    let reserve = Reserve {
+        count,
+        request,
+        ..call_of(HERE, name, &kinds)
+    };
+    world.engine.reserve(world.now, &reserve)
 }
 
+/// A call for one task, without a number.
 fn ask_as(
     world: &mut World,
-    (principal, name): (Principal, &str),
+    principal: Principal,
+    name: &str,
     kinds: &[&str],
-    (count, request): (u32, u64),
 ) -> Result<Reserved, Rejection> {
     let kinds: Vec<String> = kinds.iter().map(ToString::to_string).collect();
-    let reserve = Reserve {
+    let reserve = call_of(principal, name, &kinds);
+    world.engine.reserve(world.now, &reserve)
+}
+
+fn call_of<'a>(principal: Principal, name: &'a str, kinds: &'a [String]) -> Reserve<'a> {
+    Reserve {
         principal,
         name,
         host: "there",
         pid: 8,
-        kinds: &kinds,
-        count,
-        request,
-    };
-    world.engine.reserve(world.now, &reserve)
+        kinds,
+        count: 1,
+        request: 0,
+    }
+}
+
+/// A loan of so long, as the answer to a call with this number.
+fn loan(lease_ns: u64, request: u64) -> Loan {
+    Loan {
+        lease_ns,
+        request: Some(request),
+    }
 }
 
 /// A call for so many tasks, answered with what is placed at once.
 fn reserve(world: &mut World, name: &str, count: u32, lease_ns: u64) -> Vec<Dispatched> {
     let reserved = ask(world, name, count, 0).expect("the call is taken");
-    answer(world, reserved.id, count, (lease_ns, 0))
+    answer(world, reserved.id, count, loan(lease_ns, 0))
 }
 
-fn answer(world: &mut World, id: WorkerId, count: u32, lease: (u64, u64)) -> Vec<Dispatched> {
+fn answer(world: &mut World, id: WorkerId, count: u32, loan: Loan) -> Vec<Dispatched> {
     let mut got = world.dispatches();
     got.retain(|&(worker, ..)| worker == id);
     let placed = u32::try_from(got.len()).unwrap();
     for &(worker, task, attempt) in &got {
         let asked = task_ref(task, attempt);
-        assert!(world.engine.lend_attempt(world.now, worker, asked, lease));
+        assert!(world.engine.lend_attempt(world.now, worker, asked, loan));
     }
     world.engine.reserve_ended(world.now, id, count - placed);
     got
@@ -92,8 +111,8 @@ fn calls_of_the_same_principal_name_and_kinds_are_those_of_one_worker() {
         (first.id, first.token, false)
     );
     let name = ask(&mut world, "other", 1, 0).unwrap();
-    let user = ask_as(&mut world, (Principal::Uid(7), "cron"), &["exec"], (1, 0)).unwrap();
-    let kinds = ask_as(&mut world, (HERE, "cron"), &["exec", "noop"], (1, 0)).unwrap();
+    let user = ask_as(&mut world, Principal::Uid(7), "cron", &["exec"]).unwrap();
+    let kinds = ask_as(&mut world, HERE, "cron", &["exec", "noop"]).unwrap();
     let ids = [first.id, name.id, user.id, kinds.id];
     assert_eq!(
         ids.iter().collect::<std::collections::BTreeSet<_>>().len(),
@@ -219,7 +238,7 @@ fn repeated_call_is_given_what_the_first_was_given_as_long_as_it_has_it() {
         world.submit("exec"),
     ];
     let reserved = ask(&mut world, "cron", 2, 77).unwrap();
-    let got = answer(&mut world, reserved.id, 2, (SECOND, 77));
+    let got = answer(&mut world, reserved.id, 2, loan(SECOND, 77));
     let again = ask(&mut world, "cron", 2, 77).unwrap();
     assert!(!again.waits());
     let named: Vec<_> = got.iter().map(|got| task_ref(got.1, got.2)).collect();
@@ -381,7 +400,7 @@ fn attempt_that_is_cancelled_before_its_call_is_answered_goes_to_nobody() {
     assert!(
         !world
             .engine
-            .lend_attempt(world.now, worker, asked, (SECOND, 0))
+            .lend_attempt(world.now, worker, asked, loan(SECOND, 0))
     );
     assert_eq!(world.phase(task), Phase::Cancelled);
     world.engine.reserve_ended(world.now, reserved.id, 0);
@@ -396,7 +415,7 @@ fn principal_with_many_names_leaves_worker_slots_to_others_and_hears_so() {
     let refused = refused.expect("not all are its own");
     assert_eq!(refused.reason, RejectReason::WorkersFull);
     assert!(refused.to_string().contains("uid 1000 holds"), "{refused}");
-    assert!(ask_as(&mut world, (Principal::Uid(7), "cron"), &["exec"], (1, 0)).is_ok());
+    assert!(ask_as(&mut world, Principal::Uid(7), "cron", &["exec"]).is_ok());
     world.verify();
 }
 

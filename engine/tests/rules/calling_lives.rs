@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use qtf_engine::{Disposition, Effect, EngineConfig, Principal, Reserve, StopReason};
+use qtf_engine::{Disposition, Effect, EngineConfig, Loan, Principal, Reserve, StopReason};
 use qtf_shm::{Now, OutcomeKind, Phase, TaskId, WorkerId};
 
 use crate::world::{Dispatched, MS, SECOND, World, dispatched, task_ref};
@@ -139,10 +139,11 @@ impl Lives {
             let lease_ns = self.rng.u64(SECOND / 2..8 * SECOND);
             let asked = task_ref(got.1, got.2);
             let now = self.world.now;
-            let is_lent = self
-                .world
-                .engine
-                .lend_attempt(now, got.0, asked, (lease_ns, 0));
+            let loan = Loan {
+                lease_ns,
+                request: Some(0),
+            };
+            let is_lent = self.world.engine.lend_attempt(now, got.0, asked, loan);
             assert!(is_lent, "nobody cancels, and nobody took it away");
             let end = now.plus_ns(lease_ns);
             self.lent.push(Lent {

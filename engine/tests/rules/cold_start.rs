@@ -245,8 +245,8 @@ fn journal_that_ends_after_any_of_its_records_leads_to_what_was_answered_until_t
             disk.put(&name, &bytes);
             let directory = tempfile::tempdir().expect("a temporary directory can be made");
             let config = life.world.engine.config().clone();
-            let parts = (disk, number as u64 + 10, directory);
-            let mut cold = JournalWorld::cold(parts, config, unix_ms);
+            let nonce = number as u64 + 10;
+            let mut cold = JournalWorld::cold(disk, nonce, directory, config, unix_ms);
             compare(&life, &mut cold, end, seed);
         }
     }
@@ -460,6 +460,7 @@ fn bytes_in_files_stay_in_their_files_and_small_ones_come_back_into_the_segment(
             ..qtf_shm::Outcome::default()
         },
         output: qtf_engine::Output::Stored(result),
+        asked_pause_ns: None,
     };
     let now = world.now;
     let asked = crate::world::task_ref(task, got.2);

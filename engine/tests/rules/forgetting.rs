@@ -25,6 +25,7 @@ fn done(world: &mut JournalWorld) -> TaskId {
             ..Outcome::default()
         },
         output: Output::Stored(world.segment().spill().store(&OUTPUT).unwrap()),
+        asked_pause_ns: None,
     };
     let now = world.now;
     world

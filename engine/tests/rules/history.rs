@@ -15,6 +15,7 @@ fn fails_saying(world: &mut World, (worker, task, attempt): Dispatched, code: u8
         },
         output: Output::Bytes(b"output"),
         said,
+        asked_pause_ns: None,
     };
     let answer = world
         .engine

@@ -71,17 +71,17 @@ impl JournalWorld {
 
     fn first(config: EngineConfig, limits: AppenderLimits, geometry: Geometry) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let segment = Segment::in_process(&spec(&directory, (1, 0), geometry));
-        Self::over(Arc::new(segment), directory, (config, limits))
+        let segment = Segment::in_process(&spec(&directory, 1, 0, geometry));
+        Self::over(Arc::new(segment), directory, config, limits)
     }
 
     /// A first start in a segment that local processes open too.
     pub(crate) fn among_locals() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let segment = Segment::create_private(&spec(&directory, (1, 0), small()));
+        let segment = Segment::create_private(&spec(&directory, 1, 0, small()));
         let segment = Arc::new(segment.expect("shared memory can be had"));
-        let settings = (EngineConfig::default(), AppenderLimits::default());
-        let mut world = Self::over(segment, directory, settings);
+        let (config, limits) = (EngineConfig::default(), AppenderLimits::default());
+        let mut world = Self::over(segment, directory, config, limits);
         world.sync();
         world
     }
@@ -89,7 +89,8 @@ impl JournalWorld {
     fn over(
         segment: Arc<Segment>,
         directory: tempfile::TempDir,
-        (config, limits): (EngineConfig, AppenderLimits),
+        config: EngineConfig,
+        limits: AppenderLimits,
     ) -> Self {
         let disk = SimDisk::new();
         let opened =
@@ -210,6 +211,7 @@ impl JournalWorld {
                 output_cut: false,
             },
             output: Output::Bytes(output),
+            asked_pause_ns: None,
         };
         let now = self.now;
         self.engine
@@ -292,19 +294,21 @@ impl JournalWorld {
         let (disk, nonce) = (self.disk.clone(), self.nonce + 1);
         let (_, _, _, directory) = self.world.killed();
         disk.crash(nonce);
-        Self::cold((disk, nonce, directory), config, wall_ms)
+        Self::cold(disk, nonce, directory, config, wall_ms)
     }
 
     /// A cold start from a disk, at a time of day.
     pub(crate) fn cold(
-        (disk, nonce, directory): (SimDisk, u64, tempfile::TempDir),
+        disk: SimDisk,
+        nonce: u64,
+        directory: tempfile::TempDir,
         config: EngineConfig,
         unix_ms: u64,
     ) -> Self {
         let recovered = recover(&disk, &journal_config(nonce)).expect("the journal is whole");
         let writer = start(&recovered.opened, &disk, nonce);
         let base = recovered.gen_limit.max(1);
-        let spec = spec(&directory, (base, recovered.max_stamp), small());
+        let spec = spec(&directory, base, recovered.max_stamp, small());
         let segment = Arc::new(Segment::in_process(&spec));
         let now = Now::from_stamp(recovered.max_stamp + 1);
         let wall = WallTime { now, unix_ms };
@@ -339,7 +343,8 @@ fn small() -> Geometry {
 
 fn spec(
     directory: &tempfile::TempDir,
-    (base, first_stamp): (u64, u64),
+    base: u64,
+    first_stamp: u64,
     geometry: Geometry,
 ) -> SegmentSpec {
     let mut spec = SegmentSpec::new("rules", directory.path());

@@ -18,11 +18,10 @@ fn put_off(world: &mut World, got: Dispatched, pause_ns: Option<u64>) -> Disposi
             message: "the bank is closed",
             stderr: b"",
         },
+        asked_pause_ns: pause_ns,
     };
     let asked = task_ref(task, attempt);
-    let answer = world
-        .engine
-        .task_result_after(world.now, worker, (asked, &report), pause_ns);
+    let answer = world.engine.task_result(world.now, worker, asked, &report);
     let _ = world.engine.worker_credits(world.now, worker, 1, false);
     answer.disposition
 }

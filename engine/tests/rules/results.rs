@@ -26,6 +26,7 @@ fn run(world: &mut World, output: Output<'_>) -> (TaskId, Disposition) {
         },
         output,
         said: qtf_engine::Said::default(),
+        asked_pause_ns: None,
     };
     let now = world.now;
     let told = world
@@ -301,6 +302,7 @@ fn large_output_is_kept_and_given_back_with_the_slot() {
             ..qtf_shm::Outcome::default()
         },
         output: Output::Bytes(&bytes),
+        asked_pause_ns: None,
     };
     let now = world.now;
     let told = world
@@ -330,6 +332,7 @@ fn output_that_finds_no_room_is_dropped_and_said_so() {
             ..qtf_shm::Outcome::default()
         },
         output: Output::Bytes(&bytes),
+        asked_pause_ns: None,
     };
     let now = world.now;
     world
@@ -393,6 +396,7 @@ fn output_that_may_lie_in_memory_only_and_finds_no_room_there_is_not_recorded_be
             outcome,
             output,
             said: qtf_engine::Said::default(),
+            asked_pause_ns: None,
         };
         let now = world.now;
         let told = world

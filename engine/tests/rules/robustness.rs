@@ -99,6 +99,7 @@ impl Fuzz {
                         output_cut: false,
                     },
                     output: Output::Bytes(&[1; 100]),
+                    asked_pause_ns: None,
                 };
                 let _ = engine.task_result(now, worker, asked, &report);
             }

@@ -216,6 +216,7 @@ impl World {
                 output_cut: false,
             },
             output: Output::Bytes(b"output"),
+            asked_pause_ns: None,
         };
         self.engine
             .task_result(self.now, worker, task_ref(task, attempt), &report)

@@ -49,13 +49,8 @@ impl World {
             0
         };
         submission.hold = self.rng.u8(..) < 24;
-        let facts = (
-            submission.retries,
-            submission.discard_result,
-            submission.hold,
-        );
         match self.engine.submit(self.now, &submission) {
-            Ok(taken) => self.model.accepted(taken.task, client, facts),
+            Ok(taken) => self.model.accepted(taken.task, &submission),
             Err(refused) => assert!(
                 matches!(
                     refused.reason,

@@ -115,11 +115,11 @@ impl World {
         let held = local.holds.len();
         let one = (held > 0).then(|| self.rng.usize(..held));
         match (flagged, one, self.rng.u8(0..8)) {
-            (Some((one, kind)), ..) => self.local_ends(place, one, (kind, 0)),
+            (Some((one, kind)), ..) => self.local_ends(place, one, kind, 0),
             (None, Some(one), 0 | 1) => self.local_starts(place, one),
             (None, Some(one), 2..=4) => {
                 let code = u8::from(self.rng.u8(0..4) == 0);
-                self.local_ends(place, one, (OutcomeKind::Exited, code));
+                self.local_ends(place, one, OutcomeKind::Exited, code);
             }
             (None, Some(one), 5) if self.rng.u8(0..4) == 0 => {
                 let held = self.locals[place].holds[one];
@@ -155,9 +155,9 @@ impl World {
         }
     }
 
-    fn local_ends(&mut self, place: usize, one: usize, outcome: (OutcomeKind, u8)) {
+    fn local_ends(&mut self, place: usize, one: usize, kind: OutcomeKind, code: u8) {
         let held = self.locals[place].holds[one];
-        let report = self.new_report(held, outcome);
+        let report = self.new_report(held, kind, code);
         if let Some(task) = self.model.tasks.get_mut(&held.task) {
             task.under_way = Some(report.clone());
         }

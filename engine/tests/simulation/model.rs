@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use qtf_engine::Submission;
 use qtf_shm::{ClientIndex, Now, Outcome, OutcomeKind, Phase, TaskId};
 
 /// What an attempt has left, as its worker reported it.
@@ -68,18 +69,13 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn accepted(
-        &mut self,
-        id: TaskId,
-        client: ClientIndex,
-        (retries, discard_result, is_held): (u32, bool, bool),
-    ) {
+    pub(crate) fn accepted(&mut self, id: TaskId, submission: &Submission<'_>) {
         let task = ModelTask {
-            client,
-            max_attempts: retries + 1,
-            discard_result,
+            client: submission.client,
+            max_attempts: submission.retries + 1,
+            discard_result: submission.discard_result,
             is_cancel_asked: false,
-            is_held,
+            is_held: submission.hold,
             attempts: 0,
             report: None,
             under_way: None,

@@ -217,7 +217,7 @@ impl World {
                     StopReason::Cancelled => OutcomeKind::Cancelled,
                     StopReason::TimedOut | StopReason::Stale => OutcomeKind::TimedOut,
                 };
-                self.worker_is_done(place, hold.one, (kind, 0));
+                self.worker_is_done(place, hold.one, kind, 0);
             }
         }
     }
@@ -230,16 +230,16 @@ impl World {
             return;
         }
         let hold = ready[self.rng.usize(..ready.len())];
-        let outcome = match self.rng.u8(0..6) {
+        let (kind, code) = match self.rng.u8(0..6) {
             0 => (OutcomeKind::Exited, 1),
             1 => (OutcomeKind::Signalled, 9),
             _ => (OutcomeKind::Exited, 0),
         };
-        self.worker_is_done(place, hold.one, outcome);
+        self.worker_is_done(place, hold.one, kind, code);
     }
 
-    fn worker_is_done(&mut self, place: usize, one: TaskRef, outcome: (OutcomeKind, u8)) {
-        let report = self.new_report(one, outcome);
+    fn worker_is_done(&mut self, place: usize, one: TaskRef, kind: OutcomeKind, code: u8) {
+        let report = self.new_report(one, kind, code);
         let worker = &mut self.workers[place];
         worker.holds.retain(|hold| hold.one != one);
         worker.finished.push((one, report.clone()));
@@ -252,7 +252,7 @@ impl World {
     }
 
     /// Bytes that tell of which attempt they are.
-    pub(crate) fn new_report(&mut self, one: TaskRef, (kind, code): (OutcomeKind, u8)) -> Report {
+    pub(crate) fn new_report(&mut self, one: TaskRef, kind: OutcomeKind, code: u8) -> Report {
         let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
         let mark = one.task.as_raw() ^ (u64::from(attempt) << 56);
         let count = if self.rng.bool() {
@@ -295,6 +295,7 @@ impl World {
             said: qtf_engine::Said::default(),
             outcome: report.outcome,
             output: Output::Bytes(&report.output),
+            asked_pause_ns: None,
         };
         let told = self
             .engine
@@ -375,7 +376,7 @@ impl World {
                     || worker.link.down.contains(&Down::Assign(one)))
         });
         if !is_held {
-            let report = self.new_report(one, (OutcomeKind::Exited, 0));
+            let report = self.new_report(one, OutcomeKind::Exited, 0);
             self.report(id, one, &report);
         }
     }

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use qtf_engine::{Principal, ShareRule, ShareUsedUp};
+use qtf_engine::{Principal, ShareRule, ShareUsedUp, Usage};
 use qtf_shm::spill::{SPILL_STEP_BYTES, SpillStore};
 use qtf_shm::{BlobRef, Now};
 use tokio::sync::oneshot;
@@ -115,7 +115,8 @@ impl Uploads {
     pub(crate) fn new(
         store: SpillStore,
         jobs: Rc<SpillJobs>,
-        (uploads_max, rule): (usize, ShareRule),
+        uploads_max: usize,
+        rule: ShareRule,
     ) -> Self {
         Self {
             store,
@@ -163,8 +164,13 @@ impl Uploads {
         if self.all.count >= size {
             return Err(NoUpload::Full);
         }
-        if !self.rule.allows((held.count, self.all.count, size), 1) {
-            return Err(used_up(principal, held.count, (size, "uploads")));
+        let usage = Usage {
+            held: held.count,
+            used: self.all.count,
+            size,
+        };
+        if !self.rule.allows(usage, 1) {
+            return Err(used_up(principal, held.count, size, "uploads"));
         }
         let first = total.min(SPILL_STEP_BYTES);
         self.check_bytes(principal, first, 0)?;
@@ -188,16 +194,17 @@ impl Uploads {
     fn check_bytes(&self, principal: Principal, more: u64, own: u64) -> Result<(), NoUpload> {
         let held = self.held.get(&principal).copied().unwrap_or_default();
         let size = self.store.total_limit();
-        let has_room = self.rule.allows((held.bytes, self.all.bytes, size), more);
+        let usage = Usage {
+            held: held.bytes,
+            used: self.all.bytes,
+            size,
+        };
+        let has_room = self.rule.allows(usage, more);
         // The only upload of all may be as large as the store takes; and whether the store is full it says itself.
         let is_alone = self.all.count <= own;
         let would_fit = self.all.bytes.saturating_add(more) <= size;
         if !has_room && would_fit && !is_alone {
-            return Err(used_up(
-                principal,
-                held.bytes,
-                (size, "bytes in spill files"),
-            ));
+            return Err(used_up(principal, held.bytes, size, "bytes in spill files"));
         }
         Ok(())
     }
@@ -413,7 +420,7 @@ impl Uploads {
     }
 }
 
-fn used_up(principal: Principal, held: u64, (size, what): (u64, &'static str)) -> NoUpload {
+fn used_up(principal: Principal, held: u64, size: u64, what: &'static str) -> NoUpload {
     NoUpload::Share(ShareUsedUp {
         principal,
         held,

@@ -49,7 +49,7 @@ impl World {
         let faults: Arc<dyn DiskFaults> = Arc::clone(&disk) as _;
         let (jobs, told) = thread::start(store.clone(), uploads_max, Some(faults)).unwrap();
         Self {
-            uploads: Uploads::new(store, Rc::new(jobs), (uploads_max, rule)),
+            uploads: Uploads::new(store, Rc::new(jobs), uploads_max, rule),
             told,
             disk,
             folder,

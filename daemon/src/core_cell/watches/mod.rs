@@ -17,7 +17,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
 
-use qtf_engine::{Principal, ShareRule, ShareUsedUp};
+use qtf_engine::{Principal, ShareRule, ShareUsedUp, Usage};
 use qtf_shm::{Phase, TaskId};
 
 use entries::{Entries, Entry, Link, List};
@@ -81,7 +81,7 @@ pub(crate) enum TooManyWatches {
 
 impl Watches {
     /// None yet; at most `watches_max` at the same time, of tasks in `slots` slots.
-    pub(crate) fn new(slots: usize, (watches_max, rule): (usize, ShareRule)) -> Self {
+    pub(crate) fn new(slots: usize, watches_max: usize, rule: ShareRule) -> Self {
         Self {
             entries: Entries::new(slots),
             watchers: vec![Watcher::default()],
@@ -178,7 +178,7 @@ impl Watches {
         let own = self.by_principal.get(&principal).copied().unwrap_or(0);
         let [held, used, size] =
             [own, self.named, limit].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
-        if self.rule.allows((held, used, size), 1) {
+        if self.rule.allows(Usage { held, used, size }, 1) {
             return Ok(());
         }
         Err(TooManyWatches::Share(ShareUsedUp {

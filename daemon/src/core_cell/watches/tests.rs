@@ -24,7 +24,7 @@ fn settle(watches: &mut Watches) -> usize {
 
 #[test]
 fn everybody_who_waits_is_told_once() {
-    let mut watches = Watches::new(100, (10, ShareRule::Whole));
+    let mut watches = Watches::new(100, 10, ShareRule::Whole);
     let (first, second) = (watches.open(ONE), watches.open(ONE));
     watches.add(first, task(1)).unwrap();
     watches.add(first, task(1)).unwrap();
@@ -41,7 +41,7 @@ fn everybody_who_waits_is_told_once() {
 #[test]
 fn end_of_a_later_task_in_the_same_slot_is_told_to_nobody() {
     let later = TaskId::from_raw((2 << 24) | 1).unwrap();
-    let mut watches = Watches::new(100, (10, ShareRule::Whole));
+    let mut watches = Watches::new(100, 10, ShareRule::Whole);
     let (key, other) = (watches.open(ONE), watches.open(ONE));
     watches.add(key, task(1)).unwrap();
     watches.finished(later, Phase::Done);
@@ -57,7 +57,7 @@ fn end_of_a_later_task_in_the_same_slot_is_told_to_nobody() {
 
 #[test]
 fn number_of_watches_is_bounded_and_given_back_after_the_close() {
-    let mut watches = Watches::new(100, (2, ShareRule::Whole));
+    let mut watches = Watches::new(100, 2, ShareRule::Whole);
     let key = watches.open(ONE);
     watches.add(key, task(1)).unwrap();
     watches.add(key, task(2)).unwrap();
@@ -81,7 +81,7 @@ fn number_of_watches_is_bounded_and_given_back_after_the_close() {
 #[test]
 fn ends_that_a_stream_does_not_take_count_until_it_does() {
     let full = Err(TooManyWatches::Full { limit: 2 });
-    let mut watches = Watches::new(100, (2, ShareRule::Whole));
+    let mut watches = Watches::new(100, 2, ShareRule::Whole);
     let (slow, other) = (watches.open(ONE), watches.open(ONE));
     watches.add(slow, task(1)).unwrap();
     watches.finished(task(1), Phase::Done);
@@ -98,7 +98,7 @@ fn ends_that_a_stream_does_not_take_count_until_it_does() {
 
 #[test]
 fn ended_task_that_is_named_again_and_again_counts_once() {
-    let mut watches = Watches::new(100, (2, ShareRule::Whole));
+    let mut watches = Watches::new(100, 2, ShareRule::Whole);
     let (greedy, other) = (watches.open(ONE), watches.open(ONE));
     for _ in 0..1_000 {
         watches.add_ended(greedy, task(1), Phase::Done).unwrap();
@@ -111,7 +111,7 @@ fn ended_task_that_is_named_again_and_again_counts_once() {
 
 #[test]
 fn end_that_is_seen_before_its_notice_is_told_once() {
-    let mut watches = Watches::new(100, (2, ShareRule::Whole));
+    let mut watches = Watches::new(100, 2, ShareRule::Whole);
     let key = watches.open(ONE);
     watches.add(key, task(1)).unwrap();
     watches.add_ended(key, task(1), Phase::Done).unwrap();
@@ -123,7 +123,7 @@ fn end_that_is_seen_before_its_notice_is_told_once() {
 #[test]
 fn closing_a_stream_of_many_tasks_takes_a_bounded_number_of_steps_a_turn() {
     let many = 50 * STEPS as u64;
-    let mut watches = Watches::new(1 << 17, (1 << 20, ShareRule::Whole));
+    let mut watches = Watches::new(1 << 17, 1 << 20, ShareRule::Whole);
     let (key, other) = (watches.open(ONE), watches.open(ONE));
     for number in 0..many {
         watches.add(key, task(number)).unwrap();
@@ -149,7 +149,7 @@ fn closing_a_stream_of_many_tasks_takes_a_bounded_number_of_steps_a_turn() {
 #[test]
 fn end_of_a_task_that_many_wait_for_takes_a_bounded_number_of_steps_a_turn() {
     let many = 20 * STEPS;
-    let mut watches = Watches::new(100, (1 << 20, ShareRule::Whole));
+    let mut watches = Watches::new(100, 1 << 20, ShareRule::Whole);
     let keys: Vec<WatchKey> = (0..many).map(|_| watches.open(ONE)).collect();
     for key in &keys {
         watches.add(*key, task(7)).unwrap();
@@ -182,7 +182,7 @@ fn stop_wakes_every_stream_a_bounded_number_a_turn() {
     }
     let (told, woken) = mpsc::channel();
     let waker = Waker::from(Arc::new(Told(told)));
-    let mut watches = Watches::new(100, (10, ShareRule::Whole));
+    let mut watches = Watches::new(100, 10, ShareRule::Whole);
     for _ in 0..5 * STEPS {
         let key = watches.open(ONE);
         watches.keep_waker(key, &waker);
@@ -206,7 +206,7 @@ fn whatever_is_named_told_and_closed_the_model_agrees() {
         (state >> 33) % below
     };
     for _ in 0..50 {
-        let mut watches = Watches::new(8, (40, ShareRule::Whole));
+        let mut watches = Watches::new(8, 40, ShareRule::Whole);
         let mut keys: Vec<WatchKey> = (0..4).map(|_| watches.open(ONE)).collect();
         let mut model: HashMap<(usize, TaskId), bool> = HashMap::new();
         // An end is seen by who asks from the moment on at which it is noticed, or before.
@@ -268,7 +268,7 @@ fn whatever_is_named_told_and_closed_the_model_agrees() {
 #[test]
 fn principal_who_takes_all_watches_leaves_some_to_others_and_has_them_back_when_they_are_read() {
     let other = Principal::Uid(2);
-    let mut watches = Watches::new(1_000, (320, ShareRule::Shared));
+    let mut watches = Watches::new(1_000, 320, ShareRule::Shared);
     let (greedy, again) = (watches.open(ONE), watches.open(ONE));
     let mut count = 0;
     let refused = loop {

@@ -143,18 +143,18 @@ impl World {
         let bad_in = if cut.is_some() { 2 } else { 6 };
         let code = u8::from(self.rng.u8(0..bad_in) == 0);
         worker.finished.push((one, code));
-        self.report(place, (one, code), cut);
+        self.report(place, one, code, cut);
     }
 
     /// A verdict did not come: the same result once more.
     fn worker_reports_again(&mut self, place: usize) {
         let worker = &self.workers[place];
-        if let Some(&one) = worker.finished.first() {
-            self.report(place, one, None);
+        if let Some(&(one, code)) = worker.finished.first() {
+            self.report(place, one, code, None);
         }
     }
 
-    fn report(&mut self, place: usize, (one, code): (TaskRef, u8), cut: Option<u32>) {
+    fn report(&mut self, place: usize, one: TaskRef, code: u8, cut: Option<u32>) {
         let (now, id) = (self.now, self.workers[place].id);
         let bytes = vec![2; self.rng.usize(0..300)];
         let file = (!bytes.is_empty() && self.rng.u8(0..4) == 0).then(|| {
@@ -170,6 +170,7 @@ impl World {
                 output_cut: false,
             },
             output: file.map_or(Output::Bytes(&bytes), Output::Stored),
+            asked_pause_ns: None,
         };
         (self.unsure, self.unsure_failed) = (Some(one.task), code != 0);
         let answer = self.cut_off(cut, |engine| engine.task_result(now, id, one, &report));
@@ -261,6 +262,7 @@ impl World {
                 output_cut: false,
             },
             output: Output::None,
+            asked_pause_ns: None,
         };
         let is_held = self.workers.iter().any(|worker| {
             worker.id == id && (worker.holds.contains(&one) || worker.mail.contains(&one))

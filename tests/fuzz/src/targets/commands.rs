@@ -135,6 +135,7 @@ fn lie(world: &mut World, (a, b, c): (u8, u8, u8)) {
         said: qtf_engine::Said::default(),
         outcome: outcome(a),
         output: Output::Bytes(b"a lie"),
+        asked_pause_ns: None,
     };
     world.hand_in(worker, asked, &report);
     let _order = world.engine.payload_for(worker, asked);

@@ -302,6 +302,7 @@ impl World {
             } else {
                 Output::None
             },
+            asked_pause_ns: None,
         };
         self.hand_in(worker, held, &report);
     }
@@ -451,6 +452,7 @@ impl World {
                         output_cut: false,
                     },
                     output: Output::None,
+                    asked_pause_ns: None,
                 };
                 self.hand_in(id, held, &report);
                 self.take_effects();
