@@ -165,3 +165,67 @@ async fn program_leads_a_session_of_its_own_without_a_terminal_in_every_way() {
         assert_eq!(ending.output.stdout, "0 0\n", "{way}");
     }
 }
+
+/// A mask of the kernel's: `SigBlk`, `SigIgn`.
+fn mask(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let digits = line.and_then(|line| line.strip_prefix(':')).unwrap();
+    u64::from_str_radix(digits.trim(), 16).unwrap()
+}
+
+#[tokio::test]
+async fn program_begins_with_no_signal_blocked_and_none_ignored_but_by_whoever_started_the_worker_in_every_way()
+ {
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let pipe = 1 << (libc::SIGPIPE - 1);
+    assert_ne!(mask(&own, "SigIgn") & pipe, 0, "it is ignored here");
+    let ignored = mask(&own, "SigIgn") & !pipe;
+    for way in every_way() {
+        let status = run_with(spec(["cat", "/proc/self/status"]), policy(way), 0).await;
+        let status = text(&status.output.stdout);
+        assert_eq!(mask(&status, "SigBlk"), 0, "{way}");
+        assert_eq!(mask(&status, "SigIgn"), ignored, "{way}");
+    }
+}
+
+/// Pages of this thread that were copied, or had to be looked up, when they were written to.
+fn faults() -> i64 {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD);
+    usage.unwrap().minor_page_faults()
+}
+
+/// After a fork each page that is written to is copied. Other tests fork this process at any moment, so one start without is enough:
+/// there is none where each start is a fork.
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn start_of_a_program_copies_no_page_of_the_worker() {
+    const PAGES: usize = 4_096;
+    let ways = [
+        (Containment::Group, None),
+        (Containment::Cgroup, Some(Need::Cgroup)),
+    ];
+    let ways = ways
+        .into_iter()
+        .filter(|(_, need)| need.is_none_or(|need| !lacks(need)));
+    let mut memory = vec![0_u8; PAGES << 12];
+    let mut written = |value| {
+        let before = faults();
+        memory
+            .iter_mut()
+            .step_by(1 << 12)
+            .for_each(|byte| *byte = value);
+        core::hint::black_box(&memory);
+        faults() - before
+    };
+    written(1);
+    for (way, _) in ways {
+        let mut least = i64::MAX;
+        for round in 0..200 {
+            written(2);
+            run_with(spec(["true"]), policy(way), 0).await;
+            least = least.min(written(round));
+        }
+        let pages = i64::try_from(PAGES).unwrap();
+        assert!(least < pages / 4, "{way}: {least} of {pages} pages");
+    }
+}

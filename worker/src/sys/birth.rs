@@ -1,10 +1,11 @@
-//! The fork, and what every child does before it becomes something else.
+//! The fork, and what every child does before it becomes something else. How a child begins in this process's own memory stands
+//! in `borrowed`.
 //!
 //! A child of a process with threads is a copy in which only the forking thread goes on: a lock that another
-//! thread held stays locked for ever. Invariant: from [`fork`] to `exec` or `_exit` a child makes bare system calls,
+//! thread held stays locked for ever. Invariant: from its begin to `exec` or `_exit` a child makes bare system calls,
 //! allocates nothing, takes no lock and cannot panic.
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_int};
 use core::mem::MaybeUninit;
 use core::ptr;
 use std::io;
@@ -15,7 +16,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::Pid;
 
 /// `CLONE_INTO_CGROUP`, which has a place only in the 64 bits of clone3.
-const INTO_CGROUP: u64 = 0x2_0000_0000;
+pub(super) const INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Who goes on behind a fork.
 #[derive(Debug)]
@@ -75,42 +76,6 @@ pub(super) unsafe fn fork(
     }
 }
 
-/// A stack for [`start_in_same_memory`]; made before the fork.
-#[derive(Debug)]
-pub(super) struct Stack(Vec<u128>);
-
-// LIMIT: what becomes a program calls few functions with small frames.
-const STACK_BYTES: usize = 64 << 10;
-
-impl Stack {
-    pub(super) fn new() -> Self {
-        Self(Vec::with_capacity(STACK_BYTES / size_of::<u128>()))
-    }
-
-    /// Its end: stacks grow towards lower addresses. Aligned to 16 bytes, as an ABI may ask for.
-    fn top(&mut self) -> *mut c_void {
-        self.0.spare_capacity_mut().as_mut_ptr_range().end.cast()
-    }
-}
-
-/// Starts a child that has this process's memory until it has become a program or ended; this process waits for that. Costs
-/// less than a fork: no page is copied.
-///
-/// # Safety
-/// This process has one thread. `run` keeps the invariant of this file, does not return, and may use `argument` as this
-/// process may.
-pub(super) unsafe fn start_in_same_memory(
-    stack: &mut Stack,
-    run: extern "C" fn(*mut c_void) -> c_int,
-    argument: *mut c_void,
-) -> Result<Pid, Errno> {
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the child runs on a stack of its own, which is as large as it has to be and stays until this process goes on, that is after
-    // the child has left this memory. What it does with the memory meanwhile is the caller's promise.
-    let pid = unsafe { libc::clone(run, stack.top(), flags, argument) };
-    Errno::result(pid).map(Pid::from_raw)
-}
-
 /// Blocks every signal, until the returned mask is put back: a handler of this process must not run in its child.
 pub(super) fn block_signals() -> io::Result<SigSet> {
     let mut before = SigSet::empty();
@@ -137,8 +102,7 @@ pub(super) fn forget_handlers() {
         unsafe { libc::sigaction(number, ptr::null(), known.as_mut_ptr()) };
         // SAFETY: all zero or written, see above.
         let mut action = unsafe { known.assume_init() };
-        // Ignored by the Rust runtime and not by whoever started it.
-        let is_ours = number == libc::SIGPIPE;
+        let is_ours = number == OURS;
         if is_ours || !matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) {
             action.sa_sigaction = libc::SIG_DFL;
             action.sa_flags = 0;
@@ -146,6 +110,18 @@ pub(super) fn forget_handlers() {
             unsafe { libc::sigaction(number, &raw const action, ptr::null_mut()) };
         }
     }
+    restore_signals(&SigSet::empty());
+}
+
+/// Ignored by the Rust runtime and not by whoever started it.
+const OURS: c_int = libc::SIGPIPE;
+
+/// In a child that the kernel has taken the handlers from: the rest of [`forget_handlers`].
+pub(super) fn ignore_no_signal_of_ours() {
+    // SAFETY: every field is an integer or an optional function, for which zero is a value: by default, with no flag.
+    let action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: reads `action`, a whole structure; no handler is installed.
+    unsafe { libc::sigaction(OURS, &raw const action, ptr::null_mut()) };
     restore_signals(&SigSet::empty());
 }
 

@@ -12,7 +12,7 @@
 //! - N1: it ends when no process of the attempt is left, and never before.
 //! - N2: the group of the program is signalled only while the program is not reaped, so its number is nobody else's.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::c_int;
 use core::mem::MaybeUninit;
 use core::ptr;
 use std::os::fd::RawFd;
@@ -21,8 +21,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, setsid};
 
-use super::birth::{self, Stack};
-use super::launch::Exec;
+use super::birth;
+use super::borrowed::{self, Stack};
+use super::launch::{Exec, run_exec};
 
 /// Asks the init to send TERM to the program's group.
 pub(crate) const TERMINATE: Signal = Signal::SIGTERM;
@@ -52,20 +53,13 @@ pub(super) fn become_init(init: Init, exec: &mut Exec<'_>, stack: &mut Stack) ->
         exec.give_up(errno);
     }
     let argument: *mut Exec<'_> = exec;
-    // SAFETY: a forked child has one thread. `run` becomes the program by system calls alone or ends; what `argument` points to is
+    // SAFETY: a forked child has one thread. `run_exec` becomes the program by system calls alone or ends; what `argument` points to is
     // lent to it by `exec`, which is used again only when the child has left this memory.
-    let started = unsafe { birth::start_in_same_memory(stack, run, argument.cast()) };
+    let started = unsafe { borrowed::start_from_one_thread(stack, run_exec, argument.cast()) };
     match started {
         Ok(program) => attend(init, program),
         Err(errno) => exec.give_up(errno),
     }
-}
-
-extern "C" fn run(argument: *mut c_void) -> c_int {
-    let exec: *mut Exec<'_> = argument.cast();
-    // SAFETY: it is the exclusive reference that `become_init` lends, which does nothing before this process has left its memory.
-    let exec = unsafe { &mut *exec };
-    exec.run()
 }
 
 fn prepare(init: Init) -> Result<(), Errno> {

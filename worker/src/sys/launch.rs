@@ -6,7 +6,7 @@
 //!   long as the worker, never from a pool that shrinks.
 //! - L3: what kept a program from being started is known when [`launch`] returns, and then no process is left.
 
-use core::ffi::{CStr, c_char};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use std::ffi::CString;
 use std::io::{self, Read as _};
@@ -18,7 +18,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid, setsid};
 
-use super::birth::{self, Born, Stack};
+use super::birth::{self, Born};
+use super::borrowed::{self, Stack};
 use super::init::{Init, become_init};
 use crate::descriptors;
 
@@ -67,7 +68,13 @@ pub(crate) fn launch(
     stdio: Stdio<'_>,
     enclosure: Enclosure<'_>,
 ) -> io::Result<Pid> {
-    let (mut failure, failing) = io::pipe()?;
+    // The standard three are placed one after the other: one that is among them would be overwritten.
+    let ends = [stdio.stdin, stdio.stdout, stdio.stderr].map(|end| end.as_raw_fd());
+    if ends.iter().any(|end| *end < 3) {
+        return Err(io::Error::other(
+            "this process runs without its standard descriptors",
+        ));
+    }
     let arguments = pointers(None, &program.arguments);
     // For a script that does not say what runs it: the shell, the script, its arguments.
     let rest = program.arguments.get(1..).unwrap_or_default();
@@ -79,14 +86,74 @@ pub(crate) fn launch(
         for_shell: &mut for_shell,
         environment: &environment,
         directory: program.directory.as_deref(),
-        stdio: [stdio.stdin, stdio.stdout, stdio.stderr].map(|end| end.as_raw_fd()),
-        failing: failing.as_raw_fd(),
+        stdio: ends,
+        failure: Failure::Left(None),
+        has_handlers: true,
         limit: descriptors::given(),
         parent: match enclosure {
             Enclosure::Init { .. } => None,
             Enclosure::Group | Enclosure::Cgroup(_) => Some(getpid()),
         },
     };
+    let mut stack = Stack::new();
+    let begun = match enclosure {
+        Enclosure::Group => launch_in_borrowed_memory(&mut exec, &mut stack, None)?,
+        Enclosure::Cgroup(folder) => {
+            launch_in_borrowed_memory(&mut exec, &mut stack, Some(folder))?
+        }
+        // It stays a copy of this process for as long as its program runs.
+        Enclosure::Init { .. } => None,
+    };
+    match begun {
+        Some(pid) => Ok(pid),
+        None => launch_in_a_copy(&mut exec, &mut stack, enclosure),
+    }
+}
+
+/// The cheap way; `None` where it is not possible.
+fn launch_in_borrowed_memory(
+    exec: &mut Exec<'_>,
+    stack: &mut Stack,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Option<Pid>> {
+    exec.has_handlers = false;
+    exec.failure = Failure::Left(None);
+    let argument: *mut Exec<'_> = &raw mut *exec;
+    let failure = &raw const exec.failure;
+    let mask = birth::block_signals()?;
+    // SAFETY: signals are blocked. `run_exec` keeps the rules: system calls on integers and on memory that was made before, nothing that
+    // allocates, locks or panics, and it does not return. What `argument` points to is lent to it by `exec`, which is not used before
+    // this thread goes on.
+    let begun = unsafe { borrowed::start(stack, cgroup, run_exec, argument.cast()) };
+    birth::restore_signals(&mask);
+    let Some(begun) = begun else { return Ok(None) };
+    let pid = begun?;
+    // SAFETY: it points into `exec`, whole and valid; the child that wrote to it has left this memory.
+    let failure = unsafe { ptr::read_volatile(failure) };
+    match failure {
+        Failure::Left(Some(errno)) => {
+            // It ends by itself.
+            let _ = waitpid(pid, None);
+            Err(errno.into())
+        }
+        Failure::Left(None) | Failure::Told(_) => Ok(Some(pid)),
+    }
+}
+
+/// The way that is possible everywhere, and the one of an init.
+fn launch_in_a_copy(
+    exec: &mut Exec<'_>,
+    stack: &mut Stack,
+    enclosure: Enclosure<'_>,
+) -> io::Result<Pid> {
+    let (mut failure, failing) = io::pipe()?;
+    if failing.as_raw_fd() < 3 {
+        return Err(io::Error::other(
+            "this process runs without its standard descriptors",
+        ));
+    }
+    exec.has_handlers = true;
+    exec.failure = Failure::Told(failing.as_raw_fd());
     let (in_namespace, cgroup, init) = match enclosure {
         Enclosure::Group => (false, None, None),
         Enclosure::Cgroup(folder) => (false, Some(folder), None),
@@ -104,20 +171,13 @@ pub(crate) fn launch(
             (in_namespace, None, Some(init))
         }
     };
-    // The standard three are placed one after the other: one that is among them would be overwritten.
-    if exec.stdio.iter().chain([&exec.failing]).any(|end| *end < 3) {
-        return Err(io::Error::other(
-            "this process runs without its standard descriptors",
-        ));
-    }
-    let mut stack = Stack::new();
     let mask = birth::block_signals()?;
     // SAFETY: both ways of the child (`become_init`, `Exec::run`) keep the rules: system calls on integers and on memory that was
     // made above, nothing that allocates, locks or panics, and they do not return.
     let born = unsafe { birth::fork(in_namespace, cgroup) };
     if let Ok(Born::Child) = born {
         match init {
-            Some(init) => become_init(init, &mut exec, &mut stack),
+            Some(init) => become_init(init, exec, stack),
             None => exec.run(),
         }
     }
@@ -146,7 +206,16 @@ fn pointers(before: Option<[*const c_char; 2]>, strings: &[CString]) -> Vec<*con
     before.chain(strings).chain([ptr::null()]).collect()
 }
 
-/// A program as the child needs it: pointers into memory that is the parent's, of which the child has a copy.
+/// How the parent learns what kept a child from becoming a program.
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    /// It is left here, in the memory of both.
+    Left(Option<Errno>),
+    /// It is written to this descriptor.
+    Told(RawFd),
+}
+
+/// A program as the child needs it: pointers into memory that is the parent's, which the child borrows or has a copy of.
 #[derive(Debug)]
 pub(super) struct Exec<'a> {
     files: &'a [CString],
@@ -156,10 +225,20 @@ pub(super) struct Exec<'a> {
     environment: &'a [*const c_char],
     directory: Option<&'a CStr>,
     stdio: [RawFd; 3],
-    failing: RawFd,
+    failure: Failure,
+    /// The child has the handlers of the parent.
+    has_handlers: bool,
     limit: Option<(rlim_t, rlim_t)>,
     /// The worker, if the program is its child.
     parent: Option<Pid>,
+}
+
+/// [`Exec::run`] for the start of a child.
+pub(super) extern "C" fn run_exec(argument: *mut c_void) -> c_int {
+    let exec: *mut Exec<'_> = argument.cast();
+    // SAFETY: it is the exclusive reference that whoever starts the child lends, and does not use before the child has left its memory.
+    let exec = unsafe { &mut *exec };
+    exec.run()
 }
 
 impl Exec<'_> {
@@ -195,7 +274,11 @@ impl Exec<'_> {
         // Ours are closed on exec anyway; those that the worker itself has inherited from a careless starter are
         // not. Kernels before 5.11 cannot do it, which is no reason to fail.
         let _ = birth::close_from(3, true);
-        birth::forget_handlers();
+        if self.has_handlers {
+            birth::forget_handlers();
+        } else {
+            birth::ignore_no_signal_of_ours();
+        }
         Ok(())
     }
 
@@ -229,18 +312,27 @@ impl Exec<'_> {
     }
 
     /// Tells the parent, and ends.
-    pub(super) fn give_up(&self, errno: Errno) -> ! {
-        let number: i32 = errno as i32;
-        let bytes = number.to_ne_bytes();
-        // SAFETY: write reads the four bytes of `bytes`. If the parent is gone, nobody wants to know.
-        let _ = unsafe { libc::write(self.failing, bytes.as_ptr().cast(), bytes.len()) };
+    pub(super) fn give_up(&mut self, errno: Errno) -> ! {
+        match &mut self.failure {
+            Failure::Left(place) => {
+                let place: *mut Option<Errno> = place;
+                // SAFETY: `place` was a reference this moment. Volatile, as nothing in this process reads it again: the parent does.
+                unsafe { ptr::write_volatile(place, Some(errno)) };
+            }
+            Failure::Told(descriptor) => {
+                let number: i32 = errno as i32;
+                let bytes = number.to_ne_bytes();
+                // SAFETY: write reads the four bytes of `bytes`. If the parent is gone, nobody wants to know.
+                let _ = unsafe { libc::write(*descriptor, bytes.as_ptr().cast(), bytes.len()) };
+            }
+        }
         birth::leave(127)
     }
 }
 
 fn execve(file: &CStr, arguments: &[*const c_char], environment: &[*const c_char]) -> Errno {
     // SAFETY: the file is a string that ends with NUL; both lists end with a null pointer and hold pointers to such strings
-    // that live in the parent's frame, of which this child has a copy. It returns only when it has failed.
+    // that live in the parent's frame, which this child borrows or has a copy of. It returns only when it has failed.
     unsafe { libc::execve(file.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     Errno::last()
 }

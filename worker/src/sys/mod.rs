@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `launch` | starts a program, alone, in a cgroup, or below an init of its own |
 //! | `birth` | the fork, and what every child does before it becomes something else |
+//! | `borrowed` | a child in this process's memory, which costs no copy of it |
 //! | `init` | the small process between the worker and a program |
 //! | `guard` | the process that ends a worker's cgroups when the worker is gone |
 //!
@@ -15,6 +16,7 @@
 )]
 
 mod birth;
+mod borrowed;
 mod guard;
 mod init;
 mod launch;
