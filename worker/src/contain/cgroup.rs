@@ -85,21 +85,34 @@ impl Home {
 
     /// A new cgroup in it, with its folder, and a guard that lives.
     pub(crate) fn make(&self) -> io::Result<(Cgroup, OwnedFd)> {
-        let path = {
-            let mut state = self.state();
-            state.next += 1;
-            let name = format!("task-{}", state.next);
-            state.live(&self.worker)?.join(name)
+        let mut state = self.state();
+        let cgroup = match state.make(&self.worker) {
+            // An empty cgroup can be removed by whoever may: an administrator, a service manager that tidies up.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(open) = state.open.take_if(|open| !open.path.exists()) {
+                    tracing::warn!(path = %open.path.display(), "the cgroup of this worker's tasks was removed, making another");
+                    open.close();
+                }
+                state.make(&self.worker)?
+            }
+            made => made?,
         };
-        fs::create_dir(&path)?;
-        // From here on it is removed on every way out.
-        let cgroup = Cgroup { path };
+        drop(state);
         let folder = File::open(&cgroup.path)?;
         Ok((cgroup, folder.into()))
     }
 }
 
 impl State {
+    /// A new cgroup, removed on every way out.
+    fn make(&mut self, worker: &OwnedFd) -> io::Result<Cgroup> {
+        self.next += 1;
+        let name = format!("task-{}", self.next);
+        let path = self.live(worker)?.join(name);
+        fs::create_dir(&path)?;
+        Ok(Cgroup { path })
+    }
+
     /// The folder, made again if it was closed, and guarded again if the guard was killed.
     fn live(&mut self, worker: &OwnedFd) -> io::Result<&Path> {
         let mut open = match self.open.take() {
@@ -342,5 +355,23 @@ mod tests {
         assert_eq!(is_there, Err(nix::errno::Errno::ESRCH));
         drop(home.make().unwrap());
         home.leave();
+    }
+
+    #[test]
+    fn home_that_somebody_removed_is_made_again_for_the_next_attempt() {
+        if qtf_needs::lacks(qtf_needs::Need::Cgroup) {
+            return;
+        }
+        let home = Home::open().unwrap();
+        home.enter();
+        let path_of = |home: &Home| home.state().open.as_ref().unwrap().path.clone();
+        let first = path_of(&home);
+        fs::remove_dir(&first).unwrap();
+        let (cgroup, _folder) = home.make().unwrap();
+        let second = path_of(&home);
+        assert_ne!(first, second);
+        drop(cgroup);
+        home.leave();
+        assert!(!second.exists());
     }
 }

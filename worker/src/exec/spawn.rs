@@ -109,23 +109,39 @@ pub(super) async fn spawn(
     let mut pause = BUSY_PAUSE;
     for _ in 1..BUSY_TRIES {
         match start(&program, is_fed, way) {
-            Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => {
+            Err(NoStart::Program(error)) if error.raw_os_error() == Some(libc::ETXTBSY) => {
                 tracing::debug!(%error, "cannot start a program now, trying again");
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
-            result => return result.map_err(|error| no_child(spec, &error)),
+            result => return result.map_err(|cause| no_child(spec, &cause)),
         }
     }
-    start(&program, is_fed, way).map_err(|error| no_child(spec, &error))
+    start(&program, is_fed, way).map_err(|cause| no_child(spec, &cause))
 }
 
-fn no_child(spec: &ExecSpec, error: &io::Error) -> NoChild {
-    let failure = explain(spec, error);
-    if is_shortage(error) {
-        NoChild::Short(failure.message)
-    } else {
-        NoChild::Failed(failure)
+/// Why a start came to nothing.
+enum NoStart {
+    /// What is to hold the program and what it starts cannot be made. The task has no part in it.
+    Enclosure(io::Error),
+    Program(io::Error),
+}
+
+impl From<io::Error> for NoStart {
+    fn from(error: io::Error) -> Self {
+        Self::Program(error)
+    }
+}
+
+fn no_child(spec: &ExecSpec, cause: &NoStart) -> NoChild {
+    match cause {
+        NoStart::Enclosure(error) => {
+            NoChild::Short(format!("a cgroup cannot be made for it: {error}"))
+        }
+        NoStart::Program(error) if is_shortage(error) => {
+            NoChild::Short(explain(spec, error).message)
+        }
+        NoStart::Program(error) => NoChild::Failed(explain(spec, error)),
     }
 }
 
@@ -233,7 +249,7 @@ fn files(name: &[u8], path: Option<&OsStr>) -> Vec<Vec<u8>> {
     path.split(|byte| *byte == b':').map(in_folder).collect()
 }
 
-fn start(program: &Program, is_fed: bool, way: Way) -> io::Result<Started> {
+fn start(program: &Program, is_fed: bool, way: Way) -> Result<Started, NoStart> {
     let (stdin, feed) = if is_fed {
         let (read, write) = io::pipe()?;
         (OwnedFd::from(read), Some(OwnedFd::from(write)))
@@ -254,7 +270,7 @@ fn start(program: &Program, is_fed: bool, way: Way) -> io::Result<Started> {
     let tree = match way {
         Way::Group => Tree::new(sys::launch(program, stdio, Enclosure::Group)?, Hold::Group),
         Way::Cgroup(home) => {
-            let (cgroup, folder) = home.make()?;
+            let (cgroup, folder) = home.make().map_err(NoStart::Enclosure)?;
             let child = sys::launch(program, stdio, Enclosure::Cgroup(folder.as_fd()))?;
             Tree::new(child, Hold::Cgroup(cgroup))
         }
