@@ -109,10 +109,11 @@ impl Need {
     }
 }
 
-/// Makes a cgroup in the one that the shell is in, looks whether it can be killed, and removes it.
+/// Makes a cgroup in the one that the shell is in, looks whether it can be killed, and removes it. Its name is not like that of a
+/// worker's: a worker that starts meanwhile would remove it as what another has left.
 const CGROUP: &str = "set -e; \
     mount=$(awk '$0 ~ / - cgroup2 / {print $5; exit}' /proc/self/mountinfo); test -n \"$mount\"; \
-    own=$(sed -n s/^0:://p /proc/self/cgroup); folder=$mount$own/qtf-need-$$; \
+    own=$(sed -n s/^0:://p /proc/self/cgroup); folder=$mount$own/need-qtf-$$; \
     mkdir $folder; trap 'rmdir $folder' EXIT; echo 1 > $folder/cgroup.kill";
 
 impl fmt::Display for Need {

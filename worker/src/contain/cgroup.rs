@@ -3,13 +3,14 @@
 //! Invariants:
 //! - C1: a process of an attempt is born in the attempt's cgroup, and what it starts is born there too, whatever session or group it takes.
 //! - C2: the folder of a worker is locked while the worker or its guard lives. One that is not locked is what a worker and its
-//!   guard left that were killed together: the next worker ends and removes it.
+//!   guard left that were killed together: the next worker locks it, ends what is in it and removes it. One that is just being made is
+//!   not locked either, and has nothing in it: who made it and finds it taken makes another.
 //!
 //! Tested at the end of the file, and through `exec`.
 
 use core::time::Duration;
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -20,6 +21,8 @@ use crate::sys::{self, Guard};
 
 const PREFIX: &str = "qtf-";
 const KILL: &str = "cgroup.kill";
+// LIMIT: folders that others took in the moment in which they were made, each for the last one of another worker that started just then.
+const TAKEN_MAX: u32 = 256;
 /// Between two looks whether a killed cgroup is empty.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -138,15 +141,11 @@ impl Open {
     fn new(worker: &OwnedFd) -> Result<Self, String> {
         let above = own_folder()?;
         end_what_nobody_has(&above);
-        let pid = std::process::id();
-        let path = above.join(format!("{PREFIX}{pid}-{:08x}", fastrand::u32(..)));
+        let (path, folder) = locked_folder(&above)?;
         let failed = |what: &Path, error: &dyn std::fmt::Display| {
             let _ = fs::remove_dir(&path);
             format!("{}: {error}", what.display())
         };
-        fs::create_dir(&path).map_err(|error| failed(&path, &error))?;
-        let folder = File::open(&path).map_err(|error| failed(&path, &error))?;
-        folder.try_lock().map_err(|error| failed(&path, &error))?;
         // Kernels before 5.14 do not have it.
         let kill = path.join(KILL);
         let opened = fs::OpenOptions::new().write(true).open(&kill);
@@ -166,6 +165,37 @@ impl Open {
         }
         // Else something is in it that takes its time to end: that is the guard's.
     }
+}
+
+/// A new folder that is locked, and so nobody else's.
+fn locked_folder(above: &Path) -> Result<(PathBuf, File), String> {
+    let pid = std::process::id();
+    for _ in 0..TAKEN_MAX {
+        let path = above.join(format!("{PREFIX}{pid}-{:08x}", fastrand::u32(..)));
+        let failed = |error: io::Error| format!("{}: {error}", path.display());
+        fs::create_dir(&path).map_err(failed)?;
+        let folder = match File::open(&path) {
+            Err(_) if !path.exists() => continue,
+            opened => opened.map_err(failed)?,
+        };
+        match folder.try_lock() {
+            // Whoever takes it removes it.
+            Err(TryLockError::WouldBlock) => continue,
+            Err(TryLockError::Error(error)) => {
+                let _ = fs::remove_dir(&path);
+                return Err(failed(error));
+            }
+            Ok(()) => {}
+        }
+        // It was perhaps taken and removed before it was locked. From here on nobody does.
+        if path.exists() {
+            return Ok((path, folder));
+        }
+    }
+    let above = above.display();
+    Err(format!(
+        "{above}: each of {TAKEN_MAX} new folders was taken by another process"
+    ))
 }
 
 fn start_guard(worker: &OwnedFd, folder: &File, path: &Path) -> io::Result<Guard> {
@@ -232,8 +262,11 @@ fn end_what_nobody_has(above: &Path) {
             continue;
         }
         let path = entry.path();
-        let is_nobodys = File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok());
-        if is_nobodys {
+        let Ok(folder) = File::open(&path) else {
+            continue;
+        };
+        // Ours until it is removed, or whoever makes it would find it free and have it removed under him.
+        if folder.try_lock().is_ok() {
             tracing::info!(path = %path.display(), "ending what a killed worker left");
             let killed = fs::write(path.join(KILL), "1");
             // What is not empty yet is the next one's.
@@ -272,6 +305,7 @@ fn mount_of(mounts: &str) -> Option<(PathBuf, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
     fn mount_is_the_first_of_version_2() {
@@ -298,29 +332,78 @@ mod tests {
         child
     }
 
+    /// A cgroup for the folders of one test, which no worker looks into.
+    struct Above(PathBuf);
+
+    impl Above {
+        fn new() -> Self {
+            let name = format!("test-{}-{:08x}", std::process::id(), fastrand::u32(..));
+            let path = own_folder().unwrap().join(name);
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Above {
+        fn drop(&mut self) {
+            let _ = remove(&self.0);
+        }
+    }
+
+    #[test]
+    fn folder_that_is_being_made_is_not_what_somebody_left_however_many_workers_start_at_once() {
+        if qtf_needs::lacks(qtf_needs::Need::Cgroup) {
+            return;
+        }
+        let above = Above::new();
+        // Each that makes folders has one, on whatever way it ends.
+        let all = Arc::new(());
+        let making = Arc::downgrade(&all);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let (mine, above) = (Arc::clone(&all), &above);
+                scope.spawn(move || {
+                    let _mine = mine;
+                    for _ in 0..500 {
+                        let (path, _lock) = locked_folder(&above.0).unwrap();
+                        // As for an attempt.
+                        let inner = path.join("task-1");
+                        fs::create_dir(&inner).unwrap();
+                        fs::remove_dir(&inner).unwrap();
+                        fs::remove_dir(&path).unwrap();
+                    }
+                });
+            }
+            drop(all);
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while making.strong_count() > 0 {
+                        end_what_nobody_has(&above.0);
+                    }
+                });
+            }
+        });
+    }
+
     #[test]
     fn what_a_worker_and_its_guard_left_is_ended_by_the_next_worker_and_what_lives_is_not() {
         if qtf_needs::lacks(qtf_needs::Need::Cgroup) {
             return;
         }
-        let above = own_folder().unwrap();
-        let number = fastrand::u32(..);
-        let [dead, alive] =
-            ["dead", "alive"].map(|name| above.join(format!("qtf-{name}-{number}")));
+        let above = Above::new();
+        let [(dead, its_lock), (alive, _lock)] = [(); 2].map(|()| locked_folder(&above.0).unwrap());
         let inner = dead.join("task-1");
-        for folder in [&dead, &inner, &alive] {
-            fs::create_dir(folder).unwrap();
-        }
-        let lock = File::open(&alive).unwrap();
-        lock.try_lock().unwrap();
+        fs::create_dir(&inner).unwrap();
         let mut left = process_in(&inner);
         let mut kept = process_in(&alive);
-        end_what_nobody_has(&above);
+        drop(its_lock);
+        // A process that another test forks has the lock too until it has closed what it inherited. And the first look may come
+        // before the last process is gone.
+        while dead.exists() {
+            end_what_nobody_has(&above.0);
+        }
         assert!(!left.wait().unwrap().success());
         assert!(kept.try_wait().unwrap().is_none(), "it has an owner");
-        // The first look may have come before the last process was gone.
-        end_what_nobody_has(&above);
-        assert!(!dead.exists());
         kept.kill().unwrap();
         kept.wait().unwrap();
         remove(&alive).unwrap();
