@@ -29,12 +29,45 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 // Of a Unix listener whose queue is full; within the time for a connection, so that its own error is told.
 const FULL_QUEUE_PATIENCE: Duration = Duration::from_secs(4);
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
-// Half a lease, by default: a peer that lives is heard four times before it would be given up.
-const PING_INTERVAL: Duration = Duration::from_millis(2_500);
-// A host that vanished without a word, or a daemon that was stopped, is noticed after this time.
+// A host that vanished without a word, or a daemon that was stopped, is noticed after this time. Two leases, by default.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-// Of one ping, whatever else is heard meanwhile: it may be behind much that is on its way over a slow link.
-const PING_TIMEOUT: Duration = Duration::from_secs(60);
+// Whatever the lease: a daemon may be busy for a moment, and nobody waits for minutes for a link that carries nothing.
+const SILENCE_OF_LEASES: core::ops::RangeInclusive<Duration> =
+    Duration::from_secs(2)..=Duration::from_secs(60);
+// In the time in which nothing is heard: a peer that lives is heard so often before it would be given up.
+const PINGS: u32 = 4;
+// Of one ping, whatever else is heard meanwhile: it may be behind much that is on its way over a slow link. Silence alone judges
+// a peer, since this time goes on while the process is stopped.
+const PING_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+
+/// How soon a peer of which nothing is heard is given up, and so how often it is pinged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    silence_max: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            silence_max: SILENCE_MAX,
+        }
+    }
+}
+
+impl Pace {
+    /// For a worker with this lease: twice the lease, between 2 and 60 s. That of the default lease is the default.
+    #[must_use]
+    pub fn of_lease(lease: Duration) -> Self {
+        let (least, most) = SILENCE_OF_LEASES.into_inner();
+        Self {
+            silence_max: lease.saturating_mul(2).clamp(least, most),
+        }
+    }
+
+    fn ping_interval(self) -> Duration {
+        self.silence_max / PINGS
+    }
+}
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -111,11 +144,19 @@ impl ConnectError {
 /// [`ConnectError::NotThere`] for a missing socket file or a refused connection, [`ConnectError::Untrusted`] for an own
 /// socket that may be another's, else [`ConnectError::Other`].
 pub async fn connect(address: &Address) -> Result<Channel, ConnectError> {
-    let endpoint = endpoint(address)?;
+    connect_at(address, Pace::default()).await
+}
+
+/// The same at another pace.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_at(address: &Address, pace: Pace) -> Result<Channel, ConnectError> {
+    let endpoint = endpoint(address, pace)?;
     let target = address.clone();
     let connector = tower::service_fn(move |_: http::Uri| {
         let target = target.clone();
-        async move { open(&target).await }
+        async move { open(&target, pace).await }
     });
     endpoint
         .connect_with_connector(connector)
@@ -123,7 +164,7 @@ pub async fn connect(address: &Address) -> Result<Channel, ConnectError> {
         .map_err(|error| connect_error(address, &error))
 }
 
-fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {
+fn endpoint(address: &Address, pace: Pace) -> Result<Endpoint, ConnectError> {
     let uri = match address {
         Address::Tcp(host_port) => format!("http://{host_port}"),
         Address::Unix(_) | Address::Own(_) | Address::InProcess(_) => "http://localhost".to_owned(),
@@ -135,7 +176,7 @@ fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     Ok(match address {
         Address::Tcp(_) | Address::Unix(_) | Address::Own(_) => endpoint
-            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_interval(pace.ping_interval())
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true),
         // Whatever stops the daemon stops this process.
@@ -150,9 +191,9 @@ enum Socket {
     Unix(UnixStream),
 }
 
-async fn open(address: &Address) -> io::Result<TokioIo<Attentive<Socket>>> {
+async fn open(address: &Address, pace: Pace) -> io::Result<TokioIo<Attentive<Socket>>> {
     let limit = match address {
-        Address::Tcp(_) | Address::Unix(_) | Address::Own(_) => Some(SILENCE_MAX),
+        Address::Tcp(_) | Address::Unix(_) | Address::Own(_) => Some(pace.silence_max),
         Address::InProcess(_) => None,
     };
     let socket = match address {
@@ -418,6 +459,22 @@ mod tests {
     }
 
     #[test]
+    fn pace_of_a_worker_follows_its_lease_within_bounds() {
+        let of = |ms| {
+            Pace::of_lease(Duration::from_millis(ms))
+                .silence_max
+                .as_millis()
+        };
+        assert_eq!(
+            [1, 1_000, 1_300, 30_000].map(of),
+            [2_000, 2_000, 2_600, 60_000]
+        );
+        assert_eq!(of(86_400_000), 60_000);
+        assert_eq!(Pace::of_lease(Duration::from_secs(5)), Pace::default());
+        assert!(Pace::default().ping_interval() * 4 <= SILENCE_MAX);
+    }
+
+    #[test]
     fn missing_socket_file_and_refused_port_are_not_there() {
         let missing = "unix:/nonexistent/qtf.sock".parse().unwrap();
         let error = error_of(&missing);
@@ -453,7 +510,9 @@ mod tests {
         assert!(error_of(&own).is_not_there());
         let _listener =
             std::os::unix::net::UnixListener::bind(folder.join("default.sock")).unwrap();
-        let is_open = |address: &Address| runtime().block_on(async { open(address).await.is_ok() });
+        let is_open = |address: &Address| {
+            runtime().block_on(async { open(address, Pace::default()).await.is_ok() })
+        };
         assert!(is_open(&own));
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
         let error = error_of(&own);

@@ -2,7 +2,12 @@
 //!
 //! Pings see to it that a peer that lives is heard. What counts is every byte that comes, and a write that waited for room and went on: an
 //! answer may be on its way for long over a slow link, behind much else, and a ping may be behind what we send ourselves. A time
-//! for one ping alone would take such a peer for dead. Tested at the end of this file and in `tests/tests/silence.rs`.
+//! for one ping alone would take such a peer for dead.
+//!
+//! Only time in which this process itself ran counts. Whoever was stopped, suspended with its machine or held up by something else sent
+//! no ping, and what has come meanwhile is not read yet; the clock went on. So time is counted in ticks, of which a late one is one:
+//! after a gap there is time for a ping and its answer.
+//! Tested at the end of this file and in `tests/tests/silence.rs`.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -14,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 const WORDS: &str = "no answer for ";
+/// Ticks in the longest silence; several of them are between two pings.
+const TICKS: u32 = 10;
 
 /// Whether a text is what [`silence_of`] gives.
 #[must_use]
@@ -39,7 +46,10 @@ pub fn silence_of(error: &(dyn StdError + 'static)) -> Option<String> {
 }
 
 fn silent(limit: Duration) -> io::Error {
-    let text = format!("{WORDS}{} s", limit.as_secs());
+    let text = match limit.subsec_millis() {
+        0 => format!("{WORDS}{} s", limit.as_secs()),
+        _ => format!("{WORDS}{:.1} s", limit.as_secs_f64()),
+    };
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
@@ -55,19 +65,39 @@ pub(crate) struct Attentive<S> {
 #[derive(Debug)]
 struct Watch {
     limit: Duration,
-    heard: Instant,
-    /// Goes off at the earliest moment at which it may have been too long.
+    /// Counted until `counted_at`.
+    silent: Duration,
+    counted_at: Instant,
+    /// The end of a tick.
     alarm: Pin<Box<Sleep>>,
 }
 
 impl Watch {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            silent: Duration::ZERO,
+            counted_at: Instant::now(),
+            alarm: Box::pin(tokio::time::sleep(limit / TICKS)),
+        }
+    }
+
+    fn hears(&mut self) {
+        self.silent = Duration::ZERO;
+        self.counted_at = Instant::now();
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let tick = self.limit / TICKS;
         while self.alarm.as_mut().poll(cx).is_ready() {
-            let until = self.heard + self.limit;
-            if until <= Instant::now() {
+            let now = Instant::now();
+            self.silent += (now - self.counted_at).min(tick);
+            self.counted_at = now;
+            let left = self.limit.saturating_sub(self.silent);
+            if left.is_zero() {
                 return Poll::Ready(silent(self.limit));
             }
-            self.alarm.as_mut().reset(until);
+            self.alarm.as_mut().reset(now + left.min(tick));
         }
         Poll::Pending
     }
@@ -76,21 +106,16 @@ impl Watch {
 impl<S> Attentive<S> {
     /// `None`: it may be silent for as long as it likes.
     pub(crate) fn new(inner: S, limit: Option<Duration>) -> Self {
-        let watch = limit.map(|limit| Watch {
-            limit,
-            heard: Instant::now(),
-            alarm: Box::pin(tokio::time::sleep(limit)),
-        });
         Self {
             inner,
-            watch,
+            watch: limit.map(Watch::new),
             is_blocked: false,
         }
     }
 
     fn hears(&mut self) {
         if let Some(watch) = &mut self.watch {
-            watch.heard = Instant::now();
+            watch.hears();
         }
     }
 
@@ -208,6 +233,39 @@ mod tests {
         let (_, _, silence) = tokio::join!(taking, write.write_all(&[7; 6]), read.read(&mut byte));
         assert!(is_silence(&silence.unwrap_err().to_string()));
         assert_eq!(began.elapsed(), 5 * NEARLY + LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gap_in_which_nothing_ran_counts_as_one_tick() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut near = Attentive::new(near, Some(LIMIT));
+        let began = Instant::now();
+        let mut byte = [0];
+        let answering = async {
+            tokio::time::sleep(NEARLY / 2).await;
+            for _ in 0..3 {
+                tokio::time::advance(7 * LIMIT).await;
+            }
+            // A ping that goes out now has its time.
+            tokio::time::sleep(LIMIT / 4).await;
+            far.write_all(b"x").await.unwrap();
+        };
+        let (heard, ()) = tokio::join!(near.read_exact(&mut byte), answering);
+        heard.unwrap();
+        assert!(began.elapsed() > 20 * LIMIT);
+        let began = Instant::now();
+        let error = near.read_exact(&mut byte).await.unwrap_err();
+        assert_eq!(error.to_string(), "no answer for 10 s");
+        assert_eq!(began.elapsed(), LIMIT);
+    }
+
+    #[test]
+    fn limit_is_told_as_it_is() {
+        let told = [2_000, 2_600].map(|ms| silent(Duration::from_millis(ms)).to_string());
+        assert_eq!(told, ["no answer for 2 s", "no answer for 2.6 s"]);
+        for text in told {
+            assert_eq!(silence_of(&io::Error::other(text.clone())), Some(text));
+        }
     }
 
     #[tokio::test(start_paused = true)]

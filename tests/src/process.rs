@@ -112,6 +112,19 @@ impl Process {
         }
     }
 
+    /// All that it printed until its end, line by line.
+    ///
+    /// # Panics
+    /// When the watchdog bites.
+    pub fn lines_to_the_end(&mut self) -> &[String] {
+        self.wait();
+        // What inherited an output may hold it open.
+        while let Ok(line) = self.lines.recv_timeout(WATCHDOG) {
+            self.seen.push(line);
+        }
+        &self.seen
+    }
+
     /// Sends a signal.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use qtf_proto::address::Address;
-use qtf_proto::channel;
+use qtf_proto::channel::{self, Pace};
 use qtf_proto::limits::MESSAGE_BYTES_MAX;
 use qtf_proto::refusal::refusal_of;
 use qtf_proto::v1::register_client::RegisterClient;
@@ -54,8 +54,11 @@ impl LinkError {
 /// The first half: registered, but not yet taking tasks.
 #[derive(Debug)]
 pub(super) struct Session {
+    /// What follows goes over this one, which is pinged at the pace of the lease.
     pub(super) channel: Channel,
     pub(super) welcome: WorkerWelcome,
+    /// That of the session, open as long as there is a link.
+    first: Channel,
     notices: Streaming<WorkerNotice>,
     reports: mpsc::Sender<WorkerReport>,
 }
@@ -63,29 +66,37 @@ pub(super) struct Session {
 /// Both streams.
 #[derive(Debug)]
 pub(super) struct Link {
+    pub(super) _first: Channel,
     pub(super) notices: Streaming<WorkerNotice>,
     pub(super) reports: mpsc::Sender<WorkerReport>,
     pub(super) dispatches: Streaming<DispatchResponse>,
     pub(super) requests: mpsc::Sender<DispatchRequest>,
 }
 
-/// Connects and says hello.
-pub(super) async fn register(address: Address, hello: WorkerHello) -> Result<Session, LinkError> {
-    let channel = channel::connect(&address)
-        .await
-        .map_err(|error| match error.is_untrusted() {
-            true => LinkError::Untrusted(error.to_string()),
-            false => LinkError::Broken(error.to_string()),
-        })?;
+async fn connect(address: &Address, pace: Pace) -> Result<Channel, LinkError> {
+    let connected = channel::connect_at(address, pace).await;
+    connected.map_err(|error| match error.is_untrusted() {
+        true => LinkError::Untrusted(error.to_string()),
+        false => LinkError::Broken(error.to_string()),
+    })
+}
+
+/// Connects and says hello. The pace is that of the lease of before, and after it that of the lease of now.
+pub(super) async fn register(
+    address: Address,
+    hello: WorkerHello,
+    pace: &mut Pace,
+) -> Result<Session, LinkError> {
+    let first = connect(&address, *pace).await?;
     let (reports, queue) = mpsc::channel(QUEUED_MAX);
-    let first = WorkerReport {
+    let report = WorkerReport {
         holding: u32::try_from(hello.held.len()).ok(),
         load_milli: crate::load::load_milli(),
         hello: Some(hello),
         ..WorkerReport::default()
     };
-    push(&reports, first)?;
-    let mut register = RegisterClient::new(channel.clone())
+    push(&reports, report)?;
+    let mut register = RegisterClient::new(first.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let opening = async {
@@ -96,9 +107,23 @@ pub(super) async fn register(address: Address, hello: WorkerHello) -> Result<Ses
         Ok::<_, Status>((notices, welcome))
     };
     let (notices, welcome) = within(opening).await?;
+    let told = match welcome.lease_ms {
+        0 => *pace,
+        lease_ms => Pace::of_lease(Duration::from_millis(lease_ms.into())),
+    };
+    // The pace of a connection is that with which it was made, and only now is it known; the session stays where it was opened.
+    let channel = if told == *pace {
+        first.clone()
+    } else {
+        // This link goes on without if there is none; the next one has the pace.
+        let connected = connect(&address, told).await;
+        connected.unwrap_or_else(|_| first.clone())
+    };
+    *pace = told;
     Ok(Session {
         channel,
         welcome,
+        first,
         notices,
         reports,
     })
@@ -119,6 +144,7 @@ pub(super) async fn take_tasks(session: Session, credits: u32) -> Result<Link, L
     let call = scheduler.dispatch(ReceiverStream::new(queue));
     let dispatches = within(call).await?.into_inner();
     Ok(Link {
+        _first: session.first,
         notices: session.notices,
         reports: session.reports,
         dispatches,

@@ -17,6 +17,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use qtf_proto::channel::Pace;
 use qtf_proto::v1::{Assignment, Outcome, OutcomeKind, WorkerHello, WorkerWelcome};
 use qtf_proto::version::PROTOCOL_VERSION;
 use qtf_shm::TaskId;
@@ -110,6 +111,8 @@ pub(crate) struct Agent {
     events: mpsc::UnboundedReceiver<Event>,
     event_sender: mpsc::UnboundedSender<Event>,
     registration: Option<Registration>,
+    /// Of the last welcome's lease.
+    pace: Pace,
     access: watch::Sender<Option<Access>>,
     output_limit_bytes: u64,
     leaving: Leaving,
@@ -136,6 +139,7 @@ impl Agent {
             events,
             event_sender,
             registration: None,
+            pace: Pace::default(),
             access: watch::Sender::new(None),
             output_limit_bytes: OUTPUT_LIMIT_BYTES,
             leaving: Leaving::No,
@@ -217,7 +221,12 @@ impl Agent {
             protocol_version: PROTOCOL_VERSION,
         };
         let address = self.settings.address.clone();
-        match self.attending(link::register(address, hello)).await {
+        let mut pace = self.pace;
+        let opened = self
+            .attending(link::register(address, hello, &mut pace))
+            .await;
+        self.pace = pace;
+        match opened {
             Some(Ok(session)) => Opened::Session(Box::new(session)),
             Some(Err(error)) => Opened::Failed(error),
             None => Opened::Left,

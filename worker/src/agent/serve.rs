@@ -287,6 +287,7 @@ impl Agent {
             reports,
             dispatches,
             requests,
+            _first,
         } = link;
         // A task that may not run twice goes back only if it was not begun.
         let begun = self.tasks.begun();
