@@ -139,6 +139,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// Offers nothing by itself, neither programs nor `noop` and `echo`: only the handlers that are named after this. For a worker
+    /// beside others, to which no task of theirs is to come.
+    #[must_use]
+    pub fn without_own_kinds(mut self) -> Self {
+        self.settings.kinds.clear();
+        self
+    }
+
     /// Offers an async function as a kind of task. It runs on the runtime that [`Worker::run`] runs on:
     /// long computations belong into `spawn_blocking`.
     #[must_use]
@@ -302,5 +310,15 @@ mod tests {
             .build()
             .unwrap_err();
         assert!(matches!(error, BuildError::Kind { .. }));
+    }
+
+    #[test]
+    fn a_worker_without_own_kinds_offers_its_handlers_alone() {
+        let error = builder().without_own_kinds().build().unwrap_err();
+        assert_eq!(error, BuildError::NoKinds);
+        let bare = builder().without_own_kinds();
+        let worker = bare.handler("mine", |_| async { Ok(vec![]) }).build();
+        let kinds: Vec<_> = worker.unwrap().settings.kinds.into_keys().collect();
+        assert_eq!(kinds, ["mine"]);
     }
 }

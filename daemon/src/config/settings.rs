@@ -319,6 +319,13 @@ impl Settings {
         self
     }
 
+    /// The same with its thread pinned otherwise.
+    #[must_use]
+    pub fn core(mut self, core: Core) -> Self {
+        self.core = core;
+        self
+    }
+
     /// The same on other sockets.
     #[must_use]
     pub fn network(mut self, network: Network) -> Self {

@@ -63,6 +63,15 @@ impl SegmentView {
         }))
     }
 
+    /// Removes the segment that this looks at from the system, as [`Segment::remove`](crate::Segment::remove) does: for the maker of a
+    /// daemon that is gone. Nothing happens for an image.
+    ///
+    /// # Errors
+    /// The kernel refuses: it is another user's.
+    pub fn remove(&self) -> io::Result<()> {
+        self.shm_id.map_or(Ok(()), sysv::remove)
+    }
+
     /// Maps the image of a segment, read-only.
     ///
     /// # Errors

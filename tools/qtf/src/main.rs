@@ -3,7 +3,7 @@
 //! | folder or file | what |
 //! |---|---|
 //! | `args` | what can be typed |
-//! | `commands`, `map`, `journal`, `check` | what the commands do |
+//! | `commands`, `map`, `journal`, `check`, `bench` | what the commands do |
 //! | `daemon`, `awaited`, `crew`, `notices` | the way to a daemon, one that is to be expected, an own one, and what is told meanwhile |
 //! | `records`, `output` | what is shown, and in which form |
 //! | `selector`, `indexes`, `inputs`, `template`, `durations`, `last` | the small languages of the arguments |
@@ -11,6 +11,7 @@
 
 mod args;
 mod awaited;
+mod bench;
 mod check;
 mod commands;
 mod crew;

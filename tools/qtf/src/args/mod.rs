@@ -3,6 +3,7 @@
 //!
 //! Tested at the end of this file and in `tests/exit_codes.rs`.
 
+mod bench;
 mod dead;
 mod journal;
 mod map;
@@ -14,6 +15,7 @@ use std::num::NonZeroU16;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub(crate) use bench::{BenchArgs, BenchPart};
 pub(crate) use dead::DeadCommand;
 pub(crate) use journal::JournalCommand;
 pub(crate) use map::MapArgs;
@@ -156,6 +158,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Journal(JournalCommand),
     Size(SizeArgs),
+    Bench(BenchArgs),
+    #[command(subcommand, hide = true)]
+    BenchPart(BenchPart),
     Completions(CompletionsArgs),
 }
 
@@ -247,6 +252,10 @@ mod tests {
     #[test]
     fn every_command_has_an_example() {
         for command in Cli::command().get_subcommands() {
+            // What people do not type needs none.
+            if command.is_hide_set() {
+                continue;
+            }
             let mut shown = vec![command.clone()];
             if command.has_subcommands() {
                 shown = command.get_subcommands().cloned().collect();

@@ -38,6 +38,8 @@ pub(crate) async fn run(cli: Cli) -> Ending {
         // These do not just stop: they end what they started, or remember what was accepted.
         Command::Dev(args) => dev::run(args, global, signals).await,
         Command::Map(args) => crate::map::run(args, global, signals).await,
+        Command::Bench(args) => crate::bench::run(args, global, signals).await,
+        Command::BenchPart(part) => crate::bench::run_part(part, global, signals).await,
         Command::Submit(args) => submit::run(args, global, signals).await,
         Command::Wait(args) => or_signal(signals, wait::run(args, global)).await,
         Command::Result(args) => or_signal(signals, result::run(args, global)).await,
