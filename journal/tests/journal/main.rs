@@ -2,6 +2,7 @@
 //!
 //! | file | asks |
 //! |---|---|
+//! | `committed.rs` | a folder that a released version has written is read and gone on with |
 //! | `records.rs` | what is written comes back; no bytes make a reader panic |
 //! | `writer.rs` | groups, files, short and failed writes, room |
 //! | `files.rs` | starts, recycling, instances, settings |
@@ -11,6 +12,8 @@
 //! | `faults.rs` | every operation fails once |
 //! | `crashes.rs` | power cuts and killed daemons at random moments, over many seeds |
 
+#[cfg(test)]
+mod committed;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod attachment;
 mod blobs;
 mod cold;
+mod committed;
 mod completion;
 mod damaged;
 mod history;
