@@ -17,7 +17,7 @@ async fn client(daemon: &FakeDaemon) -> Client {
     let builder = Client::builder(daemon.address.clone());
     let connecting = builder
         .name("tester")
-        .call_timeout(Duration::from_secs(3))
+        .call_timeout(Duration::from_secs(60))
         .connect();
     soon(connecting).await.unwrap()
 }
@@ -379,7 +379,13 @@ async fn call_without_an_answer_ends_after_its_time() {
     let error = soon(client.task(unknown_id())).await.unwrap_err();
     assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
     daemon.with(|world| world.is_mute = false);
-    let error = soon(client.task(unknown_id())).await.unwrap_err();
+    // On a machine that stalls an answer may take longer than that, too.
+    let error = loop {
+        match soon(client.task(unknown_id())).await.unwrap_err() {
+            CallError::TimedOut { .. } => {}
+            error => break error,
+        }
+    };
     assert!(matches!(error, CallError::Refused(_)), "{error}");
 }
 
@@ -387,7 +393,7 @@ async fn call_without_an_answer_ends_after_its_time() {
 async fn daemon_that_stays_away_ends_the_results_with_an_error() {
     let daemon = FakeDaemon::start();
     let builder = Client::builder(daemon.address.clone());
-    let builder = builder.call_timeout(Duration::from_secs(2));
+    let builder = builder.call_timeout(Duration::from_secs(60));
     let client = builder
         .reconnect_for(Duration::from_millis(300))
         .connect()

@@ -16,7 +16,7 @@ use qtf_client::{
 };
 
 fn builder(daemon: &FakeDaemon) -> ClientBuilder {
-    Client::builder(daemon.address.clone()).call_timeout(Duration::from_secs(5))
+    Client::builder(daemon.address.clone()).call_timeout(Duration::from_secs(60))
 }
 
 async fn client(daemon: &FakeDaemon) -> Client {

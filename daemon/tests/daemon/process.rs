@@ -14,7 +14,7 @@ use qtf_proto::address::Address;
 use crate::support::Peer;
 
 /// LIMIT: what takes longer than this hangs.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(300);
 
 /// Where the daemons of one test live, one after the other.
 pub(crate) struct Home {

@@ -20,14 +20,14 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 /// LIMIT: a test that waits longer than this hangs.
-const WATCHDOG: Duration = Duration::from_secs(30);
+const WATCHDOG: Duration = Duration::from_secs(300);
 
 /// What a test of a small daemon starts from.
 pub(crate) fn small() -> RawConfig {
     RawConfig {
         segment_tasks: Some(1_000),
         segment_workers: Some(50),
-        stop_deadline_ms: Some(2_000),
+        stop_deadline_ms: Some(60_000),
         ..RawConfig::default()
     }
 }

@@ -1,7 +1,5 @@
 //! Workers without streams: Reserve, Touch, Finish, Release.
 
-use std::time::Duration;
-
 use qtf_proto::refusal;
 use qtf_proto::v1::work_client::WorkClient;
 use qtf_proto::v1::*;
@@ -440,16 +438,12 @@ fn call_that_waits_ends_with_the_daemon_and_others_are_placed_beside_it() {
             ..ask("late")
         };
         let call = tokio::spawn(async move { waiting.reserve(request).await });
-        tokio::time::timeout(Duration::from_secs(20), async {
-            until(async || {
-                let mut admin = peer.admin.clone();
-                let list = admin.list_workers(ListWorkersRequest {}).await.unwrap();
-                list.into_inner().workers.len() == 3
-            })
-            .await;
+        until(async || {
+            let mut admin = peer.admin.clone();
+            let list = admin.list_workers(ListWorkersRequest {}).await.unwrap();
+            list.into_inner().workers.len() == 3
         })
-        .await
-        .unwrap();
+        .await;
         drop(streams);
         let stopped = tokio::task::spawn_blocking(move || daemon.stop());
         stopped.await.unwrap().unwrap();

@@ -17,7 +17,7 @@ use tonic::Status;
 use tonic::transport::server::Router;
 
 /// A test that waits longer hangs.
-pub const WATCHDOG: Duration = Duration::from_secs(30);
+pub const WATCHDOG: Duration = Duration::from_secs(300);
 
 /// The answers of a call that has many.
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
