@@ -6,8 +6,8 @@ use qtf_engine::{
 };
 use qtf_shm::{ClientIndex, Counter, KeyId, Now, Outcome, OutcomeKind, Phase, TaskId, WorkerId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{MS, SECOND, task_ref};
+use qtf_world::JournalWorld;
+use qtf_world::{MS, SECOND, task_ref};
 
 const CAPACITY: u32 = 16;
 /// Rounds in which buffers may still grow to the size that they keep.

@@ -5,12 +5,5 @@
 //! goes more seldom than tasks may allocate: sessions of clients and workers (their names, the lists of what a worker
 //! holds), and large payloads and results, which go to files.
 
-#[path = "../rules/journal_world.rs"]
-#[expect(dead_code, reason = "the rules use more of it")]
-mod journal_world;
-#[path = "../rules/world.rs"]
-#[expect(dead_code, reason = "the rules use more of it")]
-mod world;
-
 #[cfg(test)]
 mod lives;

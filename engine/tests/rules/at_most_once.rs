@@ -3,8 +3,8 @@
 use qtf_engine::{Durability, EngineConfig, Reconnect, RejectReason, WorkerHello};
 use qtf_shm::{OutcomeKind, Phase, TaskId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{SECOND, World, dispatched, finished, hello, task_ref};
+use qtf_world::JournalWorld;
+use qtf_world::{SECOND, World, dispatched, finished, hello, task_ref};
 
 fn once(world: &mut World) -> TaskId {
     let taken = world.submit_with("exec", |task| task.at_most_once = true);
@@ -89,7 +89,7 @@ fn task_that_a_local_worker_has_begun_and_left_is_buried_and_not_handed_out() {
     let mut world = World::new();
     let task = once(&mut world);
     // As a repairer leaves it, while no daemon looks.
-    crate::world::written(world.segment(), task.slot()).set_losses(1);
+    qtf_world::written(world.segment(), task.slot()).set_losses(1);
     world.worker(1, &["exec"]);
     let effects = world.settle();
     assert_eq!(finished(&effects), [(task, Phase::DeadLetter)]);

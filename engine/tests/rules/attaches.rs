@@ -4,23 +4,18 @@
     reason = "a process that is killed drops nothing; the segment is private and goes with this one"
 )]
 
-use std::sync::Arc;
-
 use qtf_engine::{Engine, EngineConfig};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::{
-    Attachment, AttachmentSpec, Event, Geometry, LocalWorkerSpec, Outcome, OutcomeKind, Phase,
-    Segment, SegmentSpec, TaskFields, TaskId,
+    Attachment, AttachmentSpec, Event, LocalWorkerSpec, Outcome, OutcomeKind, Phase, TaskFields,
+    TaskId,
 };
 
-use crate::world::{World, finished};
+use qtf_world::{Ground, World, finished};
 
 /// A real segment, an engine over it, and a local process, which this one is too.
 pub(crate) fn ground() -> (World, Attachment) {
-    let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let mut spec = SegmentSpec::new("rules", directory.path());
-    spec.geometry = Geometry::for_counts(64, 16).expect("a small segment fits");
-    let segment = Arc::new(Segment::create_private(&spec).expect("shared memory can be had"));
+    let (segment, directory) = Ground::of(64, 16).shared().made();
     let local = AttachmentSpec::new(AttachRole::Client, "local", directory.path());
     let id = segment.shm_id().expect("it is the kernel's");
     let local = Attachment::open_id(id, &local).expect("an attach record is free");

@@ -6,7 +6,7 @@ use qtf_engine::{
 };
 use qtf_shm::{Counter, Phase, WorkerCounter, WorkerId, WorkerPhase};
 
-use crate::world::{Dispatched, MS, SECOND, World, dispatched, task_ref};
+use qtf_world::{Dispatched, MS, SECOND, World, dispatched, task_ref};
 
 const HERE: Principal = Principal::Uid(1_000);
 
@@ -424,7 +424,7 @@ fn worker_that_calls_cannot_be_taken_over_by_a_hello() {
     let mut world = World::new();
     let reserved = ask(&mut world, "cron", 1, 0).unwrap();
     let kinds = vec!["exec".to_owned()];
-    let mut hello = crate::world::hello(1, &kinds);
+    let mut hello = qtf_world::hello(1, &kinds);
     hello.reconnect = Some(qtf_engine::Reconnect {
         worker_id: reserved.id.as_raw(),
         token: reserved.token,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use qtf_engine::{Disposition, Effect, EngineConfig, Loan, Principal, Reserve, StopReason};
 use qtf_shm::{Now, OutcomeKind, Phase, TaskId, WorkerId};
 
-use crate::world::{Dispatched, MS, SECOND, World, dispatched, task_ref};
+use qtf_world::{Dispatched, MS, SECOND, World, dispatched, task_ref};
 
 const SEEDS: u64 = 60;
 const STEPS: u64 = 300;

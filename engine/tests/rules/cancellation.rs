@@ -3,7 +3,7 @@
 use qtf_engine::{Disposition, Effect, RejectReason, StopReason};
 use qtf_shm::{OutcomeKind, Phase, TaskId};
 
-use crate::world::{World, finished};
+use qtf_world::{World, finished};
 
 fn cancel(world: &mut World, task: TaskId) -> Result<Phase, RejectReason> {
     world

@@ -3,19 +3,22 @@
 use qtf_engine::{ArrayMember, Payload, RejectReason, Rejection, Submission};
 use qtf_shm::{Geometry, KeyId, TaskId};
 
-use crate::journal_world::JournalWorld;
+use qtf_world::JournalWorld;
 
 const SIXTEEN_MIB: u64 = 16 << 20;
 /// As many as a client library has unanswered at most.
-const UNANSWERED_MAX: usize = 4_096;
+const UNANSWERED_MAX: u32 = 4_096;
 
 /// Submits as client libraries do, each task with a key of its own that is given back when the answer is there, until
-/// something is refused; returns how many were taken.
+/// something is refused; returns how many were taken. Where the table is small, half of it is used: which key of many finds no place is
+/// chance.
 fn fill(
     world: &mut JournalWorld,
     mut change: impl FnMut(u64, Option<TaskId>, &mut Submission<'_>),
 ) -> (u64, Rejection) {
     let (mut count, mut first, mut keys) = (0, None, Vec::new());
+    let unanswered_max = UNANSWERED_MAX.min(world.segment().keys().capacity() / 2);
+    let unanswered_max = usize::try_from(unanswered_max).expect("a small number");
     loop {
         let key = KeyId::from_words([count + 1, 0xC11E]).expect("not 0");
         let taken = world.take_in("exec", |task| {
@@ -33,7 +36,7 @@ fn fill(
             Err(refused) if refused.reason == RejectReason::JournalFull => world.sync(),
             Err(refused) => return (count, refused),
         }
-        if keys.len() == UNANSWERED_MAX {
+        if keys.len() == unanswered_max {
             world.sync();
             let now = world.now;
             world.engine.release_keys(now, &keys);

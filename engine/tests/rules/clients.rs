@@ -2,7 +2,7 @@
 
 use qtf_engine::{ClientHello, Principal, RejectReason};
 
-use crate::world::{World, client};
+use qtf_world::{World, client};
 
 #[test]
 fn connections_of_one_identity_share_record_and_token() {

@@ -9,8 +9,8 @@ use qtf_engine::{EngineConfig, Lsn, Payload};
 use qtf_journal::{HEADER_BYTES, SimDisk, Storage};
 use qtf_shm::{KeyId, Phase, TaskId, WorkerId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{Dispatched, MS, SECOND};
+use qtf_world::JournalWorld;
+use qtf_world::{Dispatched, MS, SECOND};
 
 /// What a record has made true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +184,7 @@ impl Life {
     fn sync(&mut self) {
         self.world.sync();
         let due = self.world.settle_for(MS);
-        self.held.extend(crate::world::dispatched(&due));
+        self.held.extend(qtf_world::dispatched(&due));
     }
 
     fn any(&mut self) -> Option<TaskId> {
@@ -332,11 +332,11 @@ fn delay_goes_on_by_the_wall_clock_while_the_machine_is_off() {
         assert_eq!(world.phase(task), phase);
         world.worker(1, &["exec"]);
         world.sync();
-        let got = crate::world::dispatched(&world.settle_for(55 * SECOND));
+        let got = qtf_world::dispatched(&world.settle_for(55 * SECOND));
         assert_eq!(got.len(), usize::from(is_due));
         // The first worker was silent for too long.
         world.worker(1, &["exec"]);
-        let got = crate::world::dispatched(&world.settle_for(5 * SECOND));
+        let got = qtf_world::dispatched(&world.settle_for(5 * SECOND));
         assert_eq!(got[0].2, if is_due { 2 } else { 1 });
     }
 }
@@ -463,7 +463,7 @@ fn bytes_in_files_stay_in_their_files_and_small_ones_come_back_into_the_segment(
         asked_pause_ns: None,
     };
     let now = world.now;
-    let asked = crate::world::task_ref(task, got.2);
+    let asked = qtf_world::task_ref(task, got.2);
     let answer = world.engine.task_result(now, got.0, asked, &report);
     assert!(answer.durable.is_some());
     world.sync();

@@ -4,8 +4,8 @@ use qtf_engine::EngineConfig;
 use qtf_shm::sync::kill::killed_after;
 use qtf_shm::{Outcome, OutcomeKind, Phase, TaskId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{SECOND, World, written};
+use qtf_world::JournalWorld;
+use qtf_world::{SECOND, World, written};
 
 /// As everybody reads it.
 fn read(world: &World, task: TaskId) -> Outcome {

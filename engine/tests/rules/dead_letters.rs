@@ -3,8 +3,8 @@
 use qtf_engine::{ATTEMPTS_USED_UP, Disposition, EngineConfig, RejectReason};
 use qtf_shm::{Counter, Event, OutcomeKind, Phase, TaskId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{Dispatched, World, finished};
+use qtf_world::JournalWorld;
+use qtf_world::{Dispatched, World, finished};
 
 fn config() -> EngineConfig {
     EngineConfig {

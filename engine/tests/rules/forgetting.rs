@@ -8,8 +8,8 @@ use qtf_engine::{Durability, EngineConfig, Output, Payload, RejectReason, Result
 use qtf_journal::AppenderLimits;
 use qtf_shm::{Counter, Outcome, OutcomeKind, Part, Phase, TaskId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{MS, SECOND, task_ref};
+use qtf_world::JournalWorld;
+use qtf_world::{MS, SECOND, task_ref};
 
 static OUTPUT: [u8; 100_000] = [7; 100_000];
 
@@ -121,7 +121,7 @@ fn forgetting_that_is_durable_and_was_not_told_is_not_undone_by_a_kill() {
 
 #[test]
 fn slot_is_given_to_nobody_else_before_its_release_is_durable() {
-    let mut world = JournalWorld::with(crate::world::unshared());
+    let mut world = JournalWorld::with(qtf_world::unshared());
     let task = done(&mut world);
     world.forget(task).unwrap();
     let memory = |world: &mut JournalWorld| {
@@ -228,7 +228,7 @@ fn forgetting_whose_record_found_no_room_is_made_up_for_by_the_sweep() {
     let task = done(&mut world);
     world.forget(task).unwrap();
     // As it is when the reserve was full.
-    crate::world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
+    qtf_world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
     let refused = world.forget(task).unwrap_err();
     assert_eq!(refused.reason, RejectReason::JournalFull);
     world.settle_for(60 * SECOND);
@@ -256,10 +256,10 @@ fn number_that_the_daemon_before_gave_a_record_says_nothing_until_the_task_is_jo
     // More than a group was not written when the daemon was killed; the next one gives these numbers to other records.
     for number in 0..60 {
         let slot = world.segment().slot(number).unwrap();
-        crate::world::written(world.segment(), slot).set_lsn(qtf_journal::LSN_MAX);
+        qtf_world::written(world.segment(), slot).set_lsn(qtf_journal::LSN_MAX);
     }
     for task in [ended, forgotten] {
-        crate::world::written(world.segment(), task.slot()).set_lsn(first.get());
+        qtf_world::written(world.segment(), task.slot()).set_lsn(first.get());
     }
     let limits = AppenderLimits {
         group_bytes: 0,

@@ -3,7 +3,7 @@
 use qtf_engine::{Disposition, Output, ResultReport, Said};
 use qtf_shm::{KeptAttempt, Outcome, OutcomeKind, Phase, TaskId};
 
-use crate::world::{Dispatched, SECOND, World, task_ref};
+use qtf_world::{Dispatched, SECOND, World, task_ref};
 
 fn fails_saying(world: &mut World, (worker, task, attempt): Dispatched, code: u8, said: Said<'_>) {
     let report = ResultReport {

@@ -4,7 +4,7 @@
 use qtf_engine::{Effect, Held, Holding, StopReason};
 use qtf_shm::{Counter, Phase, TaskId, WorkerId};
 
-use crate::world::{SECOND, World, dispatched};
+use qtf_world::{SECOND, World, dispatched};
 
 fn held(task: TaskId, attempt: u32) -> Held {
     Held {

@@ -10,8 +10,8 @@ use qtf_shm::{
     TaskFields, TaskId, TaskOptions,
 };
 
-use crate::journal_world::JournalWorld;
-use crate::world::{MS, SECOND, World, dispatched, finished};
+use qtf_world::JournalWorld;
+use qtf_world::{MS, SECOND, World, dispatched, finished};
 
 fn hold(world: &mut World, task: TaskId) -> Result<Phase, RejectReason> {
     phase_or_reason(world.engine.hold(world.now, task))

@@ -3,8 +3,8 @@
 use qtf_engine::{Held, Reconnect, RejectReason, WorkerHello, WorkerWelcome};
 use qtf_shm::{Counter, Phase, TaskId, WorkerId, WorkerPhase};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{SECOND, World, hello, task_ref};
+use qtf_world::JournalWorld;
+use qtf_world::{SECOND, World, hello, task_ref};
 
 fn kinds() -> Vec<String> {
     vec!["exec".to_owned()]
@@ -198,7 +198,7 @@ fn nothing_new_is_sent_before_the_comparison_is_over() {
         .worker_credits(now, welcome.id, 4, true)
         .unwrap();
     for _ in 0..5 {
-        assert_eq!(crate::world::dispatched(&world.cycle()), []);
+        assert_eq!(qtf_world::dispatched(&world.cycle()), []);
     }
     assert_eq!(world.dispatches().len(), 4);
     world.verify();
@@ -286,7 +286,7 @@ fn what_an_idle_worker_does_not_hold_goes_back_after_a_lease_and_its_answer() {
     }
     let effects = world.settle();
     assert_eq!(
-        crate::world::dispatched(&effects),
+        qtf_world::dispatched(&effects),
         [(worker, task, 2)],
         "it has credits left"
     );
@@ -346,7 +346,7 @@ fn task_that_its_worker_came_back_without_goes_back_also_if_its_last_record_foun
     let task = world.ready("exec");
     world.dispatch();
     // As a full group leaves it.
-    let slot = crate::world::written(world.segment(), task.slot());
+    let slot = qtf_world::written(world.segment(), task.slot());
     slot.set_lsn(qtf_journal::LSN_MAX);
     come_back(&mut world, &welcome, &[]);
     world.settle();

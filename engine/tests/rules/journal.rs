@@ -4,8 +4,8 @@ use qtf_engine::{Disposition, Durability, EngineConfig, RejectReason};
 use qtf_journal::AppenderLimits;
 use qtf_shm::{Counter, OutcomeKind, Phase};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{MS, SECOND, dispatched, finished};
+use qtf_world::JournalWorld;
+use qtf_world::{MS, SECOND, dispatched, finished};
 
 #[test]
 fn submission_waits_for_its_record_and_is_ready_when_that_is_durable() {

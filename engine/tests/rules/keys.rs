@@ -3,8 +3,8 @@
 use qtf_engine::{Durability, RejectReason};
 use qtf_shm::{Counter, KeyId, Phase};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{MS, SECOND, World};
+use qtf_world::JournalWorld;
+use qtf_world::{MS, SECOND, World};
 
 fn key(number: u8) -> KeyId {
     KeyId::from_bytes(&[number; 16]).unwrap()

@@ -3,7 +3,7 @@
 use qtf_engine::{Effect, RejectReason};
 use qtf_shm::{Counter, Phase, WorkerId, WorkerPhase};
 
-use crate::world::{MS, SECOND, World};
+use qtf_world::{MS, SECOND, World};
 
 fn phase(world: &World, worker: WorkerId) -> WorkerPhase {
     world.segment().worker(worker.slot()).state().phase()

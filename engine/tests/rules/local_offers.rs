@@ -9,22 +9,16 @@ use std::sync::Arc;
 use qtf_engine::{Engine, EngineConfig};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::sync::kill::killed_after;
-use qtf_shm::{
-    Attachment, AttachmentSpec, Event, Geometry, LocalWorker, LocalWorkerSpec, Phase, Segment,
-    SegmentSpec, WorkerId,
-};
+use qtf_shm::{Attachment, AttachmentSpec, Event, LocalWorker, LocalWorkerSpec, Phase, WorkerId};
 
-use crate::world::{World, written};
+use qtf_world::{Ground, World, written};
 
 /// LIMIT: joining and leaving take fewer shared writes than this.
 const WRITES_MAX: u32 = 128;
 
 /// An engine with a remote worker that runs programs and is free, and a local process.
 fn ground() -> (World, WorkerId, Attachment) {
-    let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let mut spec = SegmentSpec::new("locals", directory.path());
-    spec.geometry = Geometry::for_counts(64, 16).expect("a small segment fits");
-    let segment = Arc::new(Segment::create_private(&spec).expect("shared memory can be had"));
+    let (segment, directory) = Ground::of(64, 16).shared().made();
     let local = AttachmentSpec::new(AttachRole::Worker, "local", directory.path());
     let id = segment.shm_id().expect("it is the kernel's");
     let local = Attachment::open_id(id, &local).expect("an attach record is free");
@@ -158,7 +152,7 @@ fn task_that_was_cancelled_at_a_local_worker_and_taken_back_by_another_process_i
         segment.index_ready(task.slot(), ready.expect("it was held"));
         world.worker(4, &["render"]);
         let effects = world.settle();
-        assert_eq!(crate::world::dispatched(&effects), []);
+        assert_eq!(qtf_world::dispatched(&effects), []);
         assert_eq!(world.phase(task), Phase::Cancelled, "after {losses} losses");
         std::mem::forget(worker);
         std::mem::forget(local);

@@ -18,8 +18,8 @@ use qtf_shm::{
 };
 
 use crate::attaches::ground;
-use crate::journal_world::JournalWorld;
-use crate::world::{SECOND, World, finished};
+use qtf_world::JournalWorld;
+use qtf_world::{SECOND, World, finished};
 
 const SPEC: LocalWorkerSpec<'static> = LocalWorkerSpec {
     name: "local",

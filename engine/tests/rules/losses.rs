@@ -3,7 +3,7 @@
 use qtf_engine::{Disposition, EngineConfig};
 use qtf_shm::{Counter, OutcomeKind, Phase, WorkerCounter, WorkerPhase};
 
-use crate::world::{Dispatched, SECOND, World, finished};
+use qtf_world::{Dispatched, SECOND, World, finished};
 
 fn gone(world: &mut World, worker: qtf_shm::WorkerId) {
     world.engine.worker_gone(world.now, worker);
@@ -93,13 +93,13 @@ fn task_that_lost_too_many_workers_while_no_daemon_looked_is_buried_and_does_not
     let behind = world.submit("exec");
     // As repairers leave it: they count, and bury nobody.
     let allowed = EngineConfig::default().losses_max;
-    crate::world::written(world.segment(), spent.slot()).set_losses(allowed + 1);
+    qtf_world::written(world.segment(), spent.slot()).set_losses(allowed + 1);
     world.worker(1, &["exec", "local"]);
     let effects = world.settle();
     assert_eq!(finished(&effects), [(spent, Phase::DeadLetter)]);
     let outcome = world.segment().task(spent.slot()).outcome();
     assert_eq!(outcome.kind, OutcomeKind::WorkerLost);
-    let sent: Vec<_> = crate::world::dispatched(&effects);
+    let sent: Vec<_> = qtf_world::dispatched(&effects);
     assert_eq!(sent.len(), 1, "{sent:?}");
     assert_eq!((sent[0].1, sent[0].2), (behind, 1));
     world.verify();

@@ -3,7 +3,7 @@
 use qtf_engine::{Effect, StopReason};
 use qtf_shm::{Phase, TaskId, WorkerId, WorkerPhase};
 
-use crate::world::{Dispatched, SECOND, World};
+use qtf_world::{Dispatched, SECOND, World};
 
 /// Lets time pass while these workers beat, each holding something.
 fn pass(world: &mut World, workers: &[WorkerId], seconds: u64) -> Vec<Effect> {
@@ -89,7 +89,7 @@ fn task_that_its_worker_does_not_start_goes_to_another_and_counts_as_no_loss() {
     let effects = pass(&mut world, &[idle, other], 2);
     assert!(is_stale_at(&effects, idle, task));
     let again = (other, task, 2);
-    assert_eq!(crate::world::dispatched(&effects), [again]);
+    assert_eq!(qtf_world::dispatched(&effects), [again]);
     assert_eq!(world.segment().task(task.slot()).losses(), 0);
     assert_ne!(world.end(got, 0), qtf_engine::Disposition::Recorded);
     world.start(again);
@@ -190,7 +190,7 @@ fn evicted_worker_is_lost_at_once_and_its_tasks_go_to_others() {
     world.engine.evict_worker(world.now, bad).unwrap();
     let effects = world.settle();
     assert!(effects.contains(&Effect::Evict { worker: bad }));
-    assert_eq!(crate::world::dispatched(&effects), [(good, task, 2)]);
+    assert_eq!(qtf_world::dispatched(&effects), [(good, task, 2)]);
     assert!(world.beat(bad, 1).is_err());
     assert!(world.engine.evict_worker(world.now, bad).is_err());
     let state = world.segment().worker(bad.slot()).state();

@@ -3,7 +3,7 @@
 use qtf_engine::{Disposition, Output, ResultReport, Said};
 use qtf_shm::{Outcome, OutcomeKind, Phase};
 
-use crate::world::{Dispatched, MS, SECOND, World, task_ref};
+use qtf_world::{Dispatched, MS, SECOND, World, task_ref};
 
 /// The worker puts its attempt off, for this long if it says so.
 fn put_off(world: &mut World, got: Dispatched, pause_ns: Option<u64>) -> Disposition {

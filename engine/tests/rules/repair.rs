@@ -3,7 +3,7 @@
 use qtf_shm::sync::kill::killed_after;
 use qtf_shm::{Counter, Event, MinTree, Phase, Purpose, TaskId, WorkerPhase};
 
-use crate::world::{SECOND, World};
+use qtf_world::{SECOND, World};
 
 /// Long enough for the background sweep to come by everywhere.
 const A_WHILE: u64 = 3 * SECOND;
@@ -83,7 +83,7 @@ fn attempt_that_ended_without_being_judged_is_judged() {
     let got = world.dispatch();
     world.start(got);
     let segment = world.segment();
-    let slot = crate::world::written(segment, task.slot());
+    let slot = qtf_world::written(segment, task.slot());
     slot.set_outcome(qtf_shm::Outcome {
         kind: qtf_shm::OutcomeKind::Exited,
         ..qtf_shm::Outcome::default()
@@ -123,7 +123,7 @@ fn parked_task_that_nobody_counted_is_released_too() {
     segment.apply(task.slot(), state, Event::Park).unwrap();
     segment.unindex_ready(task.slot());
     let effects = world.settle_for(A_WHILE);
-    assert_eq!(crate::world::dispatched(&effects), [(painter, task, 1)]);
+    assert_eq!(qtf_world::dispatched(&effects), [(painter, task, 1)]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn chunks_of_tasks_that_are_gone_are_freed_and_those_of_others_stay() {
     let (gone, kept) = (world.submit("exec"), world.submit("exec"));
     let store = |task| world.segment().store(task, &[7; 5_000], Purpose::Result);
     let blob = store(kept).unwrap();
-    crate::world::written(world.segment(), kept.slot()).set_result(blob);
+    qtf_world::written(world.segment(), kept.slot()).set_result(blob);
     // As a process leaves it that is killed between the free state and the freeing of the bytes.
     store(gone).unwrap();
     let now = world.now;

@@ -4,8 +4,8 @@ use qtf_engine::{Disposition, EngineConfig, RejectReason};
 use qtf_journal::{AppenderLimits, LSN_MAX};
 use qtf_shm::{Counter, Event, OutcomeKind, Phase, TaskId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{Dispatched, MS, SECOND};
+use qtf_world::JournalWorld;
+use qtf_world::{Dispatched, MS, SECOND};
 
 fn held(world: &mut JournalWorld) -> Dispatched {
     world.worker(1, &["exec"]);
@@ -99,7 +99,7 @@ fn attempt_that_ended_and_was_not_judged_is_judged() {
         world.sync();
         let got = world.dispatch();
         world.start(got);
-        let slot = crate::world::written(world.segment(), task.slot());
+        let slot = qtf_world::written(world.segment(), task.slot());
         slot.set_outcome(qtf_shm::Outcome {
             kind: OutcomeKind::Exited,
             code,
@@ -183,7 +183,7 @@ fn change_that_a_kill_cut_off_before_its_record_is_journalled_as_a_whole() {
     let mut world = JournalWorld::new();
     let task = world.ready("exec");
     // As after the change of the state and before the append of the record.
-    let slot = crate::world::written(world.segment(), task.slot());
+    let slot = qtf_world::written(world.segment(), task.slot());
     slot.set_lsn(LSN_MAX);
     slot.set_outcome(qtf_shm::Outcome {
         kind: OutcomeKind::Cancelled,

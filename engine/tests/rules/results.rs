@@ -3,7 +3,7 @@
 use qtf_engine::{Disposition, EngineConfig, Output, Payload, RejectReason, ResultReport};
 use qtf_shm::{BlobRef, Counter, OutcomeKind, Part, Phase, TaskId, WorkerCounter, WorkerId};
 
-use crate::world::{MS, SECOND, World, finished, task_ref};
+use qtf_world::{MS, SECOND, World, finished, task_ref};
 
 fn output(world: &World, task: TaskId) -> Vec<u8> {
     let mut bytes = vec![0; 1 << 20];

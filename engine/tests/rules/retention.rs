@@ -3,7 +3,7 @@
 use qtf_engine::{EngineConfig, RejectReason};
 use qtf_shm::{Counter, Phase};
 
-use crate::world::{SECOND, World};
+use qtf_world::{SECOND, World};
 
 fn done(world: &mut World) -> qtf_shm::TaskId {
     let task = world.submit("exec");

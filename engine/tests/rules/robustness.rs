@@ -9,8 +9,8 @@ use qtf_engine::{
 };
 use qtf_shm::{BlobRef, ClientIndex, Now, Outcome, OutcomeKind, TaskId, WorkerId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{World, hello};
+use qtf_world::JournalWorld;
+use qtf_world::{World, hello};
 
 fn any_task(rng: &mut fastrand::Rng, known: &[TaskId]) -> TaskId {
     match rng.u8(0..3) {
@@ -188,7 +188,7 @@ fn segment_full_of_random_words_never_panics_the_engine() {
         for _ in 0..200 {
             let segment = world.segment();
             let slot = segment.slot(rng.u32(0..64)).unwrap();
-            let record = crate::world::written(segment, slot);
+            let record = qtf_world::written(segment, slot);
             match rng.u8(0..7) {
                 0 => record.set_key(qtf_shm::Key::from_raw(rng.u64(..))),
                 1 => record.set_result(BlobRef::from_raw(rng.u64(..))),
@@ -249,7 +249,7 @@ fn segment_full_of_random_words_never_panics_a_journal_nor_a_restart_over_it() {
         for _ in 0..200 {
             let segment = world.segment();
             let slot = segment.slot(rng.u32(0..64)).unwrap();
-            let record = crate::world::written(segment, slot);
+            let record = qtf_world::written(segment, slot);
             match rng.u8(0..8) {
                 0 => record.set_key(qtf_shm::Key::from_raw(rng.u64(..))),
                 1 => record.set_result(BlobRef::from_raw(rng.u64(..))),

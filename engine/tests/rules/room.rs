@@ -5,8 +5,8 @@ use qtf_engine::{Disposition, Durability, EngineConfig, RejectReason};
 use qtf_journal::{AppenderLimits, RECORD_BYTES_MAX};
 use qtf_shm::{Counter, Phase, TaskId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::SECOND;
+use qtf_world::JournalWorld;
+use qtf_world::SECOND;
 
 #[test]
 fn submissions_leave_the_reserve_alone_and_memory_tasks_go_on() {
@@ -165,7 +165,7 @@ fn change_whose_record_found_no_room_is_journalled_by_the_sweep() {
     let mut world = JournalWorld::new();
     let task = world.ready("exec");
     // As a change does that finds the reserve full.
-    crate::world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
+    qtf_world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
     world.settle_for(60 * SECOND);
     assert_eq!(world.counter(Counter::TaskJournalledAgain), 1);
     assert_eq!(world.segment().task(task.slot()).lsn(), world.last().get());
@@ -198,7 +198,7 @@ fn nobody_waits_for_a_record_that_found_no_room_but_asks_again() {
     world.cancel(task).unwrap();
     world.sync();
     // What is left when a change is not in the journal: the highest lsn there is.
-    crate::world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
+    qtf_world::written(world.segment(), task.slot()).set_lsn(qtf_journal::LSN_MAX);
     let refused = world.cancel(task).unwrap_err();
     assert_eq!(refused.reason, RejectReason::JournalFull);
     let repeat = world.take_in("exec", |task| task.key = Some(key));

@@ -3,9 +3,9 @@
 use qtf_engine::EngineConfig;
 use qtf_shm::{Counter, Event, Phase, TaskId, WorkerIndex};
 
-use crate::world::{MS, SECOND, World, dispatched};
+use qtf_world::{MS, SECOND, World, dispatched};
 
-fn order_of(dispatches: &[crate::world::Dispatched]) -> Vec<TaskId> {
+fn order_of(dispatches: &[qtf_world::Dispatched]) -> Vec<TaskId> {
     dispatches.iter().map(|&(_, task, _)| task).collect()
 }
 
@@ -40,7 +40,7 @@ fn first_attempt_is_one_and_the_state_names_the_worker() {
     assert_eq!(state.last_worker(), Some(worker.slot()));
     let order = world
         .engine
-        .payload_for(worker, crate::world::task_ref(task, 1))
+        .payload_for(worker, qtf_world::task_ref(task, 1))
         .unwrap();
     assert_eq!(order.payload.len(), 7);
     assert_eq!(world.segment().kind_name(order.kind).unwrap(), "exec");
@@ -351,7 +351,7 @@ fn task_whose_attempts_cannot_be_counted_any_more_is_set_aside_and_blocks_nobody
     assert_eq!(dispatched(&effects)[0].1, next);
     assert_eq!(world.phase(damaged), Phase::Quarantine);
     let told = [(damaged, Phase::Quarantine)];
-    assert_eq!(crate::world::finished(&effects), told);
+    assert_eq!(qtf_world::finished(&effects), told);
     let settled = world.engine.settled_end(damaged);
     assert_eq!(settled.unwrap(), Some(Phase::Quarantine));
     assert_eq!(world.counts(), (1, 0));
@@ -370,5 +370,5 @@ fn whoever_waits_for_a_task_that_another_process_has_set_aside_is_told_by_the_sw
         .unwrap();
     let effects = world.settle_for(2_000 * MS);
     let told = (task, Phase::Quarantine);
-    assert!(crate::world::finished(&effects).contains(&told));
+    assert!(qtf_world::finished(&effects).contains(&told));
 }

@@ -5,8 +5,8 @@ use qtf_engine::{
 };
 use qtf_shm::{ClientIndex, Counter, KeyId, TaskId};
 
-use crate::journal_world::JournalWorld;
-use crate::world::{World, client};
+use qtf_world::JournalWorld;
+use qtf_world::{World, client};
 
 const GREEDY: Principal = Principal::Uid(1000);
 const OTHER: Principal = Principal::Uid(1001);
@@ -505,18 +505,18 @@ fn what_is_refused_leaves_no_kinds_behind() {
     let many: Vec<String> = (0..63).map(|number| format!("kind-{number}")).collect();
     world.submit("exec");
     let before = known(&world);
-    let hello = crate::world::hello(1, &many);
+    let hello = qtf_world::hello(1, &many);
     let refused = world.engine.worker_hello(world.now, &hello).unwrap_err();
     assert_eq!(refused.reason, RejectReason::KindsFull);
     while world
         .engine
-        .worker_hello(world.now, &crate::world::hello(1, &["exec".to_owned()]))
+        .worker_hello(world.now, &qtf_world::hello(1, &["exec".to_owned()]))
         .is_ok()
     {}
     let few = ["a".to_owned(), "b".to_owned()];
     let refused = world
         .engine
-        .worker_hello(world.now, &crate::world::hello(1, &few));
+        .worker_hello(world.now, &qtf_world::hello(1, &few));
     assert_eq!(refused.unwrap_err().reason, RejectReason::WorkersFull);
     let greedy = world.client;
     submit_all(&mut world, greedy);

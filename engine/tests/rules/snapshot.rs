@@ -7,8 +7,8 @@ use qtf_engine::{Durability, Lsn, Payload, WallTime};
 use qtf_journal::{AppenderLimits, Blob, JournalError, SnapshotWriter, Storage};
 use qtf_shm::{KeyId, Phase, TaskId};
 
-use crate::journal_world::{JournalWorld, journal_config};
-use crate::world::MS;
+use qtf_world::MS;
+use qtf_world::{JournalWorld, journal_config};
 
 /// Task, phase, attempt and lsn of each whole task, and what its payload and result are.
 type Seen = Vec<(TaskId, Phase, u8, Lsn, Vec<u8>, Vec<u8>)>;
@@ -119,7 +119,7 @@ fn every_journal_task_is_written_as_a_cold_start_must_find_it_and_no_other() {
 fn task_whose_record_is_on_its_way_is_written_with_no_lsn() {
     let mut world = JournalWorld::new();
     let task = world.ready("exec");
-    let slot = crate::world::written(world.segment(), task.slot());
+    let slot = qtf_world::written(world.segment(), task.slot());
     slot.set_lsn(qtf_journal::LSN_MAX);
     assert_eq!(seen(&world)[0].3, Lsn::NONE);
 }
@@ -184,7 +184,7 @@ fn snapshot_that_is_read_while_tasks_are_adopted_hides_no_later_record() {
     let task = world.ready("exec");
     // The daemon was killed with more than a group unwritten, and had given the last of its records a number far on.
     for number in 0..61 {
-        let slot = crate::world::written(world.segment(), world.segment().slot(number).unwrap());
+        let slot = qtf_world::written(world.segment(), world.segment().slot(number).unwrap());
         slot.set_lsn(world.durable().get() + 1_000);
     }
     let limits = AppenderLimits {
@@ -264,7 +264,7 @@ fn standing(world: &JournalWorld) -> Vec<(TaskId, Phase, u8)> {
 /// Clients and workers do something.
 fn work(
     world: &mut JournalWorld,
-    held: &mut Vec<crate::world::Dispatched>,
+    held: &mut Vec<qtf_world::Dispatched>,
     rng: &mut fastrand::Rng,
     steps: usize,
 ) {

@@ -4,9 +4,9 @@
 use qtf_engine::{ClientHello, Principal, RejectReason, Rejection};
 use qtf_shm::{ClientIndex, Counter, KeyId, TaskId};
 
-use crate::journal_world::JournalWorld;
 use crate::snapshot::take_snapshot;
-use crate::world::{SECOND, World, client};
+use qtf_world::JournalWorld;
+use qtf_world::{SECOND, World, client};
 
 /// A key somebody chose; `1` to `255` and so on are different keys.
 fn key(number: u64) -> KeyId {

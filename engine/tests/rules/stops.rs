@@ -3,7 +3,7 @@
 use qtf_engine::{Beat, Disposition, Effect, Held, Reconnect, StopReason, WorkerHello};
 use qtf_shm::{Counter, OutcomeKind, Phase, TaskId, WorkerId};
 
-use crate::world::{Dispatched, MS, SECOND, World, finished, hello};
+use qtf_world::{Dispatched, MS, SECOND, World, finished, hello};
 
 /// A world with one task that a worker holds, and that was cancelled since.
 fn cancelled(is_started: bool) -> (World, Dispatched) {

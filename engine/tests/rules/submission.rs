@@ -3,7 +3,7 @@
 use qtf_engine::{ArrayMember, Durability, EngineConfig, Payload, RejectReason, Rejection};
 use qtf_shm::{ClientIndex, Counter, Phase, TaskId};
 
-use crate::world::{MS, World};
+use qtf_world::{MS, World};
 
 fn reason(refused: Result<TaskId, Rejection>) -> RejectReason {
     refused.expect_err("refused").reason

@@ -3,7 +3,7 @@
 use qtf_engine::{Disposition, Effect, Held, Reconnect, StopReason, WorkerHello};
 use qtf_shm::{Counter, OutcomeKind, Phase, TaskId, WorkerId};
 
-use crate::world::{MS, SECOND, World, hello};
+use qtf_world::{MS, SECOND, World, hello};
 
 /// A running task with a timeout of one second and no grace but the engine's five.
 fn running(world: &mut World, retries: u32) -> (WorkerId, TaskId, u8) {

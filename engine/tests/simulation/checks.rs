@@ -79,14 +79,14 @@ impl World {
         let cycle = self.cycles;
         if let Some((key, since)) = overdue(&mut watch.untold, self.untold(), cycle) {
             let (_, one) = key;
-            let state = self.engine.segment().state(one.task.slot());
+            let state = self.base.engine.segment().state(one.task.slot());
             panic!("nobody tells {key:?} to stop, since {since:?}: {state:?}; it is cycle {cycle}");
         }
         if let Some((key, since)) = overdue(&mut watch.undrained, self.undrained(), cycle) {
             panic!("nobody tells {key:?} to drain, since {since:?}; it is cycle {cycle}");
         }
         let aside = self.model.tasks.keys().copied().filter(|id| {
-            let state = self.engine.segment().state(id.slot());
+            let state = self.base.engine.segment().state(id.slot());
             state.is_of(*id) && state.phase() == Phase::Quarantine
         });
         let aside: Vec<_> = aside.map(|id| (id, cycle)).collect();
@@ -102,7 +102,7 @@ impl World {
             );
         }
         if let Some((key, since)) = overdue(&mut watch.unserved, self.unserved(), cycle) {
-            let task = self.engine.segment().state(key.0.slot());
+            let task = self.base.engine.segment().state(key.0.slot());
             panic!(
                 "{key:?} waits, and the worker is free, since {since:?}: {task:?}; it is cycle {cycle}"
             );
@@ -131,7 +131,7 @@ impl World {
     /// What was taken back before it began is told when it begins.
     fn is_to_stop(&self, worker: WorkerId, hold: &Hold) -> bool {
         let one = hold.one;
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let state = segment.state(one.task.slot());
         let is_its_own = state.is_of(one.task)
             && matches!(state.phase(), Phase::Assigned | Phase::Running)
@@ -145,17 +145,17 @@ impl World {
 
     /// It runs for longer than it may, and so long that the engine has stepped in.
     fn is_overdue(&self, one: TaskRef) -> bool {
-        let task = self.engine.segment().task(one.task.slot());
+        let task = self.base.engine.segment().task(one.task.slot());
         let timeout_ns = u64::from(task.timeout_ms()) * 1_000_000;
-        let since = self.now.since_ns(Now::from_stamp(task.phase_time()));
+        let since = self.base.now.since_ns(Now::from_stamp(task.phase_time()));
         task.state().phase() == Phase::Running
             && timeout_ns > 0
-            && since > timeout_ns + 2 * self.engine.config().stop_grace_ns
+            && since > timeout_ns + 2 * self.base.engine.config().stop_grace_ns
     }
 
     /// Workers that are to drain, and have not been told.
     fn undrained(&self) -> Vec<(WorkerId, u64)> {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let workers = self.workers.iter().filter(|worker| {
             let state = segment.worker(worker.id.slot()).state();
             is_reachable(worker)
@@ -171,7 +171,7 @@ impl World {
 
     /// Attempts of local workers that are overdue, and say so to nobody. Cycles alone count.
     fn unflagged(&self) -> Vec<((WorkerId, TaskRef), u64)> {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let holds = self
             .locals
             .iter()
@@ -186,7 +186,7 @@ impl World {
 
     /// Tasks that a worker was given long ago and has not begun, while another one is free.
     fn unstarted(&self) -> Vec<((WorkerId, TaskId), u64)> {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let lazy = self.workers.iter().filter(|worker| worker.is_lazy);
         let holds = lazy.flat_map(|worker| worker.holds.iter().map(|hold| (worker.id, hold.one)));
         let unstarted = holds.filter(|&(id, one)| {
@@ -196,7 +196,7 @@ impl World {
             state.is_of(one.task)
                 && state.phase() == Phase::Assigned
                 && u32::from(state.attempt()) == one.attempt
-                && self.now.since_ns(given) > UNSTARTED_NS
+                && self.base.now.since_ns(given) > UNSTARTED_NS
                 && others.any(|other| is_free(other) && self.fits(one.task, &other.kinds))
         });
         unstarted
@@ -206,7 +206,7 @@ impl World {
 
     /// Tasks that wait while a worker is free that they could go to.
     fn unserved(&self) -> Vec<((TaskId, WorkerId), u64)> {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let mut ready: Vec<(Key, TaskId)> = Vec::new();
         let mut unserved = Vec::new();
         for &id in self.model.tasks.keys() {
@@ -270,14 +270,14 @@ impl World {
     }
 
     fn fits(&self, id: TaskId, kinds: &[String]) -> bool {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let kind = segment.task(id.slot()).kind();
         kinds.iter().any(|name| segment.kinds().find(name) == kind)
     }
 
     /// A local worker takes tasks of this kind, may stand still, or is dead without anybody having noticed.
     fn is_offered_by_a_local(&self, id: TaskId) -> bool {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let kind = segment.task(id.slot()).kind();
         let is_among = |kinds: u64| kind.is_some_and(|kind| (kinds >> kind.get()) & 1 == 1);
         let is_there = |local: &Local| {
@@ -290,7 +290,7 @@ impl World {
     }
 
     fn local_offers(&self, local: &Local, id: TaskId) -> bool {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let state = segment.worker(local.id.slot()).state();
         let kind = segment.task(id.slot()).kind();
         local.standing.is_none()
@@ -312,7 +312,7 @@ impl World {
     }
 
     fn ending_of(&self, id: TaskId) -> Option<(qtf_shm::Outcome, Vec<u8>)> {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let task = segment.task(id.slot());
         if !task.state().is_of(id) || !task.state().phase().is_final() {
             return None;

@@ -29,7 +29,7 @@ impl World {
     }
 
     fn submit(&mut self) {
-        let client = self.clients[self.rng.usize(..self.clients.len())];
+        let client = self.base.clients[self.rng.usize(..self.base.clients.len())];
         let bytes = vec![1; self.rng.usize(0..300)];
         let kind = match self.rng.u8(..) {
             0..6 => KINDS[2],
@@ -49,7 +49,7 @@ impl World {
             0
         };
         submission.hold = self.rng.u8(..) < 24;
-        match self.engine.submit(self.now, &submission) {
+        match self.base.engine.submit(self.base.now, &submission) {
             Ok(taken) => self.model.accepted(taken.task, &submission),
             Err(refused) => assert!(
                 matches!(
@@ -72,7 +72,11 @@ impl World {
         let Some(id) = held.or_else(|| self.model.random(&mut self.rng)) else {
             return;
         };
-        let answer = self.engine.cancel(self.now, id).map(|answer| answer.phase);
+        let answer = self
+            .base
+            .engine
+            .cancel(self.base.now, id)
+            .map(|answer| answer.phase);
         let may_have_ended = self.model.may_have_ended(id) || self.is_in_hands(id);
         let task = self.model.tasks.get_mut(&id).expect("it was found there");
         match (task.end, answer) {
@@ -98,8 +102,8 @@ impl World {
         let Some(id) = self.model.random(&mut self.rng) else {
             return;
         };
-        let before = self.engine.check(id);
-        match self.engine.hold(self.now, id) {
+        let before = self.base.engine.check(id);
+        match self.base.engine.hold(self.base.now, id) {
             Ok(answer) => {
                 assert_eq!(answer.phase, Phase::Held, "{id}");
                 let task = self.model.tasks.get_mut(&id).expect("it was found there");
@@ -125,7 +129,7 @@ impl World {
         };
         if self.model.tasks[&id].is_held {
             self.let_go(id);
-        } else if let Ok(answer) = self.engine.release(self.now, id) {
+        } else if let Ok(answer) = self.base.engine.release(self.base.now, id) {
             assert_ne!(answer.phase, Phase::Held, "{id} was held by nobody");
         }
     }
@@ -136,7 +140,11 @@ impl World {
         // From here on, whatever the answer says.
         task.is_held = false;
         let is_over = task.end.is_some() || task.is_damaged;
-        let answer = self.engine.release(self.now, id).map(|answer| answer.phase);
+        let answer = self
+            .base
+            .engine
+            .release(self.base.now, id)
+            .map(|answer| answer.phase);
         assert!(
             is_over || matches!(answer, Ok(Phase::Ready | Phase::Delayed)),
             "{id} was held: {answer:?}"
@@ -146,7 +154,12 @@ impl World {
     fn reprioritise(&mut self) {
         if let Some(id) = self.model.random(&mut self.rng) {
             let priority = self.rng.u32(0..256);
-            if self.engine.update_priority(self.now, id, priority).is_ok() {
+            if self
+                .base
+                .engine
+                .update_priority(self.base.now, id, priority)
+                .is_ok()
+            {
                 assert!(self.model.tasks[&id].end.is_none());
             }
         }
@@ -156,7 +169,7 @@ impl World {
         let Some(id) = self.model.random(&mut self.rng) else {
             return;
         };
-        let answer = self.engine.forget(self.now, id);
+        let answer = self.base.engine.forget(self.base.now, id);
         let has_ended = self.model.tasks[&id].end.is_some();
         assert_eq!(answer.is_ok(), has_ended, "{id}: {answer:?}");
         if has_ended {

@@ -108,7 +108,10 @@ impl World {
             }
             to.link.down.push_back(message);
         } else if let Down::Assign(one) = message {
-            let taken_back = self.engine.dispatch_undelivered(self.now, worker, one);
+            let taken_back = self
+                .base
+                .engine
+                .dispatch_undelivered(self.base.now, worker, one);
             if !taken_back {
                 self.ghosts.push((worker, one));
             }
@@ -129,12 +132,12 @@ impl World {
                         draining,
                         ..Beat::default()
                     };
-                    let answer = self.engine.worker_beat(self.now, id, &beat);
+                    let answer = self.base.engine.worker_beat(self.base.now, id, &beat);
                     self.workers[place].link.beats += u64::from(answer.is_ok());
                     answer.is_ok()
                 }
                 Up::Started(one) => {
-                    self.engine.task_started(self.now, id, one);
+                    self.base.engine.task_started(self.base.now, id, one);
                     true
                 }
                 Up::Result(one, report) => {
@@ -143,7 +146,10 @@ impl World {
                     true
                 }
                 Up::Credits(credits, restart) => {
-                    let answer = self.engine.worker_credits(self.now, id, credits, restart);
+                    let answer =
+                        self.base
+                            .engine
+                            .worker_credits(self.base.now, id, credits, restart);
                     let worker = &mut self.workers[place];
                     if answer.is_ok() {
                         let before = if restart { 0 } else { worker.open };
@@ -152,7 +158,7 @@ impl World {
                     answer.is_ok()
                 }
                 Up::Answer(nonce) => {
-                    self.engine.probe_answered(self.now, id, nonce);
+                    self.base.engine.probe_answered(self.base.now, id, nonce);
                     true
                 }
             };
@@ -174,12 +180,16 @@ impl World {
         worker.link.up.clear();
         let under_way: Vec<Down> = worker.link.down.drain(..).collect();
         // Nothing is known of a worker that is no longer believed in.
-        let _ = self.engine.worker_credits(self.now, id, 0, true);
+        let _ = self.base.engine.worker_credits(self.base.now, id, 0, true);
         let mut is_unsent = false;
         for message in under_way {
             is_unsent |= self.rng.u8(0..4) == 0;
             if let Down::Assign(one) = message
-                && !(is_unsent && self.engine.dispatch_undelivered(self.now, id, one))
+                && !(is_unsent
+                    && self
+                        .base
+                        .engine
+                        .dispatch_undelivered(self.base.now, id, one))
             {
                 self.ghosts.push((id, one));
             }
@@ -200,7 +210,11 @@ impl World {
             match message {
                 Down::Assign(one) => {
                     taken_back += 1;
-                    if !self.engine.dispatch_undelivered(self.now, id, one) {
+                    if !self
+                        .base
+                        .engine
+                        .dispatch_undelivered(self.base.now, id, one)
+                    {
                         self.ghosts.push((id, one));
                     }
                 }

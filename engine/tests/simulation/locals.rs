@@ -72,18 +72,23 @@ impl World {
     fn local_joins_with(&mut self, names: &BTreeSet<&str>, capacity: u16) {
         let mut kinds = 0;
         for name in names {
-            let kind = self.engine.segment().kinds().intern(name);
+            let kind = self.base.engine.segment().kinds().intern(name);
             kinds |= 1 << kind.expect("there are few").get();
         }
         let spec = ProcessSpec {
-            shm_id: self.engine.segment().shm_id().expect("it is the kernel's"),
-            folder: self.directory.path().to_owned(),
+            shm_id: self
+                .base
+                .engine
+                .segment()
+                .shm_id()
+                .expect("it is the kernel's"),
+            folder: self.base.folder().to_owned(),
             lock_file: self.lock_file(),
             kinds,
             capacity,
             losses_max: LOSSES_MAX,
         };
-        let (mut process, said) = Process::start(spec, self.now);
+        let (mut process, said) = Process::start(spec, self.base.now);
         match said {
             Said::Joined(attach, id) => self.locals.push(Local {
                 process,
@@ -105,7 +110,7 @@ impl World {
         let local = &self.locals[place];
         if let Some((doing, until)) = local.standing.clone() {
             if self.steps >= until {
-                let said = local.process.go_on(self.now);
+                let said = local.process.go_on(self.base.now);
                 self.locals[place].standing = None;
                 self.local_said(place, doing, said);
             }
@@ -136,7 +141,7 @@ impl World {
     fn local_is_asked_to_stop(&self, place: usize) -> Option<(usize, OutcomeKind)> {
         let local = &self.locals[place];
         (0..local.holds.len()).find_map(|one| {
-            match local.process.ask(self.now, Ask::Flags(one), None) {
+            match local.process.ask(self.base.now, Ask::Flags(one), None) {
                 Said::Flags(0) => None,
                 Said::Flags(flags) if flags & FLAG_CANCEL != 0 => {
                     Some((one, OutcomeKind::Cancelled))
@@ -149,7 +154,7 @@ impl World {
 
     fn local_starts(&mut self, place: usize, one: usize) {
         let held = self.locals[place].holds[one];
-        let state = self.engine.segment().state(held.task.slot());
+        let state = self.base.engine.segment().state(held.task.slot());
         if state.is_of(held.task) && state.phase() == Phase::Assigned {
             self.local_does(place, Ask::Start(one), Doing::Start(held));
         }
@@ -178,7 +183,9 @@ impl World {
         }
         let stops = self.has_faults() && self.rng.u8(0..3) == 0;
         let pause_after = stops.then(|| self.rng.u32(1..WRITES_MAX));
-        let said = self.locals[place].process.ask(self.now, ask, pause_after);
+        let said = self.locals[place]
+            .process
+            .ask(self.base.now, ask, pause_after);
         self.local_said(place, doing, said);
     }
 
@@ -242,10 +249,14 @@ impl World {
             0 | 1 => self.local_dies(place),
             2 if self.locals[place].standing.is_none() => self.local_leaves(place),
             _ => {
-                let state = self.engine.segment().worker(self.locals[place].id.slot());
+                let state = self
+                    .base
+                    .engine
+                    .segment()
+                    .worker(self.locals[place].id.slot());
                 if state.state().incarnation() == self.locals[place].id.incarnation() {
                     let id = self.locals[place].id;
-                    let _ = self.engine.drain_worker(self.now, id);
+                    let _ = self.base.engine.drain_worker(self.base.now, id);
                 }
             }
         }
@@ -253,7 +264,7 @@ impl World {
 
     pub(crate) fn local_leaves(&mut self, place: usize) {
         let mut local = self.locals.swap_remove(place);
-        let said = local.process.ask(self.now, Ask::Leave, None);
+        let said = local.process.ask(self.base.now, Ask::Leave, None);
         assert!(matches!(said, Said::Left), "{said:?}");
         local.process.join();
     }
@@ -273,9 +284,9 @@ impl World {
 
     /// The daemon looks after its neighbours.
     pub(crate) fn daemon_looks_around(&mut self) {
-        let segment = std::sync::Arc::clone(self.engine.segment());
+        let segment = std::sync::Arc::clone(self.base.engine.segment());
         for (attach, _) in segment.convict(Some(&self.judge)).iter() {
-            self.engine.attach_gone(self.now, attach);
+            self.base.engine.attach_gone(self.base.now, attach);
         }
         self.dead_locals
             .retain(|&attach, _| segment.attach_info(attach).is_some());

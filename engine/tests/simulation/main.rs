@@ -16,9 +16,12 @@
 //! And at the end: all faults stop, everything is run, forgotten, and nothing remains. A failing
 //! run prints how to replay it. Each test also asserts that the rare paths were really taken.
 //!
+//! Engine, segment, clock, clients and the order of the queue are those of all tests of the engine: the crate `qtf-world`, whose head says what is
+//! added here, and why. A build that lives the same lives as another tells the same histories (`replay` prints them).
+//!
 //! | file | what |
 //! |---|---|
-//! | `world.rs` | time, effects, restarts, the end |
+//! | `world.rs` | chance, effects, restarts, the end |
 //! | `model.rs` | what is known of each task from what was asked and answered |
 //! | `clients.rs`, `workers.rs`, `locals.rs` | what they do |
 //! | `links.rs` | connections, and what is lost with them |

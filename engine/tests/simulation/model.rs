@@ -1,9 +1,11 @@
 //! The naive model: what is known of each accepted task from what was asked and answered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
 
 use qtf_engine::Submission;
 use qtf_shm::{ClientIndex, Now, Outcome, OutcomeKind, Phase, TaskId};
+use qtf_world::Life;
 
 /// What an attempt has left, as its worker reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,14 +28,13 @@ impl Report {
     reason = "each is a fact of its own, and all combinations occur"
 )]
 pub(crate) struct ModelTask {
+    life: Life,
     pub(crate) client: ClientIndex,
     pub(crate) max_attempts: u32,
     pub(crate) discard_result: bool,
     pub(crate) is_cancel_asked: bool,
     /// It was held, or submitted so, and not released since.
     pub(crate) is_held: bool,
-    /// Attempts handed out so far, as far as is known.
-    pub(crate) attempts: u8,
     /// What was recorded last.
     pub(crate) report: Option<Report>,
     /// A local worker is ending an attempt: nobody knows yet whether it has.
@@ -43,9 +44,22 @@ pub(crate) struct ModelTask {
     /// Whether an attempt has ended was known to a process that is dead.
     pub(crate) is_unsure: bool,
     failures: u32,
-    pub(crate) end: Option<(Phase, Now)>,
     /// Outcome and result, as they were when the end was told.
     pub(crate) ending: Option<(Outcome, Vec<u8>)>,
+}
+
+impl Deref for ModelTask {
+    type Target = Life;
+
+    fn deref(&self) -> &Life {
+        &self.life
+    }
+}
+
+impl DerefMut for ModelTask {
+    fn deref_mut(&mut self) -> &mut Life {
+        &mut self.life
+    }
 }
 
 /// An end that must follow.
@@ -71,18 +85,17 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) fn accepted(&mut self, id: TaskId, submission: &Submission<'_>) {
         let task = ModelTask {
+            life: Life::default(),
             client: submission.client,
             max_attempts: submission.retries + 1,
             discard_result: submission.discard_result,
             is_cancel_asked: false,
             is_held: submission.hold,
-            attempts: 0,
             report: None,
             under_way: None,
             is_damaged: false,
             is_unsure: false,
             failures: 0,
-            end: None,
             ending: None,
         };
         let before = self.tasks.insert(id, task);
@@ -94,13 +107,7 @@ impl Model {
     /// number.
     pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u8) {
         let task = self.tasks.get_mut(&id).expect("only accepted tasks run");
-        assert_eq!(task.end, None, "{id} was handed out after its end");
-        assert!(!task.is_held, "{id} was handed out while it was held");
-        assert!(
-            attempt > task.attempts,
-            "{id}: attempt {attempt} was handed out again"
-        );
-        task.attempts = attempt;
+        task.life.dispatched(id, attempt, task.is_held);
     }
 
     /// A result was recorded: says what must follow, from which cycle on at the latest.
@@ -108,11 +115,7 @@ impl Model {
         let Some(task) = self.tasks.get_mut(&id) else {
             panic!("{id} had a result, and is gone");
         };
-        let attempt = report.attempt;
-        assert_eq!(task.end, None, "{id} had a result after its end");
-        assert_eq!(attempt, task.attempts, "{id}: only the last attempt counts");
-        let before = task.report.as_ref().map_or(0, |report| report.attempt);
-        assert!(attempt > before, "{id}: attempt {attempt} counted twice");
+        task.life.recorded(id, report.attempt);
         let is_success = report.is_success();
         task.report = Some(report);
         let phase = if is_success {
@@ -148,7 +151,7 @@ impl Model {
     /// The engine says that a task has ended.
     pub(crate) fn finished(&mut self, id: TaskId, phase: Phase, now: Now) {
         let task = self.tasks.get_mut(&id).expect("only accepted tasks end");
-        assert_eq!(task.end, None, "{id} ended twice");
+        task.life.ended(id, phase, now);
         if let Some(report) = task.under_way.as_ref()
             && report.attempt == task.attempts
             && report.is_success() == (phase == Phase::Done)
@@ -175,7 +178,6 @@ impl Model {
                 "{id} is {phase} without a result"
             );
         }
-        task.end = Some((phase, now));
         self.ended += 1;
         if phase == Phase::Done && task.discard_result {
             self.tasks.remove(&id);

@@ -74,11 +74,17 @@ fn replay() {
     let (kind, seed) = asked.split_once(':').expect("KIND:SEED");
     let seed = seed.parse().expect("a number");
     if let Some(faults) = Faults::ALL.into_iter().find(|one| one.name() == kind) {
-        live(faults, seed);
+        tell(&asked, live(faults, seed).history());
         return;
     }
     let kind = durable::Kind::ALL
         .into_iter()
         .find(|one| one.name() == kind);
-    durable::live(kind.expect("friendly, workers, daemons, hot, cold"), seed);
+    let world = durable::live(kind.expect("friendly, workers, daemons, hot, cold"), seed);
+    tell(&asked, world.history());
+}
+
+/// Two builds that tell the same of a seed have lived the same life.
+fn tell(asked: &str, history: u64) {
+    println!("history of {asked}: {history:016x}");
 }

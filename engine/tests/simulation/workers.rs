@@ -4,6 +4,7 @@ use qtf_engine::{
     Disposition, Held, Output, Reconnect, ResultReport, StopReason, TaskRef, WorkerHello,
 };
 use qtf_shm::{Now, Outcome, OutcomeKind, Phase, TaskId, WorkerId};
+use qtf_world::{held_list, hello};
 
 use crate::links::{Down, Link, LinkState, Says, Up};
 use crate::model::Report;
@@ -50,16 +51,8 @@ pub(crate) struct SimWorker {
 impl SimWorker {
     /// By name, what it has.
     fn held(&self) -> Vec<Held> {
-        let running = self.holds.iter().map(|hold| (hold.one, false));
-        let finished = self.finished.iter().map(|(one, _)| (*one, true));
-        running
-            .chain(finished)
-            .map(|(one, finished)| Held {
-                task_id: one.task.as_raw(),
-                attempt: one.attempt,
-                finished,
-            })
-            .collect()
+        let running = self.holds.iter().map(|hold| hold.one);
+        held_list(running, self.finished.iter().map(|(one, _)| *one))
     }
 }
 
@@ -88,7 +81,7 @@ impl World {
     pub(crate) fn worker_joins_with(&mut self, capacity: u32, kinds: Vec<String>) {
         let hello = hello(capacity, &kinds);
         let says = self.rng.u8(0..3);
-        if let Ok(welcome) = self.engine.worker_hello(self.now, &hello) {
+        if let Ok(welcome) = self.base.engine.worker_hello(self.base.now, &hello) {
             self.workers.push(SimWorker {
                 id: welcome.id,
                 token: welcome.token,
@@ -274,17 +267,17 @@ impl World {
 
     /// The attempt has run beyond its limit and the grace, and its result was not there before its worker came back.
     fn is_late(&self, id: WorkerId, one: TaskRef) -> bool {
-        let task = self.engine.segment().task(one.task.slot());
+        let task = self.base.engine.segment().task(one.task.slot());
         let state = task.state();
         let limit_ns = u64::from(task.timeout_ms()) * 1_000_000;
         let over = Now::from_stamp(task.phase_time())
             .plus_ns(limit_ns)
-            .plus_ns(self.engine.config().stop_grace_ns);
+            .plus_ns(self.base.engine.config().stop_grace_ns);
         let came_with = self.came_with.get(&id);
         limit_ns > 0
             && state.is_of(one.task)
             && state.phase() == Phase::Running
-            && self.now.has_reached(over.stamp())
+            && self.base.now.has_reached(over.stamp())
             && !came_with.is_some_and(|ended| ended.contains(&one))
     }
 
@@ -298,8 +291,9 @@ impl World {
             asked_pause_ns: None,
         };
         let told = self
+            .base
             .engine
-            .task_result(self.now, id, one, &told)
+            .task_result(self.base.now, id, one, &told)
             .disposition;
         if told == Disposition::Recorded {
             let mut report = report.clone();
@@ -326,12 +320,12 @@ impl World {
             1 => self.worker_dies(place, false),
             2 => {
                 let worker = self.workers.swap_remove(place);
-                self.engine.worker_goodbye(self.now, worker.id);
+                self.base.engine.worker_goodbye(self.base.now, worker.id);
                 self.remember(&worker);
             }
             3 => {
                 let id = self.workers[place].id;
-                let _ = self.engine.drain_worker(self.now, id);
+                let _ = self.base.engine.drain_worker(self.base.now, id);
             }
             4 | 5 => self.cut_link(place),
             6 => {
@@ -350,7 +344,7 @@ impl World {
     fn worker_dies(&mut self, place: usize, is_told: bool) {
         let worker = self.workers.swap_remove(place);
         if is_told {
-            self.engine.worker_gone(self.now, worker.id);
+            self.base.engine.worker_gone(self.base.now, worker.id);
         }
         self.remember(&worker);
     }
@@ -384,7 +378,7 @@ impl World {
     /// A worker opens its streams again, with what it holds; some of it may have got lost.
     pub(crate) fn worker_comes_back(&mut self, place: usize) {
         self.cut_link(place);
-        let segment_id = self.engine.segment().header().segment_id;
+        let segment_id = self.base.engine.segment().header().segment_id;
         let forgets = self.has_faults() && self.rng.u8(..) < 40;
         let worker = &mut self.workers[place];
         if forgets {
@@ -400,7 +394,7 @@ impl World {
             held: &held,
             ..hello(worker.capacity, &worker.kinds)
         };
-        let Ok(welcome) = self.engine.worker_hello(self.now, &hello) else {
+        let Ok(welcome) = self.base.engine.worker_hello(self.base.now, &hello) else {
             worker.is_evicted = true;
             return;
         };
@@ -427,18 +421,5 @@ impl World {
         }
         self.send_up(place, Up::Credits(credits, true));
         self.read_link(place);
-    }
-}
-
-fn hello(capacity: u32, kinds: &[String]) -> WorkerHello<'_> {
-    WorkerHello {
-        name: "simulated",
-        host: "nowhere",
-        pid: 1,
-        uid: None,
-        capacity,
-        kinds,
-        reconnect: None,
-        held: &[],
     }
 }

@@ -9,13 +9,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qtf_engine::{ClientHello, Effect, Engine, EngineConfig, Principal, ShareRule, TaskRef};
+use qtf_engine::{Effect, Engine, EngineConfig, ShareRule, TaskRef};
 use qtf_shm::segment::verify::Rule;
 use qtf_shm::time::simulated::set_monotonic_ns;
-use qtf_shm::{
-    AttachIndex, ClientIndex, Event, Geometry, Key, LockFile, Now, Phase, Segment, SegmentSpec,
-    SlotIndex, TaskId, WorkerId,
-};
+use qtf_shm::{AttachIndex, Event, Key, LockFile, Now, Phase, TaskId, WorkerId};
+use qtf_world::{Ground, hurried};
 
 use crate::checks::Watch;
 use crate::locals::Local;
@@ -40,11 +38,9 @@ pub(crate) enum Faults {
 }
 
 pub(crate) struct World {
+    pub(crate) base: qtf_world::World,
     pub(crate) rng: fastrand::Rng,
-    pub(crate) engine: Engine,
-    pub(crate) now: Now,
     pub(crate) model: Model,
-    pub(crate) clients: Vec<ClientIndex>,
     pub(crate) workers: Vec<SimWorker>,
     /// Reports that may come in late.
     pub(crate) ghosts: Vec<(WorkerId, TaskRef)>,
@@ -64,7 +60,6 @@ pub(crate) struct World {
     words_gone_bad: u64,
     faults: Faults,
     history: u64,
-    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Faults {
@@ -83,57 +78,33 @@ fn config(seed: u64) -> EngineConfig {
     EngineConfig {
         // Three names of one user: who is told apart is what the rules test.
         share_rule: ShareRule::Whole,
-        operator_uid: 0,
         lease_ns: LEASE_NS,
-        probe_ns: 10 * MS,
-        heartbeat_ns: 10 * MS,
         result_ttl_ns: 2_000 * MS,
         failed_result_ttl_ns: 2_000 * MS,
-        keep_ns_max: 60_000 * MS,
         stop_grace_ns: if seed.is_multiple_of(2) {
             GRACE_NS
         } else {
             LONG_GRACE_NS
         },
-        start_within_ns: 240 * MS,
-        retry_backoff_ns_min: 5 * MS,
-        retry_backoff_ns_max: 40 * MS,
         losses_max: LOSSES_MAX,
-        tasks_per_cycle_max: 8,
-        sweep_slots_per_cycle: 32,
-        background_sweep_ns: 20 * MS,
-        effects_max: 12,
-        payload_limit: 1 << 20,
-        seed,
+        ..hurried(seed)
     }
 }
 
 impl World {
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let mut spec = SegmentSpec::new("simulation", directory.path());
-        spec.geometry = Geometry::for_counts(TASKS, WORKERS).expect("a small segment fits");
-        spec.gen_base = Some(0);
-        let lock_file = directory.path().join(LOCK_FILE);
+        let ground = Ground::of(TASKS, WORKERS).with(|spec| spec.gen_base = Some(0));
+        let lock_file = ground.folder().join(LOCK_FILE);
         std::fs::write(&lock_file, "").expect("the directory is new");
         let judge = LockFile::open(&lock_file).expect("it is there");
         set_monotonic_ns(Some(0));
-        let segment = Segment::create_private(&spec).expect("shared memory can be had");
-        let segment = Arc::new(segment);
-        let now = Now::from_ns(MS);
-        set_monotonic_ns(Some(now.ns));
-        let mut engine = Engine::new(segment, config(seed), now).expect("usable");
-        let clients = ["one", "two", "three"].map(|name| {
-            let hello = client(name);
-            let session = engine.client_hello(now, &hello);
-            session.expect("there is room for three").index
-        });
+        let ground = ground.shared();
+        let mut base = qtf_world::World::on(ground, config(seed), Now::from_ns(MS), CLIENTS);
+        base.be_the_clock();
         Self {
+            base,
             rng: fastrand::Rng::with_seed(seed),
-            engine,
-            now,
             model: Model::default(),
-            clients: clients.to_vec(),
             workers: Vec::new(),
             ghosts: Vec::new(),
             came_with: BTreeMap::new(),
@@ -149,21 +120,15 @@ impl World {
             words_gone_bad: 0,
             faults,
             history: 0,
-            directory,
         }
     }
 
     pub(crate) fn lock_file(&self) -> PathBuf {
-        self.directory.path().join(LOCK_FILE)
+        self.base.folder().join(LOCK_FILE)
     }
 
     pub(crate) fn has_faults(&self) -> bool {
         self.faults != Faults::None
-    }
-
-    fn pass(&mut self, ns: u64) {
-        self.now = self.now.plus_ns(ns);
-        set_monotonic_ns(Some(self.now.ns));
     }
 
     /// Something happens, then the engine has its turn.
@@ -196,7 +161,7 @@ impl World {
         }
         self.take_effects(None);
         let ns = self.rng.u64(0..3 * MS);
-        self.pass(ns);
+        self.base.pass(ns);
         self.cycle();
         if self.rng.u8(..) == 0 {
             self.verify();
@@ -229,7 +194,7 @@ impl World {
             }
             7 => {
                 let ns = self.rng.u64(0..200 * MS);
-                self.pass(ns);
+                self.base.pass(ns);
             }
             8 if self.faults == Faults::WorkersAndDaemon => self.daemon_restarts(),
             _ => self.ghost_speaks(),
@@ -238,7 +203,7 @@ impl World {
 
     /// A waiting task comes to have more attempts than there can be. Few: their slots are kept for good.
     fn word_goes_bad(&mut self) {
-        let segment = Arc::clone(self.engine.segment());
+        let segment = Arc::clone(self.base.engine.segment());
         let is_waiting = |id: &TaskId| segment.state(id.slot()).phase() == Phase::Ready;
         let Some(id) = self.model.random(&mut self.rng).filter(is_waiting) else {
             return;
@@ -265,19 +230,14 @@ impl World {
     /// The daemon is killed between two calls; the next one adopts the segment.
     fn daemon_restarts(&mut self) {
         self.take_effects(None);
-        let segment = Arc::clone(self.engine.segment());
+        let segment = Arc::clone(self.base.engine.segment());
         self.lose_links();
         segment.adopt_again(Some(&self.judge));
         self.watch = Watch::default();
-        let seed = (self.rng.u64(..) & !1) | (self.engine.config().seed & 1);
+        let seed = (self.rng.u64(..) & !1) | (self.base.engine.config().seed & 1);
         self.came_with.clear();
-        self.engine = Engine::new(segment, config(seed), self.now).expect("usable");
-        self.clients = ["one", "two", "three"]
-            .map(|name| {
-                let session = self.engine.client_hello(self.now, &client(name));
-                session.expect("their records are kept or free").index
-            })
-            .to_vec();
+        let engine = Engine::new(segment, config(seed), self.base.now).expect("usable");
+        self.base.goes_on_with(engine);
         for place in 0..self.workers.len() {
             if self.rng.u8(..) > 40 {
                 self.worker_comes_back(place);
@@ -287,8 +247,9 @@ impl World {
 
     fn cycle(&mut self) {
         self.cycles += 1;
-        self.engine.cycle(self.now);
-        let best_waiting = self.best_waiting();
+        self.base.engine.cycle(self.base.now);
+        // What somebody stands still with may be missing in the heap.
+        let best_waiting = self.base.best_waiting(|id| self.is_in_hands(id));
         self.take_effects(best_waiting);
         self.model.assert_told(self.cycles);
         self.expire();
@@ -297,11 +258,11 @@ impl World {
 
     /// Takes all effects; nothing that was handed out may be worse than what is still ready.
     pub(crate) fn take_effects(&mut self, best_waiting: Option<Key>) {
-        while let Some(effect) = self.engine.pop_effect() {
+        while let Some(effect) = self.base.engine.pop_effect() {
             match effect {
                 Effect::Dispatch { task, attempt, .. } => {
                     self.model.dispatched(task, attempt);
-                    self.assert_order(task, best_waiting);
+                    self.base.assert_order(task, best_waiting);
                     self.note(task, u64::from(attempt));
                     self.send_down(effect);
                 }
@@ -310,7 +271,7 @@ impl World {
                     phase: Phase::Quarantine,
                 } => self.model.set_aside(task),
                 Effect::Finished { task, phase } => {
-                    self.model.finished(task, phase, self.now);
+                    self.model.finished(task, phase, self.base.now);
                     self.note_ending(task);
                     self.note(task, phase as u64);
                 }
@@ -320,33 +281,6 @@ impl World {
                 | Effect::Drain { .. } => self.send_down(effect),
             }
         }
-    }
-
-    fn assert_order(&self, task: TaskId, best_waiting: Option<Key>) {
-        let handed_out = self.engine.segment().task(task.slot());
-        if let Some(best) = best_waiting
-            && handed_out.state().is_of(task)
-        {
-            assert!(handed_out.key() < best, "{task} went before a better one");
-        }
-    }
-
-    /// The key of the best task that is still ready, if any worker could take it.
-    fn best_waiting(&self) -> Option<Key> {
-        let segment = self.engine.segment();
-        self.slots()
-            .filter(|&slot| segment.state(slot).phase() == Phase::Ready)
-            .filter(|&slot| {
-                let id = segment.state(slot).id(slot);
-                id.is_some_and(|id| !self.is_in_hands(id))
-            })
-            .map(|slot| segment.task(slot).key())
-            .min()
-    }
-
-    fn slots(&self) -> impl Iterator<Item = SlotIndex> + '_ {
-        let segment = self.engine.segment();
-        (0..segment.geometry().tasks()).filter_map(|number| segment.slot(number))
     }
 
     /// Results whose time is over are gone, and no others.
@@ -359,16 +293,16 @@ impl World {
             .filter_map(|(&id, task)| Some((id, task.end?)))
             .collect();
         for (id, (phase, at)) in ended {
-            if self.engine.check(id).is_err() {
+            if self.base.engine.check(id).is_err() {
                 assert_ne!(
                     phase,
                     Phase::DeadLetter,
                     "{id} is kept until it is forgotten"
                 );
                 assert!(
-                    self.now.since_ns(at) + 256 >= ttl,
+                    self.base.now.since_ns(at) + 256 >= ttl,
                     "{id} expired too early, at {}: {:?}",
-                    self.now.ns,
+                    self.base.now.ns,
                     self.model.tasks[&id]
                 );
                 self.model.freed(id);
@@ -377,12 +311,12 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, task: TaskId, what: u64) {
-        let word = task.as_raw() ^ what ^ self.now.ns;
+        let word = task.as_raw() ^ what ^ self.base.now.ns;
         self.history = self.history.rotate_left(5).wrapping_mul(0x100_0000_01b3) ^ word;
     }
 
     pub(crate) fn counters(&self) -> qtf_shm::Counters<'_> {
-        self.engine.segment().counters()
+        self.base.engine.segment().counters()
     }
 
     /// A hash of all that happened.
@@ -398,11 +332,11 @@ impl World {
         if self.any_stands() || !self.dead_locals.is_empty() {
             return;
         }
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         // It waits for others where something is under way.
         set_monotonic_ns(None);
         let report = segment.verify();
-        set_monotonic_ns(Some(self.now.ns));
+        set_monotonic_ns(Some(self.base.now.ns));
         // A process that is killed between a word and its count, or stands there while a daemon starts and counts anew, leaves the
         // gauge wrong; an output that a dead one had not yet put down lies about until its task goes.
         let may_be = |rule| match rule {
@@ -416,6 +350,7 @@ impl World {
         assert!(is_in_order && !report.torn(), "{report:#?}");
         for (&id, task) in &self.model.tasks {
             let phase = self
+                .base
                 .engine
                 .check(id)
                 .expect("accepted and not freed")
@@ -430,6 +365,7 @@ impl World {
             }
         }
         let used = self
+            .base
             .slots()
             .map(|slot| segment.state(slot).phase())
             .filter(|&phase| phase != Phase::Free && phase != Phase::Quarantine)
@@ -439,7 +375,7 @@ impl World {
             self.model.tasks.len(),
             "slots without an accepted task"
         );
-        for &client in &self.clients {
+        for &client in &self.base.clients {
             let record = segment.client(client);
             let counts = (record.unfinished(), record.kept());
             assert_eq!(counts, self.model.counts(client), "{client:?}");
@@ -449,7 +385,7 @@ impl World {
             let state = segment.worker(worker).state();
             assert!(state.running() <= state.capacity(), "{state:?}");
         }
-        assert_eq!(self.engine.effect_overruns(), 0);
+        assert_eq!(self.base.engine.effect_overruns(), 0);
     }
 
     /// All faults end, honest workers do what is left, clients forget: nothing may remain.
@@ -459,7 +395,7 @@ impl World {
         self.locals_end();
         self.daemon_looks_around();
         for worker in std::mem::take(&mut self.workers) {
-            self.engine.worker_gone(self.now, worker.id);
+            self.base.engine.worker_gone(self.base.now, worker.id);
         }
         for id in self.model.held() {
             self.let_go(id);
@@ -480,7 +416,7 @@ impl World {
                 }
             }
             self.take_effects(None);
-            self.pass(MS);
+            self.base.pass(MS);
             self.cycle();
         }
         self.verify();
@@ -489,17 +425,14 @@ impl World {
         assert_eq!(self.model.accepted, self.model.ended);
         let all: Vec<_> = self.model.tasks.keys().copied().collect();
         for id in all {
-            self.engine.forget(self.now, id).expect("it has ended");
+            self.base
+                .engine
+                .forget(self.base.now, id)
+                .expect("it has ended");
             self.model.freed(id);
         }
         self.verify();
-        let usage = self.engine.segment().arena_usage();
-        let chunks: u64 = usage
-            .classes
-            .iter()
-            .map(|class| u64::from(class.chunks_used))
-            .sum();
-        let own = self.engine.segment().own_chunks();
+        let (chunks, own) = self.base.chunks();
         let is_kept = !self.model.aside.is_empty();
         assert!(
             chunks == own || is_kept,
@@ -509,13 +442,4 @@ impl World {
 }
 
 const LOCK_FILE: &str = "simulation.lock";
-
-fn client(name: &str) -> ClientHello<'_> {
-    ClientHello {
-        principal: Principal::Uid(1000),
-        name,
-        host: "nowhere",
-        address: "",
-        pid: 1,
-    }
-}
+const CLIENTS: &[&str] = &["one", "two", "three"];

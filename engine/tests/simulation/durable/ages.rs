@@ -17,10 +17,10 @@ impl World {
         let border = [REBASE_FROM, STAMP_MAX][self.rng.usize(0..2)];
         let short = self.rng.u64(0..600 * MS);
         let moment = Now::from_ns(Now::from_stamp(border).ns - short);
-        if moment <= self.now {
+        if moment <= self.base.now {
             return;
         }
-        self.now = moment;
+        self.base.now = moment;
         self.leaps += 1;
         // Keys are known for an hour.
         self.facts.keys.clear();
@@ -33,13 +33,13 @@ impl World {
 
     /// No stamp is left for what comes in now, or for its delay.
     pub(crate) fn has_no_time_for(&self, delay_ms: u64) -> bool {
-        let due = self.now.plus_ns(delay_ms * MS);
+        let due = self.base.now.plus_ns(delay_ms * MS);
         self.kind == Kind::Ages && due.is_out_of_stamps()
     }
 
     /// The next daemon has the segment, whose origin it may have moved.
     pub(crate) fn begun_alone(&mut self, segment: &Arc<Segment>) -> Arc<Segment> {
-        let clock_ns = segment.header().origin_ns.wrapping_add(self.now.ns);
+        let clock_ns = segment.header().origin_ns.wrapping_add(self.base.now.ns);
         let begun = segment.begun_alone(clock_ns);
         let begun = begun.unwrap_or_else(|error| panic!("{error}"));
         let now = begun.now_at(clock_ns);
@@ -64,7 +64,7 @@ impl World {
 
     /// The present has another number.
     fn moments_move_to(&mut self, now: Now) {
-        let before = core::mem::replace(&mut self.now, now);
+        let before = core::mem::replace(&mut self.base.now, now);
         let moved = |moment: Now| {
             let ns = (moment.ns + now.ns).saturating_sub(before.ns);
             Now::from_ns(ns)
@@ -73,7 +73,7 @@ impl World {
             // Time may begin anew with less behind it than has gone by.
             let first = task.first_end().map_or(before, |(_, at)| at);
             task.is_of_an_earlier_age |= first.ns + now.ns < before.ns;
-            for at in [&mut task.end, &mut task.found_final] {
+            for at in [&mut task.life.end, &mut task.found_final] {
                 *at = at.map(|(phase, at)| (phase, moved(at)));
             }
         }
@@ -84,7 +84,7 @@ impl World {
 
     /// Whoever was submitted first stands before who came later, however old both are.
     pub(crate) fn assert_old_order(&self) {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let is_there = |id: &TaskId| segment.state(id.slot()).is_of(*id);
         let mut places: Vec<(u64, u64)> = self
             .facts
@@ -107,7 +107,7 @@ impl World {
         });
         let count = answered.clone().count();
         // A journal without room takes no note of it.
-        let has_room = self.now >= self.full_until && self.disk.writer.failure().is_none();
+        let has_room = self.base.now >= self.full_until && self.disk.writer.failure().is_none();
         if count == 0 || !has_room {
             return;
         }
@@ -117,7 +117,7 @@ impl World {
         };
         self.facts.keys.remove(&key);
         self.facts.unanswered.retain(|&other| other != key);
-        self.engine.release_keys(self.now, &[key]);
+        self.base.engine.release_keys(self.base.now, &[key]);
         self.given_back.push((key, None));
         self.keys_given_back += 1;
     }
@@ -131,10 +131,10 @@ impl World {
 
     /// No start brings a key back that was given back. A cold one may where no record of that was durable when a daemon died: nobody waits for it.
     pub(crate) fn assert_given_back(&mut self, durable: Lsn, is_cold: bool) {
-        let known = self.engine.segment().keys();
+        let known = self.base.engine.segment().keys();
         for (key, recorded) in core::mem::take(&mut self.given_back) {
             let is_durable = recorded.is_some_and(|lsn| lsn <= durable);
-            let is_gone = known.find(key, self.now).is_none();
+            let is_gone = known.find(key, self.base.now).is_none();
             assert!(
                 is_gone || is_cold && !is_durable,
                 "{key:?} was given back, and is known"
@@ -148,7 +148,7 @@ impl World {
     /// Results whose time is over go by themselves; dead letters stay.
     pub(crate) fn assert_purged_in_time(&mut self) {
         for _ in 0..50 {
-            self.now = self.now.plus_ns(TTL_NS / 25);
+            self.base.now = self.base.now.plus_ns(TTL_NS / 25);
             self.turn();
         }
         for _ in 0..200 {

@@ -6,10 +6,10 @@ use qtf_shm::segment::ANCIENT_STAMPS;
 use qtf_shm::{FLAG_CANCEL, Now, OutcomeKind, Part, Phase, TaskId};
 
 use super::clients::Wish;
-use super::disk::config as journal_config;
 use super::facts::Known;
 use super::holds::Hold;
 use super::world::{Kind, MS, TTL_NS, World};
+use qtf_world::journal_config;
 
 /// Records say milliseconds.
 const ROUNDING_NS: u64 = 5 * MS;
@@ -19,12 +19,11 @@ const TOLD_LATE_NS: u64 = 350 * MS;
 impl World {
     /// What clients were told is there after a start; what is not known is found out again.
     pub(crate) fn assert_facts(&mut self, is_cold: bool) {
-        let segment = std::sync::Arc::clone(self.engine.segment());
-        let report = segment.verify();
-        assert!(!report.broken() && !report.torn(), "{report:#?}");
+        let segment = std::sync::Arc::clone(self.base.engine.segment());
+        self.base.assert_sound();
         let ids: Vec<TaskId> = self.facts.tasks.keys().copied().collect();
         for id in ids {
-            match self.engine.check(id) {
+            match self.base.engine.check(id) {
                 Ok(state) => {
                     self.assert_is_as_told(id, state, is_cold);
                     self.assert_has_reason(id);
@@ -34,6 +33,7 @@ impl World {
             }
         }
         let unknown: Vec<TaskId> = self
+            .base
             .slots()
             .map(|slot| {
                 segment
@@ -60,10 +60,10 @@ impl World {
     }
 
     fn assert_is_as_told(&mut self, id: TaskId, state: qtf_shm::StateWord, is_cold: bool) {
-        let segment = std::sync::Arc::clone(self.engine.segment());
+        let segment = std::sync::Arc::clone(self.base.engine.segment());
         let slot = segment.task(id.slot());
         let is_unsure = self.unsure == Some(id);
-        let (now, unsure_failed) = (self.now, self.unsure_failed);
+        let (now, unsure_failed) = (self.base.now, self.unsure_failed);
         self.settle_revival(id, state);
         self.settle_hold(id, state, is_cold);
         let task = self.facts.get(id);
@@ -134,7 +134,10 @@ impl World {
             self.assert_is_as_before(id);
             return;
         }
-        let (now, losses) = (self.now, self.engine.segment().task(id.slot()).losses());
+        let (now, losses) = (
+            self.base.now,
+            self.base.engine.segment().task(id.slot()).losses(),
+        );
         let task = self.facts.get(id);
         let Some(revival) = task.revival.filter(|_| task.end.is_none()) else {
             return;
@@ -168,14 +171,14 @@ impl World {
 
     fn assert_bytes(&self, id: TaskId, part: Part, wanted: &[u8]) {
         let mut found = vec![0; wanted.len() + 1];
-        let count = self.engine.segment().load(id, part, 0, &mut found);
+        let count = self.base.engine.segment().load(id, part, 0, &mut found);
         let count = count.unwrap_or_else(|error| panic!("{part:?} of {id}: {error}"));
         assert!(&found[..count] == wanted, "{part:?} of {id} is another");
     }
 
     /// A dead letter says why it is one.
     pub(crate) fn assert_has_reason(&self, id: TaskId) {
-        let task = self.engine.segment().task(id.slot());
+        let task = self.base.engine.segment().task(id.slot());
         let state = task.state();
         if state.is_of(id) && state.phase() == Phase::DeadLetter {
             let reason = task.outcome().kind;
@@ -184,7 +187,7 @@ impl World {
     }
 
     fn assert_may_be_missing(&mut self, id: TaskId, is_cold: bool) {
-        let now = self.now;
+        let now = self.base.now;
         let task = self.facts.get(id);
         let lasts = task.is_accepted && task.is_journalled;
         let is_over =
@@ -203,7 +206,7 @@ impl World {
 
     /// Results whose time is over are gone, and no others.
     pub(crate) fn note_expired(&mut self) {
-        let engine = &self.engine;
+        let engine = &self.base.engine;
         for (id, task) in &mut self.facts.tasks {
             if !task.is_freed && engine.check(*id).is_err() {
                 let (phase, at) = task.first_end().unwrap_or_else(|| panic!("{id} is lost"));
@@ -211,9 +214,9 @@ impl World {
                 assert!(!is_kept, "{id} is kept until it is forgotten");
                 let is_unwanted = task.forget_was_asked || task.discards && phase == Phase::Done;
                 assert!(
-                    is_over(at, self.now) || is_unwanted || task.is_of_an_earlier_age,
+                    is_over(at, self.base.now) || is_unwanted || task.is_of_an_earlier_age,
                     "{id} expired too early, at {}: {task:?}",
-                    self.now.ns
+                    self.base.now.ns
                 );
                 task.is_freed = true;
             }
@@ -222,7 +225,7 @@ impl World {
 
     /// The end of a journal task is told only when its record is durable.
     pub(crate) fn assert_durable(&self, id: TaskId) {
-        let task = self.engine.segment().task(id.slot());
+        let task = self.base.engine.segment().task(id.slot());
         let is_journalled = self
             .facts
             .tasks
@@ -246,7 +249,7 @@ impl World {
             self.hot_start();
         }
         for worker in core::mem::take(&mut self.workers) {
-            self.engine.worker_gone(self.now, worker.id);
+            self.base.engine.worker_gone(self.base.now, worker.id);
         }
         for round in 0..20_000 {
             if self
@@ -276,7 +279,7 @@ impl World {
             self.turn();
         }
         for (id, task) in &self.facts.tasks {
-            let phase = self.engine.check(*id).map(|state| state.phase());
+            let phase = self.base.engine.check(*id).map(|state| state.phase());
             assert!(
                 task.is_freed || task.end.is_some(),
                 "{id} never ends: {phase:?}"
@@ -292,8 +295,8 @@ impl World {
     fn all_ask(&mut self) {
         let ids: Vec<TaskId> = self.facts.tasks.keys().copied().collect();
         for id in ids {
-            if let Ok(Some(phase)) = self.engine.settled_end(id) {
-                self.facts.ended(id, phase, self.now);
+            if let Ok(Some(phase)) = self.base.engine.settled_end(id) {
+                self.facts.ended(id, phase, self.base.now);
             }
         }
     }
@@ -303,7 +306,7 @@ impl World {
             let mut tasks = self.facts.tasks.iter();
             let left = tasks.find(|(_, task)| !task.is_freed && !task.forget_was_asked);
             let Some((&id, _)) = left else { break };
-            if let Ok(answer) = self.engine.forget(self.now, id) {
+            if let Ok(answer) = self.base.engine.forget(self.base.now, id) {
                 self.facts.get(id).forget_was_asked = true;
                 self.wait_for(answer.durable, super::facts::Told::Forgotten(id));
             }
@@ -321,21 +324,16 @@ impl World {
             "answers that never come: {:?}",
             self.facts.answers
         );
-        let segment = self.engine.segment();
-        let report = segment.verify();
-        assert!(!report.broken() && !report.torn(), "{report:#?}");
+        let segment = self.base.engine.segment();
+        self.base.assert_sound();
         let left = self
+            .base
             .slots()
             .filter(|&slot| segment.state(slot).phase() != Phase::Free);
         let left: Vec<_> = left.map(|slot| segment.state(slot)).collect();
         assert!(left.is_empty(), "slots of no task: {left:?}");
-        let chunks: u64 = segment
-            .arena_usage()
-            .classes
-            .iter()
-            .map(|class| u64::from(class.chunks_used))
-            .sum();
-        assert_eq!(chunks, segment.own_chunks(), "bytes of no task");
+        let (chunks, own) = self.base.chunks();
+        assert_eq!(chunks, own, "bytes of no task");
         let files = segment.spill().files().expect("the folder can be read");
         assert!(files.is_empty(), "files of no task: {files:?}");
         self.disk.disk.crash(self.seed);

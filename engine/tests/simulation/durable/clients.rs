@@ -2,6 +2,7 @@
 
 use qtf_engine::{Accepted, Durability, Payload, RejectReason, Rejection, Submission};
 use qtf_shm::{KeyId, Phase, TaskId};
+use qtf_world::Life;
 
 use super::facts::{Known, Told};
 use super::holds::Hold;
@@ -91,11 +92,11 @@ impl Wish {
 
     pub(crate) fn known(&self, stamp: u64) -> Known {
         Known {
+            life: Life::default(),
             is_journalled: self.durability != Durability::Memory,
             discards: self.discards,
             max_attempts: self.retries + 1,
             is_accepted: false,
-            end: None,
             found_final: None,
             expected: None,
             is_unsure: false,
@@ -107,8 +108,6 @@ impl Wish {
             is_freed: false,
             is_of_an_earlier_age: false,
             stamp,
-            attempts: 0,
-            recorded: 0,
             failures: 0,
             is_poison: self.is_poison,
             payload: Some(self.bytes.len()),
@@ -156,8 +155,8 @@ impl World {
     }
 
     fn submit_wish(&mut self, wish: &Wish, cut: Option<u32>) {
-        let client = self.clients[self.rng.usize(..self.clients.len())];
-        let now = self.now;
+        let client = self.base.clients[self.rng.usize(..self.base.clients.len())];
+        let now = self.base.now;
         let submission = wish.submission(client);
         if wish.is_automatic {
             self.facts.automatic.extend(wish.key);
@@ -191,7 +190,7 @@ impl World {
             self.repeated(wish, accepted);
             return;
         }
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         let stamp = segment.journal_stamp(segment.task(id.slot()).key().ready_stamp());
         assert!(stamp > self.last_stamp, "{id} stands before an earlier one");
         self.last_stamp = stamp;
@@ -288,7 +287,7 @@ impl World {
                 !was_promised,
                 "the key of {id} stands for another task: {task:?}"
             );
-            let there = self.engine.check(id);
+            let there = self.base.engine.check(id);
             assert!(
                 there.is_err(),
                 "{id} is there ({there:?}), and its key stands for another task: {task:?}"
@@ -300,7 +299,7 @@ impl World {
         let Some(id) = self.facts.random(&mut self.rng) else {
             return;
         };
-        let now = self.now;
+        let now = self.base.now;
         self.unsure = Some(id);
         let Some(answer) = self.cut_off(cut, |engine| engine.cancel(now, id)) else {
             return;
@@ -327,16 +326,19 @@ impl World {
     fn reprioritise(&mut self) {
         if let Some(id) = self.facts.random(&mut self.rng) {
             let priority = self.rng.u32(0..256);
-            let _ = self.engine.update_priority(self.now, id, priority);
+            let _ = self
+                .base
+                .engine
+                .update_priority(self.base.now, id, priority);
         }
     }
 
     /// A client that missed the notice asks how its task stands.
     fn asks(&mut self) {
         if let Some(id) = self.facts.random(&mut self.rng) {
-            let settled = self.engine.settled_end(id).expect("it is there");
+            let settled = self.base.engine.settled_end(id).expect("it is there");
             if let Some(phase) = settled {
-                self.facts.ended(id, phase, self.now);
+                self.facts.ended(id, phase, self.base.now);
             }
         }
     }
@@ -354,7 +356,7 @@ impl World {
             return;
         }
         let id = ended[self.rng.usize(..ended.len())];
-        let now = self.now;
+        let now = self.base.now;
         // A client learns the id by the answer: while it repeats the submission it acknowledges nothing.
         let is_repeated = |key| self.facts.keys.get(key) == Some(&id);
         if self.facts.unanswered.iter().any(is_repeated) {

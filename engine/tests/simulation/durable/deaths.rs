@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use qtf_engine::{Engine, TimeAfter, restore};
-use qtf_journal::{Appender, AppenderLimits, Opened, Write, open_tail, recover, write_group};
+use qtf_journal::{Appender, AppenderLimits, Opened, Write, recover, write_group};
 use qtf_shm::sync::kill::killed_after;
 use qtf_shm::time::STAMP_MAX;
-use qtf_shm::{Geometry, KeyId, Now, Phase, Segment, SegmentSpec, SlotIndex, StateWord, TaskId};
+use qtf_shm::{KeyId, Now, Phase, Segment, SegmentSpec, SlotIndex, StateWord, TaskId};
 
-use super::disk::{Disk, config as journal_config};
-use super::world::{Kind, MS, TASKS, WORKERS, World, engine_config};
+use super::world::{Kind, MS, World, engine_config};
+use qtf_world::{Disk, journal_config, reopened};
 
 /// Kills come after so many shared writes at most.
 const WRITES_MAX: u32 = 60;
@@ -30,7 +30,7 @@ impl World {
                 self.disk
                     .disk
                     .set_capacity(Some(used + self.rng.usize(0..300_000)));
-                self.full_until = self.now.plus_ns(self.rng.u64(1..300) * MS);
+                self.full_until = self.base.now.plus_ns(self.rng.u64(1..300) * MS);
             }
             11..=13 if self.kind == Kind::Ages => self.years_go_by(),
             11 if self.kind == Kind::Hot => {
@@ -77,7 +77,7 @@ impl World {
                 for _ in 0..3 {
                     self.submit(None);
                 }
-                let now = self.now;
+                let now = self.base.now;
                 self.cut_off(cut, |engine| engine.cycle(now));
             }
         }
@@ -89,11 +89,11 @@ impl World {
             return;
         };
         let worker = self.workers.swap_remove(place);
-        self.engine.worker_gone(self.now, worker.id);
+        self.base.engine.worker_gone(self.base.now, worker.id);
         self.remember(&worker);
         // A pass of the sweep takes several cycles.
         for _ in 0..4 {
-            let (now, writes) = (self.now, self.rng.u32(1..40));
+            let (now, writes) = (self.base.now, self.rng.u32(1..40));
             if self
                 .cut_off(Some(writes), |engine| engine.cycle(now))
                 .is_none()
@@ -111,10 +111,10 @@ impl World {
         call: impl FnOnce(&mut Engine) -> T,
     ) -> Option<T> {
         let Some(writes) = cut else {
-            return Some(call(&mut self.engine));
+            return Some(call(&mut self.base.engine));
         };
         let waiting = self.waiting();
-        let engine = &mut self.engine;
+        let engine = &mut self.base.engine;
         match killed_after(writes, || call(engine)) {
             Ok(answer) => Some(answer),
             Err(_) => {
@@ -128,8 +128,8 @@ impl World {
 
     /// READY tasks that the heap knows.
     fn waiting(&self) -> Vec<(SlotIndex, StateWord)> {
-        let segment = self.engine.segment();
-        let all = self.slots().map(|slot| (slot, segment.state(slot)));
+        let segment = self.base.engine.segment();
+        let all = self.base.slots().map(|slot| (slot, segment.state(slot)));
         all.filter(|&(slot, state)| {
             state.phase() == Phase::Ready && segment.ready().leaf(slot.get()).is_some()
         })
@@ -138,7 +138,7 @@ impl World {
 
     /// State before index: a task that has waited and still waits is in the heap at any moment.
     fn assert_still_found(&self, waiting: &[(SlotIndex, StateWord)]) {
-        let segment = self.engine.segment();
+        let segment = self.base.engine.segment();
         for &(slot, state) in waiting {
             if segment.state(slot) == state {
                 let leaf = segment.ready().leaf(slot.get());
@@ -189,12 +189,12 @@ impl World {
         if self.disk.writer.failure().is_none() {
             return;
         }
-        let told = (self.facts.answers.len(), self.engine.durable_lsn());
+        let told = (self.facts.answers.len(), self.base.engine.durable_lsn());
         for _ in 0..5 {
             self.submit(None);
             self.turn();
         }
-        assert!(self.facts.answers.len() >= told.0 && self.engine.durable_lsn() == told.1);
+        assert!(self.facts.answers.len() >= told.0 && self.base.engine.durable_lsn() == told.1);
         self.failures += 1;
         if self.kind != Kind::Hot && self.rng.bool() {
             self.cold_start(true);
@@ -209,13 +209,12 @@ impl World {
         self.end_of_daemon();
         self.disk.disk.process_died();
         self.nonce += 1;
-        let opened = open_tail(&self.disk.disk, &journal_config(self.nonce));
-        let opened = opened.unwrap_or_else(|error| panic!("{error}"));
-        let mut segment = Arc::clone(self.engine.segment());
+        let opened = reopened(&self.disk.disk, self.nonce);
+        let mut segment = Arc::clone(self.base.engine.segment());
         if self.kind == Kind::Ages {
             segment = self.begun_alone(&segment);
         } else {
-            segment.rebuild_caches(self.now);
+            segment.rebuild_caches(self.base.now);
             segment.remove_lost_spills();
         }
         self.begin(segment, &opened);
@@ -237,7 +236,7 @@ impl World {
         self.nonce += 1;
         let recovered = recover(&self.disk.disk, &journal_config(self.nonce));
         let recovered = recovered.unwrap_or_else(|error| panic!("{error}"));
-        self.now = self.now.plus_ns(self.rng.u64(1..50) * MS);
+        self.base.pass(self.rng.u64(1..50) * MS);
         let gen_base = (recovered.gen_limit > 0).then_some(recovered.gen_limit);
         let time = if self.kind == Kind::Ages {
             TimeAfter::highest(recovered.max_stamp)
@@ -247,11 +246,11 @@ impl World {
                 stamps_moved: 0,
             }
         };
-        let segment = new_segment(self.directory.path(), gen_base, time);
+        let segment = self.base.another_segment(after(gen_base, time));
         if self.kind == Kind::Ages {
             self.goes_on_after(&segment, recovered.max_stamp);
         } else if self.has_few_key_places() {
-            fill_keys(&segment, self.now);
+            fill_keys(&segment, self.base.now);
         }
         let restored = restore(&segment, &recovered, self.wall());
         restored.unwrap_or_else(|error| panic!("{error}"));
@@ -272,17 +271,14 @@ impl World {
     }
 
     fn begin(&mut self, segment: Arc<Segment>, opened: &Opened) {
-        let config = journal_config(self.nonce);
-        let writer = opened.start(&self.disk.disk, &config);
-        let writer = writer.unwrap_or_else(|error| panic!("{error}"));
         let snapshots = self.disk.snapshots;
-        self.disk = Disk::new(self.disk.disk.clone(), writer, config);
+        self.disk = Disk::after(opened, self.disk.disk.clone(), self.nonce);
         self.disk.snapshots = snapshots;
         let appender = Appender::new(opened.end.next(), limits());
         let seed = self.rng.u64(..);
-        self.engine = Engine::with_journal(segment, engine_config(seed), appender, self.wall())
+        let engine = Engine::with_journal(segment, engine_config(seed), appender, self.wall())
             .expect("the configuration is usable");
-        self.open_clients();
+        self.base.goes_on_with(engine);
         for worker in &mut self.workers {
             worker.mail.clear();
             worker.is_cut_off = true;
@@ -295,16 +291,12 @@ impl World {
     }
 }
 
-pub(crate) fn new_segment(
-    directory: &std::path::Path,
-    gen_base: Option<u64>,
-    time: TimeAfter,
-) -> Arc<Segment> {
-    let mut spec = SegmentSpec::new("simulation", directory);
-    spec.geometry = Geometry::for_counts(TASKS, WORKERS).expect("a small segment fits");
-    (spec.gen_base, spec.spill_id) = (gen_base.or(Some(2)), Some(1));
-    (spec.first_stamp, spec.stamps_moved) = (time.first_stamp, time.stamps_moved);
-    Arc::new(Segment::in_process(&spec))
+/// What a segment after the one that was lost begins with: ids from a generation on, and a time.
+pub(crate) fn after(gen_base: Option<u64>, time: TimeAfter) -> impl FnOnce(&mut SegmentSpec) {
+    move |spec| {
+        (spec.gen_base, spec.spill_id) = (gen_base.or(Some(2)), Some(1));
+        (spec.first_stamp, spec.stamps_moved) = (time.first_stamp, time.stamps_moved);
+    }
 }
 
 /// Leaves few places in the table of keys, as if others had filled it, whose tasks nobody has acknowledged.

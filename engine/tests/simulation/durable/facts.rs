@@ -1,11 +1,11 @@
 //! What clients were told, and what may therefore never be otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
 
-use qtf_engine::Lsn;
+use qtf_engine::{Lsn, TaskRef};
 use qtf_shm::{KeyId, Now, Phase, TaskId, WorkerId};
-
-use qtf_engine::TaskRef;
+use qtf_world::Life;
 
 use super::holds::Hold;
 use super::operators::Revival;
@@ -18,13 +18,12 @@ use super::world::LOSSES_MAX;
     reason = "each is a fact of its own, and all combinations occur"
 )]
 pub(crate) struct Known {
+    pub(crate) life: Life,
     pub(crate) is_journalled: bool,
     pub(crate) discards: bool,
     pub(crate) max_attempts: u32,
     /// The client was told that it is accepted.
     pub(crate) is_accepted: bool,
-    /// The end that a client was told.
-    pub(crate) end: Option<(Phase, Now)>,
     /// A daemon found it ended when it began, whether or not a client knew.
     pub(crate) found_final: Option<(Phase, Now)>,
     /// A result was recorded after which only this end can follow.
@@ -44,10 +43,6 @@ pub(crate) struct Known {
     pub(crate) is_of_an_earlier_age: bool,
     /// Place in the queue, as the journal counts.
     pub(crate) stamp: u64,
-    /// Attempts handed out.
-    pub(crate) attempts: u8,
-    /// The attempt whose result was recorded last.
-    pub(crate) recorded: u8,
     pub(crate) failures: u32,
     /// Its workers die of it.
     pub(crate) is_poison: bool,
@@ -58,6 +53,20 @@ pub(crate) struct Known {
     /// The last time that it was given new attempts, and the one before.
     pub(crate) revival: Option<Revival>,
     pub(crate) earlier_revival: Option<Revival>,
+}
+
+impl Deref for Known {
+    type Target = Life;
+
+    fn deref(&self) -> &Life {
+        &self.life
+    }
+}
+
+impl DerefMut for Known {
+    fn deref_mut(&mut self) -> &mut Life {
+        &mut self.life
+    }
 }
 
 impl Known {
@@ -140,28 +149,20 @@ impl Facts {
 
     pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u8) {
         let task = self.get(id);
-        assert_eq!(task.end, None, "{id} was handed out after its end");
         assert!(!task.is_freed, "{id} was handed out after it was freed");
         assert!(
             !task.is_cancelled,
             "{id} was handed out after it was cancelled"
         );
-        assert!(!task.hold.is_held, "{id} was handed out while it was held");
         assert_eq!(attempt, task.attempts + 1, "attempts of {id}");
-        task.attempts = attempt;
+        task.life.dispatched(id, attempt, task.hold.is_held);
     }
 
     /// A worker's result was taken.
     pub(crate) fn recorded(&mut self, id: TaskId, attempt: u8, output: Option<usize>) {
         let succeeded = output.is_some();
         let task = self.get(id);
-        assert_eq!(task.end, None, "{id} had a result after its end");
-        assert_eq!(attempt, task.attempts, "{id}: only the last attempt counts");
-        assert!(
-            attempt > task.recorded,
-            "{id}: attempt {attempt} counted twice"
-        );
-        task.recorded = attempt;
+        task.life.recorded(id, attempt);
         task.output = output;
         task.failures += u32::from(!succeeded);
         if succeeded {
@@ -196,7 +197,7 @@ impl Facts {
             assert!(!unasked, "{id} was cancelled unasked");
             assert_ne!(phase, Phase::Done, "{id} is done without a result");
         }
-        task.end = Some((phase, now));
+        task.life.ended(id, phase, now);
         self.ended += 1;
     }
 

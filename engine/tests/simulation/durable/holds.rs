@@ -60,7 +60,7 @@ impl World {
     }
 
     pub(crate) fn change_hold(&mut self, id: TaskId, is_hold: bool, cut: Option<u32>) {
-        let now = self.now;
+        let now = self.base.now;
         self.held_just_now = Some(id);
         let answer = self.cut_off(cut, |engine| {
             if is_hold {

@@ -2,8 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `world.rs` | time, the order of things, the end |
-//! | `disk.rs` | the journal's driver on a simulated disk: writes in flight, files, snapshots |
+//! | `world.rs` | chance, the order of things, the end; the disk and the journal's driver are `qtf_world::Disk` |
 //! | `facts.rs` | what clients were told, and what may therefore never be otherwise |
 //! | `clients.rs`, `workers.rs` | what they do; clients repeat what was not answered |
 //! | `operators.rs` | what they do: give dead letters new attempts, drain workers |
@@ -28,7 +27,6 @@ mod ages;
 mod checks;
 mod clients;
 mod deaths;
-mod disk;
 mod facts;
 mod holds;
 mod operators;

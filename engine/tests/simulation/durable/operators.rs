@@ -31,7 +31,7 @@ impl World {
     /// A dead letter gets new attempts, whether or not somebody was told that it is one.
     pub(crate) fn revive(&mut self, cut: Option<u32>) {
         let dead = |id: &TaskId| {
-            let state = self.engine.check(*id);
+            let state = self.base.engine.check(*id);
             state.is_ok_and(|state| state.phase() == Phase::DeadLetter)
         };
         let dead: Vec<TaskId> = self.facts.tasks.keys().copied().filter(dead).collect();
@@ -39,9 +39,10 @@ impl World {
             return;
         }
         let id = dead[self.rng.usize(..dead.len())];
-        let now = self.now;
+        let now = self.base.now;
         // Its purge was taken in: it must not come back.
         let is_purged = self
+            .base
             .engine
             .check(id)
             .is_ok_and(|state| state.is_forgotten());
@@ -72,7 +73,7 @@ impl World {
 
     /// A revived task waits at its old place, with its failures and without its losses.
     pub(crate) fn assert_is_as_before(&mut self, id: TaskId) {
-        let segment = std::sync::Arc::clone(self.engine.segment());
+        let segment = std::sync::Arc::clone(self.base.engine.segment());
         let slot = segment.task(id.slot());
         let task = self.facts.get(id);
         let state = slot.state();
@@ -87,11 +88,15 @@ impl World {
         let Some(id) = self.facts.random(&mut self.rng) else {
             return;
         };
-        let state = self.engine.check(id).expect("it is there");
+        let state = self.base.engine.check(id).expect("it is there");
         if state.phase() != Phase::DeadLetter {
-            let refused = self.engine.revive(self.now, id).expect_err("it lives");
+            let refused = self
+                .base
+                .engine
+                .revive(self.base.now, id)
+                .expect_err("it lives");
             assert_eq!(refused.reason, RejectReason::WrongState, "{id}: {refused}");
-            assert_eq!(self.engine.check(id).ok(), Some(state), "{id}");
+            assert_eq!(self.base.engine.check(id).ok(), Some(state), "{id}");
         }
     }
 
@@ -101,7 +106,7 @@ impl World {
             return;
         }
         let worker = self.workers[self.rng.usize(..self.workers.len())].id;
-        let now = self.now;
+        let now = self.base.now;
         if let Some(Ok(())) = self.cut_off(cut, |engine| engine.drain_worker(now, worker)) {
             self.drained.insert(worker);
             self.drains += 1;

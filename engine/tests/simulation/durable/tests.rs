@@ -46,7 +46,7 @@ impl Totals {
         self.moves += world.moves;
         self.times_up += world.times_up;
         self.keys_given_back += world.keys_given_back;
-        let counters = world.engine.segment().counters();
+        let counters = world.base.engine.segment().counters();
         self.keys_ended += counters.get(Counter::KeyEnded);
         self.keys_evicted += counters.get(Counter::KeyEvicted);
         self.keys_gone += world.keys_gone;

@@ -1,9 +1,10 @@
 //! What workers do: they keep a result until they are told that it is durable, and report it again after a break.
 
 use qtf_engine::{
-    Beat, Disposition, Held, Holding, Output, Reconnect, ResultReport, TaskRef, WorkerHello,
+    Beat, Disposition, Holding, Output, Reconnect, ResultReport, TaskRef, WorkerHello,
 };
 use qtf_shm::{Outcome, OutcomeKind, TaskId, WorkerId};
+use qtf_world::{held_list, hello};
 
 use super::facts::Told;
 use super::world::World;
@@ -29,11 +30,15 @@ pub(crate) struct SimWorker {
 
 impl World {
     pub(crate) fn worker_joins(&mut self, capacity: u32) {
-        if let Ok(welcome) = self.engine.worker_hello(self.now, &hello(capacity)) {
+        if let Ok(welcome) = self
+            .base
+            .engine
+            .worker_hello(self.base.now, &hello(capacity, kinds()))
+        {
             self.workers.push(SimWorker {
                 id: welcome.id,
                 token: welcome.token,
-                segment_id: self.engine.segment().header().segment_id,
+                segment_id: self.base.engine.segment().header().segment_id,
                 capacity,
                 mail: Vec::new(),
                 holds: Vec::new(),
@@ -50,8 +55,9 @@ impl World {
     fn grant(&mut self, place: usize, credits: u32, restart: bool) {
         let worker = &mut self.workers[place];
         let granted = self
+            .base
             .engine
-            .worker_credits(self.now, worker.id, credits, restart);
+            .worker_credits(self.base.now, worker.id, credits, restart);
         worker.is_evicted |= granted.is_err();
     }
 
@@ -68,7 +74,7 @@ impl World {
         if worker.probe != 0 {
             let nonce = core::mem::take(&mut worker.probe);
             let id = worker.id;
-            self.engine.probe_answered(self.now, id, nonce);
+            self.base.engine.probe_answered(self.base.now, id, nonce);
         }
         if self.dies_of_its_task(place) || self.leaves_when_drained(place) {
             return;
@@ -91,7 +97,10 @@ impl World {
             draining: worker.drains,
             ..Beat::default()
         };
-        let answer = self.engine.worker_beat(self.now, worker.id, &beat);
+        let answer = self
+            .base
+            .engine
+            .worker_beat(self.base.now, worker.id, &beat);
         worker.is_evicted |= answer.is_err();
         if worker.drains && answer.is_ok() {
             self.drained.insert(worker.id);
@@ -120,7 +129,7 @@ impl World {
         let leaves = worker.drains && is_empty && self.rng.u8(0..4) == 0;
         if leaves {
             let worker = self.workers.swap_remove(place);
-            self.engine.worker_goodbye(self.now, worker.id);
+            self.base.engine.worker_goodbye(self.base.now, worker.id);
         }
         leaves
     }
@@ -128,7 +137,7 @@ impl World {
     fn worker_starts(&mut self, place: usize) {
         let worker = &self.workers[place];
         for &one in &worker.holds {
-            self.engine.task_started(self.now, worker.id, one);
+            self.base.engine.task_started(self.base.now, worker.id, one);
         }
     }
 
@@ -155,10 +164,10 @@ impl World {
     }
 
     fn report(&mut self, place: usize, one: TaskRef, code: u8, cut: Option<u32>) {
-        let (now, id) = (self.now, self.workers[place].id);
+        let (now, id) = (self.base.now, self.workers[place].id);
         let bytes = vec![2; self.rng.usize(0..300)];
         let file = (!bytes.is_empty() && self.rng.u8(0..4) == 0).then(|| {
-            let stored = self.engine.segment().spill().store(&bytes);
+            let stored = self.base.engine.segment().spill().store(&bytes);
             stored.unwrap_or_else(|error| panic!("{error}"))
         });
         let report = ResultReport {
@@ -181,7 +190,7 @@ impl World {
         if let Some(file) = file
             && answer.disposition != Disposition::Recorded
         {
-            let removed = self.engine.segment().spill().remove(file);
+            let removed = self.base.engine.segment().spill().remove(file);
             removed.unwrap_or_else(|error| panic!("{error}"));
         }
         self.note(one.task, answer.disposition as u64);
@@ -218,7 +227,7 @@ impl World {
             6 => self.workers[place].drains = true,
             2 => {
                 let worker = self.workers.swap_remove(place);
-                self.engine.worker_goodbye(self.now, worker.id);
+                self.base.engine.worker_goodbye(self.base.now, worker.id);
                 self.remember(&worker);
             }
             3 | 4 => self.workers[place].is_cut_off = true,
@@ -234,7 +243,7 @@ impl World {
     fn worker_dies(&mut self, place: usize) {
         let worker = self.workers.swap_remove(place);
         if self.rng.bool() {
-            self.engine.worker_gone(self.now, worker.id);
+            self.base.engine.worker_gone(self.base.now, worker.id);
         }
         self.remember(&worker);
     }
@@ -270,7 +279,10 @@ impl World {
         if is_held {
             return;
         }
-        let answer = self.engine.task_result(self.now, id, one, &report);
+        let answer = self
+            .base
+            .engine
+            .task_result(self.base.now, id, one, &report);
         if answer.disposition == Disposition::Recorded {
             let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
             self.facts.recorded(one.task, attempt, Some(0));
@@ -279,7 +291,7 @@ impl World {
 
     /// A worker opens its streams again, with what it holds; some of it may have got lost.
     pub(crate) fn worker_comes_back(&mut self, place: usize) {
-        let segment_id = self.engine.segment().header().segment_id;
+        let segment_id = self.base.engine.segment().header().segment_id;
         let worker = &mut self.workers[place];
         (worker.is_cut_off, worker.probe) = (false, 0);
         let mut lost: Vec<TaskRef> = worker.mail.drain(..).collect();
@@ -288,16 +300,8 @@ impl World {
         }
         self.ghosts
             .extend(lost.into_iter().map(|one| (worker.id, one)));
-        let running = worker.holds.iter().map(|&one| (one, false));
-        let finished = worker.finished.iter().map(|&(one, _)| (one, true));
-        let held: Vec<Held> = running
-            .chain(finished)
-            .map(|(one, finished)| Held {
-                task_id: one.task.as_raw(),
-                attempt: one.attempt,
-                finished,
-            })
-            .collect();
+        let finished = worker.finished.iter().map(|&(one, _)| one);
+        let held = held_list(worker.holds.iter().copied(), finished);
         let hello = WorkerHello {
             reconnect: Some(Reconnect {
                 worker_id: worker.id.as_raw(),
@@ -305,9 +309,9 @@ impl World {
                 segment_id: worker.segment_id,
             }),
             held: &held,
-            ..hello(worker.capacity)
+            ..hello(worker.capacity, kinds())
         };
-        let Ok(welcome) = self.engine.worker_hello(self.now, &hello) else {
+        let Ok(welcome) = self.base.engine.worker_hello(self.base.now, &hello) else {
             worker.is_evicted = true;
             return;
         };
@@ -337,21 +341,7 @@ impl World {
     }
 }
 
-fn hello<'a>(capacity: u32) -> WorkerHello<'a> {
-    // A list that lives as long as the program.
-    let kinds: &'static [String] = kinds();
-    WorkerHello {
-        name: "simulated",
-        host: "nowhere",
-        pid: 1,
-        uid: None,
-        capacity,
-        kinds,
-        reconnect: None,
-        held: &[],
-    }
-}
-
+/// A list that lives as long as the program.
 fn kinds() -> &'static [String] {
     static KINDS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
     KINDS.get_or_init(|| vec!["exec".to_owned(), "render".to_owned()])

@@ -2,15 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use qtf_engine::{
-    ClientHello, Effect, Engine, EngineConfig, Lsn, Principal, ShareRule, TaskRef, TimeAfter,
-    WallTime,
-};
-use qtf_journal::{Appender, SimDisk, open_tail};
-use qtf_shm::{ClientIndex, Key, KeyId, Now, Phase, SlotIndex, TaskId, WorkerId};
+use qtf_engine::{Effect, Engine, EngineConfig, Lsn, ShareRule, TaskRef, TimeAfter, WallTime};
+use qtf_journal::{Appender, SimDisk};
+use qtf_shm::{Key, KeyId, Now, TaskId, WorkerId};
+use qtf_world::{Disk, Ground, hurried, reopened};
 
-use super::deaths::{fill_keys, limits, new_segment};
-use super::disk::{Disk, config as journal_config};
+use super::deaths::{after, fill_keys, limits};
 use super::facts::{Facts, Told};
 use super::workers::SimWorker;
 
@@ -46,14 +43,12 @@ impl Kind {
 pub(crate) struct World {
     pub(crate) seed: u64,
     pub(crate) kind: Kind,
+    pub(crate) base: qtf_world::World,
     pub(crate) rng: fastrand::Rng,
-    pub(crate) engine: Engine,
     pub(crate) disk: Disk,
-    pub(crate) now: Now,
     pub(crate) wall_skew_ms: i64,
     pub(crate) nonce: u64,
     pub(crate) facts: Facts,
-    pub(crate) clients: Vec<ClientIndex>,
     pub(crate) workers: Vec<SimWorker>,
     /// Results that may come in late.
     pub(crate) ghosts: Vec<(WorkerId, TaskRef)>,
@@ -91,31 +86,17 @@ pub(crate) struct World {
     pub(crate) keys_gone: u64,
     pub(crate) holds: u64,
     history: u64,
-    pub(crate) directory: tempfile::TempDir,
 }
 
 pub(crate) fn engine_config(seed: u64) -> EngineConfig {
     EngineConfig {
         // Three names of one user: who is told apart is what the rules test.
         share_rule: ShareRule::Whole,
-        operator_uid: 0,
-        lease_ns: 80 * MS,
-        probe_ns: 10 * MS,
-        heartbeat_ns: 10 * MS,
         result_ttl_ns: TTL_NS,
         failed_result_ttl_ns: TTL_NS,
-        keep_ns_max: 60_000 * MS,
-        stop_grace_ns: 10 * MS,
-        start_within_ns: 240 * MS,
-        retry_backoff_ns_min: 5 * MS,
-        retry_backoff_ns_max: 40 * MS,
         losses_max: LOSSES_MAX,
-        tasks_per_cycle_max: 8,
-        sweep_slots_per_cycle: 32,
-        background_sweep_ns: 20 * MS,
         effects_max: 32,
-        payload_limit: 1 << 20,
-        seed,
+        ..hurried(seed)
     }
 }
 
@@ -130,13 +111,12 @@ impl World {
     }
 
     pub(crate) fn new(seed: u64, kind: Kind) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let disk = SimDisk::new();
         let nonce = seed << 20;
-        let config = journal_config(nonce);
-        let opened = open_tail(&disk, &config).expect("an empty disk is an empty journal");
-        let writer = opened.start(&disk, &config).expect("there is room");
-        let segment = new_segment(directory.path(), None, TimeAfter::highest(0));
+        let opened = reopened(&disk, nonce);
+        let disk = Disk::after(&opened, disk, nonce);
+        let ground = Ground::of(TASKS, WORKERS).with(after(None, TimeAfter::highest(0)));
+        let (segment, directory) = ground.made();
         let now = Now::from_ns(MS);
         if has_few_key_places(seed, kind) {
             fill_keys(&segment, now);
@@ -144,17 +124,15 @@ impl World {
         let appender = Appender::new(opened.end.next(), limits());
         let engine = Engine::with_journal(segment, engine_config(seed), appender, wall(now, 0))
             .expect("the configuration is usable");
-        let mut world = Self {
+        Self {
             seed,
             kind,
+            base: qtf_world::World::around(engine, now, directory, CLIENTS),
             rng: fastrand::Rng::with_seed(seed),
-            engine,
-            disk: Disk::new(disk, writer, config),
-            now,
+            disk,
             wall_skew_ms: 0,
             nonce,
             facts: Facts::default(),
-            clients: Vec::new(),
             workers: Vec::new(),
             ghosts: Vec::new(),
             last_stamp: 0,
@@ -182,30 +160,11 @@ impl World {
             keys_gone: 0,
             holds: 0,
             history: 0,
-            directory,
-        };
-        world.open_clients();
-        world
-    }
-
-    pub(crate) fn open_clients(&mut self) {
-        self.clients = ["one", "two", "three"]
-            .map(|name| {
-                let hello = ClientHello {
-                    principal: Principal::Uid(1000),
-                    name,
-                    host: "nowhere",
-                    address: "",
-                    pid: 1,
-                };
-                let session = self.engine.client_hello(self.now, &hello);
-                session.expect("their records are kept or free").index
-            })
-            .to_vec();
+        }
     }
 
     pub(crate) fn wall(&self) -> WallTime {
-        wall(self.now, self.wall_skew_ms)
+        wall(self.base.now, self.wall_skew_ms)
     }
 
     /// Something happens, then everybody has a turn.
@@ -231,20 +190,20 @@ impl World {
     /// Time goes on; the engine, the disk and the helper thread do their part.
     pub(crate) fn turn(&mut self) {
         self.take_effects(None);
-        self.now = self.now.plus_ns(self.rng.u64(0..3 * MS));
-        if self.now >= self.full_until {
+        self.base.pass(self.rng.u64(0..3 * MS));
+        if self.base.now >= self.full_until {
             self.disk.disk.set_capacity(None);
         }
         let wall = self.wall();
-        self.engine.set_wall(wall.now, wall.unix_ms);
+        self.base.engine.set_wall(wall.now, wall.unix_ms);
         let is_done = self.is_calm || self.rng.u8(0..3) > 0;
         self.journal_turn(is_done);
         if self.disk.writer.failure().is_none() {
-            self.disk.help(&mut self.engine, &mut self.rng, wall);
+            self.disk.help(&mut self.base.engine, &mut self.rng, wall);
         }
-        self.engine.cycle(self.now);
+        self.base.engine.cycle(self.base.now);
         self.remove_files();
-        let best_waiting = self.best_waiting();
+        let best_waiting = self.base.best_waiting(|_| false);
         self.take_effects(best_waiting);
         self.note_expired();
     }
@@ -252,24 +211,22 @@ impl World {
     /// The helper thread removes files that nobody refers to, now or later; a daemon's death leaves them to the next one.
     fn remove_files(&mut self) {
         while self.is_calm || self.rng.bool() {
-            let Some(file) = self.engine.pop_lost_file() else {
+            if !self.base.remove_a_lost_file() {
                 return;
-            };
-            let removed = self.engine.segment().spill().remove_given_up(file);
-            removed.unwrap_or_else(|error| panic!("{error}"));
+            }
         }
     }
 
     pub(crate) fn journal_turn(&mut self, is_done: bool) {
-        if let Some(lsn) = self.disk.turn(&mut self.engine, is_done) {
-            self.engine.journal_durable(self.now, lsn);
+        if let Some(lsn) = self.disk.turn(&mut self.base.engine, is_done) {
+            self.base.engine.journal_durable(self.base.now, lsn);
             self.tell();
         }
     }
 
     /// Passes answers on whose records the engine says are durable.
     fn tell(&mut self) {
-        let durable = self.engine.durable_lsn();
+        let durable = self.base.engine.durable_lsn();
         assert!(durable <= self.disk.writer.durable());
         for told in self.facts.tell(durable) {
             if let Told::Verdict(worker, one) = told {
@@ -281,7 +238,9 @@ impl World {
     /// An answer that waits for a record, or for none.
     pub(crate) fn wait_for(&mut self, durable: Option<Lsn>, told: Told) {
         match durable {
-            Some(lsn) if lsn > self.engine.durable_lsn() => self.facts.answers.push((lsn, told)),
+            Some(lsn) if lsn > self.base.engine.durable_lsn() => {
+                self.facts.answers.push((lsn, told));
+            }
             _ => {
                 self.facts.is_told(told);
                 if let Told::Verdict(worker, one) = told {
@@ -293,7 +252,7 @@ impl World {
 
     /// Takes all effects; nothing that was handed out may be worse than what is still ready.
     pub(crate) fn take_effects(&mut self, best_waiting: Option<Key>) {
-        while let Some(effect) = self.engine.pop_effect() {
+        while let Some(effect) = self.base.engine.pop_effect() {
             match effect {
                 Effect::Dispatch {
                     worker,
@@ -303,7 +262,7 @@ impl World {
                     self.assert_may_be_given_tasks(worker, task);
                     self.facts.dispatched(task, attempt);
                     self.assert_payload(task);
-                    self.assert_order(task, best_waiting);
+                    self.base.assert_order(task, best_waiting);
                     let one = TaskRef {
                         task,
                         attempt: u32::from(attempt),
@@ -317,7 +276,7 @@ impl World {
                     self.assert_durable(task);
                     self.assert_has_reason(task);
                     if self.facts.tasks.contains_key(&task) {
-                        self.facts.ended(task, phase, self.now);
+                        self.facts.ended(task, phase, self.base.now);
                     }
                     self.note(task, phase as u64);
                 }
@@ -351,32 +310,8 @@ impl World {
         }
     }
 
-    fn assert_order(&self, task: TaskId, best_waiting: Option<Key>) {
-        let handed_out = self.engine.segment().task(task.slot());
-        if let Some(best) = best_waiting
-            && handed_out.state().is_of(task)
-        {
-            assert!(handed_out.key() < best, "{task} went before a better one");
-        }
-    }
-
-    /// The key of the best task that is still ready.
-    fn best_waiting(&self) -> Option<Key> {
-        let segment = self.engine.segment();
-        self.slots()
-            .map(|slot| segment.task(slot))
-            .filter(|task| task.state().phase() == Phase::Ready)
-            .map(|task| task.key())
-            .min()
-    }
-
-    pub(crate) fn slots(&self) -> impl Iterator<Item = SlotIndex> + '_ {
-        let segment = self.engine.segment();
-        (0..segment.geometry().tasks()).filter_map(|number| segment.slot(number))
-    }
-
     pub(crate) fn note(&mut self, task: TaskId, what: u64) {
-        let word = task.as_raw() ^ what ^ self.now.ns;
+        let word = task.as_raw() ^ what ^ self.base.now.ns;
         self.history = self.history.rotate_left(5).wrapping_mul(0x100_0000_01b3) ^ word;
     }
 
@@ -385,6 +320,8 @@ impl World {
         self.history
     }
 }
+
+const CLIENTS: &[&str] = &["one", "two", "three"];
 
 /// The wall clock, which may be wrong.
 fn wall(now: Now, skew_ms: i64) -> WallTime {

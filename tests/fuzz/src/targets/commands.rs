@@ -5,8 +5,9 @@
 
 use qtf_engine::{ArrayMember, Beat, Held, Output, Payload, ResultReport, Submission, TaskRef};
 use qtf_shm::{Outcome, OutcomeKind, TaskId, WorkerId};
+use qtf_world::MS;
 
-use super::world::{KINDS, MS, World};
+use super::world::{KINDS, World};
 
 /// LIMIT: calls of one input; what takes longer shows nothing new.
 const CALLS_MAX: usize = 512;
@@ -27,13 +28,16 @@ pub(crate) fn run(bytes: &[u8]) {
 }
 
 fn act(world: &mut World, what: u8, (a, b, c): (u8, u8, u8)) {
-    let now = world.now;
+    let now = world.base.now;
     match what % 20 {
         0 | 1 => submit(world, (a, b, c)),
         2 => world.cancel(a),
         3 => {
             if let Some(task) = world.task(a) {
-                let _answer = world.engine.update_priority(now, task, u32::from(b) * 2);
+                let _answer = world
+                    .base
+                    .engine
+                    .update_priority(now, task, u32::from(b) * 2);
             }
         }
         4 => world.forget(a),
@@ -41,9 +45,11 @@ fn act(world: &mut World, what: u8, (a, b, c): (u8, u8, u8)) {
         6 => world.join(u32::from(a % 8), u32::from(b), None),
         7 => {
             if let Some(worker) = world.worker(a) {
-                let _known = world
-                    .engine
-                    .worker_credits(now, worker, u32::from(b), c & 1 == 1);
+                let _known =
+                    world
+                        .base
+                        .engine
+                        .worker_credits(now, worker, u32::from(b), c & 1 == 1);
             }
         }
         8 | 9 => world.report(a, b, outcome(c)),
@@ -55,11 +61,11 @@ fn act(world: &mut World, what: u8, (a, b, c): (u8, u8, u8)) {
                     load_milli: u32::from(c) * 100,
                     draining: c == 255,
                 };
-                let _known = world.engine.worker_beat(now, worker, &beat);
+                let _known = world.base.engine.worker_beat(now, worker, &beat);
             }
         }
         12 => world.leave(a, b),
-        13 => world.pass(u64::from(a) * u64::from(b) * MS / 4),
+        13 => world.base.pass(u64::from(a) * u64::from(b) * MS / 4),
         14 => world.cycle(),
         15 => lie(world, (a, b, c)),
         16 => world.restart(),
@@ -85,7 +91,7 @@ fn submit(world: &mut World, (a, b, c): (u8, u8, u8)) {
             index: u64::from(c),
         }),
         ..Submission::new(
-            world.client,
+            world.base.client,
             KINDS[usize::from(c) % KINDS.len()],
             Payload::Bytes(&payload),
         )
@@ -110,13 +116,13 @@ fn outcome(c: u8) -> Outcome {
 
 fn started(world: &mut World, a: u8, b: u8) {
     if let Some((worker, held)) = world.held(a, b) {
-        world.engine.task_started(world.now, worker, held);
+        world.base.engine.task_started(world.base.now, worker, held);
     }
 }
 
 /// Numbers that nobody gave out.
 fn lie(world: &mut World, (a, b, c): (u8, u8, u8)) {
-    let now = world.now;
+    let now = world.base.now;
     let raw = (u64::from(c) << 24) | u64::from(b);
     let worker =
         WorkerId::from_raw((u64::from(b) << 12) | u64::from(a)).or_else(|| world.worker(a));
@@ -138,9 +144,9 @@ fn lie(world: &mut World, (a, b, c): (u8, u8, u8)) {
         asked_pause_ns: None,
     };
     world.hand_in(worker, asked, &report);
-    let _order = world.engine.payload_for(worker, asked);
-    world.engine.task_started(now, worker, asked);
-    world.engine.probe_answered(now, worker, raw);
+    let _order = world.base.engine.payload_for(worker, asked);
+    world.base.engine.task_started(now, worker, asked);
+    world.base.engine.probe_answered(now, worker, raw);
     let held = Held {
         task_id: raw,
         attempt: u32::from(a),

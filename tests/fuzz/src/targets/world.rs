@@ -1,20 +1,17 @@
-//! The world of target `commands`: an engine over a small segment in memory, and what is known of each task.
+//! The world of target `commands` on that of all tests of the engine (`qtf_world`), and what is known of each task.
 //!
 //! Checked all the time: attempts are handed out one after the other and never after the end; a result counts once; a task
 //! ends once; a task is gone only after its end; the segment's own check finds nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use qtf_engine::{
-    ClientHello, Disposition, Effect, Engine, EngineConfig, Held, Output, Principal, Reconnect,
-    ResultReport, Submission, TaskRef, WorkerHello,
+    Disposition, Effect, EngineConfig, Held, Output, Reconnect, ResultReport, Submission, TaskRef,
+    WorkerHello,
 };
-use qtf_shm::{
-    ClientIndex, Geometry, Now, Outcome, OutcomeKind, Phase, Segment, SegmentSpec, TaskId, WorkerId,
-};
+use qtf_shm::{Now, Outcome, OutcomeKind, Phase, TaskId, WorkerId};
+use qtf_world::{Ground, Life, MS, held_list, hello, hurried};
 
-pub(crate) const MS: u64 = 1_000_000;
 /// The last one is offered by nobody before the end.
 pub(crate) const KINDS: [&str; 3] = ["exec", "render", "rare"];
 /// LIMIT: turns of the engine until everything has ended; far more than are needed.
@@ -22,11 +19,15 @@ const TURNS_MAX: u32 = 20_000;
 
 #[derive(Debug)]
 struct Known {
-    attempts: u8,
-    recorded: u8,
-    end: Option<Phase>,
+    life: Life,
     discards: bool,
     is_held: bool,
+}
+
+impl Known {
+    fn end(&self) -> Option<Phase> {
+        self.life.end.map(|(phase, _)| phase)
+    }
 }
 
 #[derive(Debug)]
@@ -37,61 +38,25 @@ struct Worker {
 }
 
 pub(crate) struct World {
-    pub(crate) engine: Engine,
-    pub(crate) now: Now,
-    pub(crate) client: ClientIndex,
+    pub(crate) base: qtf_world::World,
     tasks: BTreeMap<TaskId, Known>,
     workers: Vec<Worker>,
-    /// Held for its drop.
-    _folder: tempfile::TempDir,
 }
 
 fn config() -> EngineConfig {
     EngineConfig {
-        lease_ns: 80 * MS,
-        probe_ns: 10 * MS,
-        heartbeat_ns: 10 * MS,
         result_ttl_ns: 100_000 * MS,
-        stop_grace_ns: 10 * MS,
-        start_within_ns: 240 * MS,
-        retry_backoff_ns_min: 5 * MS,
-        retry_backoff_ns_max: 40 * MS,
-        losses_max: 2,
-        tasks_per_cycle_max: 8,
-        sweep_slots_per_cycle: 32,
-        background_sweep_ns: 20 * MS,
-        effects_max: 12,
-        seed: 1,
-        ..EngineConfig::default()
-    }
-}
-
-fn hello() -> ClientHello<'static> {
-    ClientHello {
-        principal: Principal::Uid(1),
-        name: "one",
-        host: "here",
-        address: "unix",
-        pid: 1,
+        ..hurried(1)
     }
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder can be made");
-        let mut spec = SegmentSpec::new("fuzz", folder.path());
-        spec.geometry = Geometry::for_counts(64, 4).expect("a small segment fits");
-        let segment = Arc::new(Segment::in_process(&spec));
-        let now = Now::from_ns(MS);
-        let mut engine = Engine::new(segment, config(), now).expect("the settings are usable");
-        let session = engine.client_hello(now, &hello());
+        let ground = Ground::of(64, 4);
         Self {
-            engine,
-            now,
-            client: session.expect("there is room for one").index,
+            base: qtf_world::World::on(ground, config(), Now::from_ns(MS), &["one"]),
             tasks: BTreeMap::new(),
             workers: Vec::new(),
-            _folder: folder,
         }
     }
 
@@ -121,13 +86,11 @@ impl World {
     }
 
     pub(crate) fn submit(&mut self, submission: &Submission<'_>) {
-        let Ok(accepted) = self.engine.submit(self.now, submission) else {
+        let Ok(accepted) = self.base.engine.submit(self.base.now, submission) else {
             return;
         };
         let known = Known {
-            attempts: 0,
-            recorded: 0,
-            end: None,
+            life: Life::default(),
             discards: submission.discard_result,
             is_held: submission.hold,
         };
@@ -137,8 +100,8 @@ impl World {
 
     pub(crate) fn cancel(&mut self, number: u8) {
         if let Some(task) = self.task(number) {
-            let end = self.tasks[&task].end;
-            if let (Ok(answer), Some(end)) = (self.engine.cancel(self.now, task), end) {
+            let end = self.tasks[&task].end();
+            if let (Ok(answer), Some(end)) = (self.base.engine.cancel(self.base.now, task), end) {
                 // Asked twice, answered twice.
                 assert_eq!(
                     (answer.phase, end),
@@ -151,19 +114,19 @@ impl World {
 
     pub(crate) fn forget(&mut self, number: u8) {
         if let Some(task) = self.task(number)
-            && self.engine.forget(self.now, task).is_ok()
+            && self.base.engine.forget(self.base.now, task).is_ok()
         {
             let known = self.tasks.remove(&task).expect("it was there just now");
-            assert!(known.end.is_some(), "{task} was forgotten before its end");
+            assert!(known.end().is_some(), "{task} was forgotten before its end");
         }
     }
 
     pub(crate) fn hold(&mut self, number: u8) {
         if let Some(task) = self.task(number)
-            && self.engine.hold(self.now, task).is_ok()
+            && self.base.engine.hold(self.base.now, task).is_ok()
         {
             let known = self.tasks.get_mut(&task).expect("it was there just now");
-            assert_eq!(known.end, None, "{task} was held after its end");
+            assert_eq!(known.end(), None, "{task} was held after its end");
             known.is_held = true;
         }
     }
@@ -175,9 +138,9 @@ impl World {
     }
 
     fn let_go(&mut self, task: TaskId) {
-        let is_released = self.engine.release(self.now, task).is_ok();
+        let is_released = self.base.engine.release(self.base.now, task).is_ok();
         let known = self.tasks.get_mut(&task).expect("it was there just now");
-        let must_be = known.is_held && known.end.is_none();
+        let must_be = known.is_held && known.end().is_none();
         assert!(
             is_released || !must_be,
             "{task} was held, and is not released"
@@ -187,11 +150,11 @@ impl World {
 
     pub(crate) fn revive(&mut self, number: u8) {
         if let Some(task) = self.task(number)
-            && self.engine.revive(self.now, task).is_ok()
+            && self.base.engine.revive(self.base.now, task).is_ok()
         {
             let known = self.tasks.get_mut(&task).expect("it was there just now");
-            assert_eq!(known.end, Some(Phase::DeadLetter), "{task} was revived");
-            known.end = None;
+            assert_eq!(known.end(), Some(Phase::DeadLetter), "{task} was revived");
+            known.life.end = None;
         }
     }
 
@@ -204,26 +167,22 @@ impl World {
             .map(|(_, kind)| (*kind).to_owned())
             .collect();
         let held: Vec<Held> = held.into_iter().collect();
-        self.enter(capacity, &kinds, (None, &held));
+        self.enter(capacity, &kinds, None, &held);
     }
 
     fn enter(
         &mut self,
         capacity: u32,
         kinds: &[String],
-        (reconnect, held): (Option<Reconnect>, &[Held]),
+        reconnect: Option<Reconnect>,
+        held: &[Held],
     ) {
         let hello = WorkerHello {
-            name: "w",
-            host: "here",
-            pid: 1,
-            uid: None,
-            capacity,
-            kinds,
             reconnect,
             held,
+            ..hello(capacity, kinds)
         };
-        let Ok(welcome) = self.engine.worker_hello(self.now, &hello) else {
+        let Ok(welcome) = self.base.engine.worker_hello(self.base.now, &hello) else {
             return;
         };
         if welcome.is_known {
@@ -246,8 +205,9 @@ impl World {
             });
         }
         let _known = self
+            .base
             .engine
-            .worker_credits(self.now, welcome.id, capacity, true);
+            .worker_credits(self.base.now, welcome.id, capacity, true);
     }
 
     /// A worker that was here comes back and says what it holds.
@@ -258,22 +218,19 @@ impl World {
         else {
             return;
         };
-        let held: Vec<Held> = worker
-            .holds
-            .iter()
-            .map(|held| Held {
-                task_id: held.task.as_raw(),
-                attempt: held.attempt,
-                finished: which & 1 == 1,
-            })
-            .collect();
+        let holds = worker.holds.iter().copied();
+        let held = if which & 1 == 1 {
+            held_list([], holds)
+        } else {
+            held_list(holds, [])
+        };
         let reconnect = Reconnect {
             worker_id: worker.id.as_raw(),
             token: worker.token.wrapping_add(u64::from(which / 128)),
-            segment_id: self.engine.segment().segment_id(),
+            segment_id: self.base.engine.segment().segment_id(),
         };
         let kinds: Vec<String> = KINDS[..2].iter().map(|kind| (*kind).to_owned()).collect();
-        self.enter(4, &kinds, (Some(reconnect), &held));
+        self.enter(4, &kinds, Some(reconnect), &held);
     }
 
     /// A worker ends well, dies, or is to drain.
@@ -282,9 +239,9 @@ impl World {
             return;
         };
         match how % 3 {
-            0 => self.engine.worker_goodbye(self.now, worker),
-            1 => self.engine.worker_gone(self.now, worker),
-            _ => drop(self.engine.drain_worker(self.now, worker)),
+            0 => self.base.engine.worker_goodbye(self.base.now, worker),
+            1 => self.base.engine.worker_gone(self.base.now, worker),
+            _ => drop(self.base.engine.drain_worker(self.base.now, worker)),
         }
     }
 
@@ -309,26 +266,18 @@ impl World {
 
     /// Hands a result in and notes what became of it.
     pub(crate) fn hand_in(&mut self, worker: WorkerId, asked: TaskRef, report: &ResultReport<'_>) {
-        let answer = self.engine.task_result(self.now, worker, asked, report);
+        let answer = self
+            .base
+            .engine
+            .task_result(self.base.now, worker, asked, report);
         let answer = answer.disposition;
         if answer == Disposition::Recorded {
             let known = self
                 .tasks
                 .get_mut(&asked.task)
                 .expect("only accepted tasks have results");
-            assert_eq!(known.end, None, "{}: a result after its end", asked.task);
-            assert_eq!(
-                u32::from(known.attempts),
-                asked.attempt,
-                "{}: an old attempt",
-                asked.task
-            );
-            assert!(
-                known.recorded < known.attempts,
-                "{}: counted twice",
-                asked.task
-            );
-            known.recorded = known.attempts;
+            let attempt = u8::try_from(asked.attempt).expect("one that was handed out");
+            known.life.recorded(asked.task, attempt);
         }
         if answer != Disposition::NotNow {
             for worker in &mut self.workers {
@@ -337,28 +286,19 @@ impl World {
         }
     }
 
-    /// Time goes on.
-    pub(crate) fn pass(&mut self, ns: u64) {
-        self.now = self.now.plus_ns(ns);
-    }
-
     pub(crate) fn cycle(&mut self) {
-        self.engine.cycle(self.now);
+        self.base.engine.cycle(self.base.now);
         self.take_effects();
     }
 
     /// The daemon dies between two calls, and the next one adopts the segment.
     pub(crate) fn restart(&mut self) {
         self.take_effects();
-        let segment = Arc::clone(self.engine.segment());
-        segment.rebuild_caches(self.now);
-        self.engine = Engine::new(segment, config(), self.now).expect("the settings are usable");
-        let session = self.engine.client_hello(self.now, &hello());
-        self.client = session.expect("its record is kept").index;
+        self.base.restart(config());
     }
 
     pub(crate) fn take_effects(&mut self) {
-        while let Some(effect) = self.engine.pop_effect() {
+        while let Some(effect) = self.base.engine.pop_effect() {
             match effect {
                 Effect::Dispatch {
                     worker,
@@ -367,8 +307,7 @@ impl World {
                 } => self.dispatched(worker, task, attempt),
                 Effect::Finished { task, phase } => {
                     let known = self.tasks.get_mut(&task).expect("only accepted tasks end");
-                    assert_eq!(known.end, None, "{task} ended twice");
-                    known.end = Some(phase);
+                    known.life.ended(task, phase, self.base.now);
                     if known.discards && phase == Phase::Done {
                         self.tasks.remove(&task);
                     }
@@ -383,10 +322,7 @@ impl World {
 
     fn dispatched(&mut self, worker: WorkerId, task: TaskId, attempt: u8) {
         let known = self.tasks.get_mut(&task).expect("only accepted tasks run");
-        assert_eq!(known.end, None, "{task} was handed out after its end");
-        assert!(!known.is_held, "{task} was handed out while it was held");
-        assert!(attempt > known.attempts, "{task}: attempt {attempt} again");
-        known.attempts = attempt;
+        known.life.dispatched(task, attempt, known.is_held);
         if let Some(worker) = self.workers.iter_mut().find(|one| one.id == worker) {
             worker.holds.push(TaskRef {
                 task,
@@ -397,10 +333,9 @@ impl World {
 
     /// What is known, the segment, and the segment with itself agree.
     pub(crate) fn verify(&mut self) {
-        let report = self.engine.segment().verify();
-        assert!(!report.broken() && !report.torn(), "{report:#?}");
+        self.base.assert_sound();
         for (task, known) in &self.tasks {
-            match (self.engine.check(*task), known.end) {
+            match (self.base.engine.check(*task), known.end()) {
                 (Ok(state), None) => {
                     let phase = state.phase();
                     assert!(phase.is_unfinished(), "{task} is {phase}");
@@ -411,7 +346,7 @@ impl World {
                 (Err(_), Some(end)) => assert_ne!(end, Phase::DeadLetter, "{task} is gone"),
             }
         }
-        let engine = &self.engine;
+        let engine = &self.base.engine;
         self.tasks.retain(|task, _| engine.check(*task).is_ok());
     }
 
@@ -419,7 +354,7 @@ impl World {
     pub(crate) fn come_to_rest(&mut self) {
         // All that were here fall silent; their leases end.
         for _ in 0..40 {
-            self.pass(20 * MS);
+            self.base.pass(20 * MS);
             self.cycle();
         }
         self.workers.clear();
@@ -428,17 +363,17 @@ impl World {
             self.let_go(task);
         }
         let kinds: Vec<String> = KINDS.iter().map(|kind| (*kind).to_owned()).collect();
-        self.enter(8, &kinds, (None, &[]));
+        self.enter(8, &kinds, None, &[]);
         for _ in 0..TURNS_MAX {
-            if self.tasks.values().all(|known| known.end.is_some()) {
+            if self.tasks.values().all(|known| known.end().is_some()) {
                 self.verify();
                 return;
             }
-            self.pass(5 * MS);
+            self.base.pass(5 * MS);
             self.cycle();
             let Some(worker) = self.workers.first() else {
                 // The kinds or the records are full of what the input has made.
-                self.enter(8, &kinds, (None, &[]));
+                self.enter(8, &kinds, None, &[]);
                 continue;
             };
             let (id, holds) = (worker.id, worker.holds.clone());
@@ -462,17 +397,22 @@ impl World {
                 load_milli: 0,
                 draining: false,
             };
-            if self.engine.worker_beat(self.now, id, &beat).is_err() {
+            if self
+                .base
+                .engine
+                .worker_beat(self.base.now, id, &beat)
+                .is_err()
+            {
                 self.workers.clear();
             } else {
-                let _known = self.engine.worker_credits(self.now, id, 8, true);
+                let _known = self.base.engine.worker_credits(self.base.now, id, 8, true);
             }
         }
         let open: Vec<_> = self
             .tasks
             .iter()
-            .filter(|(_, known)| known.end.is_none())
-            .map(|(task, _)| (*task, self.engine.check(*task)))
+            .filter(|(_, known)| known.end().is_none())
+            .map(|(task, _)| (*task, self.base.engine.check(*task)))
             .collect();
         panic!("never end: {open:?}");
     }

@@ -1,12 +1,12 @@
-//! The journal's driver on a simulated disk: writes in flight, files made ahead, snapshots.
+//! The journal's driver on a disk in memory: writes in flight, files made ahead, snapshots; or a whole group at once.
 
 use std::sync::Arc;
 
 use qtf_engine::snapshot::{Unreadable, WholeTasks};
 use qtf_engine::{Engine, Lsn, WallTime};
 use qtf_journal::{
-    FILE_BYTES_MIN, JournalConfig, JournalError, SimDisk, SnapshotWriter, Step, Storage, Write,
-    Writer, make_spare, reclaim, write_group,
+    FILE_BYTES_MIN, Group, JournalConfig, JournalError, Opened, SimDisk, SnapshotWriter, Step,
+    Storage, Write, Writer, make_spare, open_tail, reclaim, write_group,
 };
 
 /// Submissions leave so much alone.
@@ -14,11 +14,20 @@ const RESERVE_BYTES: u64 = FILE_BYTES_MIN + 50_000;
 /// Slots that a snapshot reads between two steps of the world.
 const SLOTS_AT_ONCE: u32 = 60;
 
-pub(crate) fn config(nonce: u64) -> JournalConfig {
+/// Settings of a journal of small files. The nonce is another one at each start.
+#[must_use]
+pub fn journal_config(nonce: u64) -> JournalConfig {
     JournalConfig {
         file_bytes: FILE_BYTES_MIN,
         ..JournalConfig::new("simulation", nonce)
     }
+}
+
+/// The end of the journal that lies on a disk.
+#[must_use]
+pub fn reopened(disk: &SimDisk, nonce: u64) -> Opened {
+    let opened = open_tail(disk, &journal_config(nonce));
+    opened.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What the helper thread does about a snapshot.
@@ -29,16 +38,21 @@ struct Snapshot {
     is_read: bool,
 }
 
-pub(crate) struct Disk {
-    pub(crate) disk: SimDisk,
-    pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) writer: Writer,
+/// A disk, and what brings the groups of one daemon to it.
+pub struct Disk {
+    /// What outlives the daemon.
+    pub disk: SimDisk,
+    /// The same, as the journal sees it.
+    pub storage: Arc<dyn Storage>,
+    /// Of this daemon.
+    pub writer: Writer,
     config: JournalConfig,
     /// Handed to the disk, not done yet.
-    pub(crate) in_flight: Option<Write>,
+    pub in_flight: Option<Write>,
     waits_for_file: bool,
     snapshot: Option<Snapshot>,
-    pub(crate) snapshots: u64,
+    /// How many snapshots were published.
+    pub snapshots: u64,
 }
 
 /// A snapshot could not be written; the next one may.
@@ -60,11 +74,15 @@ impl From<JournalError> for Unfinished {
 }
 
 impl Disk {
-    pub(crate) fn new(disk: SimDisk, writer: Writer, config: JournalConfig) -> Self {
+    /// A daemon begins after the end of what was found on the disk.
+    #[must_use]
+    pub fn after(opened: &Opened, disk: SimDisk, nonce: u64) -> Self {
+        let config = journal_config(nonce);
+        let writer = opened.start(&disk, &config);
         Self {
             storage: Arc::new(disk.clone()),
             disk,
-            writer,
+            writer: writer.unwrap_or_else(|error| panic!("{error}")),
             config,
             in_flight: None,
             waits_for_file: false,
@@ -73,9 +91,29 @@ impl Disk {
         }
     }
 
+    /// Brings a group to the disk, which has room. The engine is told by who calls this.
+    pub fn bring(&mut self, group: Group) -> Lsn {
+        let mut step = self.writer.begin(group);
+        loop {
+            step = match step {
+                Step::Write(write) => {
+                    let (buffer, result) = write_group(&*self.storage, write);
+                    self.writer.written(buffer, result)
+                }
+                Step::NeedFile => {
+                    let file = make_spare(&*self.storage, self.writer.file_plan());
+                    let step = self.writer.add_file(file.expect("the disk has room"));
+                    step.expect("the group waited for it")
+                }
+                Step::Durable(lsn) => return lsn,
+                Step::Failed => panic!("{:?}", self.writer.failure()),
+            };
+        }
+    }
+
     /// One look of the driver: what is to be written is handed to the disk, and what the disk has done is told. The lsn that
     /// has become durable, if one has.
-    pub(crate) fn turn(&mut self, engine: &mut Engine, is_done: bool) -> Option<Lsn> {
+    pub fn turn(&mut self, engine: &mut Engine, is_done: bool) -> Option<Lsn> {
         let step = if is_done && let Some(write) = self.in_flight.take() {
             let (buffer, result) = write_group(&*self.storage, write);
             self.writer.written(buffer, result)
@@ -115,7 +153,7 @@ impl Disk {
     }
 
     /// The helper thread: a file ahead, room told, a part of a snapshot.
-    pub(crate) fn help(&mut self, engine: &mut Engine, rng: &mut fastrand::Rng, wall: WallTime) {
+    pub fn help(&mut self, engine: &mut Engine, rng: &mut fastrand::Rng, wall: WallTime) {
         if self.writer.files_prepared() < 2
             && !self.waits_for_file
             && rng.u8(0..4) == 0
