@@ -70,6 +70,14 @@ fn worker_behind_a_black_hole(wire: &Wire, words: &str) {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "time that passes while somebody does not run is what is tested"
+)]
+fn gap() {
+    std::thread::sleep(STOPPED);
+}
+
 #[test]
 fn process_that_was_stopped_for_longer_than_it_waits_for_a_sign_goes_on_over_the_same_connection() {
     let wire = Wire::new();
@@ -86,8 +94,7 @@ fn process_that_was_stopped_for_longer_than_it_waits_for_a_sign_goes_on_over_the
     let mut map = Process::start(command);
     let _runs = started.line();
     map.signal(Signal::SIGSTOP);
-    // The gap itself: nothing else happens in it.
-    std::thread::sleep(STOPPED);
+    gap();
     map.signal(Signal::SIGCONT);
     gate.let_pass(1);
     map.line_with("through");
@@ -163,7 +170,7 @@ fn client_whose_program_holds_up_the_runtime_goes_on_over_the_same_connection() 
         let client = client.expect("a daemon listens");
         let task = || Task::handler("none", Vec::new());
         client.submit(task()).await.expect("accepted");
-        std::thread::sleep(STOPPED);
+        gap();
         client.submit(task()).await.expect("accepted");
     });
 }
