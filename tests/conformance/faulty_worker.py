@@ -24,7 +24,13 @@ class Faulty(worker.Worker):
             self.link.requests.put(scheduler_pb2.DispatchRequest(credits=3 * self.slots))
         super().grant()
 
+    lost = 0
+
     def take_notice(self, notice):
+        if FAULT == "never-hears-evicted" or (FAULT == "loses-evicted-once" and notice.evicted and not self.lost):
+            # As when the connection breaks before it comes; once that is nobody's fault.
+            self.lost += notice.evicted
+            notice.evicted = False
         if FAULT == "drops-what-is-refused":
             for verdict in notice.verdicts:
                 verdict.disposition = register_pb2.RESULT_DISPOSITION_RECORDED

@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::Stream;
 use qtf_engine::{Beat, Held, Holding, Reconnect, TaskRef, WorkerHello};
@@ -24,6 +25,10 @@ use super::{read, status};
 use crate::core_cell::routes::{ProcessWatch, StreamKey};
 use crate::core_cell::{self, Core, StopPlace};
 use crate::sys::peer::{Known, process_ended};
+
+/// `evicted` is said, and then the worker ends both streams. For one that does not, this is the end of its dispatch stream: at once
+/// it could come before that word, and the word would be lost.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The notices of one `WorkerSession` call; reads its reports while it is polled.
 #[derive(Debug)]
@@ -198,7 +203,7 @@ impl WorkerSessionStream {
             notice.drain |= waiting.drain;
             notice.daemon_stopping |= core.is_stopping();
             if waiting.evicted {
-                core.routes.forget(worker);
+                forget_later(worker);
             }
             core.routes.keep_session_waker(worker, key, cx.waker());
             waiting.evicted || core.is_stopping()
@@ -283,6 +288,13 @@ impl Drop for WorkerSessionStream {
             }
         });
     }
+}
+
+fn forget_later(worker: WorkerId) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(LAST_WORDS).await;
+        core_cell::enter(|core| core.routes.forget(worker));
+    });
 }
 
 /// The worker's process is dead, by the kernel's word.

@@ -114,9 +114,49 @@ fn each_fault_of_a_worker_fails_the_check_that_is_about_it() {
 }
 
 #[test]
+fn eviction_that_is_lost_on_its_way_once_is_no_fault_and_one_fault_fails_no_later_check() {
+    crate::with_each_contract(|python, contract, place| {
+        let modules = crate::modules(python, contract, place);
+        let words = [
+            python,
+            &crate::programs().join("faulty_worker.py"),
+            Path::new("{}"),
+        ];
+        let words = words.map(|word| word.to_str().expect("a readable path"));
+        let only = ["--only", "eviction", "--only", "drain"];
+        for (fault, faults) in [
+            ("loses-evicted-once", &[][..]),
+            ("never-hears-evicted", &["eviction"]),
+        ] {
+            let environment = [
+                ("PYTHONPATH", modules.as_path()),
+                ("FAULT", Path::new(fault)),
+            ];
+            let done = check(place, &only, &words, &environment);
+            let failed = failed(&done);
+            let names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names, faults, "{fault}: {failed:?}: {}", done.stderr);
+        }
+    });
+}
+
+#[test]
+fn worker_whose_program_has_ended_is_not_waited_for() {
+    let place = Place::new();
+    for (program, how) in [("false", "exit status: 1"), ("true", "exit status: 0")] {
+        // Longer than the test may take.
+        let done = check(&place, &["--wait", "1h"], &[program], &[]);
+        assert_eq!(done.code, 1, "{}", done.stderr);
+        let told = failed(&done);
+        assert_eq!((told.len(), told[0].0.as_str()), (1, "hello"), "{told:?}");
+        assert!(told[0].1.ends_with(how), "{told:?}");
+    }
+}
+
+#[test]
 fn worker_that_does_not_come_and_a_check_that_is_none_are_told() {
     let place = Place::new();
-    let done = check(&place, &["--wait", "200ms"], &["true"], &[]);
+    let done = check(&place, &["--wait", "200ms"], &["sleep", "1000"], &[]);
     assert_eq!(done.code, 1, "{}", done.stderr);
     let told = failed(&done);
     assert_eq!((told.len(), told[0].0.as_str()), (1, "hello"), "{told:?}");

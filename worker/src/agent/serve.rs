@@ -9,7 +9,7 @@ use qtf_proto::v1::{
     DispatchRequest, DispatchResponse, OutcomeKind, ResultDisposition, StopReason, WorkerNotice,
     WorkerReport,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -27,8 +27,15 @@ const EVENTS_PER_TURN: usize = 1024;
 // Together about 12 s, then the output is given up: a slot of the daemon must not wait for ever.
 const UPLOAD_TRIES: u32 = 7;
 const UPLOAD_PAUSE: Duration = Duration::from_millis(200);
+/// When one stream has ended the other may still say why.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// The goodbye has this long to be read.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// False when the call is over.
+async fn has_room<T>(queue: &mpsc::Sender<T>) -> bool {
+    queue.reserve().await.is_ok()
+}
 
 /// What is to be said over this link besides tasks and results.
 #[derive(Debug)]
@@ -112,22 +119,42 @@ impl Agent {
                     // What ends at once is reported without its start.
                     tokio::task::yield_now().await;
                 }
-                Ok(None) => return Some(link::broken(None)),
-                Err(status) => return Some(link::broken(Some(&status))),
+                Ok(None) => return Some(self.last_words(link, link::broken(None)).await),
+                Err(status) => {
+                    let error = link::broken(Some(&status));
+                    return Some(self.last_words(link, error).await);
+                }
             },
             event = self.events.recv() => self.on_event(event),
             control = next_control(&mut self.control) => self.on_control(control),
             () = tokio::time::sleep_until(talk.heartbeat_at) => {}
-            room = link.reports.reserve(), if wants_report => if room.is_err() {
-                return Some(link::broken(None));
+            room = has_room(&link.reports), if wants_report => if !room {
+                return Some(self.last_words(link, link::broken(None)).await);
             },
-            room = link.requests.reserve(), if wants_request => if room.is_err() {
-                return Some(link::broken(None));
+            room = has_room(&link.requests), if wants_request => if !room {
+                return Some(self.last_words(link, link::broken(None)).await);
             },
             () = at(until) => self.on_leaving_time(),
             () = at(self.short_until) => self.try_again(),
         }
         None
+    }
+
+    /// Why the link is over: streams end in any order, and `evicted` must not be lost because the other one was looked at first.
+    async fn last_words(&mut self, link: &mut Link, error: LinkError) -> LinkError {
+        if !matches!(error, LinkError::Broken(_)) {
+            return error;
+        }
+        let said = async {
+            while let Ok(Some(notice)) = link.notices.message().await {
+                if let Some(told) = self.on_notice(notice) {
+                    return Some(told);
+                }
+            }
+            None
+        };
+        let said = tokio::time::timeout(LAST_WORDS_TIMEOUT, said).await;
+        said.ok().flatten().unwrap_or(error)
     }
 
     fn on_notice(&mut self, notice: WorkerNotice) -> Option<LinkError> {

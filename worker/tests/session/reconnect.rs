@@ -185,6 +185,23 @@ async fn eviction_drops_everything_and_registers_anew() {
 }
 
 #[tokio::test]
+async fn eviction_is_heard_when_the_other_stream_ends_before_it() {
+    let mut daemon = FakeDaemon::start();
+    let _worker = run(builder(&daemon));
+    let (session, dispatch) = running_a_task(&mut daemon).await;
+    drop(dispatch);
+    // Longer on its way than the end of the other stream.
+    tokio::time::sleep(core::time::Duration::from_millis(100)).await;
+    session
+        .notify(WorkerNotice {
+            evicted: true,
+            ..WorkerNotice::default()
+        })
+        .await;
+    assert_starts_anew(&daemon.session().await).await;
+}
+
+#[tokio::test]
 async fn unknown_worker_starts_anew_and_a_new_segment_ends_the_old_tasks() {
     let mut daemon = FakeDaemon::start();
     let _worker = run(builder(&daemon));

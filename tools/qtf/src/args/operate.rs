@@ -65,7 +65,7 @@ pub(crate) struct CheckArgs {
     /// Make only this check, besides the first; may be said more than once
     #[arg(long, value_name = "CHECK")]
     pub(crate) only: Vec<String>,
-    /// Starts the worker: {} becomes the address; what it prints goes to stderr
+    /// Starts the worker: {} becomes the address; what it prints goes to stderr; when it ends, so does the check
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) worker: Vec<String>,
 }

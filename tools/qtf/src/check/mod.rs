@@ -8,7 +8,7 @@ mod proxy;
 mod script;
 mod wire;
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use qtf_proto::address::{Address, runtime_dir};
 use qtf_proto::channel;
 use qtf_proto::folder::OwnFolder;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{CheckArgs, GlobalArgs, OutputMode};
 use crate::daemon::{CLIENT_NAME, unreachable};
@@ -95,6 +96,23 @@ impl Listed for CheckRecord {
 /// A worker that was started here; it ends with the check.
 struct OwnWorker(Child);
 
+impl OwnWorker {
+    /// How it ended, as soon as it has.
+    async fn ended(&mut self) -> ExitStatus {
+        let Ok(mut children) = signal(SignalKind::child()) else {
+            return core::future::pending().await;
+        };
+        loop {
+            if let Ok(Some(status)) = self.0.try_wait() {
+                return status;
+            }
+            if children.recv().await.is_none() {
+                return core::future::pending().await;
+            }
+        }
+    }
+}
+
 impl Drop for OwnWorker {
     fn drop(&mut self) {
         // One that left when it was drained has ended already.
@@ -128,7 +146,7 @@ pub(crate) async fn run(args: CheckArgs, global: &GlobalArgs) -> Ending {
     let wire = Arc::new(Wire::new());
     let proxy = Proxy::start(&listen(args.listen.as_deref())?, channel, Arc::clone(&wire)).await?;
     let address = proxy.address().to_string();
-    let _worker = match args.worker.split_first() {
+    let mut worker = match args.worker.split_first() {
         Some(command) => Some(start(command, &address)?),
         None => {
             message(format!(
@@ -142,7 +160,7 @@ pub(crate) async fn run(args: CheckArgs, global: &GlobalArgs) -> Ending {
         }
     };
     let mut script = Script::new(&wire, &proxy, client, args.wait);
-    let records = checks(&mut script, &args.only, global.mode()).await?;
+    let records = checks(&mut script, worker.as_mut(), &args.only, global.mode()).await?;
     if global.mode() != OutputMode::Table {
         print_list(global.mode(), &records)?;
     }
@@ -158,27 +176,52 @@ pub(crate) async fn run(args: CheckArgs, global: &GlobalArgs) -> Ending {
     })
 }
 
-/// The checks that were asked for, in order; only the first if no worker comes, as then nothing can be said.
+/// The checks that were asked for, in order; only the first if no worker comes, as then nothing can be said, and none any more when
+/// its program has ended.
 async fn checks(
     script: &mut Script<'_>,
+    worker: Option<&mut OwnWorker>,
     only: &[String],
     mode: OutputMode,
 ) -> Result<Vec<CheckRecord>, Failure> {
     let mut records = Vec::new();
+    let mut ended = core::pin::pin!(async {
+        match worker {
+            Some(worker) => worker.ended().await,
+            None => core::future::pending().await,
+        }
+    });
     for step in script::STEPS {
         let is_first = records.is_empty();
         let is_wanted = only.is_empty() || only.iter().any(|name| name == step.name);
         if !is_first && !is_wanted {
             continue;
         }
-        let record = CheckRecord::of(step.name, step.rule, script.make(step.check).await);
+        let made = script.make(step.check);
+        let mut has_ended = false;
+        let checked = if step.sends_away() {
+            made.await
+        } else {
+            tokio::select! {
+                biased;
+                checked = made => checked,
+                status = &mut ended => {
+                    has_ended = true;
+                    script::program_ended(status)
+                }
+            }
+        };
+        let record = CheckRecord::of(step.name, step.rule, checked);
         if mode == OutputMode::Table {
             print_lines([record.line()])?;
         }
         let passed = record.passed;
         records.push(record);
-        if is_first && !passed {
+        if has_ended || is_first && !passed {
             break;
+        }
+        if !passed {
+            script.clean().await;
         }
     }
     Ok(records)

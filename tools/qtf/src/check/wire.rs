@@ -200,6 +200,11 @@ impl Wire {
         self.seen().instead = Some(instead);
     }
 
+    /// Nothing is to become of it but what always does.
+    pub(super) fn every_result_passes(&self) {
+        self.seen().instead = None;
+    }
+
     /// Sends a probe to the worker.
     pub(super) fn probe(&self) {
         let probe = DispatchResponse {

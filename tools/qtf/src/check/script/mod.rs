@@ -8,6 +8,8 @@ mod going;
 mod presence;
 mod results;
 
+use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qtf_client::{Client, Task, TaskEnd, TaskId};
@@ -50,6 +52,14 @@ fn of_daemon(error: impl core::fmt::Display) -> Complaint {
     }
 }
 
+/// Nothing more can be said then.
+pub(super) fn program_ended(status: ExitStatus) -> Checked {
+    complain(
+        "a worker that stays until it is drained",
+        format!("its program has ended: {status}"),
+    )
+}
+
 /// One check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
@@ -76,6 +86,13 @@ pub(super) struct Step {
     pub(super) check: Check,
     pub(super) name: &'static str,
     pub(super) rule: &'static str,
+}
+
+impl Step {
+    /// A worker that does what it is to do ends.
+    pub(super) fn sends_away(&self) -> bool {
+        self.check == Check::Drain
+    }
 }
 
 const fn step(check: Check, name: &'static str, rule: &'static str) -> Step {
@@ -142,6 +159,8 @@ pub(super) struct Script<'s> {
     /// For each step that the worker is to take.
     patience: Duration,
     way: Way,
+    /// Submitted and not seen to end.
+    open: Mutex<Vec<TaskId>>,
 }
 
 impl<'s> Script<'s> {
@@ -158,7 +177,32 @@ impl<'s> Script<'s> {
             wait_for,
             patience: super::PATIENCE,
             way: Way::Kinds,
+            open: Mutex::default(),
         }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<TaskId>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what a check that failed has left, so that the next one says what the worker does with it and nothing else.
+    pub(super) async fn clean(&self) {
+        self.wire.every_result_passes();
+        self.proxy.mend();
+        let left = self.open().clone();
+        for id in left {
+            // Then it is not there any more.
+            let _ended = self.clear(id).await;
+        }
+        self.open().clear();
+        // A check that needs a session says that there is none.
+        let _back = self
+            .wire
+            .until(self.patience, |seen| {
+                let last = seen.sessions.last()?;
+                last.welcome.is_some().then_some(())
+            })
+            .await;
     }
 
     /// Makes one check.
@@ -201,6 +245,7 @@ impl<'s> Script<'s> {
 
     async fn submit(&self, task: Task) -> Result<TaskId, Complaint> {
         let accepted = self.client.submit(task).await.map_err(of_daemon)?;
+        self.open().push(accepted.id);
         Ok(accepted.id)
     }
 
@@ -225,7 +270,10 @@ impl<'s> Script<'s> {
 
     async fn end(&self, id: TaskId, what: &str) -> Result<TaskEnd, Complaint> {
         match tokio::time::timeout(self.patience, self.client.wait(id)).await {
-            Ok(end) => end.map_err(of_daemon),
+            Ok(end) => {
+                self.open().retain(|open| *open != id);
+                end.map_err(of_daemon)
+            }
             Err(_elapsed) => complain(
                 format!("the end of {what}"),
                 format!("none within {} s", self.patience.as_secs()),
@@ -242,7 +290,10 @@ impl<'s> Script<'s> {
         // By the worker, or by the daemon after its grace: another check is about that.
         let ended = tokio::time::timeout(self.patience * 2, self.client.wait(id)).await;
         match ended {
-            Ok(end) => end.map(drop).map_err(of_daemon),
+            Ok(end) => {
+                self.open().retain(|open| *open != id);
+                end.map(drop).map_err(of_daemon)
+            }
             Err(_elapsed) => Err(of_daemon("a cancelled task does not end")),
         }
     }
