@@ -97,14 +97,14 @@ impl Engine {
         segment: Arc<Segment>,
         config: EngineConfig,
         now: Now,
-        journal: Option<Box<Recorder>>,
+        recorder: Option<Box<Recorder>>,
     ) -> Result<Self, ConfigError> {
         let config = config.checked()?;
         let right = segment.plm_right().ok_or(ConfigError::NotTheDaemon)?;
         let mut rng = fastrand::Rng::with_seed(config.seed);
         let mut clients = Clients::new(&segment, &config);
         let workers = Workers::new(&segment, right, rng.u64(..));
-        let plm = Plm::new(&segment, &mut clients, rng.u64(..), now, journal);
+        let plm = Plm::new(&segment, &mut clients, rng.u64(..), now, recorder);
         let mut engine = Self {
             effects: EffectQueue::new(config.effects_max),
             lost_files: LostFiles::default(),

@@ -33,35 +33,35 @@ impl Engine {
         wall: WallTime,
     ) -> Result<Self, ConfigError> {
         let reservation = Reservation::new(&segment);
-        let journal = Recorder::new(appender, reservation, wall);
-        Self::over(segment, config, wall.now, Some(Box::new(journal)))
+        let recorder = Recorder::new(appender, reservation, wall);
+        Self::over(segment, config, wall.now, Some(Box::new(recorder)))
     }
 
     /// Tells the time of day, for records and tombstones: a cold start converts delays and times to live by it. To be called now and
     /// then, at least after steps of the wall clock.
     pub fn set_wall(&mut self, now: Now, unix_ms: u64) {
         self.plm.wall = WallTime { now, unix_ms };
-        if let Some(journal) = &mut self.plm.journal {
-            journal.set_wall(now, unix_ms);
+        if let Some(recorder) = &mut self.plm.recorder {
+            recorder.set_wall(now, unix_ms);
         }
     }
 
     /// The records, for figures about them; `None` in memory operation.
     #[must_use]
     pub fn journal(&self) -> Option<&Appender> {
-        Some(&self.plm.journal.as_ref()?.appender)
+        Some(&self.plm.recorder.as_ref()?.appender)
     }
 
     /// Takes what has been appended, to be written; `None` if there is nothing, or the last group's buffer has not come
     /// back yet.
     pub fn take_journal_group(&mut self) -> Option<Group> {
-        self.plm.journal.as_mut()?.take_group()
+        self.plm.recorder.as_mut()?.take_group()
     }
 
     /// Gives the buffer of a written group back.
     pub fn give_back_journal_buffer(&mut self, buffer: Vec<u8>) {
-        if let Some(journal) = &mut self.plm.journal {
-            journal.appender.give_back(buffer);
+        if let Some(recorder) = &mut self.plm.recorder {
+            recorder.appender.give_back(buffer);
         }
     }
 
@@ -75,8 +75,8 @@ impl Engine {
     /// Everything up to this record is on stable storage: answers that wait for it may be passed on.
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
-        match &self.plm.journal {
-            Some(journal) => journal.durable,
+        match &self.plm.recorder {
+            Some(recorder) => recorder.durable,
             None => Lsn::NONE,
         }
     }
@@ -85,22 +85,22 @@ impl Engine {
     /// behind it (attempts, purges) are to be written soon, but nobody is held up by them.
     #[must_use]
     pub fn awaited_lsn(&self) -> Option<Lsn> {
-        let journal = self.plm.journal.as_ref()?;
-        Some(journal.pending.awaited()).filter(|lsn| *lsn > journal.durable)
+        let recorder = self.plm.recorder.as_ref()?;
+        Some(recorder.pending.awaited()).filter(|lsn| *lsn > recorder.durable)
     }
 
     /// The journal cannot be written any more: from now on nothing is promised. What waits is never answered.
     pub fn journal_failed(&mut self) {
-        if let Some(journal) = &mut self.plm.journal {
-            journal.fail();
+        if let Some(recorder) = &mut self.plm.recorder {
+            recorder.fail();
         }
     }
 
     /// Tells how many bytes groups may still take on the disk, and how many of them submissions must leave alone. Before
     /// the first call there is no limit.
     pub fn set_journal_room(&mut self, room_bytes: u64, reserve_bytes: u64) {
-        if let Some(journal) = &mut self.plm.journal {
-            journal.room.set(room_bytes, reserve_bytes);
+        if let Some(recorder) = &mut self.plm.recorder {
+            recorder.room.set(room_bytes, reserve_bytes);
         }
     }
 
@@ -115,8 +115,8 @@ impl Engine {
     /// shows is durable: see there.
     #[must_use]
     pub fn snapshot_start(&self) -> Lsn {
-        match &self.plm.journal {
-            Some(journal) => journal.last(),
+        match &self.plm.recorder {
+            Some(recorder) => recorder.last(),
             None => Lsn::NONE,
         }
     }
@@ -124,8 +124,8 @@ impl Engine {
     /// The limit of ids that is reserved, or about to be; snapshots carry it.
     #[must_use]
     pub fn reserved_generations(&self) -> u64 {
-        match &self.plm.journal {
-            Some(journal) => journal.reservation.highest(),
+        match &self.plm.recorder {
+            Some(recorder) => recorder.reservation.highest(),
             None => 0,
         }
     }
@@ -142,10 +142,10 @@ impl Engine {
             Err(refused) => return Err(refused),
         };
         let phase = state.phase();
-        let is_told = match &self.plm.journal {
-            Some(journal) => {
+        let is_told = match &self.plm.recorder {
+            Some(recorder) => {
                 let task = self.segment.task(slot);
-                !task.options().has(qtf_shm::TaskOptions::JOURNAL) || journal.is_durable(task)
+                !task.options().has(qtf_shm::TaskOptions::JOURNAL) || recorder.is_durable(task)
             }
             None => true,
         };

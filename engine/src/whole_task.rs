@@ -4,7 +4,7 @@
 //! thread. What only a running daemon has is left out: a task that is handed out, parked or not yet judged is written
 //! as READY with its attempt; one whose outcome is decided is written as ended.
 //!
-//! The lsn of the whole task may be older than its state, never newer (`plm/journal.rs`): replaying records that it already
+//! The lsn of the whole task may be older than its state, never newer (`plm/recorder.rs`): replaying records that it already
 //! reflects does no harm, as they carry absolute values. Tested in `engine/tests/rules/snapshot.rs`.
 
 use qtf_journal::{Blob, ClientRef, Lsn, WholeTask};

@@ -39,7 +39,7 @@ impl Plm {
         if checked.durability != Durability::Journal {
             return Ok(None);
         }
-        let Some(journal) = &mut self.journal else {
+        let Some(recorder) = &mut self.recorder else {
             return Ok(None);
         };
         let whole = WholeTask {
@@ -66,13 +66,13 @@ impl Plm {
             submitted_unix_ms: submission.submitted_unix_ms,
             due_unix_ms: match submission.delay_ms {
                 0 => 0,
-                delay_ms => journal.wall.unix_ms_at(turn.now).saturating_add(delay_ms),
+                delay_ms => recorder.wall.unix_ms_at(turn.now).saturating_add(delay_ms),
             },
             ended_unix_ms: 0,
             array: array_of(submission, id),
             key: submission
                 .key
-                .map(|key| (key, journal.wall.unix_ms_of_key_end(checked.key_expiry))),
+                .map(|key| (key, recorder.wall.unix_ms_of_key_end(checked.key_expiry))),
             outcome: Outcome::default(),
             payload: match submission.payload {
                 Payload::Bytes(&[]) => Blob::None,
@@ -82,15 +82,15 @@ impl Plm {
             result: Blob::None,
             lsn: Lsn::NONE,
         };
-        journal.try_append(&Record::Task(whole)).map(Some)
+        recorder.try_append(&Record::Task(whole)).map(Some)
     }
 
     /// Everything up to this record is durable now.
     pub(crate) fn note_durable(&mut self, turn: &Turn<'_>, lsn: Lsn) {
-        if let Some(journal) = &mut self.journal {
-            let lsn = lsn.min(journal.appender.last_lsn());
-            journal.durable = journal.durable.max(lsn);
-            if journal.reservation.durable(turn.segment, journal.durable) {
+        if let Some(recorder) = &mut self.recorder {
+            let lsn = lsn.min(recorder.appender.last_lsn());
+            recorder.durable = recorder.durable.max(lsn);
+            if recorder.reservation.durable(turn.segment, recorder.durable) {
                 turn.segment.counters().add(Counter::IdsReserved, 1);
             }
         }
@@ -98,9 +98,9 @@ impl Plm {
 
     /// Says whether something waits that is durable by now.
     pub(crate) fn has_durable_waits(&self) -> bool {
-        self.journal
+        self.recorder
             .as_ref()
-            .is_some_and(|journal| journal.pending.is_due(journal.durable))
+            .is_some_and(|recorder| recorder.pending.is_due(recorder.durable))
     }
 
     /// Does what waited for records that are durable by now, up to a number of tasks.
@@ -110,7 +110,7 @@ impl Plm {
         workers: &mut Workers,
     ) -> WorkCount {
         let mut work = WorkCount::NONE;
-        if self.journal.is_none() {
+        if self.recorder.is_none() {
             return work;
         }
         for _ in 0..turn
@@ -122,9 +122,9 @@ impl Plm {
                 break;
             }
             let Some(wait) = self
-                .journal
+                .recorder
                 .as_mut()
-                .and_then(|journal| journal.pending.pop(journal.durable))
+                .and_then(|recorder| recorder.pending.pop(recorder.durable))
             else {
                 break;
             };
@@ -194,10 +194,10 @@ impl Plm {
         state: StateWord,
     ) -> bool {
         let task = turn.segment.task(slot);
-        let Some(journal) = self.journal_of(task) else {
+        let Some(recorder) = self.recorder_of(task) else {
             return accept(turn, slot, state);
         };
-        journal.has_record_of(task) && journal.is_durable(task) && accept(turn, slot, state)
+        recorder.has_record_of(task) && recorder.is_durable(task) && accept(turn, slot, state)
     }
 }
 

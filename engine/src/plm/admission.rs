@@ -170,10 +170,10 @@ impl Plm {
         if let Some(place) = key {
             turn.segment.keys().confirm(place);
         }
-        if let (Some(lsn), Some(journal)) = (lsn, &mut self.journal) {
+        if let (Some(lsn), Some(recorder)) = (lsn, &mut self.recorder) {
             turn.write(id.slot()).set_lsn(lsn.get());
             if !submission.hold {
-                journal.wait(lsn, id, Then::Accept);
+                recorder.wait(lsn, id, Then::Accept);
             }
             turn.segment.counters().add(Counter::TaskJournalled, 1);
         }
@@ -192,12 +192,12 @@ impl Plm {
     /// Claims a slot, and has more ids reserved before they run out.
     fn claim<'s>(&mut self, turn: &Turn<'s>) -> Result<ClaimedTask<'s>, Rejection> {
         let claimed = turn.segment.claim_task(AttachIndex::DAEMON);
-        if let Some(journal) = &mut self.journal {
+        if let Some(recorder) = &mut self.recorder {
             let highest = match &claimed {
                 Ok(claimed) => claimed.id().generation(),
                 Err(_) => turn.segment.gen_top(),
             };
-            journal.reserve_ids(highest);
+            recorder.reserve_ids(highest);
         }
         claimed.map_err(|error| refused_claim(turn.segment, error))
     }
@@ -210,15 +210,15 @@ impl Plm {
                 Detail::Plain("the daemon is stopping and takes no more tasks: submit again later"),
             ));
         }
-        let Some(journal) = &self.journal else {
+        let Some(recorder) = &self.recorder else {
             return Ok(());
         };
         if submission.key.is_some() {
-            journal.check_open()?;
+            recorder.check_open()?;
         }
-        if journal.reservation.is_open() {
+        if recorder.reservation.is_open() {
             Ok(())
-        } else if journal.room.is_none() {
+        } else if recorder.room.is_none() {
             Err(Rejection::for_now(
                 RejectReason::JournalFull,
                 Detail::Plain(
@@ -299,9 +299,9 @@ impl Plm {
 
     /// What the answer will promise.
     fn durability_of(&self, submission: &Submission<'_>) -> Result<Durability, Rejection> {
-        match (&self.journal, submission.durability) {
-            (Some(journal), Durability::Journal | Durability::Best) => {
-                journal.check_submission(payload_bytes(submission))?;
+        match (&self.recorder, submission.durability) {
+            (Some(recorder), Durability::Journal | Durability::Best) => {
+                recorder.check_submission(payload_bytes(submission))?;
                 Ok(Durability::Journal)
             }
             (None, Durability::Journal) => Err(Rejection::new(

@@ -13,7 +13,7 @@ use qtf_shm::segment::Rebuilt;
 use qtf_shm::{Owner, Phase, Segment, SlotIndex, StateWord};
 
 use super::Plm;
-use super::journal::Recorder;
+use super::recorder::Recorder;
 use crate::cycle::WorkCount;
 use crate::register::Workers;
 use crate::turn::Turn;
@@ -31,16 +31,16 @@ impl Plm {
         ) {
             self.adopt_counts(turn, workers);
         }
-        if let Some(journal) = &mut self.journal {
+        if let Some(recorder) = &mut self.recorder {
             // Each journal file chain then says how far ids are reserved, also if earlier files are lost.
-            let limit = journal.reservation.highest();
+            let limit = recorder.reservation.highest();
             if limit != 0 {
                 let record = qtf_journal::Record::Reserve { gen_limit: limit };
-                let _ = journal.append(&record);
+                let _ = recorder.append(&record);
             }
-            journal.reserve_ids(turn.segment.gen_top());
-            if seen.says_all_is_in(turn.segment, journal.found) {
-                journal.adopting = None;
+            recorder.reserve_ids(turn.segment.gen_top());
+            if seen.says_all_is_in(turn.segment, recorder.found) {
+                recorder.adopting = None;
             }
         }
         self.adopt_more(turn, workers);
@@ -67,31 +67,35 @@ impl Plm {
                 workers.adopt_attempt(turn, slot, state);
             }
             if matches!(phase, Phase::Assigned | Phase::Running)
-                && let Some(journal) = self.journal_of(task)
+                && let Some(recorder) = self.recorder_of(task)
             {
-                journal.room.handed_out();
+                recorder.room.handed_out();
             }
         }
     }
 
     /// Has ids reserved that local processes are about to use up.
     pub(crate) fn look_at_ids(&mut self, turn: &Turn<'_>) {
-        if let Some(journal) = &mut self.journal {
-            journal.reserve_ids(turn.segment.gen_top());
+        if let Some(recorder) = &mut self.recorder {
+            recorder.reserve_ids(turn.segment.gen_top());
         }
     }
 
     /// Says whether journal tasks are left to be adopted.
     pub(crate) fn is_adopting(&self) -> bool {
-        self.journal
+        self.recorder
             .as_ref()
-            .is_some_and(|journal| journal.adopting.is_some())
+            .is_some_and(|recorder| recorder.adopting.is_some())
     }
 
     /// Adopts the next journal tasks.
     pub(crate) fn adopt_more(&mut self, turn: &mut Turn<'_>, workers: &mut Workers) -> WorkCount {
         let mut work = WorkCount::NONE;
-        let Some(start) = self.journal.as_ref().and_then(|journal| journal.adopting) else {
+        let Some(start) = self
+            .recorder
+            .as_ref()
+            .and_then(|recorder| recorder.adopting)
+        else {
             return work;
         };
         let high_water = turn.segment.high_water();
@@ -107,8 +111,8 @@ impl Plm {
                 }
             }
         }
-        if let Some(journal) = &mut self.journal {
-            journal.adopting = next;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.adopting = next;
         }
         work
     }
@@ -121,23 +125,23 @@ impl Plm {
     ) -> Adopted {
         let task = turn.segment.task(slot);
         let state = task.state();
-        let Some(journal) = self.journal_of(task) else {
+        let Some(recorder) = self.recorder_of(task) else {
             return Adopted::Nothing;
         };
-        if !is_left_open(journal, task.lsn(), state) {
+        if !is_left_open(recorder, task.lsn(), state) {
             if state.is_forgotten() {
                 // That is durable: the daemon before was killed just then.
                 turn.free(slot, state);
             }
             return Adopted::Nothing;
         }
-        if !journal.room.has_for_adoption(&journal.appender) {
+        if !recorder.room.has_for_adoption(&recorder.appender) {
             return Adopted::Full;
         }
         let is_written = if state.phase() == Phase::Ended && !state.is_judged() {
             self.conclude(turn, workers, slot, state)
         } else {
-            journal.note_again(turn, slot).is_some()
+            recorder.note_again(turn, slot).is_some()
         };
         if is_written {
             Adopted::Written
@@ -183,7 +187,7 @@ enum Adopted {
 }
 
 /// Says whether a journal task has something that the journal does not have, or may not have.
-fn is_left_open(journal: &Recorder, lsn: u64, state: StateWord) -> bool {
+fn is_left_open(recorder: &Recorder, lsn: u64, state: StateWord) -> bool {
     match state.phase() {
         Phase::Free | Phase::Claimed | Phase::Quarantine | Phase::Reserved => false,
         Phase::Submitted | Phase::Ended => !cfg!(qtf_mutant = "sim_adoption_leaves_pending_tasks"),
@@ -196,6 +200,6 @@ fn is_left_open(journal: &Recorder, lsn: u64, state: StateWord) -> bool {
         | Phase::Done
         | Phase::Failed
         | Phase::Cancelled
-        | Phase::DeadLetter => lsn == 0 || lsn > journal.found.get(),
+        | Phase::DeadLetter => lsn == 0 || lsn > recorder.found.get(),
     }
 }

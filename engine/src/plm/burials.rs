@@ -9,8 +9,8 @@ use qtf_shm::{FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateW
 use super::Plm;
 use super::endings::{LastStep, outcome};
 use super::history::keep_lost;
-use super::journal::is_once;
 use super::outcome::ATTEMPT_MAX;
+use super::recorder::is_once;
 use crate::register::{AttemptOver, Ending, Workers};
 use crate::turn::Turn;
 

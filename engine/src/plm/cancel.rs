@@ -5,7 +5,7 @@
 //! nothing, but tells the worker once more.
 //! Tested in `engine/tests/rules/cancellation.rs`, `local_takes.rs` and `cut_short.rs`.
 
-use qtf_journal as journal;
+use qtf_journal::Record;
 use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskId};
 
 use super::endings::LastStep;
@@ -104,7 +104,7 @@ impl Plm {
         let Some(id) = state.id(slot) else {
             return Ok(false);
         };
-        self.note(turn, slot, mark, &journal::Record::Cancel { task: id });
+        self.note(turn, slot, mark, &Record::Cancel { task: id });
         turn.segment.counters().add(Counter::TaskStopped, 1);
         self.tell_stop(turn, slot, flagged);
         Ok(true)
@@ -143,7 +143,7 @@ impl Plm {
                 self.note_parked(turn, slot, state);
             }
             turn.segment.counters().add(Counter::TaskUpdated, 1);
-            let record = journal::Record::Update { task: id, priority };
+            let record = Record::Update { task: id, priority };
             self.note(turn, slot, mark, &record);
             return self.answer(&task, phase);
         }

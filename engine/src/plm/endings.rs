@@ -4,7 +4,7 @@
 //! client's counts, counters and the notice to waiting clients are the same for all of them.
 //! Tested in `engine/tests/rules/results.rs`, `losses.rs`, `cancellation.rs`.
 
-use qtf_journal::{self as journal, Lsn};
+use qtf_journal::{Lsn, Record};
 use qtf_shm::{
     Counter, Event, FLAG_CANCEL, Outcome, OutcomeKind, Owner, Phase, SlotIndex, StateWord,
     TaskOptions,
@@ -13,9 +13,9 @@ use qtf_shm::{
 use super::burials::{buried, is_half_done};
 use super::history::{keep_lost, keep_unsaid};
 use super::holds::starts_later;
-use super::journal::{End, Mark};
 use super::outcome::{ATTEMPT_MAX, Judgement, Tries, judge, retry_pause_ns};
 use super::pending::Then;
+use super::recorder::{End, Mark};
 use super::stops::stop_reason;
 use super::timers::kept_for_ns;
 use super::{APPLY_TRIES_MAX, Plm};
@@ -216,14 +216,14 @@ impl Plm {
             turn.clear_timer(slot);
         }
         let (phase, failures) = judgement.end(task.failures());
-        if let (Some(id), Some(journal)) = (judged.id(slot), &mut self.journal) {
+        if let (Some(id), Some(recorder)) = (judged.id(slot), &mut self.recorder) {
             let end = End {
                 task: id,
                 phase,
                 failures,
             };
-            if let Some(lsn) = journal.note_outcome(turn, slot, mark, end) {
-                journal.wait(lsn, id, Then::Settle);
+            if let Some(lsn) = recorder.note_outcome(turn, slot, mark, end) {
+                recorder.wait(lsn, id, Then::Settle);
             }
         }
         true
@@ -316,7 +316,7 @@ impl Plm {
             return;
         };
         let phase = ended.phase();
-        let (Some(mark), Some(journal)) = (mark, &mut self.journal) else {
+        let (Some(mark), Some(recorder)) = (mark, &mut self.recorder) else {
             turn.effects.push(Effect::Finished { task, phase });
             return;
         };
@@ -326,8 +326,8 @@ impl Plm {
             phase,
             failures,
         };
-        if let Some(lsn) = journal.note_outcome(turn, slot, mark, end) {
-            journal.wait(lsn, task, Then::Tell(phase));
+        if let Some(lsn) = recorder.note_outcome(turn, slot, mark, end) {
+            recorder.wait(lsn, task, Then::Tell(phase));
         }
     }
 
@@ -340,9 +340,8 @@ impl Plm {
         why: HandBack,
     ) -> bool {
         let task = turn.write(slot);
-        let may_be_buried = !task.options().has(TaskOptions::KEEP_TRYING);
         // More than there may be: a daemon was killed while it buried the task, and has counted this one.
-        let is_counted = may_be_buried && task.losses() > turn.config.losses_max;
+        let is_counted = task.losses() > turn.config.losses_max;
         let losses = match why {
             HandBack::WorkerLost if !is_counted => task.losses().saturating_add(1),
             HandBack::WorkerLost | HandBack::Returned => task.losses(),
@@ -362,7 +361,7 @@ impl Plm {
             }
             // A result that was cut off before its end: no record knows of it.
             turn.drop_result(slot, held);
-            let is_spent = losses > turn.config.losses_max && may_be_buried
+            let is_spent = losses > turn.config.losses_max
                 || is_once && why.may_have_begun(held)
                 || held.attempt() >= ATTEMPT_MAX;
             let changed = if held.has_flag(FLAG_CANCEL) {
@@ -446,17 +445,17 @@ impl Plm {
         mark: Option<Mark>,
         waiting: StateWord,
     ) -> Option<Lsn> {
-        let (Some(mark), Some(journal)) = (mark, &mut self.journal) else {
+        let (Some(mark), Some(recorder)) = (mark, &mut self.recorder) else {
             return None;
         };
         let task = turn.segment.task(slot);
         let is_due_later = waiting.phase() == Phase::Delayed || starts_later(turn, slot, waiting);
         let due_unix_ms = if is_due_later {
-            journal.wall.unix_ms_of(task.phase_time())
+            recorder.wall.unix_ms_of(task.phase_time())
         } else {
             0
         };
-        let record = journal::Record::Requeue {
+        let record = Record::Requeue {
             task: waiting.id(slot)?,
             phase: waiting.phase(),
             attempt: waiting.attempt(),
@@ -464,7 +463,7 @@ impl Plm {
             losses: task.losses(),
             due_unix_ms,
         };
-        journal.note(turn, slot, mark, &record)
+        recorder.note(turn, slot, mark, &record)
     }
 }
 

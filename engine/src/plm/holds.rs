@@ -107,8 +107,8 @@ impl Plm {
         }
         let task = turn.write(slot);
         self.check_change(&task)?;
-        if let Some(journal) = self.journal_of(&task)
-            && !(journal.has_record_of(&task) && journal.is_durable(&task))
+        if let Some(recorder) = self.recorder_of(&task)
+            && !(recorder.has_record_of(&task) && recorder.is_durable(&task))
         {
             return Err(Rejection::for_now(
                 RejectReason::JournalFull,

@@ -61,8 +61,8 @@ impl Plm {
         now: Now,
         key: KeyId,
     ) -> Result<Option<Accepted>, Rejection> {
-        if let Some(journal) = &self.journal {
-            journal.check_open()?;
+        if let Some(recorder) = &self.recorder {
+            recorder.check_open()?;
         }
         self.repeated(segment, now, key)
     }
@@ -115,16 +115,16 @@ impl Plm {
     /// Records that a key is gone which a cold start could bring back: that of a journal task, or of one that is forgotten, which
     /// a snapshot may show. Without room it comes back at a cold start, and goes first if places run short then.
     fn note_released(&mut self, turn: &Turn<'_>, key: KeyId, task: TaskId) {
-        let Some(journal) = &mut self.journal else {
+        let Some(recorder) = &mut self.recorder else {
             return;
         };
         let options = find(turn.segment, task).map(|(slot, _)| turn.segment.task(slot).options());
         let dies_with_memory = options.is_ok_and(|options| !options.has(TaskOptions::JOURNAL));
         if !dies_with_memory
-            && journal.check_change().is_ok()
+            && recorder.check_change().is_ok()
             && !cfg!(qtf_mutant = "sim_key_that_is_given_back_is_not_recorded")
         {
-            journal.append(&Record::Key {
+            recorder.append(&Record::Key {
                 key,
                 task,
                 expires_unix_ms: 0,

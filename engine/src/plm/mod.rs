@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `submission.rs`, `admission.rs` | checks a submission and brings it into the segment |
 //! | `accepting.rs` | SUBMITTED -> READY, and what else waits for durable records |
-//! | `journal.rs`, `pending.rs`, `room.rs` | records of journal tasks, who waits for them, whether there is room |
+//! | `recorder.rs`, `pending.rs`, `room.rs` | records of journal tasks, who waits for them, whether there is room |
 //! | `reservation.rs` | reserves ids ahead of need |
 //! | `adoption.rs` | adopts the tasks of a segment at the start |
 //! | `keys.rs`, `kinds.rs` | idempotency keys; names of task kinds |
@@ -38,7 +38,6 @@ mod dead_letters;
 mod endings;
 mod history;
 mod holds;
-mod journal;
 mod key_places;
 mod keys;
 mod kinds;
@@ -46,6 +45,7 @@ mod lent;
 mod lookup;
 mod outcome;
 mod pending;
+mod recorder;
 mod repair;
 mod reservation;
 mod results;
@@ -68,21 +68,21 @@ use crate::register::Clients;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 use crate::wall::WallTime;
-use journal::Mark;
 use key_places::KeyPlaces;
 use pending::Then;
+use recorder::Mark;
 use stops::Stops;
 use unkept::Unkept;
 use waiting::Waiting;
 
 pub use burials::ATTEMPTS_USED_UP;
 pub use history::Said;
-pub(crate) use journal::{LSN_UNDER_WAY, Recorder};
 pub(crate) use keys::{restorable_keys, usable_keys};
 pub(crate) use kinds::Namer;
 pub use lookup::AttemptSpec;
 pub(crate) use lookup::{attempt_spec, is_held_by};
 pub(crate) use outcome::{ATTEMPT_MAX, judged_end};
+pub(crate) use recorder::{LSN_UNDER_WAY, Recorder};
 pub(crate) use repair::Repaired;
 pub(crate) use reservation::Reservation;
 pub(crate) use results::Fence;
@@ -114,7 +114,7 @@ pub(crate) struct Plm {
     /// What succeeded, was told, and kept nothing.
     unkept: Unkept,
     /// `None` in memory operation.
-    pub(crate) journal: Option<Box<Recorder>>,
+    pub(crate) recorder: Option<Box<Recorder>>,
     /// Where the walk over the table of keys stands.
     keys_cursor: u32,
     /// When a refusal last looked for keys that have expired.
@@ -130,7 +130,7 @@ impl Plm {
         clients: &mut Clients,
         seed: u64,
         now: Now,
-        journal: Option<Box<Recorder>>,
+        recorder: Option<Box<Recorder>>,
     ) -> Self {
         let key_places = KeyPlaces::new(segment, clients);
         Self {
@@ -142,7 +142,7 @@ impl Plm {
             waiting: Waiting::default(),
             stops: Stops::default(),
             unkept: Unkept::new(),
-            journal,
+            recorder,
             keys_cursor: 0,
             keys_looked_at: None,
             key_places,
@@ -158,44 +158,44 @@ impl Plm {
     /// The task is durable by this engine's journal.
     #[inline]
     fn is_journalled(&self, task: &TaskSlot) -> bool {
-        self.journal.is_some() && task.options().has(TaskOptions::JOURNAL)
+        self.recorder.is_some() && task.options().has(TaskOptions::JOURNAL)
     }
 
-    /// The journal, if the task is in it.
+    /// The recorder, if the task is in the journal.
     #[inline]
-    fn journal_of(&mut self, task: &TaskSlot) -> Option<&mut Recorder> {
-        let journal = self.journal.as_deref_mut()?;
-        task.options().has(TaskOptions::JOURNAL).then_some(journal)
+    fn recorder_of(&mut self, task: &TaskSlot) -> Option<&mut Recorder> {
+        let recorder = self.recorder.as_deref_mut()?;
+        task.options().has(TaskOptions::JOURNAL).then_some(recorder)
     }
 
     /// To be called before the state of a task changes; `None` if that need not be recorded (any more).
     #[inline]
     fn mark(&mut self, task: SlotWriter<'_>, from: StateWord) -> Option<Mark> {
-        let journal = self.journal_of(&task)?;
-        (!from.is_judged()).then(|| journal.mark(task))
+        let recorder = self.recorder_of(&task)?;
+        (!from.is_judged()).then(|| recorder.mark(task))
     }
 
     /// The state did not change after all.
     #[inline]
     fn unmark(&mut self, task: SlotWriter<'_>, mark: Option<Mark>) {
-        if let (Some(journal), Some(mark)) = (&mut self.journal, mark) {
-            journal.unmark(task, mark);
+        if let (Some(recorder), Some(mark)) = (&mut self.recorder, mark) {
+            recorder.unmark(task, mark);
         }
     }
 
     /// Records a change of a marked task.
     #[inline]
     fn note(&mut self, turn: &Turn<'_>, slot: SlotIndex, mark: Option<Mark>, record: &Record<'_>) {
-        if let (Some(journal), Some(mark)) = (&mut self.journal, mark) {
-            journal.note(turn, slot, mark, record);
+        if let (Some(recorder), Some(mark)) = (&mut self.recorder, mark) {
+            recorder.note(turn, slot, mark, record);
         }
     }
 
     /// Says why a change of this task cannot be recorded now.
     #[inline]
     fn check_change(&mut self, task: &TaskSlot) -> Result<(), Rejection> {
-        match self.journal_of(task) {
-            Some(journal) => journal.check_change(),
+        match self.recorder_of(task) {
+            Some(recorder) => recorder.check_change(),
             None => Ok(()),
         }
     }
@@ -203,18 +203,18 @@ impl Plm {
     /// What a caller must wait for if it depends on what the slot says.
     #[inline]
     fn awaited(&self, task: &TaskSlot) -> Option<Lsn> {
-        let journal = self.journal.as_ref()?;
+        let recorder = self.recorder.as_ref()?;
         task.options()
             .has(TaskOptions::JOURNAL)
-            .then(|| journal.awaited(task))?
+            .then(|| recorder.awaited(task))?
     }
 
     /// The same of a task whose record was made in this turn.
     #[inline]
     fn awaited_just_now(&self, task: &TaskSlot) -> Option<Lsn> {
-        let journal = self.journal.as_ref()?;
+        let recorder = self.recorder.as_ref()?;
         let is_journalled = task.options().has(TaskOptions::JOURNAL);
-        (is_journalled && !journal.is_written(task)).then(|| Lsn::new(task.lsn()))
+        (is_journalled && !recorder.is_written(task)).then(|| Lsn::new(task.lsn()))
     }
 
     /// An answer that waits for everything the slot says.
@@ -223,7 +223,7 @@ impl Plm {
     /// What the slot says found no room in the journal: the sweep brings it there, and asking again waits for that.
     fn answer(&self, task: &TaskSlot, phase: Phase) -> Result<Answer, Rejection> {
         match self.awaited(task) {
-            Some(lsn) if lsn.get() == LSN_UNDER_WAY => Err(journal::no_room()),
+            Some(lsn) if lsn.get() == LSN_UNDER_WAY => Err(recorder::no_room()),
             durable => Ok(Answer { phase, durable }),
         }
     }
@@ -231,8 +231,8 @@ impl Plm {
     /// The task may be handed out: its outcome will find room.
     #[inline]
     pub(crate) fn may_hand_out(&mut self, task: &TaskSlot) -> bool {
-        self.journal_of(task)
-            .is_none_or(|journal| journal.may_hand_out())
+        self.recorder_of(task)
+            .is_none_or(|recorder| recorder.may_hand_out())
     }
 
     /// READY -> ASSIGNED, and the order to the worker; the attempt of a journal task is recorded. Nobody waits for that, but for
@@ -255,21 +255,21 @@ impl Plm {
         let Some(id) = assigned.id(slot) else {
             return Some(assigned);
         };
-        let (Some(mark), Some(journal)) = (mark, &mut self.journal) else {
+        let (Some(mark), Some(recorder)) = (mark, &mut self.recorder) else {
             accepting::dispatch(turn, id, assigned);
             return Some(assigned);
         };
-        journal.room.handed_out();
+        recorder.room.handed_out();
         let record = Record::Attempt {
             task: id,
             attempt: assigned.attempt(),
             worker: turn.worker_id(worker).as_raw(),
         };
-        let noted = journal.note(turn, slot, mark, &record);
-        if !journal::is_once(&task) {
+        let noted = recorder.note(turn, slot, mark, &record);
+        if !recorder::is_once(&task) {
             accepting::dispatch(turn, id, assigned);
         } else if let Some(lsn) = noted {
-            journal.wait(lsn, id, Then::Dispatch(assigned.attempt()));
+            recorder.wait(lsn, id, Then::Dispatch(assigned.attempt()));
         }
         Some(assigned)
     }
@@ -277,8 +277,8 @@ impl Plm {
     /// A worker no longer holds a task.
     #[inline]
     fn count_handed_back(&mut self, task: &TaskSlot) {
-        if let Some(journal) = self.journal_of(task) {
-            journal.room.handed_back();
+        if let Some(recorder) = self.recorder_of(task) {
+            recorder.room.handed_back();
         }
     }
 

@@ -12,7 +12,7 @@ use qtf_shm::{
 
 use super::Plm;
 use super::endings::{HandBack, tell_quarantine};
-use super::journal::is_once;
+use super::recorder::is_once;
 use super::stops::{is_to_be_told, push_stop, stop_reason};
 use super::timers::{expires_at, overdue_at};
 use crate::effects::StopReason;
@@ -95,22 +95,22 @@ impl Plm {
     /// whether it did.
     fn repair_record(&mut self, turn: &Turn<'_>, slot: SlotIndex) -> bool {
         let task = turn.segment.task(slot);
-        let Some(journal) = self.journal_of(task) else {
+        let Some(recorder) = self.recorder_of(task) else {
             return false;
         };
         let phase = task.state().phase();
         let is_task = phase.is_unfinished() || phase.is_final();
         is_task
-            && !journal.has_record_of(task)
-            && journal.check_change().is_ok()
-            && journal.note_again(turn, slot).is_some()
+            && !recorder.has_record_of(task)
+            && recorder.check_change().is_ok()
+            && recorder.note_again(turn, slot).is_some()
     }
 
     /// A judged task whose outcome is durable goes on, should nobody have seen to it.
     fn repair_judged(&mut self, turn: &mut Turn<'_>, slot: SlotIndex, state: StateWord) -> bool {
         let task = turn.segment.task(slot);
-        let is_durable = match self.journal_of(task) {
-            Some(journal) => journal.is_durable(task),
+        let is_durable = match self.recorder_of(task) {
+            Some(recorder) => recorder.is_durable(task),
             None => true,
         };
         is_durable && self.settle(turn, slot, state)
@@ -206,8 +206,8 @@ impl Plm {
     /// The task may run once only, and its order goes out when the record of it is durable, which it is not.
     fn waits_for_its_record(&self, task: &TaskSlot) -> bool {
         is_once(task)
-            && self.journal.as_ref().is_some_and(|journal| {
-                task.options().has(TaskOptions::JOURNAL) && !journal.is_durable(task)
+            && self.recorder.as_ref().is_some_and(|recorder| {
+                task.options().has(TaskOptions::JOURNAL) && !recorder.is_durable(task)
             })
     }
 }

@@ -228,7 +228,7 @@ impl Plm {
         slot: SlotIndex,
         disposition: Disposition,
     ) -> ResultAnswer {
-        if self.journal.is_none() {
+        if self.recorder.is_none() {
             return ResultAnswer::at_once(disposition);
         }
         let task = segment.task(slot);
@@ -260,9 +260,9 @@ impl Plm {
                 u64::try_from(bytes.len()).unwrap_or(u64::MAX)
             }
         };
-        match &self.journal {
-            Some(journal) if task.options().has(TaskOptions::JOURNAL) => {
-                journal.has_room_for_outcome(bytes)
+        match &self.recorder {
+            Some(recorder) if task.options().has(TaskOptions::JOURNAL) => {
+                recorder.has_room_for_outcome(bytes)
             }
             Some(_) | None => true,
         }

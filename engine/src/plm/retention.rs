@@ -45,8 +45,8 @@ impl Plm {
 
     /// The record of a forgotten task is durable, or there is no journal that could bring it back.
     fn is_gone_for_good(&self, segment: &Segment, slot: SlotIndex) -> bool {
-        let journal = self.journal.as_ref();
-        journal.is_none_or(|journal| journal.is_durable(segment.task(slot)))
+        let recorder = self.recorder.as_ref();
+        recorder.is_none_or(|recorder| recorder.is_durable(segment.task(slot)))
     }
 
     /// Frees the slot of a task that has ended; that of a journal task when the record of it is durable.
@@ -111,8 +111,8 @@ impl Plm {
             return false;
         }
         turn.clear_timer(slot);
-        if let (Some(journal), Some(id)) = (&mut self.journal, state.id(slot)) {
-            journal.note_gone(turn, slot, id, record);
+        if let (Some(recorder), Some(id)) = (&mut self.recorder, state.id(slot)) {
+            recorder.note_gone(turn, slot, id, record);
         }
         true
     }

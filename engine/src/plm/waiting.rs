@@ -69,8 +69,8 @@ impl Plm {
     ) -> bool {
         let task = turn.segment.task(slot);
         let is_open = self
-            .journal_of(task)
-            .is_some_and(|journal| journal.check_open().is_ok());
+            .recorder_of(task)
+            .is_some_and(|recorder| recorder.check_open().is_ok());
         let key = task.key();
         if !is_open || turn.advance(slot, state, Event::Park).is_none() {
             return false;
@@ -92,8 +92,9 @@ impl Plm {
 
     /// Releases the best of those that wait for room, if there is room and it comes before the best ready task.
     pub(crate) fn release_best_waiting(&mut self, turn: &Turn<'_>) {
-        let journal = self.journal.as_ref();
-        if self.waiting.heap.is_empty() || !journal.is_some_and(|journal| journal.may_hand_out()) {
+        let recorder = self.recorder.as_ref();
+        if self.waiting.heap.is_empty() || !recorder.is_some_and(|recorder| recorder.may_hand_out())
+        {
             return;
         }
         let head = turn.segment.ready().first_key();

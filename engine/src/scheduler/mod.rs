@@ -133,10 +133,8 @@ fn place_head(
 /// repairer counts that while no daemon looks, and leaves the burial to us; the workers of local processes leave such a task alone, so
 /// at the head it would stop all others.
 fn is_spent(task: &TaskSlot, losses_max: u8) -> bool {
-    let options = task.options();
     let losses = task.losses();
-    options.has(TaskOptions::AT_MOST_ONCE) && losses > 0
-        || losses > losses_max && !options.has(TaskOptions::KEEP_TRYING)
+    task.options().has(TaskOptions::AT_MOST_ONCE) && losses > 0 || losses > losses_max
 }
 
 fn park(turn: &mut Turn<'_>, plm: &mut Plm, head: Leaf, ready: StateWord) {

@@ -355,6 +355,6 @@ impl Segment {
         } else {
             losses_max
         };
-        task.losses() > allowed && !task.options().has(TaskOptions::KEEP_TRYING)
+        task.losses() > allowed
     }
 }

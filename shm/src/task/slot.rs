@@ -206,8 +206,6 @@ impl TaskOptions {
     pub const DISCARD_RESULT: Self = Self(1);
     /// Accepted on stable storage.
     pub const JOURNAL: Self = Self(2);
-    /// Not to be buried when it takes workers down.
-    pub const KEEP_TRYING: Self = Self(4);
     /// Never handed out again once a worker may have begun it.
     pub const AT_MOST_ONCE: Self = Self(8);
     /// Its idempotency key was made up by a client library and ends with the acknowledgement of the task.
