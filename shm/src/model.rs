@@ -17,7 +17,7 @@ pub const fn task_writer(slot: &TaskSlot) -> SlotWriter<'_> {
 }
 
 /// Empties a task slot that the caller has just claimed, as `Segment::claim_task` does.
-pub fn take_over(slot: &TaskSlot) {
+pub fn empty_claimed(slot: &TaskSlot) {
     SlotWriter::of(slot).clear();
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use loom::thread;
 use qtf_shm::kinds::KindEntry;
 use qtf_shm::model::{
-    change_task, head_of_name, lsn_before_fields, take_over, task_writer, worker_writer,
+    change_task, empty_claimed, head_of_name, lsn_before_fields, task_writer, worker_writer,
 };
 use qtf_shm::reading::read_between;
 use qtf_shm::{
@@ -90,7 +90,7 @@ fn a_reader_never_takes_fields_of_the_next_tenant_for_the_tasks() {
         });
         change(&task, Event::Free);
         change(&task, claim());
-        take_over(&task);
+        empty_claimed(&task);
         reader.join().unwrap();
         assert_eq!(copy_of(&task).unwrap().1, [0, 0]);
     });

@@ -161,7 +161,7 @@ fn put_aside(settings: &Settings, segment: &Segment) -> Result<(), BootError> {
         settings.clock.wall_ns() / 1_000_000
     );
     let file = settings.runtime_dir.join(name);
-    let saved = segment.write_snapshot(&file);
+    let saved = segment.write_image(&file);
     saved.map_err(|source| BootError::PutAside {
         file: file.clone(),
         source,

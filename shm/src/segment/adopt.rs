@@ -32,13 +32,13 @@ use crate::segment::SegmentView;
 use crate::segment::create::{Identity, build, check_instance};
 #[cfg(any(test, feature = "kill-points"))]
 use crate::segment::header::Front;
+use crate::segment::image::put_aside;
 use crate::segment::key::keys_of;
 use crate::segment::limits::refusal;
 use crate::segment::lock_file::LockFile;
 use crate::segment::look::{Found, look};
 #[cfg(any(test, feature = "kill-points"))]
 use crate::segment::parts::Parts;
-use crate::segment::snapshot::put_aside;
 use crate::segment::spec::{Adoption, CreateError, Earlier, SegmentSpec};
 
 impl Segment {

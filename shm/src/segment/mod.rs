@@ -18,7 +18,7 @@
 //! | `repair`, `repairer`, `quiet`, `census` | what the dead left behind, brought in order while others live |
 //! | `view`, `records` | reading |
 //! | `verify` | do truth and caches agree |
-//! | `snapshot` | an image in a file |
+//! | `image` | an image in a file |
 //!
 //! Invariants:
 //! - I1: the truth about a task is its state word; trees, bitmap, arena bitmaps and counters are caches of it and can be
@@ -42,6 +42,7 @@ mod create;
 mod free;
 mod header;
 mod history;
+mod image;
 mod judge;
 mod key;
 mod limits;
@@ -61,7 +62,6 @@ mod repairer;
 mod restore;
 mod sanity;
 mod signals;
-mod snapshot;
 mod spec;
 mod survey;
 mod taken;
@@ -99,6 +99,7 @@ pub use header::ControlInfo;
 pub use history::{
     ATTEMPTS_KEPT_PER_TASK, AttemptNote, KeptAttempt, MESSAGE_BYTES_MAX, TAIL_BYTES_MAX,
 };
+pub use image::ImageReport;
 pub use judge::AttachInfo;
 pub use local_worker::{JoinError, LocalWorker, LocalWorkerSpec};
 pub use lock_file::LockFile;
@@ -110,7 +111,6 @@ pub use records::{ClientRecord, Part, TaskRecord, WorkerRecord};
 pub use repair::{Convicted, RepairCounts, RepairScope};
 pub use repairer::Repairer;
 pub use restore::{RestoreError, RestoredBytes, RestoredTask};
-pub use snapshot::SnapshotReport;
 pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, SegmentSpec};
 pub use taken::Taken;
 pub use tombstones::Tombstone;

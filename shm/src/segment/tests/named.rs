@@ -499,10 +499,10 @@ fn snapshot_of_a_live_segment_reads_like_the_segment() {
         .map(|stamp| submit(&segment, 5, stamp as u64, &[7; 3000][..stamp * 100]))
         .collect();
     let file = instance.dir.path().join("snapshot.image");
-    let report = segment.write_snapshot(&file).unwrap();
+    let report = segment.write_image(&file).unwrap();
     assert_eq!(report.image_bytes, segment.geometry().total_bytes());
     assert!(report.written_bytes < report.image_bytes);
-    assert!(segment.write_snapshot(&file).is_err(), "never overwritten");
+    assert!(segment.write_image(&file).is_err(), "never overwritten");
     let image = SegmentView::open_image(&file).unwrap();
     assert_eq!(image.header(), segment.header());
     assert_eq!(image.shm_id(), None);

@@ -250,7 +250,7 @@ fn snapshot_of_noise_can_be_written_and_read() {
     for round in 0..20 {
         scribble(&segment, &mut random);
         let file = dir.path().join(format!("{round}.image"));
-        segment.write_snapshot(&file).unwrap();
+        segment.write_image(&file).unwrap();
         // The ready word may have been hit.
         if let Ok(image) = crate::segment::SegmentView::open_image(&file) {
             let _ = image.verify();

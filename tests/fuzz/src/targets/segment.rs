@@ -144,9 +144,7 @@ impl Base {
         let segment = Segment::in_process(&spec);
         let task = fill(&segment);
         let file = folder.path().join("base.image");
-        segment
-            .write_snapshot(&file)
-            .expect("an image can be written");
+        segment.write_image(&file).expect("an image can be written");
         let regions = segment
             .regions()
             .iter()

@@ -36,7 +36,7 @@ pub(crate) fn write(inspected: &Inspected, output: &Path) -> Result<SnapshotRepo
     };
     let view = inspected.view();
     let before = counts(view);
-    let written = view.write_snapshot(output).map_err(refused)?;
+    let written = view.write_image(output).map_err(refused)?;
     let changed_while_written = inspected.may_be_of_several_moments() || counts(view) != before;
     let note = ImageNote {
         taken_ns: inspected.now().ns,

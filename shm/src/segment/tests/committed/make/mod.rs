@@ -46,7 +46,7 @@ pub(super) fn make(dir: &Path, image: &Path) {
     maker.keys();
     maker.segment.set_gen_limit(1 << 20);
     maker.segment.set_journal_end(77);
-    maker.segment.write_snapshot(image).unwrap();
+    maker.segment.write_image(image).unwrap();
 }
 
 /// Bytes that tell their length.

@@ -26,7 +26,7 @@ const BLOCK_BYTES: u64 = 64 << 10;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotReport {
+pub struct ImageReport {
     /// Bytes of the image, holes included.
     pub image_bytes: u64,
     /// Bytes that were not zero and were written.
@@ -38,7 +38,7 @@ impl SegmentView {
     ///
     /// # Errors
     /// The file exists or cannot be written.
-    pub fn write_snapshot(&self, path: &Path) -> io::Result<SnapshotReport> {
+    pub fn write_image(&self, path: &Path) -> io::Result<ImageReport> {
         let spans = self.used_spans();
         write_image(&self.parts.mapping, path, &spans, self.header.total_bytes)
     }
@@ -108,7 +108,7 @@ fn write_image(
     path: &Path,
     spans: &[(u64, u64)],
     image_bytes: u64,
-) -> io::Result<SnapshotReport> {
+) -> io::Result<ImageReport> {
     if path.symlink_metadata().is_ok() {
         let message = format!("{} exists; choose another name", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
@@ -123,7 +123,7 @@ fn write_image(
     let written = write_spans(memory, &file, spans, image_bytes).and_then(|written_bytes| {
         file.sync_all()?;
         fs::rename(&unfinished, path)?;
-        Ok(SnapshotReport {
+        Ok(ImageReport {
             image_bytes,
             written_bytes,
         })
