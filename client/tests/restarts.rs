@@ -51,7 +51,8 @@ impl Heard {
 /// Each task was accepted once, and the answers are in the order of the tasks.
 fn assert_each_once(daemon: &FakeDaemon, answers: &[Result<Accepted, SubmitError>]) {
     let texts: BTreeMap<u64, String> = daemon.with(|world| {
-        let text = |kept: &fake_daemon::Kept| String::from_utf8_lossy(&kept.spec.payload).into();
+        let text =
+            |kept: &fake_daemon::world::Kept| String::from_utf8_lossy(&kept.spec.payload).into();
         let tasks = world.tasks.iter().map(|(id, kept)| (*id, text(kept)));
         tasks.collect()
     });

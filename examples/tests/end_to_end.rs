@@ -91,6 +91,16 @@ fn example(name: &str) -> Command {
     })
 }
 
+/// Waits until something is true that nobody tells of.
+async fn until(is_so: impl AsyncFn() -> bool) {
+    soon(async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn example_client_gets_its_results_from_the_example_worker() {
     let place = start();
@@ -117,12 +127,7 @@ async fn example_client_gets_its_results_from_the_example_worker() {
     let status = tokio::task::spawn_blocking(move || worker.wait());
     assert!(soon(status).await.unwrap().unwrap().success());
     let client = place.client().await;
-    soon(async {
-        while !client.workers().await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    until(async || client.workers().await.unwrap().is_empty()).await;
 }
 
 #[tokio::test]
@@ -248,12 +253,7 @@ async fn waiting_and_running_tasks_are_cancelled() {
         .await
         .unwrap()
         .id;
-    soon(async {
-        while client.task(running).await.unwrap().state() != TaskState::Running {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until(async || client.task(running).await.unwrap().state() == TaskState::Running).await;
     client.cancel(&[running], "test").await.unwrap();
     let end = soon(client.wait(running)).await.unwrap();
     assert_eq!(end.state, TaskState::Cancelled);
@@ -285,12 +285,7 @@ async fn worker_killed_with_its_tasks_loses_none_of_them() {
     let client = place.client().await;
     let address = place.address.to_string();
     let mut doomed = example("worker").arg(&address).spawn().unwrap();
-    soon(async {
-        while client.workers().await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until(async || !client.workers().await.unwrap().is_empty()).await;
     let gate = tempfile::tempdir().unwrap();
     let open = gate.path().join("open");
     let script = format!(
@@ -302,12 +297,7 @@ async fn worker_killed_with_its_tasks_loses_none_of_them() {
         .collect();
     let answers = client.submit_many(tasks);
     let ids: Vec<TaskId> = answers.map(|answer| answer.unwrap().id).collect().await;
-    soon(async {
-        while client.workers().await.unwrap()[0].running < 8 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until(async || client.workers().await.unwrap()[0].running >= 8).await;
     doomed.kill().unwrap();
     tokio::task::spawn_blocking(move || doomed.wait())
         .await
@@ -343,12 +333,7 @@ async fn drained_worker_finishes_what_it_runs_and_leaves() {
         .await
         .unwrap()
         .id;
-    soon(async {
-        while client.task(id).await.unwrap().state() != TaskState::Running {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until(async || client.task(id).await.unwrap().state() == TaskState::Running).await;
     let info = client.workers().await.unwrap().remove(0);
     let drained = qtf_client::WorkerId::from_raw(info.worker_id).unwrap();
     client.drain(drained, "test").await.unwrap();

@@ -41,6 +41,14 @@ fn join<'a>(local: &'a Attachment, kind: &str) -> LocalWorker<'a> {
     local.join_as_worker(&spec).expect("a worker slot is free")
 }
 
+/// A task that only the local worker could run stops nobody behind it.
+fn assert_takes_no_more(world: &mut World, remote: WorkerId) {
+    let (next, behind) = (world.submit("render"), world.submit("exec"));
+    let (to, got, _) = world.dispatch();
+    assert_eq!((to, got), (remote, behind));
+    assert_eq!(world.phase(next), Phase::Blocked);
+}
+
 #[test]
 fn task_that_only_a_local_worker_can_run_is_parked_until_one_comes() {
     let (mut world, _, local) = ground();
@@ -80,10 +88,7 @@ fn local_worker_that_leaves_while_it_holds_something_takes_no_more() {
     // Its worker is dropped with the attempt still in its name.
     std::mem::forget(taken);
     drop(worker);
-    let (next, behind) = (world.submit("render"), world.submit("exec"));
-    let (to, got, _) = world.dispatch();
-    assert_eq!((to, got), (remote, behind));
-    assert_eq!(world.phase(next), Phase::Blocked);
+    assert_takes_no_more(&mut world, remote);
     std::mem::forget(local);
 }
 
@@ -94,10 +99,7 @@ fn local_worker_that_an_operator_drains_takes_no_more() {
     world.settle();
     let drained = world.engine.drain_worker(world.now, worker.id());
     drained.expect("it is there");
-    let (next, behind) = (world.submit("render"), world.submit("exec"));
-    let (to, got, _) = world.dispatch();
-    assert_eq!((to, got), (remote, behind));
-    assert_eq!(world.phase(next), Phase::Blocked);
+    assert_takes_no_more(&mut world, remote);
 }
 
 #[test]
