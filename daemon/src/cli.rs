@@ -65,7 +65,7 @@ pub struct Flags {
     #[arg(long, value_name = "auto|io_uring|tokio", env = "QTF_NETWORK")]
     pub network: Option<String>,
     /// Size of the shared segment in bytes [default: 268435456]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub segment_bytes: Option<u64>,
     /// Level or filter of the log on standard error [default: info]
     #[arg(long, value_name = "FILTER", env = "QTF_LOG")]
@@ -76,6 +76,31 @@ pub struct Flags {
     /// Check the configuration, and end
     #[arg(long)]
     pub check_config: bool,
+}
+
+/// Bytes are written in full, as in the file; whoever writes `1G` is told what that is.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let Ok(number) = number.parse::<u64>() else {
+        return Err("write a number of bytes, as 268435456".to_owned());
+    };
+    let unit = unit.to_ascii_uppercase();
+    let shift = match unit
+        .strip_suffix("IB")
+        .or(unit.strip_suffix('B'))
+        .unwrap_or(&unit)
+    {
+        "" if unit.is_empty() => return Ok(number),
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return Err("write a number of bytes, as 268435456".to_owned()),
+    };
+    Err(format!(
+        "write a number of bytes: {} for {text}",
+        number.saturating_mul(1 << shift)
+    ))
 }
 
 impl Flags {

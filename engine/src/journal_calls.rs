@@ -139,6 +139,8 @@ impl Engine {
         let (slot, state) = match self.plm.find(&self.segment, task) {
             Ok(found) => found,
             Err(_) if self.plm.is_unkept(task) => return Ok(Some(Phase::Done)),
+            // What it has printed is gone, and how it ended is known all the same.
+            Err(_) if self.has_expired_done(task) => return Ok(Some(Phase::Done)),
             Err(refused) => return Err(refused),
         };
         let phase = state.phase();
@@ -152,6 +154,15 @@ impl Engine {
         // Of a task in quarantine no record says so.
         let has_ended = phase == Phase::Quarantine || phase.is_final() && is_told;
         Ok(has_ended.then_some(phase))
+    }
+
+    /// The task has ended well, and its result has expired, as far as that is known.
+    #[must_use]
+    pub fn has_expired_done(&self, task: TaskId) -> bool {
+        // Looked for only where nothing else tells: of tasks that keep no result there are many.
+        let expired = Some(task).filter(|task| !self.plm.is_unkept(*task));
+        let expired = expired.and_then(|task| self.segment.expired(task));
+        expired.is_some_and(|tombstone| tombstone.phase == Phase::Done)
     }
 
     /// The answer to a submission with this key, if it is known: for a caller that must know before it has the payload.

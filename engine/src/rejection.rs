@@ -112,6 +112,10 @@ pub(crate) enum Detail {
     },
     /// The task is not there.
     Unknown(TaskId),
+    /// No task of this segment had the id so far.
+    NotGiven(TaskId),
+    /// The id is not there, and was given before the segment was made, or elsewhere.
+    OlderThanSegment(TaskId),
     /// Its result has expired.
     Expired {
         task: TaskId,
@@ -153,17 +157,52 @@ pub(crate) enum Detail {
     Session,
 }
 
-fn write_expired(
-    f: &mut fmt::Formatter<'_>,
-    task: TaskId,
-    phase: Phase,
-    unix_ms: u64,
-) -> fmt::Result {
-    let at = Utc(unix_ms);
-    write!(
-        f,
-        "task {task} was {phase}, and its result expired at {at} without having been acknowledged (qtf forget); --keep keeps one longer"
-    )
+impl Detail {
+    /// Why a task is not there; nothing for another detail.
+    fn write_missing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Unknown(task) => write!(
+                f,
+                "task {task} is not known: it was acknowledged, or its result expired or was not to be kept"
+            ),
+            Self::NotGiven(task) => write!(
+                f,
+                "task {task} is not known: this daemon never gave that id; another instance did (name it with --addr), or it is mistyped"
+            ),
+            Self::OlderThanSegment(task) => write!(
+                f,
+                "task {task} is not known: its id is older than this daemon's segment; another instance gave it (name it with --addr), or it was there before a cold start and is gone"
+            ),
+            Self::Expired {
+                task,
+                phase,
+                unix_ms,
+            } => {
+                let at = Utc(unix_ms);
+                write!(
+                    f,
+                    "task {task} was {phase}, and its result expired at {at} without having been acknowledged (qtf forget); --keep keeps one longer"
+                )
+            }
+            Self::Stale { asked, now } => write!(
+                f,
+                "task {asked} is gone: its slot now belongs to the later task {now}"
+            ),
+            Self::Plain(_)
+            | Self::Range { .. }
+            | Self::Setting { .. }
+            | Self::State { .. }
+            | Self::Size { .. }
+            | Self::NoRoom { .. }
+            | Self::NoSpillRoom { .. }
+            | Self::Full { .. }
+            | Self::Share(_)
+            | Self::KeyShare(..)
+            | Self::NoPlaceForKey { .. }
+            | Self::Worker(_)
+            | Self::Session => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Detail {
@@ -176,15 +215,11 @@ impl fmt::Display for Detail {
                 least,
                 most,
             } => write!(f, "{field} is {value}: it must be from {least} to {most}"),
-            Self::Unknown(task) => write!(
-                f,
-                "task {task} is not known: it was acknowledged, its result expired or was not to be kept, or it never was"
-            ),
-            Self::Expired {
-                task,
-                phase,
-                unix_ms,
-            } => write_expired(f, task, phase, unix_ms),
+            Self::Unknown(_)
+            | Self::NotGiven(_)
+            | Self::OlderThanSegment(_)
+            | Self::Expired { .. }
+            | Self::Stale { .. } => self.write_missing(f),
             Self::Setting {
                 field,
                 value,
@@ -194,10 +229,6 @@ impl fmt::Display for Detail {
                 f,
                 "{field} is {value}: the daemon's setting {setting} allows {most}"
             ),
-            Self::Stale { asked, now } => write!(
-                f,
-                "task {asked} is gone: its slot now belongs to the later task {now}"
-            ),
             Self::State {
                 task,
                 phase,
@@ -205,7 +236,7 @@ impl fmt::Display for Detail {
             } => write!(f, "task {task} is {phase}: {action}"),
             Self::Size { bytes, limit } => write!(
                 f,
-                "payload of {bytes} bytes is over the limit of {limit} bytes: pass a file name instead, or raise the daemon's payload limit"
+                "payload of {bytes} bytes is over the limit of {limit} bytes: pass a file name instead, or raise payload_bytes_max of the daemon"
             ),
             Self::NoRoom { bytes } => write!(
                 f,

@@ -117,9 +117,9 @@ impl<'e> Turn<'e> {
         }
     }
 
-    /// Looks the slot of a task up.
+    /// Looks the slot of a task up; of one whose result has expired the refusal says so.
     pub(crate) fn find(&self, id: TaskId) -> Result<(SlotIndex, StateWord), Rejection> {
-        find(self.segment, id)
+        find(self.segment, id).map_err(|rejection| or_expired(self.segment, id, rejection))
     }
 
     /// Who the worker in a slot is now.
@@ -184,19 +184,33 @@ impl<'e> Turn<'e> {
     }
 }
 
+/// The refusal, or that the result has expired where that is known. Looks through all tombstones.
+pub(crate) fn or_expired(segment: &Segment, id: TaskId, rejection: Rejection) -> Rejection {
+    segment.expired(id).map_or(rejection, |tombstone| {
+        Rejection::expired(rejection.reason, id, tombstone)
+    })
+}
+
 /// Finds the slot of a task; tells an id that never was, or is gone, from one whose slot has moved
 /// on.
 pub(crate) fn find(segment: &Segment, id: TaskId) -> Result<(SlotIndex, StateWord), Rejection> {
-    let slot = segment.slot_of(id).ok_or(Rejection::unknown_task(id))?;
+    let not_given = Rejection::new(RejectReason::UnknownTask, Detail::NotGiven(id));
+    let slot = segment.slot_of(id).ok_or(not_given)?;
     let state = segment.task(slot).state();
     if state.is_of(id) && state.phase() != Phase::Claimed {
         return Ok((slot, state));
     }
-    match state.id(slot) {
-        Some(now) if now.generation() > id.generation() => Err(Rejection::new(
-            RejectReason::StaleTask,
-            Detail::Stale { asked: id, now },
-        )),
-        Some(_) | None => Err(Rejection::unknown_task(id)),
-    }
+    let (asked, base) = (id.generation(), segment.gen_base());
+    let now = state.id(slot).filter(|now| now.generation() > asked);
+    Err(match now {
+        Some(now) if asked > base => {
+            Rejection::new(RejectReason::StaleTask, Detail::Stale { asked: id, now })
+        }
+        Some(_) => Rejection::new(RejectReason::StaleTask, Detail::OlderThanSegment(id)),
+        None if state.generation() == asked => Rejection::unknown_task(id),
+        None if asked <= base => {
+            Rejection::new(RejectReason::UnknownTask, Detail::OlderThanSegment(id))
+        }
+        None => not_given,
+    })
 }

@@ -11,25 +11,39 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use qtf_proto::address::default_address;
-use qtf_worker::{ExecPolicy, Worker, prepare_containment, raise_descriptor_limit, reap_strays};
+use qtf_worker::{
+    Containment, ExecPolicy, Worker, prepare_containment, raise_descriptor_limit, reap_strays,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use arguments::Arguments;
 
+/// As clap ends for what it cannot read.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let exit = match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+    let contain = arguments.contain;
+    let told = |error: anyhow::Error| tracing::error!("{error:#}");
+    let exit = match configured(arguments) {
+        Ok(worker) => match run(worker, contain) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                told(error);
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            told(error);
+            ExitCode::from(USAGE)
         }
     };
     qtf_log::finish();
     exit
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// The worker that was asked for, if there can be such a one.
+fn configured(arguments: Arguments) -> anyhow::Result<Worker> {
     if let Err(error) = qtf_log::start(&arguments.log) {
         qtf_log::start("info")?;
         return Err(error).context("--log");
@@ -51,8 +65,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(slots) = arguments.slots {
         worker = worker.slots(slots);
     }
-    let mut worker = worker.build()?;
-    prepare_containment(arguments.contain)?;
+    Ok(worker.build()?)
+}
+
+fn run(mut worker: Worker, contain: Containment) -> anyhow::Result<()> {
+    prepare_containment(contain)?;
     let (slots, carried) = (worker.slots(), raise_descriptor_limit(worker.slots(), 0));
     if carried < slots {
         tracing::warn!(

@@ -132,7 +132,7 @@ pub enum BootError {
     },
     /// The segment of the name holds tasks that do not go with the data folder.
     #[error(
-        "the segment {shm_id} of \"{instance}\" {whose} and holds tasks: start with the settings that it was made with, or give the tasks up with `ipcrm -m {shm_id}`"
+        "the segment {shm_id} of \"{instance}\" {whose} and holds tasks (a result that is kept is one): start as before, let them end and `qtf forget all`; or choose another name with --instance; or give them up with `ipcrm -m {shm_id}`"
     )]
     OtherSegment {
         /// The name.

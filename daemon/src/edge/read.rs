@@ -199,6 +199,10 @@ fn journal_lsn(record: &TaskRecord) -> u64 {
 
 /// The key that a task was submitted with; empty if there is none, or it is not known any more.
 fn key_of(core: &Core, record: &TaskRecord, side: Option<&SideRecord>) -> bytes::Bytes {
+    if record.options.has(TaskOptions::AUTOMATIC_KEY) {
+        // Nobody chose it, and nobody can use it.
+        return bytes::Bytes::new();
+    }
     let key = core.segment().key_of(record, side);
     key.map_or_else(bytes::Bytes::new, |(key, _)| {
         bytes::Bytes::copy_from_slice(&key.to_bytes())

@@ -145,8 +145,11 @@ fn end_of(core: &Core, task: TaskId, phase: Phase, with_output: bool) -> TaskEnd
         ..TaskEnd::default()
     };
     let Some(record) = read::task(core, task) else {
-        // Freed by now: its client did not want the output, or somebody acknowledged it.
+        // Freed by now: its client did not want the output, somebody acknowledged it, or it expired.
         end.outcome = read::outcome_of_freed(phase);
+        if let Some(outcome) = &mut end.outcome {
+            outcome.result_dropped = core.engine.has_expired_done(task);
+        }
         return end;
     };
     end.outcome = Some(read::outcome(record.outcome));

@@ -20,7 +20,7 @@ use crate::cycle::WorkCount;
 use crate::effects::{Effect, PER_CALL_MAX};
 use crate::register::Workers;
 use crate::rejection::Rejection;
-use crate::turn::Turn;
+use crate::turn::{Turn, find};
 use crate::whole_task::in_file;
 
 /// LIMIT: so many waits are served for each task that a cycle may assign: accepting costs a fifth of assigning, and
@@ -135,7 +135,7 @@ impl Plm {
     }
 
     fn go_on(&mut self, turn: &mut Turn<'_>, workers: &mut Workers, Wait { task, then, .. }: Wait) {
-        let found = turn.find(task);
+        let found = find(turn.segment, task);
         if let Then::Tell(phase) = then {
             // Its slot may be free by now; a dead letter that was revived meanwhile has not ended, or in another way.
             if found.is_err() || found.is_ok_and(|(_, state)| state.phase() == phase) {

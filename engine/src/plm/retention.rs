@@ -15,7 +15,7 @@ use super::timers::expires_at;
 use crate::answers::Answer;
 use crate::effects::Effect;
 use crate::rejection::Rejection;
-use crate::turn::{Turn, find};
+use crate::turn::{Turn, find, or_expired};
 
 /// LIMIT: a full journal is looked at again as often as a spare file is tried to be made.
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
@@ -27,18 +27,10 @@ impl Plm {
         segment: &Segment,
         id: TaskId,
     ) -> Result<(SlotIndex, StateWord), Rejection> {
-        let (slot, state) = find(segment, id).map_err(|rejection| {
-            let expired = segment.expired(id);
-            expired.map_or(rejection, |tombstone| {
-                Rejection::expired(rejection.reason, id, tombstone)
-            })
-        })?;
+        let (slot, state) =
+            find(segment, id).map_err(|rejection| or_expired(segment, id, rejection))?;
         if state.is_forgotten() && self.is_gone_for_good(segment, slot) {
-            let expired = segment.expired(id);
-            let unknown = Rejection::unknown_task(id);
-            return Err(expired.map_or(unknown, |tombstone| {
-                Rejection::expired(unknown.reason, id, tombstone)
-            }));
+            return Err(or_expired(segment, id, Rejection::unknown_task(id)));
         }
         Ok((slot, state))
     }

@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::workers::{Workers, apply};
 use crate::plm::{TaskRef, is_held_by, is_to_be_told};
 use crate::rejection::{Detail, RejectReason, Rejection};
-use crate::turn::Turn;
+use crate::turn::{Turn, find};
 
 /// LIMIT: the name field of the slot holds 63 bytes.
 const NAME_BYTES_MAX: usize = 63;
@@ -262,7 +262,7 @@ pub(super) fn is_own(segment: &Segment, worker: WorkerIndex, held: Held) -> bool
 /// The task, if this worker still owns this attempt of it.
 fn own(turn: &Turn<'_>, worker: WorkerIndex, held: Held) -> Option<TaskId> {
     let task = TaskId::from_raw(held.task_id)?;
-    let (_, state) = turn.find(task).ok()?;
+    let (_, state) = find(turn.segment, task).ok()?;
     if !is_held_by(state, worker, held.attempt) {
         return None;
     }

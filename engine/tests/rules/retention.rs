@@ -1,11 +1,13 @@
 //! How long ended tasks are kept.
 
-use qtf_engine::{EngineConfig, RejectReason};
-use qtf_shm::{Counter, Phase};
+use std::sync::Arc;
+
+use qtf_engine::{Engine, EngineConfig, RejectReason};
+use qtf_shm::{Counter, Geometry, Now, Phase, Segment, SegmentSpec, TaskId};
 
 use qtf_world::{SECOND, World};
 
-fn done(world: &mut World) -> qtf_shm::TaskId {
+fn done(world: &mut World) -> TaskId {
     let task = world.submit("exec");
     let got = world.dispatch();
     world.end(got, 0);
@@ -90,6 +92,72 @@ fn result_that_expired_is_told_from_a_task_that_never_was_also_after_a_restart()
     world.engine.forget(now, next).unwrap();
     let text = world.engine.check(next).unwrap_err().to_string();
     assert!(text.contains("is not known"), "{text}");
+}
+
+#[test]
+fn success_whose_result_expired_has_ended_well_for_whoever_waits_and_every_call_says_that_it_expired()
+ {
+    let mut world = World::of_one(2);
+    world.worker(1, &["exec"]);
+    world.engine.set_wall(world.now, 1_800_000_000_000);
+    let ends = [0, 3].map(|code| {
+        let task = world
+            .submit_with("exec", |task| task.keep_ms = 1_000)
+            .unwrap();
+        let got = world.dispatch();
+        world.end(got, code);
+        task
+    });
+    world.settle_for(10 * SECOND);
+    let [done, failed] = ends;
+    assert_eq!(world.engine.settled_end(done), Ok(Some(Phase::Done)));
+    assert!(world.engine.settled_end(failed).is_err());
+    assert!(world.engine.has_expired_done(done) && !world.engine.has_expired_done(failed));
+    let now = world.now;
+    let engine = &mut world.engine;
+    let told = [
+        engine.cancel(now, done).err(),
+        engine.hold(now, done).err(),
+        engine.release(now, done).err(),
+        engine.revive(now, done).err(),
+        engine.update_priority(now, done, 1).err(),
+        engine.forget(now, done).err(),
+    ];
+    for told in told {
+        let text = told.unwrap().to_string();
+        assert!(text.contains("was done, and its result expired"), "{text}");
+    }
+}
+
+#[test]
+fn id_of_another_instance_is_not_said_to_have_been_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = SegmentSpec::new("rules", directory.path());
+    spec.geometry = Geometry::for_counts(2, 16).unwrap();
+    spec.gen_base = Some(1_000);
+    let segment = Arc::new(Segment::in_process(&spec));
+    let now = Now::from_ns(SECOND);
+    let engine = Engine::new(segment, EngineConfig::default(), now).unwrap();
+    let mut world = World::of(engine, now, directory);
+    let task = world.submit("exec");
+    let told = |world: &World, id: TaskId| {
+        let refused = world.engine.check(id).unwrap_err();
+        (refused.reason, refused.to_string())
+    };
+    let slot = task.slot();
+    let (reason, text) = told(&world, TaskId::new(task.generation() + 5, slot));
+    assert_eq!(reason, RejectReason::UnknownTask);
+    assert!(text.contains("never gave that id"), "{text}");
+    // Older than what the segment began with.
+    let (reason, text) = told(&world, TaskId::new(900, slot));
+    assert_eq!(reason, RejectReason::StaleTask);
+    assert!(text.contains("older than this daemon's segment"), "{text}");
+    let now = world.now;
+    world.engine.cancel(now, task).unwrap();
+    world.engine.forget(now, task).unwrap();
+    let (reason, text) = told(&world, task);
+    assert_eq!(reason, RejectReason::UnknownTask);
+    assert!(text.contains("it was acknowledged"), "{text}");
 }
 
 #[test]

@@ -443,6 +443,13 @@ impl Segment {
         top.max(self.view.header.gen_base)
     }
 
+    /// The generation before the first that was given in this segment. An older id is one that was restored into it, or is another
+    /// segment's.
+    #[must_use]
+    pub fn gen_base(&self) -> u64 {
+        self.view.header.gen_base
+    }
+
     /// Highest generation that claims may reach; 0 = no limit. The next segment begins with it as its `gen_base`, which is the
     /// generation before the first.
     pub fn set_gen_limit(&self, generation: u64) {

@@ -33,6 +33,7 @@ mod template;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue};
 
 use exit::{Ending, Exit, Failure};
 
@@ -69,6 +70,14 @@ fn run(cli: args::Cli) -> Ending {
 
 /// Help and version are no failures; anything else that cannot be parsed is.
 fn usage(error: &clap::Error) -> ExitCode {
+    let typed = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(name)) => Some(name.as_str()),
+        _ => None,
+    };
+    if let Some((name, ours)) = typed.and_then(|name| Some((name, args::ours_for(name)?))) {
+        output::message(format!("there is no command `{name}`: {ours}"));
+        return Exit::Usage.into();
+    }
     let _unheard = error.print();
     if error.use_stderr() {
         Exit::Usage.into()

@@ -1,7 +1,10 @@
 //! The signals that ask the program to end, or to stop for a while, as events of the async runtime.
 //!
 //! SIGINT, SIGTERM, and SIGHUP unless it is ignored (`nohup`). With own tasks SIGTSTP (Ctrl-Z) too: they are in sessions of their
-//! own, so the terminal stops this process alone, which then stops and continues them. Tested in `tests/map_ends.rs`,
+//! own, so the terminal stops this process alone, which then stops and continues them.
+//!
+//! Whoever ends a program may send two kinds at once, and means one end: after the first signal only one of a kind that has come
+//! before is a second wish. Tested in `tests/map_ends.rs`,
 //! `tests/terminal.rs` and `tests/dev.rs`.
 
 use std::io;
@@ -18,6 +21,7 @@ pub(crate) struct EndSignals {
     hangup: Option<Signal>,
     /// SIGTSTP and SIGCONT, once there are own tasks.
     pause: Option<(Signal, Signal)>,
+    come: Vec<SignalKind>,
 }
 
 impl EndSignals {
@@ -33,6 +37,7 @@ impl EndSignals {
             terminate: signal(SignalKind::terminate())?,
             hangup,
             pause: None,
+            come: Vec::new(),
         })
     }
 
@@ -51,18 +56,31 @@ impl EndSignals {
         Ok(())
     }
 
-    /// Waits for the next one that asks for the end; the way to end for it.
+    /// Waits for the next one that asks for the end; the way to end for it. Behind the first that is one which asks again.
     pub(crate) async fn next(&mut self) -> Exit {
         loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return Exit::Interrupted,
-                _ = self.terminate.recv() => return Exit::Terminated,
-                _ = recv_if_any(&mut self.hangup) => return Exit::Terminated,
-                is_stop = next_pause(&mut self.pause) => if is_stop {
-                    stop_with_tasks();
+            let kind = tokio::select! {
+                _ = self.interrupt.recv() => SignalKind::interrupt(),
+                _ = self.terminate.recv() => SignalKind::terminate(),
+                _ = recv_if_any(&mut self.hangup) => SignalKind::hangup(),
+                is_stop = next_pause(&mut self.pause) => {
+                    if is_stop {
+                        stop_with_tasks();
+                    } else {
+                        qtf_worker::resume_programs();
+                    }
+                    continue;
+                }
+            };
+            let is_first = self.come.is_empty();
+            let is_again = self.come.contains(&kind);
+            self.come.push(kind);
+            if is_first || is_again {
+                return if kind == SignalKind::interrupt() {
+                    Exit::Interrupted
                 } else {
-                    qtf_worker::resume_programs();
-                },
+                    Exit::Terminated
+                };
             }
         }
     }

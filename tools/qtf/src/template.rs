@@ -38,6 +38,12 @@ pub(crate) enum TemplateError {
         "a # begins a word of the command `{command}`, and to a shell a comment: write \\# or quote the word; or leave the comment out"
     )]
     Comment { command: String },
+    /// It would be handed over as it is, which nobody who writes it means.
+    #[error(
+        "{hole} is nothing that is filled in: {{}} is the input, and for a part of it have a shell run the command, as in \
+         qtf map sh -c 'convert \"$1\" \"${{1%.*}}.png\"' sh {{}} ::: FILES; for the text itself write \\{hole} in quotes"
+    )]
+    Hole { hole: String },
     /// A shell would make more than one command of it, or redirect; as an argument it would be taken for nothing of the kind.
     #[error(
         "no shell runs, and an unquoted {operator} of the command `{command}` is a shell's: quote it if it is part of a word, or have \
@@ -45,6 +51,11 @@ pub(crate) enum TemplateError {
     )]
     Operator { operator: char, command: String },
 }
+
+/// What GNU parallel fills in besides `{}`.
+const PARALLEL: [&[u8]; 6] = [b"{.}", b"{/}", b"{//}", b"{/.}", b"{#}", b"{%}"];
+/// Names that mean the index where they stand for one.
+const NEAR_INDEX: [&[u8]; 5] = [b"index", b"idx", b"ind", b"i", b"n"];
 
 impl Template {
     /// Makes a template of one string, which is split as a shell would, or of several words, which
@@ -60,6 +71,13 @@ impl Template {
         };
         if words.first().is_none_or(Vec::is_empty) {
             return Err(TemplateError::Empty);
+        }
+        if let Some(hole) = words
+            .iter()
+            .flat_map(|word| holes_of_others(word, false))
+            .next()
+        {
+            return Err(TemplateError::Hole { hole });
         }
         let has_hole = words.iter().any(|word| find(word, INPUT_HOLE).is_some());
         Ok(Template { words, has_hole })
@@ -84,6 +102,37 @@ pub(crate) fn fill_index(text: &[u8], index: u64) -> Vec<u8> {
 /// Whether `%{index}` stands in a text.
 pub(crate) fn names_index(text: &[u8]) -> bool {
     find(text, INDEX_HOLE).is_some()
+}
+
+/// What looks as if it would be filled in and is not: placeholders of GNU parallel, and `%{name}`: any in a member of an `array`, else those
+/// that are near to `%{index}` (`%{http_code}` is curl's). Behind a backslash, or where a shell or a template of another program has
+/// brackets of its own (`${#}`, `{{.}}`), they are meant as they stand.
+pub(crate) fn holes_of_others(text: &[u8], is_array: bool) -> impl Iterator<Item = String> {
+    let at = (0..text.len()).filter_map(move |at| {
+        let is_kept = at > 0 && matches!(text[at - 1], b'\\' | b'$' | b'{' | b'%');
+        let length = other_hole(&text[at..]).filter(|_| !is_kept)?;
+        let hole = &text[at..at + length];
+        let is_near = || {
+            let name = hole
+                .strip_prefix(b"%{")
+                .and_then(|rest| rest.strip_suffix(b"}"));
+            name.is_none_or(|name| NEAR_INDEX.contains(&name.to_ascii_lowercase().as_slice()))
+        };
+        (is_array && hole != INDEX_HOLE || !is_array && is_near()).then_some(hole)
+    });
+    at.map(|hole| String::from_utf8_lossy(hole).into_owned())
+}
+
+/// The length of what another program would fill in, or `%{index}`, that a text begins with.
+fn other_hole(text: &[u8]) -> Option<usize> {
+    if let Some(hole) = PARALLEL.iter().find(|hole| text.starts_with(hole)) {
+        return Some(hole.len());
+    }
+    let name = text.strip_prefix(b"%{")?;
+    let length = name
+        .iter()
+        .position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')?;
+    (length > 0 && name[length] == b'}').then_some(length + 3)
 }
 
 /// Splits as a shell would. The splitter works on characters; each byte becomes the character of the
@@ -138,15 +187,23 @@ fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
         .position(|window| window == needle)
 }
 
+/// Fills the hole; a backslash goes that keeps what looks like a hole from being taken for one.
 fn replace(text: &[u8], hole: &[u8], with: &[u8]) -> Vec<u8> {
     let mut filled = Vec::with_capacity(text.len().saturating_add(with.len()));
     let mut rest = text;
-    while let Some(at) = find(rest, hole) {
-        filled.extend_from_slice(&rest[..at]);
-        filled.extend_from_slice(with);
-        rest = &rest[at + hole.len()..];
+    while let Some((&first, behind)) = rest.split_first() {
+        let kept = Some(behind).filter(|_| first == b'\\').and_then(other_hole);
+        if let Some(length) = kept {
+            filled.extend_from_slice(&behind[..length]);
+            rest = &behind[length..];
+        } else if let Some(behind) = rest.strip_prefix(hole) {
+            filled.extend_from_slice(with);
+            rest = behind;
+        } else {
+            filled.push(first);
+            rest = behind;
+        }
     }
-    filled.extend_from_slice(rest);
     filled
 }
 
@@ -289,6 +346,47 @@ mod tests {
         assert_eq!(
             filled(&[b"echo", b"a;b", b"{}"], b"7"),
             [&b"echo"[..], b"a;b", b"7"]
+        );
+    }
+
+    #[test]
+    fn placeholders_that_are_not_ours_are_refused_unless_a_backslash_keeps_them() {
+        for hole in [
+            "{.}", "{/}", "{//}", "{/.}", "{#}", "{%}", "%{idx}", "%{INDEX}",
+        ] {
+            for words in [vec!["echo", "a", hole], vec!["echo 'x{}' ", hole]] {
+                let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+                let text = template(&words).unwrap_err().to_string();
+                assert!(
+                    text.contains(&format!("write \\{hole} in quotes")),
+                    "{text}"
+                );
+            }
+            let kept = format!("a\\{hole}b");
+            assert_eq!(
+                filled(&[b"echo", kept.as_bytes(), b"{}"], b"7")[1],
+                format!("a{hole}b").into_bytes()
+            );
+        }
+        // Those of shells and other programs.
+        for word in ["${#}", "{{.}}", "%{http_code}", "a{1}", "{", "%{", "\\"] {
+            assert_eq!(
+                filled(&[b"echo", word.as_bytes(), b"{}"], b"7")[1],
+                word.as_bytes()
+            );
+        }
+        // What an input holds is nobody's placeholder.
+        assert_eq!(filled(&[b"echo", b"{}"], br"\{.}")[1], br"\{.}");
+    }
+
+    #[test]
+    fn members_of_an_array_have_the_index_and_nothing_else_to_be_filled_in() {
+        let others = |text: &str| holes_of_others(text.as_bytes(), true).collect::<Vec<_>>();
+        assert_eq!(others("%{index} %{task} {#}"), ["%{task}", "{#}"]);
+        assert_eq!(others(r"\%{task} ${#} {}"), Vec::<String>::new());
+        assert_eq!(
+            fill_index(br"\%{task}-%{index}-\%{index}", 4),
+            b"%{task}-4-%{index}"
         );
     }
 

@@ -74,6 +74,33 @@ fn wrong_command_lines_end_with_2_and_name_the_fix() {
     for (line, text) in [
         (&["sumbit"][..], "similar subcommand exists: 'submit'"),
         (&["explain", ID], "unrecognized subcommand"),
+        (&["list"], "`qtf ps` lists tasks"),
+        (&["status", ID], "`qtf task ID`"),
+        (&["logs", ID], "`qtf result ID`"),
+        (&["log"], "`qtf result ID`"),
+        (&["kill", ID], "`qtf cancel ID`"),
+        (&["rm", ID], "`qtf forget ID`"),
+        (&["top"], "`qtf ps`"),
+        (&["map", "echo {.}", ":::", "a"], "write \\{.} in quotes"),
+        (
+            &["submit", "--array", "1-3", "--", "echo", "%{idx}"],
+            "%{index}",
+        ),
+        (
+            &["submit", "--array", "1-3", "--env", "A={#}", "--", "echo"],
+            "{#} in --env",
+        ),
+        (
+            &["submit", "--payload", "x", "--", "true"],
+            "cannot be used",
+        ),
+        (&["submit", "--payload", "x"], "--kind"),
+        (&["submit", "--kind", "exec"], "without --kind"),
+        (&["submit", "--kind", "k", "--", "true"], "cannot be used"),
+        (
+            &["submit", "--kind", "k", "--payload", "gone"],
+            "--payload gone",
+        ),
         (&["wait"], "SEL"),
         (&["wait", "77"], "13 letters"),
         (&["wait", "last[1"], "not closed"),
@@ -169,4 +196,20 @@ fn a_daemon_that_does_not_answer_is_given_up_with_a_word() {
     assert!(done.stderr.contains("may be stopped"), "{}", done.stderr);
     let first = done.stderr.lines().next().unwrap_or_default();
     assert!(first.contains("no answer from the daemon at"), "{first}");
+}
+
+#[test]
+fn the_other_programs_end_with_2_too_and_name_the_fix() {
+    let place = Place::new();
+    for (program, line, text) in [
+        ("qtf-worker", ["--slots", "0"], "0 slots"),
+        ("qtf-worker", ["--log", "nonsense=x=y"], "--log"),
+        ("qtfd", ["--segment-bytes", "1G"], "1073741824 for 1G"),
+        ("qtfd", ["--segment-bytes", "much"], "as 268435456"),
+    ] {
+        let mut command = place.command(program);
+        command.args(line);
+        let done = place.finish(command, Vec::new()).expect_code(2);
+        assert!(done.stderr.contains(text), "{line:?}: {}", done.stderr);
+    }
 }

@@ -303,3 +303,18 @@ fn a_command_of_which_a_part_would_be_a_comment_is_refused() {
         .expect_code(0);
     assert_eq!(quoted.text(), "task #7 of all\n");
 }
+
+#[test]
+fn exit_codes_end_a_task_for_good_or_put_it_off_as_they_do_for_submit() {
+    let place = Place::new();
+    // A retry would succeed; the code says that none is to be tried.
+    let once = "test -e $1 && exit 0; touch $1; exit 65";
+    let line = ["map", "-q", "--retries", "3", "--final-exit", "65"];
+    let line = [&line[..], &["sh", "-c", once, "x", ":::", "final"]].concat();
+    place.qtf(line).expect_code(1);
+    // There is no retry, and "not now" is no failure.
+    let again = "test -e $1 && exit 0; touch $1; exit 75";
+    let line = ["map", "-q", "--again-exit", "75", "--again-after", "1ms"];
+    let line = [&line[..], &["sh", "-c", again, "x", ":::", "again"]].concat();
+    place.qtf(line).expect_code(0);
+}

@@ -119,6 +119,25 @@ fn ctrl_c_at_another_daemon_cancels_and_forgets_its_tasks_there() {
 }
 
 #[test]
+fn two_kinds_of_signals_at_once_are_one_wish_and_the_tasks_are_cancelled_before_the_end() {
+    let place = Place::new();
+    let mut dev = place.dev(&["--slots", "2"]);
+    let started = place.fifo("started");
+    let mut map = start_map(&place, &started, Some(&place.default_address()));
+    assert_eq!([started.line(), started.line()], ["started", "started"]);
+    // It finds both when it goes on.
+    map.signal(Signal::SIGSTOP);
+    map.signal(Signal::SIGINT);
+    map.signal(Signal::SIGTERM);
+    map.signal(Signal::SIGCONT);
+    assert!(matches!(map.wait().code(), Some(130 | 143)));
+    let tasks = place.qtf(["ps", "--all", "--json"]).expect_code(0).json();
+    assert_eq!(tasks["tasks"], serde_json::json!([]));
+    assert_eq!(dev.terminate(), Some(143));
+    assert_nothing_is_left(&place, &[dev.pid()]);
+}
+
+#[test]
 fn results_at_another_daemon_are_acknowledged() {
     let place = Place::new();
     let _dev = place.dev(&["--slots", "2"]);

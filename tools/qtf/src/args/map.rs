@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use qtf_worker::Containment;
 
-use super::{DurabilityName, parse_slots};
+use super::{DurabilityName, ExitCodeArgs, parse_slots};
 use crate::durations::{parse_duration, parse_duration_ms};
 
 const LONG: &str = "\
@@ -24,7 +24,8 @@ the current directory.
 What a task leaves running when it ends is killed: at once, or after --linger if it holds the output open, and then a \
 line on stderr says so.
 
-Each task has QTF_TASK_ID and QTF_ATTEMPT in its environment. `{}` is the only thing that is filled in: in CMD, not in --env.
+Each task has QTF_TASK_ID and QTF_ATTEMPT in its environment. `{}` is the only thing that is filled in: in CMD, not in --env. What GNU parallel has besides ({.}, {/}, {//}, {/.}, {#}, {%}) is refused; a shell can do it, \
+as in `sh -c 'convert \"$1\" \"${1%.*}.png\"' sh {}`. A backslash keeps the text itself: `echo '\\{.}' {}`.
 
 Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its \
 own for the duration, inside this process. A line on stderr says which it is. -j holds everywhere, and \
@@ -37,7 +38,7 @@ no task is submitted twice, each output is printed once. The same at its start, 
 killed, or stopped less than 30 s ago.
 
 Tasks have no terminal: what asks for something there fails. Ctrl-C cancels the tasks, waits until they are gone and ends with \
-130; a second one ends at once. Ctrl-Z stops the tasks of an own daemon too, and they go on with it.";
+130; a second one ends at once (another signal beside it, as SIGTERM, is the same wish). Ctrl-Z stops the tasks of an own daemon too, and they go on with it.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -66,6 +67,8 @@ pub(crate) struct MapArgs {
     /// Lost workers count apart: a task whose worker is lost is handed out again three times, so it may run more than once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=253))]
     pub(crate) retries: Option<u8>,
+    #[command(flatten)]
+    pub(crate) exit_codes: ExitCodeArgs,
     /// Longest run time of one task: 90, 10s, 2min; 0 is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     pub(crate) timeout: Option<u32>,

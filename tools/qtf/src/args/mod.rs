@@ -5,6 +5,8 @@
 
 mod bench;
 mod dead;
+mod exit_codes;
+mod foreign;
 mod journal;
 mod map;
 mod operate;
@@ -17,6 +19,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArgs, BenchPart};
 pub(crate) use dead::DeadCommand;
+pub(crate) use exit_codes::ExitCodeArgs;
+pub(crate) use foreign::ours_for;
 pub(crate) use journal::JournalCommand;
 pub(crate) use map::MapArgs;
 pub(crate) use operate::{

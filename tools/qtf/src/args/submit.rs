@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use super::ExitCodeArgs;
 use crate::durations::parse_duration_ms;
 use crate::indexes::IndexSet;
 
@@ -18,8 +19,11 @@ Of the worker's environment a task gets PATH, HOME, USER, LANG, LC_ALL, TZ and T
 was started with --inherit-environment), then QTF_TASK_ID and QTF_ATTEMPT, as a member of an array QTF_ARRAY_ID (the \
 id of the first member) and QTF_ARRAY_INDEX too, and last what --env says.
 
-With --array, %{index} is the member's index in ARGS, in the value of --env NAME=VALUE and in the file name of \
---stdin. There is no other %{...}, and nothing is filled in without --array.
+With --array, %{index} is the member's index in ARGS, in the value of --env NAME=VALUE and in the file names of \
+--stdin and --payload. There is no other %{...}: one is refused there, as are {.}, {/} and the like of GNU parallel, unless a backslash says that the text itself \
+is meant: '\\%{http_code}'. Nothing is filled in without --array.
+
+With --kind the task is for a handler that some worker has under that name, and is given the bytes of --payload; what it returns is its stdout.
 
 An id that was printed is accepted as durably as was asked: with `--durability journal` it is on stable \
 storage (a --key that is known: as was asked when it came first). When the daemon goes away before it has answered, qtf waits up to 30 s for it or its \
@@ -41,6 +45,8 @@ Examples:
   id=$(qtf submit --hold -- ./deploy) && qtf release $id
   qtf submit --retries 3 --final-exit 65 --again-exit 75 --again-after 5min -- ./import day.csv
   qtf submit --stdin query.sql -- psql -f -
+  qtf submit --kind word_count --payload book.txt
+  qtf submit --array 1-9 --kind resize --payload image-%{index}.png
   id=$(qtf submit -- ./build) && qtf wait $id && qtf result $id";
 
 /// Submits a command, or an array of them, and prints the ids
@@ -66,20 +72,10 @@ pub(crate) struct SubmitArgs {
     ///
     /// The task is a dead letter then, though it may not have begun; `qtf dead requeue` runs it again. With durability journal
     /// that holds over a reboot too, for one more sync before the start.
-    #[arg(long, conflicts_with = "retries")]
+    #[arg(long, conflicts_with_all = ["retries", "again_exit"])]
     pub(crate) once: bool,
-    /// Exit codes after which the task has failed, whatever retries it has left: 65,66
-    #[arg(long, value_name = "CODES", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..))]
-    pub(crate) final_exit: Vec<u8>,
-    /// Exit codes that say "not now": 75
-    ///
-    /// The task is handed out again after --again-after, to any worker. That is neither a failure nor a lost worker, but the attempt counts: a task
-    /// has 254 in all. While it waits, `qtf task` shows the code, the last line of its stderr and the time. 75 says so by custom.
-    #[arg(long, value_name = "CODES", value_delimiter = ',', conflicts_with = "once", value_parser = clap::value_parser!(u8).range(1..))]
-    pub(crate) again_exit: Vec<u8>,
-    /// The pause after a code of --again-exit, at most 30 days [default: that before a first retry]
-    #[arg(long, value_name = "DURATION", requires = "again_exit", value_parser = crate::durations::parse_duration)]
-    pub(crate) again_after: Option<std::time::Duration>,
+    #[command(flatten)]
+    pub(crate) exit_codes: ExitCodeArgs,
     /// Longest run time of one attempt: 90, 10s, 2min; 0 is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     pub(crate) timeout: Option<u32>,
@@ -120,9 +116,42 @@ pub(crate) struct SubmitArgs {
     /// of others as long as the daemon remembers its end.
     #[arg(long)]
     pub(crate) no_result: bool,
+    /// A task for a handler of this name instead of a program; --payload says what it is given
+    ///
+    /// Which kinds there are is up to the workers (`qtf worker ls`); a task of a kind that none of them has waits for one.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = parse_kind,
+        conflicts_with_all = ["command", "env", "stdin", "final_exit", "again_exit"]
+    )]
+    pub(crate) kind: Option<String>,
+    /// File whose bytes are the payload of a task of --kind; - is the standard input of qtf [default: nothing]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "command",
+        requires = "kind"
+    )]
+    pub(crate) payload: Option<PathBuf>,
     /// Program and its arguments
-    #[arg(value_name = "PROG", required = true, trailing_var_arg = true)]
+    #[arg(
+        value_name = "PROG",
+        required_unless_present = "kind",
+        trailing_var_arg = true
+    )]
     pub(crate) command: Vec<OsString>,
+}
+
+/// A program is not submitted as a payload.
+fn parse_kind(text: &str) -> Result<String, String> {
+    match text {
+        "exec" => {
+            Err("a program is submitted by its name and arguments, without --kind".to_owned())
+        }
+        "" => Err("write the name of a handler".to_owned()),
+        name => Ok(name.to_owned()),
+    }
 }
 
 /// How durable an accepted task is.

@@ -204,8 +204,8 @@ pub(crate) struct PsArgs {
         hide_possible_values = false
     )]
     pub(crate) state: Vec<StateName>,
-    /// Also tasks that have ended and whose results are kept
-    #[arg(short, long, conflicts_with = "state")]
+    /// Also tasks that have ended and whose results are kept; with --state that says which
+    #[arg(short, long)]
     pub(crate) all: bool,
     /// Only your own tasks
     #[arg(short, long)]

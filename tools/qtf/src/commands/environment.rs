@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::exit::Failure;
-use crate::template::{fill_index, names_index};
+use crate::template::fill_index;
 
 /// A variable for a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +43,9 @@ impl Variable {
         }
     }
 
-    /// The value is another one for each member of an array.
-    pub(crate) fn names_index(&self) -> bool {
-        !self.is_passed_on && names_index(self.value.as_bytes())
+    /// The value, if it was written here and so may have holes.
+    pub(crate) fn written(&self) -> Option<&[u8]> {
+        (!self.is_passed_on).then(|| self.value.as_bytes())
     }
 }
 
@@ -107,10 +107,10 @@ mod tests {
     fn the_index_is_filled_into_a_value_that_is_written_and_not_into_one_that_is_passed_on() {
         let holed = |_: &OsStr| Some(OsString::from("%{index}"));
         let written = parse_variable(OsStr::new("P=a-%{index}"), holed).unwrap();
-        assert!(written.names_index());
+        assert_eq!(written.written(), Some(&b"a-%{index}"[..]));
         assert_eq!(written.value_for(7), "a-7");
         let passed_on = parse_variable(OsStr::new("P"), holed).unwrap();
-        assert!(!passed_on.names_index());
+        assert_eq!(passed_on.written(), None);
         assert_eq!(passed_on.value_for(7), "%{index}");
     }
 

@@ -7,12 +7,13 @@ mod dead;
 mod dev;
 mod environment;
 mod info;
+mod input;
 mod ps;
 mod result;
 mod room;
 mod select;
 mod size;
-mod stdin;
+
 mod submit;
 mod task;
 mod verdicts;
@@ -25,7 +26,7 @@ use crate::signals::EndSignals;
 
 pub(crate) use environment::{Variable, parse_variables};
 pub(crate) use result::notes;
-pub(crate) use submit::working_directory;
+pub(crate) use submit::{with_exit_codes, working_directory};
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli) -> Ending {

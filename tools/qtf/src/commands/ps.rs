@@ -11,12 +11,12 @@ use crate::records::{TaskRecord, proto_state};
 
 /// Lists tasks.
 pub(crate) async fn run(args: PsArgs, global: &GlobalArgs) -> Ending {
-    let states = if args.all {
-        Vec::new()
-    } else if args.state.is_empty() {
-        UNFINISHED.to_vec()
-    } else {
+    let states = if !args.state.is_empty() {
         args.state.iter().map(|name| proto_state(*name)).collect()
+    } else if args.all {
+        Vec::new()
+    } else {
+        UNFINISHED.to_vec()
     };
     let filter = ListFilter {
         states,

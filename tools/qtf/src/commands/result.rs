@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use qtf_client::{CallError, TaskId, TaskInfo, TaskOutput, TaskState};
+use qtf_client::{CallError, Refusal, TaskId, TaskInfo, TaskOutput, TaskState};
 use qtf_proto::v1::LimitOf;
 use serde::Serialize;
 
@@ -41,10 +41,29 @@ pub(crate) async fn run(args: ResultArgs, global: &GlobalArgs) -> Ending {
         printed: 0,
     };
     printer.begin()?;
+    let mut without = 0_u64;
     for id in selected.ids {
-        exit = exit.worse(print_one(&daemon, id, &mut printer).await?);
+        let ended = match print_one(&daemon, id, &mut printer).await? {
+            Printed::Ended(exit) => exit,
+            Printed::Unknown(_) if selected.freed_when_done.contains(&id) => {
+                without += 1;
+                Exit::NotFound
+            }
+            Printed::Unknown(refusal) => {
+                message(&refusal);
+                Exit::NotFound
+            }
+        };
+        exit = exit.worse(ended);
     }
     printer.finish()?;
+    match without {
+        0 => {}
+        1 => message("the task has succeeded and was to keep no result (--no-result)"),
+        _ => message(format!(
+            "{without} tasks have succeeded and were to keep no result (--no-result)"
+        )),
+    }
     Ok(exit)
 }
 
@@ -92,12 +111,19 @@ impl Printer {
     }
 }
 
-async fn print_one(daemon: &Daemon, id: TaskId, printer: &mut Printer) -> Ending {
+/// What became of one id.
+enum Printed {
+    /// It was printed, or why not was told.
+    Ended(Exit),
+    /// The daemon does not know it.
+    Unknown(Refusal),
+}
+
+async fn print_one(daemon: &Daemon, id: TaskId, printer: &mut Printer) -> Result<Printed, Failure> {
     let (info, output) = match look_up(daemon, id).await {
         Ok(found) => found,
         Err(CallError::Refused(refusal)) if refusal.is_unknown() => {
-            message(&refusal);
-            return Ok(Exit::NotFound);
+            return Ok(Printed::Unknown(refusal));
         }
         Err(error) => return Err(Failure::from(error)),
     };
@@ -107,16 +133,16 @@ async fn print_one(daemon: &Daemon, id: TaskId, printer: &mut Printer) -> Ending
         message(format!(
             "task {id} has not ended, it is {name}; wait for it with `qtf wait {id}`"
         ));
-        return Ok(Exit::TimedOut);
+        return Ok(Printed::Ended(Exit::TimedOut));
     };
     printer.one(&info, &output)?;
     let is_whole = tell(id, &info, &output);
-    Ok(if state == TaskState::Done && is_whole {
+    Ok(Printed::Ended(if state == TaskState::Done && is_whole {
         Exit::Ok
     } else {
         // Whoever redirects stdout must not take a part for the whole.
         Exit::TaskFailed
-    })
+    }))
 }
 
 /// The task, and its output if it has ended.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::environment::{Variable, parse_variables};
+use super::input::{Input, InputFile};
 use super::room;
-use super::stdin::Stdin;
-use crate::args::{GlobalArgs, OutputMode, SubmitArgs};
+use crate::args::{ExitCodeArgs, GlobalArgs, OutputMode, SubmitArgs};
 use crate::daemon::Daemon;
 use crate::exit::{Ending, Exit, Failure};
 use crate::indexes::IndexSet;
@@ -29,7 +29,7 @@ use crate::notices::RECONNECT_FOR;
 use crate::output::{message, print_json, print_lines};
 use crate::records::durability_name;
 use crate::signals::EndSignals;
-use crate::template::{Argument, fill_index, names_index};
+use crate::template::{Argument, fill_index, holes_of_others, names_index};
 
 /// After this time without an answer a person wants to know why.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -70,7 +70,8 @@ struct Common {
     argv: Vec<Argument>,
     directory: PathBuf,
     variables: Vec<Variable>,
-    stdin: Stdin,
+    /// What the program reads, or the handler is given.
+    input: Input,
     args: SubmitArgs,
 }
 
@@ -82,17 +83,16 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
         .map(|word| word.clone().into_vec())
         .collect();
     let variables = parse_variables(&args.env)?;
-    if args.array.is_none() {
-        check_no_index(&argv, &variables, args.stdin.as_deref())?;
-    }
-    // A program without arguments, such as a shell, which would find an empty script.
-    let may_want_stdin = argv.len() == 1 && args.stdin.is_none();
+    check_holes(&args, &argv, &variables)?;
+    // A program without arguments, such as a shell, which would find an empty script; or a handler.
+    let may_want_stdin = argv.len() <= 1 && args.stdin.is_none() && args.payload.is_none();
+    let is_handler = args.kind.is_some();
     let ready = async {
         let common = Common {
             argv,
             directory: working_directory()?,
             variables,
-            stdin: Stdin::of_tasks(args.stdin.clone(), args.array.clone()).await?,
+            input: Input::of_tasks(input_of(&args), args.array.clone()).await?,
             args,
         };
         Ok::<_, Failure>((
@@ -119,9 +119,14 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
         Some(indexes) => printer.array(&daemon, common, (indexes, signals)).await,
     };
     if may_want_stdin && ending.is_ok() && stdin_holds_bytes() {
-        message(
-            "what comes on the standard input of qtf is not for the task: give it to the task with --stdin -",
-        );
+        let option = if is_handler {
+            "--payload -"
+        } else {
+            "--stdin -"
+        };
+        message(format!(
+            "what comes on the standard input of qtf is not for the task: give it to the task with {option}"
+        ));
     }
     // Also after a failure or a signal in the middle: what was accepted must be found again.
     printer.remember(&daemon);
@@ -321,14 +326,17 @@ impl IdPrinter {
 impl Common {
     /// The task, or the member of the array.
     async fn task(&self, index: Option<u64>) -> Result<Task, Failure> {
-        let stdin = self.stdin.for_task(index).await?;
+        let input = self.input.for_task(index).await?;
+        if let Some(kind) = &self.args.kind {
+            return Ok(self.with_options(Task::handler(kind.as_str(), input)));
+        }
         let words = self.argv.iter().map(|word| match index {
             Some(index) => OsString::from_vec(fill_index(word, index)),
             None => OsStr::from_bytes(word).to_owned(),
         });
         let mut task = Task::exec(words)
             .working_directory(&self.directory)
-            .stdin(stdin);
+            .stdin(input);
         for variable in &self.variables {
             task = match index {
                 Some(index) => task.env(&variable.name, variable.value_for(index)),
@@ -350,11 +358,7 @@ impl Common {
         if let Some(retries) = args.retries {
             task = task.retries(retries.into());
         }
-        task = task.final_exit_codes(args.final_exit.iter().copied());
-        if !args.again_exit.is_empty() {
-            let pause = args.again_after.unwrap_or_default();
-            task = task.again_exit_codes(args.again_exit.iter().copied(), pause);
-        }
+        task = with_exit_codes(task, &args.exit_codes);
         if let Some(timeout) = args.timeout {
             task = task.timeout(ms(timeout));
         }
@@ -387,6 +391,16 @@ impl Common {
     }
 }
 
+/// The task with what its exit codes mean.
+pub(crate) fn with_exit_codes(task: Task, codes: &ExitCodeArgs) -> Task {
+    let task = task.final_exit_codes(codes.final_exit.iter().copied());
+    if codes.again_exit.is_empty() {
+        return task;
+    }
+    let pause = codes.again_after.unwrap_or_default();
+    task.again_exit_codes(codes.again_exit.iter().copied(), pause)
+}
+
 /// The directory that tasks run in: that of the submitter.
 pub(crate) fn working_directory() -> Result<PathBuf, Failure> {
     std::env::current_dir().map_err(|error| {
@@ -412,24 +426,43 @@ fn stdin_holds_bytes() -> bool {
             .is_some_and(|events| events.contains(PollFlags::POLLIN))
 }
 
-/// `%{index}` is of members of an array.
-fn check_no_index(
+/// The file that the task is given, and the option that named it.
+fn input_of(args: &SubmitArgs) -> Option<InputFile> {
+    let stdin = args.stdin.clone().map(|file| InputFile("--stdin", file));
+    let payload = args
+        .payload
+        .clone()
+        .map(|file| InputFile("--payload", file));
+    stdin.or(payload)
+}
+
+/// `%{index}` is of members of an array, and nothing else is filled in.
+fn check_holes(
+    args: &SubmitArgs,
     argv: &[Argument],
     variables: &[Variable],
-    stdin: Option<&Path>,
 ) -> Result<(), Failure> {
-    let place = if argv.iter().any(|word| names_index(word)) {
-        "the command"
-    } else if variables.iter().any(Variable::names_index) {
-        "--env"
-    } else if stdin.is_some_and(|file| names_index(file.as_os_str().as_bytes())) {
-        "--stdin"
-    } else {
-        return Ok(());
-    };
-    Err(Failure::usage(format!(
-        "%{{index}} in {place} needs --array, as in --array 1-10"
-    )))
+    let words = argv.iter().map(|word| ("the command", &word[..]));
+    let written = variables.iter().filter_map(Variable::written);
+    let values = written.map(|value| ("--env", value));
+    let input = input_of(args);
+    let file = input
+        .iter()
+        .map(|InputFile(option, file)| (*option, file.as_os_str().as_bytes()));
+    for (place, text) in words.chain(values).chain(file) {
+        if args.array.is_none() {
+            if names_index(text) {
+                return Err(Failure::usage(format!(
+                    "%{{index}} in {place} needs --array, as in --array 1-10"
+                )));
+            }
+        } else if let Some(hole) = holes_of_others(text, true).next() {
+            return Err(Failure::usage(format!(
+                "{hole} in {place} is nothing that is filled in; the index of a member is %{{index}}, and for the text itself write \\{hole} in quotes"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Why the members that follow were not submitted, if so.

@@ -26,8 +26,8 @@ use super::ending::{EndPrinter, Ended, PrinterGone};
 use super::in_order::{InOrder, Limits};
 use super::printer::{Chunk, Printer};
 use super::progress;
-use crate::args::OutputMode;
-use crate::commands::Variable;
+use crate::args::{ExitCodeArgs, OutputMode};
+use crate::commands::{Variable, with_exit_codes};
 use crate::daemon::{Daemon, exit_of};
 use crate::exit::{Ending, Exit, Failure};
 use crate::inputs::{InputError, Source};
@@ -48,6 +48,7 @@ pub(super) struct Job {
     pub(super) variables: Vec<Variable>,
     pub(super) priority: Option<u8>,
     pub(super) retries: Option<u8>,
+    pub(super) exit_codes: ExitCodeArgs,
     pub(super) timeout: Option<Duration>,
     pub(super) durability: Option<Durability>,
     /// Ends an input in a file and on stdin.
@@ -439,6 +440,7 @@ impl Job {
         if let Some(retries) = self.retries {
             task = task.retries(retries.into());
         }
+        task = with_exit_codes(task, &self.exit_codes);
         if let Some(durability) = self.durability {
             task = task.durability(durability);
         }

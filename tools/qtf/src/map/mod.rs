@@ -50,6 +50,7 @@ pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSig
         variables: parse_variables(&args.env)?,
         priority: args.priority,
         retries: args.retries,
+        exit_codes: args.exit_codes,
         timeout: args.timeout.map(|ms| Duration::from_millis(ms.into())),
         durability: args.durability.map(Into::into),
         delimiter: if args.null { 0 } else { b'\n' },

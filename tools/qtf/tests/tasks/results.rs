@@ -170,6 +170,11 @@ fn a_task_that_keeps_no_result_has_succeeded_when_it_is_gone_however_it_is_named
     }
     let ids = submit(&place, &["--no-result", "--array", "1-3", "--", "true"]);
     ids.iter().for_each(|id| is_gone(id));
+    let none = place.qtf(["result", "last"]).expect_code(3).stderr;
+    assert_eq!(
+        none,
+        "qtf: 3 tasks have succeeded and were to keep no result (--no-result)\n"
+    );
     let named = place.qtf_with_stdin(["wait", "-"], ids.join("\n").into_bytes());
     assert_eq!(named.expect_code(0).stderr, "");
     // One that fails is kept and told of; one that was forgotten is not known.
@@ -180,4 +185,101 @@ fn a_task_that_keeps_no_result_has_succeeded_when_it_is_gone_however_it_is_named
     place.qtf(["wait", &kept[0]]).expect_code(0);
     place.qtf(["forget", &kept[0]]).expect_code(0);
     place.qtf(["wait", &kept[0]]).expect_code(3);
+}
+
+#[test]
+fn success_whose_result_expired_is_a_success_to_wait_for_and_every_command_says_that_it_expired() {
+    let (place, _dev) = dev();
+    let id = submit(&place, &["--keep", "1s", "--", "true"]).remove(0);
+    let is_expired = || {
+        let shown = place.qtf(["task", &id]);
+        shown.code == 3 && shown.stderr.contains("its result expired")
+    };
+    place.qtf(["wait", &id]).expect_code(0);
+    while !is_expired() {}
+    assert_eq!(place.qtf(["wait", &id]).expect_code(0).stderr, "");
+    for words in [
+        &["cancel"][..],
+        &["dead", "requeue"],
+        &["hold"],
+        &["forget"],
+    ] {
+        let done = place.qtf([words, &[&id]].concat()).expect_code(3);
+        assert!(
+            done.stderr.contains("its result expired"),
+            "{}",
+            done.stderr
+        );
+    }
+}
+
+#[test]
+fn key_is_shown_where_somebody_chose_it() {
+    let (place, _dev) = dev();
+    let key_of = |id: &str| place.qtf(["task", "--json", id]).expect_code(0).json()["key"].clone();
+    let chosen = submit(&place, &["--key", "mine", "--", "true"]).remove(0);
+    assert!(key_of(&chosen).is_string());
+    let automatic = submit(&place, &["--", "true"]).remove(0);
+    assert!(key_of(&automatic).is_null());
+    assert!(
+        !place
+            .qtf(["task", &automatic])
+            .expect_code(0)
+            .text()
+            .contains("key")
+    );
+}
+
+#[test]
+fn states_that_are_named_are_listed_with_all_too() {
+    let (place, _dev) = dev();
+    let failed = submit(&place, &["--", "false"]).remove(0);
+    let _done = submit(&place, &["--", "true"]);
+    place.qtf(["wait", "last"]).expect_code(0);
+    place.qtf(["wait", &failed]).expect_code(1);
+    let listed = place
+        .qtf(["ps", "--all", "--state", "failed", "--json"])
+        .expect_code(0)
+        .json();
+    let tasks = listed["tasks"].as_array().unwrap();
+    assert_eq!((tasks.len(), &tasks[0]["id"]), (1, &failed.into()));
+}
+
+#[test]
+fn task_for_a_handler_is_given_the_bytes_of_a_file_or_of_stdin() {
+    let (place, _dev) = dev();
+    let printed = |id: &str| {
+        place.qtf(["wait", id]).expect_code(0);
+        place.qtf(["result", id]).expect_code(0).stdout
+    };
+    // A kind that every worker has: it gives back what it was given.
+    let file = place.file("payload", b"\xff from a file");
+    let id = submit(
+        &place,
+        &["--kind", "echo", "--payload", file.to_str().unwrap()],
+    );
+    assert_eq!(printed(&id[0]), b"\xff from a file");
+    let line = ["submit", "--kind", "echo", "--payload", "-"];
+    let piped = place
+        .qtf_with_stdin(line, b"from stdin".to_vec())
+        .expect_code(0);
+    assert_eq!(printed(piped.text().trim()), b"from stdin");
+    let id = submit(&place, &["--kind", "echo"]);
+    assert_eq!(printed(&id[0]), b"");
+    // Each member of an array its own.
+    for index in 1..=2 {
+        place.file(format!("in-{index}"), index.to_string());
+    }
+    let ids = submit(
+        &place,
+        &[
+            "--array",
+            "1-2",
+            "--kind",
+            "echo",
+            "--payload",
+            "in-%{index}",
+        ],
+    );
+    assert_eq!([printed(&ids[0]), printed(&ids[1])], [b"1", b"2"]);
 }
