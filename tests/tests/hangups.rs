@@ -9,7 +9,7 @@ use qtf_needs::{Need, lacks};
 use qtf_tests::programs::program;
 use qtf_tests::{Place, Process};
 
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(300);
 
 /// Submits a task that says that it runs and goes on when the gate lets it.
 fn submit_waiting(place: &Place, address: &str) -> qtf_tests::Gate {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use qtf_needs::{Need, lacks};
 use qtf_tests::{Place, Process};
 
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(300);
 
 /// Says its attempt, with a child in its group and one in a session of its own, neither of which it waits for.
 const TREE: &str = "setsid sh -c 'sleep 2000; :' & sleep 3000 & echo $QTF_ATTEMPT > $1; \

@@ -110,9 +110,10 @@ fn stop_with_tasks() {
     if is_orphaned() {
         return;
     }
-    qtf_worker::suspend_programs();
-    // It comes back when SIGCONT has come, which continues the tasks.
-    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+    qtf_worker::suspend_programs(|| {
+        // It comes back when SIGCONT has come, which continues the tasks.
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+    });
 }
 
 /// Whether no process of this session, outside of this group, has a child in this group: then no shell looks after it.

@@ -1,10 +1,13 @@
 //! The children of this process that run programs: all of them can be stopped and continued together, and told from others.
 //!
-//! Invariant: who is on the roster is not reaped, so its number is nobody else's; it is taken off in the same breath as it is reaped.
+//! Invariants:
+//! - Who is on the roster is not reaped, so its number is nobody else's; it is taken off in the same breath as it is reaped.
+//! - This process does not stop with its programs while one of them has begun and is not on the roster yet.
+//!
 //! Tested in `exec/tree_tests.rs` and by the tests of `qtf map`.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -30,6 +33,14 @@ struct Roster {
 }
 
 static ROSTER: LazyLock<Mutex<Roster>> = LazyLock::new(Mutex::default);
+
+/// Shared by all who start a program, from before it begins until it is on the roster. Taken before the roster.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// To be held while a program is started and put on the roster.
+pub(super) fn starting() -> RwLockReadGuard<'static, ()> {
+    STARTING.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn roster() -> MutexGuard<'static, Roster> {
     ROSTER.lock().unwrap_or_else(PoisonError::into_inner)
@@ -59,13 +70,18 @@ pub(super) fn is_suspended() -> bool {
     roster().is_suspended
 }
 
-/// Stops the programs that this process runs, and those it starts from now on, until [`resume_programs`].
-pub fn suspend_programs() {
-    let mut roster = roster();
-    roster.is_suspended = true;
-    for (child, ear) in &roster.children {
-        suspend(*child, *ear);
+/// Stops the programs that this process runs, and those it starts from now on, until [`resume_programs`]. Calls `stop`, which may
+/// stop this process, at a moment at which no program runs that was not stopped.
+pub fn suspend_programs(stop: impl FnOnce()) {
+    let _none_is_starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+    {
+        let mut roster = roster();
+        roster.is_suspended = true;
+        for (child, ear) in &roster.children {
+            suspend(*child, *ear);
+        }
     }
+    stop();
 }
 
 /// Lets the programs that this process runs go on.

@@ -12,6 +12,7 @@ use std::path::Path;
 use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput};
 use tokio::net::unix::pipe;
 
+use super::roster;
 use super::tree::{Hold, Tree};
 use super::{ExecPolicy, Identity};
 use crate::attempt::Ending;
@@ -250,6 +251,7 @@ fn files(name: &[u8], path: Option<&OsStr>) -> Vec<Vec<u8>> {
 }
 
 fn start(program: &Program, is_fed: bool, way: Way) -> Result<Started, NoStart> {
+    let _starting = roster::starting();
     let (stdin, feed) = if is_fed {
         let (read, write) = io::pipe()?;
         (OwnedFd::from(read), Some(OwnedFd::from(write)))
