@@ -1,0 +1,187 @@
+//! What is said to redis: tasks in a list or a stream, results in a list; both take up to 128 at a time.
+//!
+//! From the list a task is gone when it was taken; in the stream it stays until it is acknowledged.
+
+use qtf_benches::Failure;
+
+use super::drive::{ClientWords, PAYLOAD_BYTES, WorkerWords, line, number, number_of, result_of};
+
+pub(crate) struct Client {
+    /// Otherwise tasks go into a list.
+    pub(crate) stream: bool,
+}
+
+pub(crate) struct ListWorker;
+pub(crate) struct StreamWorker;
+
+const TAKE_TASKS: &[&[u8]] = &[b"BLMPOP", b"0", b"1", b"tasks", b"RIGHT", b"COUNT", b"128"];
+const TAKE_RESULTS: &[&[u8]] = &[
+    b"BLMPOP", b"0", b"1", b"results", b"RIGHT", b"COUNT", b"128",
+];
+const READ_TASKS: &[&[u8]] = &[
+    b"XREADGROUP",
+    b"GROUP",
+    b"workers",
+    b"one",
+    b"COUNT",
+    b"128",
+    b"BLOCK",
+    b"0",
+    b"STREAMS",
+    b"stream",
+    b">",
+];
+
+/// A command.
+fn command(words: &[&[u8]], out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
+    for word in words {
+        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// One reply: its bytes, and the strings in it in their order, however deep; `None` if it is not all there.
+type Reply<'a> = Option<(usize, Vec<&'a [u8]>)>;
+
+fn reply(bytes: &[u8]) -> Result<Reply<'_>, Failure> {
+    let mut strings = Vec::new();
+    Ok(element(bytes, &mut strings)?.map(|count| (count, strings)))
+}
+
+fn element<'a>(bytes: &'a [u8], strings: &mut Vec<&'a [u8]>) -> Result<Option<usize>, Failure> {
+    let Some((behind, text)) = line(bytes) else {
+        return Ok(None);
+    };
+    match text.split_first() {
+        Some((b'+' | b':', _)) => Ok(Some(behind)),
+        Some((b'$', length)) => {
+            let length = number(Some(length))?;
+            let Some(string) = bytes.get(behind..behind + length + 2) else {
+                return Ok(None);
+            };
+            strings.push(&string[..length]);
+            Ok(Some(behind + length + 2))
+        }
+        Some((b'*', count)) => {
+            let mut at = behind;
+            for _ in 0..number(Some(count))? {
+                match element(&bytes[at..], strings)? {
+                    Some(length) => at += length,
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(at))
+        }
+        _ => Err(format!("redis says {}", String::from_utf8_lossy(text)).into()),
+    }
+}
+
+impl ClientWords for Client {
+    const TWO_CONNECTIONS: bool = true;
+
+    fn hello(&mut self, _submissions: &mut Vec<u8>, ends: &mut Vec<u8>) {
+        command(TAKE_RESULTS, ends);
+    }
+
+    fn submit(&mut self, payload: &[u8; PAYLOAD_BYTES], out: &mut Vec<u8>) {
+        if self.stream {
+            command(&[b"XADD", b"stream", b"*", b"p", payload], out);
+        } else {
+            command(&[b"LPUSH", b"tasks", payload], out);
+        }
+    }
+
+    fn hear(
+        &mut self,
+        bytes: &[u8],
+        ended: &mut Vec<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Failure> {
+        let Some((count, strings)) = reply(bytes)? else {
+            return Ok(0);
+        };
+        // The first is the name of the list.
+        for result in strings.iter().skip(1) {
+            ended.push(number_of(result)?);
+        }
+        command(TAKE_RESULTS, out);
+        Ok(count)
+    }
+}
+
+fn push_results(payloads: &[&[u8]], out: &mut Vec<u8>) -> Result<(), Failure> {
+    let mut words: Vec<&[u8]> = vec![b"LPUSH", b"results"];
+    for payload in payloads {
+        words.push(result_of(payload)?);
+    }
+    command(&words, out);
+    Ok(())
+}
+
+impl WorkerWords for ListWorker {
+    fn hello(&mut self, out: &mut Vec<u8>) {
+        command(TAKE_TASKS, out);
+    }
+
+    fn hear(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Failure> {
+        let Some((count, strings)) = reply(bytes)? else {
+            return Ok(0);
+        };
+        // The reply to the push before has no strings.
+        if !strings.is_empty() {
+            push_results(&strings[1..], out)?;
+            command(TAKE_TASKS, out);
+        }
+        Ok(count)
+    }
+}
+
+impl WorkerWords for StreamWorker {
+    fn hello(&mut self, out: &mut Vec<u8>) {
+        command(
+            &[
+                b"XGROUP",
+                b"CREATE",
+                b"stream",
+                b"workers",
+                b"0",
+                b"MKSTREAM",
+            ],
+            out,
+        );
+        command(READ_TASKS, out);
+    }
+
+    fn hear(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Failure> {
+        let Some((count, strings)) = reply(bytes)? else {
+            return Ok(0);
+        };
+        if !strings.is_empty() {
+            // The name of the stream, then of each task its id, the name of the field, its payload.
+            let tasks: Vec<&[&[u8]]> = strings[1..].chunks_exact(3).collect();
+            let payloads: Vec<&[u8]> = tasks.iter().map(|task| task[2]).collect();
+            push_results(&payloads, out)?;
+            let mut done: Vec<&[u8]> = vec![b"XACK", b"stream", b"workers"];
+            done.extend(tasks.iter().map(|task| task[0]));
+            command(&done, out);
+            command(READ_TASKS, out);
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_that_is_not_all_there_is_waited_for() {
+        let whole = b"*2\r\n$5\r\ntasks\r\n*1\r\n$2\r\nab\r\n:1\r\n";
+        assert!(reply(&whole[..25]).unwrap().is_none());
+        let (count, strings) = reply(whole).unwrap().unwrap();
+        assert_eq!((count, strings), (27, vec![&b"tasks"[..], b"ab"]));
+        assert!(reply(b"-ERR unknown command\r\n").is_err());
+    }
+}
