@@ -51,7 +51,7 @@ pub enum JournalError {
     },
     /// Written by another version.
     #[error(
-        "{file} is of journal version {found}, this program reads version {known}; use the version that wrote it"
+        "{file} is of journal version {found}, this program reads version {known} and the one before; use the version that wrote it"
     )]
     Version {
         /// The file.

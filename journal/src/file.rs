@@ -8,7 +8,7 @@
 //! header page, 4,096 bytes
 //! offset  field
 //!      0  magic             `QTFJRNL\0` or `QTFSNAP\0`
-//!      8  version u32, bytes of the header u32
+//!      8  version u32 (2; 1 is read), bytes of the header u32
 //!     16  sequence u64      of a log; lsn at which replay starts, of a snapshot
 //!     24  file bytes u64    of a log, header included; 0 of a snapshot
 //!     32  epoch u32         seed of the records' checksums
@@ -28,8 +28,10 @@ use crate::{JournalError, Lsn};
 
 /// Bytes of the header page.
 pub const HEADER_BYTES: usize = 4096;
-/// Version of the format.
-pub(crate) const VERSION: u32 = 1;
+/// Version of the format that is written.
+pub(crate) const VERSION: u32 = 2;
+/// The one before, which is read.
+pub(crate) const VERSION_BEFORE: u32 = 1;
 /// LIMIT: room for the header and three of the largest records.
 pub const FILE_BYTES_MIN: u64 = 512 * 1024;
 /// LIMIT: replay addresses records with 48 bits; larger files only make recycling coarse.
@@ -144,6 +146,8 @@ pub(crate) fn spare_of_name(name: &str) -> Option<u64> {
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
+    /// That of the records, too.
+    pub(crate) version: u32,
     pub(crate) is_snapshot: bool,
     /// Sequence of a log, start of a snapshot.
     pub(crate) number: u64,
@@ -167,7 +171,7 @@ impl Header {
                 &LOG_MAGIC
             },
         );
-        put(8, &VERSION.to_le_bytes());
+        put(8, &self.version.to_le_bytes());
         put(12, &(HEADER_BYTES as u64).to_le_bytes()[..4]);
         put(16, &self.number.to_le_bytes());
         put(24, &self.file_bytes.to_le_bytes());
@@ -206,7 +210,8 @@ impl Header {
             return Err(damaged("its checksum does not fit"));
         }
         let version = read_u32(page, 8);
-        if version != VERSION || read_u32(page, 12) as usize != HEADER_BYTES {
+        let is_known = matches!(version, VERSION | VERSION_BEFORE);
+        if !is_known || read_u32(page, 12) as usize != HEADER_BYTES {
             return Err(JournalError::Version {
                 file: file.to_owned(),
                 found: version,
@@ -224,6 +229,7 @@ impl Header {
             .get(..end.unwrap_or(INSTANCE_BYTES))
             .unwrap_or_default();
         Ok(Self {
+            version,
             is_snapshot,
             number: read_u64(page, 16),
             file_bytes: read_u64(page, 24),
@@ -256,6 +262,7 @@ mod tests {
 
     fn header() -> Header {
         Header {
+            version: VERSION,
             is_snapshot: false,
             number: 7,
             file_bytes: FILE_BYTES_DEFAULT,
@@ -274,6 +281,26 @@ mod tests {
                 ..header()
             };
             assert_eq!(Header::decode("log", &header.encode()).unwrap(), header);
+        }
+    }
+
+    #[test]
+    fn header_of_the_version_before_is_read_and_one_of_a_later_version_refused() {
+        for (version, is_known) in [(0, false), (1, true), (2, true), (3, false)] {
+            let page = Header {
+                version,
+                ..header()
+            }
+            .encode();
+            match Header::decode("log", &page) {
+                Ok(header) => assert!(is_known && header.version == version),
+                Err(error) => {
+                    assert!(!is_known, "{error}");
+                    let text = error.to_string();
+                    assert!(text.contains(&format!("version {version}")), "{text}");
+                    assert!(text.contains("version 2 and the one before"), "{text}");
+                }
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::JournalError;
 use crate::file::{HEADER_BYTES, Header};
-use crate::record::frame::{BadFrame, Kind, read_u64};
+use crate::record::frame::{BadFrame, Kind};
 use crate::record::{BadRecord, Record, decode};
 use crate::scan::{Scanner, first_valid, proof_of};
 use crate::storage::{Mapped, StdStorage, Storage};
@@ -186,15 +186,16 @@ impl<'a> Iterator for Entries<'a> {
     fn next(&mut self) -> Option<Entry<'a>> {
         let offset = self.scanner.offset;
         let frame = self.scanner.next().ok()?;
-        let content = match decode::record(frame.kind, frame.body) {
-            Ok(record) => Content::Record(record),
-            Err(_) if frame.kind == Kind::End => Content::End {
-                tasks: read_u64(frame.body, 0),
-                gen_limit: read_u64(frame.body, 8),
-                shown: Lsn::new(read_u64(frame.body, 16)),
-            },
-            Err(bad) => Content::Unreadable(bad),
+        let content = if frame.kind == Kind::End {
+            decode::end(&frame).map(|[tasks, gen_limit, shown]| Content::End {
+                tasks,
+                gen_limit,
+                shown: Lsn::new(shown),
+            })
+        } else {
+            decode::record(&frame).map(Content::Record)
         };
+        let content = content.unwrap_or_else(Content::Unreadable);
         Some(Entry {
             offset: offset as u64,
             bytes: frame.span as u64,

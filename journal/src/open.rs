@@ -7,8 +7,8 @@
 use crate::Lsn;
 use crate::error::{JournalError, Why};
 use crate::file::{
-    FileKey, HEADER_BYTES, Header, JournalConfig, epoch_of, is_unfinished, mix, snapshot_name,
-    snapshot_of_name,
+    FileKey, HEADER_BYTES, Header, JournalConfig, VERSION, epoch_of, is_unfinished, mix,
+    snapshot_name, snapshot_of_name,
 };
 use crate::record::Record;
 use crate::record::decode;
@@ -29,6 +29,8 @@ pub struct Opened {
     pub cut: Option<TornTail>,
     /// Logs that are there.
     pub files: usize,
+    /// One of them was written by the version before: a snapshot that begins behind it makes it superfluous.
+    pub has_files_of_the_version_before: bool,
     end_crc: u32,
     lineage: Option<u64>,
     last_sequence: u64,
@@ -48,6 +50,7 @@ impl Opened {
             gen_limit: None,
             cut: None,
             files: 0,
+            has_files_of_the_version_before: false,
             end_crc: 0,
             lineage: None,
             last_sequence: 0,
@@ -78,6 +81,7 @@ impl Opened {
             gen_limit,
             cut: end.cut,
             files: logs.len(),
+            has_files_of_the_version_before: logs.iter().any(|log| log.header.version < VERSION),
             end_crc: end.crc,
             lineage: Some(newest.header.lineage),
             last_sequence: newest.key.0,
@@ -149,6 +153,7 @@ impl Opened {
         let kept = self.leftovers.first();
         FilePlan {
             header: Header {
+                version: VERSION,
                 is_snapshot: false,
                 number,
                 file_bytes: config.file_bytes,
@@ -275,7 +280,7 @@ fn walk(
     };
     walk.run(from, &mut |_, _, frame| {
         if frame.kind == Kind::Reserve
-            && let Record::Reserve { gen_limit } = decode::record(frame.kind, frame.body)?
+            && let Record::Reserve { gen_limit } = decode::record(frame)?
         {
             reserve(gen_limit);
         }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use qtf_shm::{KeyId, TaskId};
 
 use crate::error::{JournalError, Why};
-use crate::file::{Header, JournalConfig, epoch_of, snapshot_name};
+use crate::file::{Header, JournalConfig, VERSION, epoch_of, snapshot_name};
 use crate::record::encode::{self, TooLarge};
 use crate::record::frame::{self, Frame, Kind, Seal};
 use crate::record::{Record, WholeTask, decode};
@@ -68,6 +68,7 @@ impl SnapshotWriter {
             .map_err(JournalError::io("create", &unfinished))?;
         let epoch = epoch_of(!config.nonce, start.get());
         let header = Header {
+            version: VERSION,
             is_snapshot: true,
             number: start.get(),
             file_bytes: 0,
@@ -262,21 +263,22 @@ pub(crate) fn read<'a>(
                 visit(offset, &frame).map_err(|why| damaged(offset, lsn, why))?;
             }
             Kind::End => {
-                let number = |index: usize| frame::read_u64(frame.body, index * 8);
+                let [said, gen_limit, shown] =
+                    decode::end(&frame).map_err(|bad| damaged(offset, lsn, bad.into()))?;
                 let end = SnapshotEnd {
                     start,
-                    tasks: number(0),
-                    gen_limit: number(1),
-                    shown: Lsn::new(number(2)),
+                    tasks: said,
+                    gen_limit,
+                    shown: Lsn::new(shown),
                     lineage: header.lineage,
                 };
-                let is_whole = frame.body.len() == 24 && scanner.offset == bytes.len();
-                if !is_whole || end.tasks != tasks || end.shown < start {
+                if scanner.offset != bytes.len() || end.tasks != tasks || end.shown < start {
                     let why = Why::Record(decode::BadRecord::Length);
                     return Err(damaged(offset, lsn, why));
                 }
                 return Ok(end);
             }
+            Kind::Passable => {}
             Kind::Attempt
             | Kind::Requeue
             | Kind::Outcome

@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 
 use crate::appender::Group;
-use crate::file::{FileKey, HEADER_BYTES, Header, JournalConfig, epoch_of};
+use crate::file::{FileKey, HEADER_BYTES, Header, JournalConfig, VERSION, epoch_of};
 use crate::record::frame::{self, Seal};
 use crate::spare::SpareFile;
 use crate::{Lsn, WriteFailed};
@@ -254,6 +254,7 @@ impl Writer {
         let number = newest.saturating_add(1);
         FilePlan {
             header: Header {
+                version: VERSION,
                 is_snapshot: false,
                 number,
                 file_bytes: self.config.file_bytes,

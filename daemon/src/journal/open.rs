@@ -53,6 +53,8 @@ pub(crate) struct OpenJournal {
     pub(crate) newest_snapshot: Lsn,
     /// Bytes of the files that a cold start would have to read.
     pub(crate) bytes_since: u64,
+    /// Files of the version before are among them: a snapshot is due.
+    pub(crate) has_files_of_the_version_before: bool,
     /// Why there is no file to begin with, if there is none.
     pub(crate) shortage: Option<String>,
 }
@@ -336,6 +338,7 @@ fn begin(
         end: opened.end,
         newest_snapshot,
         bytes_since: file_bytes.saturating_mul(opened.files.saturating_sub(1) as u64),
+        has_files_of_the_version_before: opened.has_files_of_the_version_before,
         shortage,
         dir,
     })

@@ -88,7 +88,8 @@ impl ThreadedJournal {
             writer,
             files,
             newest_snapshot,
-            bytes_since,
+            mut bytes_since,
+            has_files_of_the_version_before,
             shortage,
             ..
         } = self.open;
@@ -105,6 +106,10 @@ impl ThreadedJournal {
             }),
             config: dir.config,
         };
+        if has_files_of_the_version_before {
+            tracing::info!("the journal has files of the version before: a snapshot replaces them");
+            bytes_since = bytes_since.max(facts.snapshot_after_bytes);
+        }
         let parts = JournalParts {
             writer,
             files,

@@ -10,6 +10,7 @@ mod bounds;
 mod clock;
 mod data_dir;
 mod dispatch;
+mod earlier;
 mod faults;
 mod full_disk;
 mod grpc;

@@ -1,6 +1,20 @@
-//! Writing the bodies of records.
+//! Writing the bodies of records: a fixed part of numbers, and fields that a reader of another version may pass over.
 //!
-//! Tested in `journal/tests/records.rs` against `decode.rs`, for all records.
+//! ```text
+//! body    bytes of the fixed part u16, fields u16, 0 u32 | fixed part | fields
+//! field   tag u16, 0 u16, bytes u32 | the bytes, then zeros up to a multiple of 8; see `Tag`
+//!
+//! fixed parts; what this version does not know yet is 0, which is "not said"
+//! submit  id, stamp, slot's lsn, submitted, due, started, ended u64 | timeout, estimate u32 | fence u16
+//!         phase, priority, failures, losses, max_attempts, flags u8 | options, keep_s u32 | outcome u16, 6 x 0
+//! attempt id, worker, started u64 | fence u16, 6 x 0                 requeue id, due u64 | fence u16 | phase, failures, losses, why u8, 2 x 0
+//! outcome id, ended, started u64 | cpu_ms, peak_kib u32 | outcome, fence u16 | phase, failures, losses u8, 0
+//! cancel, acknowledged, purge id u64         reserve limit u64         update id u64 | priority u8, 7 x 0
+//! key     key 16 bytes | id, expiry u64                                end tasks, limit, lsn shown u64
+//! ```
+//! Fixed parts are multiples of 8, so bodies are, and records need no padding of their own.
+//!
+//! Tested in `journal/tests/journal/records.rs` against `decode.rs`, for all records.
 
 use qtf_shm::Phase;
 
@@ -8,21 +22,55 @@ use super::frame::{self, HEAD_BYTES, Kind, RECORD_BYTES_MAX};
 use super::{Blob, Record, WholeTask};
 use crate::Lsn;
 
-/// Fixed part of a task.
-pub(crate) const TASK_FIXED: usize = 112;
-/// Fixed part of an outcome.
-pub(crate) const OUTCOME_FIXED: usize = 48;
-pub(crate) const ARRAY_BYTES: usize = 16;
-pub(crate) const KEY_BYTES: usize = 24;
-
+/// What stands before the fixed part.
+pub(crate) const PREFIX_BYTES: usize = 8;
+const FIELD_HEAD_BYTES: usize = 8;
+/// In a submission: the cancellation was asked for.
 pub(crate) const FLAG_CANCEL_REQUESTED: u8 = 1;
-pub(crate) const FLAG_UID: u8 = 2;
-pub(crate) const FLAG_ARRAY: u8 = 4;
-pub(crate) const FLAG_KEY: u8 = 8;
+/// In a tag: who does not know it must not pass over it.
+const MUST_BE_KNOWN: u16 = 1 << 15;
 
-pub(crate) const BLOB_NONE: u8 = 0;
-pub(crate) const BLOB_BYTES: u8 = 1;
-pub(crate) const BLOB_SPILL: u8 = 2;
+/// What a field says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Tag {
+    Kind = 1,
+    ClientName = 2,
+    ClientHost = 3,
+    Payload = 4,
+    /// Number u32, crc u32, bytes u64 of a spill file.
+    PayloadSpill = 5,
+    Result = 6,
+    ResultSpill = 7,
+    /// Id and index.
+    Array = 8,
+    /// 16 bytes, and the expiry.
+    Key = 9,
+    Uid = 10,
+}
+
+impl Tag {
+    const ALL: [Self; 10] = [
+        Self::Kind,
+        Self::ClientName,
+        Self::ClientHost,
+        Self::Payload,
+        Self::PayloadSpill,
+        Self::Result,
+        Self::ResultSpill,
+        Self::Array,
+        Self::Key,
+        Self::Uid,
+    ];
+
+    pub(super) fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|tag| *tag as u16 == number)
+    }
+
+    pub(super) const fn must_be_known(number: u16) -> bool {
+        number & MUST_BE_KNOWN != 0
+    }
+}
 
 /// A record is larger than [`RECORD_BYTES_MAX`], or one of its texts than 255 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +101,8 @@ impl<const N: usize> Fixed<N> {
         self.at = end;
     }
 
-    fn u8(&mut self, value: u8) {
-        self.put([value]);
+    fn u16(&mut self, value: u16) {
+        self.put(value.to_le_bytes());
     }
 
     fn u32(&mut self, value: u32) {
@@ -66,47 +114,82 @@ impl<const N: usize> Fixed<N> {
     }
 }
 
-const fn blob_len(blob: Blob<'_>) -> usize {
-    match blob {
-        Blob::Bytes(bytes) => bytes.len(),
-        Blob::None | Blob::Spill { .. } => 0,
-    }
-}
-
-const fn blob_tag(blob: Blob<'_>) -> u8 {
-    match blob {
-        Blob::None => BLOB_NONE,
-        Blob::Bytes(_) => BLOB_BYTES,
-        Blob::Spill { .. } => BLOB_SPILL,
-    }
-}
-
-/// Length, number and checksum of a blob.
-const fn blob_numbers(blob: Blob<'_>) -> (u64, u32, u32) {
-    match blob {
-        Blob::None => (0, 0, 0),
-        Blob::Bytes(bytes) => (bytes.len() as u64, 0, 0),
-        Blob::Spill {
-            number,
-            len,
-            crc32c,
-        } => (len, number, crc32c),
-    }
-}
-
 fn text_len(text: &str) -> Result<u8, TooLarge> {
     u8::try_from(text.len()).map_err(|_| TooLarge { bytes: text.len() })
 }
 
-fn kind_and_body_bytes(record: &Record<'_>) -> (Kind, usize) {
+/// Number, checksum and length of a spill file, as a field has them.
+fn spill_bytes(number: u32, crc32c: u32, len: u64) -> [u8; 16] {
+    let mut bytes = Fixed::<16>::new();
+    bytes.u32(number);
+    bytes.u32(crc32c);
+    bytes.u64(len);
+    bytes.bytes
+}
+
+fn blob_field(blob: Blob<'_>, (inside, beside): (Tag, Tag), each: &mut impl FnMut(Tag, &[u8])) {
+    match blob {
+        Blob::None => {}
+        Blob::Bytes(bytes) => each(inside, bytes),
+        Blob::Spill {
+            number,
+            len,
+            crc32c,
+        } => each(beside, &spill_bytes(number, crc32c, len)),
+    }
+}
+
+const PAYLOAD: (Tag, Tag) = (Tag::Payload, Tag::PayloadSpill);
+const RESULT: (Tag, Tag) = (Tag::Result, Tag::ResultSpill);
+
+/// Hands each field of a record over, in the order of the tags.
+fn each_field(record: &Record<'_>, each: &mut impl FnMut(Tag, &[u8])) {
+    let whole = match record {
+        Record::Task(whole) => whole,
+        Record::Outcome { result, .. } => return blob_field(*result, RESULT, each),
+        Record::Attempt { .. }
+        | Record::Requeue { .. }
+        | Record::Cancel { .. }
+        | Record::Acknowledged { .. }
+        | Record::Purge { .. }
+        | Record::Reserve { .. }
+        | Record::Update { .. }
+        | Record::Key { .. } => return,
+    };
+    for (tag, text) in [
+        (Tag::Kind, whole.kind),
+        (Tag::ClientName, whole.client.name),
+        (Tag::ClientHost, whole.client.host),
+    ] {
+        if !text.is_empty() {
+            each(tag, text.as_bytes());
+        }
+    }
+    blob_field(whole.payload, PAYLOAD, each);
+    blob_field(whole.result, RESULT, each);
+    if let Some((id, index)) = whole.array {
+        let mut bytes = Fixed::<16>::new();
+        bytes.u64(id);
+        bytes.u64(index);
+        each(Tag::Array, &bytes.bytes);
+    }
+    if let Some((key, expiry)) = whole.key {
+        let mut bytes = Fixed::<24>::new();
+        bytes.put(key.to_bytes());
+        bytes.u64(expiry);
+        each(Tag::Key, &bytes.bytes);
+    }
+    if let Some(uid) = whole.client.uid {
+        each(Tag::Uid, &uid.to_le_bytes());
+    }
+}
+
+const fn kind_and_fixed_bytes(record: &Record<'_>) -> (Kind, u16) {
     match record {
-        Record::Task(whole) => (Kind::Task, task_bytes(whole)),
-        Record::Attempt { .. } => (Kind::Attempt, 24),
+        Record::Task(_) => (Kind::Task, 88),
+        Record::Attempt { .. } => (Kind::Attempt, 32),
         Record::Requeue { .. } => (Kind::Requeue, 24),
-        Record::Outcome { result, .. } => (
-            Kind::Outcome,
-            OUTCOME_FIXED.saturating_add(blob_len(*result)),
-        ),
+        Record::Outcome { .. } => (Kind::Outcome, 40),
         Record::Cancel { .. } => (Kind::Cancel, 8),
         Record::Acknowledged { .. } => (Kind::Acknowledged, 8),
         Record::Purge { .. } => (Kind::Purge, 8),
@@ -116,31 +199,17 @@ fn kind_and_body_bytes(record: &Record<'_>) -> (Kind, usize) {
     }
 }
 
-fn task_bytes(whole: &WholeTask<'_>) -> usize {
-    let mut bytes = TASK_FIXED;
-    if whole.array.is_some() {
-        bytes += ARRAY_BYTES;
-    }
-    if whole.key.is_some() {
-        bytes += KEY_BYTES;
-    }
-    let parts = [
-        whole.kind.len(),
-        whole.client.name.len(),
-        whole.client.host.len(),
-        blob_len(whole.payload),
-        blob_len(whole.result),
-    ];
-    parts.into_iter().fold(bytes, usize::saturating_add)
-}
-
-/// Bytes of a record with its padding.
+/// Bytes of a record.
 ///
 /// # Errors
 /// It is too large, or one of its texts is.
 pub(crate) fn span(record: &Record<'_>) -> Result<usize, TooLarge> {
-    let (_, body) = kind_and_body_bytes(record);
-    let bytes = HEAD_BYTES.saturating_add(body);
+    let (_, fixed) = kind_and_fixed_bytes(record);
+    let mut bytes = HEAD_BYTES + PREFIX_BYTES + usize::from(fixed);
+    each_field(record, &mut |_, content| {
+        let field = frame::padded(content.len()).saturating_add(FIELD_HEAD_BYTES);
+        bytes = bytes.saturating_add(field);
+    });
     if bytes > RECORD_BYTES_MAX {
         return Err(TooLarge { bytes });
     }
@@ -149,7 +218,7 @@ pub(crate) fn span(record: &Record<'_>) -> Result<usize, TooLarge> {
         text_len(whole.client.name)?;
         text_len(whole.client.host)?;
     }
-    Ok(frame::padded(bytes))
+    Ok(bytes)
 }
 
 /// Appends a record to `out`, unsealed.
@@ -158,38 +227,70 @@ pub(crate) fn span(record: &Record<'_>) -> Result<usize, TooLarge> {
 /// As [`span`]; then nothing was appended.
 pub(crate) fn append(out: &mut Vec<u8>, record: &Record<'_>, lsn: Lsn) -> Result<(), TooLarge> {
     let span = span(record)?;
-    let (kind, body) = kind_and_body_bytes(record);
-    let bytes = u32::try_from(HEAD_BYTES + body).map_err(|_| TooLarge { bytes: body })?;
+    let (kind, fixed) = kind_and_fixed_bytes(record);
+    let bytes = u32::try_from(span).map_err(|_| TooLarge { bytes: span })?;
     let start = out.len();
+    out.reserve(span);
     out.extend_from_slice(&frame::head(kind, bytes, lsn));
-    body_of(out, record)?;
-    debug_assert_eq!(out.len(), start + HEAD_BYTES + body, "{record:?}");
-    out.resize(start + span, 0);
+    let prefix = out.len();
+    out.extend_from_slice(&prefix_of(fixed));
+    fixed_part(out, record);
+    let mut fields = 0_u16;
+    each_field(record, &mut |tag, content| {
+        fields += 1;
+        append_field(out, tag, content);
+    });
+    if let Some(prefix) = out.get_mut(prefix..) {
+        frame::put(prefix, 2, fields.to_le_bytes());
+    }
+    debug_assert_eq!(out.len(), start + span, "{record:?}");
     Ok(())
+}
+
+/// What stands before a fixed part that no field follows.
+fn prefix_of(fixed: u16) -> [u8; PREFIX_BYTES] {
+    let mut prefix = Fixed::<PREFIX_BYTES>::new();
+    prefix.u16(fixed);
+    prefix.bytes
+}
+
+fn append_field(out: &mut Vec<u8>, tag: Tag, content: &[u8]) {
+    let mut head = Fixed::<FIELD_HEAD_BYTES>::new();
+    head.u16(tag as u16);
+    head.u16(0);
+    // LIMIT: a record has 160 KiB.
+    head.u32(u32::try_from(content.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(&head.bytes);
+    out.extend_from_slice(content);
+    let padding = frame::padded(content.len()) - content.len();
+    out.extend_from_slice(&[0; frame::ALIGN][..padding]);
 }
 
 /// Appends the last record of a snapshot.
 pub(crate) fn append_end(out: &mut Vec<u8>, lsn: Lsn, numbers: [u64; 3]) {
-    let mut body = Fixed::<24>::new();
+    const FIXED: u16 = 24;
+    let bytes = HEAD_BYTES + PREFIX_BYTES + usize::from(FIXED);
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    out.extend_from_slice(&frame::head(Kind::End, bytes, lsn));
+    out.extend_from_slice(&prefix_of(FIXED));
     for number in numbers {
-        body.u64(number);
+        out.extend_from_slice(&number.to_le_bytes());
     }
-    out.extend_from_slice(&frame::head(Kind::End, 80, lsn));
-    out.extend_from_slice(&body.bytes);
 }
 
-fn body_of(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), TooLarge> {
+fn fixed_part(out: &mut Vec<u8>, record: &Record<'_>) {
     match *record {
-        Record::Task(ref whole) => return task(out, whole),
+        Record::Task(ref whole) => task(out, whole),
         Record::Attempt {
             task,
             attempt,
             worker,
         } => {
-            let mut body = Fixed::<24>::new();
+            let mut body = Fixed::<32>::new();
             body.u64(task.as_raw());
             body.u64(worker);
-            body.u8(attempt);
+            body.u64(0);
+            body.u16(u16::from(attempt));
             out.extend_from_slice(&body.bytes);
         }
         Record::Requeue {
@@ -203,7 +304,8 @@ fn body_of(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), TooLarge> {
             let mut body = Fixed::<24>::new();
             body.u64(task.as_raw());
             body.u64(due_unix_ms);
-            body.put([phase as u8, attempt, failures, losses]);
+            body.u16(u16::from(attempt));
+            body.put([phase as u8, failures, losses]);
             out.extend_from_slice(&body.bytes);
         }
         Record::Outcome { .. } => outcome(out, record),
@@ -214,7 +316,7 @@ fn body_of(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), TooLarge> {
         Record::Update { task, priority } => {
             let mut body = Fixed::<16>::new();
             body.u64(task.as_raw());
-            body.u8(priority);
+            body.put([priority]);
             out.extend_from_slice(&body.bytes);
         }
         Record::Key {
@@ -227,98 +329,35 @@ fn body_of(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), TooLarge> {
             out.extend_from_slice(&expires_unix_ms.to_le_bytes());
         }
     }
-    Ok(())
 }
 
-/// ```text
-/// 0 id | 8 stamp | 16 slot's lsn | 24 submitted | 32 due | 40 ended | 48 timeout u32, estimate u32
-/// 56 phase attempt failures losses, max_attempts options priority flags (u8 each)
-/// 64 outcome u16 | 66 lengths of kind, name, host | 69 payload's and result's tag | 71 0 | 72 uid u32 | 76 kept s u32
-/// 80 payload length | 88 result length | 96 payload number u32, crc u32 | 104 result number u32, crc u32
-/// 112 array id, index | key 16 bytes, expiry | kind | name | host | payload | result
-/// ```
 #[inline]
-fn task(out: &mut Vec<u8>, whole: &WholeTask<'_>) -> Result<(), TooLarge> {
-    let mut body = Fixed::<TASK_FIXED>::new();
+fn task(out: &mut Vec<u8>, whole: &WholeTask<'_>) {
+    let mut body = Fixed::<88>::new();
     body.u64(whole.id.as_raw());
     body.u64(whole.stamp);
     body.u64(whole.lsn.get());
     body.u64(whole.submitted_unix_ms);
     body.u64(whole.due_unix_ms);
+    body.u64(0);
     body.u64(whole.ended_unix_ms);
     body.u32(whole.timeout_ms);
     body.u32(whole.estimate_ms);
+    body.u16(u16::from(whole.attempt));
     body.put([
         whole.phase as u8,
-        whole.attempt,
+        whole.priority,
         whole.failures,
         whole.losses,
         whole.max_attempts,
-        whole.options,
-        whole.priority,
-        flags_of(whole),
+        u8::from(whole.cancel_requested) * FLAG_CANCEL_REQUESTED,
     ]);
-    body.put(whole.outcome.to_bits().to_le_bytes());
-    body.u8(text_len(whole.kind)?);
-    body.u8(text_len(whole.client.name)?);
-    body.u8(text_len(whole.client.host)?);
-    body.u8(blob_tag(whole.payload));
-    body.u8(blob_tag(whole.result));
-    body.u8(0);
-    body.u32(whole.client.uid.unwrap_or(0));
+    body.u32(u32::from(whole.options));
     body.u32(whole.keep_s);
-    let (payload_len, payload_number, payload_crc) = blob_numbers(whole.payload);
-    let (result_len, result_number, result_crc) = blob_numbers(whole.result);
-    body.u64(payload_len);
-    body.u64(result_len);
-    body.u32(payload_number);
-    body.u32(payload_crc);
-    body.u32(result_number);
-    body.u32(result_crc);
+    body.u16(whole.outcome.to_bits());
     out.extend_from_slice(&body.bytes);
-    if let Some((id, index)) = whole.array {
-        out.extend_from_slice(&id.to_le_bytes());
-        out.extend_from_slice(&index.to_le_bytes());
-    }
-    if let Some((key, expiry)) = whole.key {
-        out.extend_from_slice(&key.to_bytes());
-        out.extend_from_slice(&expiry.to_le_bytes());
-    }
-    out.extend_from_slice(whole.kind.as_bytes());
-    out.extend_from_slice(whole.client.name.as_bytes());
-    out.extend_from_slice(whole.client.host.as_bytes());
-    append_blob(out, whole.payload);
-    append_blob(out, whole.result);
-    Ok(())
 }
 
-const fn flags_of(whole: &WholeTask<'_>) -> u8 {
-    let mut flags = 0;
-    if whole.cancel_requested {
-        flags |= FLAG_CANCEL_REQUESTED;
-    }
-    if whole.client.uid.is_some() {
-        flags |= FLAG_UID;
-    }
-    if whole.array.is_some() {
-        flags |= FLAG_ARRAY;
-    }
-    if whole.key.is_some() {
-        flags |= FLAG_KEY;
-    }
-    flags
-}
-
-fn append_blob(out: &mut Vec<u8>, blob: Blob<'_>) {
-    if let Blob::Bytes(bytes) = blob {
-        out.extend_from_slice(bytes);
-    }
-}
-
-/// ```text
-/// 0 id | 8 ended | 16 phase attempt failures losses, tag of the result 0 0 0 | 24 outcome u16 0 0 0 0 0 0
-/// 32 length | 40 number u32, crc u32 | 48 result
-/// ```
 fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
     let &Record::Outcome {
         task,
@@ -328,31 +367,20 @@ fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
         failures,
         losses,
         ended_unix_ms,
-        result,
+        result: _,
     } = record
     else {
         return;
     };
-    let (len, number, crc32c) = blob_numbers(result);
-    let mut body = Fixed::<OUTCOME_FIXED>::new();
+    let mut body = Fixed::<40>::new();
     body.u64(task.as_raw());
     body.u64(ended_unix_ms);
-    body.put([
-        phase as u8,
-        attempt,
-        failures,
-        losses,
-        blob_tag(result),
-        0,
-        0,
-        0,
-    ]);
-    body.u64(u64::from(outcome.to_bits()));
-    body.u64(len);
-    body.u32(number);
-    body.u32(crc32c);
+    body.u64(0);
+    body.u64(0);
+    body.u16(outcome.to_bits());
+    body.u16(u16::from(attempt));
+    body.put([phase as u8, failures, losses]);
     out.extend_from_slice(&body.bytes);
-    append_blob(out, result);
 }
 
 /// Phases in which a task may be recorded.

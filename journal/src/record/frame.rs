@@ -5,7 +5,7 @@
 //!      0  crc32c u32    when the group is written: of everything behind it, padding included, seeded with the file's epoch
 //!      4  bytes u32     head and body, without padding
 //!      8  kind u8       see `Kind`
-//!      9  format u8     1
+//!      9  format u8     2; 1 in files of version 1
 //!     10  0 u16
 //!     12  prev_crc u32  when the group is written: crc32c of the record before it, across files
 //!     16  lsn u64       when it is appended
@@ -13,7 +13,7 @@
 //!     32  term u64      when the group is written; 1 as long as one daemon writes alone
 //!     40  index u64     the place in the replicated log; equals the lsn as long as nothing was ever truncated
 //!     48  lineage u64   when the group is written: which journal this is
-//!     56  body, then zeros up to a multiple of 8
+//!     56  body, see `encode.rs`, then zeros up to a multiple of 8
 //! ```
 //! Invariants: a record's CRC holds only in the file it was written for (old records of a recycled file never validate), and a
 //! single flipped bit anywhere in a record, padding included, breaks it. Tested in `journal/tests/records.rs`.
@@ -26,11 +26,16 @@ pub(crate) const HEAD_BYTES: usize = 56;
 pub(crate) const ALIGN: usize = 8;
 /// LIMIT: a payload and a result of 64 KiB each in one record, and its names; larger blobs are spilled.
 pub const RECORD_BYTES_MAX: usize = 160 * 1024;
-const FORMAT: u8 = 1;
+/// Format of the bodies of version 1, see `earlier.rs`.
+pub(crate) const FORMAT_1: u8 = 1;
+/// Format of those that are written.
+pub(crate) const FORMAT: u8 = 2;
+/// From this number on a kind is one that may be passed over.
+const PASSABLE_FROM: u8 = 128;
 
 pub(crate) const AT_BYTES: usize = 4;
 const AT_KIND: usize = 8;
-const AT_FORMAT: usize = 9;
+pub(crate) const AT_FORMAT: usize = 9;
 const AT_ZERO: usize = 10;
 pub(crate) const AT_PREV: usize = 12;
 pub(crate) const AT_LSN: usize = 16;
@@ -59,6 +64,8 @@ pub(crate) enum Kind {
     Truncate = 12,
     Vote = 13,
     Membership = 14,
+    /// Any number from here on: it says nothing that this version would miss.
+    Passable = PASSABLE_FROM,
 }
 
 impl Kind {
@@ -79,7 +86,10 @@ impl Kind {
         Self::Membership,
     ];
 
-    fn from_number(number: u8) -> Option<Self> {
+    fn from_number(number: u8, format: u8) -> Option<Self> {
+        if format != FORMAT_1 && number >= PASSABLE_FROM {
+            return Some(Self::Passable);
+        }
         Self::ALL.into_iter().find(|kind| *kind as u8 == number)
     }
 }
@@ -88,6 +98,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) kind: Kind,
+    pub(crate) format: u8,
     pub(crate) crc: u32,
     pub(crate) prev_crc: u32,
     pub(crate) lsn: Lsn,
@@ -149,7 +160,7 @@ pub(crate) fn read_u64(bytes: &[u8], at: usize) -> u64 {
         .map_or(0, |chunk| u64::from_le_bytes(*chunk))
 }
 
-fn put<const N: usize>(record: &mut [u8], at: usize, value: [u8; N]) {
+pub(crate) fn put<const N: usize>(record: &mut [u8], at: usize, value: [u8; N]) {
     if let Some(place) = record.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
         *place = value;
     }
@@ -232,12 +243,13 @@ pub(crate) fn parse(
         kind: number,
         format,
     };
-    let kind = Kind::from_number(number)
-        .filter(|_| format == FORMAT && read_u32(head, AT_KIND) >> 16 == 0)
+    let kind = Kind::from_number(number, format)
+        .filter(|_| matches!(format, FORMAT_1 | FORMAT) && read_u32(head, AT_KIND) >> 16 == 0)
         .ok_or(later)?;
     debug_assert_eq!(AT_ZERO, AT_KIND + 2, "the two bytes behind kind and format");
     Ok(Frame {
         kind,
+        format,
         crc,
         prev_crc: read_u32(head, AT_PREV),
         lsn: Lsn::new(raw_lsn),

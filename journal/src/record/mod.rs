@@ -3,14 +3,18 @@
 //! | file | what |
 //! |---|---|
 //! | `frame.rs` | the head of each record: length, kind, checksum, chain, lsn |
-//! | `encode.rs`, `decode.rs` | the bodies |
+//! | `encode.rs`, `decode.rs` | the bodies: a fixed part, and fields that may be passed over |
+//! | `earlier.rs` | reading the bodies of the version before |
+//! | `parts.rs` | taking a body apart |
 //!
 //! Invariant: records carry absolute values (the attempt it is now, not "one more"), so that applying one twice does no harm.
 //! Tested in `journal/tests/records.rs`.
 
 pub(crate) mod decode;
+mod earlier;
 pub(crate) mod encode;
 pub(crate) mod frame;
+mod parts;
 
 use qtf_shm::{KeyId, Outcome, Phase, TaskId};
 

@@ -120,7 +120,10 @@ impl Replay {
 
     /// Takes a record of a snapshot, whose whole tasks carry the lsn up to which they are true.
     pub(crate) fn restore(&mut self, frame: &Frame<'_>, place: Place) -> Result<(), Why> {
-        let record = decode::record(frame.kind, frame.body)?;
+        if frame.kind == Kind::Passable {
+            return Ok(());
+        }
+        let record = decode::record(frame)?;
         let shown = match &record {
             Record::Task(whole) => whole.lsn,
             // Said twice in a row: its task was acknowledged.
@@ -147,7 +150,10 @@ impl Replay {
 
     /// Takes a record of a log.
     pub(crate) fn apply(&mut self, frame: &Frame<'_>, place: Place) -> Result<(), Why> {
-        let record = decode::record(frame.kind, frame.body)?;
+        if frame.kind == Kind::Passable {
+            return Ok(());
+        }
+        let record = decode::record(frame)?;
         self.take(&record, frame.lsn, place)
     }
 
@@ -306,7 +312,8 @@ impl Replay {
             .filter(|entry| entry.id != 0 && !entry.has(FLAG_GONE))
     }
 
-    fn body(&self, place: Place) -> &[u8] {
+    /// Format and body of a record.
+    fn body(&self, place: Place) -> (u8, &[u8]) {
         let offset = usize::try_from(place.0 & OFFSET_MASK).unwrap_or(usize::MAX);
         let file = usize::try_from(place.0 >> OFFSET_BITS).unwrap_or(usize::MAX);
         let record = self
@@ -315,12 +322,14 @@ impl Replay {
             .and_then(|file| file.get(offset..))
             .unwrap_or_default();
         let length = frame::read_u32(record, frame::AT_BYTES) as usize;
-        record.get(HEAD_BYTES..length).unwrap_or_default()
+        let format = record.get(frame::AT_FORMAT).copied().unwrap_or_default();
+        (format, record.get(HEAD_BYTES..length).unwrap_or_default())
     }
 
     /// The submission; it was decoded once already, so this fails only if the file has changed since.
     fn base(&self, entry: &Entry) -> Result<WholeTask<'_>, BadRecord> {
-        decode::whole_task(self.body(entry.base))
+        let (format, body) = self.body(entry.base);
+        decode::whole_task(format, body)
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = (KeyId, TaskId, u64)> + '_ {
@@ -359,13 +368,16 @@ impl Replay {
             whole.result = crate::Blob::None;
             whole.ended_unix_ms = 0;
         }
-        if !entry.ending.is_none()
-            && let Record::Outcome {
-                outcome,
-                ended_unix_ms,
-                result,
-                ..
-            } = decode::record(Kind::Outcome, self.body(entry.ending))?
+        if entry.ending.is_none() {
+            return Ok(whole);
+        }
+        let (format, body) = self.body(entry.ending);
+        if let Record::Outcome {
+            outcome,
+            ended_unix_ms,
+            result,
+            ..
+        } = decode::body(Kind::Outcome, format, body)?
         {
             whole.outcome = outcome;
             whole.ended_unix_ms = ended_unix_ms;

@@ -10,6 +10,8 @@ use qtf_journal::{
 use crate::model::{Model, Op};
 
 pub(crate) const FILE_BYTES: u64 = 512 * 1024;
+/// Of a record that reserves ids: the head, what stands before the fixed part, and that.
+pub(crate) const RESERVE_BYTES: usize = 56 + 8 + 8;
 
 pub(crate) fn config(nonce: u64) -> JournalConfig {
     JournalConfig {

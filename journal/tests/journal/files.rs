@@ -7,7 +7,7 @@ use qtf_journal::{
     SimDisk, StdStorage, Step, Storage, make_spare, open_tail, reclaim, recover, write_group,
 };
 
-use crate::daemon::{Daemon, FILE_BYTES, assert_cold_start, config};
+use crate::daemon::{Daemon, FILE_BYTES, RESERVE_BYTES, assert_cold_start, config};
 use crate::model::Op;
 
 fn logs(storage: &dyn Storage) -> Vec<String> {
@@ -182,9 +182,9 @@ fn cut_of_a_torn_tail_holds_for_ever() {
     // The third record of the last group did not get to the disk.
     let name = daemon.writer.file().name();
     let mut bytes = disk.content(&name).unwrap();
-    let torn = 4096 + 12 * 64;
+    let torn = 4096 + 12 * RESERVE_BYTES;
     let whole = bytes.clone();
-    bytes[torn..torn + 64].fill(0);
+    bytes[torn..torn + RESERVE_BYTES].fill(0);
     disk.put(&name, &bytes);
     let opened = open_tail(&*storage, &config(2)).unwrap();
     assert_eq!(opened.end, Lsn::new(12));

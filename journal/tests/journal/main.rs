@@ -2,7 +2,7 @@
 //!
 //! | file | asks |
 //! |---|---|
-//! | `committed.rs` | a folder that a released version has written is read and gone on with |
+//! | `committed.rs` | the folders that each version has written are read and gone on with |
 //! | `records.rs` | what is written comes back; no bytes make a reader panic |
 //! | `writer.rs` | groups, files, short and failed writes, room |
 //! | `files.rs` | starts, recycling, instances, settings |

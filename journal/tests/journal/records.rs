@@ -7,7 +7,7 @@ use qtf_journal::{
     Appender, AppenderLimits, Lsn, PushError, RECORD_BYTES_MAX, Record, SimDisk, Storage, recover,
 };
 
-use crate::daemon::{Daemon, config};
+use crate::daemon::{Daemon, RESERVE_BYTES, config};
 use crate::model::{Content, Op, Task, id};
 
 proptest! {
@@ -93,4 +93,31 @@ fn record_that_no_file_could_hold_is_refused_and_takes_no_lsn() {
     assert_eq!(refused, PushError::TooLarge { bytes: 256 });
     assert_eq!(appender.last_lsn(), Lsn::NONE);
     assert_eq!(appender.pending_bytes(), 0);
+}
+
+#[test]
+fn record_that_may_be_passed_over_has_its_place_and_says_nothing() {
+    let disk = SimDisk::new();
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let mut daemon = Daemon::first(&storage, 1);
+    for gen_limit in [7, 8, 9] {
+        daemon
+            .push(Op::Plain(Record::Reserve { gen_limit }))
+            .unwrap();
+    }
+    daemon.commit().unwrap();
+    let name = daemon.writer.file().name();
+    let mut bytes = disk.content(&name).unwrap();
+    let epoch = u32::from_le_bytes(*bytes[32..].first_chunk().unwrap());
+    let last = &mut bytes[4096 + 2 * RESERVE_BYTES..][..RESERVE_BYTES];
+    last[8] = 200;
+    let crc = crc32c::crc32c_append(epoch, &last[4..]);
+    last[..4].copy_from_slice(&crc.to_le_bytes());
+    disk.put(&name, &bytes);
+    let recovered = recover(&*storage, &config(2)).unwrap();
+    assert_eq!(
+        (recovered.opened.end, recovered.gen_limit),
+        (Lsn::new(3), 8)
+    );
+    assert!(recovered.opened.cut.is_none());
 }

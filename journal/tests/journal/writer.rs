@@ -8,7 +8,7 @@ use qtf_journal::{
     write_group,
 };
 
-use crate::daemon::{Daemon, FILE_BYTES, assert_cold_start};
+use crate::daemon::{Daemon, FILE_BYTES, RESERVE_BYTES, assert_cold_start};
 use crate::model::{Op, Task, id};
 
 fn reserve(gen_limit: u64) -> Op {
@@ -220,7 +220,7 @@ fn sealed_group_says_what_was_durable_before_it() {
     let name = daemon.writer.file().name();
     let bytes = disk.content(&name).unwrap();
     let field = |record: usize, at: usize| {
-        let from = 4096 + record * 64 + at;
+        let from = 4096 + record * RESERVE_BYTES + at;
         u64::from_le_bytes(*bytes[from..].first_chunk().unwrap())
     };
     let durable: Vec<u64> = (0..6).map(|record| field(record, 24)).collect();

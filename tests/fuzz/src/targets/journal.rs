@@ -98,8 +98,14 @@ fn recovered(disk: &SimDisk) -> Option<(Lsn, String)> {
     }
 }
 
-/// Takes one record.
+/// Takes one record, as one of each format that is read.
 pub(crate) fn run_record(bytes: &[u8]) {
+    for format in [1, 2] {
+        run_record_of(format, bytes);
+    }
+}
+
+fn run_record_of(format: u8, bytes: &[u8]) {
     let Some((&kind, body)) = bytes.split_first() else {
         return;
     };
@@ -114,7 +120,7 @@ pub(crate) fn run_record(bytes: &[u8]) {
     };
     place[AT_BYTES..AT_BYTES + 4].copy_from_slice(&(length as u64).to_le_bytes()[..4]);
     place[AT_KIND] = kind;
-    place[AT_KIND + 1] = 1;
+    place[AT_KIND + 1] = format;
     place[AT_LSN] = 1;
     place[AT_INDEX] = 1;
     place[AT_LINEAGE..HEAD_BYTES].copy_from_slice(&first[48..56]);
