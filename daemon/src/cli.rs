@@ -59,7 +59,7 @@ pub struct Flags {
     #[arg(long, value_name = "N|none")]
     pub core: Option<CoreValue>,
     /// What to do when there is nothing to do [default: adaptive]
-    #[arg(long, value_name = "adaptive|spin")]
+    #[arg(long, value_name = "adaptive|sleep|spin")]
     pub idle: Option<String>,
     /// Which sockets to use; `auto` takes io_uring where the kernel allows it [default: auto]
     #[arg(long, value_name = "auto|io_uring|tokio", env = "QTF_NETWORK")]

@@ -1,7 +1,8 @@
 //! What the pinned thread does when the engine has nothing to do.
 //!
 //! `adaptive` looks again and again for a short while after the last work, because most answers come
-//! within it, and then sleeps until it is woken or something is due. `spin` never sleeps.
+//! within it, and then sleeps until it is woken or something is due. `sleep` does so at once: where the workers' programs need the same
+//! cores, each look is taken from them. `spin` never sleeps.
 
 use std::time::{Duration, Instant};
 
@@ -68,13 +69,19 @@ impl Rest {
         }
     }
 
-    fn is_awake(&self) -> bool {
-        self.idle == Idle::Spin
-            || self.last_work.elapsed() < SPIN_BUDGET
-            || self.spins_for_writes
-                && self
-                    .writing
-                    .is_some_and(|begun| begun.elapsed() < WRITE_BUDGET)
+    fn is_awake(&self, work: u64) -> bool {
+        match self.idle {
+            Idle::Spin => true,
+            // A turn is bounded: there may be more.
+            Idle::Sleep => work > 0,
+            Idle::Adaptive => {
+                self.last_work.elapsed() < SPIN_BUDGET
+                    || self.spins_for_writes
+                        && self
+                            .writing
+                            .is_some_and(|begun| begun.elapsed() < WRITE_BUDGET)
+            }
+        }
     }
 
     /// Comes back when there may be work: at once after work, else as the strategy says.
@@ -89,7 +96,7 @@ impl Rest {
             self.awake.let_go().unwrap_or(SLEEP_MAX)
         };
         let until_due = due.map_or(SLEEP_MAX, |due| Duration::from_nanos(due.since_ns(now)));
-        if self.is_awake() || until_due.is_zero() {
+        if self.is_awake(work) || until_due.is_zero() {
             self.say_awake();
             self.backend.turn().await;
             return;
@@ -111,5 +118,40 @@ impl Rest {
         if std::mem::take(&mut self.is_said) {
             self.bell.wakes_up();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use qtf_shm::{Geometry, Segment, SegmentSpec};
+
+    use super::*;
+    use crate::config::RawConfig;
+
+    #[test]
+    fn daemon_that_is_to_sleep_looks_again_after_work_only_and_one_that_is_to_spin_always() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spec = SegmentSpec::new("idle", folder.path());
+        spec.geometry = Geometry::for_counts(64, 16).unwrap();
+        let segment = Arc::new(Segment::create_private(&spec).unwrap());
+        let looks = |idle: &str, work: u64| {
+            let raw = RawConfig {
+                idle: Some(idle.to_owned()),
+                ..RawConfig::default()
+            };
+            let settings = Settings::private_with(raw).unwrap();
+            let bell = Bell::listen(Arc::clone(&segment)).unwrap();
+            let mut rest = Rest::new(&settings, Backend::Tokio, bell);
+            // A turn a moment ago, and a write of the journal under way.
+            rest.last_work = Instant::now();
+            rest.note_write(true);
+            rest.is_awake(work)
+        };
+        // What a turn leaves undone for the next one would wait for ever.
+        assert!(looks("sleep", 1));
+        assert!(!looks("sleep", 0));
+        assert!(looks("spin", 0));
     }
 }

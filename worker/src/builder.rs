@@ -32,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) host: String,
     pub(crate) slots: u32,
     pub(crate) prefetch: u32,
+    pub(crate) gather: Duration,
     pub(crate) exec: Arc<ExecPolicy>,
     pub(crate) kinds: BTreeMap<String, Runner>,
     pub(crate) drain_timeout: Duration,
@@ -125,6 +126,15 @@ impl WorkerBuilder {
         self
     }
 
+    /// How long the end of a task may wait to be told together with those of others, while more than half of the tasks that are taken
+    /// ahead wait for a slot. Fewer and larger messages leave more of the machine to programs that end soon. 0 when not set: each is
+    /// told at once.
+    #[must_use]
+    pub const fn gather(mut self, gather: Duration) -> Self {
+        self.settings.gather = gather;
+        self
+    }
+
     /// How programs are run.
     #[must_use]
     pub fn exec(mut self, policy: ExecPolicy) -> Self {
@@ -213,6 +223,7 @@ impl Worker {
                 host,
                 slots: u32::try_from(cores).unwrap_or(1),
                 prefetch: 0,
+                gather: Duration::ZERO,
                 exec: Arc::new(ExecPolicy::default()),
                 kinds: BTreeMap::from(kinds),
                 drain_timeout: DRAIN_TIMEOUT,

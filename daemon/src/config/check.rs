@@ -168,8 +168,13 @@ pub(super) fn core_of(core: Option<CoreValue>) -> Result<Core, SettingsError> {
 pub(super) fn idle_of(idle: Option<&str>) -> Result<Idle, SettingsError> {
     match idle {
         None | Some("adaptive") => Ok(Idle::Adaptive),
+        Some("sleep") => Ok(Idle::Sleep),
         Some("spin") => Ok(Idle::Spin),
-        Some(other) => Err(not_one_of("idle", other, "\"adaptive\" or \"spin\"")),
+        Some(other) => Err(not_one_of(
+            "idle",
+            other,
+            "\"adaptive\", \"sleep\" or \"spin\"",
+        )),
     }
 }
 

@@ -41,10 +41,10 @@ impl Settings {
             core,
             format!(
                 "idle = \"{}\"",
-                if self.idle == Idle::Spin {
-                    "spin"
-                } else {
-                    "adaptive"
+                match self.idle {
+                    Idle::Adaptive => "adaptive",
+                    Idle::Sleep => "sleep",
+                    Idle::Spin => "spin",
                 }
             ),
             format!(

@@ -38,6 +38,8 @@ pub enum Core {
 pub enum Idle {
     /// Spins for a moment, then sleeps until something happens.
     Adaptive,
+    /// Sleeps until something happens.
+    Sleep,
     /// Never sleeps.
     Spin,
 }

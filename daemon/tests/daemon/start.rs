@@ -195,12 +195,14 @@ fn configuration_errors_name_file_and_key() {
         (Some(0), ""),
         "flags stand over the file"
     );
-    let (code, text) = output(
-        runtime.path(),
-        &["--config", path, "--idle", "spin", "--print-config"],
-    );
-    assert_eq!(code, Some(0));
-    assert!(text.contains("idle = \"spin\""), "{text}");
+    for idle in ["adaptive", "sleep", "spin"] {
+        let (code, text) = output(
+            runtime.path(),
+            &["--config", path, "--idle", idle, "--print-config"],
+        );
+        assert_eq!(code, Some(0));
+        assert!(text.contains(&format!("idle = \"{idle}\"")), "{text}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 use std::num::NonZero;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use qtf_daemon::config::RawConfig;
 use qtf_daemon::{Daemon, RunningDaemon, Settings};
@@ -27,12 +28,44 @@ const MAP_SPILL_BYTES_MAX: u64 = 1 << 60;
 /// For connections, files and sockets of the daemon beside what its workers run.
 const DAEMON_DESCRIPTORS: u64 = 2_048;
 
+/// LIMIT: tasks that wait in the worker of `qtf map` itself, so that a slot has the next one at once; for many slots, as many as those.
+const MAP_AHEAD: u32 = 64;
+/// The most that a worker can hold, running and waiting.
+const HELD_MAX: u32 = 65_535;
+/// How long an end may wait for others, while there are enough tasks besides: less than anybody sees.
+const MAP_GATHER: Duration = Duration::from_millis(20);
+
+/// How tasks come to a worker, and news from it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    ahead: u32,
+    gather: Duration,
+}
+
+impl Pace {
+    /// A task for each free slot, and news at once: a task that waits could be run by another worker.
+    pub(crate) const ONE_BY_ONE: Self = Self {
+        ahead: 0,
+        gather: Duration::ZERO,
+    };
+
+    /// For a worker that gets all tasks anyway.
+    fn of_the_only_worker(slots: u16) -> Self {
+        let slots = u32::from(slots);
+        Self {
+            ahead: slots.max(MAP_AHEAD).min(HELD_MAX - slots),
+            gather: MAP_GATHER,
+        }
+    }
+}
+
 /// A daemon and its workers.
 #[derive(Debug)]
 pub(crate) struct Crew {
     daemon: RunningDaemon,
     workers: Vec<WorkerThread>,
     slots: u16,
+    pace: Pace,
 }
 
 #[derive(Debug)]
@@ -59,18 +92,23 @@ impl Crew {
         let limits = RawConfig {
             payload_bytes_max: Some(MAP_RESULT_BYTES_MAX),
             spill_limit_bytes: Some(MAP_SPILL_BYTES_MAX),
+            // The cores are the programs': the daemon looks for work only when it is told of some, and each of its sleeps and
+            // wakes costs least this way.
+            idle: Some("sleep".to_owned()),
+            network: Some("tokio".to_owned()),
             ..RawConfig::default()
         };
         let settings = Settings::private_with(limits)
             .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-        Crew::start(settings, 1, slots, &policy)
+        let pace = Pace::of_the_only_worker(slots);
+        Crew::start(settings, 1, (slots, pace), &policy)
     }
 
     /// Starts a daemon and its workers.
     pub(crate) fn start(
         settings: Settings,
         workers: u16,
-        slots: u16,
+        (slots, pace): (u16, Pace),
         policy: &ExecPolicy,
     ) -> Result<Self, Failure> {
         // Before anything is opened: what guards the tasks takes a copy of this process.
@@ -107,9 +145,11 @@ impl Crew {
             daemon,
             workers: Vec::new(),
             slots,
+            pace,
         };
         for number in 1..=workers {
-            let worker = WorkerThread::start(crew.address(), number, slots, policy.clone())?;
+            let worker =
+                WorkerThread::start(crew.address(), number, (slots, pace), policy.clone())?;
             crew.workers.push(worker);
         }
         Ok(crew)
@@ -128,6 +168,12 @@ impl Crew {
     /// Slots of each worker.
     pub(crate) const fn slots_of_each(&self) -> u16 {
         self.slots
+    }
+
+    /// Tasks that its workers take ahead.
+    pub(crate) fn ahead(&self) -> usize {
+        let each = usize::try_from(self.pace.ahead).unwrap_or(usize::MAX);
+        self.workers.len().saturating_mul(each)
     }
 
     /// Slots of all workers.
@@ -196,7 +242,7 @@ impl WorkerThread {
     fn start(
         address: Address,
         number: u16,
-        slots: u16,
+        (slots, pace): (u16, Pace),
         policy: ExecPolicy,
     ) -> Result<Self, Failure> {
         let (shutdown, told) = oneshot::channel();
@@ -212,6 +258,8 @@ impl WorkerThread {
         let worker = Worker::builder(address)
             .name(name.clone())
             .slots(slots.into())
+            .prefetch(pace.ahead)
+            .gather(pace.gather)
             .exec(policy)
             .build()
             .map_err(|error| failed(&error))?;

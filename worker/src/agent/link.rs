@@ -17,6 +17,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use crate::load::Load;
+
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 // LIMIT: messages on their way; what has no room is gathered into the next one.
 const QUEUED_MAX: usize = 4;
@@ -91,7 +93,7 @@ pub(super) async fn register(
     let (reports, queue) = mpsc::channel(QUEUED_MAX);
     let report = WorkerReport {
         holding: u32::try_from(hello.held.len()).ok(),
-        load_milli: crate::load::load_milli(),
+        load_milli: Load::now().milli(OPEN_TIMEOUT),
         hello: Some(hello),
         ..WorkerReport::default()
     };

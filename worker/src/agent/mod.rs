@@ -5,7 +5,8 @@
 //!   next message.
 //! - A2: what runs and what is to be delivered outlives a link; only an eviction, another segment or an
 //!   unknown worker id ends it.
-//! - A3: results go out at once, all that wait in one message; credits follow in the same flush.
+//! - A3: results go out at once, all that wait in one message; credits follow in the same flush. Where gathering is asked for they
+//!   wait that long at most, and only while there is enough to run besides.
 //!
 //! `tasks` holds the state, `link` the streams, `serve` the loop while there is a link.
 

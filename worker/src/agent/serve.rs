@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::link::{self, Link, LinkError, Session};
 use super::tasks::Upload;
 use super::{Agent, Event, Leaving, at, next_control};
-use crate::load::load_milli;
+use crate::load::Load;
 use crate::stop::StopCause;
 use crate::transfer::{Access, TransferError, upload_output};
 
@@ -45,6 +45,9 @@ struct Talk {
     /// Probes to be answered.
     probes: Vec<u64>,
     drain_is_told: bool,
+    load: Load,
+    /// Since when there has been something to report.
+    news_since: Option<Instant>,
     uploads: Arc<Semaphore>,
     /// They end with the link.
     uploading: JoinSet<()>,
@@ -69,6 +72,8 @@ impl Agent {
             heartbeat_at: Instant::now() + period,
             probes: Vec::new(),
             drain_is_told: false,
+            load: Load::now(),
+            news_since: None,
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             uploading: JoinSet::new(),
             access,
@@ -105,6 +110,7 @@ impl Agent {
     /// Waits for one thing to happen and takes it in.
     async fn turn(&mut self, link: &mut Link, talk: &mut Talk) -> Option<LinkError> {
         let wants_report = self.wants_report(talk);
+        let report_at = self.gathers_until(talk).filter(|_| !wants_report);
         let wants_request = self.wants_request(talk);
         let until = self.leaving_until();
         tokio::select! {
@@ -134,6 +140,7 @@ impl Agent {
             room = has_room(&link.requests), if wants_request => if !room {
                 return Some(self.last_words(link, link::broken(None)).await);
             },
+            () = at(report_at) => {}
             () = at(until) => self.on_leaving_time(),
             () = at(self.short_until) => self.try_again(),
         }
@@ -218,7 +225,16 @@ impl Agent {
 
     fn wants_report(&self, talk: &Talk) -> bool {
         let must_tell_drain = self.leaving != Leaving::No && !talk.drain_is_told;
-        self.tasks.has_news() || must_tell_drain || Instant::now() >= talk.heartbeat_at
+        let is_due = |at: Instant| Instant::now() >= at;
+        let has_news = self.tasks.has_news() && self.gathers_until(talk).is_none_or(is_due);
+        has_news || must_tell_drain || is_due(talk.heartbeat_at)
+    }
+
+    /// Until when news wait for others, if they do.
+    fn gathers_until(&self, talk: &Talk) -> Option<Instant> {
+        let may_wait = self.leaving == Leaving::No && self.tasks.is_well_supplied();
+        let since = talk.news_since.filter(|_| may_wait)?;
+        Some(since + self.settings.gather)
     }
 
     fn wants_request(&self, talk: &Talk) -> bool {
@@ -228,6 +244,9 @@ impl Agent {
 
     /// Sends what there is to say, as far as there is room.
     fn flush(&mut self, link: &mut Link, talk: &mut Talk) {
+        if talk.news_since.is_none() && self.tasks.has_news() {
+            talk.news_since = Some(Instant::now());
+        }
         for upload in self.tasks.take_uploads() {
             self.start_upload(upload, talk);
         }
@@ -246,11 +265,12 @@ impl Agent {
                 results,
                 holding: Some(self.tasks.holding()),
                 held,
-                load_milli: load_milli(),
+                load_milli: talk.load.milli(talk.period),
                 draining: is_draining,
                 goodbye: false,
             });
             talk.drain_is_told = is_draining;
+            talk.news_since = self.tasks.has_news().then(Instant::now);
             talk.heartbeat_at = Instant::now() + talk.period;
         }
         while self.wants_request(talk)

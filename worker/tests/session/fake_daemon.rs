@@ -34,11 +34,27 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn welcome(&self, worker_id: u64, segment_id: u64, abandon: Vec<TaskRef>) {
+        self.welcome_to((worker_id, segment_id), abandon, HEARTBEAT_MS)
+            .await;
+    }
+
+    /// The same without heartbeats while the test lasts.
+    pub(crate) async fn welcome_to_silence(&self, worker_id: u64, segment_id: u64) {
+        self.welcome_to((worker_id, segment_id), vec![], u32::MAX)
+            .await;
+    }
+
+    async fn welcome_to(
+        &self,
+        (worker_id, segment_id): (u64, u64),
+        abandon: Vec<TaskRef>,
+        heartbeat_ms: u32,
+    ) {
         let welcome = WorkerWelcome {
             worker_id,
             token: TOKEN,
             segment_id,
-            heartbeat_ms: HEARTBEAT_MS,
+            heartbeat_ms,
             lease_ms: 1000,
             output_limit_bytes: 1 << 20,
             abandon,

@@ -146,6 +146,48 @@ async fn results_that_wait_go_into_one_message() {
     assert_eq!(dispatch.request().await.credits, 64);
 }
 
+/// Registers, and assigns five tasks to a worker with one slot that takes four ahead.
+async fn five_tasks(daemon: &mut FakeDaemon, kinds: [&str; 5]) -> (Session, Dispatch) {
+    let session = daemon.session().await;
+    session.welcome_to_silence(9, 7).await;
+    let dispatch = daemon.dispatch().await;
+    let payload = |kind: &str| match kind {
+        "exec" => shell("exit 0"),
+        _ => vec![],
+    };
+    let tasks = (1..).zip(kinds);
+    let tasks = tasks.map(|(id, kind)| assignment(attempt(id, 1), kind, payload(kind)));
+    dispatch.assign(tasks.collect()).await;
+    (session, dispatch)
+}
+
+#[tokio::test]
+async fn ends_that_may_wait_are_told_together_as_soon_as_half_of_what_was_taken_ahead_has_started()
+{
+    let mut daemon = FakeDaemon::start();
+    let hour = Duration::from_secs(3600);
+    let builder = builder(&daemon).slots(1).prefetch(4).gather(hour);
+    let _worker = run(builder);
+    let (mut session, mut dispatch) = five_tasks(&mut daemon, ["exec"; 5]).await;
+    let report = session.news().await;
+    let told: Vec<_> = report.results.iter().map(|result| result.task).collect();
+    assert_eq!(told, [Some(attempt(1, 1)), Some(attempt(2, 1))]);
+    assert!(report.started.is_empty(), "their ends say it all");
+    assert_eq!(dispatch.request().await.credits, 2);
+}
+
+#[tokio::test]
+async fn end_waits_for_others_no_longer_than_it_may() {
+    let mut daemon = FakeDaemon::start();
+    // Long enough that nothing else happens by then that the worker would look up at.
+    let moment = Duration::from_millis(300);
+    let builder = builder(&daemon).slots(1).prefetch(4).gather(moment);
+    let _worker = run(builder);
+    let kinds = ["exec", "wait", "wait", "wait", "wait"];
+    let (mut session, _dispatch) = five_tasks(&mut daemon, kinds).await;
+    assert_eq!(session.result().await.task, Some(attempt(1, 1)));
+}
+
 #[tokio::test]
 async fn silence_is_filled_with_heartbeats_that_tell_what_is_held() {
     let mut daemon = FakeDaemon::start();

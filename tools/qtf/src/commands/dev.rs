@@ -9,7 +9,7 @@ use qtf_worker::ExecPolicy;
 use serde::Serialize;
 
 use crate::args::{DevArgs, GlobalArgs, OutputMode};
-use crate::crew::{Crew, default_slots};
+use crate::crew::{Crew, Pace, default_slots};
 use crate::exit::{Ending, Exit, Failure};
 use crate::output::{print_json, print_lines};
 use crate::signals::EndSignals;
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, signals: &mut EndSig
         .slots
         .map_or_else(|| share(default_slots(), args.workers), NonZero::get);
     let policy = ExecPolicy::default().containment(args.contain);
-    let mut crew = Crew::start(settings, args.workers, slots, &policy)?;
+    let mut crew = Crew::start(settings, args.workers, (slots, Pace::ONE_BY_ONE), &policy)?;
     signals.pause_own_tasks()?;
     let info = crew.daemon().info();
     let record = DevRecord {

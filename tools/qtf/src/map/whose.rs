@@ -137,11 +137,14 @@ impl Found {
 
     /// How many tasks may be submitted and not ended.
     pub(super) async fn unfinished(&self, wishes: &Wishes) -> Result<usize, Failure> {
-        let slots = match &self.crew {
-            Some(crew) => crew.slots(),
-            None => slots_of(&self.daemon).await?,
+        let (slots, ahead) = match &self.crew {
+            Some(crew) => (crew.slots(), crew.ahead()),
+            None => (slots_of(&self.daemon).await?, 0),
         };
-        let unfinished = slots.saturating_mul(TASKS_PER_SLOT);
+        // While some ends are on their way here, the next are taken ahead, and more come in.
+        let unfinished = slots
+            .saturating_mul(TASKS_PER_SLOT)
+            .saturating_add(ahead.saturating_mul(2));
         let unfinished = unfinished.clamp(*TASKS_IN_FLIGHT.start(), *TASKS_IN_FLIGHT.end());
         Ok(match wishes.slots {
             // Its workers have slots for others too: only what is not there does not run.

@@ -336,6 +336,11 @@ impl Tasks {
         !self.started.is_empty() || !self.unsent.is_empty()
     }
 
+    /// More than half of what is taken ahead waits for a slot: news may wait a moment without one standing empty.
+    pub(super) fn is_well_supplied(&self) -> bool {
+        self.queue.len() > self.ahead / 2 && self.ahead > 0
+    }
+
     /// Attempts that take room: waiting, running (wanted or not), or ended and not yet reported.
     fn occupied(&self) -> usize {
         let unreported = self
