@@ -14,7 +14,7 @@ use crate::ledger::Ledger;
 use crate::place::Place;
 
 /// Longest time until what was behind a cut link or was stopped has heard of what it may not do any more.
-const REST: Duration = Duration::from_secs(20);
+const REST: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 

@@ -26,7 +26,7 @@ use crate::rest;
 /// Ports that no connection gets by itself on a usual machine, so that a daemon finds its own free again after a kill.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 /// Longest time that clients may take for their work when nobody torments the system any more.
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_secs(180);
 /// Lines of each log that are shown.
 const LINES_SHOWN: usize = 12;
 

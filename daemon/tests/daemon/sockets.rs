@@ -24,7 +24,7 @@ fn with_tcp() -> RawConfig {
 fn tcp(daemon: &RunningDaemon) -> TcpStream {
     let stream = TcpStream::connect(daemon.addresses()[0].to_string()).unwrap();
     stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
+        .set_read_timeout(Some(Duration::from_secs(120)))
         .unwrap();
     stream
 }

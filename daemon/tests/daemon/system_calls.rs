@@ -15,7 +15,7 @@ use crate::process::{Home, Qtfd, remove_segment};
 use crate::support::{Peer, noop, run};
 
 /// LIMIT: a start that takes longer hangs.
-const START_MAX: Duration = Duration::from_secs(15);
+const START_MAX: Duration = Duration::from_secs(120);
 
 /// How each call fails. What is not here needs no file, no device and no other process (memory, signals, threads'
 /// bookkeeping; `write` goes to the log and to descriptors that wake threads only), or cannot fail (the standard library takes a `close` that fails for a bug of its caller).

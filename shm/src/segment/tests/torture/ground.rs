@@ -16,7 +16,7 @@ use crate::segment::{
 };
 
 /// A child that has not ended by then hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What all processes of a torture share.
 pub(super) struct Ground {

@@ -32,7 +32,7 @@ const TURNS_MAX: u32 = 2_000;
 /// Lines that the others must have written while one of them is stopped.
 const PROGRESS_BYTES: u64 = 2_000;
 /// LIMIT: for that.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 pub(super) struct Report {

@@ -5,6 +5,8 @@ use super::{Checked, ECHO, EXEC, LONG_MS, Script, WAIT, Way, complain};
 
 /// Tasks of the check of credits, at most.
 const MANY_MAX: u32 = 64;
+/// Parts of a wait that is counted in waits.
+const WAITS: u32 = 20;
 
 impl Script<'_> {
     /// A worker comes and offers what the checks need.
@@ -75,10 +77,17 @@ impl Script<'_> {
         let reports = |seen: &Seen| seen.session().map_or(0, |session| session.reports);
         let before = reports(&self.wire.seen());
         let within = super::super::HEARTBEAT * 3 + super::super::LEASE;
-        let come = self
-            .wire
-            .until(within, |seen| (reports(seen) >= before + 3).then_some(()));
-        match come.await {
+        // In short waits, of which a late one counts as one: while a machine stands still, nobody can send anything.
+        let mut come = None;
+        for _ in 0..WAITS {
+            let wait = within / WAITS;
+            let three = |seen: &Seen| (reports(seen) >= before + 3).then_some(());
+            come = self.wire.until(wait, three).await;
+            if come.is_some() {
+                break;
+            }
+        }
+        match come {
             Some(()) => Ok(None),
             None => complain(
                 format!(
