@@ -177,11 +177,16 @@ impl Plm for PlmEdge {
     ) -> Result<Response<TaskVerdicts>, Status> {
         let who = principal_of(&request);
         let request = request.into_inner();
-        log_hold(who, &request, "tasks are held");
-        verdicts(&request.task_ids, |core, now, task| {
-            core.engine.hold(now, task)
-        })
-        .await
+        let mut changed = 0;
+        let answer = verdicts(&request.task_ids, |core, now, task| {
+            let before = core.engine.check(task)?.phase();
+            let answer = core.engine.hold(now, task)?;
+            changed += usize::from(answer.phase != before);
+            Ok(answer)
+        });
+        let answer = answer.await;
+        log_hold(who, &request, changed, "tasks are held");
+        answer
     }
 
     async fn release_tasks(
@@ -190,11 +195,16 @@ impl Plm for PlmEdge {
     ) -> Result<Response<TaskVerdicts>, Status> {
         let who = principal_of(&request);
         let request = request.into_inner();
-        log_hold(who, &request, "held tasks are released");
-        verdicts(&request.task_ids, |core, now, task| {
-            core.engine.release(now, task)
-        })
-        .await
+        let mut changed = 0;
+        let answer = verdicts(&request.task_ids, |core, now, task| {
+            let before = core.engine.check(task)?.phase();
+            let answer = core.engine.release(now, task)?;
+            changed += usize::from(answer.phase != before);
+            Ok(answer)
+        });
+        let answer = answer.await;
+        log_hold(who, &request, changed, "held tasks are released");
+        answer
     }
 }
 
@@ -205,10 +215,12 @@ fn shortened(reason: &str) -> String {
     reason.chars().take(REASON_CHARS_MAX).collect()
 }
 
-/// Who holds tasks or releases them stands nowhere else.
-fn log_hold(who: Principal, request: &TaskSelection, what: &'static str) {
-    let reason = shortened(&request.reason);
-    tracing::info!(tasks = request.task_ids.len(), by = %who, reason, "{what}");
+/// Who holds tasks or releases them stands nowhere else. Of those that were asked for, the ones that were not so before count.
+fn log_hold(who: Principal, request: &TaskSelection, tasks: usize, what: &'static str) {
+    if tasks > 0 {
+        let reason = shortened(&request.reason);
+        tracing::info!(tasks, by = %who, reason, "{what}");
+    }
 }
 
 fn submit_task(

@@ -40,6 +40,11 @@ pub(crate) enum InputError {
         "`{0}` stands a second time; give all inputs after one `:::`, or files after one `::::`"
     )]
     SecondSeparator(&'static str),
+    /// A separator that other programs have.
+    #[error(
+        "`{0}`, with which GNU parallel links lists of inputs, is not there: give pairs of words as one input each, or write a loop"
+    )]
+    Link(&'static str),
     /// A file of inputs cannot be opened or read.
     #[error("cannot read the inputs from {path}: {source}")]
     Unreadable {
@@ -72,6 +77,12 @@ pub(crate) enum InputError {
 
 /// Splits the words of `qtf map` at the first `:::` or `::::` into the command and the inputs.
 pub(crate) fn split_words(mut words: Vec<OsString>) -> Result<(Vec<OsString>, Source), InputError> {
+    if let Some(link) = words
+        .iter()
+        .find_map(|word| one_of([":::+", "::::+"], word))
+    {
+        return Err(InputError::Link(link));
+    }
     let Some(at) = words.iter().position(|word| separator(word).is_some()) else {
         return Ok((words, Source::Stdin));
     };
@@ -93,9 +104,11 @@ pub(crate) fn split_words(mut words: Vec<OsString>) -> Result<(Vec<OsString>, So
 }
 
 fn separator(word: &OsStr) -> Option<&'static str> {
-    [":::", "::::"]
-        .into_iter()
-        .find(|separator| word == OsStr::new(separator))
+    one_of([":::", "::::"], word)
+}
+
+fn one_of(texts: [&'static str; 2], word: &OsStr) -> Option<&'static str> {
+    texts.into_iter().find(|text| word == OsStr::new(text))
 }
 
 impl Source {
@@ -270,6 +283,17 @@ mod tests {
         ] {
             let error = split_words(words(&texts)).unwrap_err();
             assert!(matches!(error, InputError::SecondSeparator(name) if name == second));
+        }
+    }
+
+    #[test]
+    fn separator_that_links_lists_is_refused_and_named() {
+        for (texts, link) in [
+            (["c", ":::", "a", ":::+", "b"], ":::+"),
+            (["c", "::::+", "a", ":::", "b"], "::::+"),
+        ] {
+            let error = split_words(words(&texts)).unwrap_err();
+            assert!(matches!(error, InputError::Link(name) if name == link));
         }
     }
 

@@ -91,6 +91,36 @@ fn wrong_command_lines_end_with_2_and_name_the_fix() {
             "{#} in --env",
         ),
         (
+            &["map", "echo", ":::", "a", ":::+", "b"],
+            "`:::+`, with which GNU parallel links",
+        ),
+        (&["bench", "--workers", "257"], "a number from 1 to 256"),
+        (
+            &[
+                "submit",
+                "--again-exit",
+                "75",
+                "--again-after",
+                "31d",
+                "--",
+                "true",
+            ],
+            "limit of 30 days",
+        ),
+        (
+            &[
+                "map",
+                "--final-exit",
+                "9,65",
+                "--again-exit",
+                "65",
+                "true",
+                ":::",
+                "a",
+            ],
+            "65 stands in --final-exit and in --again-exit",
+        ),
+        (
             &["submit", "--payload", "x", "--", "true"],
             "cannot be used",
         ),

@@ -73,8 +73,8 @@ pub(crate) struct BenchArgs {
     /// Clients, each with a connection and a thread
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) clients: NonZeroU16,
-    /// Workers, each a process
-    #[arg(long, value_name = "N", default_value = "1")]
+    /// Workers, each a process, at most 256
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_workers)]
     pub(crate) workers: NonZeroU16,
     /// Where the tasks are kept before the daemon answers; the own daemon's journal lies in the folder for temporary files
     /// (TMPDIR) [default: memory; at another daemon what it does by default]
@@ -83,6 +83,16 @@ pub(crate) struct BenchArgs {
     /// Everything that is started here runs on one core
     #[arg(long)]
     pub(crate) one_core: bool,
+}
+
+/// LIMIT: each is a process with a thread and a connection, and the machine has to carry them all.
+const WORKERS_MAX: u16 = 256;
+
+fn parse_workers(text: &str) -> Result<NonZeroU16, String> {
+    let workers = text.parse().ok();
+    let workers = workers.filter(|workers: &NonZeroU16| workers.get() <= WORKERS_MAX);
+    workers
+        .ok_or_else(|| format!("write a number from 1 to {WORKERS_MAX}: each worker is a process"))
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

@@ -25,7 +25,8 @@ What a task leaves running when it ends is killed: at once, or after --linger if
 line on stderr says so.
 
 Each task has QTF_TASK_ID and QTF_ATTEMPT in its environment. `{}` is the only thing that is filled in: in CMD, not in --env. What GNU parallel has besides ({.}, {/}, {//}, {/.}, {#}, {%}) is refused; a shell can do it, \
-as in `sh -c 'convert \"$1\" \"${1%.*}.png\"' sh {}`. A backslash keeps the text itself: `echo '\\{.}' {}`.
+as in `sh -c 'convert \"$1\" \"${1%.*}.png\"' sh {}`. A backslash keeps the text itself: `echo '\\{.}' {}`. \
+{1}, {2} and {= =} are text, as in regular expressions.
 
 Without --addr and QTF_ADDR a daemon on the default socket is used; if none is there, qtf starts its \
 own for the duration, inside this process. A line on stderr says which it is. -j holds everywhere, and \

@@ -44,7 +44,8 @@ pub(crate) struct DevArgs {
 #[command(long_about = "\
 Serves a worker of your own with a real daemon that nobody else reaches, and prints a line for each rule of \
 docs/PROTOCOL.md that it keeps to or breaks, with what was expected, what was found, and where the rule stands. \
-It takes about a minute; exit code 0 if all checks passed, else 1.
+It takes about a minute; exit code 0 if all checks passed, else 1. Workers that hold streams are checked; for those that call \
+(Work.Reserve) there is no check yet.
 
 The worker offers two kinds for the checks: check.echo gives its payload back, check.wait runs as many milliseconds \
 as its payload says (decimal text), unless it is told to stop, and gives the payload back. Or it offers exec, and runs cat and sleep. \

@@ -130,9 +130,12 @@ async fn print_one(daemon: &Daemon, id: TaskId, printer: &mut Printer) -> Result
     let state = info.state();
     let Some(output) = output else {
         let name = state_name(state);
-        message(format!(
-            "task {id} has not ended, it is {name}; wait for it with `qtf wait {id}`"
-        ));
+        let next = if state == TaskState::Held {
+            format!("let it go on with `qtf release {id}`")
+        } else {
+            format!("wait for it with `qtf wait {id}`")
+        };
+        message(format!("task {id} has not ended, it is {name}; {next}"));
         return Ok(Printed::Ended(Exit::TimedOut));
     };
     printer.one(&info, &output)?;

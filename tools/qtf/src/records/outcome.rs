@@ -74,6 +74,9 @@ pub(crate) fn explain(state: TaskState, outcome: Option<&Outcome>, reason: &str)
     } else if kind == OutcomeKind::SpawnFailed {
         // The reason names the program, the number of the error does not.
         format!("cannot start the program: {reason}")
+    } else if kind == OutcomeKind::Again {
+        // The reason begins with the code.
+        format!("to be tried again: {reason}")
     } else {
         format!("{}: {reason}", in_words(outcome))
     };

@@ -44,7 +44,8 @@ pub(crate) struct TaskRecord {
     blocked_on: String,
     /// Until it is ready; only for delayed tasks.
     due_in_ms: Option<u64>,
-    /// Why its last attempt was put off; only while it waits for the next one.
+    /// Why its last attempt was put off; only while it waits for the next one, and not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
     again_reason: Option<String>,
     durability: &'static str,
     key: Option<String>,

@@ -1,5 +1,7 @@
 //! Tasks that wait: `wait` itself, `update`, `cancel`, `hold` and `release`.
 
+use qtf_tests::Place;
+
 use super::{dev, dev_without_workers, submit};
 
 #[test]
@@ -197,4 +199,32 @@ fn what_waits_is_held_and_what_runs_is_refused() {
         .expect_code(0);
     place.qtf(["cancel", "all"]).expect_code(0);
     place.qtf(["wait", &waiting]).expect_code(1);
+}
+
+#[test]
+fn log_tells_of_the_tasks_that_were_held_and_released_and_of_none_where_nothing_changed() {
+    let place = Place::new();
+    let mut daemon = place.daemon(&[]);
+    let address = place.address();
+    let run = |words: &[&str], code: i32| {
+        let words = [&["--addr", address.as_str()], words].concat();
+        place.qtf(words).expect_code(code).text().trim().to_owned()
+    };
+    let task = run(&["submit", "--", "true"], 0);
+    run(&["release", "--reason", "too early", &task], 0);
+    for reason in ["first", "second"] {
+        run(&["hold", "--reason", reason, &task], 0);
+    }
+    run(&["hold", "--reason", "unknown", "0983810gg000q"], 3);
+    for reason in ["third", "fourth"] {
+        place.qtf(["--addr", &address, "release", "--reason", reason, &task]);
+    }
+    let held = daemon.line_with("held");
+    assert!(held.contains("tasks are held") && held.contains("first") && held.contains("tasks=1"));
+    let released = daemon.line_with("held");
+    assert!(
+        released.contains("are released") && released.contains("third"),
+        "{released}"
+    );
+    assert_eq!(daemon.terminate(), Some(0));
 }

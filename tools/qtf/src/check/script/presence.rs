@@ -20,7 +20,7 @@ impl Script<'_> {
             return complain(
                 "WorkerSession with a hello that the daemon welcomes",
                 match said {
-                    0 => "no call".to_owned(),
+                    0 => "no such call (workers that call Work.Reserve are not checked)".to_owned(),
                     calls => {
                         format!("{calls} calls, none welcomed: see what the worker was answered")
                     }
