@@ -91,36 +91,6 @@ fn wrong_command_lines_end_with_2_and_name_the_fix() {
             "{#} in --env",
         ),
         (
-            &["map", "echo", ":::", "a", ":::+", "b"],
-            "`:::+`, with which GNU parallel links",
-        ),
-        (&["bench", "--workers", "257"], "a number from 1 to 256"),
-        (
-            &[
-                "submit",
-                "--again-exit",
-                "75",
-                "--again-after",
-                "31d",
-                "--",
-                "true",
-            ],
-            "limit of 30 days",
-        ),
-        (
-            &[
-                "map",
-                "--final-exit",
-                "9,65",
-                "--again-exit",
-                "65",
-                "true",
-                ":::",
-                "a",
-            ],
-            "65 stands in --final-exit and in --again-exit",
-        ),
-        (
             &["submit", "--payload", "x", "--", "true"],
             "cannot be used",
         ),
@@ -152,6 +122,47 @@ fn wrong_command_lines_end_with_2_and_name_the_fix() {
         (&["update", "last"], "--priority"),
         (&["size", "--tasks", "5"], "--workers"),
         (&["completions", "tcsh"], "possible values"),
+    ] {
+        let done = place.qtf(line).expect_code(2);
+        assert!(done.stderr.contains(text), "{line:?}: {}", done.stderr);
+        assert_eq!(done.text(), "");
+    }
+}
+
+#[test]
+fn options_beyond_their_limits_and_such_as_contradict_each_other_end_with_2_and_name_the_fix() {
+    let place = Place::new();
+    for (line, text) in [
+        (
+            &["map", "echo", ":::", "a", ":::+", "b"][..],
+            "`:::+`, with which GNU parallel links",
+        ),
+        (&["bench", "--workers", "257"], "a number from 1 to 256"),
+        (
+            &[
+                "submit",
+                "--again-exit",
+                "75",
+                "--again-after",
+                "31d",
+                "--",
+                "true",
+            ],
+            "limit of 30 days",
+        ),
+        (
+            &[
+                "map",
+                "--final-exit",
+                "9,65",
+                "--again-exit",
+                "65",
+                "true",
+                ":::",
+                "a",
+            ],
+            "65 stands in --final-exit and in --again-exit",
+        ),
     ] {
         let done = place.qtf(line).expect_code(2);
         assert!(done.stderr.contains(text), "{line:?}: {}", done.stderr);

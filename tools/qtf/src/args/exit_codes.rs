@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::durations::parse_duration;
-use crate::exit::Failure;
 
 /// LIMIT: the daemon takes no longer pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -35,15 +34,15 @@ pub(crate) struct ExitCodeArgs {
 
 impl ExitCodeArgs {
     /// A code has one meaning.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let both = self
             .final_exit
             .iter()
             .find(|code| self.again_exit.contains(code));
         both.map_or(Ok(()), |code| {
-            Err(Failure::usage(format!(
+            Err(format!(
                 "{code} stands in --final-exit and in --again-exit: leave it in one of them"
-            )))
+            ))
         })
     }
 }

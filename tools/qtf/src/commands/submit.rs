@@ -83,7 +83,7 @@ pub(crate) async fn run(args: SubmitArgs, global: &GlobalArgs, signals: &mut End
         .map(|word| word.clone().into_vec())
         .collect();
     let variables = parse_variables(&args.env)?;
-    args.exit_codes.check()?;
+    args.exit_codes.check().map_err(Failure::usage)?;
     check_holes(&args, &argv, &variables)?;
     // A program without arguments, such as a shell, which would find an empty script; or a handler.
     let may_want_stdin = argv.len() <= 1 && args.stdin.is_none() && args.payload.is_none();

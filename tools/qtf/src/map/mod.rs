@@ -42,7 +42,7 @@ const HELD_BYTES: u64 = 64 << 20;
 /// Runs a command over inputs.
 pub(crate) async fn run(args: MapArgs, global: &GlobalArgs, signals: &mut EndSignals) -> Ending {
     let is_quiet = args.quiet;
-    args.exit_codes.check()?;
+    args.exit_codes.check().map_err(Failure::usage)?;
     let wishes = Wishes::of(&args);
     let (words, source) = split_words(args.words).map_err(Failure::usage)?;
     let mut job = Job {
