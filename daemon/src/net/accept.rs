@@ -105,9 +105,7 @@ impl Acceptor {
     }
 
     fn close(&mut self) {
-        if let Some(file) = self.file.take() {
-            file.close();
-        }
+        self.file = None;
         if let Source::Ring {
             listener,
             is_tcp: true,

@@ -87,16 +87,6 @@ impl SocketFile {
     fn is_ours(&self) -> bool {
         self.inode.is_some() && inode_of(&self.path) == self.inode
     }
-
-    /// The daemon is stopped in order: the name stands for a socket on which nobody listens from now on, or for nothing.
-    pub(crate) fn close(self) {
-        if !self.is_announced || !self.is_ours() {
-            return;
-        }
-        if let Err(error) = leave_mark(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "no socket file is left to tell of the stop");
-        }
-    }
 }
 
 fn inode_of(path: &Path) -> Option<(u64, u64)> {
@@ -104,12 +94,23 @@ fn inode_of(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
+/// However the listener ends: the name stands for a socket on which nobody listens from now on, or for nothing.
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_ours()
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
+        if !self.is_ours() {
+            return;
+        }
+        let path = self.path.display();
+        if self.is_announced {
+            match leave_mark(&self.path) {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(%path, %error, "no socket file is left to tell of the stop");
+                }
+            }
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%path, %error, "socket file not removed");
         }
     }
 }
@@ -526,7 +527,7 @@ mod tests {
             let Listener::Unix(still_open, file) = listener else {
                 panic!("it is a Unix socket");
             };
-            file.close();
+            drop(file);
             let refused = UnixStream::connect(&path).unwrap_err().kind();
             if told_elsewhere == path {
                 assert_eq!(refused, io::ErrorKind::NotFound);

@@ -175,6 +175,26 @@ fn commands_wait_for_the_next_daemon_at_a_socket_of_any_place_after_a_planned_st
     assert!(!done.stderr.contains("waiting"), "{}", done.stderr);
 }
 
+/// It has nothing to write at its end, and so ends at once.
+#[test]
+fn commands_wait_also_for_the_next_one_after_a_daemon_without_a_data_folder() {
+    let place = Place::new();
+    let address = format!("unix:{}", place.work().join("other.sock").display());
+    for network in ["auto", "tokio"] {
+        let line = ["--listen", &address, "--network", network];
+        let mut daemon = place.daemon(&line);
+        assert_eq!(daemon.terminate(), Some(0));
+        let mut command = place.command("qtf");
+        command.args(["--addr", &address, "submit", "--", "true"]);
+        let mut waiting = Process::start(command);
+        let said = waiting.line_with("waiting up to");
+        assert!(said.contains("one was stopped"), "{said}");
+        let mut next = place.daemon(&line);
+        assert_eq!(waiting.wait().code(), Some(0));
+        assert_eq!(next.terminate(), Some(0));
+    }
+}
+
 fn seconds(time: std::time::SystemTime) -> u64 {
     time.duration_since(std::time::SystemTime::UNIX_EPOCH)
         .unwrap()

@@ -133,7 +133,7 @@ fn oldest_of_all_make_room_when_there_is_no_more() {
 
 #[test]
 fn small_arena_is_left_to_payloads_and_results() {
-    let segment = segment_in("/nonexistent/spill", 64, 7 << 16);
+    let segment = segment_in("/dev/null/spill", 64, 7 << 16);
     assert!(!keep(&segment, &note(task(1), 1)));
     assert_eq!(attempts(&segment, task(1)), [0_u8; 0]);
     assert_eq!(segment.verify().chunks, 0);

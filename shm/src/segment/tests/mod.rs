@@ -40,9 +40,9 @@ pub(super) fn segment_in(dir: impl Into<PathBuf>, tasks: u64, arena_bytes: u64) 
     Segment::in_process(&spec_in(dir, tasks, arena_bytes))
 }
 
-/// A small segment that spills nothing.
+/// A small segment that spills nothing: below a file there is no folder, not for root either.
 pub(super) fn segment(tasks: u64) -> Segment {
-    segment_in("/nonexistent/spill", tasks, 1 << 20)
+    segment_in("/dev/null/spill", tasks, 1 << 20)
 }
 
 /// A published task with a payload.

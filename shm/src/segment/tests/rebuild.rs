@@ -121,7 +121,7 @@ proptest! {
         used in prop::collection::btree_map(0_u32..4_200, 0_u8..5, 0..200),
         noise in any::<bool>(),
     ) {
-        let segment = segment_in("/nonexistent/spill", tasks, 1 << 16);
+        let segment = segment_in("/dev/null/spill", tasks, 1 << 16);
         let mut count = 0;
         for (&slot, &phase) in &used {
             let Some(slot) = segment.slot(slot) else {
@@ -154,7 +154,7 @@ proptest! {
 
 #[test]
 fn large_segment_read_by_two_threads_is_rebuilt_as_a_small_one() {
-    let segment = segment_in("/nonexistent/spill", 1 << 18, 1 << 20);
+    let segment = segment_in("/dev/null/spill", 1 << 18, 1 << 20);
     let last = (1 << 18) - 1;
     for slot in (0..1 << 18).filter(|slot| slot % 3 == 0 || *slot == last) {
         let slot = segment.slot(slot).unwrap();

@@ -249,7 +249,7 @@ fn what_cannot_be_restored_is_named_with_the_setting_to_raise_and_leaves_the_slo
 fn ids_of_a_new_segment_begin_where_the_reserved_ones_of_earlier_segments_end() {
     let spec = SegmentSpec {
         gen_base: Some(1_000),
-        ..spec_in("/nonexistent/spill", 8, 1 << 20)
+        ..spec_in("/dev/null/spill", 8, 1 << 20)
     };
     let segment = Segment::in_process(&spec);
     segment.set_gen_limit(1_001);
@@ -291,7 +291,7 @@ fn time_of_a_new_segment_begins_after_the_highest_restored_stamp() {
     let first_stamp = STAMP_MAX / 2;
     let spec = SegmentSpec {
         first_stamp,
-        ..spec_in("/nonexistent/spill", 8, 1 << 20)
+        ..spec_in("/dev/null/spill", 8, 1 << 20)
     };
     let segment = Segment::create_private(&spec).unwrap();
     let now = segment.now();
