@@ -20,7 +20,7 @@ use crate::edge::status;
 /// LIMIT: connections beyond the limit that are answered at the same time.
 const REFUSALS_MAX: usize = 32;
 /// LIMIT: for the whole of such a connection.
-pub(super) const REFUSAL_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
 /// Others end their connections meanwhile, or do not.
 const RETRY_MS: u32 = 1_000;
 
