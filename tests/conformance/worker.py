@@ -223,7 +223,8 @@ class Worker:
                     now.requests.put(scheduler_pb2.DispatchRequest(probe_answer=response.probe))
         except grpc.RpcError:
             pass
-        # Without dispatch no session: the next hello opens both again.
+        # Without dispatch no session: the next hello opens both again. Its last words, such as `evicted`, may still be on their way.
+        now.over.wait(2)
         now.channel.close()
 
     def work(self, attempt):

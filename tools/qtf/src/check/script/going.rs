@@ -10,7 +10,7 @@ use super::{Checked, Complaint, LONG_MS, Script, complain, of_daemon};
 /// How long nobody is there when the daemon is away.
 const AWAY: Duration = Duration::from_millis(500);
 /// A worker whose connection breaks before the message comes is told by its next welcome, and is evicted again: one of so many is heard.
-const EVICTIONS_MAX: u32 = 2;
+const EVICTIONS_MAX: u32 = 5;
 
 /// The hello of a worker that came back.
 struct Back {
