@@ -1,11 +1,13 @@
 //! The entries of all watches in one slab, and the lists that they stand in.
 //!
-//! An entry is one stream's interest in one task. It stands in up to three lists, linked by number: that of its task, while
-//! the end has not come; that of its hash, by which it is found again; that of its stream. Each step here is O(1), or as long
-//! as a list of one hash, whose key is random. Invariants:
-//! - I1: an entry stands in the list of its task exactly while its `phase` is `None`.
-//! - I2: no two entries have the same stream and task.
-//! - I3: memory is taken in pieces and never moved, so that no step copies what was there before.
+//! An entry is one stream's interest in one task. It stands in the list of its stream, and in one of its task's slot. Usually one
+//! stream waits for a task: the first [`NEAR_MAX`] entries of a slot stand *near*, in a list that is walked to find them. All
+//! others of the slot are *far*: they are found by a hash with a random key, and those that wait stand in a list of their own, which
+//! is gone through in turns. So each step here is O(1), or as long as a list of one hash, however many wait for one task. Invariants:
+//! - I1: a near entry stands in its slot's near list for all its life; there are at most [`NEAR_MAX`] of a slot.
+//! - I2: a far entry stands in its slot's far list exactly while its `phase` is `None`, and in the list of its hash for all its life.
+//! - I3: no two entries have the same stream and task.
+//! - I4: memory is taken in pieces and never moved, so that no step copies what was there before.
 //!
 //! Tested in `tests.rs`.
 
@@ -15,6 +17,9 @@ use qtf_shm::Phase;
 
 /// Entries in one piece of memory.
 const PIECE: u32 = 4096;
+
+/// LIMIT: entries of one slot that are walked through; what usually waits for a task is one.
+pub(super) const NEAR_MAX: usize = 4;
 
 /// Number of an entry; 0 is none.
 pub(super) type Link = u32;
@@ -27,6 +32,7 @@ pub(super) struct Entry {
     pub(super) watcher: u32,
     /// How the task ended; `None` while it is waited for.
     pub(super) phase: Option<Phase>,
+    is_far: bool,
     pub(super) next_of_task: Link,
     prev_of_task: Link,
     next_of_hash: Link,
@@ -42,15 +48,24 @@ pub(super) struct List {
     pub(super) len: usize,
 }
 
+/// The entries of one task slot, whichever of its tenants they are about.
+#[derive(Debug, Clone, Copy, Default)]
+struct OfSlot {
+    near: Link,
+    /// First of the far ones that wait.
+    far: Link,
+    /// How many far ones there are, those that have ended among them.
+    far_count: u32,
+}
+
 /// All entries.
 #[derive(Debug)]
 pub(super) struct Entries {
     pieces: Vec<Box<[Entry]>>,
     free: Link,
     used: u32,
-    /// First of the entries that wait for a task, by the task's slot.
-    by_slot: Vec<Link>,
-    /// First of the entries of a hash.
+    by_slot: Vec<OfSlot>,
+    /// First of the far entries of a hash.
     by_hash: Vec<Link>,
     hasher: RandomState,
 }
@@ -63,7 +78,7 @@ impl Entries {
             pieces: Vec::new(),
             free: 0,
             used: 0,
-            by_slot: vec![0; slots],
+            by_slot: vec![OfSlot::default(); slots],
             by_hash: vec![0; slots],
             hasher: RandomState::new(),
         }
@@ -117,63 +132,119 @@ impl Entries {
 
     /// The entry of this stream and task.
     pub(super) fn find(&self, watcher: u32, task: u64) -> Option<Link> {
-        let mut link = self.by_hash[self.hash_of(watcher, task)];
-        while link != 0 {
+        let of_slot = &self.by_slot[self.slot_of(task)];
+        let is_it = |&link: &Link| {
             let entry = self.get(link);
-            if entry.watcher == watcher && entry.task == task {
-                return Some(link);
-            }
-            link = entry.next_of_hash;
+            entry.task == task && entry.watcher == watcher
+        };
+        let near = self.near(of_slot.near).find(is_it);
+        if near.is_some() || of_slot.far_count == 0 {
+            return near;
         }
-        None
+        let mut link = self.by_hash[self.hash_of(watcher, task)];
+        while link != 0 && !is_it(&link) {
+            link = self.get(link).next_of_hash;
+        }
+        (link != 0).then_some(link)
+    }
+
+    /// A near list, from its first entry on.
+    fn near(&self, first: Link) -> impl Iterator<Item = Link> + '_ {
+        let some = |link: Link| (link != 0).then_some(link);
+        std::iter::successors(some(first), move |&link| some(self.get(link).next_of_task))
+    }
+
+    /// The near entries that wait for this task.
+    pub(super) fn near_waiting(&self, task: u64) -> ([Link; NEAR_MAX], usize) {
+        let (mut found, mut count) = ([0; NEAR_MAX], 0);
+        for link in self.near(self.by_slot[self.slot_of(task)].near) {
+            let entry = self.get(link);
+            if entry.task == task && entry.phase.is_none() && count < NEAR_MAX {
+                found[count] = link;
+                count += 1;
+            }
+        }
+        (found, count)
+    }
+
+    #[cfg(test)]
+    pub(super) fn near_count(&self, task: u64) -> usize {
+        let of_slot = &self.by_slot[self.slot_of(task)];
+        self.near(of_slot.near).count()
+    }
+
+    /// The first far entry that waits for a task of this one's slot.
+    pub(super) fn first_far(&self, task: u64) -> Link {
+        self.by_slot[self.slot_of(task)].far
     }
 
     /// A new entry, which waits if it has no phase. It is in no list of a stream yet.
     pub(super) fn insert(&mut self, watcher: u32, task: u64, phase: Option<Phase>) -> Link {
+        let slot = self.slot_of(task);
+        let is_far = self.near(self.by_slot[slot].near).count() >= NEAR_MAX;
         let link = self.take_free();
-        let hash = self.hash_of(watcher, task);
         *self.get_mut(link) = Entry {
             task,
             watcher,
             phase,
-            next_of_hash: std::mem::replace(&mut self.by_hash[hash], link),
+            is_far,
             ..Entry::default()
         };
-        if phase.is_none() {
+        if is_far {
+            let hash = self.hash_of(watcher, task);
+            let next = std::mem::replace(&mut self.by_hash[hash], link);
+            self.get_mut(link).next_of_hash = next;
+            let count = &mut self.by_slot[slot].far_count;
+            *count = count.saturating_add(1);
+        }
+        if !is_far || phase.is_none() {
             self.put_at_task(link);
         }
         link
     }
 
+    /// Notes how the task of an entry has ended: it waits no more.
+    pub(super) fn note_end(&mut self, link: Link, phase: Phase) {
+        if self.get(link).is_far {
+            self.take_off_task(link);
+        }
+        self.get_mut(link).phase = Some(phase);
+    }
+
     /// Removes an entry that is in no list of a stream any more.
     pub(super) fn remove(&mut self, link: Link) {
         let entry = *self.get(link);
-        if entry.phase.is_none() {
+        if !entry.is_far || entry.phase.is_none() {
             self.take_off_task(link);
         }
-        let hash = self.hash_of(entry.watcher, entry.task);
-        let mut before = self.by_hash[hash];
-        if before == link {
-            self.by_hash[hash] = entry.next_of_hash;
-        } else {
-            while before != 0 && self.get(before).next_of_hash != link {
-                before = self.get(before).next_of_hash;
-            }
-            if before != 0 {
-                self.get_mut(before).next_of_hash = entry.next_of_hash;
-            }
+        if entry.is_far {
+            self.remove_from_hash(link, &entry);
+            let slot = self.slot_of(entry.task);
+            let count = &mut self.by_slot[slot].far_count;
+            *count = count.saturating_sub(1);
         }
         self.give_back(link);
     }
 
-    /// The first entry that waits for a task of this one's slot.
-    pub(super) fn first_of_slot(&self, task: u64) -> Link {
-        self.by_slot[self.slot_of(task)]
+    fn remove_from_hash(&mut self, link: Link, entry: &Entry) {
+        let hash = self.hash_of(entry.watcher, entry.task);
+        let mut before = self.by_hash[hash];
+        if before == link {
+            self.by_hash[hash] = entry.next_of_hash;
+            return;
+        }
+        while before != 0 && self.get(before).next_of_hash != link {
+            before = self.get(before).next_of_hash;
+        }
+        if before != 0 {
+            self.get_mut(before).next_of_hash = entry.next_of_hash;
+        }
     }
 
     pub(super) fn put_at_task(&mut self, link: Link) {
-        let slot = self.slot_of(self.get(link).task);
-        let next = std::mem::replace(&mut self.by_slot[slot], link);
+        let entry = self.get(link);
+        let (slot, is_far) = (self.slot_of(entry.task), entry.is_far);
+        let next = std::mem::replace(self.first_mut(slot, is_far), link);
         let entry = self.get_mut(link);
         entry.next_of_task = next;
         entry.prev_of_task = 0;
@@ -182,26 +253,36 @@ impl Entries {
         }
     }
 
+    fn first_mut(&mut self, slot: usize, is_far: bool) -> &mut Link {
+        let of_slot = &mut self.by_slot[slot];
+        if is_far {
+            &mut of_slot.far
+        } else {
+            &mut of_slot.near
+        }
+    }
+
     /// Takes an entry off the list of its task, or off a list that was taken off the task before.
     pub(super) fn take_off_task(&mut self, link: Link) {
         let entry = self.get_mut(link);
-        let (task, next, prev) = (entry.task, entry.next_of_task, entry.prev_of_task);
+        let (task, is_far) = (entry.task, entry.is_far);
+        let (next, prev) = (entry.next_of_task, entry.prev_of_task);
         (entry.next_of_task, entry.prev_of_task) = (0, 0);
         if next != 0 {
             self.get_mut(next).prev_of_task = prev;
         }
         if prev == 0 {
             let slot = self.slot_of(task);
-            self.by_slot[slot] = next;
+            *self.first_mut(slot, is_far) = next;
         } else {
             self.get_mut(prev).next_of_task = next;
         }
     }
 
-    /// Takes the whole list off a task's slot, in one step: what it gives is a head, behind which the entries stand.
-    pub(super) fn take_all_off(&mut self, task: u64, phase: Phase) -> Link {
+    /// Takes the whole list of those far off a task's slot, in one step: what it gives is a head, behind which the entries stand.
+    pub(super) fn take_far_off(&mut self, task: u64, phase: Phase) -> Link {
         let slot = self.slot_of(task);
-        let first = std::mem::take(&mut self.by_slot[slot]);
+        let first = std::mem::take(&mut self.by_slot[slot].far);
         let head = self.take_free();
         *self.get_mut(head) = Entry {
             task,

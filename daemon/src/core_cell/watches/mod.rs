@@ -10,16 +10,18 @@
 //!
 //! Tested in `tests.rs`.
 
+mod accounts;
 mod entries;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::task::Waker;
 
 use qtf_engine::{Principal, ShareRule, ShareUsedUp, Usage};
 use qtf_shm::{Phase, TaskId};
 
+use accounts::{Account, AccountIndex, Accounts};
 use entries::{Entries, Entry, Link, List};
 
 /// LIMIT: entries, or streams, that one turn looks at for each thing there is to do.
@@ -36,7 +38,7 @@ pub(crate) struct WatchKey {
 #[derive(Debug, Default)]
 struct Watcher {
     /// For whom it is.
-    principal: Principal,
+    account: AccountIndex,
     /// Counts the streams that had this number.
     tenant: u32,
     is_open: bool,
@@ -64,8 +66,8 @@ pub(crate) struct Watches {
     waking: Option<usize>,
     /// What all streams wait for, what has ended and is not told, and what closed streams have left.
     named: usize,
-    /// The same by principal; one that has none is not there.
-    by_principal: BTreeMap<Principal, usize>,
+    /// The same by principal.
+    accounts: Accounts,
     watches_max: usize,
     rule: ShareRule,
 }
@@ -91,7 +93,7 @@ impl Watches {
             closed: VecDeque::new(),
             waking: None,
             named: 0,
-            by_principal: BTreeMap::new(),
+            accounts: Accounts::default(),
             watches_max,
             rule,
         }
@@ -104,10 +106,11 @@ impl Watches {
             // LIMIT: streams are bounded by connections and their streams.
             u32::try_from(self.watchers.len() - 1).unwrap_or(u32::MAX)
         });
+        let account = self.accounts.enter(principal);
         let watcher = &mut self.watchers[number as usize];
         let tenant = watcher.tenant.wrapping_add(1);
         *watcher = Watcher {
-            principal,
+            account,
             tenant,
             is_open: true,
             ..Watcher::default()
@@ -146,7 +149,7 @@ impl Watches {
         task: TaskId,
         phase: Option<Phase>,
     ) -> Result<(), TooManyWatches> {
-        let Some(principal) = self.watcher(key).map(|watcher| watcher.principal) else {
+        let Some(account) = self.watcher(key).map(|watcher| watcher.account) else {
             return Ok(());
         };
         if let Some(link) = self.entries.find(key.number, task.as_raw()) {
@@ -155,7 +158,7 @@ impl Watches {
             }
             return Ok(());
         }
-        self.check_share(principal)?;
+        self.check_share(account)?;
         let link = self.entries.insert(key.number, task.as_raw(), phase);
         let watcher = &mut self.watchers[key.number as usize];
         let list = match phase {
@@ -164,18 +167,21 @@ impl Watches {
         };
         self.entries.append(list, link);
         self.named = self.named.saturating_add(1);
-        let held = self.by_principal.entry(principal).or_default();
-        *held = held.saturating_add(1);
+        self.accounts.add(account);
         Ok(())
     }
 
     /// Whether a principal may have one more.
-    fn check_share(&self, principal: Principal) -> Result<(), TooManyWatches> {
+    fn check_share(&self, account: AccountIndex) -> Result<(), TooManyWatches> {
         let limit = self.watches_max;
         if self.named >= limit {
             return Err(TooManyWatches::Full { limit });
         }
-        let own = self.by_principal.get(&principal).copied().unwrap_or(0);
+        let Account {
+            principal,
+            held: own,
+            ..
+        } = self.accounts.get(account);
         let [held, used, size] =
             [own, self.named, limit].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
         if self.rule.allows(Usage { held, used, size }, 1) {
@@ -193,23 +199,26 @@ impl Watches {
     /// A task has ended: everybody who waits for it is to be told.
     pub(crate) fn finished(&mut self, task: TaskId, phase: Phase) {
         let raw = task.as_raw();
-        let first = self.entries.first_of_slot(raw);
+        let (near, count) = self.entries.near_waiting(raw);
+        for &link in &near[..count] {
+            self.tell(link, phase);
+        }
         let is_in_list = self
             .telling
             .is_some_and(|head| self.entries.share_a_slot(self.entries.get(head).task, raw));
-        if is_in_list || first != 0 && self.entries.get(first).next_of_task != 0 {
+        let far = self.entries.first_far(raw);
+        if is_in_list || far != 0 && self.entries.get(far).next_of_task != 0 {
             self.ending.push_back((task, phase));
-        } else if first != 0 && self.entries.get(first).task == raw {
-            self.tell(first, phase);
+        } else if far != 0 && self.entries.get(far).task == raw {
+            self.tell(far, phase);
         }
     }
 
     /// The end that this entry waits for has come.
     fn tell(&mut self, link: Link, phase: Phase) {
-        self.entries.take_off_task(link);
-        let entry = self.entries.get_mut(link);
-        entry.phase = Some(phase);
-        let watcher = &mut self.watchers[entry.watcher as usize];
+        self.entries.note_end(link, phase);
+        let number = self.entries.get(link).watcher;
+        let watcher = &mut self.watchers[number as usize];
         if !watcher.is_open {
             // It stays where it is among what the stream has left.
             return;
@@ -240,16 +249,11 @@ impl Watches {
         } else {
             &mut watcher.waiting
         };
-        let principal = watcher.principal;
+        let account = watcher.account;
         self.entries.take_out(list, link);
         self.entries.remove(link);
         self.named = self.named.saturating_sub(1);
-        if let Some(held) = self.by_principal.get_mut(&principal) {
-            *held = held.saturating_sub(1);
-            if *held == 0 {
-                self.by_principal.remove(&principal);
-            }
-        }
+        self.accounts.subtract(account);
     }
 
     /// How many ends the stream has not yet told.
@@ -328,7 +332,7 @@ impl Watches {
 
     fn next_telling(&mut self) -> Option<Link> {
         let (task, phase) = self.ending.pop_front()?;
-        self.telling = Some(self.entries.take_all_off(task.as_raw(), phase));
+        self.telling = Some(self.entries.take_far_off(task.as_raw(), phase));
         self.telling
     }
 
@@ -341,6 +345,7 @@ impl Watches {
             match (watcher.ended.first, watcher.waiting.first) {
                 (0, 0) => {
                     self.closed.pop_front();
+                    self.accounts.leave(watcher.account);
                     self.free.push(number);
                 }
                 (0, link) | (link, _) => self.drop_entry(number, link),

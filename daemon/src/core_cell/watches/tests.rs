@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, mpsc};
 
+use super::entries::NEAR_MAX;
 use super::*;
 
 const ONE: Principal = Principal::Uid(1);
@@ -172,6 +173,27 @@ fn end_of_a_task_that_many_wait_for_takes_a_bounded_number_of_steps_a_turn() {
 }
 
 #[test]
+fn of_the_many_who_wait_for_one_task_few_are_walked_through_and_each_waits_once() {
+    let mut watches = Watches::new(100, 1 << 20, ShareRule::Whole);
+    let keys: Vec<WatchKey> = (0..100).map(|_| watches.open(ONE)).collect();
+    for _ in 0..2 {
+        for key in &keys {
+            watches.add(*key, task(7)).unwrap();
+        }
+    }
+    assert_eq!(watches.named, 100, "waiting twice is waiting once");
+    assert_eq!(watches.entries.near_count(task(7).as_raw()), NEAR_MAX);
+    // Those that are walked through go, the others are found all the same.
+    for key in &keys[..NEAR_MAX] {
+        watches.close(*key);
+    }
+    settle(&mut watches);
+    assert_eq!(watches.entries.near_count(task(7).as_raw()), 0);
+    watches.add(keys[50], task(7)).unwrap();
+    assert_eq!(watches.named, 100 - NEAR_MAX);
+}
+
+#[test]
 fn stop_wakes_every_stream_a_bounded_number_a_turn() {
     struct Told(mpsc::Sender<()>);
     impl std::task::Wake for Told {
@@ -297,5 +319,5 @@ fn principal_who_takes_all_watches_leaves_some_to_others_and_has_them_back_when_
         watches.close(key);
     }
     settle(&mut watches);
-    assert!(watches.by_principal.is_empty());
+    assert!(watches.accounts.is_empty());
 }
