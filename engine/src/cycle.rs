@@ -184,6 +184,7 @@ impl Engine {
         if parts.plm.has_parked(newly_offered) {
             parts.turn.sweep.request();
         }
+        work += parts.plm.serve_fresh_ends(&parts.turn);
         work += parts.sweep();
         work += parts.plm.serve_timers(&mut parts.turn, parts.workers);
         work += parts
@@ -207,6 +208,7 @@ impl Engine {
             .map(|key| Now::from_stamp(key.timed_stamp()))
             .chain(Some(self.sweep.due(self.last_cycle)))
             .chain(self.workers.next_of_callers())
+            .chain(self.plm.next_fresh_end())
             .chain(self.plm.has_durable_waits().then_some(self.last_cycle))
             .min()
     }

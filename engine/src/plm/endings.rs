@@ -11,6 +11,7 @@ use qtf_shm::{
 };
 
 use super::burials::{buried, is_half_done};
+use super::fresh_ends::LET_BE_IF_KEPT_NS;
 use super::history::{keep_lost, keep_unsaid};
 use super::holds::starts_later;
 use super::outcome::{ATTEMPT_MAX, Judgement, Tries, judge, retry_pause_ns};
@@ -303,10 +304,23 @@ impl Plm {
         } else if ended.phase() == Phase::DeadLetter {
             turn.clear_timer(slot);
         } else {
-            let over = turn.now.plus_ns(kept_for_ns(turn, slot, ended));
-            turn.set_timer(slot, ended, over);
+            self.let_live(turn, slot, from, ended);
         }
         true
+    }
+
+    /// The time to live of an ended task begins. One that may have a leaf gets its new one at once.
+    #[inline]
+    fn let_live(&mut self, turn: &Turn<'_>, slot: SlotIndex, from: StateWord, ended: StateWord) {
+        let kept_ns = kept_for_ns(turn, slot, ended);
+        let may_have_leaf = from.phase() == Phase::Delayed
+            || stop_reason(from).is_some()
+            || turn.segment.task(slot).timeout_ms() > 0;
+        if may_have_leaf || kept_ns < LET_BE_IF_KEPT_NS {
+            turn.set_timer(slot, ended, turn.now.plus_ns(kept_ns));
+        } else {
+            self.note_fresh_end(turn, slot, ended);
+        }
     }
 
     /// Gives notice of a task's end: at once, or when the record of it is durable.

@@ -19,14 +19,15 @@
 //! | `stops.rs` | attempts that are to stop: told again until they end |
 //! | `lent.rs` | attempts of workers that call: lent, touched, taken back when their lease is over |
 //! | `timers.rs` | due tasks, timeouts, time to live |
+//! | `fresh_ends.rs` | what has ended a moment ago: its time to live gets a leaf a second later |
 //! | `unkept.rs` | the last tasks that succeeded and kept no result |
 //! | `waiting.rs` | journal tasks that wait for room in the journal |
 //! | `repair.rs` | one idempotent repair of one slot |
 //!
 //! Invariants:
 //! - I1: a state changes first, its leaf after it.
-//! - I2: only READY tasks have a ready leaf; DELAYED, DONE, FAILED, CANCELLED tasks and RUNNING
-//!   ones with a timeout have a timer leaf.
+//! - I2: only READY tasks have a ready leaf; DELAYED tasks, RUNNING ones with a timeout, and DONE, FAILED and CANCELLED
+//!   ones that ended more than a moment ago have a timer leaf.
 //! - I3: each task is counted at its client exactly once: as unfinished, or as kept.
 
 mod accepting;
@@ -36,6 +37,7 @@ mod burials;
 mod cancel;
 mod dead_letters;
 mod endings;
+mod fresh_ends;
 mod history;
 mod holds;
 mod key_places;
@@ -68,6 +70,7 @@ use crate::register::Clients;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 use crate::wall::WallTime;
+use fresh_ends::FreshEnds;
 use key_places::KeyPlaces;
 use pending::Then;
 use recorder::Mark;
@@ -113,6 +116,8 @@ pub(crate) struct Plm {
     stops: Stops,
     /// What succeeded, was told, and kept nothing.
     unkept: Unkept,
+    /// What has ended a moment ago and has no leaf for its time to live yet.
+    fresh_ends: FreshEnds,
     /// `None` in memory operation.
     pub(crate) recorder: Option<Box<Recorder>>,
     /// Where the walk over the table of keys stands.
@@ -142,6 +147,7 @@ impl Plm {
             waiting: Waiting::default(),
             stops: Stops::default(),
             unkept: Unkept::new(),
+            fresh_ends: FreshEnds::new(),
             recorder,
             keys_cursor: 0,
             keys_looked_at: None,

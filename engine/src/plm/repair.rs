@@ -12,6 +12,7 @@ use qtf_shm::{
 
 use super::Plm;
 use super::endings::{HandBack, tell_quarantine};
+use super::fresh_ends::is_fresh;
 use super::recorder::is_once;
 use super::stops::{is_to_be_told, push_stop, stop_reason};
 use super::timers::{expires_at, overdue_at};
@@ -67,7 +68,8 @@ impl Plm {
             Phase::Done | Phase::Failed | Phase::Cancelled => {
                 turn.accept_end(slot, state);
                 turn.complete_end(slot, state);
-                restore_timer(turn, slot, state, expires_at(turn, slot, state))
+                !is_fresh(turn, slot)
+                    && restore_timer(turn, slot, state, expires_at(turn, slot, state))
             }
             Phase::Quarantine => {
                 // Another process may have put it there, which tells nobody.

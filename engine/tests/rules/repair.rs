@@ -31,7 +31,7 @@ fn missing_timers_are_put_back() {
     let mut world = World::new();
     let worker = world.worker(1, &["exec"]);
     let running = world
-        .submit_with("exec", |submission| submission.timeout_ms = 1_000)
+        .submit_with("exec", |submission| submission.timeout_ms = 10_000)
         .unwrap();
     let got = world.dispatch();
     world.start(got);
@@ -41,6 +41,9 @@ fn missing_timers_are_put_back() {
     let cancelled = world.submit("exec");
     let now = world.now;
     world.engine.cancel(now, cancelled).unwrap();
+    // The time to live of an end begins in the timer heap a second later.
+    world.settle_for(A_WHILE);
+    world.beat(worker, 1).unwrap();
     let before: Vec<_> = [running, delayed, cancelled]
         .iter()
         .map(|task| world.segment().timers().leaf(task.slot().get()))

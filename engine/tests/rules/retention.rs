@@ -33,6 +33,91 @@ fn result_is_kept_until_its_time_is_over_and_then_freed() {
 }
 
 #[test]
+fn end_that_is_acknowledged_at_once_never_enters_the_timer_heap_and_one_that_stays_does_after_a_second()
+ {
+    let mut world = World::new();
+    world.worker(4, &["exec"]);
+    let [gone, kept] = [done(&mut world), done(&mut world)];
+    let leaf = |world: &World, task: TaskId| world.segment().timers().leaf(task.slot().get());
+    assert_eq!([leaf(&world, gone), leaf(&world, kept)], [None, None]);
+    let ended = world.now;
+    world.engine.forget(ended, gone).unwrap();
+    world.settle_for(SECOND - 1_000);
+    assert_eq!(leaf(&world, kept), None);
+    world.settle_for(1_000);
+    assert_eq!(
+        [leaf(&world, gone), leaf(&world, kept)].map(|leaf| leaf.is_some()),
+        [false, true]
+    );
+    let over = ended.plus_ns(3_600 * SECOND).stamp();
+    assert_eq!(leaf(&world, kept).unwrap().timed_stamp(), over);
+    assert_eq!(
+        world.counter(Counter::LeafRestored),
+        0,
+        "the sweep had nothing to mend"
+    );
+    world.verify();
+}
+
+#[test]
+fn task_that_has_the_slot_of_an_acknowledged_one_gets_no_leaf_for_the_end_of_that() {
+    let mut world = World::of_one(2);
+    world.worker(4, &["exec"]);
+    let first = done(&mut world);
+    let now = world.now;
+    world.engine.forget(now, first).unwrap();
+    world.pass(SECOND / 2);
+    let next = [done(&mut world), done(&mut world)];
+    let next = next
+        .into_iter()
+        .find(|next| next.slot() == first.slot())
+        .unwrap();
+    world.settle_for(SECOND / 2 + 1_000);
+    assert_eq!(world.segment().timers().leaf(next.slot().get()), None);
+    world.settle_for(SECOND);
+    assert!(world.segment().timers().leaf(next.slot().get()).is_some());
+    world.verify();
+}
+
+#[test]
+fn of_more_ends_than_are_remembered_the_oldest_get_their_leaves_at_once() {
+    let mut world = World::of_one(20_000);
+    let ended: Vec<TaskId> = (0..18_000)
+        .map(|_| {
+            let task = world.submit("exec");
+            let now = world.now;
+            world.engine.cancel(now, task).unwrap();
+            world.effects();
+            task
+        })
+        .collect();
+    let has_leaf = |task: &TaskId| world.segment().timers().leaf(task.slot().get()).is_some();
+    let (before, after) = ended.split_at(18_000 - 16_384);
+    assert!(before.iter().all(has_leaf));
+    assert!(!after.iter().any(has_leaf));
+    world.settle_for(2 * SECOND);
+    let has_leaf = |task: &TaskId| world.segment().timers().leaf(task.slot().get()).is_some();
+    assert!(ended.iter().all(has_leaf));
+    assert_eq!(world.counter(Counter::LeafRestored), 0);
+}
+
+#[test]
+fn result_that_is_kept_for_less_than_two_seconds_expires_in_time() {
+    let mut world = World::new();
+    world.worker(1, &["exec"]);
+    let task = world
+        .submit_with("exec", |task| task.keep_ms = 1_000)
+        .unwrap();
+    let got = world.dispatch();
+    world.end(got, 0);
+    world.effects();
+    let leaf = world.segment().timers().leaf(task.slot().get()).unwrap();
+    assert_eq!(leaf.timed_stamp(), world.now.plus_ns(SECOND).stamp());
+    world.settle_for(SECOND);
+    assert!(world.engine.check(task).is_err());
+}
+
+#[test]
 fn failed_result_is_kept_longer_and_what_a_submission_asked_for_as_long_as_it_asked() {
     let mut world = World::new();
     world.worker(4, &["exec"]);
