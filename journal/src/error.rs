@@ -91,6 +91,18 @@ pub enum JournalError {
         /// What the system says.
         source: io::Error,
     },
+    /// A further file would take the room in which the next snapshot is to be written, without which no older file ever goes.
+    #[error(
+        "no room for {file_bytes} bytes more and for a snapshot of up to {snapshot_bytes} bytes beside: {free_bytes} are free"
+    )]
+    NoRoomForSnapshot {
+        /// Size of the file.
+        file_bytes: u64,
+        /// What the next snapshot can come to.
+        snapshot_bytes: u64,
+        /// What the disk has.
+        free_bytes: u64,
+    },
     /// A snapshot cannot be published yet.
     #[error(
         "the snapshot shows lsn {shown}, only {durable} is on stable storage; publish it later"
@@ -117,7 +129,10 @@ impl JournalError {
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+        if let Self::Io { source, .. } = self {
+            return matches!(source.kind(), StorageFull | QuotaExceeded);
+        }
+        matches!(self, Self::NoRoomForSnapshot { .. })
     }
 
     pub(crate) fn io(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {

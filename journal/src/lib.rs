@@ -24,6 +24,7 @@ mod lsn;
 mod open;
 mod record;
 mod recover;
+mod room;
 mod scan;
 mod snapshot;
 mod spare;
@@ -43,6 +44,7 @@ pub use open::{Opened, open_tail};
 pub use record::frame::BadFrame;
 pub use record::{BadRecord, Blob, ClientRef, RECORD_BYTES_MAX, Record, WholeTask};
 pub use recover::{Recovered, recover};
+pub use room::make_room_for_snapshot;
 pub use snapshot::SnapshotWriter;
 pub use spare::{Reclaimed, SpareFile, make_spare, reclaim};
 pub use storage::{

@@ -12,6 +12,7 @@ use crate::file::{
     FILE_BYTES_MIN, FileKey, HEADER_BYTES, Header, is_unfinished, snapshot_of_name, spare_name,
     spare_of_name,
 };
+use crate::room;
 use crate::storage::{Storage, StorageFile, write_all};
 use crate::writer::FilePlan;
 
@@ -38,9 +39,10 @@ impl SpareFile {
     }
 }
 
-/// Makes the file that [`crate::Writer::file_plan`] asks for: from a spare of that size if there is one, else a new one. The file
-/// that a daemon begins with is made as small as may be where the disk has no room for a whole one: it takes at least what
-/// cannot be refused. Blocks for as long as the disk takes to write it, so it is for a helper thread.
+/// Makes the file that [`crate::Writer::file_plan`] asks for: from a spare of that size if there is one, else a new one, and only
+/// where the next snapshot has room beside it ([`crate::make_room_for_snapshot`] says why). The file that a daemon begins with is made as small as may be where
+/// the disk has no room for a whole one, and is made whatever it leaves: it takes at least what cannot be refused. Blocks for as
+/// long as the disk takes to write it, so it is for a helper thread.
 ///
 /// # Errors
 /// An operation failed, as a rule because the disk is full. What was begun is taken away as far as possible; try again later.
@@ -49,8 +51,16 @@ pub fn make_spare(storage: &dyn Storage, plan: FilePlan) -> Result<SpareFile, Jo
         mut header,
         replaces,
     } = plan;
-    let may_be_small = header.follows.is_some() && header.file_bytes > FILE_BYTES_MIN;
-    match make_log(storage, &header) {
+    let is_first = header.follows.is_some();
+    let may_be_small = is_first && header.file_bytes > FILE_BYTES_MIN;
+    let has_room = room::for_file(storage, header.file_bytes);
+    let made = match has_room {
+        Ok(()) => make_log(storage, &header),
+        Err(_) if is_first && has_spare(storage, header.file_bytes)? => make_log(storage, &header),
+        Err(error) if may_be_small || !is_first => Err(error),
+        Err(_) => make_log(storage, &header),
+    };
+    match made {
         Err(error) if may_be_small && error.is_disk_full() => {
             header.file_bytes = FILE_BYTES_MIN;
             // What a whole one needs is told, if the small one cannot be had either.
@@ -90,17 +100,29 @@ fn make_log(storage: &dyn Storage, header: &Header) -> Result<(), JournalError> 
         .map_err(JournalError::io("sync the directory of", &log))
 }
 
+/// Whether a spare of that size is there.
+fn has_spare(storage: &dyn Storage, bytes: u64) -> Result<bool, JournalError> {
+    for name in names(storage)? {
+        if spare_of_name(&name).is_some() && len_of(storage, &name)? == bytes {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The length of a file.
+pub(crate) fn len_of(storage: &dyn Storage, name: &str) -> Result<u64, JournalError> {
+    let file = storage.open(name).map_err(JournalError::io("open", name))?;
+    file.len().map_err(JournalError::io("read", name))
+}
+
 /// A spare of the wanted size. Others, which an interrupted zero-filling or another setting left, are removed.
 fn take_spare(storage: &dyn Storage, bytes: u64) -> Result<Option<String>, JournalError> {
     for name in names(storage)? {
         if spare_of_name(&name).is_none() {
             continue;
         }
-        let file = storage
-            .open(&name)
-            .map_err(JournalError::io("open", &name))?;
-        let len = file.len().map_err(JournalError::io("read", &name))?;
-        if len == bytes {
+        if len_of(storage, &name)? == bytes {
             return Ok(Some(name));
         }
         storage
@@ -155,7 +177,7 @@ fn unused_spare_name(storage: &dyn Storage) -> Result<String, JournalError> {
     Ok(spare_name(used.map_or(1, |number| number.wrapping_add(1))))
 }
 
-fn names(storage: &dyn Storage) -> Result<Vec<String>, JournalError> {
+pub(crate) fn names(storage: &dyn Storage) -> Result<Vec<String>, JournalError> {
     storage
         .list()
         .map_err(JournalError::io("list", "the journal's directory"))

@@ -271,7 +271,9 @@ fn exit_of_journal(error: &JournalError) -> Exit {
         JournalError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Exit::NoPermission
         }
-        JournalError::Io { .. } | JournalError::NotYetDurable { .. } => Exit::JournalFailed,
+        JournalError::Io { .. }
+        | JournalError::NotYetDurable { .. }
+        | JournalError::NoRoomForSnapshot { .. } => Exit::JournalFailed,
         JournalError::Instance { .. } | JournalError::FileBytes { .. } => Exit::Usage,
         JournalError::Damaged { .. } | JournalError::Version { .. } => Exit::Damaged,
     }

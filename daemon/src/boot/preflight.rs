@@ -129,6 +129,7 @@ fn check_journal(settings: &Settings, journal: &JournalSettings) -> Result<(), B
             JournalError::Version { .. }
             | JournalError::Instance { .. }
             | JournalError::FileBytes { .. }
+            | JournalError::NoRoomForSnapshot { .. }
             | JournalError::NotYetDurable { .. } => false,
         };
         let text = error.to_string();

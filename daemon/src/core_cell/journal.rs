@@ -85,8 +85,21 @@ pub(crate) struct Snapshots {
     begun: Now,
     /// Why the last one could not be made.
     trouble: Option<String>,
+    /// Which one was the newest when there was first no room for a further file and a snapshot beside it: the next one may make
+    /// that room, and until it was tried nothing is wrong.
+    missed_room_at: Option<Lsn>,
     /// Longest turn of the loop while one was under way.
     pub(crate) longest_turn: Duration,
+}
+
+impl Snapshots {
+    /// There is no room for a further file and a snapshot beside it. Whether a snapshot that has not been tried yet may make it.
+    fn may_make_room(&mut self) -> bool {
+        let newest = *self.missed_room_at.get_or_insert(self.newest);
+        newest == self.newest
+            && self.trouble.is_none()
+            && (self.is_under_way || self.bytes_since > 0)
+    }
 }
 
 /// Whether the journal takes submissions.
@@ -290,6 +303,7 @@ impl Core {
         journal.is_file_asked = false;
         match made {
             Ok((spare, file)) => {
+                journal.snapshots.missed_room_at = None;
                 if journal.shortage.take().is_some() {
                     shortage::note(None);
                     tracing::info!("the journal has room again");
@@ -304,6 +318,7 @@ impl Core {
                 }
                 self.kick_journal();
             }
+            Err(JournalError::NoRoomForSnapshot { .. }) if journal.snapshots.may_make_room() => {}
             Err(error) => {
                 let text = journal.facts.shortage(&error);
                 if journal.shortage.as_ref() != Some(&text) {
@@ -356,7 +371,7 @@ impl Core {
         let has_grown = snapshots.bytes_since > 0;
         let is_due = snapshots.bytes_since >= facts.snapshot_after_bytes
             || has_grown && waited >= facts.snapshot_interval
-            || has_grown && journal.shortage.is_some();
+            || has_grown && (journal.shortage.is_some() || snapshots.missed_room_at.is_some());
         if is_due && !snapshots.is_under_way && journal.failure.is_none() {
             self.begin_snapshot(now);
         }

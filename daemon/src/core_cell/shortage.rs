@@ -31,6 +31,16 @@ pub(crate) fn text(error: &JournalError, data_dir: &Path, file_bytes: u64) -> St
     if !error.is_disk_full() {
         return format!("data folder {folder}: {error}");
     }
+    if let JournalError::NoRoomForSnapshot {
+        file_bytes,
+        snapshot_bytes,
+        free_bytes,
+    } = error
+    {
+        return format!(
+            "the disk of data folder {folder} is full: a journal file needs {file_bytes} bytes (journal_file_bytes) and the next snapshot up to {snapshot_bytes}, {free_bytes} are free"
+        );
+    }
     let free = match nix::sys::statvfs::statvfs(data_dir) {
         Ok(disk) => format!(
             "{} are free",

@@ -245,6 +245,12 @@ impl Hands {
     fn snapshot(&mut self, job: Box<SnapshotJob>) -> Option<Event> {
         // The one before has said that it is done.
         self.end();
+        match qtf_journal::make_room_for_snapshot(&*self.storage) {
+            Ok(0) => {}
+            Ok(spares) => tracing::info!(spares, "given up, for the room of the next snapshot"),
+            // The snapshot says what is wrong with the folder, if it meets it too.
+            Err(error) => tracing::warn!(%error, "no room made for the next snapshot"),
+        }
         let (storage, events) = (Arc::clone(&self.storage), self.events.clone());
         let run = move || {
             let taken = job.take(&storage, &events);
@@ -316,6 +322,10 @@ mod tests {
         fn remove(&self, name: &str) -> io::Result<()> {
             self.wait();
             self.real.remove(name)
+        }
+        fn free_bytes(&self) -> io::Result<u64> {
+            self.wait();
+            self.real.free_bytes()
         }
         fn sync_dir(&self) -> io::Result<()> {
             self.wait();

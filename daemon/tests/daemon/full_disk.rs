@@ -177,22 +177,7 @@ async fn round(peer: &mut Peer, disk: &SmallDisk, worker: &mut RawWorker) -> (u6
     disk.empty();
     let again = submit_when_there_is_room(peer, noop(b"again")).await;
     taken.push(memory);
-    for ids in taken.chunks(1_000) {
-        let selection = || TaskSelection {
-            task_ids: ids.to_vec(),
-            ..TaskSelection::default()
-        };
-        for verdict in [
-            peer.plm.cancel_tasks(selection()).await,
-            peer.plm.forget_tasks(selection()).await,
-        ] {
-            let verdicts = verdict.unwrap().into_inner().verdicts;
-            assert!(
-                verdicts.iter().all(|verdict| verdict.refusal.is_none()),
-                "{verdicts:?}"
-            );
-        }
-    }
+    give_up(peer, &taken).await;
     (running, again)
 }
 
@@ -223,6 +208,59 @@ fn full_disk_refuses_submissions_and_all_goes_on_when_there_is_room_again() {
     home.lose_segment();
     let daemon = disk.serving(&home);
     run(all_there(&home, &done, &ready));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// Cancels and forgets tasks that wait.
+async fn give_up(peer: &mut Peer, ids: &[u64]) {
+    for ids in ids.chunks(1_000) {
+        let selection = || TaskSelection {
+            task_ids: ids.to_vec(),
+            ..TaskSelection::default()
+        };
+        for verdict in [
+            peer.plm.cancel_tasks(selection()).await,
+            peer.plm.forget_tasks(selection()).await,
+        ] {
+            let verdicts = verdict.unwrap().into_inner().verdicts;
+            assert!(
+                verdicts.iter().all(|verdict| verdict.refusal.is_none()),
+                "{verdicts:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn disk_that_the_daemons_own_files_have_filled_has_room_again_when_a_part_of_the_tasks_is_gone() {
+    let home = Home::new("full-of-itself");
+    // Nothing but the want of room asks for a snapshot.
+    home.configure(
+        "segment_bytes = 33554432\njournal_file_bytes = 524288\nsnapshot_after_bytes = 1073741824\n",
+    );
+    let Some(disk) = SmallDisk::mount(home.data()) else {
+        return qtf_needs::skip(Need::Mount, "a small tmpfs cannot be mounted");
+    };
+    let daemon = disk.serving(&home);
+    let kept = run(async {
+        let mut peer = home.connect().await;
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            while let Ok(id) = peer.submit(noop(&[1; 4_000])).await {
+                kept.push(id);
+            }
+            let rest = kept.split_off(kept.len() / 2);
+            give_up(&mut peer, &kept).await;
+            kept = rest;
+            kept.push(submit_when_there_is_room(&mut peer, noop(&[1; 4_000])).await);
+        }
+        kept
+    });
+    assert!(kept.len() > 50, "{}", kept.len());
+    daemon.kill();
+    home.lose_segment();
+    let daemon = disk.serving(&home);
+    run(all_there(&home, &[], &kept));
     assert_eq!(daemon.stop(), Some(0));
 }
 

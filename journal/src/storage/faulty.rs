@@ -20,6 +20,8 @@ pub enum Operation {
     Rename,
     /// Removing one.
     Remove,
+    /// Looking how much room there is.
+    FreeBytes,
     /// Syncing the directory.
     SyncDir,
     /// Asking for a length.
@@ -145,6 +147,10 @@ impl Storage for FaultyStorage {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         run(&self.plan, Operation::Remove, || self.inner.remove(name))
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        run(&self.plan, Operation::FreeBytes, || self.inner.free_bytes())
     }
 
     fn sync_dir(&self) -> io::Result<()> {

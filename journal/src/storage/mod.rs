@@ -63,6 +63,12 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// See [`Storage::list`].
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Bytes that files may still take, as far as can be told; others use the disk too.
+    ///
+    /// # Errors
+    /// See [`Storage::list`].
+    fn free_bytes(&self) -> io::Result<u64>;
+
     /// Brings names made, changed and removed to stable storage.
     ///
     /// # Errors

@@ -277,6 +277,14 @@ impl Storage for SimDisk {
         Ok(())
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        let disk = self.disk();
+        let free = disk
+            .capacity
+            .map(|capacity| capacity.saturating_sub(disk.used()));
+        Ok(free.map_or(u64::MAX, |free| free as u64))
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         let mut disk = self.disk();
         disk.changes.clear();

@@ -107,6 +107,11 @@ impl Storage for StdStorage {
         fs::remove_file(self.dir.join(name))
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        let disk = nix::sys::statvfs::statvfs(&self.dir)?;
+        Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
     }

@@ -65,6 +65,10 @@ impl Storage for CopiedFiles {
         read_only()
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         read_only()
     }

@@ -31,6 +31,8 @@ mod model;
 #[cfg(test)]
 mod records;
 #[cfg(test)]
+mod room;
+#[cfg(test)]
 mod snapshots;
 #[cfg(test)]
 mod writer;
