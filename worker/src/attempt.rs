@@ -7,8 +7,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use qtf_proto::v1::{ExecSpec, LimitOf, Outcome, OutcomeKind, TaskOutput, TaskRef};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
+use crate::call;
 use crate::exec::{self, ExecPolicy, Identity};
 use crate::handler::{HandlerError, Runner, TaskContext, WhatNext};
 use crate::stop::StopSignal;
@@ -99,7 +99,8 @@ pub(crate) struct Job {
 pub(crate) async fn run(mut job: Job, stop: StopSignal, begun: impl FnOnce()) -> Finish {
     if job.payload_bytes > byte_count(&job.payload) {
         let fetched = tokio::select! {
-            fetched = fetch(&mut job) => fetched,
+            // Apart, as is what runs a program: most attempts need neither, and no room for them.
+            fetched = Box::pin(fetch(&mut job)) => fetched,
             cause = stop.stopped() => {
                 return Finish::Ended(Ending::new(cause.outcome_kind(), ""));
             }
@@ -112,7 +113,7 @@ pub(crate) async fn run(mut job: Job, stop: StopSignal, begun: impl FnOnce()) ->
         }
     }
     let ending = match job.runner.clone() {
-        Runner::Exec => return run_exec(job, stop, begun).await,
+        Runner::Exec => return Box::pin(run_exec(job, stop, begun)).await,
         Runner::Noop => Ending::of_bytes(Bytes::new()),
         Runner::Echo => Ending::of_bytes(job.payload),
         Runner::Call(function) => {
@@ -125,7 +126,9 @@ pub(crate) async fn run(mut job: Job, stop: StopSignal, begun: impl FnOnce()) ->
             };
             let grace = job.policy.stop_grace;
             begun();
-            call(function(context), &stop, grace).await
+            // Who hears of it may follow on this thread, which the handler may hold up.
+            tokio::task::yield_now().await;
+            call::finish(function(context), &stop, grace).await
         }
     };
     Finish::Ended(ending)
@@ -163,33 +166,8 @@ pub(crate) const fn each_output_limit(daemon_bytes: u64) -> u64 {
     daemon_bytes.saturating_sub(ENVELOPE_BYTES) / 2
 }
 
-async fn call(
-    mut function: crate::handler::HandlerFuture,
-    stop: &StopSignal,
-    grace: Duration,
-) -> Ending {
-    let result = tokio::select! {
-        biased;
-        // First: a handler that returns because it is stopped was stopped.
-        cause = stop.stopped() => {
-            let over = Instant::now() + grace;
-            tokio::select! {
-                _ = &mut function => {}
-                () = tokio::time::sleep_until(over) => {}
-                () = stop.stopped_at_once() => {}
-            }
-            return Ending::new(cause.outcome_kind(), "");
-        }
-        result = &mut function => result,
-    };
-    match result {
-        Ok(bytes) => Ending::of_bytes(bytes.into()),
-        Err(error) => failed(&error),
-    }
-}
-
 /// The end of a handler that failed.
-fn failed(error: &HandlerError) -> Ending {
+pub(crate) fn failed(error: &HandlerError) -> Ending {
     let (kind, after) = match error.what_next() {
         WhatNext::AsRetriesSay => (OutcomeKind::HandlerFailed, Duration::ZERO),
         WhatNext::Fails => (OutcomeKind::FailedForGood, Duration::ZERO),

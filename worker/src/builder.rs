@@ -157,8 +157,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Offers an async function as a kind of task. It runs on the runtime that [`Worker::run`] runs on:
-    /// long computations belong into `spawn_blocking`.
+    /// Offers an async function as a kind of task. It runs on the runtime that [`Worker::run`] runs on, where that has one thread up to
+    /// its first wait in the place of the worker itself: long computations belong into `spawn_blocking`.
     #[must_use]
     pub fn handler<H, F>(mut self, kind: impl Into<String>, handler: H) -> Self
     where

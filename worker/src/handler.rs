@@ -121,6 +121,8 @@ impl fmt::Debug for HandlerError {
 
 pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Vec<u8>, HandlerError>> + Send>>;
 
+pub(crate) type HandlerFunction = Arc<dyn Fn(TaskContext) -> HandlerFuture + Send + Sync>;
+
 /// What is done for one kind of task.
 #[derive(Clone)]
 pub(crate) enum Runner {
@@ -131,7 +133,7 @@ pub(crate) enum Runner {
     /// Gives back its payload, at once.
     Echo,
     /// Calls a function.
-    Call(Arc<dyn Fn(TaskContext) -> HandlerFuture + Send + Sync>),
+    Call(HandlerFunction),
 }
 
 impl fmt::Debug for Runner {

@@ -1,9 +1,16 @@
 //! How a running attempt learns that it has to end.
+//!
+//! Invariants:
+//! - S1: an order is never missed: it is there before who waits for it is woken, and looked for after it was said who waits.
+//! - S2: both ends cost one allocation, and nobody is woken where nobody waits: most attempts end without an order.
+//!
+//! Tested at the end of the file.
 
 use core::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use qtf_proto::v1::OutcomeKind;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Why an attempt is stopped.
@@ -35,59 +42,84 @@ pub(crate) struct StopOrder {
     pub(crate) at_once: bool,
 }
 
+/// What both ends share.
+#[derive(Debug, Default)]
+struct Shared {
+    order: Mutex<Option<StopOrder>>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn order(&self) -> Option<StopOrder> {
+        // Nothing that could panic is done under the lock.
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for an order that is one of these; for ever if there is no agent any more that could give it.
+    async fn ordered(&self, is_one: impl Fn(&StopOrder) -> bool) -> StopOrder {
+        loop {
+            // Before the look: what is told after it wakes this one, although it does not wait yet.
+            let changed = self.changed.notified();
+            if let Some(order) = self.order().filter(&is_one) {
+                return order;
+            }
+            changed.await;
+        }
+    }
+}
+
 /// The agent's end.
 #[derive(Debug)]
-pub(crate) struct StopSwitch(watch::Sender<Option<StopOrder>>);
+pub(crate) struct StopSwitch(Arc<Shared>);
 
 impl StopSwitch {
     /// Gives an order; the cause of the first one counts.
     pub(crate) fn stop(&self, order: StopOrder) {
-        self.0.send_modify(|current| {
+        {
+            let current = &mut *self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
             let cause = current.map_or(order.cause, |first| first.cause);
             let at_once = order.at_once || current.is_some_and(|first| first.at_once);
             *current = Some(StopOrder { cause, at_once });
-        });
+        }
+        self.0.changed.notify_waiters();
     }
 }
 
 /// The attempt's end: orders, and the attempt's own time limit.
 #[derive(Clone, Debug)]
 pub(crate) struct StopSignal {
-    orders: watch::Receiver<Option<StopOrder>>,
+    shared: Arc<Shared>,
     deadline: Option<Instant>,
 }
 
 /// Makes both ends for an attempt that starts now.
 pub(crate) fn stop_pair(timeout_ms: u32) -> (StopSwitch, StopSignal) {
-    let (sender, orders) = watch::channel(None);
+    let shared = Arc::<Shared>::default();
     let timeout = Duration::from_millis(timeout_ms.into());
     let deadline = (timeout_ms > 0).then(|| Instant::now() + timeout);
-    (StopSwitch(sender), StopSignal { orders, deadline })
+    (
+        StopSwitch(Arc::clone(&shared)),
+        StopSignal { shared, deadline },
+    )
 }
 
 impl StopSignal {
     /// Waits until the attempt has to end.
     pub(crate) async fn stopped(&self) -> StopCause {
-        let deadline = self.deadline;
-        let time_is_over = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => core::future::pending().await,
-            }
+        let ordered = self.shared.ordered(|_| true);
+        let Some(deadline) = self.deadline else {
+            return ordered.await.cause;
         };
         tokio::select! {
             biased;
-            cause = ordered(self.orders.clone()) => cause,
-            () = time_is_over => StopCause::TimedOut,
+            order = ordered => order.cause,
+            () = tokio::time::sleep_until(deadline) => StopCause::TimedOut,
         }
     }
 
     /// Waits until the attempt has to end without grace.
     pub(crate) async fn stopped_at_once(&self) {
-        let at_once = |order: &Option<StopOrder>| order.is_some_and(|order| order.at_once);
-        if self.orders.clone().wait_for(at_once).await.is_err() {
-            core::future::pending::<()>().await;
-        }
+        self.shared.ordered(|order| order.at_once).await;
     }
 
     /// True when the attempt has to end.
@@ -95,19 +127,63 @@ impl StopSignal {
         let is_late = self
             .deadline
             .is_some_and(|deadline| Instant::now() >= deadline);
-        is_late || self.orders.borrow().is_some()
+        is_late || self.shared.order().is_some()
     }
 }
 
-async fn ordered(mut orders: watch::Receiver<Option<StopOrder>>) -> StopCause {
-    let order = orders
-        .wait_for(Option::is_some)
-        .await
-        .ok()
-        .and_then(|order| *order);
-    match order {
-        Some(order) => order.cause,
-        // The agent is gone without an order: its tasks are dropped, there is nobody to tell.
-        None => core::future::pending().await,
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const CANCELLED: StopOrder = StopOrder {
+        cause: StopCause::Cancelled,
+        at_once: false,
+    };
+
+    #[tokio::test]
+    async fn an_order_reaches_who_waits_and_who_comes_later_and_the_first_cause_counts() {
+        let (switch, signal) = stop_pair(0);
+        let waiting = tokio::spawn({
+            let signal = signal.clone();
+            async move { signal.stopped().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!signal.is_stopped());
+        switch.stop(CANCELLED);
+        switch.stop(StopOrder {
+            cause: StopCause::Stale,
+            at_once: true,
+        });
+        assert_eq!(waiting.await.ok(), Some(StopCause::Cancelled));
+        assert!(signal.is_stopped());
+        assert_eq!(signal.stopped().await, StopCause::Cancelled);
+        signal.stopped_at_once().await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_end_of_the_grace_is_not_woken_by_the_order_that_began_it() {
+        let (switch, signal) = stop_pair(0);
+        switch.stop(CANCELLED);
+        assert!(signal.stopped_at_once().now_or_never().is_none());
+        let over = async {
+            switch.stop(StopOrder {
+                at_once: true,
+                ..CANCELLED
+            });
+        };
+        tokio::join!(signal.stopped_at_once(), over);
+    }
+
+    #[tokio::test]
+    async fn without_its_agent_an_attempt_is_stopped_by_its_time_limit_alone() {
+        let (switch, signal) = stop_pair(0);
+        drop(switch);
+        assert!(signal.stopped().now_or_never().is_none());
+        let (switch, signal) = stop_pair(1);
+        drop(switch);
+        assert_eq!(signal.stopped().await, StopCause::TimedOut);
+        assert!(signal.is_stopped());
     }
 }

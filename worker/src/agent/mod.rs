@@ -6,32 +6,29 @@
 //! - A2: what runs and what is to be delivered outlives a link; only an eviction, another segment or an
 //!   unknown worker id ends it.
 //! - A3: results go out at once, all that wait in one message; credits follow in the same flush. Where gathering is asked for they
-//!   wait that long at most, and only while there is enough to run besides.
+//!   wait that long at most, and only while there is enough to run besides. Starts alone wait a millisecond, so that most need not be told.
 //!
-//! `tasks` holds the state, `link` the streams, `serve` the loop while there is a link.
+//! `tasks` holds the state, `start` starts attempts, `link` has the streams, `serve` the loop while there is a link.
 
 mod link;
 mod serve;
+mod start;
 mod tasks;
 
 use core::time::Duration;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use qtf_proto::channel::Pace;
-use qtf_proto::v1::{Assignment, Outcome, OutcomeKind, WorkerHello, WorkerWelcome};
+use qtf_proto::v1::{Assignment, WorkerHello, WorkerWelcome};
 use qtf_proto::version::PROTOCOL_VERSION;
-use qtf_shm::TaskId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::attempt::{self, Ending, Finish, Job};
+use crate::attempt::{self, Ending};
 use crate::builder::{Settings, WorkerError};
-use crate::exec::Identity;
 use crate::handler::Runner;
-use crate::stop::stop_pair;
 use crate::transfer::{Access, TransferError};
 use link::{LinkError, Session};
+use start::Starts;
 use tasks::{RunNumber, Tasks};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -117,6 +114,7 @@ pub(crate) struct Agent {
     access: watch::Sender<Option<Access>>,
     output_limit_bytes: u64,
     leaving: Leaving,
+    starts: Starts,
     /// The machine was short of something: nothing is started before, unless something ends.
     short_until: Option<Instant>,
     shortage_told: Option<Instant>,
@@ -144,6 +142,7 @@ impl Agent {
             access: watch::Sender::new(None),
             output_limit_bytes: OUTPUT_LIMIT_BYTES,
             leaving: Leaving::No,
+            starts: Starts::here(),
             short_until: None,
             shortage_told: None,
             link_number: 0,
@@ -249,6 +248,7 @@ impl Agent {
                 control = next_control(&mut self.control) => self.on_control(control),
                 () = at(until) => self.on_leaving_time(),
                 () = at(self.short_until) => self.try_again(),
+                () = self.starts.go_on() => self.start_tasks(),
             }
         }
     }
@@ -414,136 +414,6 @@ impl Agent {
     fn try_again(&mut self) {
         self.short_until = None;
         self.start_tasks();
-    }
-
-    /// Starts what waits, as far as slots are free.
-    fn start_tasks(&mut self) {
-        if self.leaving != Leaving::No || self.short_until.is_some() {
-            return;
-        }
-        while let Some((run, assignment)) = self.tasks.next_to_start() {
-            self.start_task(run, assignment);
-        }
-    }
-
-    fn start_task(&mut self, run: RunNumber, assignment: Assignment) {
-        let is_whole = assignment.payload_bytes <= crate::transfer::byte_count(&assignment.payload);
-        let runner = self.settings.kinds.get(&assignment.kind).cloned();
-        let task = assignment.task.and_then(|task| {
-            Some(Identity {
-                task: TaskId::from_raw(task.task_id)?,
-                attempt: task.attempt,
-                array: TaskId::from_raw(assignment.array_id)
-                    .map(|first| (first, assignment.array_index)),
-            })
-        });
-        let ending = match (runner, task) {
-            (None, _) => {
-                let message = format!("this worker has no handler {:?}", assignment.kind);
-                Ending::new(OutcomeKind::Refused, message)
-            }
-            (_, None) => Ending::new(OutcomeKind::Refused, "the task id is malformed"),
-            (Some(Runner::Noop), _) => Ending::of_bytes(Bytes::new()),
-            (Some(Runner::Echo), _) if is_whole => Ending::of_bytes(assignment.payload),
-            (Some(runner), Some(identity)) => {
-                self.spawn_task(run, assignment, runner, identity);
-                return;
-            }
-        };
-        let limit = self.output_limit_bytes;
-        let (outcome, output) = ending.encoded(assignment.discard_result, limit);
-        self.tasks.on_ended(run, outcome, output);
-    }
-
-    fn spawn_task(
-        &mut self,
-        run: RunNumber,
-        assignment: Assignment,
-        runner: Runner,
-        identity: Identity,
-    ) {
-        let (switch, signal) = stop_pair(assignment.timeout_ms);
-        // What the attempt has used up if it cannot begin; its payload is shared.
-        let again = Box::new(assignment.clone());
-        let job = Job {
-            identity,
-            kind: assignment.kind,
-            runner,
-            payload: assignment.payload,
-            payload_bytes: assignment.payload_bytes,
-            policy: Arc::clone(&self.settings.exec),
-            output_limit_bytes: self.output_limit_bytes,
-            access: self.access.subscribe(),
-        };
-        let report = EndReport {
-            sender: self.event_sender.clone(),
-            run,
-            again,
-            finish: None,
-        };
-        self.tasks.on_starting(run, switch);
-        tokio::spawn(async move {
-            let finish = attempt::run(job, signal, || report.begun()).await;
-            report.finish(finish);
-        });
-    }
-
-    /// Notes the end of an attempt that never ran.
-    fn end_unstarted(&mut self, run: RunNumber, kind: OutcomeKind) {
-        let outcome = Outcome {
-            kind: kind.into(),
-            ..Outcome::default()
-        };
-        self.tasks.on_ended(run, outcome, Bytes::new());
-    }
-}
-
-/// Reports the end of an attempt when it is dropped, so that a handler that panics is reported too.
-#[derive(Debug)]
-struct EndReport {
-    sender: mpsc::UnboundedSender<Event>,
-    run: RunNumber,
-    again: Box<Assignment>,
-    finish: Option<Finish>,
-}
-
-impl EndReport {
-    fn begun(&self) {
-        // A closed queue means that the worker is gone, and with it the wish to know.
-        let _ = self.sender.send(Event::Begun { run: self.run });
-    }
-
-    fn finish(mut self, finish: Finish) {
-        self.finish = Some(finish);
-    }
-}
-
-impl Drop for EndReport {
-    fn drop(&mut self) {
-        let run = self.run;
-        let discard_result = self.again.discard_result;
-        let event = match self.finish.take() {
-            Some(Finish::NotBegun(why)) => Event::Short {
-                run,
-                assignment: core::mem::take(&mut self.again),
-                why,
-            },
-            Some(Finish::Ended(ending)) => Event::Ended {
-                run,
-                ending: Box::new(ending),
-                discard_result,
-            },
-            None => Event::Ended {
-                run,
-                ending: Box::new(Ending::new(
-                    OutcomeKind::HandlerFailed,
-                    "the handler panicked",
-                )),
-                discard_result,
-            },
-        };
-        // As above.
-        let _ = self.sender.send(event);
     }
 }
 

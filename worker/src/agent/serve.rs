@@ -24,6 +24,8 @@ use crate::transfer::{Access, TransferError, upload_output};
 const HEARTBEAT_MS: core::ops::RangeInclusive<u32> = 10..=60_000;
 // LIMIT: events taken in before what they brought is sent.
 const EVENTS_PER_TURN: usize = 1024;
+/// Starts alone wait so long: what ends by then is told without its start.
+const START_PAUSE: Duration = Duration::from_millis(1);
 // Together about 12 s, then the output is given up: a slot of the daemon must not wait for ever.
 const UPLOAD_TRIES: u32 = 7;
 const UPLOAD_PAUSE: Duration = Duration::from_millis(200);
@@ -120,11 +122,7 @@ impl Agent {
                 Err(status) => return Some(link::broken(Some(&status))),
             },
             response = link.dispatches.message() => match response {
-                Ok(Some(response)) => {
-                    self.on_dispatch(response, talk);
-                    // What ends at once is reported without its start.
-                    tokio::task::yield_now().await;
-                }
+                Ok(Some(response)) => self.on_dispatch(response, talk),
                 Ok(None) => return Some(self.last_words(link, link::broken(None)).await),
                 Err(status) => {
                     let error = link::broken(Some(&status));
@@ -143,6 +141,7 @@ impl Agent {
             () = at(report_at) => {}
             () = at(until) => self.on_leaving_time(),
             () = at(self.short_until) => self.try_again(),
+            () = self.starts.go_on() => self.start_tasks(),
         }
         None
     }
@@ -233,8 +232,18 @@ impl Agent {
     /// Until when news wait for others, if they do.
     fn gathers_until(&self, talk: &Talk) -> Option<Instant> {
         let may_wait = self.leaving == Leaving::No && self.tasks.is_well_supplied();
-        let since = talk.news_since.filter(|_| may_wait)?;
-        Some(since + self.settings.gather)
+        let since = talk.news_since?;
+        let gather = if may_wait {
+            self.settings.gather
+        } else {
+            Duration::ZERO
+        };
+        let for_ends = if self.tasks.has_results() {
+            Duration::ZERO
+        } else {
+            START_PAUSE
+        };
+        Some(since + gather.max(for_ends))
     }
 
     fn wants_request(&self, talk: &Talk) -> bool {

@@ -1,8 +1,9 @@
 //! The worker's side of the protocol, against a daemon that does what each test tells it. What happens when that goes away is in
-//! `reconnect.rs`.
+//! `reconnect.rs`, how handlers are called in `handlers.rs`.
 #![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
 
 mod fake_daemon;
+mod handlers;
 mod reconnect;
 
 use core::time::Duration;

@@ -9,8 +9,6 @@ use qtf_proto::v1::{Outcome, OutcomeKind, TaskOutput, TaskResult};
 
 use super::{Attempt, Held, Phase, RunNumber, Tasks};
 
-/// LIMIT: attempts remembered after their verdict; a daemon that assigns one again does so at once.
-const JUDGED_MAX: usize = 4096;
 /// LIMIT: bytes of outputs in one report, so that it stays well below the message limit.
 const REPORT_OUTPUT_BYTES: usize = 1 << 20;
 /// LIMIT: results in one report.
@@ -66,6 +64,10 @@ pub(in crate::agent) struct Upload {
 }
 
 impl Held {
+    const fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+
     fn ended(&mut self) -> Option<&mut Ended> {
         match &mut self.phase {
             Phase::Ended(ended) => Some(ended),
@@ -77,7 +79,7 @@ impl Held {
 impl Tasks {
     /// Puts a result where it waits for its next step.
     pub(super) fn offer(&mut self, run: RunNumber) {
-        let Some(ended) = self.by_run.get_mut(&run).and_then(Held::ended) else {
+        let Some(ended) = self.places.get_mut(run).and_then(Held::ended) else {
             return;
         };
         if ended.delivery == Delivery::Waiting(0) && ended.output.len() > INLINE_BYTES_MAX {
@@ -96,7 +98,7 @@ impl Tasks {
     /// Notes the receipt of an upload over this link; `None` when the output cannot be kept.
     pub(in crate::agent) fn on_uploaded(&mut self, run: RunNumber, receipt: Option<u64>) {
         let uploading = |ended: &&mut Ended| ended.delivery == Delivery::Uploading;
-        let ended = self.by_run.get_mut(&run).and_then(Held::ended);
+        let ended = self.places.get_mut(run).and_then(Held::ended);
         let Some(ended) = ended.filter(uploading) else {
             return;
         };
@@ -139,11 +141,11 @@ impl Tasks {
 
     /// Has a result that was sent go out once more, changed as it is to be, if it is to. Returns whether it does.
     fn send_again(&mut self, attempt: Attempt, change: impl FnOnce(&mut Ended) -> bool) -> bool {
-        let Some(&run) = self.by_attempt.get(&attempt) else {
+        let Some(run) = self.known.run_of(attempt) else {
             return false;
         };
         let sent = |ended: &&mut Ended| ended.delivery == Delivery::Sent;
-        let ended = self.by_run.get_mut(&run).and_then(Held::ended);
+        let ended = self.places.get_mut(run).and_then(Held::ended);
         let Some(ended) = ended.filter(sent) else {
             return false;
         };
@@ -166,7 +168,7 @@ impl Tasks {
             let Some(run) = self.unsent.pop_front() else {
                 break;
             };
-            let Some(held) = self.by_run.get_mut(&run) else {
+            let Some(held) = self.places.get_mut(run) else {
                 continue;
             };
             let task = held.attempt.into();
@@ -195,26 +197,15 @@ impl Tasks {
 
     /// The daemon has said what became of a result.
     pub(in crate::agent) fn on_verdict(&mut self, attempt: Attempt) {
-        let Some(&run) = self.by_attempt.get(&attempt) else {
-            return;
-        };
-        if self.by_run.get_mut(&run).and_then(Held::ended).is_none() {
-            return;
-        }
-        self.by_attempt.remove(&attempt);
-        self.remove(run);
-        if self.judged.len() >= JUDGED_MAX
-            && let Some(oldest) = self.judged.pop_front()
-        {
-            self.judged_set.remove(&oldest);
-        }
-        if self.judged_set.insert(attempt) {
-            self.judged.push_back(attempt);
+        let places = &self.places;
+        let has_ended = |run| matches!(places.get(run), Some(held) if held.has_ended());
+        if let Some(run) = self.known.judge(attempt, has_ended) {
+            self.remove(run);
         }
     }
 
     pub(super) fn remove(&mut self, run: RunNumber) {
-        if let Some(mut held) = self.by_run.remove(&run)
+        if let Some(mut held) = self.places.take(run)
             && let Some(ended) = held.ended()
         {
             self.output_bytes = self.output_bytes.saturating_sub(ended.output.len());

@@ -9,15 +9,17 @@
 //! - T5: results that wait for a verdict, which comes after a sync where the task is in the journal, are
 //!   bounded in number and in bytes: beyond that no credits are granted.
 //!
-//! How an attempt takes its slot, or fails to, is in `shortage`; how its result is delivered, in `delivery`. Tested in `tests` and at the
-//! end of `shortage`.
+//! Where the attempts lie is in `places`, which are known in `known`; how one takes its slot, or fails to, in `shortage`; how its result
+//! is delivered, in `delivery`. Tested in `tests` and at the ends of those files.
 
 mod delivery;
+mod known;
+mod places;
 mod shortage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use qtf_proto::v1::{Assignment, HeldTask, HeldTasks, Outcome, TaskRef};
@@ -25,6 +27,9 @@ use qtf_proto::v1::{Assignment, HeldTask, HeldTasks, Outcome, TaskRef};
 use crate::stop::{StopCause, StopOrder, StopSwitch};
 pub(super) use delivery::Upload;
 use delivery::{Delivery, Ended};
+use known::Known;
+use places::Places;
+pub(super) use places::RunNumber;
 
 /// One attempt of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,10 +59,6 @@ impl From<Attempt> for TaskRef {
 /// LIMIT: attempts that a heartbeat names, some 60 KiB; a worker that has more says only how many.
 const NAMED_MAX: usize = 2_048;
 
-/// Number of an attempt within this process; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RunNumber(u64);
-
 #[derive(Debug)]
 enum Phase {
     Queued(Assignment),
@@ -65,7 +66,7 @@ enum Phase {
         switch: StopSwitch,
         /// It runs, and is not only about to.
         begun: bool,
-        /// Nobody wants its result: no longer in `by_attempt`.
+        /// Nobody wants its result: no longer in `known`.
         unwanted: bool,
     },
     Ended(Ended),
@@ -85,8 +86,8 @@ pub(super) struct Tasks {
     usable: usize,
     /// How many may run besides them: taken ahead.
     ahead: usize,
-    by_run: BTreeMap<RunNumber, Held>,
-    by_attempt: HashMap<Attempt, RunNumber>,
+    places: Places,
+    known: Known,
     queue: VecDeque<RunNumber>,
     /// Started, and not yet told.
     started: Vec<RunNumber>,
@@ -98,12 +99,8 @@ pub(super) struct Tasks {
     unjudged: usize,
     /// Of the outputs that are kept.
     output_bytes: usize,
-    /// The last attempts that had their verdict, oldest first.
-    judged: VecDeque<Attempt>,
-    judged_set: HashSet<Attempt>,
     /// Credits granted over this link and not yet used.
     credits: usize,
-    next_run: u64,
 }
 
 // LIMIT: results without a verdict, beyond which no more credits are granted; in units of capacity.
@@ -120,8 +117,8 @@ impl Tasks {
             slots,
             usable: slots,
             ahead: capacity.saturating_sub(slots),
-            by_run: BTreeMap::new(),
-            by_attempt: HashMap::new(),
+            places: Places::default(),
+            known: Known::new(),
             queue: VecDeque::new(),
             started: Vec::new(),
             unsent: VecDeque::new(),
@@ -129,19 +126,16 @@ impl Tasks {
             running: 0,
             unjudged: 0,
             output_bytes: 0,
-            judged: VecDeque::new(),
-            judged_set: HashSet::new(),
             credits: 0,
-            next_run: 0,
         }
     }
 
     /// What a hello tells of an earlier session.
     pub(super) fn held(&self) -> Vec<HeldTask> {
-        let held = self.by_attempt.iter().map(|(attempt, run)| HeldTask {
-            task: Some((*attempt).into()),
+        let held = self.known.iter().map(|(attempt, run)| HeldTask {
+            task: Some(attempt.into()),
             finished: matches!(
-                self.by_run.get(run).map(|held| &held.phase),
+                self.places.get(run).map(|held| &held.phase),
                 Some(Phase::Ended { .. })
             ),
         });
@@ -150,7 +144,7 @@ impl Tasks {
 
     /// What a heartbeat names; nothing if it is too much for each of them.
     pub(super) fn named(&self) -> Option<HeldTasks> {
-        (self.by_attempt.len() <= NAMED_MAX).then(|| HeldTasks { tasks: self.held() })
+        (self.known.held() <= NAMED_MAX).then(|| HeldTasks { tasks: self.held() })
     }
 
     /// A new link: all results are to be sent again, all credits are void.
@@ -160,9 +154,8 @@ impl Tasks {
         self.unsent.clear();
         self.uploads.clear();
         self.started.clear();
-        let runs: Vec<RunNumber> = self.by_run.keys().copied().collect();
-        for run in runs {
-            match self.by_run.get_mut(&run).map(|held| &mut held.phase) {
+        for run in self.places.numbers() {
+            match self.places.get_mut(run).map(|held| &mut held.phase) {
                 Some(Phase::Ended(ended)) => {
                     ended.delivery = Delivery::Waiting(0);
                     self.offer(run);
@@ -184,15 +177,13 @@ impl Tasks {
         };
         self.credits = self.credits.saturating_sub(1);
         let attempt = Attempt::from(task);
-        if self.by_attempt.contains_key(&attempt) || self.judged_set.contains(&attempt) {
-            return false;
-        }
-        let run = self.next_number();
-        self.by_attempt.insert(attempt, run);
-        let phase = Phase::Queued(assignment);
-        self.by_run.insert(run, Held { attempt, phase });
-        self.queue.push_back(run);
-        true
+        let (places, queue) = (&mut self.places, &mut self.queue);
+        self.known.admit(attempt, || {
+            let phase = Phase::Queued(assignment);
+            let run = places.put(Held { attempt, phase });
+            queue.push_back(run);
+            run
+        })
     }
 
     /// The next attempt that may start, if a slot is free.
@@ -202,7 +193,7 @@ impl Tasks {
             if let Some(Held {
                 phase: Phase::Queued(assignment),
                 ..
-            }) = self.by_run.get_mut(&run)
+            }) = self.places.get_mut(run)
             {
                 return Some((run, core::mem::take(assignment)));
             }
@@ -216,13 +207,13 @@ impl Tasks {
 
     /// Notes the end of an attempt, running or not.
     pub(super) fn on_ended(&mut self, run: RunNumber, outcome: Outcome, output: Bytes) {
-        let Some(held) = self.by_run.get_mut(&run) else {
+        let Some(held) = self.places.get_mut(run) else {
             return;
         };
         if let Phase::Running { unwanted, .. } = held.phase {
             self.running = self.running.saturating_sub(1);
             if unwanted {
-                self.by_run.remove(&run);
+                self.places.take(run);
                 return;
             }
         }
@@ -238,8 +229,8 @@ impl Tasks {
             self.abandon(attempt);
             return None;
         }
-        let run = *self.by_attempt.get(&attempt)?;
-        match &self.by_run.get(&run)?.phase {
+        let run = self.known.run_of(attempt)?;
+        match &self.places.get(run)?.phase {
             Phase::Queued(_) => Some(run),
             Phase::Running { switch, .. } => {
                 let at_once = false;
@@ -252,10 +243,10 @@ impl Tasks {
 
     /// Ends an attempt that is no longer this worker's; its result is not reported.
     pub(super) fn abandon(&mut self, attempt: Attempt) {
-        let Some(run) = self.by_attempt.remove(&attempt) else {
+        let Some(run) = self.known.forget(attempt) else {
             return;
         };
-        match self.by_run.get_mut(&run).map(|held| &mut held.phase) {
+        match self.places.get_mut(run).map(|held| &mut held.phase) {
             Some(Phase::Running {
                 switch, unwanted, ..
             }) => {
@@ -272,9 +263,8 @@ impl Tasks {
 
     /// Ends everything: the worker was lost or replaced, perhaps in another segment, where ids begin anew.
     pub(super) fn abandon_all(&mut self) {
-        self.judged.clear();
-        self.judged_set.clear();
-        let attempts: Vec<Attempt> = self.by_attempt.keys().copied().collect();
+        self.known.forget_judged();
+        let attempts: Vec<Attempt> = self.known.iter().map(|(attempt, _)| attempt).collect();
         for attempt in attempts {
             self.abandon(attempt);
         }
@@ -282,12 +272,12 @@ impl Tasks {
 
     /// Ends what waits or runs; results are still delivered.
     pub(super) fn abandon_unfinished(&mut self) {
-        let is_unfinished = |run: &RunNumber| {
-            let phase = self.by_run.get(run).map(|held| &held.phase);
+        let is_unfinished = |run: RunNumber| {
+            let phase = self.places.get(run).map(|held| &held.phase);
             !matches!(phase, Some(Phase::Ended { .. }))
         };
-        let attempts = self.by_attempt.iter().filter(|(_, run)| is_unfinished(run));
-        let attempts: Vec<Attempt> = attempts.map(|(attempt, _)| *attempt).collect();
+        let attempts = self.known.iter().filter(|(_, run)| is_unfinished(*run));
+        let attempts: Vec<Attempt> = attempts.map(|(attempt, _)| attempt).collect();
         for attempt in attempts {
             self.abandon(attempt);
         }
@@ -296,7 +286,7 @@ impl Tasks {
     /// Ends what waits or runs, without grace.
     pub(super) fn kill_all(&mut self) {
         self.abandon_unfinished();
-        for held in self.by_run.values() {
+        for held in self.places.iter() {
             if let Phase::Running { switch, .. } = &held.phase {
                 switch.stop(StopOrder {
                     cause: StopCause::Stale,
@@ -308,7 +298,7 @@ impl Tasks {
 
     /// Attempts that were begun, whatever became of them, and have no verdict: what a worker says before it leaves.
     pub(super) fn begun(&self) -> Vec<TaskRef> {
-        let begun = self.by_run.values().filter(|held| match held.phase {
+        let begun = self.places.iter().filter(|held| match held.phase {
             Phase::Running { .. } | Phase::Ended { .. } => true,
             Phase::Queued(_) => false,
         });
@@ -319,7 +309,7 @@ impl Tasks {
     pub(super) fn take_started(&mut self) -> Vec<TaskRef> {
         let started = core::mem::take(&mut self.started);
         let running = started.iter().filter_map(|run| {
-            let held = self.by_run.get(run)?;
+            let held = self.places.get(*run)?;
             let is_wanted = matches!(
                 held.phase,
                 Phase::Running {
@@ -336,6 +326,11 @@ impl Tasks {
         !self.started.is_empty() || !self.unsent.is_empty()
     }
 
+    /// There are results to be sent.
+    pub(super) fn has_results(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     /// More than half of what is taken ahead waits for a slot: news may wait a moment without one standing empty.
     pub(super) fn is_well_supplied(&self) -> bool {
         self.queue.len() > self.ahead / 2 && self.ahead > 0
@@ -344,7 +339,7 @@ impl Tasks {
     /// Attempts that take room: waiting, running (wanted or not), or ended and not yet reported.
     fn occupied(&self) -> usize {
         let unreported = self
-            .by_run
+            .places
             .len()
             .saturating_sub(self.running + self.unjudged);
         self.running + unreported
@@ -352,7 +347,7 @@ impl Tasks {
 
     /// Attempts the daemon will see as this worker's once it has read what was sent.
     pub(super) fn holding(&self) -> u32 {
-        let held = self.by_attempt.len().saturating_sub(self.unjudged);
+        let held = self.known.held().saturating_sub(self.unjudged);
         u32::try_from(held).unwrap_or(u32::MAX)
     }
 
@@ -389,18 +384,13 @@ impl Tasks {
     pub(super) fn is_quiet(&self) -> bool {
         self.running == 0
             && self
-                .by_run
-                .values()
+                .places
+                .iter()
                 .all(|held| matches!(held.phase, Phase::Queued(_)))
     }
 
     /// Nothing runs.
     pub(super) const fn is_idle(&self) -> bool {
         self.running == 0
-    }
-
-    fn next_number(&mut self) -> RunNumber {
-        self.next_run += 1;
-        RunNumber(self.next_run)
     }
 }

@@ -11,7 +11,7 @@ use crate::stop::StopSwitch;
 impl Tasks {
     /// Notes that an attempt takes a slot now.
     pub(in crate::agent) fn on_starting(&mut self, run: RunNumber, switch: StopSwitch) {
-        if let Some(held) = self.by_run.get_mut(&run) {
+        if let Some(held) = self.places.get_mut(run) {
             held.phase = Phase::Running {
                 switch,
                 begun: false,
@@ -24,20 +24,29 @@ impl Tasks {
     /// Notes that it runs: the machine carries as many, and may carry one more.
     pub(in crate::agent) fn on_begun(&mut self, run: RunNumber) {
         if let Some(Phase::Running { begun, .. }) =
-            self.by_run.get_mut(&run).map(|held| &mut held.phase)
+            self.places.get_mut(run).map(|held| &mut held.phase)
         {
             *begun = true;
             self.started.push(run);
-            if self.running >= self.usable {
-                self.usable = self.slots.min(self.running + 1);
-            }
+            self.carries(self.running);
+        }
+    }
+
+    /// Notes that one ran besides what runs, and is over: the machine carries as many.
+    pub(in crate::agent) fn on_carried(&mut self) {
+        self.carries(self.running + 1);
+    }
+
+    fn carries(&mut self, count: usize) {
+        if count >= self.usable {
+            self.usable = self.slots.min(count + 1);
         }
     }
 
     /// An attempt could not begin, as the machine carries no more than what runs. It waits again, before all others; the daemon
     /// was told of no start, and takes it back if another worker has room.
     pub(in crate::agent) fn on_shortage(&mut self, run: RunNumber, assignment: Assignment) {
-        let Some(held) = self.by_run.get_mut(&run) else {
+        let Some(held) = self.places.get_mut(run) else {
             return;
         };
         let Phase::Running { unwanted, .. } = held.phase else {
@@ -46,7 +55,7 @@ impl Tasks {
         self.running = self.running.saturating_sub(1);
         self.usable = self.running.max(1);
         if unwanted {
-            self.by_run.remove(&run);
+            self.places.take(run);
             return;
         }
         held.phase = Phase::Queued(assignment);

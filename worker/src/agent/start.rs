@@ -1,0 +1,271 @@
+//! How attempts are started: what ends without waiting is called where the agent is, everything else is a task of its own.
+//!
+//! Invariants:
+//! - B1: the agent calls handlers itself only where it would share its thread with them anyway. On a runtime with more threads a
+//!   handler that computes holds up one of them, and not the agent.
+//! - B2: while many are started the agent looks up again and again: what has ended is told, and orders are heard, before the last
+//!   one has begun.
+//!
+//! Tested in `worker/tests/session`.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use qtf_proto::v1::{Assignment, Outcome, OutcomeKind};
+use qtf_shm::TaskId;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::tasks::RunNumber;
+use super::{Agent, Event, Leaving};
+use crate::attempt::{self, Ending, Finish, Job};
+use crate::call::{self, Begun};
+use crate::exec::Identity;
+use crate::handler::{HandlerFuture, Runner, TaskContext};
+use crate::stop::{StopSignal, StopSwitch, stop_pair};
+use crate::transfer::byte_count;
+
+/// After so long the agent looks up.
+const SPELL: Duration = Duration::from_millis(1);
+/// LIMIT: attempts started before the agent looks at the clock; before it looks up in any case.
+const CLOCK_EVERY: u32 = 16;
+const STARTS_MAX: u32 = 1024;
+
+/// Where and how far attempts are started.
+#[derive(Debug)]
+pub(super) struct Starts {
+    /// See B1.
+    calls_here: bool,
+    /// There is more to start than there was time for.
+    is_unfinished: bool,
+}
+
+impl Starts {
+    /// Of an agent that is made where it will run.
+    pub(super) fn here() -> Self {
+        let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
+        Self {
+            calls_here: matches!(flavor, Ok(RuntimeFlavor::CurrentThread)),
+            is_unfinished: false,
+        }
+    }
+
+    /// Comes when what is left is to be started; the runtime has looked at its sockets and timers by then.
+    pub(super) async fn go_on(&self) {
+        if self.is_unfinished {
+            tokio::task::yield_now().await;
+        } else {
+            core::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Agent {
+    /// Starts what waits, as far as slots are free.
+    pub(super) fn start_tasks(&mut self) {
+        self.starts.is_unfinished = false;
+        if self.leaving != Leaving::No || self.short_until.is_some() {
+            return;
+        }
+        let began = Instant::now();
+        let mut count = 0;
+        while let Some((run, assignment)) = self.tasks.next_to_start() {
+            self.start_task(run, assignment);
+            count += 1;
+            let is_over = count % CLOCK_EVERY == 0 && began.elapsed() >= SPELL;
+            if is_over || count >= STARTS_MAX {
+                self.starts.is_unfinished = true;
+                return;
+            }
+        }
+    }
+
+    fn start_task(&mut self, run: RunNumber, assignment: Assignment) {
+        let is_whole = assignment.payload_bytes <= byte_count(&assignment.payload);
+        let discard_result = assignment.discard_result;
+        let runner = self.settings.kinds.get(&assignment.kind);
+        let ending = match (runner, identity_of(&assignment)) {
+            (None, _) => {
+                let message = format!("this worker has no handler {:?}", assignment.kind);
+                Ending::new(OutcomeKind::Refused, message)
+            }
+            (_, None) => Ending::new(OutcomeKind::Refused, "the task id is malformed"),
+            (Some(Runner::Noop), _) => Ending::of_bytes(Bytes::new()),
+            (Some(Runner::Echo), _) if is_whole => Ending::of_bytes(assignment.payload),
+            (Some(Runner::Call(function)), Some(identity)) if is_whole => {
+                let (switch, stop) = stop_pair(assignment.timeout_ms);
+                let context = TaskContext {
+                    task_id: identity.task,
+                    attempt: identity.attempt,
+                    kind: assignment.kind,
+                    payload: assignment.payload,
+                    stop: stop.clone(),
+                };
+                if !self.starts.calls_here {
+                    let function = Arc::clone(function);
+                    self.spawn_call(
+                        (run, switch),
+                        discard_result,
+                        move || function(context),
+                        stop,
+                    );
+                    return;
+                }
+                match call::begin(function, context) {
+                    Begun::Ended(ending) => {
+                        self.tasks.on_carried();
+                        ending
+                    }
+                    Begun::Waits(future) => {
+                        self.spawn_call((run, switch), discard_result, || future, stop);
+                        return;
+                    }
+                }
+            }
+            (Some(runner), Some(identity)) => {
+                let runner = runner.clone();
+                self.spawn_task(run, assignment, runner, identity);
+                return;
+            }
+        };
+        let limit = self.output_limit_bytes;
+        let (outcome, output) = ending.encoded(discard_result, limit);
+        self.tasks.on_ended(run, outcome, output);
+    }
+
+    /// Has a handler, or what is left of it, go on in a task of its own. That it has begun is noted here, and not told by that task:
+    /// the runtime could have the agent follow on the thread of a handler that blocks it.
+    fn spawn_call(
+        &mut self,
+        (run, switch): (RunNumber, StopSwitch),
+        discard_result: bool,
+        future: impl FnOnce() -> HandlerFuture + Send + 'static,
+        stop: StopSignal,
+    ) {
+        let grace = self.settings.exec.stop_grace;
+        let report = self.end_report(run, discard_result);
+        self.tasks.on_starting(run, switch);
+        self.tasks.on_begun(run);
+        tokio::spawn(async move {
+            let ending = call::finish(future(), &stop, grace).await;
+            report.finish(End::Ended(Box::new(ending)));
+        });
+    }
+
+    fn spawn_task(
+        &mut self,
+        run: RunNumber,
+        assignment: Assignment,
+        runner: Runner,
+        identity: Identity,
+    ) {
+        let (switch, signal) = stop_pair(assignment.timeout_ms);
+        // What the attempt has used up if it cannot begin; its payload is shared.
+        let again = Box::new(assignment.clone());
+        let job = Job {
+            identity,
+            kind: assignment.kind,
+            runner,
+            payload: assignment.payload,
+            payload_bytes: assignment.payload_bytes,
+            policy: Arc::clone(&self.settings.exec),
+            output_limit_bytes: self.output_limit_bytes,
+            access: self.access.subscribe(),
+        };
+        let report = self.end_report(run, assignment.discard_result);
+        self.tasks.on_starting(run, switch);
+        tokio::spawn(async move {
+            let end = match attempt::run(job, signal, || report.begun()).await {
+                Finish::Ended(ending) => End::Ended(Box::new(ending)),
+                Finish::NotBegun(why) => End::NotBegun(again, why),
+            };
+            report.finish(end);
+        });
+    }
+
+    fn end_report(&self, run: RunNumber, discard_result: bool) -> EndReport {
+        EndReport {
+            sender: self.event_sender.clone(),
+            run,
+            discard_result,
+            end: End::Open,
+        }
+    }
+
+    /// Notes the end of an attempt that never ran.
+    pub(super) fn end_unstarted(&mut self, run: RunNumber, kind: OutcomeKind) {
+        let outcome = Outcome {
+            kind: kind.into(),
+            ..Outcome::default()
+        };
+        self.tasks.on_ended(run, outcome, Bytes::new());
+    }
+}
+
+fn identity_of(assignment: &Assignment) -> Option<Identity> {
+    let task = assignment.task?;
+    Some(Identity {
+        task: TaskId::from_raw(task.task_id)?,
+        attempt: task.attempt,
+        array: TaskId::from_raw(assignment.array_id).map(|first| (first, assignment.array_index)),
+    })
+}
+
+/// Reports the end of an attempt when it is dropped, so that a handler that panics is reported too.
+#[derive(Debug)]
+struct EndReport {
+    sender: mpsc::UnboundedSender<Event>,
+    run: RunNumber,
+    discard_result: bool,
+    end: End,
+}
+
+/// What has become of an attempt.
+#[derive(Debug)]
+enum End {
+    /// Nothing yet: a panic, if it stays so.
+    Open,
+    Ended(Box<Ending>),
+    /// It could not begin, and why.
+    NotBegun(Box<Assignment>, String),
+}
+
+impl EndReport {
+    fn begun(&self) {
+        self.send(Event::Begun { run: self.run });
+    }
+
+    fn finish(mut self, end: End) {
+        self.end = end;
+    }
+
+    fn send(&self, event: Event) {
+        // A closed queue means that the worker is gone, and with it the wish to know.
+        let _ = self.sender.send(event);
+    }
+}
+
+impl Drop for EndReport {
+    fn drop(&mut self) {
+        let run = self.run;
+        let ending = match core::mem::replace(&mut self.end, End::Open) {
+            End::NotBegun(assignment, why) => {
+                self.send(Event::Short {
+                    run,
+                    assignment,
+                    why,
+                });
+                return;
+            }
+            End::Ended(ending) => ending,
+            End::Open => Box::new(call::panicked()),
+        };
+        self.send(Event::Ended {
+            run,
+            ending,
+            discard_result: self.discard_result,
+        });
+    }
+}

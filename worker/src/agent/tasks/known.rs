@@ -1,0 +1,207 @@
+//! Which attempts a worker knows: those it holds, and the last ones that had their verdict.
+//!
+//! Invariants:
+//! - K1: an attempt is known once, held or judged; one that is known is not admitted again.
+//! - K2: at most `JUDGED_MAX` judged ones are remembered, the last ones.
+//!
+//! Tested at the end of the file and, by way of `Tasks`, in `tests`.
+
+use core::hash::{BuildHasher, Hasher};
+use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{HashMap, VecDeque};
+
+use super::Attempt;
+use super::places::RunNumber;
+
+/// LIMIT: attempts remembered after their verdict; a daemon that assigns one again does so at once.
+const JUDGED_MAX: usize = 4096;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// `None`: it had its verdict.
+    by_attempt: HashMap<Attempt, Option<RunNumber>, Folding>,
+    /// Those with a verdict, oldest first.
+    judged: VecDeque<Attempt>,
+}
+
+impl Known {
+    pub(super) fn new() -> Self {
+        Self {
+            by_attempt: HashMap::with_hasher(Folding::new()),
+            judged: VecDeque::new(),
+        }
+    }
+
+    /// Admits an attempt that is not known under the number that it is given; false when it is.
+    pub(super) fn admit(&mut self, attempt: Attempt, number: impl FnOnce() -> RunNumber) -> bool {
+        match self.by_attempt.entry(attempt) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(Some(number()));
+                true
+            }
+        }
+    }
+
+    /// The number of one that is held.
+    pub(super) fn run_of(&self, attempt: Attempt) -> Option<RunNumber> {
+        self.by_attempt.get(&attempt).copied().flatten()
+    }
+
+    /// How many are held.
+    pub(super) fn held(&self) -> usize {
+        self.by_attempt.len().saturating_sub(self.judged.len())
+    }
+
+    /// Those that are held.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Attempt, RunNumber)> {
+        let known = self.by_attempt.iter();
+        known.filter_map(|(attempt, run)| run.map(|run| (*attempt, run)))
+    }
+
+    /// Forgets one that is held.
+    pub(super) fn forget(&mut self, attempt: Attempt) -> Option<RunNumber> {
+        match self.by_attempt.entry(attempt) {
+            Entry::Occupied(known) if known.get().is_some() => known.remove(),
+            Entry::Occupied(_) | Entry::Vacant(_) => None,
+        }
+    }
+
+    /// One that is held had its verdict if `is_over` says so of its number, which is returned then.
+    pub(super) fn judge(
+        &mut self,
+        attempt: Attempt,
+        is_over: impl FnOnce(RunNumber) -> bool,
+    ) -> Option<RunNumber> {
+        let known = self.by_attempt.get_mut(&attempt)?;
+        let run = known.filter(|run| is_over(*run))?;
+        *known = None;
+        if self.judged.len() >= JUDGED_MAX
+            && let Some(oldest) = self.judged.pop_front()
+        {
+            self.by_attempt.remove(&oldest);
+        }
+        self.judged.push_back(attempt);
+        Some(run)
+    }
+
+    /// Forgets which had their verdict.
+    pub(super) fn forget_judged(&mut self) {
+        for attempt in self.judged.drain(..) {
+            self.by_attempt.remove(&attempt);
+        }
+    }
+}
+
+/// Hashes the two numbers of an attempt by one multiplication each. They come from a daemon, which may assign what it
+/// likes and gains nothing by slowing its worker down; the seed keeps even that from being arranged.
+#[derive(Clone, Debug)]
+struct Folding {
+    seed: u64,
+}
+
+impl Folding {
+    fn new() -> Self {
+        Self {
+            seed: RandomState::new().hash_one(0_u8),
+        }
+    }
+}
+
+impl BuildHasher for Folding {
+    type Hasher = Folded;
+
+    fn build_hasher(&self) -> Folded {
+        Folded(self.seed)
+    }
+}
+
+/// A hash under way.
+#[derive(Debug)]
+struct Folded(u64);
+
+impl Hasher for Folded {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The fractional part of the golden ratio: odd, with bits of all places set.
+        const FACTOR: u128 = 0x9e37_79b9_7f4a_7c15;
+        let wide = u128::from(self.0 ^ number) * FACTOR;
+        let [low, high] = [wide, wide >> 64].map(|half| half & u128::from(u64::MAX));
+        self.0 = u64::try_from(low ^ high).unwrap_or(u64::MAX);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(task_id: u64) -> Attempt {
+        Attempt {
+            task_id,
+            attempt: 1,
+        }
+    }
+
+    fn number(number: u64) -> RunNumber {
+        RunNumber::at(0, number)
+    }
+
+    #[test]
+    fn the_last_judged_are_known_and_not_held_and_the_ones_before_them_are_forgotten() {
+        let mut known = Known::new();
+        let count = JUDGED_MAX as u64 + 1;
+        for id in 1..=count {
+            assert!(known.admit(attempt(id), || number(id)));
+            assert_eq!(known.judge(attempt(id), |_| true), Some(number(id)));
+        }
+        assert_eq!(known.held(), 0);
+        assert!(known.iter().next().is_none());
+        assert!(!known.admit(attempt(2), || number(0)));
+        assert!(!known.admit(attempt(count), || number(0)));
+        assert!(known.admit(attempt(1), || number(count + 1)));
+        assert_eq!(known.run_of(attempt(1)), Some(number(count + 1)));
+        assert_eq!(known.held(), 1);
+        known.forget_judged();
+        assert_eq!(known.held(), 1, "that one is held");
+        assert!(known.admit(attempt(2), || number(count + 2)));
+    }
+
+    #[test]
+    fn verdict_on_what_is_not_over_changes_nothing_and_a_judged_one_is_not_judged_again() {
+        let mut known = Known::new();
+        assert!(known.admit(attempt(1), || number(1)));
+        assert_eq!(known.judge(attempt(1), |_| false), None);
+        assert_eq!(known.run_of(attempt(1)), Some(number(1)));
+        assert_eq!(known.judge(attempt(1), |_| true), Some(number(1)));
+        assert_eq!(known.judge(attempt(1), |_| true), None);
+        assert_eq!(known.forget(attempt(1)), None, "it is not held");
+        assert!(!known.admit(attempt(1), || number(2)));
+    }
+
+    #[test]
+    fn neighbouring_attempts_do_not_share_their_hashes() {
+        let folding = Folding::new();
+        let hash = |task_id, attempt| folding.hash_one(Attempt { task_id, attempt });
+        let mut low = std::collections::HashSet::new();
+        for id in 0..1024 {
+            low.insert(hash(id << 24, 1) & 0x3ff);
+            low.insert(hash(id, 1) & 0x3ff);
+            low.insert(hash(1, u32::try_from(id).unwrap_or(0)) & 0x3ff);
+        }
+        assert!(low.len() > 700, "{} of 1024 buckets", low.len());
+    }
+}
