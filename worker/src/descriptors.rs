@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-/// Descriptors a running task takes: three pipes, its notice of end, and the reports of its init.
+/// Descriptors a running task takes: three pipes, its notice of end, and the reports of its init or the folder of its cgroup.
 const PER_SLOT: u64 = 5;
 const BESIDES: u64 = 128;
 

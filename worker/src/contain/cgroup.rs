@@ -1,4 +1,5 @@
-//! The cgroups of a worker: one for the worker's tasks, in it one for each attempt. Files of the kernel, version 2.
+//! The cgroups of a worker: one for the worker's tasks, in it one for each attempt that runs, and some for the next (`spares`). Files of the
+//! kernel, version 2.
 //!
 //! Invariants:
 //! - C1: a process of an attempt is born in the attempt's cgroup, and what it starts is born there too, whatever session or group it takes.
@@ -12,15 +13,16 @@ use core::time::Duration;
 use std::ffi::CString;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::place::{KILL, Place, remove};
+use super::spares::Spares;
 use crate::sys::{self, Guard};
 
 const PREFIX: &str = "qtf-";
-const KILL: &str = "cgroup.kill";
 // LIMIT: folders that others took in the moment in which they were made, each for the last one of another worker that started just then.
 const TAKEN_MAX: u32 = 256;
 /// Between two looks whether a killed cgroup is empty.
@@ -48,6 +50,7 @@ struct Open {
     /// Locked as long as it is open here or in the guard.
     folder: File,
     guard: Guard,
+    spares: Arc<Spares>,
 }
 
 impl Home {
@@ -86,38 +89,40 @@ impl Home {
         }
     }
 
-    /// A new cgroup in it, with its folder, and a guard that lives.
-    pub(crate) fn make(&self) -> io::Result<(Cgroup, OwnedFd)> {
+    /// A cgroup in it that is as the kernel makes them, and a guard that lives.
+    pub(crate) fn make(&self) -> io::Result<Cgroup> {
         let mut state = self.state();
-        let cgroup = match state.make(&self.worker) {
+        match state.make(&self.worker) {
             // An empty cgroup can be removed by whoever may: an administrator, a service manager that tidies up.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(open) = state.open.take_if(|open| !open.path.exists()) {
                     tracing::warn!(path = %open.path.display(), "the cgroup of this worker's tasks was removed, making another");
                     open.close();
                 }
-                state.make(&self.worker)?
+                state.make(&self.worker)
             }
-            made => made?,
-        };
-        drop(state);
-        let folder = File::open(&cgroup.path)?;
-        Ok((cgroup, folder.into()))
+            made => made,
+        }
     }
 }
 
 impl State {
-    /// A new cgroup, removed on every way out.
+    /// One that was kept, or a new one.
     fn make(&mut self, worker: &OwnedFd) -> io::Result<Cgroup> {
         self.next += 1;
         let name = format!("task-{}", self.next);
-        let path = self.live(worker)?.join(name);
-        fs::create_dir(&path)?;
-        Ok(Cgroup { path })
+        let open = self.live(worker)?;
+        let spares = Arc::clone(&open.spares);
+        let place = match spares.take() {
+            Some(place) => place,
+            None => spares.watched(Place::make(open.path.join(name))?),
+        };
+        let place = Some(place);
+        Ok(Cgroup { place, spares })
     }
 
     /// The folder, made again if it was closed, and guarded again if the guard was killed.
-    fn live(&mut self, worker: &OwnedFd) -> io::Result<&Path> {
+    fn live(&mut self, worker: &OwnedFd) -> io::Result<&Open> {
         let mut open = match self.open.take() {
             Some(open) => open,
             None => Open::new(worker).map_err(io::Error::other)?,
@@ -133,7 +138,7 @@ impl State {
                 }
             }
         }
-        Ok(&self.open.insert(open).path)
+        Ok(self.open.insert(open))
     }
 }
 
@@ -156,10 +161,12 @@ impl Open {
             path,
             folder,
             guard,
+            spares: Arc::new(Spares::new()),
         })
     }
 
     fn close(self) {
+        self.spares.clear();
         if remove(&self.path).is_ok() {
             self.guard.end();
         }
@@ -203,53 +210,57 @@ fn start_guard(worker: &OwnedFd, folder: &File, path: &Path) -> io::Result<Guard
     sys::start_guard(worker.as_fd(), folder.as_fd(), &path)
 }
 
-/// The cgroup of one attempt. Removed when it is dropped, if it is empty by then; else by the guard.
+/// The cgroup of one attempt. When it is dropped and empty by then it is removed; else by the guard.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
-    path: PathBuf,
+    /// There until it has ended.
+    place: Option<Place>,
+    spares: Arc<Spares>,
 }
 
 impl Cgroup {
+    /// Its folder, which is there until it has ended.
+    pub(crate) fn folder(&self) -> io::Result<BorrowedFd<'_>> {
+        let place = self.place.as_ref();
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        place.map(Place::folder).ok_or_else(gone)
+    }
+
     /// Kills whatever is in it.
     pub(crate) fn kill(&self) {
-        if let Err(error) = fs::write(self.path.join(KILL), "1") {
-            tracing::warn!(%error, path = %self.path.display(), "a cgroup cannot be killed");
+        if let Some(place) = &self.place {
+            place.kill();
         }
     }
 
-    /// Removes it, which is possible when nothing is in it any more.
-    pub(crate) fn is_removed(&self) -> bool {
-        remove(&self.path).is_ok()
-    }
-
-    /// Kills what is in it until nothing is.
-    pub(crate) async fn end(&self) {
-        while !self.is_removed() {
+    /// Kills what is in it until nothing is. Then it is the next attempt's, or gone.
+    pub(crate) async fn end(&mut self) {
+        while !self.has_ended() {
             self.kill();
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Whether nothing is in it; then it is here no more.
+    fn has_ended(&mut self) -> bool {
+        let Some(place) = self.place.take() else {
+            return true;
+        };
+        // One that somebody has removed cannot be looked into.
+        let is_left = place.is_empty() || !place.is_there();
+        self.place = match is_left {
+            true => self.spares.keep(place).err(),
+            false => Some(place),
+        };
+        self.place.is_none()
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = remove(&self.path);
-    }
-}
-
-/// Removes a cgroup and those that a program made in it. It need not be there.
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            for entry in fs::read_dir(path)?.flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    remove(&entry.path())?;
-                }
-            }
-            fs::remove_dir(path)
+        if let Some(place) = self.place.take() {
+            self.spares.let_go(&place);
         }
-        result => result,
     }
 }
 
@@ -304,8 +315,8 @@ fn mount_of(mounts: &str) -> Option<(PathBuf, PathBuf)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::spares::SPARES_MAX;
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn mount_is_the_first_of_version_2() {
@@ -450,11 +461,177 @@ mod tests {
         let path_of = |home: &Home| home.state().open.as_ref().unwrap().path.clone();
         let first = path_of(&home);
         fs::remove_dir(&first).unwrap();
-        let (cgroup, _folder) = home.make().unwrap();
+        let cgroup = home.make().unwrap();
         let second = path_of(&home);
         assert_ne!(first, second);
         drop(cgroup);
         home.leave();
         assert!(!second.exists());
+    }
+
+    impl Cgroup {
+        fn path(&self) -> PathBuf {
+            self.place.as_ref().unwrap().path().to_owned()
+        }
+    }
+
+    /// A home of the test's own, which nobody else takes from.
+    fn home() -> Option<Home> {
+        if qtf_needs::lacks(qtf_needs::Need::Cgroup) {
+            return None;
+        }
+        let home = Home::open().unwrap();
+        home.enter();
+        Some(home)
+    }
+
+    #[tokio::test]
+    async fn cgroup_that_was_left_as_it_was_made_is_the_next_attempt_s() {
+        let Some(home) = home() else { return };
+        let (mut first, mut second) = (home.make().unwrap(), home.make().unwrap());
+        let paths = [first.path(), second.path()];
+        assert_ne!(paths[0], paths[1], "both are in use");
+        first.end().await;
+        for _ in 0..3 {
+            let mut next = home.make().unwrap();
+            assert_eq!(next.path(), paths[0]);
+            next.end().await;
+        }
+        second.end().await;
+        home.leave();
+        assert!(paths.iter().all(|path| !path.parent().unwrap().exists()));
+    }
+
+    type Touch = fn(&Path);
+
+    /// What a program may do to its cgroup, and would do to the next one in it.
+    const TOUCHES: [(&str, Touch); 6] = [
+        ("limit", |path| {
+            fs::write(path.join("cgroup.max.depth"), "3").unwrap();
+        }),
+        ("freezer", |path| {
+            fs::write(path.join("cgroup.freeze"), "1").unwrap();
+        }),
+        ("inner cgroup", |path| {
+            fs::create_dir(path.join("inner")).unwrap();
+        }),
+        ("inner cgroup that is gone", |path| {
+            fs::create_dir(path.join("inner")).unwrap();
+            fs::remove_dir(path.join("inner")).unwrap();
+        }),
+        ("permissions", |path| {
+            let nobody = std::os::unix::fs::PermissionsExt::from_mode(0o0);
+            fs::set_permissions(path.join("cgroup.procs"), nobody).unwrap();
+        }),
+        ("file that is open", |path| {
+            File::open(path.join("cgroup.max.depth")).unwrap();
+        }),
+    ];
+
+    #[tokio::test]
+    async fn cgroup_that_somebody_touched_is_no_other_attempt_s_and_is_removed() {
+        let Some(home) = home() else { return };
+        for (what, touch) in TOUCHES {
+            let mut cgroup = home.make().unwrap();
+            let in_use = cgroup.path();
+            touch(&in_use);
+            cgroup.end().await;
+            assert!(!in_use.exists(), "{what}, in use");
+
+            let mut cgroup = home.make().unwrap();
+            let spare = cgroup.path();
+            cgroup.end().await;
+            assert!(spare.exists(), "{what}");
+            touch(&spare);
+            let mut next = home.make().unwrap();
+            assert_ne!(next.path(), spare, "{what}, spare");
+            assert!(!spare.exists(), "{what}, spare");
+            next.end().await;
+        }
+        home.leave();
+    }
+
+    /// Starts a program in it, which touches nothing.
+    fn program_in(cgroup: &Cgroup, arguments: &[&str]) -> nix::unistd::Pid {
+        let nothing = File::options().read(true).write(true).open("/dev/null");
+        let nothing = nothing.unwrap();
+        let arguments = arguments.iter().map(|word| CString::new(*word).unwrap());
+        let arguments: Vec<CString> = arguments.collect();
+        let program = sys::Program {
+            files: ["/bin/", "/usr/bin/"]
+                .map(|folder| {
+                    CString::new([folder.as_bytes(), arguments[0].as_bytes()].concat()).unwrap()
+                })
+                .to_vec(),
+            arguments,
+            environment: Vec::new(),
+            directory: None,
+        };
+        let stdio = sys::Stdio {
+            stdin: nothing.as_fd(),
+            stdout: nothing.as_fd(),
+            stderr: nothing.as_fd(),
+        };
+        let enclosure = sys::Enclosure::Cgroup(cgroup.folder().unwrap());
+        sys::launch(&program, stdio, enclosure).unwrap()
+    }
+
+    #[tokio::test]
+    async fn cgroup_is_the_next_attempt_s_when_its_program_has_ended_and_gone_when_it_had_to_be_killed()
+     {
+        use nix::sys::wait::{WaitStatus, waitpid};
+        let Some(home) = home() else { return };
+        let mut cgroup = home.make().unwrap();
+        let path = cgroup.path();
+        let ended = program_in(&cgroup, &["true"]);
+        assert_eq!(waitpid(ended, None), Ok(WaitStatus::Exited(ended, 0)));
+        cgroup.end().await;
+        let mut cgroup = home.make().unwrap();
+        assert_eq!(cgroup.path(), path);
+        let left = program_in(&cgroup, &["sleep", "1000"]);
+        cgroup.end().await;
+        let killed = WaitStatus::Signaled(left, nix::sys::signal::Signal::SIGKILL, false);
+        assert_eq!(waitpid(left, None), Ok(killed));
+        assert!(!path.exists());
+        home.leave();
+    }
+
+    #[tokio::test]
+    async fn spare_cgroup_that_somebody_removed_is_not_missed() {
+        let Some(home) = home() else { return };
+        let mut cgroup = home.make().unwrap();
+        let path = cgroup.path();
+        cgroup.end().await;
+        fs::remove_dir(&path).unwrap();
+        let mut next = home.make().unwrap();
+        assert!(next.path().exists());
+        next.end().await;
+        home.leave();
+    }
+
+    #[tokio::test]
+    async fn few_cgroups_are_kept_however_many_ran_at_once_and_none_when_the_last_worker_has_left()
+    {
+        let Some(home) = home() else { return };
+        let mut all: Vec<Cgroup> = Vec::new();
+        for _ in 0..SPARES_MAX + 5 {
+            all.push(home.make().unwrap());
+        }
+        let folder = all[0].path().parent().unwrap().to_owned();
+        for cgroup in &mut all {
+            cgroup.end().await;
+        }
+        let entries = fs::read_dir(&folder).unwrap().flatten();
+        let kept = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+        assert_eq!(kept.count(), SPARES_MAX);
+        let mut late = home.make().unwrap();
+        let running = program_in(&late, &["sleep", "1000"]);
+        home.leave();
+        assert!(late.path().exists(), "it is in use");
+        nix::sys::signal::kill(running, nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::wait::waitpid(running, None).unwrap();
+        late.end().await;
+        // Nothing is in it any more.
+        fs::remove_dir(&folder).unwrap();
     }
 }

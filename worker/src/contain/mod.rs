@@ -11,6 +11,8 @@
 //! Which way is possible is found by trying, once a process and before anything is run. Tested at the end of the file and through `exec`.
 
 mod cgroup;
+mod place;
+mod spares;
 
 use core::fmt;
 use core::str::FromStr;
@@ -27,7 +29,7 @@ pub enum Containment {
     /// The first of the others that is possible here.
     #[default]
     Auto,
-    /// A cgroup of version 2 for each attempt, below the one that the worker is in.
+    /// A cgroup of version 2 for each attempt that runs, below the one that the worker is in.
     Cgroup,
     /// A pid namespace for each attempt, in which the program sees no process but its own. Needs `CAP_SYS_ADMIN`.
     Namespace,
@@ -196,8 +198,9 @@ fn possible(wanted: Containment) -> Result<Way, &'static str> {
 
 fn try_cgroup() -> Result<Home, String> {
     let home = Home::open()?;
-    let (cgroup, folder) = home.make().map_err(|error| error.to_string())?;
-    let tried = try_launch(Enclosure::Cgroup(folder.as_fd()));
+    let cgroup = home.make().map_err(|error| error.to_string())?;
+    let folder = cgroup.folder().map_err(|error| error.to_string())?;
+    let tried = try_launch(Enclosure::Cgroup(folder));
     drop(cgroup);
     if tried.is_err() {
         home.leave();

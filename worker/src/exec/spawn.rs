@@ -272,8 +272,9 @@ fn start(program: &Program, is_fed: bool, way: Way) -> Result<Started, NoStart> 
     let tree = match way {
         Way::Group => Tree::new(sys::launch(program, stdio, Enclosure::Group)?, Hold::Group),
         Way::Cgroup(home) => {
-            let (cgroup, folder) = home.make().map_err(NoStart::Enclosure)?;
-            let child = sys::launch(program, stdio, Enclosure::Cgroup(folder.as_fd()))?;
+            let cgroup = home.make().map_err(NoStart::Enclosure)?;
+            let folder = cgroup.folder().map_err(NoStart::Enclosure)?;
+            let child = sys::launch(program, stdio, Enclosure::Cgroup(folder))?;
             Tree::new(child, Hold::Cgroup(cgroup))
         }
         Way::Init {

@@ -123,14 +123,8 @@ impl Tree {
     }
 
     async fn child_ended(&self) {
-        let Some(child) = self.child else { return };
-        if let Ok(notice) = sys::notice_of_end(child) {
-            // An error would mean that the runtime is going down, and this future with it.
-            let _ = notice.readable().await;
-            return;
-        }
-        while !has_ended(child) {
-            tokio::time::sleep(POLL_PERIOD).await;
+        if let Some(child) = self.child {
+            child_ended(child).await;
         }
     }
 
@@ -190,7 +184,7 @@ impl Tree {
     }
 
     async fn clear(&mut self) -> Option<ExitStatus> {
-        match &self.hold {
+        match &mut self.hold {
             Hold::Group => {
                 self.kill();
                 self.child_ended().await;
@@ -198,9 +192,11 @@ impl Tree {
             }
             // Mostly nothing is left, and an empty cgroup can be removed without a kill.
             Hold::Cgroup(cgroup) => {
-                if self.child.is_some_and(|child| !has_ended(child)) {
+                if let Some(child) = self.child
+                    && !has_ended(child)
+                {
                     cgroup.kill();
-                    self.child_ended().await;
+                    child_ended(child).await;
                 }
                 let status = reap(&mut self.child);
                 cgroup.end().await;
@@ -244,6 +240,17 @@ fn reap(child: &mut Option<Pid>) -> Option<ExitStatus> {
     };
     *child = None;
     status
+}
+
+async fn child_ended(child: Pid) {
+    if let Ok(notice) = sys::notice_of_end(child) {
+        // An error would mean that the runtime is going down, and this future with it.
+        let _ = notice.readable().await;
+        return;
+    }
+    while !has_ended(child) {
+        tokio::time::sleep(POLL_PERIOD).await;
+    }
 }
 
 fn has_ended(child: Pid) -> bool {

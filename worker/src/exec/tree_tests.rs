@@ -130,20 +130,43 @@ async fn pids_of_programs_that_run_at_once_differ_in_every_way() {
     }
 }
 
+/// Where the cgroups of version 2 are.
+fn cgroups() -> String {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    mount.unwrap().split(' ').nth(4).unwrap().to_owned()
+}
+
 #[tokio::test]
-async fn cgroups_are_removed_with_their_attempts() {
+async fn cgroup_that_a_program_has_looked_into_is_removed_with_its_attempt() {
     if lacks(Need::Cgroup) {
         return;
     }
-    let script = "sed -n s/^0:://p /proc/self/cgroup";
-    let ending = run_with(shell(script), policy(Containment::Cgroup), 0).await;
+    let own = format!("own={}$(sed -n s/^0:://p /proc/self/cgroup)", cgroups());
+    let script = format!("{own}; cat $own/cgroup.max.depth >/dev/null && echo $own");
+    let ending = run_with(shell(&script), policy(Containment::Cgroup), 0).await;
     let path = text(&ending.output.stdout);
     assert!(path.contains("/qtf-"), "{path}");
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
-    let mount = mount.unwrap().split(' ').nth(4).unwrap();
-    let folder = format!("{mount}{}", path.trim());
-    assert!(!Path::new(&folder).exists(), "{folder}");
+    assert!(!Path::new(path.trim()).exists(), "{path}");
+}
+
+#[tokio::test]
+async fn cgroup_of_an_attempt_has_the_attempt_s_processes_alone() {
+    if lacks(Need::Cgroup) {
+        return;
+    }
+    let script = format!(
+        "echo $$; cat {}$(sed -n s/^0:://p /proc/self/cgroup)/cgroup.procs",
+        cgroups()
+    );
+    for _ in 0..20 {
+        let ending = run_with(shell(&script), policy(Containment::Cgroup), 0).await;
+        let said = text(&ending.output.stdout);
+        let pids: Vec<&str> = said.lines().collect();
+        // The shell twice, and the one that reads.
+        assert_eq!(pids.len(), 3, "{said}");
+        assert!(pids[1..].contains(&pids[0]), "{said}");
+    }
 }
 
 #[tokio::test]

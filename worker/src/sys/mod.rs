@@ -6,6 +6,7 @@
 //! | `birth` | the fork, and what every child does before it becomes something else |
 //! | `borrowed` | a child in this process's memory, which costs no copy of it |
 //! | `init` | the small process between the worker and a program |
+//! | `opened` | notice of whoever opens or changes something in a folder |
 //! | `guard` | the process that ends a worker's cgroups when the worker is gone |
 //!
 //! Tested through `exec` and `contain`.
@@ -20,6 +21,7 @@ mod borrowed;
 mod guard;
 mod init;
 mod launch;
+mod opened;
 
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
@@ -31,6 +33,7 @@ use tokio::io::unix::AsyncFd;
 pub(crate) use guard::{Guard, start_guard};
 pub(crate) use init::{KILL_ALL, RESUME, SUSPEND, TERMINATE};
 pub(crate) use launch::{Enclosure, NO_FILE, Program, Stdio, launch};
+pub(crate) use opened::{FolderNumber, Opened, Told};
 
 /// Makes a descriptor that becomes readable when the process has ended, also before it is reaped.
 pub(crate) fn open_process(pid: Pid) -> io::Result<OwnedFd> {
