@@ -3,7 +3,8 @@
 use qtf_benches::Failure;
 
 use super::drive::{
-    ClientWords, PAYLOAD_BYTES, RESULT_BYTES, WorkerWords, line, number, number_of, result_of,
+    ClientWords, PAYLOAD_BYTES, RESULT_BYTES, WorkerWords, body, line, number, number_of,
+    result_of, say_with_body,
 };
 
 pub(crate) struct Client;
@@ -21,9 +22,8 @@ fn answer(bytes: &[u8]) -> Result<Option<Job<'_>>, Failure> {
     match words.next() {
         Some(b"RESERVED") => {
             let id = words.next().unwrap_or_default();
-            let length = number(words.next())?;
-            let end = behind + length + 2;
-            Ok((bytes.len() >= end).then(|| (end, id, &bytes[behind..behind + length])))
+            let whole = body(bytes, behind, number(words.next())?);
+            Ok(whole.map(|(end, body)| (end, id, body)))
         }
         Some(b"INSERTED" | b"DELETED" | b"USING" | b"WATCHING") => Ok(Some((behind, b"", b""))),
         _ => Err(format!("beanstalkd says {}", String::from_utf8_lossy(text)).into()),
@@ -39,9 +39,7 @@ impl ClientWords for Client {
     }
 
     fn submit(&mut self, payload: &[u8; PAYLOAD_BYTES], out: &mut Vec<u8>) {
-        out.extend_from_slice(format!("put 100 0 600 {PAYLOAD_BYTES}\r\n").as_bytes());
-        out.extend_from_slice(payload);
-        out.extend_from_slice(b"\r\n");
+        say_with_body(&format!("put 100 0 600 {PAYLOAD_BYTES}"), payload, out);
     }
 
     fn hear(
@@ -73,9 +71,9 @@ impl WorkerWords for Worker {
             return Ok(0);
         };
         if !id.is_empty() {
-            out.extend_from_slice(format!("put 100 0 600 {RESULT_BYTES}\r\n").as_bytes());
-            out.extend_from_slice(result_of(body)?);
-            out.extend_from_slice(b"\r\ndelete ");
+            let put = format!("put 100 0 600 {RESULT_BYTES}");
+            say_with_body(&put, result_of(body)?, out);
+            out.extend_from_slice(b"delete ");
             out.extend_from_slice(id);
             out.extend_from_slice(b"\r\nreserve\r\n");
         }

@@ -86,6 +86,21 @@ pub(crate) fn number(word: Option<&[u8]>) -> Result<usize, Failure> {
     Ok(std::str::from_utf8(word)?.parse()?)
 }
 
+/// A body of `length` bytes that begins at `from` and ends with an end of a line: the position behind both, and the body. `None` if it
+/// is not all there.
+pub(crate) fn body(bytes: &[u8], from: usize, length: usize) -> Option<(usize, &[u8])> {
+    let end = from.checked_add(length)?.checked_add(2)?;
+    Some((end, &bytes.get(from..end)?[..length]))
+}
+
+/// Says a line that announces a body, and the body.
+pub(crate) fn say_with_body(head: &str, body: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// A connection and what was read and not yet heard.
 struct Link {
     stream: TcpStream,

@@ -3,7 +3,8 @@
 use qtf_benches::Failure;
 
 use super::drive::{
-    ClientWords, PAYLOAD_BYTES, RESULT_BYTES, WorkerWords, line, number, number_of, result_of,
+    ClientWords, PAYLOAD_BYTES, RESULT_BYTES, WorkerWords, body, line, number, number_of,
+    result_of, say_with_body,
 };
 
 pub(crate) struct Client;
@@ -31,16 +32,9 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Said<'_>)>, Failure> {
     let words: Vec<&[u8]> = text.split(|byte| *byte == b' ').collect();
     match &words[..] {
         [b"MSG", _subject, _number, between @ .., length] => {
-            let length = number(Some(length))?;
-            let Some(body) = bytes.get(behind..behind + length + 2) else {
-                return Ok(None);
-            };
             let reply = between.first().copied().unwrap_or_default();
-            let said = Said::Message {
-                reply,
-                body: &body[..length],
-            };
-            Ok(Some((behind + length + 2, said)))
+            let whole = body(bytes, behind, number(Some(length))?);
+            Ok(whole.map(|(end, body)| (end, Said::Message { reply, body })))
         }
         [b"PING"] => Ok(Some((behind, Said::Ping))),
         [b"PONG"] => Ok(Some((behind, Said::Pong))),
@@ -58,9 +52,7 @@ impl ClientWords for Client {
     }
 
     fn submit(&mut self, payload: &[u8; PAYLOAD_BYTES], out: &mut Vec<u8>) {
-        out.extend_from_slice(format!("PUB tasks results {PAYLOAD_BYTES}\r\n").as_bytes());
-        out.extend_from_slice(payload);
-        out.extend_from_slice(b"\r\n");
+        say_with_body(&format!("PUB tasks results {PAYLOAD_BYTES}"), payload, out);
     }
 
     fn hear(
@@ -99,9 +91,7 @@ impl WorkerWords for Worker {
             Said::Message { reply, body } => {
                 out.extend_from_slice(b"PUB ");
                 out.extend_from_slice(reply);
-                out.extend_from_slice(format!(" {RESULT_BYTES}\r\n").as_bytes());
-                out.extend_from_slice(result_of(body)?);
-                out.extend_from_slice(b"\r\n");
+                say_with_body(&format!(" {RESULT_BYTES}"), result_of(body)?, out);
             }
             Said::Ping => out.extend_from_slice(b"PONG\r\n"),
             Said::Pong => self.subscribed = true,

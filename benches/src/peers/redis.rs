@@ -4,7 +4,10 @@
 
 use qtf_benches::Failure;
 
-use super::drive::{ClientWords, PAYLOAD_BYTES, WorkerWords, line, number, number_of, result_of};
+use super::drive::{
+    ClientWords, PAYLOAD_BYTES, WorkerWords, body, line, number, number_of, result_of,
+    say_with_body,
+};
 
 pub(crate) struct Client {
     /// Otherwise tasks go into a list.
@@ -36,9 +39,7 @@ const READ_TASKS: &[&[u8]] = &[
 fn command(words: &[&[u8]], out: &mut Vec<u8>) {
     out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
     for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
+        say_with_body(&format!("${}", word.len()), word, out);
     }
 }
 
@@ -57,12 +58,11 @@ fn element<'a>(bytes: &'a [u8], strings: &mut Vec<&'a [u8]>) -> Result<Option<us
     match text.split_first() {
         Some((b'+' | b':', _)) => Ok(Some(behind)),
         Some((b'$', length)) => {
-            let length = number(Some(length))?;
-            let Some(string) = bytes.get(behind..behind + length + 2) else {
+            let Some((end, string)) = body(bytes, behind, number(Some(length))?) else {
                 return Ok(None);
             };
-            strings.push(&string[..length]);
-            Ok(Some(behind + length + 2))
+            strings.push(string);
+            Ok(Some(end))
         }
         Some((b'*', count)) => {
             let mut at = behind;
