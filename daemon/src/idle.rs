@@ -1,8 +1,8 @@
 //! What the pinned thread does when the engine has nothing to do.
 //!
 //! `adaptive` looks again and again for a short while after the last work, because most answers come
-//! within it, and then sleeps until it is woken or something is due. `sleep` does so at once: where the workers' programs need the same
-//! cores, each look is taken from them. `spin` never sleeps.
+//! within it, and then sleeps until it is woken or something is due; where others need the core it looks no more than once
+//! ([`Spin`]). `sleep` does so always, `spin` never sleeps.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use crate::bell::Bell;
 use crate::config::Idle;
 use crate::config::settings::{Settings, WhileWorking};
 use crate::net::Backend;
+use crate::spin::Spin;
 
 /// How long `adaptive` spins after the last work: a few times what a request takes, and about what a
 /// sleeping core needs to wake up.
@@ -32,8 +33,7 @@ pub(crate) struct Rest {
     last_work: Instant,
     /// Since when a write of the journal is under way.
     writing: Option<Instant>,
-    /// There is a core for whoever writes beside this one.
-    spins_for_writes: bool,
+    spin: Spin,
     awake: Awake,
     bell: Bell,
     /// It has been said that the thread sleeps, or is about to.
@@ -48,8 +48,7 @@ impl Rest {
             backend,
             last_work: Instant::now(),
             writing: None,
-            spins_for_writes: std::thread::available_parallelism()
-                .is_ok_and(|cores| cores.get() > 1),
+            spin: Spin::new(),
             awake: match settings.while_working {
                 WhileWorking::CoresAreAwake => Awake::while_working(),
                 WhileWorking::CoresMaySleep => Awake::never(),
@@ -69,25 +68,29 @@ impl Rest {
         }
     }
 
-    fn is_awake(&self, work: u64) -> bool {
+    fn is_awake(&mut self, work: u64) -> bool {
+        // A turn is bounded: there may be more.
+        if work > 0 {
+            return true;
+        }
         match self.idle {
             Idle::Spin => true,
-            // A turn is bounded: there may be more.
-            Idle::Sleep => work > 0,
-            Idle::Adaptive => {
-                self.last_work.elapsed() < SPIN_BUDGET
-                    || self.spins_for_writes
-                        && self
-                            .writing
-                            .is_some_and(|begun| begun.elapsed() < WRITE_BUDGET)
-            }
+            Idle::Sleep => false,
+            Idle::Adaptive => self.expects_work() && self.spin.pays(),
         }
+    }
+
+    fn expects_work(&self) -> bool {
+        self.last_work.elapsed() < SPIN_BUDGET
+            || self
+                .writing
+                .is_some_and(|begun| begun.elapsed() < WRITE_BUDGET)
     }
 
     /// Comes back when there may be work: at once after work, else as the strategy says.
     pub(crate) async fn rest(&mut self, work: u64, now: Now, due: Option<Now>, wake: &Notify) {
         if work > 0 {
-            self.last_work = Instant::now();
+            self.note_work();
         }
         let sleep_max = if work > 0 || self.writing.is_some() {
             self.awake.note_work();
@@ -108,10 +111,15 @@ impl Rest {
         }
         tokio::select! {
             biased;
-            () = wake.notified() => self.last_work = Instant::now(),
+            () = wake.notified() => self.note_work(),
             () = tokio::time::sleep(until_due.min(sleep_max)) => {}
         }
         self.say_awake();
+    }
+
+    fn note_work(&mut self) {
+        self.last_work = Instant::now();
+        self.spin.note_work();
     }
 
     fn say_awake(&mut self) {

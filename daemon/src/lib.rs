@@ -12,7 +12,7 @@
 //! | `boot` | the order of start, and what can go wrong |
 //! | `running` | the daemon as its starter sees it |
 //! | `core_cell` | the one door to the engine, entered synchronously |
-//! | `duty_cycle`, `idle`, `awake` | the loop of the pinned thread, and what it does when there is nothing to do |
+//! | `duty_cycle`, `idle`, `spin`, `awake` | the loop of the pinned thread, and what it does when there is nothing to do |
 //! | `edge` | gRPC handlers: decode, check, call the engine, encode |
 //! | `serve` | the pinned thread from its first to its last moment |
 //! | `net` | sockets and HTTP/2 on either backend |
@@ -39,6 +39,7 @@ mod idle;
 mod net;
 mod serve;
 mod spill;
+mod spin;
 mod sys;
 mod vigil;
 

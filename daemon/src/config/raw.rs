@@ -57,7 +57,7 @@ raw_config! {
     key_ttl_ms: u64,
     /// Core to pin to: a number, or `"none"`.
     core: CoreValue,
-    /// `"adaptive"` (spin a little, then sleep), `"sleep"` (at once: for a machine whose cores others need) or `"spin"` (never sleep).
+    /// `"adaptive"` (look again for a little while, unless others need the core, then sleep), `"sleep"` (at once) or `"spin"` (never sleep).
     idle: String,
     /// Keep the machine's cores from deep sleep while there is work.
     keep_awake: bool,
