@@ -48,7 +48,7 @@ pub struct Flags {
     /// Durability of tasks that do not ask for one [default: journal with --data-dir, else memory]
     #[arg(long, value_name = "memory|journal")]
     pub durability: Option<String>,
-    /// What writes the journal; `auto` takes io_uring where the daemon's sockets are on it [default: auto]
+    /// What writes the journal; `auto` takes what measures faster, which is a thread [default: auto]
     #[arg(long, value_name = "auto|io_uring|thread", env = "QTF_JOURNAL")]
     pub journal: Option<String>,
     /// If a daemon of this name runs (or is stopped), kill it and take its place; not if this one could not serve (its
@@ -61,7 +61,8 @@ pub struct Flags {
     /// What to do when there is nothing to do [default: adaptive]
     #[arg(long, value_name = "adaptive|sleep|spin")]
     pub idle: Option<String>,
-    /// Which sockets to use; `auto` takes io_uring where the kernel allows it [default: auto]
+    /// Which sockets to use; `auto` takes what measures faster, which is tokio's poll, or io_uring where the
+    /// journal is to be on it [default: auto]
     #[arg(long, value_name = "auto|io_uring|tokio", env = "QTF_NETWORK")]
     pub network: Option<String>,
     /// Size of the shared segment in bytes [default: 268435456]

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::bell::Bell;
 use crate::boot::{self, BootError, Report, ThreadEnd};
-use crate::config::settings::{Network, SegmentKind, Settings};
+use crate::config::settings::{SegmentKind, Settings};
 use crate::core_cell::journal::Journal;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core, CoreParts};
@@ -63,7 +63,7 @@ pub(crate) struct Parts {
 pub(crate) fn run(parts: Parts, report: &Report) -> Result<(), ThreadEnd> {
     let cores = affinity::allowed_cores();
     let core = affinity::pin(parts.settings.core);
-    match choose_network(parts.settings.network, core, &cores).map_err(ThreadEnd::Boot)? {
+    match ring_for(&parts.settings, core, &cores).map_err(ThreadEnd::Boot)? {
         Some(runtime) => runtime.block_on(serve(parts, Backend::IoUring, core, report)),
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -76,25 +76,19 @@ pub(crate) fn run(parts: Parts, report: &Report) -> Result<(), ThreadEnd> {
     }
 }
 
-/// The ring's runtime, or `None` for ordinary sockets.
-fn choose_network(
-    network: Network,
+/// The ring's runtime where something is to be on the ring, or `None` for ordinary sockets.
+fn ring_for(
+    settings: &Settings,
     core: Option<u16>,
     cores: &[u16],
 ) -> Result<Option<tokio_uring::Runtime>, BootError> {
-    if network == Network::Tokio {
+    if !settings.needs_ring() {
         return Ok(None);
     }
-    match ring::build_runtime(core, cores) {
-        Ok(runtime) => Ok(Some(runtime)),
-        Err(reason) if network == Network::IoUring => Err(BootError::NoRing {
-            reason: reason.to_string(),
-        }),
-        Err(reason) => {
-            tracing::warn!(%reason, "no io_uring: ordinary sockets are used, which are as fast for gRPC");
-            Ok(None)
-        }
-    }
+    let runtime = ring::build_runtime(core, cores).map_err(|reason| BootError::NoRing {
+        reason: reason.to_string(),
+    })?;
+    Ok(Some(runtime))
 }
 
 pub(crate) fn engine_config(settings: &Settings) -> EngineConfig {

@@ -13,9 +13,8 @@ use qtf_journal::{JournalConfig, JournalError, StdStorage};
 use qtf_shm::{Segment, SegmentView};
 
 use super::{BootError, refuse_if_open, spec};
-use crate::config::JournalBackend;
 use crate::config::journal::JournalSettings;
-use crate::config::settings::{Network, Settings};
+use crate::config::settings::Settings;
 use crate::journal::data_dir;
 use crate::net::listener::Listener;
 use crate::serve::engine_config;
@@ -59,11 +58,7 @@ fn try_all(settings: &Settings, predecessor: u32) -> Result<(), BootError> {
 }
 
 fn check_ring(settings: &Settings) -> Result<(), BootError> {
-    let is_for_journal = settings
-        .journal
-        .as_ref()
-        .is_some_and(|journal| journal.backend == JournalBackend::IoUring);
-    if settings.network != Network::IoUring && !is_for_journal {
+    if !settings.needs_ring() {
         return Ok(());
     }
     ring::probe().map_err(|reason| BootError::NoRing {

@@ -20,7 +20,7 @@ const SNAPSHOT_AFTER_BYTES: u64 = 256 << 20;
 /// What writes the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JournalBackend {
-    /// The ring where the daemon runs on one, else a thread.
+    /// What measures faster, which is a thread.
     Auto,
     /// Operations on the ring, or the start fails.
     IoUring,

@@ -47,11 +47,11 @@ pub enum Idle {
 /// Which sockets are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
-    /// `io_uring` where the kernel lets us, else tokio.
+    /// What measures faster, which is tokio; `io_uring` where the journal is to be on it.
     Auto,
     /// `io_uring`, or the start fails.
     IoUring,
-    /// Ordinary tokio sockets.
+    /// Ordinary sockets, waited for by tokio.
     Tokio,
 }
 
@@ -376,6 +376,16 @@ impl Settings {
         &self.log
     }
 
+    /// Whether sockets or journal are to be on a ring.
+    pub(crate) fn needs_ring(&self) -> bool {
+        self.network == Network::IoUring || self.has_journal_on_ring()
+    }
+
+    fn has_journal_on_ring(&self) -> bool {
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|journal| journal.backend == JournalBackend::IoUring)
+    }
+
     fn checked(self) -> Result<Self, SettingsError> {
         let journal = self.journal.as_ref();
         if journal.is_some_and(|journal| journal.data_dir.as_os_str().is_empty()) {
@@ -383,8 +393,7 @@ impl Settings {
                 "data_dir is empty: name a folder, or leave it out for no journal",
             ));
         }
-        let is_on_ring = |journal: &JournalSettings| journal.backend == JournalBackend::IoUring;
-        if journal.is_some_and(is_on_ring) && self.network == Network::Tokio {
+        if self.has_journal_on_ring() && self.network == Network::Tokio {
             return Err(SettingsError::Together(
                 "journal = \"io_uring\" excludes network = \"tokio\": set network = \"auto\", or journal = \"auto\"",
             ));

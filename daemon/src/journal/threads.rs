@@ -46,7 +46,6 @@ impl ThreadedJournal {
             .map_or(JournalBackend::Auto, |journal| journal.backend);
         let writing = match wanted {
             JournalBackend::IoUring => None,
-            // Whether there is a ring is known only on the daemon's thread.
             JournalBackend::Auto | JournalBackend::Thread => {
                 Some(WriteThread::start().map_err(BootError::Thread)?)
             }
@@ -63,7 +62,7 @@ impl ThreadedJournal {
     /// What will write it where the sockets are on `network`.
     pub(crate) fn backend(&self, network: Backend) -> &'static str {
         match (self.wanted, network) {
-            (JournalBackend::Auto | JournalBackend::IoUring, Backend::IoUring) => "io_uring",
+            (JournalBackend::IoUring, Backend::IoUring) => "io_uring",
             _ => "thread",
         }
     }
@@ -75,9 +74,7 @@ impl ThreadedJournal {
         network: Backend,
     ) -> Result<(JournalParts, Rest), ThreadEnd> {
         let backend = match (self.wanted, network, self.writing) {
-            (JournalBackend::Auto | JournalBackend::IoUring, Backend::IoUring, _) => {
-                WriteBackend::Ring
-            }
+            (JournalBackend::IoUring, Backend::IoUring, _) => WriteBackend::Ring,
             (_, _, Some(thread)) => WriteBackend::Thread(thread),
             (_, _, None) => {
                 return Err(ThreadEnd::Boot(BootError::no_ring_for_journal()));

@@ -9,9 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
 
 use super::Backend;
+use super::direct_io::DirectIo;
 use super::uring_io::UringIo;
 
 /// What every HTTP/2 client sends first.
@@ -45,8 +45,7 @@ impl From<Socket> for OwnedFd {
 #[derive(Debug)]
 enum Inner {
     Ring(UringIo),
-    Tcp(TokioIo<tokio::net::TcpStream>),
-    Unix(TokioIo<tokio::net::UnixStream>),
+    Direct(DirectIo),
 }
 
 /// A connected socket, ready for HTTP/2.
@@ -62,8 +61,7 @@ macro_rules! on_inner {
     ($self:ident, $io:ident => $body:expr) => {
         match &mut $self.inner {
             Inner::Ring($io) => $body,
-            Inner::Tcp($io) => $body,
-            Inner::Unix($io) => $body,
+            Inner::Direct($io) => $body,
         }
     };
 }
@@ -74,16 +72,9 @@ impl EdgeIo {
         if let Socket::Tcp(stream) = &socket {
             stream.set_nodelay(true)?;
         }
-        let inner = match (backend, socket) {
-            (Backend::IoUring, socket) => Inner::Ring(UringIo::new(socket.into())),
-            (Backend::Tokio, Socket::Tcp(stream)) => {
-                stream.set_nonblocking(true)?;
-                Inner::Tcp(TokioIo::new(tokio::net::TcpStream::from_std(stream)?))
-            }
-            (Backend::Tokio, Socket::Unix(stream)) => {
-                stream.set_nonblocking(true)?;
-                Inner::Unix(TokioIo::new(tokio::net::UnixStream::from_std(stream)?))
-            }
+        let inner = match backend {
+            Backend::IoUring => Inner::Ring(UringIo::new(socket.into())),
+            Backend::Tokio => Inner::Direct(DirectIo::new(socket.into())?),
         };
         Ok(Self {
             inner,
@@ -159,8 +150,7 @@ impl Write for EdgeIo {
     fn is_write_vectored(&self) -> bool {
         match &self.inner {
             Inner::Ring(io) => io.is_write_vectored(),
-            Inner::Tcp(io) => io.is_write_vectored(),
-            Inner::Unix(io) => io.is_write_vectored(),
+            Inner::Direct(io) => io.is_write_vectored(),
         }
     }
 

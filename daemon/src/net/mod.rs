@@ -2,6 +2,7 @@
 //!
 //! - `listener`: binds addresses, replaces a socket file that nobody listens on
 //! - `edge_io`: one accepted socket, on either backend, behind hyper's I/O traits
+//! - `direct_io`: the backend of it that tries at once and waits with the runtime's poll
 //! - `uring_io`: the `io_uring` backend of it
 //! - `accept`: the accept loop of one listener
 //! - `connection`: one connection from its first byte to its end
@@ -10,6 +11,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod connection;
+mod direct_io;
 pub(crate) mod edge_io;
 pub(crate) mod in_process;
 pub(crate) mod listener;

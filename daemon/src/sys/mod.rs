@@ -4,6 +4,7 @@
 //! - `descriptors`: what another process has open
 //! - `lock_file`: one daemon for each name and data folder
 //! - `peer`: who is at the other end of a socket, and when that process ends
+//! - `polled`: a socket in the poll of the runtime
 //! - `process`: other processes by pidfd
 //! - `ring`: the `io_uring` runtime, or why there is none
 //! - `socket_op`: accept, receive and send as `io_uring` operations
@@ -13,6 +14,7 @@ pub(crate) mod affinity;
 pub(crate) mod descriptors;
 pub(crate) mod lock_file;
 pub(crate) mod peer;
+pub(crate) mod polled;
 pub(crate) mod process;
 pub(crate) mod ring;
 pub(crate) mod socket_op;

@@ -10,8 +10,8 @@ use crate::support::{Peer, RawWorker, hello, noop, run, stdout};
 
 /// Runs a test over each backend that there is.
 fn on_both(test: &str, check: impl Fn(&Home, &[&str])) {
-    for backend in ["thread", "auto"] {
-        if backend == "auto" && qtf_needs::lacks(qtf_needs::Need::IoUring) {
+    for backend in ["auto", "io_uring"] {
+        if backend == "io_uring" && qtf_needs::lacks(qtf_needs::Need::IoUring) {
             break;
         }
         let home = Home::new(&format!("{test}-{backend}"));
@@ -65,11 +65,8 @@ fn submission_is_answered_when_it_is_stable_and_says_so() {
 fn each_backend_says_in_the_log_what_it_is() {
     on_both("named", |home, arguments| {
         let daemon = home.serving(arguments);
-        let wanted = if arguments.contains(&"thread") {
-            "thread"
-        } else {
-            "io_uring"
-        };
+        let is_on_ring = arguments.contains(&"io_uring");
+        let wanted = if is_on_ring { "io_uring" } else { "thread" };
         let line = daemon.said.iter().find(|line| line.contains("data_dir="));
         let line = line.unwrap_or_else(|| panic!("{:#?}", daemon.said)).clone();
         assert!(line.contains(wanted), "{line}");

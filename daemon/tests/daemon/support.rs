@@ -32,10 +32,10 @@ pub(crate) fn small() -> RawConfig {
     }
 }
 
-/// Runs a test against a daemon on tokio's sockets, and again on the ring where there is one.
+/// Runs a test against a daemon on ordinary sockets, and again on the ring where there is one.
 pub(crate) fn on_both<F: Future<Output = ()>>(raw: &RawConfig, test: impl Fn(RunningDaemon) -> F) {
-    for network in [Network::Tokio, Network::Auto] {
-        if network == Network::Auto && qtf_needs::lacks(qtf_needs::Need::IoUring) {
+    for network in [Network::Auto, Network::IoUring] {
+        if network == Network::IoUring && qtf_needs::lacks(qtf_needs::Need::IoUring) {
             break;
         }
         let settings = Settings::private_with(raw.clone())

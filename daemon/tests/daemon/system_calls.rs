@@ -1,5 +1,5 @@
-//! Every system call of a start fails once: the daemon serves all the same, or ends with a word about it; it never
-//! hangs, and no accepted task is lost. With `strace -e inject`; where there is none the test is skipped.
+//! Every system call of a start fails once, on ordinary sockets and on the ring: the daemon serves all the same, or ends with a word
+//! about it; it never hangs, and no accepted task is lost. With `strace -e inject`; where there is none the test is skipped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,7 @@ pub(crate) struct Traced {
 }
 
 impl Traced {
+    /// Starts one as it is configured; `options` are strace's.
     pub(crate) fn start(home: &Home, options: &[&str]) -> Self {
         let data = home.data();
         let wrapper = [&["strace", "-f", "--seccomp-bpf"], options].concat();
@@ -168,10 +169,12 @@ async fn are_there(socket: &Path, ids: &[u64]) -> bool {
     true
 }
 
-/// Fails each call of a start once; `prepare` runs before each start. Says what came of it.
-fn fail_each(test: &str, prepare: impl Fn(&Home)) -> String {
+/// Fails each call of a start once; `prepare` runs before each start, which has `journal` write. Says what came of it.
+fn fail_each(test: &str, journal: &str, prepare: impl Fn(&Home)) -> String {
     let home = Home::new(test);
-    home.configure("segment_bytes = 8388608\njournal_file_bytes = 524288\n");
+    home.configure(&format!(
+        "segment_bytes = 8388608\njournal_file_bytes = 524288\njournal = \"{journal}\"\n"
+    ));
     let data = home.data();
     let arguments = ["--data-dir", data.to_str().unwrap()];
     let first = home.serving(&arguments);
@@ -215,22 +218,41 @@ fn sample(numbers: &[u64]) -> Vec<u64> {
     chosen
 }
 
+fn hot(journal: &str) -> String {
+    fail_each(&format!("calls-hot-{journal}"), journal, |_| {})
+}
+
+fn cold(journal: &str) -> String {
+    fail_each(&format!("calls-cold-{journal}"), journal, |home| {
+        // The one before may have ended before it made one.
+        remove_segment(&home.name);
+    })
+}
+
 #[test]
 fn each_system_call_of_a_hot_restart_fails_once() {
-    if qtf_needs::lacks(Need::Strace) {
-        return;
+    if !qtf_needs::lacks(Need::Strace) {
+        eprintln!("{}", hot("auto"));
     }
-    eprintln!("{}", fail_each("calls-hot", |_| {}));
 }
 
 #[test]
 fn each_system_call_of_a_cold_start_fails_once() {
-    if qtf_needs::lacks(Need::Strace) {
-        return;
+    if !qtf_needs::lacks(Need::Strace) {
+        eprintln!("{}", cold("auto"));
     }
-    let result = fail_each("calls-cold", |home| {
-        // The one before may have ended before it made one.
-        remove_segment(&home.name);
-    });
-    eprintln!("{result}");
+}
+
+#[test]
+fn each_system_call_of_a_hot_restart_on_the_ring_fails_once() {
+    if !qtf_needs::lacks(Need::Strace) && !qtf_needs::lacks(Need::IoUring) {
+        eprintln!("{}", hot("io_uring"));
+    }
+}
+
+#[test]
+fn each_system_call_of_a_cold_start_on_the_ring_fails_once() {
+    if !qtf_needs::lacks(Need::Strace) && !qtf_needs::lacks(Need::IoUring) {
+        eprintln!("{}", cold("io_uring"));
+    }
 }

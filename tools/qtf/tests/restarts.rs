@@ -180,7 +180,12 @@ fn commands_wait_for_the_next_daemon_at_a_socket_of_any_place_after_a_planned_st
 fn commands_wait_also_for_the_next_one_after_a_daemon_without_a_data_folder() {
     let place = Place::new();
     let address = format!("unix:{}", place.work().join("other.sock").display());
-    for network in ["auto", "tokio"] {
+    let networks: &[&str] = if qtf_needs::lacks(qtf_needs::Need::IoUring) {
+        &["auto"]
+    } else {
+        &["auto", "io_uring"]
+    };
+    for network in networks {
         let line = ["--listen", &address, "--network", network];
         let mut daemon = place.daemon(&line);
         assert_eq!(daemon.terminate(), Some(0));
