@@ -4,7 +4,7 @@
 //! round takes one batch through all steps, so the number of waiting tasks stays. The figures are times of batches,
 //! divided by their size. What does not grow with the number of waiting tasks (but for cache misses) has no
 //! step that walks over them. Run it on an idle machine:
-//! `cargo run --release --package qtf-benches --bin bench-engine [ROUNDS]`.
+//! `cargo run --release --package qtf-benches --bin bench-engine [ROUNDS [WAITING ..]]`.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::error::Error;
@@ -29,17 +29,24 @@ const SECOND_NS: u64 = 1_000_000_000;
 const SEGMENT_BYTES: u64 = 256 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let rounds = std::env::args()
-        .nth(1)
+    let mut given = std::env::args().skip(1);
+    let rounds = given
+        .next()
         .map_or(Ok(ROUNDS_DEFAULT), |rounds| rounds.parse())?
         .max(1);
+    let mut depths = given
+        .map(|waiting| waiting.parse())
+        .collect::<Result<Vec<u32>, _>>()?;
+    if depths.is_empty() {
+        depths = WAITING.to_vec();
+    }
     println!("{}", machine());
     println!("{rounds} rounds of {BATCH} tasks; ns a task");
     println!(
         "{:>9}  {:<10} {:>8} {:>8} {:>8} {:>8}",
         "waiting", "step", "best", "p50", "p90", "p99"
     );
-    for waiting in WAITING {
+    for waiting in depths {
         let mut bench = Bench::new(waiting)?;
         let mut times: [Vec<f64>; 6] = Default::default();
         // The first rounds warm the caches up.

@@ -27,6 +27,7 @@ mod comparison;
 mod folding;
 mod in_time;
 mod joining;
+mod leaves;
 mod liveness;
 mod pace;
 mod workers;

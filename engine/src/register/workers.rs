@@ -1,17 +1,18 @@
 //! The table of workers: what is remembered of each beside its slot, its leaf in the worker heap,
 //! and how many workers offer each kind.
 //!
-//! Everything that changes whether a worker may be given a task ends with [`Workers::refresh`],
+//! Everything that changes whether a worker may be given a task ends with [`Workers::refresh`] (`leaves.rs`),
 //! which derives leaf and offers from the slot; no other code writes them.
 //! Tested in `engine/tests/rules/scheduling.rs`, `losses.rs`, `liveness.rs`.
 
 use qtf_shm::{
-    AttachIndex, Key, KindIndex, Now, Phase, PlmRight, Segment, SlotIndex, TaskId, WorkerCounter,
+    AttachIndex, KindIndex, Now, Phase, PlmRight, Segment, SlotIndex, TaskId, WorkerCounter,
     WorkerEvent, WorkerId, WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
 };
 
 use super::calling::{Callers, Calling};
 use super::comparison::Arrival;
+use super::leaves::Hand;
 use super::pace::Pace;
 use crate::plm::TaskRef;
 use crate::rejection::Rejection;
@@ -19,7 +20,7 @@ use crate::sweep::Pass;
 use crate::turn::Turn;
 
 /// LIMIT: a worker's word is changed by others only when they take a task.
-const APPLY_TRIES_MAX: u32 = 8;
+pub(super) const APPLY_TRIES_MAX: u32 = 8;
 /// LIMIT: entries of the segment's table of kinds.
 const KINDS_COUNT: usize = 64;
 
@@ -65,8 +66,10 @@ pub(crate) enum Possession {
 pub(super) struct Note {
     /// Kinds that it is counted for in `Workers::offers`.
     offering: u64,
+    /// Its leaf is to be derived anew before the next worker is picked.
+    pub(super) leaf_is_stale: bool,
     /// Number of its last assignment; breaks ties of load.
-    assigned: u32,
+    pub(super) assigned: u32,
     /// How fast it starts what it is given.
     pub(super) pace: Pace,
     /// When a task was last sent to it.
@@ -98,10 +101,10 @@ pub(super) struct Note {
 /// All workers.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    right: PlmRight,
+    pub(super) right: PlmRight,
     pub(super) notes: Vec<Note>,
     /// Slots at and above this one were never used since the start.
-    used: u16,
+    pub(super) used: u16,
     /// Workers that offer each kind.
     offers: [u32; KINDS_COUNT],
     /// Kinds that nobody offered before and somebody does now; taken by the cycle.
@@ -110,6 +113,9 @@ pub(crate) struct Workers {
     local_changes: u64,
     /// Number of the last assignment.
     assignments: u32,
+    /// Workers whose leaves are to be derived anew before the next is picked.
+    pub(super) stale_leaves: Vec<WorkerIndex>,
+    pub(super) hand: Option<Hand>,
     /// Number of the last question whether orders have come.
     pub(super) arrivals_asked: u64,
     /// When the sweep was last asked to look for attempts that nobody starts.
@@ -132,6 +138,8 @@ impl Workers {
             // The adoption looks at all that came before.
             local_changes: segment.local_changes(),
             assignments: 0,
+            stale_leaves: Vec::with_capacity(count),
+            hand: None,
             arrivals_asked: 0,
             looked_for_unstarted: Now::default(),
             waiting: 0,
@@ -220,39 +228,6 @@ impl Workers {
         std::mem::take(&mut self.newly_offered)
     }
 
-    /// Says whether any worker may be given a task.
-    pub(crate) fn has_free(&self, segment: &Segment) -> bool {
-        segment.worker_heap().first_key().is_some()
-    }
-
-    /// The least loaded worker that may be given a task.
-    pub(crate) fn first_free(&self, segment: &Segment) -> Option<WorkerIndex> {
-        for _ in 0..APPLY_TRIES_MAX {
-            let (leaf, _) = segment.worker_heap().locate()?;
-            let worker = u16::try_from(leaf)
-                .ok()
-                .and_then(|raw| WorkerIndex::new_checked(raw, u32::from(self.used)));
-            match worker {
-                Some(worker) if self.may_take(segment.worker(worker), worker) => {
-                    return Some(worker);
-                }
-                Some(_) | None => segment.worker_heap().set(leaf, Key::EMPTY),
-            }
-        }
-        None
-    }
-
-    /// All workers that may be given a task, with their keys.
-    pub(crate) fn free<'w>(
-        &'w self,
-        segment: &'w Segment,
-    ) -> impl Iterator<Item = (Key, WorkerIndex)> + 'w {
-        self.indices().filter_map(move |worker| {
-            let slot = segment.worker(worker);
-            self.may_take(slot, worker).then(|| (slot.key(), worker))
-        })
-    }
-
     /// Counts a task that was assigned to a worker.
     pub(crate) fn take(&mut self, turn: &Turn<'_>, worker: WorkerIndex) {
         let slot = turn.write_worker(worker);
@@ -263,7 +238,11 @@ impl Workers {
         note.sent = turn.now;
         note.assigned = number;
         note.pace.ordered(turn.now, slot.state().running());
-        self.refresh(turn.segment, worker);
+        if self.hand.is_some_and(|hand| hand.worker == worker) {
+            slot.set_key(self.key_of(slot.state(), worker));
+        } else {
+            self.refresh(turn.segment, worker);
+        }
     }
 
     /// An order that waited for its record may go out to a worker. Not while it is being found out what the worker holds: the
@@ -302,7 +281,7 @@ impl Workers {
             Ending::Neither => {}
         }
         self.resize_caller(turn, worker);
-        self.refresh(turn.segment, worker);
+        self.refresh_later(worker);
     }
 
     /// What a worker slot says about a task that names it as its owner.
@@ -334,27 +313,6 @@ impl Workers {
         }
     }
 
-    /// Derives a worker's leaf and its share of the offers from its slot.
-    pub(super) fn refresh(&mut self, segment: &Segment, worker: WorkerIndex) {
-        let slot = segment.write_worker(self.right, worker);
-        let state = slot.state();
-        let note = &self.notes[worker.position()];
-        let key = Key::load(note.pace.load_ratio(state), note.assigned, worker.get());
-        slot.set_key(key);
-        let leaf = if self.may_take(&slot, worker) {
-            key
-        } else {
-            Key::EMPTY
-        };
-        segment.worker_heap().set(u32::from(worker.get()), leaf);
-        let offering = if self.is_on_offer(worker, state) {
-            slot.kinds()
-        } else {
-            0
-        };
-        self.offer(worker, offering);
-    }
-
     /// Hears whether local workers have come, gone, or changed what they take: nobody calls for them.
     pub(crate) fn hear_of_locals(&mut self, segment: &Segment) {
         let changes = segment.local_changes();
@@ -379,21 +337,12 @@ impl Workers {
     }
 
     /// The worker's kinds count as on offer; of one that calls only while it does, and a little beyond.
-    fn is_on_offer(&self, worker: WorkerIndex, state: WorkerState) -> bool {
+    pub(super) fn is_on_offer(&self, worker: WorkerIndex, state: WorkerState) -> bool {
         let calling = self.notes[worker.position()].calling.as_ref();
         offers(state) && calling.is_none_or(|calling| calling.offers)
     }
 
-    fn may_take(&self, slot: &WorkerSlot, worker: WorkerIndex) -> bool {
-        let state = slot.state();
-        state.has_room()
-            && (!state.drains() || cfg!(qtf_mutant = "sim_drained_worker_is_given_tasks"))
-            && slot.credits() > 0
-            && self.notes[worker.position()].held.is_none()
-            && self.notes[worker.position()].pace.allows_another(state)
-    }
-
-    fn offer(&mut self, worker: WorkerIndex, offering: u64) {
+    pub(super) fn offer(&mut self, worker: WorkerIndex, offering: u64) {
         let note = &mut self.notes[worker.position()];
         let before = std::mem::replace(&mut note.offering, offering);
         if before == offering {
@@ -417,6 +366,7 @@ impl Workers {
         match self.assignments.checked_add(1) {
             Some(number) => self.assignments = number,
             None => {
+                self.hand = None;
                 self.assignments = 1;
                 for worker in self.indices() {
                     self.notes[worker.position()].assigned = 0;

@@ -3,7 +3,8 @@
 //! Strict priority, then order of submission; a retry and a task of a lost worker keep their stamp,
 //! and with it their place. The order of steps of an assignment is fixed, so that whatever is cut
 //! off in the middle can be told and mended: state READY -> ASSIGNED (the take linearizes here),
-//! leaf removed, dispatch effect (of a journal task that runs at most once: when its record is durable), worker counted and its leaf re-keyed.
+//! leaf removed, dispatch effect (of a journal task that runs at most once: when its record is durable), worker counted. Its leaf is re-keyed when
+//! another worker is the least loaded, or the cycle ends.
 //!
 //! There is one ready tree (`docs/adr/0004`): a task whose kind nobody offers is parked, so that no
 //! other waits behind it, and so is a journal task while the journal has no room for its records; when its workers are all
@@ -51,6 +52,7 @@ impl Scheduler {
     ) -> WorkCount {
         let mut work = WorkCount::NONE;
         let mut scans_left = SCANS_PER_CYCLE_MAX;
+        workers.mend_leaves(turn.segment);
         for _ in 0..turn.config.tasks_per_cycle_max {
             if !turn.effects.has_room(1) || !workers.has_free(turn.segment) {
                 break;
@@ -68,6 +70,7 @@ impl Scheduler {
                 Step::Waits => break,
             }
         }
+        workers.put_down(turn.segment);
         work
     }
 }

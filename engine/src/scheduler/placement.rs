@@ -26,7 +26,7 @@ pub(super) enum Pick {
 
 pub(super) fn pick(
     segment: &Segment,
-    workers: &Workers,
+    workers: &mut Workers,
     kind: Option<KindIndex>,
     scans_left: &mut u32,
 ) -> Pick {

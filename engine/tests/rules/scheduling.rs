@@ -79,6 +79,47 @@ fn equally_loaded_workers_take_turns() {
 }
 
 #[test]
+fn results_between_two_cycles_count_when_the_next_worker_is_picked() {
+    let mut world = World::new();
+    let workers = [world.worker(4, &["exec"]), world.worker(4, &["exec"])];
+    for _ in 0..8 {
+        world.submit("exec");
+    }
+    let held = world.dispatches();
+    assert_eq!(held.len(), 8);
+    // All that one of them has ends, a part of what the other has.
+    let of = |worker| held.iter().filter(move |got| got.0 == worker);
+    for &got in of(workers[0]).chain(of(workers[1]).take(1)) {
+        world.end(got, 0);
+    }
+    for worker in workers {
+        let now = world.now;
+        world.engine.worker_credits(now, worker, 4, true).unwrap();
+    }
+    for _ in 0..6 {
+        world.submit("exec");
+    }
+    let next: Vec<_> = world.dispatches().iter().map(|got| got.0).collect();
+    let count = |worker| next.iter().filter(|&&to| to == worker).count();
+    assert_eq!(workers.map(count), [4, 1]);
+    assert!(next[..3].iter().all(|&to| to == workers[0]), "{next:?}");
+}
+
+#[test]
+fn result_makes_room_for_the_next_task_where_credits_are_left() {
+    let mut world = World::new();
+    let worker = world.worker(1, &["exec"]);
+    let now = world.now;
+    world.engine.worker_credits(now, worker, 9, true).unwrap();
+    let tasks = [world.submit("exec"), world.submit("exec")];
+    let first = world.dispatch();
+    world.end(first, 0);
+    world.effects();
+    let second = world.dispatch();
+    assert_eq!([first.1, second.1], tasks);
+}
+
+#[test]
 fn worker_never_holds_more_than_its_capacity_whatever_it_grants() {
     let mut world = World::new();
     let worker = world.worker(2, &["exec"]);

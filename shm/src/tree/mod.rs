@@ -215,6 +215,28 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         self.locate_any()
     }
 
+    /// The best key beside that of a leaf, unless operations are in flight.
+    ///
+    /// # Panics
+    /// When `leaf` is not below the capacity.
+    #[must_use]
+    pub fn best_beside(&self, leaf: u32) -> Option<Key> {
+        assert!(leaf < self.capacity(), "leaf {leaf} beyond the capacity");
+        let mut index = leaf as usize;
+        let mut best = 0;
+        for level in 1..=self.shape.root_level() {
+            let (parent, own) = (index / FANOUT, index % FANOUT);
+            for (child, word) in self.children(level, parent)?.iter().enumerate() {
+                if child != own {
+                    // ORDERING: [tree.fix] as for `first_key`: a word that is just being made right counts as it is.
+                    best = best.max(store_load_load(word));
+                }
+            }
+            index = parent;
+        }
+        Key::entry_of_word(best)
+    }
+
     /// Reads the entries best first, without writing. For inspectors: allocates, and shows a tree
     /// that changes meanwhile as well as one can: each leaf at most once.
     #[must_use]
@@ -364,11 +386,17 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
             return 0;
         };
         // ORDERING: [tree.fix] look half: pairs with the leaf or inner CAS one level down.
-        let mut best = 0;
-        for child in children {
-            best = best.max(look(child, early));
+        let mut words: [u64; FANOUT] = core::array::from_fn(|child| look(&children[child], early));
+        // In pairs: a chain of eight comparisons would wait for each of them.
+        let mut width = FANOUT;
+        while width > 1 {
+            let half = width.div_ceil(2);
+            for child in half..width {
+                words[child - half] = words[child - half].max(words[child]);
+            }
+            width = half;
         }
-        best
+        words[0]
     }
 }
 

@@ -327,6 +327,20 @@ fn zeroed_memory_is_the_empty_tree() {
 }
 
 #[test]
+fn the_best_key_beside_a_leaf_is_that_of_all_others() {
+    let grove = Grove::<8>::new(600);
+    let tree = grove.tree();
+    for (leaf, key) in [(3, 5), (4, 9), (77, 7), (512, 6)] {
+        tree.insert(leaf, Key::from_raw(key)).unwrap();
+    }
+    let beside = |leaf| tree.best_beside(leaf).map(Key::as_raw);
+    assert_eq!([3, 512, 77, 4, 5].map(beside), [6, 5, 5, 5, 5].map(Some));
+    let alone = Grove::<8>::new(600);
+    alone.tree().insert(9, Key::from_raw(1)).unwrap();
+    assert_eq!(alone.tree().best_beside(9), None);
+}
+
+#[test]
 fn a_late_remove_leaves_the_next_tenant_alone() {
     let grove = Grove::<8>::new(64);
     let tree = grove.tree();
