@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")
+        .codec_path("crate::codec::FrameCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

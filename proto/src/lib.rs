@@ -1,12 +1,13 @@
 //! Messages and services of Quantum Taskflow, version 1.
 //!
 //! The `.proto` files under `proto/` are the contract with programs in any language; this crate is
-//! their Rust form, generated at build time. [`address`] says where a daemon is, [`folder`] whether the folder of its
-//! socket is the user's own; [`channel`] (feature `channel`) opens a connection to it.
+//! their Rust form, generated at build time, and [`codec`] reads them from frames. [`address`] says where a daemon is, [`folder`]
+//! whether the folder of its socket is the user's own; [`channel`] (feature `channel`) opens a connection to it.
 
 pub mod address;
 #[cfg(feature = "channel")]
 pub mod channel;
+pub mod codec;
 pub mod folder;
 pub mod limits;
 pub mod refusal;

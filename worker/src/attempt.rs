@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use qtf_proto::v1::{ExecSpec, LimitOf, Outcome, OutcomeKind, TaskOutput, TaskRef};
 use tokio::sync::watch;
 
@@ -14,6 +15,8 @@ use crate::handler::{HandlerError, Runner, TaskContext, WhatNext};
 use crate::stop::StopSignal;
 use crate::transfer::{Access, TransferError, byte_count, fetch_payload};
 
+/// `TaskOutput.stdout`.
+const STDOUT_TAG: u32 = 1;
 /// Room for everything but the two outputs in an encoded `TaskOutput`.
 const ENVELOPE_BYTES: u64 = 8 << 10;
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
@@ -46,6 +49,32 @@ impl Ending {
         let mut ending = Self::new(OutcomeKind::Exited, "");
         ending.output.stdout = stdout;
         ending
+    }
+
+    /// What `of_bytes` and `encoded` come to, for most handlers of small tasks, without what has no part in it.
+    pub(crate) fn encoded_bytes(
+        stdout: Vec<u8>,
+        discard_result: bool,
+        limit_bytes: u64,
+    ) -> (Outcome, Bytes) {
+        let outcome = Outcome {
+            kind: OutcomeKind::Exited.into(),
+            ..Outcome::default()
+        };
+        if discard_result || stdout.is_empty() {
+            return (outcome, Bytes::new());
+        }
+        let length = byte_count(&stdout);
+        let prefix = key_len(STDOUT_TAG) + encoded_len_varint(length);
+        let encoded_len = prefix.saturating_add(stdout.len());
+        if u64::try_from(encoded_len).map_or(true, |bytes| bytes > limit_bytes) {
+            return Self::of_bytes(stdout.into()).encoded(discard_result, limit_bytes);
+        }
+        let mut encoded = Vec::with_capacity(encoded_len);
+        encode_key(STDOUT_TAG, WireType::LengthDelimited, &mut encoded);
+        encode_varint(length, &mut encoded);
+        encoded.extend_from_slice(&stdout);
+        (outcome, encoded.into())
     }
 
     /// The form that travels. An output that is not wanted or too large is left out.
@@ -226,6 +255,20 @@ mod tests {
             "{}",
             output.message
         );
+    }
+
+    #[test]
+    fn short_way_of_bytes_comes_to_the_same() {
+        for length in [0, 1, 127, 128, 20_000] {
+            for limit in [0, 100, 132, 20_004, 1 << 20] {
+                for discard in [false, true] {
+                    let stdout = vec![b'x'; length];
+                    let long = Ending::of_bytes(stdout.clone().into()).encoded(discard, limit);
+                    let short = Ending::encoded_bytes(stdout, discard, limit);
+                    assert_eq!(short, long, "{length} bytes, limit {limit}, {discard}");
+                }
+            }
+        }
     }
 
     #[tokio::test]

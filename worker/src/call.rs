@@ -15,13 +15,15 @@ use std::panic::catch_unwind;
 use qtf_proto::v1::OutcomeKind;
 
 use crate::attempt::{Ending, failed};
-use crate::handler::{HandlerError, HandlerFunction, HandlerFuture, TaskContext};
+use crate::handler::{HandlerFunction, HandlerFuture, TaskContext};
 use crate::stop::StopSignal;
 
 /// How far a call came at once.
 pub(crate) enum Begun {
-    /// To its end.
-    Ended(Ending),
+    /// To its end, and gave this.
+    Gave(Vec<u8>),
+    /// To another end.
+    Failed(Box<Ending>),
     /// It waits for something.
     Waits(HandlerFuture),
 }
@@ -34,11 +36,12 @@ pub(crate) fn begin(function: &HandlerFunction, context: TaskContext) -> Begun {
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         match polled {
-            Poll::Ready(result) => Begun::Ended(ended(result)),
+            Poll::Ready(Ok(bytes)) => Begun::Gave(bytes),
+            Poll::Ready(Err(error)) => Begun::Failed(Box::new(failed(&error))),
             Poll::Pending => Begun::Waits(future),
         }
     });
-    catch_unwind(first).unwrap_or_else(|_| Begun::Ended(panicked()))
+    catch_unwind(first).unwrap_or_else(|_| Begun::Failed(Box::new(panicked())))
 }
 
 /// Goes on to the end, or to the stop and the end of its grace.
@@ -60,19 +63,15 @@ pub(crate) async fn finish(
         }
         result = &mut future => result,
     };
-    ended(result)
+    match result {
+        Ok(bytes) => Ending::of_bytes(bytes.into()),
+        Err(error) => failed(&error),
+    }
 }
 
 /// The end of a handler that panicked.
 pub(crate) fn panicked() -> Ending {
     Ending::new(OutcomeKind::HandlerFailed, "the handler panicked")
-}
-
-fn ended(result: Result<Vec<u8>, HandlerError>) -> Ending {
-    match result {
-        Ok(bytes) => Ending::of_bytes(bytes.into()),
-        Err(error) => failed(&error),
-    }
 }
 
 #[cfg(test)]
@@ -101,8 +100,8 @@ mod tests {
         let function: HandlerFunction =
             Arc::new(|context| Box::pin(async move { Ok(context.payload.to_vec()) }));
         match begin(&function, context(stop)) {
-            Begun::Ended(ending) => assert_eq!(ending.output.stdout, "payload"),
-            Begun::Waits(_) => panic!("it does not wait"),
+            Begun::Gave(bytes) => assert_eq!(bytes, b"payload"),
+            Begun::Failed(_) | Begun::Waits(_) => panic!("it does neither"),
         }
     }
 
@@ -113,11 +112,11 @@ mod tests {
         for function in [early, late] {
             let (_switch, stop) = stop_pair(0);
             match begin(&function, context(stop)) {
-                Begun::Ended(ending) => {
+                Begun::Failed(ending) => {
                     assert_eq!(ending.outcome.kind(), OutcomeKind::HandlerFailed);
                     assert!(ending.output.message.contains("panicked"));
                 }
-                Begun::Waits(_) => panic!("it has panicked"),
+                Begun::Gave(_) | Begun::Waits(_) => panic!("it has panicked"),
             }
         }
     }

@@ -23,7 +23,7 @@ use super::{Agent, Event, Leaving};
 use crate::attempt::{self, Ending, Finish, Job};
 use crate::call::{self, Begun};
 use crate::exec::Identity;
-use crate::handler::{HandlerFuture, Runner, TaskContext};
+use crate::handler::{HandlerFunction, HandlerFuture, Runner, TaskContext};
 use crate::stop::{StopSignal, StopSwitch, stop_pair};
 use crate::transfer::byte_count;
 
@@ -95,34 +95,9 @@ impl Agent {
             (Some(Runner::Noop), _) => Ending::of_bytes(Bytes::new()),
             (Some(Runner::Echo), _) if is_whole => Ending::of_bytes(assignment.payload),
             (Some(Runner::Call(function)), Some(identity)) if is_whole => {
-                let (switch, stop) = stop_pair(assignment.timeout_ms);
-                let context = TaskContext {
-                    task_id: identity.task,
-                    attempt: identity.attempt,
-                    kind: assignment.kind,
-                    payload: assignment.payload,
-                    stop: stop.clone(),
-                };
-                if !self.starts.calls_here {
-                    let function = Arc::clone(function);
-                    self.spawn_call(
-                        (run, switch),
-                        discard_result,
-                        move || function(context),
-                        stop,
-                    );
-                    return;
-                }
-                match call::begin(function, context) {
-                    Begun::Ended(ending) => {
-                        self.tasks.on_carried();
-                        ending
-                    }
-                    Begun::Waits(future) => {
-                        self.spawn_call((run, switch), discard_result, || future, stop);
-                        return;
-                    }
-                }
+                let function = Arc::clone(function);
+                self.call(run, assignment, function, identity);
+                return;
             }
             (Some(runner), Some(identity)) => {
                 let runner = runner.clone();
@@ -132,6 +107,45 @@ impl Agent {
         };
         let limit = self.output_limit_bytes;
         let (outcome, output) = ending.encoded(discard_result, limit);
+        self.tasks.on_ended(run, outcome, output);
+    }
+
+    /// Calls a handler, here or elsewhere.
+    fn call(
+        &mut self,
+        run: RunNumber,
+        assignment: Assignment,
+        function: HandlerFunction,
+        identity: Identity,
+    ) {
+        let discard_result = assignment.discard_result;
+        let (switch, stop) = stop_pair(assignment.timeout_ms);
+        let context = TaskContext {
+            task_id: identity.task,
+            attempt: identity.attempt,
+            kind: assignment.kind,
+            payload: assignment.payload,
+            stop: stop.clone(),
+        };
+        if !self.starts.calls_here {
+            self.spawn_call(
+                (run, switch),
+                discard_result,
+                move || function(context),
+                stop,
+            );
+            return;
+        }
+        let limit = self.output_limit_bytes;
+        let (outcome, output) = match call::begin(&function, context) {
+            Begun::Gave(bytes) => Ending::encoded_bytes(bytes, discard_result, limit),
+            Begun::Failed(ending) => ending.encoded(discard_result, limit),
+            Begun::Waits(future) => {
+                self.spawn_call((run, switch), discard_result, || future, stop);
+                return;
+            }
+        };
+        self.tasks.on_carried();
         self.tasks.on_ended(run, outcome, output);
     }
 

@@ -71,7 +71,7 @@ impl Held {
     fn ended(&mut self) -> Option<&mut Ended> {
         match &mut self.phase {
             Phase::Ended(ended) => Some(ended),
-            Phase::Queued(_) | Phase::Running { .. } => None,
+            Phase::Queued | Phase::Running { .. } => None,
         }
     }
 }

@@ -33,13 +33,18 @@ impl Known {
         }
     }
 
-    /// Admits an attempt that is not known under the number that it is given; false when it is.
-    pub(super) fn admit(&mut self, attempt: Attempt, number: impl FnOnce() -> RunNumber) -> bool {
+    /// Admits an attempt that is not known under the number that it is given, if there is one.
+    pub(super) fn admit(
+        &mut self,
+        attempt: Attempt,
+        number: impl FnOnce() -> Option<RunNumber>,
+    ) -> Option<RunNumber> {
         match self.by_attempt.entry(attempt) {
-            Entry::Occupied(_) => false,
+            Entry::Occupied(_) => None,
             Entry::Vacant(vacant) => {
-                vacant.insert(Some(number()));
-                true
+                let run = number()?;
+                vacant.insert(Some(run));
+                Some(run)
             }
         }
     }
@@ -156,8 +161,9 @@ mod tests {
         }
     }
 
-    fn number(number: u64) -> RunNumber {
-        RunNumber::at(0, number)
+    fn admits(known: &mut Known, task_id: u64, number: u64) -> bool {
+        let run = RunNumber::of(number);
+        known.admit(attempt(task_id), || Some(run)) == Some(run)
     }
 
     #[test]
@@ -165,31 +171,40 @@ mod tests {
         let mut known = Known::new();
         let count = JUDGED_MAX as u64 + 1;
         for id in 1..=count {
-            assert!(known.admit(attempt(id), || number(id)));
-            assert_eq!(known.judge(attempt(id), |_| true), Some(number(id)));
+            assert!(admits(&mut known, id, id));
+            let judged = known.judge(attempt(id), |_| true);
+            assert_eq!(judged, Some(RunNumber::of(id)));
         }
         assert_eq!(known.held(), 0);
         assert!(known.iter().next().is_none());
-        assert!(!known.admit(attempt(2), || number(0)));
-        assert!(!known.admit(attempt(count), || number(0)));
-        assert!(known.admit(attempt(1), || number(count + 1)));
-        assert_eq!(known.run_of(attempt(1)), Some(number(count + 1)));
+        assert!(!admits(&mut known, 2, 1));
+        assert!(!admits(&mut known, count, 1));
+        assert!(admits(&mut known, 1, count + 1));
+        assert_eq!(known.run_of(attempt(1)), Some(RunNumber::of(count + 1)));
         assert_eq!(known.held(), 1);
         known.forget_judged();
         assert_eq!(known.held(), 1, "that one is held");
-        assert!(known.admit(attempt(2), || number(count + 2)));
+        assert!(admits(&mut known, 2, count + 2));
     }
 
     #[test]
     fn verdict_on_what_is_not_over_changes_nothing_and_a_judged_one_is_not_judged_again() {
         let mut known = Known::new();
-        assert!(known.admit(attempt(1), || number(1)));
+        assert!(admits(&mut known, 1, 1));
         assert_eq!(known.judge(attempt(1), |_| false), None);
-        assert_eq!(known.run_of(attempt(1)), Some(number(1)));
-        assert_eq!(known.judge(attempt(1), |_| true), Some(number(1)));
+        assert_eq!(known.run_of(attempt(1)), Some(RunNumber::of(1)));
+        assert!(known.judge(attempt(1), |_| true).is_some());
         assert_eq!(known.judge(attempt(1), |_| true), None);
         assert_eq!(known.forget(attempt(1)), None, "it is not held");
-        assert!(!known.admit(attempt(1), || number(2)));
+        assert!(!admits(&mut known, 1, 2));
+    }
+
+    #[test]
+    fn what_has_no_number_is_not_known() {
+        let mut known = Known::new();
+        assert_eq!(known.admit(attempt(1), || None), None);
+        assert_eq!(known.held(), 0);
+        assert!(admits(&mut known, 1, 1));
     }
 
     #[test]

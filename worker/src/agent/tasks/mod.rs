@@ -61,7 +61,8 @@ const NAMED_MAX: usize = 2_048;
 
 #[derive(Debug)]
 enum Phase {
-    Queued(Assignment),
+    /// Its assignment is in the queue.
+    Queued,
     Running {
         switch: StopSwitch,
         /// It runs, and is not only about to.
@@ -88,7 +89,8 @@ pub(super) struct Tasks {
     ahead: usize,
     places: Places,
     known: Known,
-    queue: VecDeque<RunNumber>,
+    /// Also of attempts that wait no more: those are passed over.
+    queue: VecDeque<(RunNumber, Assignment)>,
     /// Started, and not yet told.
     started: Vec<RunNumber>,
     /// Ended, in order of their ends, and not yet sent over this link.
@@ -165,7 +167,7 @@ impl Tasks {
                     begun: true,
                     ..
                 }) => self.started.push(run),
-                Some(Phase::Running { .. } | Phase::Queued(_)) | None => {}
+                Some(Phase::Running { .. } | Phase::Queued) | None => {}
             }
         }
     }
@@ -177,25 +179,22 @@ impl Tasks {
         };
         self.credits = self.credits.saturating_sub(1);
         let attempt = Attempt::from(task);
-        let (places, queue) = (&mut self.places, &mut self.queue);
-        self.known.admit(attempt, || {
-            let phase = Phase::Queued(assignment);
-            let run = places.put(Held { attempt, phase });
-            queue.push_back(run);
-            run
-        })
+        let phase = Phase::Queued;
+        let places = &mut self.places;
+        let put = || places.put(Held { attempt, phase });
+        let Some(run) = self.known.admit(attempt, put) else {
+            return false;
+        };
+        self.queue.push_back((run, assignment));
+        true
     }
 
     /// The next attempt that may start, if a slot is free.
     pub(super) fn next_to_start(&mut self) -> Option<(RunNumber, Assignment)> {
         while self.running < self.usable {
-            let run = self.queue.pop_front()?;
-            if let Some(Held {
-                phase: Phase::Queued(assignment),
-                ..
-            }) = self.places.get_mut(run)
-            {
-                return Some((run, core::mem::take(assignment)));
+            let (run, assignment) = self.queue.pop_front()?;
+            if let Some(Phase::Queued) = self.places.get(run).map(|held| &held.phase) {
+                return Some((run, assignment));
             }
         }
         None
@@ -231,7 +230,7 @@ impl Tasks {
         }
         let run = self.known.run_of(attempt)?;
         match &self.places.get(run)?.phase {
-            Phase::Queued(_) => Some(run),
+            Phase::Queued => Some(run),
             Phase::Running { switch, .. } => {
                 let at_once = false;
                 switch.stop(StopOrder { cause, at_once });
@@ -256,7 +255,7 @@ impl Tasks {
                     at_once: false,
                 });
             }
-            Some(Phase::Queued(_) | Phase::Ended { .. }) => self.remove(run),
+            Some(Phase::Queued | Phase::Ended { .. }) => self.remove(run),
             None => {}
         }
     }
@@ -300,7 +299,7 @@ impl Tasks {
     pub(super) fn begun(&self) -> Vec<TaskRef> {
         let begun = self.places.iter().filter(|held| match held.phase {
             Phase::Running { .. } | Phase::Ended { .. } => true,
-            Phase::Queued(_) => false,
+            Phase::Queued => false,
         });
         begun.map(|held| held.attempt.into()).collect()
     }
@@ -386,7 +385,7 @@ impl Tasks {
             && self
                 .places
                 .iter()
-                .all(|held| matches!(held.phase, Phase::Queued(_)))
+                .all(|held| matches!(held.phase, Phase::Queued))
     }
 
     /// Nothing runs.

@@ -58,8 +58,8 @@ impl Tasks {
             self.places.take(run);
             return;
         }
-        held.phase = Phase::Queued(assignment);
-        self.queue.push_front(run);
+        held.phase = Phase::Queued;
+        self.queue.push_front((run, assignment));
     }
 
     /// How many slots can be used, and how many there are.
