@@ -2,7 +2,7 @@
 //!
 //! Tested in `engine/tests/rules/calling.rs`.
 
-use qtf_shm::{Now, WorkerId};
+use qtf_shm::{KindSet, Now, WorkerId};
 
 use crate::cycle::Engine;
 use crate::effects::StopReason;
@@ -23,10 +23,10 @@ impl Engine {
         parts
             .plm
             .check_kinds(segment, reserve.kinds, Namer::Worker)?;
-        let mut kinds = 0;
+        let mut kinds = KindSet::EMPTY;
         for name in reserve.kinds {
             let kind = parts.plm.intern_kind(segment, name, Namer::Worker)?;
-            kinds |= 1 << kind.get();
+            kinds.insert(kind);
         }
         parts
             .workers

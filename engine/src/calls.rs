@@ -2,7 +2,9 @@
 //!
 //! Every call is bounded and causes two effects at most. Tested in `engine/tests/rules/`.
 
-use qtf_shm::{AttachIndex, ClientIndex, Counter, KindIndex, Now, StateWord, TaskId, WorkerId};
+use qtf_shm::{
+    AttachIndex, ClientIndex, Counter, KindIndex, KindSet, Now, StateWord, TaskId, WorkerId,
+};
 
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
@@ -178,13 +180,12 @@ impl Engine {
         let segment = parts.turn.segment;
         parts.plm.check_kinds(segment, hello.kinds, Namer::Worker)?;
         parts.workers.check_room(&parts.turn, hello)?;
-        let mut kinds = 0;
+        let mut kinds = KindSet::EMPTY;
         for name in hello.kinds {
-            kinds |= 1
-                << parts
-                    .plm
-                    .intern_kind(parts.turn.segment, name, Namer::Worker)?
-                    .get();
+            let kind = parts
+                .plm
+                .intern_kind(parts.turn.segment, name, Namer::Worker)?;
+            kinds.insert(kind);
         }
         parts
             .workers

@@ -157,7 +157,7 @@ mod tests {
 
     fn probe(nonce: u64) -> Effect {
         Effect::Probe {
-            worker: WorkerId::from_raw(1 << 12).unwrap(),
+            worker: WorkerId::from_raw(1 << 16).unwrap(),
             nonce,
         }
     }

@@ -263,8 +263,8 @@ impl fmt::Display for Detail {
             Self::Worker(raw) => write!(
                 f,
                 "worker w{}.{} is not known, or its token is wrong: register anew",
-                raw & 0xFFF,
-                raw >> 12
+                raw & 0xFFFF,
+                raw >> 16
             ),
             Self::Session => f.write_str("the session is not known: open a client session first"),
         }
@@ -443,7 +443,7 @@ mod tests {
             "priority is 256: it must be from 0 to 255"
         );
         assert_eq!(
-            Rejection::unknown_worker((1 << 12) | 3).to_string(),
+            Rejection::unknown_worker((1 << 16) | 3).to_string(),
             "worker w3.1 is not known, or its token is wrong: register anew"
         );
         let task = TaskId::from_raw(1 << 24).unwrap();

@@ -1,9 +1,9 @@
 //! Counters that any process can read: how often something happened, how many tasks stand where.
 //!
 //! ```text
-//! words 0 to 255     transitions: [from phase][to phase]
-//! words 256 to 271   base of each phase's gauge, set by a recount
-//! words 272 to 335   named counters
+//! words 0 to 1023      transitions: [from phase][to phase], 32 of each
+//! words 1024 to 1055   base of each phase's gauge, set by a recount
+//! words 1056 to 1151   named counters
 //! ```
 //! Invariants:
 //! - I1: each successful change of a task's phase adds one to one word of the matrix, after the change. So the number of
@@ -16,9 +16,11 @@
 use crate::sync::{AtomicU64, Ordering};
 use crate::task::state::Phase;
 
-const MATRIX_WORDS: usize = Phase::COUNT * Phase::COUNT;
-const NAMED_AT: usize = MATRIX_WORDS + Phase::COUNT;
-const NAMED_WORDS: usize = 64;
+/// Phases that there is room for.
+const PHASES_MAX: usize = 32;
+const MATRIX_WORDS: usize = PHASES_MAX * PHASES_MAX;
+const NAMED_AT: usize = MATRIX_WORDS + PHASES_MAX;
+const NAMED_WORDS: usize = 96;
 /// Words of the counters' region.
 pub const COUNTER_WORDS: usize = NAMED_AT + NAMED_WORDS;
 
@@ -145,6 +147,7 @@ named_counters! {
     AttemptLeaseOver = "attempt_lease_over",
 }
 
+const _: () = assert!(Phase::COUNT <= PHASES_MAX);
 const _: () = assert!(Counter::ALL.len() <= NAMED_WORDS);
 
 /// A look at the counters.
@@ -176,7 +179,7 @@ impl<'s> Counters<'s> {
     /// How often a task went from one phase to another.
     #[must_use]
     pub fn transitions(&self, from: Phase, to: Phase) -> u64 {
-        self.word(from as usize * Phase::COUNT + to as usize)
+        self.word(transition_at(from, to))
     }
 
     /// How many tasks stand in a phase; meaningless for FREE.
@@ -199,7 +202,7 @@ impl<'s> Counters<'s> {
     /// All changes of phase that were counted.
     #[must_use]
     pub fn changes(&self) -> u64 {
-        let matrix = 0..Phase::COUNT * Phase::COUNT;
+        let matrix = 0..MATRIX_WORDS;
         matrix.fold(0, |sum, index| sum.wrapping_add(self.word(index)))
     }
 
@@ -226,7 +229,7 @@ impl<'s> Counters<'s> {
         if from as u8 == to as u8 {
             return;
         }
-        if let Some(word) = self.words.get(from as usize * Phase::COUNT + to as usize) {
+        if let Some(word) = self.words.get(transition_at(from, to)) {
             // ORDERING: statistics (I2).
             word.fetch_add(1, Ordering::Relaxed);
         }
@@ -298,6 +301,11 @@ impl<'s> Counters<'s> {
             .get(index)
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
+}
+
+/// Where a change of phase is counted.
+const fn transition_at(from: Phase, to: Phase) -> usize {
+    from as usize * PHASES_MAX + to as usize
 }
 
 #[cfg(test)]

@@ -20,13 +20,13 @@ pub const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
 pub const TASKS_COUNT_MAX: u32 = 1 << SLOT_BITS;
 /// Most workers a segment can have: the owner has 12 bits in a state word and all ones means none.
 pub const WORKERS_COUNT_MAX: u32 = 4095;
-/// Kinds of tasks a segment can name: one bit each in a worker's mask.
-pub const KINDS_COUNT: u32 = 64;
+/// Kinds of tasks a segment can name: one bit each in a worker's set.
+pub const KINDS_COUNT: u32 = 256;
 
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 const INCARNATION_BITS: u32 = 24;
 const INCARNATION_MASK: u32 = (1 << INCARNATION_BITS) - 1;
-const WORKER_SLOT_BITS: u32 = 12;
+const WORKER_SLOT_BITS: u32 = 16;
 const WORKER_SLOT_MASK: u64 = (1 << WORKER_SLOT_BITS) - 1;
 const TASK_ID_TEXT_LENGTH: usize = 13;
 const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -233,9 +233,9 @@ fn crockford_value(letter: u8) -> Option<u64> {
 /// Names one registration of a worker: the slot and how often that slot had been registered.
 ///
 /// ```text
-///  63       36 35                     12 11            0
+///  63       40 39                     16 15            0
 /// +-----------+-------------------------+---------------+
-/// |     0     |     incarnation (24)    |   slot (12)   |
+/// |     0     |     incarnation (24)    |   slot (16)   |
 /// +-----------+-------------------------+---------------+
 /// ```
 /// Shown as `w3.1`. A bare slot (`3`, `w3`) parses to incarnation 0, which means the current one.
@@ -267,7 +267,7 @@ impl WorkerId {
         }
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "36 bits were checked above"
+            reason = "40 bits were checked above"
         )]
         Some(Self {
             slot,
@@ -405,20 +405,20 @@ mod tests {
         assert_eq!("3".parse::<WorkerId>().unwrap(), WorkerId::new(index, 0));
         assert_eq!("w3".parse::<WorkerId>().unwrap().incarnation(), 0);
         assert_eq!(WorkerId::from_raw(id.as_raw()), Some(id));
-        assert_eq!(id.as_raw(), (1 << 12) | 3);
+        assert_eq!(id.as_raw(), (1 << 16) | 3);
     }
 
     #[test]
     fn numbers_that_are_no_worker_id_are_refused() {
-        assert_eq!(WorkerId::from_raw(0xFFF), None);
-        assert_eq!(WorkerId::from_raw(1 << 36), None);
+        assert_eq!(WorkerId::from_raw(0xFFFF), None);
+        assert_eq!(WorkerId::from_raw(1 << 40), None);
         for text in [
             "",
             "w",
             "w.",
             "w3.",
             "+3",
-            "w4095",
+            "w65535",
             "w1.16777216",
             "3.-1",
             "ww3",

@@ -295,7 +295,7 @@ fn tag_of(name: &str) -> Option<u64> {
     Some(USED | (length << LENGTH_SHIFT) | (hash_of(name) & HASH_MASK))
 }
 
-/// INVARIANT: the table has 64 entries, see `RegionTable`.
+/// INVARIANT: the table has 256 entries, see `RegionTable`.
 fn number(index: usize) -> KindIndex {
     u16::try_from(index)
         .ok()
@@ -324,7 +324,7 @@ mod tests {
         let named = (0..KINDS_COUNT)
             .take_while(|number| table.intern_keeping(&format!("kind {number}"), 16).is_ok())
             .count();
-        assert_eq!(named, 63 - 1 - 16);
+        assert_eq!(named, 255 - 1 - 16);
         assert_eq!(table.intern_keeping(KIND_EXEC, 16).unwrap().get(), 1);
         assert_eq!(table.intern_keeping("kind 0", 16).unwrap().get(), 2);
         for number in 0..16 {
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn table_takes_63_kinds_and_refuses_the_next() {
+    fn table_takes_255_kinds_and_refuses_the_next() {
         let entries = entries();
         let table = KindTable::new(&entries);
         for number in 1..KINDS_COUNT {
@@ -358,7 +358,7 @@ mod tests {
             table.intern("one more"),
             Err(KindsFull::Full("one more".to_owned()))
         );
-        assert!(table.intern("kind 63").is_ok());
+        assert!(table.intern("kind 255").is_ok());
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! | [`region`] | memory that holds a segment; the only place with addresses |
 //! | [`segment`] | a segment as a whole: made, adopted, written, read, verified |
 //! | [`keys`] | idempotency keys |
-//! | [`kinds`], [`counters`] | names of task kinds; counters |
+//! | [`kinds`], [`kind_set`], [`counters`] | names of task kinds; sets of them; counters |
+//! | [`histogram`] | how long the steps of a task's life took |
 //! | [`blob`], [`spill`] | where the bytes of a task lie; large ones in files |
 //! | [`tree`] | the lock-free min-tree: task, worker and timer heaps |
 //! | [`bitmap`] | the three-level free bitmap |
@@ -37,6 +38,7 @@ pub mod doorbell;
 pub mod gate;
 pub mod id;
 pub mod keys;
+pub mod kind_set;
 pub mod kinds;
 pub mod lane;
 pub mod layout;
@@ -54,6 +56,8 @@ pub mod worker;
 #[cfg(not(loom))]
 pub mod counters;
 #[cfg(not(loom))]
+pub mod histogram;
+#[cfg(not(loom))]
 mod random;
 #[cfg(not(loom))]
 pub mod region;
@@ -69,6 +73,7 @@ pub use id::{
     AttachIndex, ClientIndex, KindIndex, ParseIdError, SlotIndex, TaskId, WorkerId, WorkerIndex,
 };
 pub use keys::{KeyEntry, KeyId, KeyPlace, KeyTable, KeyView, KeysFull, SettledKeys};
+pub use kind_set::KindSet;
 pub use reading::Reading;
 pub use task::state::{
     Event, FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT, IllegalTransition, Owner,

@@ -11,7 +11,7 @@ use qtf_shm::layout::attach::{AttachPhase, AttachRecord, AttachState, FileIdenti
 use qtf_shm::local_changes::LocalChanges;
 use qtf_shm::model::{change_attach, lock_file, set_lock_file, worker_writer};
 use qtf_shm::sync::{AtomicU64, Ordering};
-use qtf_shm::{AttachIndex, WorkerEvent, WorkerFields, WorkerPhase, WorkerSlot};
+use qtf_shm::{AttachIndex, KindSet, WorkerEvent, WorkerFields, WorkerPhase, WorkerSlot};
 
 const FILE: FileIdentity = FileIdentity {
     device: 3,
@@ -130,13 +130,13 @@ fn whoever_sees_that_local_workers_have_changed_sees_the_worker() {
         let daemon = spawn(&house, |house| {
             if house.changes().count() == 1 {
                 assert_eq!(house.worker.state().phase(), WorkerPhase::Live);
-                assert_eq!(house.worker.kinds(), 3);
+                assert_eq!(house.worker.kinds().words()[0], 3);
             }
         });
         let attach = AttachIndex::new_checked(0, 1).unwrap();
         house.tell(WorkerEvent::Join { attach });
         worker_writer(&house.worker).fill(&WorkerFields {
-            kinds: 3,
+            kinds: KindSet::from_words([3, 0, 0, 0]),
             ..WorkerFields::default()
         });
         house.tell(WorkerEvent::Open { capacity: 1 });

@@ -13,8 +13,8 @@ use qtf_shm::model::{
 };
 use qtf_shm::reading::read_between;
 use qtf_shm::{
-    AttachIndex, ClientFields, ClientSlot, Event, Key, KindIndex, KindTable, Phase, StateWord,
-    TaskSlot, WorkerEvent, WorkerFields, WorkerPhase, WorkerSlot,
+    AttachIndex, ClientFields, ClientSlot, Event, Key, KindIndex, KindSet, KindTable, Phase,
+    StateWord, TaskSlot, WorkerEvent, WorkerFields, WorkerPhase, WorkerSlot,
 };
 
 fn model(check: impl Fn() + Send + Sync + 'static) {
@@ -127,7 +127,7 @@ fn join(worker: &WorkerSlot, number: u32) {
     tell(worker, WorkerEvent::Join { attach });
     worker_writer(worker).fill(&WorkerFields {
         pid: number,
-        kinds: u64::from(number),
+        kinds: KindSet::from_words([u64::from(number), 0, 0, 0]),
         ..WorkerFields::default()
     });
     tell(worker, WorkerEvent::Open { capacity: 1 });
@@ -139,7 +139,7 @@ fn whoever_sees_that_a_worker_lives_sees_its_registration() {
         let worker = Arc::new(WorkerSlot::zeroed());
         let reader = spawn(&worker, |worker| {
             if worker.state().phase() == WorkerPhase::Live {
-                assert_eq!((worker.kinds(), worker.pid()), (3, 3));
+                assert_eq!((worker.kinds().words()[0], worker.pid()), (3, 3));
             }
         });
         join(&worker, 3);
@@ -156,7 +156,7 @@ fn a_reader_never_takes_parts_of_two_workers_for_one() {
         let reader = spawn(&worker, |worker| {
             let read = read_between(
                 || worker.state(),
-                |state| (state, worker.kinds(), worker.pid()),
+                |state| (state, worker.kinds().words()[0], worker.pid()),
             );
             let (state, kinds, pid) = read.record;
             if !read.torn && state.phase() == WorkerPhase::Lost {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use qtf_proto::address::Address;
+use qtf_shm::id::WORKERS_COUNT_MAX;
 use qtf_shm::spill::SPILL_LIMIT_DEFAULT;
 
 use super::raw::{CoreValue, RawConfig};
@@ -207,7 +208,12 @@ pub(super) fn size_of(
         .map(SegmentSize::Bytes),
         (None, Some(tasks), Some(workers)) => Ok(SegmentSize::Counts {
             tasks: bounded("segment_tasks", Some(tasks), 0, (1, 1 << 24))?,
-            workers: bounded("segment_workers", Some(workers), 0, (1, 4_095))?,
+            workers: bounded(
+                "segment_workers",
+                Some(workers),
+                0,
+                (1, u64::from(WORKERS_COUNT_MAX)),
+            )?,
         }),
         (None, _, _) => Err(SettingsError::Together(
             "segment_tasks and segment_workers go together",

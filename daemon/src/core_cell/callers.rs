@@ -238,7 +238,7 @@ mod tests {
     const HERE: Principal = Principal::Uid(1_000);
 
     fn worker(slot: u64, incarnation: u64) -> WorkerId {
-        WorkerId::from_raw((incarnation << 12) | slot).unwrap()
+        WorkerId::from_raw((incarnation << 16) | slot).unwrap()
     }
 
     fn attempt(number: u64) -> Placed {

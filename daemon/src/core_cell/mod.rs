@@ -593,7 +593,7 @@ mod tests {
     fn assignments_that_were_never_sent_go_back_a_bounded_number_a_turn() {
         let folder = tempfile::tempdir().unwrap();
         let mut core = test_core(folder.path());
-        let worker = |slot: u64| WorkerId::from_raw((1 << 12) | slot).unwrap();
+        let worker = |slot: u64| WorkerId::from_raw((1 << 16) | slot).unwrap();
         for slot in 0..3 {
             let assignments = (1..=1_000).map(|number| {
                 let task = TaskId::from_raw((number << 24) | slot).unwrap();

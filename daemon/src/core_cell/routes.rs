@@ -458,7 +458,7 @@ mod tests {
     use super::*;
 
     fn worker(slot: u16, incarnation: u32) -> WorkerId {
-        WorkerId::from_raw((u64::from(incarnation) << 12) | u64::from(slot)).unwrap()
+        WorkerId::from_raw((u64::from(incarnation) << 16) | u64::from(slot)).unwrap()
     }
 
     fn dispatch(id: WorkerId) -> Effect {

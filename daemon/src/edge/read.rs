@@ -6,8 +6,8 @@
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{self, TaskInfo, TaskState};
 use qtf_shm::{
-    BlobRef, FLAG_CANCEL, KindIndex, Now, Outcome, OutcomeKind, Part, Phase, SideRecord, SlotIndex,
-    TaskId, TaskOptions, TaskRecord,
+    BlobRef, FLAG_CANCEL, KindIndex, KindSet, Now, Outcome, OutcomeKind, Part, Phase, SideRecord,
+    SlotIndex, TaskId, TaskOptions, TaskRecord,
 };
 
 use crate::core_cell::Core;
@@ -225,11 +225,9 @@ pub(crate) fn last_worker(core: &Core, record: &TaskRecord) -> Option<(u64, Stri
 }
 
 /// Names of the kinds in a set.
-pub(crate) fn kind_names(core: &Core, kinds: u64) -> Vec<String> {
-    let count = core.segment().geometry().kinds().min(64);
-    (0..count)
-        .filter(|number| (kinds >> number) & 1 == 1)
-        .filter_map(|number| KindIndex::new_checked(u16::try_from(number).ok()?, count))
+pub(crate) fn kind_names(core: &Core, kinds: KindSet) -> Vec<String> {
+    kinds
+        .iter()
         .filter_map(|kind| core.segment().kind_name(kind))
         .collect()
 }

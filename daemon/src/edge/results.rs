@@ -485,7 +485,7 @@ mod tests {
         }
         assert_eq!(HELD_BYTES.get(), 10);
         let who = Reporter {
-            worker: WorkerId::from_raw(1 << 12).unwrap(),
+            worker: WorkerId::from_raw(1 << 16).unwrap(),
             token: 1,
         };
         let mut cx = Context::from_waker(std::task::Waker::noop());

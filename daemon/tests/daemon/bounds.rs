@@ -92,7 +92,7 @@ fn each_table_that_is_full_is_named_in_its_refusal() {
             ..noop(b"")
         };
         let (named, refused) = until_refused(&mut peer, kind).await;
-        assert_eq!(named, 44, "and exec, noop and echo");
+        assert_eq!(named, 236, "and exec, noop and echo");
         let texts = ["table of task kinds"];
         is_refused_as_full(&refused, RefusalReason::KindsFull, &texts);
         // The arena.

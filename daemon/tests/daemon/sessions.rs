@@ -265,7 +265,7 @@ fn drained_worker_is_told_and_gets_nothing_more() {
             .into_inner();
         assert_eq!(workers.workers[0].state(), WorkerState::Draining);
         let request = DrainWorkerRequest {
-            worker_id: 49 | (9 << 12),
+            worker_id: 49 | (9 << 16),
             reason: String::new(),
         };
         let response = peer.admin.drain_worker(request).await.unwrap().into_inner();

@@ -61,8 +61,8 @@ mod waiting;
 
 use qtf_journal::{Lsn, Record};
 use qtf_shm::{
-    Event, KindIndex, Now, Phase, Segment, SlotIndex, SlotWriter, StateWord, TaskId, TaskOptions,
-    TaskSlot, WorkerIndex,
+    Event, KindIndex, KindSet, Now, Phase, Segment, SlotIndex, SlotWriter, StateWord, TaskId,
+    TaskOptions, TaskSlot, WorkerIndex,
 };
 
 use crate::answers::Answer;
@@ -98,7 +98,7 @@ pub use submission::{ArrayMember, Durability, Payload, Submission};
 pub(crate) const APPLY_TRIES_MAX: u32 = 8;
 
 /// LIMIT: entries of the segment's table of kinds, and bits of a set of kinds.
-const KINDS_COUNT: usize = 64;
+const KINDS_COUNT: usize = qtf_shm::id::KINDS_COUNT as usize;
 
 /// What the PLM remembers beside the segment.
 #[derive(Debug)]
@@ -312,7 +312,7 @@ impl Plm {
     }
 
     /// Says whether tasks of one of these kinds are parked.
-    pub(crate) fn has_parked(&self, kinds: u64) -> bool {
-        (0..KINDS_COUNT).any(|kind| (kinds >> kind) & 1 == 1 && self.parked[kind] > 0)
+    pub(crate) fn has_parked(&self, kinds: KindSet) -> bool {
+        kinds.iter().any(|kind| self.parked[kind.position()] > 0)
     }
 }

@@ -16,8 +16,8 @@
 use std::collections::BTreeSet;
 
 use qtf_shm::{
-    Counter, Now, Owner, Phase, SlotIndex, StateWord, TaskId, WorkerEvent, WorkerId, WorkerIndex,
-    WorkerPhase,
+    Counter, KindSet, Now, Owner, Phase, SlotIndex, StateWord, TaskId, WorkerEvent, WorkerId,
+    WorkerIndex, WorkerPhase,
 };
 
 use super::attempt_leases::{AttemptLease, AttemptLeases};
@@ -114,7 +114,7 @@ impl Workers {
         turn: &mut Turn<'_>,
         reserve: &Reserve<'_>,
         count: u16,
-        kinds: u64,
+        kinds: KindSet,
     ) -> Result<Reserved, Rejection> {
         let known = self.caller(turn, reserve, kinds);
         let worker = match known {
@@ -359,7 +359,12 @@ impl Workers {
         });
     }
 
-    fn caller(&self, turn: &Turn<'_>, reserve: &Reserve<'_>, kinds: u64) -> Option<WorkerIndex> {
+    fn caller(
+        &self,
+        turn: &Turn<'_>,
+        reserve: &Reserve<'_>,
+        kinds: KindSet,
+    ) -> Option<WorkerIndex> {
         if reserve.principal == Principal::Unknown {
             return None;
         }
@@ -377,7 +382,7 @@ impl Workers {
         &mut self,
         turn: &mut Turn<'_>,
         reserve: &Reserve<'_>,
-        kinds: u64,
+        kinds: KindSet,
     ) -> Result<WorkerIndex, Rejection> {
         self.check_caller_share(turn, reserve.principal)?;
         let hello = WorkerHello {

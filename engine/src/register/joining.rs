@@ -10,8 +10,8 @@
 //! `engine/tests/rules/joining.rs`.
 
 use qtf_shm::{
-    AttachIndex, Counter, Segment, TaskId, WorkerEvent, WorkerFields, WorkerId, WorkerIndex,
-    WorkerPhase,
+    AttachIndex, Counter, KindSet, Segment, TaskId, WorkerEvent, WorkerFields, WorkerId,
+    WorkerIndex, WorkerPhase,
 };
 
 use super::pace::Pace;
@@ -23,7 +23,7 @@ use crate::turn::{Turn, find};
 /// LIMIT: the name field of the slot holds 63 bytes.
 const NAME_BYTES_MAX: usize = 63;
 /// LIMIT: entries of the segment's table of kinds.
-const KINDS_MAX: usize = 64;
+const KINDS_MAX: usize = qtf_shm::id::KINDS_COUNT as usize;
 /// LIMIT: what the largest worker runs, and as many results that it has not delivered yet.
 const HELD_MAX: usize = 2 * 65_535;
 
@@ -88,8 +88,8 @@ pub struct WorkerWelcome {
 pub(crate) struct Offer {
     /// Tasks at once.
     pub(crate) capacity: u16,
-    /// A bit for each kind.
-    pub(crate) kinds: u64,
+    /// Kinds it runs.
+    pub(crate) kinds: KindSet,
 }
 
 impl Workers {
@@ -298,7 +298,7 @@ pub(crate) fn check_hello(hello: &WorkerHello<'_>) -> Result<u16, Rejection> {
             "number of kinds",
             u64::try_from(hello.kinds.len()).unwrap_or(u64::MAX),
             1,
-            64,
+            u64::from(qtf_shm::id::KINDS_COUNT),
         ));
     }
     check_held(hello.held)?;

@@ -6,7 +6,7 @@
 //! are right but for that of the worker in hand, which is too good, and its slot has the right key.
 //! Tested in `engine/tests/rules/scheduling.rs`, `pace.rs`.
 
-use qtf_shm::{Key, Segment, WorkerIndex, WorkerSlot, WorkerState};
+use qtf_shm::{Key, KindSet, Segment, WorkerIndex, WorkerSlot, WorkerState};
 
 use super::workers::{APPLY_TRIES_MAX, Workers};
 
@@ -103,7 +103,7 @@ impl Workers {
         let offering = if self.is_on_offer(worker, state) {
             slot.kinds()
         } else {
-            0
+            KindSet::EMPTY
         };
         self.offer(worker, offering);
     }

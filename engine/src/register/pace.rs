@@ -158,7 +158,7 @@ impl Workers {
         kind: Option<KindIndex>,
     ) -> bool {
         let offers = |worker: WorkerIndex| {
-            kind.is_none_or(|kind| (segment.worker(worker).kinds() >> kind.get()) & 1 == 1)
+            kind.is_none_or(|kind| segment.worker(worker).kinds().contains(kind))
         };
         self.has_free(segment)
             && self

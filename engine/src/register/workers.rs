@@ -6,8 +6,8 @@
 //! Tested in `engine/tests/rules/scheduling.rs`, `losses.rs`, `liveness.rs`.
 
 use qtf_shm::{
-    AttachIndex, KindIndex, Now, Phase, PlmRight, Segment, SlotIndex, TaskId, WorkerCounter,
-    WorkerEvent, WorkerId, WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
+    AttachIndex, KindIndex, KindSet, Now, Phase, PlmRight, Segment, SlotIndex, TaskId,
+    WorkerCounter, WorkerEvent, WorkerId, WorkerIndex, WorkerPhase, WorkerSlot, WorkerState,
 };
 
 use super::calling::{Callers, Calling};
@@ -22,7 +22,7 @@ use crate::turn::Turn;
 /// LIMIT: a worker's word is changed by others only when they take a task.
 pub(super) const APPLY_TRIES_MAX: u32 = 8;
 /// LIMIT: entries of the segment's table of kinds.
-const KINDS_COUNT: usize = 64;
+const KINDS_COUNT: usize = qtf_shm::id::KINDS_COUNT as usize;
 
 /// Why a task no longer counts as running at its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(crate) enum Possession {
 #[derive(Debug, Default)]
 pub(super) struct Note {
     /// Kinds that it is counted for in `Workers::offers`.
-    offering: u64,
+    offering: KindSet,
     /// Its leaf is to be derived anew before the next worker is picked.
     pub(super) leaf_is_stale: bool,
     /// Number of its last assignment; breaks ties of load.
@@ -108,7 +108,7 @@ pub(crate) struct Workers {
     /// Workers that offer each kind.
     offers: [u32; KINDS_COUNT],
     /// Kinds that nobody offered before and somebody does now; taken by the cycle.
-    newly_offered: u64,
+    newly_offered: KindSet,
     /// Changes of local workers that have been looked at.
     local_changes: u64,
     /// Number of the last assignment.
@@ -134,7 +134,7 @@ impl Workers {
             notes: std::iter::repeat_with(Note::default).take(count).collect(),
             used: 0,
             offers: [0; KINDS_COUNT],
-            newly_offered: 0,
+            newly_offered: KindSet::EMPTY,
             // The adoption looks at all that came before.
             local_changes: segment.local_changes(),
             assignments: 0,
@@ -224,7 +224,7 @@ impl Workers {
     }
 
     /// Kinds that have come to be offered since the last call.
-    pub(crate) fn take_newly_offered(&mut self) -> u64 {
+    pub(crate) fn take_newly_offered(&mut self) -> KindSet {
         std::mem::take(&mut self.newly_offered)
     }
 
@@ -330,7 +330,7 @@ impl Workers {
             let offering = match self.is_on_offer(worker, slot.state()) {
                 true => slot.kinds(),
                 false if cfg!(qtf_mutant = "sim_kinds_of_the_departed_stay") => before,
-                false => 0,
+                false => KindSet::EMPTY,
             };
             self.offer(worker, offering);
         }
@@ -342,22 +342,22 @@ impl Workers {
         offers(state) && calling.is_none_or(|calling| calling.offers)
     }
 
-    pub(super) fn offer(&mut self, worker: WorkerIndex, offering: u64) {
+    pub(super) fn offer(&mut self, worker: WorkerIndex, offering: KindSet) {
         let note = &mut self.notes[worker.position()];
         let before = std::mem::replace(&mut note.offering, offering);
         if before == offering {
             return;
         }
-        for (kind, count) in self.offers.iter_mut().enumerate() {
-            let (had, has) = ((before >> kind) & 1 == 1, (offering >> kind) & 1 == 1);
-            if has && !had {
-                if *count == 0 {
-                    self.newly_offered |= 1 << kind;
-                }
-                *count = count.saturating_add(1);
-            } else if had && !has {
-                *count = count.saturating_sub(1);
+        for kind in offering.without(before).iter() {
+            let count = &mut self.offers[kind.position()];
+            if *count == 0 {
+                self.newly_offered.insert(kind);
             }
+            *count = count.saturating_add(1);
+        }
+        for kind in before.without(offering).iter() {
+            let count = &mut self.offers[kind.position()];
+            *count = count.saturating_sub(1);
         }
     }
 

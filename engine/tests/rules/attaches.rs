@@ -7,8 +7,8 @@
 use qtf_engine::{Engine, EngineConfig};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::{
-    Attachment, AttachmentSpec, Event, LocalWorkerSpec, Outcome, OutcomeKind, Phase, TaskFields,
-    TaskId,
+    Attachment, AttachmentSpec, Event, KindSet, LocalWorkerSpec, Outcome, OutcomeKind, Phase,
+    TaskFields, TaskId,
 };
 
 use qtf_world::{Ground, World, finished};
@@ -82,7 +82,7 @@ fn task_of_a_dead_local_worker_goes_to_another() {
     let spec = LocalWorkerSpec {
         name: "local",
         host: "here",
-        kinds: u64::MAX,
+        kinds: KindSet::ALL,
         capacity: 1,
         losses_max: 3,
     };
@@ -108,7 +108,7 @@ fn end_that_a_local_worker_reports_is_judged_at_once() {
     let spec = LocalWorkerSpec {
         name: "local",
         host: "here",
-        kinds: u64::MAX,
+        kinds: KindSet::ALL,
         capacity: 1,
         losses_max: 3,
     };

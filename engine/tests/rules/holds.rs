@@ -6,8 +6,8 @@ use qtf_engine::{Answer, RejectReason, Rejection};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::sync::kill::{killed_after, paused_after};
 use qtf_shm::{
-    Attachment, AttachmentSpec, Event, LocalWorker, LocalWorkerSpec, OutcomeKind, Phase, Segment,
-    TaskFields, TaskId, TaskOptions,
+    Attachment, AttachmentSpec, Event, KindSet, LocalWorker, LocalWorkerSpec, OutcomeKind, Phase,
+    Segment, TaskFields, TaskId, TaskOptions,
 };
 
 use qtf_world::JournalWorld;
@@ -37,7 +37,7 @@ fn process(segment: &Segment, role: AttachRole) -> Attachment {
 const LOCAL: LocalWorkerSpec<'static> = LocalWorkerSpec {
     name: "local",
     host: "here",
-    kinds: u64::MAX,
+    kinds: KindSet::ALL,
     capacity: 4,
     losses_max: 3,
 };

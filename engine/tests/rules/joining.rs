@@ -75,7 +75,7 @@ fn new_worker_gets_an_id_a_token_and_a_lease() {
 fn hello_with_fields_out_of_range_is_refused() {
     let mut world = World::new();
     let (now, good, none) = (world.now, kinds(), Vec::new());
-    let many: Vec<_> = (0..65).map(|n| n.to_string()).collect();
+    let many: Vec<_> = (0..257).map(|n| n.to_string()).collect();
     let empty = vec![String::new()];
     let long = "n".repeat(64);
     let base = hello(1, &good);

@@ -34,7 +34,7 @@ fn join<'a>(local: &'a Attachment, kind: &str) -> LocalWorker<'a> {
     let spec = LocalWorkerSpec {
         name: "local",
         host: "here",
-        kinds: 1 << kind.get(),
+        kinds: [kind].into_iter().collect(),
         capacity: 2,
         losses_max: 3,
     };

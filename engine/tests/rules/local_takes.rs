@@ -13,7 +13,7 @@ use qtf_engine::{Effect, RejectReason};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::sync::kill::paused_after;
 use qtf_shm::{
-    Attachment, AttachmentSpec, Counter, FLAG_CANCEL, FLAG_TIMED_OUT, Key, LocalWorker,
+    Attachment, AttachmentSpec, Counter, FLAG_CANCEL, FLAG_TIMED_OUT, Key, KindSet, LocalWorker,
     LocalWorkerSpec, LockFile, Outcome, OutcomeKind, Phase, Segment, Taken, TaskId, TaskRecord,
 };
 
@@ -24,7 +24,7 @@ use qtf_world::{SECOND, World, finished};
 const SPEC: LocalWorkerSpec<'static> = LocalWorkerSpec {
     name: "local",
     host: "here",
-    kinds: u64::MAX,
+    kinds: KindSet::ALL,
     capacity: 1,
     losses_max: 3,
 };

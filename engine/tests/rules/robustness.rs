@@ -24,7 +24,7 @@ fn any_worker(rng: &mut fastrand::Rng) -> WorkerId {
     let slots = if rng.bool() { 4_095 } else { 4 };
     let incarnations = if rng.bool() { 1 << 24 } else { 3 };
     let (slot, incarnation) = (rng.u64(0..slots), rng.u64(0..incarnations));
-    WorkerId::from_raw((incarnation << 12) | slot).unwrap()
+    WorkerId::from_raw((incarnation << 16) | slot).unwrap()
 }
 
 /// What random calls are made with.

@@ -502,7 +502,7 @@ fn cold_start_leaves_a_quarter_of_the_keys_free_and_those_of_forgotten_tasks_go_
 fn what_is_refused_leaves_no_kinds_behind() {
     let mut world = World::with(64, qtf_engine::EngineConfig::default());
     let known = |world: &World| world.segment().kinds().iter().count();
-    let many: Vec<String> = (0..63).map(|number| format!("kind-{number}")).collect();
+    let many: Vec<String> = (0..255).map(|number| format!("kind-{number}")).collect();
     world.submit("exec");
     let before = known(&world);
     let hello = qtf_world::hello(1, &many);

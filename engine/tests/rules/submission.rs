@@ -207,7 +207,7 @@ fn client_that_is_not_registered_cannot_own_tasks_but_record_zero_can() {
 fn table_of_kinds_full_is_refused_and_known_kinds_still_work() {
     let mut world = World::new();
     let full =
-        (0..100).find_map(|number| world.submit_with(&format!("kind-{number}"), |_| ()).err());
+        (0..300).find_map(|number| world.submit_with(&format!("kind-{number}"), |_| ()).err());
     let full = full.unwrap();
     assert_eq!(full.reason, RejectReason::KindsFull);
     assert!(full.to_string().contains("table of task kinds"), "{full}");
@@ -271,7 +271,7 @@ fn ids_that_never_were_and_ids_of_reused_slots_are_told_apart() {
 #[test]
 fn names_that_nobody_offers_leave_room_for_the_kinds_of_workers() {
     let mut world = World::new();
-    let refused = (0..64).find_map(|number| {
+    let refused = (0..256).find_map(|number| {
         world
             .submit_with(&format!("invented {number}"), |_| ())
             .err()

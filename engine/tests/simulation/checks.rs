@@ -11,7 +11,9 @@
 use std::collections::BTreeMap;
 
 use qtf_engine::TaskRef;
-use qtf_shm::{FLAG_CANCEL, FLAG_TIMED_OUT, Key, Now, OutcomeKind, Part, Phase, TaskId, WorkerId};
+use qtf_shm::{
+    FLAG_CANCEL, FLAG_TIMED_OUT, Key, KindSet, Now, OutcomeKind, Part, Phase, TaskId, WorkerId,
+};
 
 use crate::links::Down;
 use crate::locals::Local;
@@ -279,7 +281,7 @@ impl World {
     fn is_offered_by_a_local(&self, id: TaskId) -> bool {
         let segment = self.base.engine.segment();
         let kind = segment.task(id.slot()).kind();
-        let is_among = |kinds: u64| kind.is_some_and(|kind| (kinds >> kind.get()) & 1 == 1);
+        let is_among = |kinds: KindSet| kind.is_some_and(|kind| kinds.contains(kind));
         let is_there = |local: &Local| {
             let state = segment.worker(local.id.slot()).state();
             state.incarnation() == local.id.incarnation() && !state.drains()
@@ -296,7 +298,7 @@ impl World {
         local.standing.is_none()
             && state.incarnation() == local.id.incarnation()
             && !state.drains()
-            && kind.is_some_and(|kind| (local.kinds >> kind.get()) & 1 == 1)
+            && kind.is_some_and(|kind| local.kinds.contains(kind))
     }
 
     /// What a task has left, when its end is told.

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use qtf_engine::TaskRef;
-use qtf_shm::{AttachIndex, FLAG_CANCEL, OutcomeKind, Phase, TaskId, WorkerId};
+use qtf_shm::{AttachIndex, FLAG_CANCEL, KindSet, OutcomeKind, Phase, TaskId, WorkerId};
 
 use crate::model::Report;
 use crate::process::{Ask, Process, ProcessSpec, Said};
@@ -35,7 +35,7 @@ pub(crate) struct Local {
     process: Process,
     pub(crate) attach: AttachIndex,
     pub(crate) id: WorkerId,
-    pub(crate) kinds: u64,
+    pub(crate) kinds: KindSet,
     pub(crate) capacity: usize,
     pub(crate) holds: Vec<TaskRef>,
     /// It stands still, until this step.
@@ -70,10 +70,10 @@ impl World {
     }
 
     fn local_joins_with(&mut self, names: &BTreeSet<&str>, capacity: u16) {
-        let mut kinds = 0;
+        let mut kinds = KindSet::EMPTY;
         for name in names {
             let kind = self.base.engine.segment().kinds().intern(name);
-            kinds |= 1 << kind.expect("there are few").get();
+            kinds.insert(kind.expect("there are few"));
         }
         let spec = ProcessSpec {
             shm_id: self

@@ -21,8 +21,8 @@ use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::sync::kill::{Killed, cut, paused_after};
 use qtf_shm::time::simulated::set_monotonic_ns;
 use qtf_shm::{
-    AttachIndex, Attachment, AttachmentSpec, LocalWorker, LocalWorkerSpec, Now, Outcome, Phase,
-    Taken, TaskId, WorkerId,
+    AttachIndex, Attachment, AttachmentSpec, KindSet, LocalWorker, LocalWorkerSpec, Now, Outcome,
+    Phase, Taken, TaskId, WorkerId,
 };
 
 /// Where the segment is, and what the process is.
@@ -32,7 +32,7 @@ pub(crate) struct ProcessSpec {
     pub(crate) folder: PathBuf,
     pub(crate) lock_file: PathBuf,
     /// Kinds that it can run, a bit for each.
-    pub(crate) kinds: u64,
+    pub(crate) kinds: KindSet,
     pub(crate) capacity: u16,
     pub(crate) losses_max: u8,
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use qtf_engine::{Effect, Engine, EngineConfig, ShareRule, TaskRef};
 use qtf_shm::segment::verify::Rule;
 use qtf_shm::time::simulated::set_monotonic_ns;
-use qtf_shm::{AttachIndex, Event, Key, LockFile, Now, Phase, TaskId, WorkerId};
+use qtf_shm::{AttachIndex, Event, Key, KindSet, LockFile, Now, Phase, TaskId, WorkerId};
 use qtf_world::{Ground, hurried};
 
 use crate::checks::Watch;
@@ -48,7 +48,7 @@ pub(crate) struct World {
     pub(crate) came_with: BTreeMap<WorkerId, Vec<TaskRef>>,
     pub(crate) locals: Vec<Local>,
     /// Local processes that have died, and whose records are not yet given back; with the kinds of their workers.
-    pub(crate) dead_locals: BTreeMap<AttachIndex, u64>,
+    pub(crate) dead_locals: BTreeMap<AttachIndex, KindSet>,
     /// By which the daemon tells who lives.
     pub(crate) judge: LockFile,
     pub(crate) watch: Watch,

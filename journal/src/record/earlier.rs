@@ -102,9 +102,14 @@ pub(super) fn record(kind: Kind, body: &[u8]) -> Result<Record<'_>, BadRecord> {
     Ok(record)
 }
 
+/// The number of a worker, which had its slot in 12 bits below the incarnation, and has it in 16.
+const fn worker_id(number: u64) -> u64 {
+    ((number >> 12) << 16) | (number & 0xFFF)
+}
+
 fn attempt(parts: &mut Parts<'_>) -> Result<Record<'static>, BadRecord> {
     let task = parts.task()?;
-    let worker = parts.u64()?;
+    let worker = worker_id(parts.u64()?);
     let attempt = parts.u8()?;
     parts.zeros(7)?;
     Ok(Record::Attempt {

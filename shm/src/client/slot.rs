@@ -9,7 +9,7 @@
 //!     32  unfinished   tasks accepted and not ended
 //!     40  kept         finished tasks whose results are kept
 //!     48  submitted    tasks ever accepted
-//!     56  reserved
+//!     56  links        principal 16 | attach record + 1 16 | 0 32; nothing uses it yet
 //!     64  name         63 bytes
 //!    128  host         63 bytes
 //!    192  address      63 bytes
@@ -36,7 +36,7 @@ shared_layout! {
         32 => unfinished: AtomicU64,
         40 => kept: AtomicU64,
         48 => submitted: AtomicU64,
-        56 => reserved: AtomicU64,
+        56 => links: AtomicU64,
         64 => name: [AtomicU64; 8],
         128 => host: [AtomicU64; 8],
         192 => address: [AtomicU64; 8],
@@ -95,7 +95,7 @@ impl ClientSlot {
         );
         write(&self.registered, fields.registered);
         write(&self.heartbeat, fields.registered);
-        for counter in [&self.unfinished, &self.kept, &self.submitted] {
+        for counter in [&self.unfinished, &self.kept, &self.submitted, &self.links] {
             write(counter, 0);
         }
         let generation = u64::from(self.generation()).wrapping_add(1) & GENERATION_MASK;
@@ -271,7 +271,7 @@ mod tests {
             unfinished: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             submitted: AtomicU64::new(0),
-            reserved: AtomicU64::new(0),
+            links: AtomicU64::new(0),
             name: Default::default(),
             host: Default::default(),
             address: Default::default(),

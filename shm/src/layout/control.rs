@@ -23,7 +23,13 @@
 //!    640  reserved[14..21] a start that is alone: the mark of a move of the origin, see `segment/rebase.rs`
 //!   1024 reserved[62..186] daemon: where the history of attempts and tombstones lie, see `segment/history.rs`
 //!   2016 reserved[186]    daemon: where the next tombstone goes, see `segment/tombstones.rs`
+//!   2048  loops           eight of 64 bytes: stamp of its turn; operation 8, task's slot 24, worker 16, 0 16; turns; longest turn; 0
+//!   2560  events_written  core: events of the flight recorder so far
+//!   2568  resources       numbers of the names of the 16 resources, 16 bits each
+//!   2600  remade          times that a start has made the segment anew
 //! ```
+//! Nothing uses `loops` and what follows yet, so they are zero.
+//!
 //! Groups lie 128 bytes apart, so that two cores that write different groups do not share a line or its neighbour.
 
 use crate::gate::Gate;
@@ -61,7 +67,12 @@ shared_layout! {
         392 => reserved_high_water: [AtomicU64; 15],
         512 => sleeping: AtomicU64,
         520 => keys_used: AtomicU64,
-        528 => reserved: [AtomicU64; 446],
+        528 => reserved: [AtomicU64; 190],
+        2048 => loops: [AtomicU64; 64],
+        2560 => events_written: AtomicU64,
+        2568 => resources: [AtomicU64; 4],
+        2600 => remade: AtomicU64,
+        2608 => reserved_tables: [AtomicU64; 186],
     }
 }
 

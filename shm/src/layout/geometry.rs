@@ -6,7 +6,9 @@
 //!
 //! Tested at the end of this file.
 
+use crate::histogram::{STAGE_WORDS, Stage};
 use crate::id::{KINDS_COUNT, TASKS_COUNT_MAX, WORKERS_COUNT_MAX};
+use crate::layout::lane::LaneLayout;
 use crate::layout::region_table::{PAGE_BYTES, RegionTable};
 
 /// The default size: 256 MiB.
@@ -20,12 +22,86 @@ const ARENA_BLOCK_BYTES: u64 = 64 << 10;
 /// LIMIT: a slot names a unit of 64 bytes by 31 bits and keeps one number for "none"; a block has 1,024 units.
 const ARENA_BLOCKS_MAX: u32 = (1 << 21) - 1;
 const TASKS_GRANULE: u64 = 4096;
+/// Small segments have as many task slots as leave their arena its share, in pages of 64.
+const TASKS_GRANULE_SMALL: u64 = 64;
 const BYTES_PER_TASK: u64 = 256;
+const BYTES_PER_WORKER: u64 = 16 << 10;
+/// Workers that `for_bytes` makes room for; whoever wants more says how many.
+const WORKERS_BY_BYTES_MAX: u32 = 4095;
+/// An arena has at least a fifth of a segment that is divided by bytes.
+const ARENA_SHARE: u64 = 5;
 const ARENA_BYTES_PER_TASK: u64 = 96;
 const ARENA_BYTES_MIN: u64 = 1 << 20;
+const ARENA_BYTES_MAX: u64 = ARENA_BLOCKS_MAX as u64 * ARENA_BLOCK_BYTES;
 const IDEMPOTENCY_BYTES_MAX: u64 = 8 << 20;
 /// The idempotency table takes a thirty-second of the segment.
 const IDEMPOTENCY_SHARE: u64 = 32;
+
+/// How many entries the tables, the histograms and the flight recorder have: they follow from the task and worker slots, and the
+/// header says them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Names of labels, resources, principals, queues and limits.
+    pub names: u32,
+    /// Principals.
+    pub principals: u32,
+    /// Queues.
+    pub queues: u32,
+    /// Shapes.
+    pub shapes: u32,
+    /// Lines.
+    pub lines: u32,
+    /// Stages that have a histogram.
+    pub stages: u32,
+    /// Events of the flight recorder.
+    pub events: u32,
+    /// Errors.
+    pub errors: u32,
+}
+
+/// LIMIT: principals, queues, shapes and lines have numbers of 16 bits; the others fit where those do.
+const TABLE_ENTRIES_MAX: u32 = 65_535;
+
+impl TableCounts {
+    /// What follows from the slots: powers of two, between what a small segment wants and what a large one can use.
+    fn of(tasks: u32, workers: u32) -> Self {
+        let by_workers = |share: u32, least: u32, most: u32| {
+            let wanted = (workers / share).max(1);
+            wanted.next_power_of_two().clamp(least, most)
+        };
+        let by_tasks = |share: u32, least: u32, most: u32| {
+            let wanted = (tasks / share).max(1);
+            (1 << wanted.ilog2()).clamp(least, most)
+        };
+        Self {
+            names: by_workers(4, 64, 1024),
+            principals: by_tasks(64, 64, 1024),
+            queues: by_workers(16, 16, 256),
+            shapes: by_tasks(128, 32, 512),
+            lines: by_workers(8, 32, 512),
+            stages: limit(Stage::COUNT as u64, TABLE_ENTRIES_MAX),
+            events: by_tasks(4, 256, 8192),
+            errors: 64,
+        }
+    }
+
+    /// None is 0 or more than there can be.
+    fn are_possible(&self) -> bool {
+        let counts = [
+            self.names,
+            self.principals,
+            self.queues,
+            self.shapes,
+            self.lines,
+            self.stages,
+            self.events,
+            self.errors,
+        ];
+        counts
+            .iter()
+            .all(|count| (1..=TABLE_ENTRIES_MAX).contains(count))
+    }
+}
 
 /// The sizes of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +113,7 @@ pub struct Geometry {
     attaches: u32,
     arena_blocks: u32,
     idempotency_bytes: u64,
+    tables: TableCounts,
 }
 
 /// One line of the formula.
@@ -98,13 +175,15 @@ impl Default for Geometry {
             attaches: 1,
             arena_blocks: 1,
             idempotency_bytes: 0,
+            tables: TableCounts::of(1, 1),
         })
     }
 }
 
 impl Geometry {
-    /// Divides `total_bytes`: a task slot for each 256 bytes, a worker slot for each 4 KiB up to 4,095, what is
-    /// left is the arena.
+    /// Divides `total_bytes`: a task slot for each 256 bytes, a worker slot for each 16 KiB up to 4,095, what is
+    /// left is the arena. It has a fifth at least: of a small segment, in which tables and histograms take much, there are so many
+    /// fewer task slots.
     ///
     /// # Errors
     /// Fewer than 1 MiB or more than 1 TiB.
@@ -120,11 +199,29 @@ impl Geometry {
         }
         let total_bytes = total_bytes - total_bytes % PAGE_BYTES;
         let tasks = (total_bytes / BYTES_PER_TASK / TASKS_GRANULE).max(1) * TASKS_GRANULE;
-        let workers = (total_bytes / PAGE_BYTES).min(u64::from(WORKERS_COUNT_MAX));
-        let mut geometry = Self::of_counts(
-            limit(tasks, TASKS_COUNT_MAX),
-            limit(workers, WORKERS_COUNT_MAX),
-        );
+        let tasks = limit(tasks, TASKS_COUNT_MAX);
+        let workers = limit(total_bytes / BYTES_PER_WORKER, WORKERS_BY_BYTES_MAX);
+        let geometry = Self::divided(total_bytes, tasks, workers);
+        let share = (total_bytes / ARENA_SHARE).min(ARENA_BYTES_MAX);
+        if geometry.arena_bytes() >= share {
+            return Ok(geometry);
+        }
+        let granule = limit(TASKS_GRANULE_SMALL, TASKS_COUNT_MAX);
+        let (mut low, mut high) = (1, tasks / granule);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if Self::divided(total_bytes, middle * granule, workers).arena_bytes() >= share {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        Ok(Self::divided(total_bytes, low * granule, workers))
+    }
+
+    /// So many bytes with so many slots and the largest arena that fits.
+    fn divided(total_bytes: u64, tasks: u32, workers: u32) -> Self {
+        let mut geometry = Self::of_counts(tasks, workers);
         geometry.idempotency_bytes = idempotency_share(total_bytes);
         let (mut low, mut high) = (1, limit(total_bytes / ARENA_BLOCK_BYTES, ARENA_BLOCKS_MAX));
         while low < high {
@@ -137,7 +234,7 @@ impl Geometry {
         }
         geometry.arena_blocks = low;
         geometry.total_bytes = total_bytes;
-        Ok(geometry)
+        geometry
     }
 
     /// As many slots as asked for, and an arena of 96 bytes a task, at least 1 MiB.
@@ -188,11 +285,14 @@ impl Geometry {
             arena_blocks: checked(header.arena_blocks, ARENA_BLOCKS_MAX)?,
             idempotency_bytes: Some(header.idempotency_bytes)
                 .filter(|&bytes| bytes <= IDEMPOTENCY_BYTES_MAX)?,
+            tables: Some(header.tables).filter(TableCounts::are_possible)?,
         };
         let fits = RegionTable::of(&geometry).end() <= header.total_bytes
             && header.total_bytes <= BYTES_MAX
             && header.total_bytes.is_multiple_of(PAGE_BYTES)
-            && header.kinds == u64::from(KINDS_COUNT);
+            && header.kinds == u64::from(KINDS_COUNT)
+            && header.stage_words == STAGE_WORDS as u64
+            && header.lane_bytes == size_of::<LaneLayout>() as u64;
         fits.then_some(geometry)
     }
 
@@ -205,6 +305,7 @@ impl Geometry {
             attaches: (workers / 16).clamp(16, 256),
             arena_blocks: 1,
             idempotency_bytes: 0,
+            tables: TableCounts::of(tasks, workers),
         }
     }
 
@@ -260,6 +361,12 @@ impl Geometry {
     #[must_use]
     pub const fn idempotency_bytes(&self) -> u64 {
         self.idempotency_bytes
+    }
+
+    /// Entries of the tables, histograms and the flight recorder.
+    #[must_use]
+    pub const fn tables(&self) -> TableCounts {
+        self.tables
     }
 
     /// Where each region lies.
@@ -318,21 +425,49 @@ mod tests {
         let geometry = Geometry::default();
         assert_eq!(geometry.total_bytes(), 268_435_456);
         assert_eq!((geometry.tasks(), geometry.workers()), (1_048_576, 4095));
-        assert!(
-            geometry.arena_bytes() > 80 << 20,
-            "{}",
-            geometry.arena_bytes()
-        );
+        assert_eq!(geometry.arena_blocks(), 1379);
+    }
+
+    #[test]
+    fn segments_of_any_size_keep_a_fifth_for_the_arena() {
+        let mut geometry = Geometry::for_bytes(64 << 20).unwrap();
+        assert_eq!((geometry.tasks(), geometry.workers()), (262_144, 4095));
+        while let Some(half) = geometry.halved() {
+            let (share, bytes) = (half.total_bytes() / 5, half.arena_bytes());
+            assert!(bytes >= share, "{bytes} bytes of arena: {half:?}");
+            assert!(
+                u64::from(half.tasks()) >= half.total_bytes() / 1024,
+                "{half:?}"
+            );
+            geometry = half;
+        }
+    }
+
+    #[test]
+    fn tables_follow_from_the_slots() {
+        let seed = Geometry::for_counts(10_000, 1_000).unwrap().tables();
+        let counts = |tables: TableCounts| {
+            [
+                tables.names,
+                tables.principals,
+                tables.queues,
+                tables.shapes,
+                tables.lines,
+                tables.stages,
+                tables.events,
+                tables.errors,
+            ]
+        };
+        assert_eq!(counts(seed), [256, 128, 64, 64, 128, 8, 2048, 64]);
+        let default = Geometry::default().tables();
+        assert_eq!(counts(default), [1024, 1024, 256, 512, 512, 8, 8192, 64]);
     }
 
     #[test]
     fn ten_thousand_tasks_and_a_thousand_workers_fit_in_4_mib() {
         let geometry = Geometry::for_counts(10_000, 1_000).unwrap();
-        assert!(
-            geometry.total_bytes() <= 4 << 20,
-            "{}",
-            geometry.total_bytes()
-        );
+        assert_eq!(geometry.total_bytes(), 4_169_728);
+        assert!(geometry.total_bytes() <= 4 << 20);
         assert_eq!((geometry.tasks(), geometry.workers()), (10_000, 1_000));
         assert!(geometry.arena_bytes() >= 1 << 20);
     }
@@ -344,7 +479,7 @@ mod tests {
             Geometry::for_bytes(BYTES_MIN).unwrap(),
             Geometry::for_bytes(5_000_000).unwrap(),
             Geometry::for_counts(1, 1).unwrap(),
-            Geometry::for_counts(u64::from(TASKS_COUNT_MAX), 4095).unwrap(),
+            Geometry::for_counts(u64::from(TASKS_COUNT_MAX), u64::from(WORKERS_COUNT_MAX)).unwrap(),
             Geometry::for_bytes(BYTES_MAX).unwrap(),
         ] {
             let sum: u64 = geometry.lines().iter().map(|line| line.bytes).sum();
@@ -378,7 +513,7 @@ mod tests {
         assert!(Geometry::for_counts(0, 1).is_err());
         assert!(Geometry::for_counts(1, 0).is_err());
         assert!(Geometry::for_counts(u64::MAX, 1).is_err());
-        assert!(Geometry::for_counts(1, 4096).is_err());
+        assert!(Geometry::for_counts(1, u64::from(WORKERS_COUNT_MAX) + 1).is_err());
         assert!(
             Geometry::for_counts(1, 1)
                 .unwrap()

@@ -22,11 +22,14 @@
 //!    256   1024  regions          32 entries of offset, bytes, count, unit_bytes
 //!   1280      8  spill_id         first part of the names of spill files
 //!   1288      8  created_ns       the creation as a moment of the segment's own time
-//!   1296   2792  reserved         zero
+//!   1296     80  counts of names, principals, queues, shapes, lines, stages, words of a stage, events, errors; bytes of a lane
+//!   1376     16  made_of          layout and segment id of the one that it was made of; 0 = of none
+//!   1392   2696  reserved         zero
 //!   4088      8  crc              CRC32C of bytes 0 to 4087
 //! ```
 //! Tested in `layout/mod.rs` (listing) and at the end of this file.
 
+use crate::layout::geometry::TableCounts;
 use crate::layout::region_table::{REGIONS_COUNT_MAX, RegionEntry};
 use crate::layout::shared::shared_layout;
 use crate::layout::text::load_text;
@@ -35,7 +38,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// First word of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"QTFSEG01");
 /// Changes when an older reader would misread: such a segment is put aside.
-pub const LAYOUT_MAJOR: u32 = 2;
+pub const LAYOUT_MAJOR: u32 = 3;
 /// Changes when something was added that an older reader may ignore.
 pub const LAYOUT_MINOR: u32 = 0;
 /// Bytes of one copy of the header.
@@ -71,7 +74,18 @@ shared_layout! {
         256 => regions: [AtomicU64; 128],
         1280 => spill_id: AtomicU64,
         1288 => created_ns: AtomicU64,
-        1296 => reserved: [AtomicU64; 349],
+        1296 => names: AtomicU64,
+        1304 => principals: AtomicU64,
+        1312 => queues: AtomicU64,
+        1320 => shapes: AtomicU64,
+        1328 => lines: AtomicU64,
+        1336 => stages: AtomicU64,
+        1344 => stage_words: AtomicU64,
+        1352 => events: AtomicU64,
+        1360 => errors: AtomicU64,
+        1368 => lane_bytes: AtomicU64,
+        1376 => made_of: [AtomicU64; 2],
+        1392 => reserved: [AtomicU64; 337],
         4088 => crc: AtomicU64,
     }
 }
@@ -134,6 +148,14 @@ pub struct HeaderInfo {
     pub spill_id: u64,
     /// The creation as a moment of the segment's own time: 0, or after the highest restored stamp.
     pub created_ns: u64,
+    /// Counts of the tables, the histograms and the flight recorder.
+    pub tables: TableCounts,
+    /// Words of one stage's histogram.
+    pub stage_words: u64,
+    /// Bytes of a lane.
+    pub lane_bytes: u64,
+    /// Layout and segment id of the segment that it was made of; zeros: of none.
+    pub made_of: [u64; 2],
     /// Where the regions lie.
     pub regions: Vec<RegionEntry>,
 }
@@ -226,6 +248,19 @@ impl HeaderLayout {
             idempotency_bytes: read(&self.idempotency_bytes),
             spill_id: read(&self.spill_id),
             created_ns: read(&self.created_ns),
+            tables: TableCounts {
+                names: clamped(read(&self.names)),
+                principals: clamped(read(&self.principals)),
+                queues: clamped(read(&self.queues)),
+                shapes: clamped(read(&self.shapes)),
+                lines: clamped(read(&self.lines)),
+                stages: clamped(read(&self.stages)),
+                events: clamped(read(&self.events)),
+                errors: clamped(read(&self.errors)),
+            },
+            stage_words: read(&self.stage_words),
+            lane_bytes: read(&self.lane_bytes),
+            made_of: [read(&self.made_of[0]), read(&self.made_of[1])],
             regions: regions
                 .map(|entry| RegionEntry {
                     offset: read(&entry[0]),
@@ -254,6 +289,11 @@ pub(crate) fn checksum(words: &[AtomicU64]) -> u64 {
 )]
 const fn low(word: u64) -> u32 {
     word as u32
+}
+
+/// A count that no segment can have stays one.
+fn clamped(word: u64) -> u32 {
+    u32::try_from(word).unwrap_or(u32::MAX)
 }
 
 const fn high(word: u64) -> u32 {

@@ -5,11 +5,15 @@
 
 use super::attach::AttachRecord;
 use super::control::ControlLayout;
+use super::flight_recorder::{ErrorEntry, EventEntry};
 use super::header::HeaderLayout;
+use super::lane::LaneLayout;
 use super::region_table::RegionKind;
 use super::shared::{Field, SharedLayout};
+use super::tables::{LineEntry, NameEntry, PrincipalEntry, QueueEntry, ShapeEntry};
 use super::{FNV_OFFSET, FNV_PRIME, hash_text};
 use crate::client::slot::ClientSlot;
+use crate::histogram::StageLayout;
 use crate::kinds::KindEntry;
 use crate::task::side::SideLayout;
 use crate::task::slot::TaskSlot;
@@ -34,15 +38,24 @@ const fn listed<T: SharedLayout>() -> StructLayout {
     }
 }
 
-/// All structs of the segment, in the order in which their regions lie.
-pub const STRUCTS: [StructLayout; 8] = [
+/// All structs of the segment, in the order in which their regions lie, the arena's last.
+pub const STRUCTS: [StructLayout; 17] = [
     listed::<HeaderLayout>(),
     listed::<ControlLayout>(),
     listed::<KindEntry>(),
+    listed::<NameEntry>(),
+    listed::<PrincipalEntry>(),
+    listed::<QueueEntry>(),
+    listed::<ShapeEntry>(),
+    listed::<LineEntry>(),
     listed::<AttachRecord>(),
+    listed::<LaneLayout>(),
     listed::<ClientSlot>(),
     listed::<WorkerSlot>(),
     listed::<TaskSlot>(),
+    listed::<StageLayout>(),
+    listed::<EventEntry>(),
+    listed::<ErrorEntry>(),
     listed::<SideLayout>(),
 ];
 

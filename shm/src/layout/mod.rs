@@ -7,14 +7,20 @@ pub mod attach;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
+pub mod flight_recorder;
+#[cfg(not(loom))]
 pub mod geometry;
 #[cfg(not(loom))]
 pub mod header;
+#[cfg(not(loom))]
+pub mod lane;
 #[cfg(not(loom))]
 mod listing;
 #[cfg(not(loom))]
 pub mod region_table;
 pub(crate) mod shared;
+#[cfg(not(loom))]
+pub mod tables;
 pub(crate) mod text;
 
 #[cfg(not(loom))]

@@ -11,12 +11,16 @@ use crate::arena::ArenaShape;
 use crate::bitmap;
 use crate::client::slot::ClientSlot;
 use crate::counters::COUNTER_WORDS;
+use crate::histogram::StageLayout;
 use crate::keys::BUCKET_BYTES;
 use crate::kinds::KindEntry;
 use crate::layout::attach::AttachRecord;
 use crate::layout::control::CONTROL_BYTES;
+use crate::layout::flight_recorder::{ErrorEntry, EventEntry};
 use crate::layout::geometry::Geometry;
 use crate::layout::header::HEADER_BYTES;
+use crate::layout::lane::LaneLayout;
+use crate::layout::tables::{LineEntry, NameEntry, PrincipalEntry, QueueEntry, ShapeEntry};
 use crate::task::slot::TaskSlot;
 use crate::tree;
 use crate::worker::slot::WorkerSlot;
@@ -27,6 +31,8 @@ pub const REGIONS_COUNT_MAX: usize = 32;
 pub const PAGE_BYTES: u64 = 4096;
 
 const WORD: u64 = 8;
+/// Task slots of one page.
+const PAGE_SLOTS: u32 = 64;
 
 /// A part of the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,8 +46,24 @@ pub enum RegionKind {
     Counters,
     /// Names of task kinds.
     Kinds,
+    /// Names of labels, resources, principals, queues and limits.
+    Names,
+    /// Principals.
+    Principals,
+    /// Queues.
+    Queues,
+    /// What tasks ask for.
+    Shapes,
+    /// Lines of tasks.
+    Lines,
+    /// Heap over the lines.
+    LineHeap,
+    /// Which line a page of 64 task slots belongs to.
+    Pages,
     /// Attach records.
     Attaches,
+    /// Lanes, one for each attach record.
+    Lanes,
     /// Client records.
     Clients,
     /// Worker slots.
@@ -60,6 +82,12 @@ pub enum RegionKind {
     Tasks,
     /// Idempotency keys.
     Idempotency,
+    /// How long the steps of a task's life took.
+    Histograms,
+    /// What the core did last.
+    Events,
+    /// What went wrong.
+    Errors,
     /// Who owns which chunk of the arena.
     ArenaIndex,
     /// Payloads and results.
@@ -68,7 +96,7 @@ pub enum RegionKind {
 
 impl RegionKind {
     /// Number of regions of this layout.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 27;
 
     /// All regions in the order in which they lie.
     pub const ALL: [Self; Self::COUNT] = [
@@ -76,7 +104,15 @@ impl RegionKind {
         Self::Control,
         Self::Counters,
         Self::Kinds,
+        Self::Names,
+        Self::Principals,
+        Self::Queues,
+        Self::Shapes,
+        Self::Lines,
+        Self::LineHeap,
+        Self::Pages,
         Self::Attaches,
+        Self::Lanes,
         Self::Clients,
         Self::Workers,
         Self::WorkerHeap,
@@ -86,6 +122,9 @@ impl RegionKind {
         Self::Timers,
         Self::Tasks,
         Self::Idempotency,
+        Self::Histograms,
+        Self::Events,
+        Self::Errors,
         Self::ArenaIndex,
         Self::ArenaData,
     ];
@@ -98,7 +137,15 @@ impl RegionKind {
             Self::Control => "control",
             Self::Counters => "counters",
             Self::Kinds => "kinds",
+            Self::Names => "names",
+            Self::Principals => "principals",
+            Self::Queues => "queues",
+            Self::Shapes => "shapes",
+            Self::Lines => "lines",
+            Self::LineHeap => "line_heap",
+            Self::Pages => "pages",
             Self::Attaches => "attach_records",
+            Self::Lanes => "lanes",
             Self::Clients => "client_records",
             Self::Workers => "worker_slots",
             Self::WorkerHeap => "worker_heap",
@@ -108,6 +155,9 @@ impl RegionKind {
             Self::Timers => "timer_heap",
             Self::Tasks => "task_slots",
             Self::Idempotency => "idempotency_keys",
+            Self::Histograms => "histograms",
+            Self::Events => "events",
+            Self::Errors => "errors",
             Self::ArenaIndex => "arena_index",
             Self::ArenaData => "arena_data",
         }
@@ -176,11 +226,23 @@ impl RegionTable {
 fn size_of_region(kind: RegionKind, geometry: &Geometry) -> (u64, u64) {
     let of = |count: u32, bytes: usize| (u64::from(count), bytes as u64);
     let words = |count: usize| (count as u64, WORD);
+    let tables = geometry.tables();
     match kind {
         RegionKind::Header => (2, HEADER_BYTES as u64),
         RegionKind::Control => (1, CONTROL_BYTES as u64),
         RegionKind::Counters => words(COUNTER_WORDS),
         RegionKind::Kinds => of(geometry.kinds(), size_of::<KindEntry>()),
+        RegionKind::Names => of(tables.names, size_of::<NameEntry>()),
+        RegionKind::Principals => of(tables.principals, size_of::<PrincipalEntry>()),
+        RegionKind::Queues => of(tables.queues, size_of::<QueueEntry>()),
+        RegionKind::Shapes => of(tables.shapes, size_of::<ShapeEntry>()),
+        RegionKind::Lines => of(tables.lines, size_of::<LineEntry>()),
+        RegionKind::LineHeap => words(tree::words_for(tables.lines)),
+        RegionKind::Pages => (u64::from(geometry.tasks().div_ceil(PAGE_SLOTS)), WORD),
+        RegionKind::Lanes => of(geometry.attaches(), size_of::<LaneLayout>()),
+        RegionKind::Histograms => of(tables.stages, size_of::<StageLayout>()),
+        RegionKind::Events => of(tables.events, size_of::<EventEntry>()),
+        RegionKind::Errors => of(tables.errors, size_of::<ErrorEntry>()),
         RegionKind::Attaches => of(geometry.attaches(), size_of::<AttachRecord>()),
         RegionKind::Clients => of(geometry.clients(), size_of::<ClientSlot>()),
         RegionKind::Workers => of(geometry.workers(), size_of::<WorkerSlot>()),

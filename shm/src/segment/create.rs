@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
+use crate::histogram::STAGE_WORDS;
 use crate::id::GENERATION_BITS;
 use crate::kinds::{KIND_ECHO, KIND_EXEC, KIND_NOOP};
 use crate::layout::header::{HeaderInfo, LAYOUT_MAJOR, LAYOUT_MINOR};
+use crate::layout::lane::LaneLayout;
 use crate::layout::{HeaderError, LAYOUT_HASH, hash_of};
 use crate::random::random_u64;
 use crate::region::{HeapMemory, Mapping};
@@ -160,6 +162,10 @@ fn header_of(spec: &SegmentSpec, identity: Identity) -> HeaderInfo {
         kinds: u64::from(spec.geometry.kinds()),
         arena_blocks: u64::from(spec.geometry.arena_blocks()),
         idempotency_bytes: spec.geometry.idempotency_bytes(),
+        tables: spec.geometry.tables(),
+        stage_words: STAGE_WORDS as u64,
+        lane_bytes: size_of::<LaneLayout>() as u64,
+        made_of: [0; 2],
         regions: Vec::new(),
     }
 }

@@ -277,6 +277,23 @@ fn fill(header: &HeaderLayout, info: &HeaderInfo, geometry: &Geometry) {
     write(&header.kinds, u64::from(geometry.kinds()));
     write(&header.arena_blocks, u64::from(geometry.arena_blocks()));
     write(&header.idempotency_bytes, geometry.idempotency_bytes());
+    let tables = geometry.tables();
+    for (word, count) in [
+        (&header.names, tables.names),
+        (&header.principals, tables.principals),
+        (&header.queues, tables.queues),
+        (&header.shapes, tables.shapes),
+        (&header.lines, tables.lines),
+        (&header.stages, tables.stages),
+        (&header.events, tables.events),
+        (&header.errors, tables.errors),
+    ] {
+        write(word, u64::from(count));
+    }
+    write(&header.stage_words, info.stage_words);
+    write(&header.lane_bytes, info.lane_bytes);
+    write(&header.made_of[0], info.made_of[0]);
+    write(&header.made_of[1], info.made_of[1]);
     let table = geometry.regions();
     let mut count = 0;
     for (entry, (_, region)) in header.regions.as_chunks::<4>().0.iter().zip(table.iter()) {

@@ -57,7 +57,15 @@ impl SegmentView {
                 | RegionKind::Control
                 | RegionKind::Counters
                 | RegionKind::Kinds
+                | RegionKind::Names
+                | RegionKind::Principals
+                | RegionKind::Queues
+                | RegionKind::Shapes
+                | RegionKind::Lines
+                | RegionKind::LineHeap
+                | RegionKind::Pages
                 | RegionKind::Attaches
+                | RegionKind::Lanes
                 | RegionKind::Clients
                 | RegionKind::Workers
                 | RegionKind::WorkerHeap
@@ -66,6 +74,9 @@ impl SegmentView {
                 | RegionKind::Ready
                 | RegionKind::Timers
                 | RegionKind::Idempotency
+                | RegionKind::Histograms
+                | RegionKind::Events
+                | RegionKind::Errors
                 | RegionKind::ArenaIndex => spans.push((entry.offset, entry.bytes)),
             }
         }

@@ -15,6 +15,7 @@ use core::cell::Cell;
 
 use crate::counters::Counter;
 use crate::id::{AttachIndex, SlotIndex, WorkerId, WorkerIndex};
+use crate::kind_set::KindSet;
 use crate::segment::Segment;
 use crate::segment::attachment::Attachment;
 use crate::segment::own_lane::{EntryIndex, OwnLane};
@@ -39,8 +40,8 @@ pub struct LocalWorkerSpec<'a> {
     pub name: &'a str,
     /// Its machine.
     pub host: &'a str,
-    /// One bit for each kind that it can run, by the table of kinds.
-    pub kinds: u64,
+    /// The kinds that it can run, by the table of kinds.
+    pub kinds: KindSet,
     /// Tasks it takes at most at once.
     pub capacity: u16,
     /// A task that took more workers down than this is left to the daemon, which buries it.
@@ -71,7 +72,7 @@ pub struct LocalWorker<'a> {
     pub(super) attachment: &'a Attachment,
     pub(super) index: WorkerIndex,
     incarnation: u32,
-    kinds: u64,
+    kinds: KindSet,
     losses_max: u8,
     pub(super) lane: OwnLane<'a>,
     /// Changes of READY when a scrub last was made because the root was empty.
@@ -251,9 +252,7 @@ impl LocalWorker<'_> {
             segment.counters().add(Counter::LeafStale, 1);
             return Head::Gone;
         }
-        let can_run = task
-            .kind()
-            .is_some_and(|kind| (self.kinds >> kind.get()) & 1 == 1);
+        let can_run = task.kind().is_some_and(|kind| self.kinds.contains(kind));
         // Its attempt would have to be in the journal before it begins, or a cold start would run it again: the daemon's.
         let is_the_daemons = task
             .options()

@@ -16,6 +16,7 @@
 //! | `history`, `tombstones` | how attempts that failed or were lost have ended; which results have expired |
 //! | `rebuild`, `survey`, `client_counts` | the caches anew from the state words, while nobody else is attached |
 //! | `repair`, `repairer`, `quiet`, `census` | what the dead left behind, brought in order while others live |
+//! | `stages` | how long the steps of tasks took |
 //! | `view`, `records` | reading |
 //! | `verify` | do truth and caches agree |
 //! | `image` | an image in a file |
@@ -63,6 +64,7 @@ mod restore;
 mod sanity;
 mod signals;
 mod spec;
+mod stages;
 mod survey;
 mod taken;
 #[cfg(test)]
@@ -112,6 +114,7 @@ pub use repair::{Convicted, RepairCounts, RepairScope};
 pub use repairer::Repairer;
 pub use restore::{RestoreError, RestoredBytes, RestoredTask};
 pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, SegmentSpec};
+pub use stages::Took;
 pub use taken::Taken;
 pub use tombstones::Tombstone;
 pub use verify::VerifyReport;
@@ -142,17 +145,17 @@ struct Spare {
 impl Spare {
     fn new() -> Self {
         let mapping = std::sync::Arc::new(Mapping::Heap(HeapMemory::zeroed(4096)));
-        let at = |offset, bytes| crate::layout::RegionEntry {
+        let at = |offset, bytes: usize| crate::layout::RegionEntry {
             offset,
-            bytes,
+            bytes: bytes as u64,
             count: 1,
-            unit_bytes: bytes,
+            unit_bytes: bytes as u64,
         };
         let fits = "three slots fit in a page";
         Self {
-            tasks: SharedSlice::of(&mapping, at(0, 128)).expect(fits),
-            workers: SharedSlice::of(&mapping, at(1024, 256)).expect(fits),
-            clients: SharedSlice::of(&mapping, at(2048, 256)).expect(fits),
+            tasks: SharedSlice::of(&mapping, at(0, size_of::<TaskSlot>())).expect(fits),
+            workers: SharedSlice::of(&mapping, at(1024, size_of::<WorkerSlot>())).expect(fits),
+            clients: SharedSlice::of(&mapping, at(2048, size_of::<ClientSlot>())).expect(fits),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::arena::{Arena, ArenaShape};
 use crate::bitmap::Bitmap;
 use crate::client::ClientSlot;
 use crate::counters::Counters;
+use crate::histogram::{Stage, StageLayout};
 use crate::keys::KeyView;
 use crate::kinds::{KindEntry, KindTable};
 use crate::layout::attach::AttachRecord;
@@ -33,6 +34,7 @@ pub(crate) struct Parts {
     pub(crate) attaches: SharedSlice<AttachRecord>,
     kinds: SharedSlice<KindEntry>,
     counters: SharedSlice<AtomicU64>,
+    histograms: SharedSlice<StageLayout>,
     bitmap: SharedSlice<AtomicU64>,
     ready: SharedSlice<AtomicU64>,
     timers: SharedSlice<AtomicU64>,
@@ -61,6 +63,7 @@ impl Parts {
             attaches: structs.of(RegionKind::Attaches)?,
             kinds: structs.of(RegionKind::Kinds)?,
             counters: structs.words(RegionKind::Counters)?,
+            histograms: structs.of(RegionKind::Histograms)?,
             bitmap: structs.words(RegionKind::TaskBitmap)?,
             ready: structs.words(RegionKind::Ready)?,
             timers: structs.words(RegionKind::Timers)?,
@@ -153,6 +156,22 @@ impl Parts {
     #[inline]
     pub(crate) fn counters(&self) -> Counters<'_> {
         Counters::new(&self.counters)
+    }
+
+    /// `None` of a segment that has no histogram for it.
+    #[inline]
+    pub(crate) fn histogram(&self, stage: Stage) -> Option<&StageLayout> {
+        self.histograms.get(stage as usize)
+    }
+
+    /// The words of a region.
+    pub(crate) fn words_of(&self, kind: RegionKind) -> &[AtomicU64] {
+        let entry = self.table.get(kind);
+        let place = |bytes: u64| usize::try_from(bytes / 8).unwrap_or(usize::MAX);
+        let first = place(entry.offset);
+        let end = first.saturating_add(place(entry.bytes));
+        // INVARIANT: the geometry was checked against the mapping.
+        self.mapping.words().get(first..end).unwrap_or_default()
     }
 
     #[inline]

@@ -290,6 +290,9 @@ impl Segment {
         for word in self.lane_stamps() {
             each(word, Time::Other);
         }
+        for word in self.stage_stamps() {
+            each(word, Time::Other);
+        }
         for word in self.history_stamps() {
             each(word, Time::Other);
         }

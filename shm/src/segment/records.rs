@@ -6,6 +6,7 @@ use crate::arena::ChunkState;
 use crate::blob::BlobRef;
 use crate::id::{ClientIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
 use crate::keys::KeyId;
+use crate::kind_set::KindSet;
 use crate::reading::{Reading, read_between};
 use crate::segment::SegmentView;
 use crate::segment::completion::Completion;
@@ -89,8 +90,8 @@ pub struct WorkerRecord {
     pub uid: u32,
     /// Tasks that may still be sent to it.
     pub credits: u32,
-    /// One bit for each kind it can run.
-    pub kinds: u64,
+    /// The kinds it can run.
+    pub kinds: KindSet,
     /// Load of its machine: run-queue length per core, times 1000.
     pub load_milli: u32,
     /// Stamp of its registration.

@@ -1,4 +1,4 @@
-//! The worker slot: 256 bytes, one worker.
+//! The worker slot: 512 bytes, one worker.
 //!
 //! ```text
 //! offset  field        bits                                          writer
@@ -10,21 +10,36 @@
 //!     40  token        secret of this registration                   Register
 //!     48  registered   stamp                                         Register
 //!     56  reconciled   stamp                                         Register
-//!     64  counters     done, failed, lost, stale results         Register
-//!     96  lane         of a local worker, in the 5th of them: incarnation of its
-//!                      attach record 32 | unit in the arena + 1 32; leased_until of one
-//!                      that calls, in the 6th: stamp; 2 reserved
-//!    128  name         63 bytes
-//!    192  kinds        one bit for each kind it can run
-//!    200  process      load_milli 32 | pid 32
-//!    208  start_time   of its process, when it is local
-//!    216  identity     labels 32 | uid 32
-//!    224  host         31 bytes
+//!     64  counters     done, failed, lost, stale results, displaced,
+//!                      moved in, moved out, 0                        Register
+//!    128  name         63 bytes                                      Register
+//!    192  kinds        one bit for each kind it can run              Register
+//!    224  process      load_milli 32 | pid 32                        Register
+//!    232  start_time   of its process, when it is local              Register
+//!    240  identity     principal 16 | faults 16 | uid 32             Register
+//!    248  lane         of a local worker: incarnation of its attach
+//!                      record 32 | unit in the arena + 1 32          the local worker
+//!    256  free         16 amounts: of each resource what is not
+//!                      given out                                     PLM
+//!    384  labels       128 bits by the table of names                Register
+//!    400  devices      free indexes of two indexed resources         PLM
+//!    416  profile      reference to facts about it                   Register
+//!    424  leased_until stamp, of one that calls                      PLM
+//!    432  leaves_at    stamp; 0 never                                Register
+//!    440  limits       idle_timeout_ms 32 | min_lifetime_ms 32       Register
+//!    448  aside_until  stamp                                         PLM
+//!    456  reserved_for task id                                       PLM
+//!    464  reservation  stamp 48 | gang 16                            PLM
+//!    472  checkpoint   what checkpoints it can make and take         PLM
+//!    480  host         31 bytes                                      Register
 //! ```
+//! Nothing uses yet and so zero: the counters behind the fourth, principal and faults, `free` to `profile`, `leaves_at` to `checkpoint`.
+//!
 //! (The first part of a bit list is the upper one.) Fields are published by the state word, label
 //! `worker.state`. Only the daemon writes a slot, except `state`, which whoever takes a task changes too; a local worker fills in its own (JOINING).
 //! Tested at the end of this file.
 
+use crate::kind_set::KindSet;
 use crate::layout::shared::shared_layout;
 use crate::layout::text::{load_text, store_text};
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -33,7 +48,7 @@ use crate::worker::state::{IllegalWorkerTransition, WorkerEvent, WorkerState};
 
 shared_layout! {
     /// One worker as it lies in the segment; see the drawing in this file's head.
-    pub struct WorkerSlot: 256 bytes, align 128 {
+    pub struct WorkerSlot: 512 bytes, align 128 {
         0 => state: AtomicU64,
         8 => load_key: AtomicU64,
         16 => lease_end: AtomicU64,
@@ -44,11 +59,23 @@ shared_layout! {
         56 => reconciled: AtomicU64,
         64 => counters: [AtomicU64; 8],
         128 => name: [AtomicU64; 8],
-        192 => kinds: AtomicU64,
-        200 => process: AtomicU64,
-        208 => start_time: AtomicU64,
-        216 => identity: AtomicU64,
-        224 => host: [AtomicU64; 4],
+        192 => kinds: [AtomicU64; 4],
+        224 => process: AtomicU64,
+        232 => start_time: AtomicU64,
+        240 => identity: AtomicU64,
+        248 => lane: AtomicU64,
+        256 => free: [AtomicU64; 16],
+        384 => labels: [AtomicU64; 2],
+        400 => devices: [AtomicU64; 2],
+        416 => profile: AtomicU64,
+        424 => leased_until: AtomicU64,
+        432 => leaves_at: AtomicU64,
+        440 => limits: AtomicU64,
+        448 => aside_until: AtomicU64,
+        456 => reserved_for: AtomicU64,
+        464 => reservation: AtomicU64,
+        472 => checkpoint: AtomicU64,
+        480 => host: [AtomicU64; 4],
     }
 }
 
@@ -65,8 +92,8 @@ pub struct WorkerFields<'a> {
     pub uid: u32,
     /// Secret of this registration.
     pub token: u64,
-    /// One bit for each kind it can run.
-    pub kinds: u64,
+    /// The kinds it can run.
+    pub kinds: KindSet,
     /// Stamp of the registration.
     pub registered: u64,
 }
@@ -81,12 +108,6 @@ pub enum WorkerApplyError {
     #[error("the worker's state has moved on to {0:?}")]
     Moved(WorkerState),
 }
-
-/// Place of the lane among the counters, of which four are in use.
-const LANE: usize = 4;
-
-/// Place of `leased_until` there.
-const LEASED_UNTIL: usize = 5;
 
 /// What is counted for one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,18 +173,18 @@ impl WorkerSlot {
     /// Where the lane of a local worker lies; 0 = it has none.
     #[must_use]
     pub(crate) fn lane(&self) -> u64 {
-        read(&self.counters[LANE])
+        read(&self.lane)
     }
 
     /// The stamp until which an attempt of it has a lease at the latest; 0 of a worker that holds streams.
     #[must_use]
     pub fn leased_until(&self) -> u64 {
-        read(&self.counters[LEASED_UNTIL])
+        read(&self.leased_until)
     }
 
     /// Its word of `leased_until`, for a move of the origin; `None` of a worker that holds streams.
     pub(crate) fn leased_until_word(&self) -> Option<&AtomicU64> {
-        (self.leased_until() != 0).then_some(&self.counters[LEASED_UNTIL])
+        (self.leased_until() != 0).then_some(&self.leased_until)
     }
 
     /// The key it has, or would have, in the worker heap.
@@ -208,10 +229,10 @@ impl WorkerSlot {
         read(&self.reconciled)
     }
 
-    /// One bit for each kind it can run.
+    /// The kinds it can run.
     #[must_use]
-    pub fn kinds(&self) -> u64 {
-        read(&self.kinds)
+    pub fn kinds(&self) -> KindSet {
+        KindSet::from_words([0, 1, 2, 3].map(|word| read(&self.kinds[word])))
     }
 
     /// Load of its machine: run-queue length per core, times 1000.
@@ -293,13 +314,15 @@ impl<'s> WorkerWriter<'s> {
         write(&self.0.process, u64::from(fields.pid));
         write(&self.0.identity, u64::from(fields.uid));
         write(&self.0.token, fields.token);
-        write(&self.0.kinds, fields.kinds);
+        self.set_kinds(fields.kinds);
         write(&self.0.registered, fields.registered);
         for word in [
             &self.0.reconciled,
             &self.0.links,
             &self.0.lease_end,
             &self.0.start_time,
+            &self.0.lane,
+            &self.0.leased_until,
         ] {
             write(word, 0);
         }
@@ -311,12 +334,12 @@ impl<'s> WorkerWriter<'s> {
 
     /// Says where the lane lies. Only while the slot is being filled in.
     pub(crate) fn set_lane(self, word: u64) {
-        write(&self.0.counters[LANE], word);
+        write(&self.0.lane, word);
     }
 
     /// Says until when an attempt of it has a lease at the latest, and that it calls instead of holding streams.
     pub fn set_leased_until(self, stamp: u64) {
-        write(&self.0.counters[LEASED_UNTIL], stamp.max(1));
+        write(&self.0.leased_until, stamp.max(1));
     }
 
     /// Makes the slot that of a local process. Only while it is being filled in.
@@ -356,8 +379,10 @@ impl<'s> WorkerWriter<'s> {
     }
 
     /// Sets the kinds it can run.
-    pub fn set_kinds(self, mask: u64) {
-        write(&self.0.kinds, mask);
+    pub fn set_kinds(self, kinds: KindSet) {
+        for (word, bits) in self.0.kinds.iter().zip(kinds.words()) {
+            write(word, bits);
+        }
     }
 
     /// Sets the load of its machine.
@@ -398,6 +423,7 @@ const fn part16(word: u64) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{KINDS_COUNT, KindIndex};
 
     fn slot() -> WorkerSlot {
         WorkerSlot {
@@ -411,12 +437,29 @@ mod tests {
             reconciled: AtomicU64::new(0),
             counters: Default::default(),
             name: Default::default(),
-            kinds: AtomicU64::new(0),
+            kinds: Default::default(),
             process: AtomicU64::new(0),
             start_time: AtomicU64::new(0),
             identity: AtomicU64::new(0),
+            lane: AtomicU64::new(0),
+            free: Default::default(),
+            labels: Default::default(),
+            devices: Default::default(),
+            profile: AtomicU64::new(0),
+            leased_until: AtomicU64::new(0),
+            leaves_at: AtomicU64::new(0),
+            limits: AtomicU64::new(0),
+            aside_until: AtomicU64::new(0),
+            reserved_for: AtomicU64::new(0),
+            reservation: AtomicU64::new(0),
+            checkpoint: AtomicU64::new(0),
             host: Default::default(),
         }
+    }
+
+    fn kinds_of(numbers: &[u16]) -> KindSet {
+        let kind = |&number| KindIndex::new_checked(number, KINDS_COUNT).unwrap();
+        numbers.iter().map(kind).collect()
     }
 
     #[test]
@@ -428,7 +471,7 @@ mod tests {
             pid: 42,
             uid: 1000,
             token: 99,
-            kinds: 0b1110,
+            kinds: kinds_of(&[1, 2, 63, 64, 255]),
             registered: 5,
         };
         WorkerWriter::of(&slot).fill(&fields);
@@ -447,7 +490,7 @@ mod tests {
         );
         assert_eq!(
             (slot.credits(), slot.token(), slot.kinds()),
-            (u32::MAX, 99, 0b1110)
+            (u32::MAX, 99, kinds_of(&[1, 2, 63, 64, 255]))
         );
         assert_eq!(
             (slot.heartbeat(), slot.counter(WorkerCounter::Failed)),

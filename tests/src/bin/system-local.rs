@@ -140,7 +140,7 @@ fn serve(
         .join_as_worker(&LocalWorkerSpec {
             name: &arguments.name,
             host: "here",
-            kinds: 1 << kind.get(),
+            kinds: [kind].into_iter().collect(),
             capacity: HELD_MAX,
             losses_max: 3,
         })

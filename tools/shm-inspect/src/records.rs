@@ -196,12 +196,7 @@ impl Inspected {
     pub(crate) fn worker(&self, index: WorkerIndex, reading: &Reading<WorkerRecord>) -> Worker {
         let record = &reading.record;
         let kinds = self.view().kinds_in_order();
-        let known = kinds.filter(|(kind, _)| {
-            record
-                .kinds
-                .checked_shr(u32::from(kind.get()))
-                .is_some_and(|bits| bits & 1 == 1)
-        });
+        let known = kinds.filter(|&(kind, _)| record.kinds.contains(kind));
         let [tasks_done, attempts_failed, attempts_lost, results_stale] = record.counters;
         let leaf = u32::from(index.get());
         Worker {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::spec_in;
 use crate::id::{AttachIndex, TaskId};
+use crate::kind_set::KindSet;
 use crate::layout::attach::AttachRole;
 use crate::segment::{
     Attachment, AttachmentSpec, Liveness, LocalWorkerSpec, LockFile, OpenError, Part, Segment,
@@ -68,7 +69,7 @@ fn submit_with(client: &Attachment, payload: &[u8], options: TaskOptions) -> Tas
 const WORKER: LocalWorkerSpec<'static> = LocalWorkerSpec {
     name: "w",
     host: "here",
-    kinds: u64::MAX,
+    kinds: KindSet::ALL,
     capacity: 2,
     losses_max: 3,
 };

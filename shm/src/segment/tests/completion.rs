@@ -2,6 +2,7 @@
 
 use super::spec_in;
 use crate::id::TaskId;
+use crate::kind_set::KindSet;
 use crate::lane::ENTRIES;
 use crate::layout::attach::AttachRole;
 use crate::segment::{
@@ -22,7 +23,7 @@ struct Ground {
 const WORKER: LocalWorkerSpec<'static> = LocalWorkerSpec {
     name: "w",
     host: "here",
-    kinds: u64::MAX,
+    kinds: KindSet::ALL,
     capacity: 200,
     losses_max: 3,
 };

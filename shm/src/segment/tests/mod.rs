@@ -6,6 +6,7 @@ mod cold;
 mod committed;
 mod completion;
 mod damaged;
+mod histograms;
 mod history;
 mod life;
 mod model;
@@ -16,6 +17,7 @@ mod rebuild;
 mod repair;
 mod restore;
 mod torture;
+mod unused;
 mod verify;
 
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ use super::{segment, submit};
 use crate::arena::{ChunkOwner, Claimant, Purpose};
 use crate::blob::BlobRef;
 use crate::id::{AttachIndex, SlotIndex, WorkerIndex};
+use crate::kind_set::KindSet;
 use crate::layout::RegionKind;
 use crate::segment::verify::Rule;
 use crate::segment::{Segment, TaskFields};
@@ -517,13 +518,13 @@ fn task_or_worker_of_a_kind_that_has_no_name_is_found() {
     let worker = segment.worker(WorkerIndex::new_checked(1, 8).unwrap());
     WorkerWriter::of(worker).fill(&WorkerFields {
         name: "w",
-        kinds: (1 << 2) | (1 << 40),
+        kinds: KindSet::from_words([1 << 2, 0, 1 << 40, 0]),
         ..WorkerFields::default()
     });
     let tasks = segment.regions().get(RegionKind::Tasks);
     let at = usize::try_from((tasks.offset + u64::from(ready.get()) * 128 + 24) / 8).unwrap();
     let journal = &segment.view.parts.mapping.words()[at];
-    for kind in [17, 64, 0xFFFF] {
+    for kind in [17, 64, 255, 256, 0xFFFF] {
         let before = journal.load(Ordering::Relaxed);
         journal.store((before & !0xFFFF) | kind, Ordering::Relaxed);
         let findings = segment.verify().findings;

@@ -1,6 +1,7 @@
 //! The table of kinds: each entry can be, and what slots and workers refer to is there.
 
-use crate::id::KINDS_COUNT;
+use crate::id::{KINDS_COUNT, KindIndex};
+use crate::kind_set::KindSet;
 use crate::segment::SegmentView;
 use crate::segment::verify::trees::subject;
 use crate::segment::verify::{Pass, Rule};
@@ -12,16 +13,13 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
     for (entry, why) in table.check() {
         pass.found(Rule::Kind, format!("kind {entry}"), why);
     }
-    // One bit for each kind whose name is there.
-    let named = table
-        .iter()
-        .fold(0_u64, |named, (kind, _)| named | (1 << kind.get()));
+    let named: KindSet = table.iter().map(|(kind, _)| kind).collect();
     tasks(view, named, pass);
     workers(view, named, pass);
 }
 
 /// A slot that is being filled has no kind yet, or that of its last task; number 0 is no kind.
-fn tasks(view: &SegmentView, named: u64, pass: &mut Pass) {
+fn tasks(view: &SegmentView, named: KindSet, pass: &mut Pass) {
     for number in 0..view.high_water() {
         let Some(slot) = view.slot(number) else {
             return;
@@ -31,8 +29,9 @@ fn tasks(view: &SegmentView, named: u64, pass: &mut Pass) {
         if matches!(phase, Phase::Free | Phase::Claimed) {
             continue;
         }
-        let kind = u32::from(task.kind_number());
-        let is_named = kind == 0 || (kind < KINDS_COUNT && (named >> kind) & 1 == 1);
+        let kind = task.kind_number();
+        let is_named = KindIndex::new_checked(kind, KINDS_COUNT)
+            .is_some_and(|kind| kind == KindIndex::NONE || named.contains(kind));
         if !is_named {
             let text = format!("{phase} of kind {kind}, which has no name");
             pass.found(Rule::Kind, subject(number), text);
@@ -42,18 +41,18 @@ fn tasks(view: &SegmentView, named: u64, pass: &mut Pass) {
 
 /// The daemon makes a remote worker's mask of names it has put into the table. A local worker writes its own, which may also
 /// hold kinds that are to be named later: all ones stand for any kind.
-fn workers(view: &SegmentView, named: u64, pass: &mut Pass) {
+fn workers(view: &SegmentView, named: KindSet, pass: &mut Pass) {
     for (number, slot) in view.parts.workers.iter().enumerate() {
         let serves = matches!(
             slot.state().phase(),
             WorkerPhase::Live | WorkerPhase::Draining | WorkerPhase::Suspect
         );
-        let unnamed = slot.kinds() & !named;
-        if serves && slot.local().is_none() && unnamed != 0 {
-            let text = format!(
-                "offers kind {}, which has no name",
-                unnamed.trailing_zeros()
-            );
+        let mut unnamed = slot.kinds().without(named).iter();
+        if serves
+            && slot.local().is_none()
+            && let Some(kind) = unnamed.next()
+        {
+            let text = format!("offers kind {kind}, which has no name");
             pass.found(Rule::Kind, format!("worker {number}"), text);
         }
     }

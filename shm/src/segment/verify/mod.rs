@@ -8,6 +8,7 @@
 //! | `counts` | running counts of workers, counts of clients and gauges of phases equal a recount |
 //! | `kinds` | each kind is named once and as it can be, and what tasks and workers refer to is there |
 //! | `history` | what is kept of attempts is of attempts that can have been |
+//! | `unused` | regions that nothing uses yet are zero |
 //! | `keys` | each idempotency key is found where it lies, and stands for a task that was accepted |
 //!
 //! On a live segment each of these is untrue for moments: a state changes before its leaf does. So a finding counts only
@@ -23,6 +24,7 @@ mod keys;
 mod kinds;
 mod slots;
 mod trees;
+mod unused;
 
 use core::fmt;
 use std::collections::BTreeSet;
@@ -82,6 +84,8 @@ pub enum Rule {
     Kind,
     /// What is kept of an attempt is of one that can have been.
     History,
+    /// A region that nothing uses in this version is zero.
+    Unused,
 }
 
 impl Rule {
@@ -107,6 +111,7 @@ impl Rule {
             Self::Key => "key",
             Self::Kind => "kind",
             Self::History => "history",
+            Self::Unused => "unused",
             Self::ClientCount => "client_count",
         }
     }
@@ -195,6 +200,7 @@ impl Pass {
         keys::check(view, &mut pass);
         history::check(view, &mut pass);
         kinds::check(view, &mut pass);
+        unused::check(view, &mut pass);
         pass
     }
 

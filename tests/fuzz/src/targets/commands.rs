@@ -125,7 +125,7 @@ fn lie(world: &mut World, (a, b, c): (u8, u8, u8)) {
     let now = world.base.now;
     let raw = (u64::from(c) << 24) | u64::from(b);
     let worker =
-        WorkerId::from_raw((u64::from(b) << 12) | u64::from(a)).or_else(|| world.worker(a));
+        WorkerId::from_raw((u64::from(b) << 16) | u64::from(a)).or_else(|| world.worker(a));
     let task = match c % 2 {
         0 => TaskId::from_raw(raw),
         _ => world.task(c),

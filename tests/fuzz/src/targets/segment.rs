@@ -12,7 +12,7 @@ use qtf_shm::layout::Geometry;
 use qtf_shm::segment::{Heap, Segment, SegmentSpec, SegmentView, TaskFields};
 use qtf_shm::tree::Key;
 use qtf_shm::worker::{WorkerEvent, WorkerFields};
-use qtf_shm::{AttachIndex, Event, Part, Purpose, TaskId, WorkerIndex};
+use qtf_shm::{AttachIndex, Event, KindSet, Part, Purpose, TaskId, WorkerIndex};
 use shm_inspect::Line;
 
 /// Exit codes of an inspector that has been asked well.
@@ -196,7 +196,7 @@ fn fill(segment: &Segment) -> TaskId {
         pid: 42,
         uid: 1000,
         token: 4711,
-        kinds: 0b10,
+        kinds: KindSet::from_words([0b10, 0, 0, 0]),
         registered: 1,
     });
     slot.apply(slot.state(), WorkerEvent::Register { capacity: 2 })

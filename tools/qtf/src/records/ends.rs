@@ -152,7 +152,7 @@ mod tests {
     fn end(kind: OutcomeKind, code: u32, stderr: &'static [u8]) -> AttemptEnd {
         AttemptEnd {
             attempt: 2,
-            worker_id: (1 << 12) | 3,
+            worker_id: (1 << 16) | 3,
             worker_name: "builder".to_owned(),
             age_ms: 3_000,
             outcome: Some(Outcome {

@@ -97,7 +97,7 @@ fn state_name(state: WorkerState) -> &'static str {
 
 /// A worker id of the wire as `w3.1`; nothing for 0.
 pub(crate) fn worker_text(raw: u64) -> Option<String> {
-    (raw != 0).then(|| format!("w{}.{}", raw & 0xfff, raw >> 12))
+    (raw != 0).then(|| format!("w{}.{}", raw & 0xffff, raw >> 16))
 }
 
 #[cfg(test)]
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn ids_are_written_as_slot_and_incarnation() {
         assert_eq!(worker_text(0), None);
-        assert_eq!(worker_text((1 << 12) | 3).as_deref(), Some("w3.1"));
+        assert_eq!(worker_text((1 << 16) | 3).as_deref(), Some("w3.1"));
     }
 
     #[test]

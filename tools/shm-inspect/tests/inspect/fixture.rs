@@ -4,7 +4,7 @@ use qtf_shm::layout::Geometry;
 use qtf_shm::segment::{Segment, SegmentSpec, TaskFields};
 use qtf_shm::tree::Key;
 use qtf_shm::worker::{WorkerEvent, WorkerFields};
-use qtf_shm::{AttachIndex, Event, TaskId, WorkerIndex};
+use qtf_shm::{AttachIndex, Event, KindSet, TaskId, WorkerIndex};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -108,7 +108,7 @@ fn register(segment: &Segment) -> WorkerIndex {
         pid: 42,
         uid: 1000,
         token: 4711,
-        kinds: 0b10,
+        kinds: KindSet::from_words([0b10, 0, 0, 0]),
         registered: 1,
     });
     slot.apply(slot.state(), WorkerEvent::Register { capacity: 2 })

@@ -115,6 +115,8 @@ fn worker(text: &mut String, view: &SegmentView, number: u16) {
         counters,
         ..
     } = worker;
+    let [kinds, later @ ..] = kinds.words();
+    assert_eq!(later, [0; 3]);
     let slot = &view.parts.workers[index.position()];
     let sort = if slot.local().is_some() {
         "local"

@@ -13,6 +13,7 @@ use std::path::Path;
 use super::ground::{Log, attach};
 use super::plm::Plm;
 use crate::id::TaskId;
+use crate::kind_set::KindSet;
 use crate::layout::attach::AttachRole;
 use crate::segment::{
     Attachment, ClaimError, LocalWorker, LocalWorkerSpec, StoreError, Taken, TaskFields,
@@ -25,7 +26,7 @@ use crate::task::state::{Event, Phase};
 pub(super) const WORKER: LocalWorkerSpec<'static> = LocalWorkerSpec {
     name: "worker",
     host: "here",
-    kinds: u64::MAX,
+    kinds: KindSet::ALL,
     capacity: 2,
     losses_max: 250,
 };

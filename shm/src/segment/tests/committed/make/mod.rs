@@ -10,6 +10,7 @@ use crate::ClientFields;
 use crate::arena::Purpose;
 use crate::id::{AttachIndex, ClientIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
 use crate::keys::KeyId;
+use crate::kind_set::KindSet;
 use crate::layout::attach::AttachRole;
 use crate::segment::{
     Attachment, AttachmentSpec, AttemptNote, LocalWorkerSpec, LockFile, Segment, SegmentSpec,
@@ -193,7 +194,7 @@ impl Maker {
                 .join_as_worker(&LocalWorkerSpec {
                     name: "local",
                     host: "here",
-                    kinds: 1 << kind.get(),
+                    kinds: [kind].into_iter().collect(),
                     capacity: 4,
                     losses_max: 2,
                 })
@@ -255,7 +256,7 @@ impl Maker {
                 pid: 4242,
                 uid: 1000,
                 token: 7_000 + u64::from(number),
-                kinds: 0b10_1110,
+                kinds: KindSet::from_words([0b10_1110, 0, 0, 0]),
                 registered,
             });
             writer
