@@ -1,7 +1,7 @@
 //! `bench-engine`: what one task costs the engine, step by step, while many others wait.
 //!
-//! One thread, no network: submit, a cycle that assigns, started, ended with an output that lies in the slot, forget. Each
-//! round takes one batch through all steps, so the number of waiting tasks stays. The figures are times of batches,
+//! One thread, no network: submit, a cycle that assigns, started, ended with an output, forget. Each
+//! round takes one batch through all steps, each as one message does, so the number of waiting tasks stays. The figures are times of batches,
 //! divided by their size. What does not grow with the number of waiting tasks (but for cache misses) has no
 //! step that walks over them. Run it on an idle machine:
 //! `cargo run --release --package qtf-benches --bin bench-engine [ROUNDS [WAITING ..]]`.
@@ -13,12 +13,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use qtf_engine::{
-    ClientHello, Effect, Engine, EngineConfig, Output, Payload, Principal, ResultReport,
-    Submission, TaskRef, WorkerHello,
+    Caller, ClientHello, Disposition, Effect, Engine, EngineConfig, Output, Payload, Principal,
+    ResultReport, Submission, TaskRef, WorkerHello,
 };
-use qtf_shm::{
-    ClientIndex, Geometry, Now, Outcome, OutcomeKind, Segment, SegmentSpec, TaskId, WorkerId,
-};
+use qtf_shm::{ClientIndex, Geometry, Now, Outcome, OutcomeKind, Segment, SegmentSpec, WorkerId};
 
 /// Tasks a batch; also what the worker holds at the same time.
 const BATCH: u32 = 200;
@@ -150,8 +148,8 @@ impl Bench {
             random: fastrand::Rng::with_seed(1),
         };
         bench.get_known()?;
-        for _ in 0..waiting {
-            bench.submit()?;
+        for first in (0..waiting).step_by(BATCH as usize) {
+            bench.submit(BATCH.min(waiting - first))?;
         }
         Ok(bench)
     }
@@ -160,9 +158,7 @@ impl Bench {
     fn get_known(&mut self) -> Result<(), Box<dyn Error>> {
         let now = self.now();
         self.engine.worker_credits(now, self.worker, BATCH, true)?;
-        for _ in 0..BATCH {
-            self.submit()?;
-        }
+        self.submit(BATCH)?;
         let report = ResultReport {
             said: qtf_engine::Said::default(),
             outcome: Outcome {
@@ -190,10 +186,23 @@ impl Bench {
         Now::from_ns(ns.saturating_add(SECOND_NS))
     }
 
-    fn submit(&mut self) -> Result<TaskId, Box<dyn Error>> {
-        let mut submission = Submission::new(self.client, "noop", Payload::Bytes(b"a payload"));
-        submission.priority = Some(self.random.u8(..).into());
-        Ok(self.engine.submit(self.now(), &submission)?.task)
+    /// Submits a batch, as one message does.
+    fn submit(&mut self, count: u32) -> Result<(), Box<dyn Error>> {
+        let caller = Caller {
+            now: self.now(),
+            who: self.client,
+        };
+        let random = &mut self.random;
+        let submissions = (0..count).map(|_| {
+            let mut one = Submission::new(caller.who, "noop", Payload::Bytes(b"a payload"));
+            one.priority = Some(random.u8(..).into());
+            one
+        });
+        let mut refused = None;
+        self.engine.submit_batch(caller, submissions, |answer| {
+            refused = refused.or(answer.err());
+        });
+        refused.map_or(Ok(()), |refused| Err(refused.into()))
     }
 
     /// One batch through its life; nanoseconds a task of each step.
@@ -204,16 +213,14 @@ impl Bench {
             clock = Instant::now();
             ns
         };
-        for _ in 0..BATCH {
-            self.submit()?;
-        }
+        self.submit(BATCH)?;
         let submit = lap();
         let got = self.assign()?;
         let assign = lap();
-        for &task in &got {
-            let now = self.now();
-            self.engine.task_started(now, self.worker, task);
-        }
+        let who = self.worker;
+        let now = self.now();
+        self.engine
+            .started_batch(Caller { now, who }, got.iter().copied());
         let started = lap();
         let report = ResultReport {
             said: qtf_engine::Said::default(),
@@ -224,15 +231,22 @@ impl Bench {
             output: Output::Bytes(b"an output"),
             asked_pause_ns: None,
         };
-        for &task in &got {
-            let now = self.now();
-            self.engine.task_result(now, self.worker, task, &report);
-        }
+        let results: Vec<_> = got.iter().map(|&task| (task, report)).collect();
+        let now = self.now();
+        let mut recorded = 0;
+        self.engine
+            .results_batch(Caller { now, who }, &results, |answer| {
+                recorded += u32::from(answer.disposition == Disposition::Recorded);
+            });
         while self.engine.pop_effect().is_some() {}
         let result = lap();
-        for &task in &got {
-            let now = self.now();
-            self.engine.forget(now, task.task)?;
+        let now = self.now();
+        let tasks = got.iter().map(|task| task.task);
+        self.engine.forget_batch(now, tasks, |_, answer| {
+            recorded -= u32::from(answer.is_ok());
+        });
+        if recorded != 0 {
+            return Err(format!("{recorded} results were recorded and not forgotten").into());
         }
         Ok([submit, assign, started, result, lap()])
     }

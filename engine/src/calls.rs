@@ -8,7 +8,6 @@ use qtf_shm::{
 
 use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
-use crate::effects::{Effect, StopReason};
 use crate::plm::{
     AttemptSpec, Disposition, Fence, Namer, ResultReport, Submission, TaskRef, attempt_spec,
 };
@@ -258,15 +257,8 @@ impl Engine {
         if let Ok(worker) = parts.workers.serving(parts.turn.segment, id) {
             parts.workers.heard_of(&mut parts.turn, worker);
             let fence = Fence { worker, asked };
-            if !parts.plm.started(&mut parts.turn, parts.workers, fence)
-                && let Ok(attempt) = u8::try_from(asked.attempt)
-            {
-                parts.turn.effects.push(Effect::Stop {
-                    worker: id,
-                    task: asked.task,
-                    attempt,
-                    reason: StopReason::Stale,
-                });
+            if !parts.plm.started(&mut parts.turn, parts.workers, fence) {
+                parts.turn.stop_stale(id, asked);
             }
         }
     }

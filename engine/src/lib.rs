@@ -26,6 +26,7 @@
 
 mod answers;
 mod attaches;
+mod batches;
 mod caller_calls;
 mod calls;
 mod config;
@@ -47,6 +48,7 @@ mod wall;
 mod whole_task;
 
 pub use answers::{Accepted, Answer, ResultAnswer};
+pub use batches::Caller;
 pub use config::{ConfigError, EngineConfig};
 pub use cycle::{Engine, WorkCount};
 pub use effects::{Effect, StopReason};

@@ -9,7 +9,8 @@ use qtf_shm::{
 };
 
 use crate::EngineConfig;
-use crate::effects::{Effect, EffectQueue, LostFiles};
+use crate::effects::{Effect, EffectQueue, LostFiles, StopReason};
+use crate::plm::TaskRef;
 use crate::register::{Clients, arena_bytes, serves};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::sweep::Sweep;
@@ -126,6 +127,18 @@ impl<'e> Turn<'e> {
     pub(crate) fn worker_id(&self, worker: WorkerIndex) -> WorkerId {
         let state = self.segment.worker(worker).state();
         WorkerId::new(worker, state.incarnation())
+    }
+
+    /// A worker is told to stop an attempt that is not its own any more.
+    pub(crate) fn stop_stale(&mut self, worker: WorkerId, asked: TaskRef) {
+        if let Ok(attempt) = u8::try_from(asked.attempt) {
+            self.effects.push(Effect::Stop {
+                worker,
+                task: asked.task,
+                attempt,
+                reason: StopReason::Stale,
+            });
+        }
     }
 
     /// Sets the moment at which the slot is looked at.

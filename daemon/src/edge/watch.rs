@@ -130,11 +130,12 @@ impl WatchStream {
 
 fn acknowledge(core: &mut Core, tasks: &[u64]) {
     let now = core.now();
-    for task in tasks.iter().copied().filter_map(TaskId::from_raw) {
-        if let Err(rejection) = core.engine.forget(now, task) {
+    let tasks = tasks.iter().copied().filter_map(TaskId::from_raw);
+    core.engine.forget_batch(now, tasks, |task, answer| {
+        if let Err(rejection) = answer {
             tracing::debug!(%task, %rejection, "acknowledgement");
         }
-    }
+    });
 }
 
 /// The end of a task, with its output if that fits.

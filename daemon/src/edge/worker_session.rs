@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
-use qtf_engine::{Beat, Held, Holding, Reconnect, TaskRef, WorkerHello};
+use qtf_engine::{Beat, Caller, Held, Holding, Reconnect, TaskRef, WorkerHello};
 use qtf_proto::limits::limits;
 use qtf_proto::refusal;
 use qtf_proto::v1::{self, RefusalReason, WorkerNotice, WorkerReport, WorkerWelcome};
@@ -120,19 +120,17 @@ impl WorkerSessionStream {
         report: &WorkerReport,
     ) -> Result<(), Status> {
         status::check_batch(report.started.len())?;
-        let now = core.now();
-        for started in &report.started {
-            if let Some(task) = TaskId::from_raw(started.task_id) {
-                core.engine.task_started(
-                    now,
-                    worker,
-                    TaskRef {
-                        task,
-                        attempt: started.attempt,
-                    },
-                );
-            }
-        }
+        let caller = Caller {
+            now: core.now(),
+            who: worker,
+        };
+        let attempt_of = |started: &v1::TaskRef| {
+            let task = TaskId::from_raw(started.task_id)?;
+            let attempt = started.attempt;
+            Some(TaskRef { task, attempt })
+        };
+        let started = report.started.iter().filter_map(attempt_of);
+        core.engine.started_batch(caller, started);
         Ok(())
     }
 

@@ -17,6 +17,9 @@ use crate::turn::Turn;
 /// LIMIT: ends that are remembered; with more, the oldest gets its leaf before its time. 256 KiB.
 const FRESH_MAX: usize = 16_384;
 
+/// How many ends ahead memory is asked for: slots are looked at in the order of their ends, which memory does not foresee.
+const AHEAD: usize = 8;
+
 /// How long an ended task goes without a leaf.
 const LET_BE_NS: u64 = 1_000_000_000;
 
@@ -36,6 +39,15 @@ impl FreshEnds {
         }
     }
 
+    /// Takes the oldest, and asks for the memory of one that will be.
+    fn pop(&mut self, turn: &Turn<'_>) -> Option<TaskId> {
+        let (oldest, _) = self.ends.pop_front()?;
+        if let Some((later, _)) = self.ends.get(AHEAD) {
+            turn.segment.fetch_state_ahead(later.slot());
+        }
+        Some(oldest)
+    }
+
     /// When the oldest is to be looked at.
     fn due(&self) -> Option<Now> {
         let &(_, ended) = self.ends.front()?;
@@ -50,7 +62,7 @@ impl Plm {
             return;
         };
         if self.fresh_ends.ends.len() >= FRESH_MAX
-            && let Some((oldest, _)) = self.fresh_ends.ends.pop_front()
+            && let Some(oldest) = self.fresh_ends.pop(turn)
         {
             give_leaf(turn, oldest);
         }
@@ -65,7 +77,7 @@ impl Plm {
             if !due.is_some_and(|due| turn.now.has_reached(due.stamp())) {
                 break;
             }
-            if let Some((task, _)) = self.fresh_ends.ends.pop_front() {
+            if let Some(task) = self.fresh_ends.pop(turn) {
                 give_leaf(turn, task);
                 work += WorkCount::ONE;
             }

@@ -5,6 +5,8 @@ mod at_most_once;
 #[cfg(test)]
 mod attaches;
 #[cfg(test)]
+mod batches;
+#[cfg(test)]
 mod calling;
 #[cfg(test)]
 mod calling_lives;

@@ -31,6 +31,7 @@
 //! `segment.ready`; those of trees, bitmap and arena in their files.
 
 mod adopt;
+mod ahead;
 mod apply;
 mod attach;
 mod attachment;

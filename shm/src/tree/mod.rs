@@ -353,6 +353,12 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
             .filter(|&leaf| leaf < self.capacity())
     }
 
+    /// Where a leaf lies; `None` when `leaf` is not below the capacity.
+    #[inline]
+    pub(crate) fn place_of(&self, leaf: u32) -> Option<&'s AtomicU64> {
+        (leaf < self.capacity()).then(|| self.node(0, leaf as usize))
+    }
+
     #[inline]
     fn leaf_word(&self, leaf: u32) -> &'s AtomicU64 {
         assert!(
