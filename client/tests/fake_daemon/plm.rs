@@ -128,7 +128,11 @@ impl Plm for Service {
                 }
             }
             let batch = request.batch;
-            Ok(SubmitStreamResponse { batch, verdicts })
+            Ok(SubmitStreamResponse {
+                batch,
+                verdicts,
+                ..SubmitStreamResponse::default()
+            })
         });
         let service = self.clone();
         let answers = answers.then(move |answer| {

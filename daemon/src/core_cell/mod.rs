@@ -22,6 +22,7 @@
 //! | `age.rs` | that the stamps of the segment run out |
 //! | `reads.rs` | reads of spill files for streams that fetch |
 //! | `uploads/` | payloads and outputs that were uploaded and not yet used |
+//! | `verdicts.rs` | what became of results, until their worker is told |
 
 mod age;
 pub(crate) mod callers;
@@ -35,6 +36,7 @@ pub(crate) mod routes;
 pub(crate) mod shortage;
 pub(crate) mod stability;
 pub(crate) mod uploads;
+pub(crate) mod verdicts;
 pub(crate) mod watches;
 
 use std::cell::Cell;

@@ -21,6 +21,7 @@ use std::task::Waker;
 use qtf_engine::{Effect, StopReason};
 use qtf_shm::{TaskId, WorkerId};
 
+use super::verdicts::{VERDICTS_MAX, Verdicts};
 use super::watches::STEPS;
 
 /// LIMIT: stops may come on top of assignments; beyond this the worker is hopeless and loses orders. The engine takes
@@ -68,6 +69,8 @@ pub(crate) struct WorkerRoute {
     /// The attempts for which a stop is among the orders.
     stops: HashSet<(TaskId, u8, StopReason)>,
     notices: Notices,
+    /// They wait for a task that goes to the worker, or for their time.
+    verdicts: Verdicts,
     dispatch: Option<(StreamKey, Option<Waker>)>,
     session: Option<(StreamKey, Option<Waker>)>,
     /// Ends the watch over the worker's process when dropped.
@@ -128,6 +131,8 @@ impl Routes {
             route.token = token;
             route.address = address;
             route.notices = Notices::default();
+            // Results are reported again over a new session.
+            route.verdicts = Verdicts::default();
             // Assignments that waited were never sent: the engine takes them back, as the worker does not hold them. A
             // hello is the answer to a probe.
             route.assignments = VecDeque::new();
@@ -153,6 +158,7 @@ impl Routes {
             last_order: 0,
             stops: HashSet::new(),
             notices: Notices::default(),
+            verdicts: Verdicts::default(),
             dispatch: None,
             session: Some((key, None)),
             process_watch: None,
@@ -237,6 +243,31 @@ impl Routes {
             .unwrap_or_default()
     }
 
+    /// Has verdicts wait for what else goes to the worker. True if there are so many that they are not to wait.
+    pub(crate) fn keep_verdicts(&mut self, id: WorkerId, verdicts: &mut Verdicts) -> bool {
+        self.get_mut(id).is_none_or(|route| {
+            route.verdicts.append(verdicts);
+            route.verdicts.len() >= VERDICTS_MAX
+        })
+    }
+
+    /// Whether verdicts wait.
+    pub(crate) fn has_verdicts(&self, id: WorkerId) -> bool {
+        self.get(id).is_some_and(|route| !route.verdicts.is_empty())
+    }
+
+    /// Takes the verdicts that wait, for whichever stream goes first.
+    pub(crate) fn take_verdicts(&mut self, id: WorkerId) -> Verdicts {
+        self.get_mut(id)
+            .map(|route| std::mem::take(&mut route.verdicts))
+            .unwrap_or_default()
+    }
+
+    /// Whether the worker has a dispatch stream.
+    pub(crate) fn has_dispatch(&self, id: WorkerId) -> bool {
+        self.get(id).is_some_and(|route| route.dispatch.is_some())
+    }
+
     /// The dispatch stream `key` waits.
     pub(crate) fn keep_dispatch_waker(&mut self, id: WorkerId, key: StreamKey, waker: &Waker) {
         if let Some(slot) = self.get_mut(id).and_then(|route| route.dispatch.as_mut()) {
@@ -308,10 +339,9 @@ impl Routes {
                 task,
                 attempt,
             } => {
-                let has_stream = self
-                    .get(worker)
-                    .is_some_and(|route| route.dispatch.is_some());
-                if !has_stream || !self.order(worker, Order::Assign { task, attempt }) {
+                if !self.has_dispatch(worker)
+                    || !self.order(worker, Order::Assign { task, attempt })
+                {
                     return Some((worker, task, attempt));
                 }
             }

@@ -9,8 +9,9 @@
 //! | `service.rs` | finds the service by the path of a request |
 //! | `grpc.rs` | what makes a request a call, and when it must be over |
 //! | `half_messages.rs` | what has come of messages that are not complete |
+//! | `company.rs` | how long what could be told waits for something else to be told with it |
 //! | `intake.rs` | the part of a peer's messages that one poll takes in |
-//! | `plm.rs`, `submit.rs`, `watch.rs`, `listing.rs` | clients |
+//! | `plm.rs`, `submit.rs`, `submit_stream.rs`, `watch.rs`, `ends.rs`, `listing.rs` | clients |
 //! | `scheduler.rs` | assignments to workers |
 //! | `work.rs`, `attempt_token.rs` | workers that call instead of holding streams |
 //! | `register.rs`, `worker_session.rs`, `results.rs`, `client_session.rs` | sessions |
@@ -24,6 +25,8 @@
 pub(crate) mod admin;
 mod attempt_token;
 pub(crate) mod client_session;
+mod company;
+mod ends;
 pub(crate) mod grpc;
 pub(crate) mod half_messages;
 mod intake;
@@ -40,6 +43,7 @@ pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod stripes;
 pub(crate) mod submit;
+pub(crate) mod submit_stream;
 pub(crate) mod transfer;
 pub(crate) mod watch;
 pub(crate) mod work;

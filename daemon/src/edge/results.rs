@@ -1,6 +1,7 @@
 //! Results of one worker's session on their way in, and their verdicts on the way back.
 //!
-//! A verdict is given when what it says is on stable storage; until then the worker keeps the result. A result that
+//! A verdict is given when what it says is on stable storage; until then the worker keeps the result. Where all results of a report
+//! that has a number are recorded at once, one word says so for all of them. A result that
 //! the journal has no room for now, or whose output finds no room in the segment and is being written to a file by the spill thread, is
 //! held here and tried again, in order, while the session goes on. Tested in `tests/daemon/journal.rs`, `tests/daemon/spill.rs` and at the
 //! end of this file.
@@ -15,7 +16,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use qtf_engine::{Disposition, Lsn, Output, Principal, ResultReport, Said, TaskRef};
 use qtf_proto::limits::INLINE_BYTES_MAX;
-use qtf_proto::v1::{OutcomeKind, ResultDisposition, ResultVerdict, TaskOutput, TaskResult};
+use qtf_proto::v1::{
+    OutcomeKind, ResultDisposition, ResultVerdict, TaskOutput, TaskRef as TaskRefMessage,
+    TaskResult,
+};
 use qtf_shm::{BlobRef, Counter, TAIL_BYTES_MAX, TaskId, WorkerId};
 use tokio::sync::oneshot::error::RecvError;
 use tonic::Status;
@@ -23,11 +27,10 @@ use tonic::Status;
 use super::{read, status};
 use crate::core_cell::stability::StablePlace;
 use crate::core_cell::uploads::Asked;
+use crate::core_cell::verdicts::{VERDICTS_MAX, Verdicts};
 use crate::core_cell::{self, Core};
 use crate::spill::thread::{Answer, UploadKey};
 
-/// LIMIT: verdicts in one message.
-const VERDICTS_MAX: usize = 1024;
 /// LIMIT: results that are held for one worker; at more its session ends and it reports them again.
 const HELD_MAX: usize = 1024;
 /// LIMIT: bytes of output that are held for all workers together, which ends a session as well.
@@ -48,14 +51,22 @@ pub(crate) struct Reporter {
 #[derive(Debug, Default)]
 pub(crate) struct Results {
     /// Verdicts that may be given.
-    ready: Vec<ResultVerdict>,
+    ready: Verdicts,
     /// Verdicts that wait for a record, in its order.
-    waiting: VecDeque<(Lsn, ResultVerdict)>,
+    waiting: VecDeque<(Lsn, Verdict)>,
     /// Results that there was no room for.
     held: VecDeque<HeldResult>,
     place: StablePlace,
     /// For whom the worker works.
     principal: Principal,
+}
+
+/// What is said of one result, or of all of a report.
+#[derive(Debug)]
+enum Verdict {
+    One(ResultVerdict),
+    /// They are recorded.
+    Report(u64),
 }
 
 /// What came of a try to record a result.
@@ -90,27 +101,59 @@ impl Results {
         self.ready.len().saturating_add(self.waiting.len()) >= VERDICTS_MAX
     }
 
-    /// Takes a result in.
+    /// Takes the results of a report in; 0 is no number.
     pub(crate) fn take(
         &mut self,
         core: &mut Core,
         who: Reporter,
-        result: &TaskResult,
+        number: u64,
+        results: &[TaskResult],
     ) -> Result<(), Status> {
+        // As long as all are recorded nothing is said of each.
+        let mut is_split = number == 0;
+        let mut durable = None;
+        for (position, result) in results.iter().enumerate() {
+            let said = self.take_one(core, who, result)?;
+            match said {
+                Some((ResultDisposition::Recorded, lsn)) if !is_split => durable = durable.max(lsn),
+                _ => {
+                    if !std::mem::replace(&mut is_split, true) {
+                        for before in results.iter().take(position) {
+                            self.tell(core, before.task, ResultDisposition::Recorded, durable);
+                        }
+                    }
+                    if let Some((disposition, lsn)) = said {
+                        self.tell(core, result.task, disposition, lsn);
+                    }
+                }
+            }
+        }
+        if !is_split && !results.is_empty() {
+            self.give(core, Verdict::Report(number), durable);
+        }
+        Ok(())
+    }
+
+    /// Takes a result in. What is to be said of it, if that is known now and was not said here.
+    fn take_one(
+        &mut self,
+        core: &mut Core,
+        who: Reporter,
+        result: &TaskResult,
+    ) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
         if let Err(reason) = check(result) {
             tracing::debug!(worker = %who.worker, reason, "a result is refused");
-            self.ready.push(ResultVerdict {
+            self.ready.each.push(ResultVerdict {
                 task: result.task,
                 disposition: ResultDisposition::Refused.into(),
                 reason,
             });
-            return Ok(());
+            return Ok(None);
         }
         if self.held.is_empty()
             && let Tried::Verdict(disposition, durable) = record(core, who, result, false)?
         {
-            self.tell(core, result.task, disposition, durable);
-            return Ok(());
+            return Ok(Some((disposition, durable)));
         }
         let bytes = HeldBytes::take(result.output.len());
         match bytes {
@@ -132,14 +175,14 @@ impl Results {
                 ));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Gives the verdict about a result, or has it wait for its record.
     fn tell(
         &mut self,
         core: &Core,
-        task: Option<qtf_proto::v1::TaskRef>,
+        task: Option<TaskRefMessage>,
         disposition: ResultDisposition,
         durable: Option<Lsn>,
     ) {
@@ -148,11 +191,22 @@ impl Results {
             disposition: disposition.into(),
             reason: String::new(),
         };
+        self.give(core, Verdict::One(verdict), durable);
+    }
+
+    fn give(&mut self, core: &Core, verdict: Verdict, durable: Option<Lsn>) {
         match durable {
             Some(lsn) if !core.stability.is_stable(durable) => {
                 self.waiting.push_back((lsn, verdict));
             }
-            _ => self.ready.push(verdict),
+            _ => self.is_ready(verdict),
+        }
+    }
+
+    fn is_ready(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::One(verdict) => self.ready.each.push(verdict),
+            Verdict::Report(number) => self.ready.recorded.push(number),
         }
     }
 
@@ -166,8 +220,9 @@ impl Results {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(result) => result?,
             }
-            self.ready
-                .extend(self.waiting.pop_front().map(|(_, verdict)| verdict));
+            if let Some((_, verdict)) = self.waiting.pop_front() {
+                self.is_ready(verdict);
+            }
         }
         if !self.held.is_empty() {
             // Whatever is written next makes room; if nothing is, the worker's heartbeat comes by.
@@ -201,8 +256,8 @@ impl Results {
     }
 
     /// The verdicts that may be given now.
-    pub(crate) fn verdicts(&mut self) -> Vec<ResultVerdict> {
-        std::mem::take(&mut self.ready)
+    pub(crate) fn ready(&mut self) -> &mut Verdicts {
+        &mut self.ready
     }
 }
 

@@ -1,6 +1,6 @@
 //! Service `Scheduler`: credits in; assignments, stops and probes out.
 //!
-//! Everything that waits goes into one message, up to a bound on the bytes copied in one poll. Whether an
+//! Everything that waits goes into one message, up to a bound on the bytes copied in one poll, and verdicts on results go along. Whether an
 //! attempt is still the worker's is asked at the moment of sending. Tested in `tests/daemon/dispatch.rs`.
 
 use std::pin::Pin;
@@ -144,12 +144,14 @@ impl DispatchStream {
             if core.is_stopping() || !core.routes.is_dispatch(worker, self.key) {
                 return Poll::Ready(None);
             }
-            let response = next_response(core, worker, self.key);
+            let mut response = next_response(core, worker, self.key);
             if response == DispatchResponse::default() {
                 core.routes
                     .keep_dispatch_waker(worker, self.key, cx.waker());
                 return Poll::Pending;
             }
+            let verdicts = core.routes.take_verdicts(worker);
+            (response.verdicts, response.recorded) = (verdicts.each, verdicts.recorded);
             Poll::Ready(Some(response))
         });
         response.unwrap_or(Poll::Ready(None))

@@ -1,26 +1,15 @@
-//! Submissions: from the wire to the engine, one at a time or in streams of batches.
+//! A submission: from the wire to the engine, and what is answered.
 //!
-//! Each entry of a batch is answered on its own, in order, and no batch before all that its answer promises is on
-//! stable storage. A large batch is taken over several polls, so that others have their turn. Tested in `tests/daemon/submit.rs`.
-
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+//! Streams of batches are in `submit_stream.rs`. Tested in `tests/daemon/submit.rs`.
 
 use bytes::Bytes;
-use futures_util::Stream;
-use qtf_engine::{Accepted, ArrayMember, Durability, Lsn, Payload, Principal, Submission};
-use qtf_proto::limits::{BATCH_ENTRIES_MAX, INLINE_BYTES_MAX};
-use qtf_proto::v1::{
-    self, Refusal, RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitVerdict,
-    TaskSpec,
-};
+use qtf_engine::{Accepted, ArrayMember, Durability, Payload, Submission};
+use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_proto::v1::{self, Refusal, RefusalReason, SubmitVerdict, TaskSpec};
 use qtf_shm::{ClientIndex, KeyId, TaskId};
-use tonic::{Status, Streaming};
 
-use super::{COPIED_PER_POLL_MAX, session_client, status};
-use crate::core_cell::stability::{JournalFailed, StablePlace};
-use crate::core_cell::{self, Core, StopPlace};
+use super::status;
+use crate::core_cell::Core;
 
 /// Who submits, and by which session.
 #[derive(Debug, Clone, Copy)]
@@ -180,193 +169,8 @@ pub(crate) fn array_of(
     }))
 }
 
-/// LIMIT: entries whose answers wait for the journal; while there are more, no batch is read.
-const UNANSWERED_MAX: usize = 16 * BATCH_ENTRIES_MAX;
-
-/// A batch that is being taken in.
-#[derive(Debug)]
-struct Batch {
-    request: SubmitStreamRequest,
-    verdicts: Vec<SubmitVerdict>,
-    /// Highest record that an answer of it waits for.
-    durable: Option<Lsn>,
-}
-
-/// A batch that was taken in, and what its answer waits for.
-#[derive(Debug)]
-struct Answer {
-    response: SubmitStreamResponse,
-    durable: Option<Lsn>,
-}
-
-/// The answers of one `SubmitStream` call; reads its batches while it is polled.
-///
-/// Batches are answered in their order, each when all of it is stable; meanwhile further ones are taken.
-#[derive(Debug)]
-pub(crate) struct SubmitStream {
-    requests: Streaming<SubmitStreamRequest>,
-    principal: Principal,
-    batch: Option<Batch>,
-    answers: VecDeque<Answer>,
-    /// Entries in `answers`.
-    unanswered: usize,
-    place: StablePlace,
-    /// First member of the stream's array.
-    array: Option<TaskId>,
-    stop_place: StopPlace,
-    /// How the stream ends after the last answer.
-    ending: Option<Result<(), Status>>,
-    has_ended: bool,
-}
-
-impl SubmitStream {
-    /// A stream without a batch yet.
-    pub(crate) fn new(requests: Streaming<SubmitStreamRequest>, principal: Principal) -> Self {
-        Self {
-            requests,
-            principal,
-            batch: None,
-            answers: VecDeque::new(),
-            unanswered: 0,
-            place: StablePlace::default(),
-            array: None,
-            stop_place: StopPlace::default(),
-            ending: None,
-            has_ended: false,
-        }
-    }
-
-    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Batch, Status>>> {
-        if let Some(batch) = self.batch.take() {
-            return Poll::Ready(Some(Ok(batch)));
-        }
-        let request = match Pin::new(&mut self.requests).poll_next(cx) {
-            Poll::Pending if self.stop_place.is_stopping(cx) => {
-                let has_failed = core_cell::look(|core| core.journal_failure().is_some());
-                let failed = has_failed.unwrap_or(false);
-                return Poll::Ready(failed.then(|| Err(JournalFailed.into())));
-            }
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
-            Poll::Ready(Some(Ok(request))) => request,
-        };
-        let entries = request.tasks.len().max(request.received_keys.len());
-        if let Err(status) = status::check_batch(entries) {
-            return Poll::Ready(Some(Err(status)));
-        }
-        Poll::Ready(Some(Ok(Batch {
-            verdicts: Vec::with_capacity(request.tasks.len()),
-            request,
-            durable: None,
-        })))
-    }
-
-    /// Submits entries until the batch is done or `copied` is beyond what one poll may copy. True when it is
-    /// done.
-    fn work_on(&mut self, batch: &mut Batch, copied: &mut usize) -> Result<bool, Status> {
-        let Batch {
-            request,
-            verdicts,
-            durable,
-        } = batch;
-        core_cell::enter(|core| {
-            if verdicts.is_empty() {
-                release_keys(core, &request.received_keys);
-            }
-            for spec in request.tasks.iter().skip(verdicts.len()) {
-                if *copied > COPIED_PER_POLL_MAX {
-                    return false;
-                }
-                *copied = copied.saturating_add(spec.payload.len()).saturating_add(64);
-                // Each time: the record of a call without a session is nobody's after a refusal.
-                let session = request.session;
-                let result = match session_client(core, session, self.principal) {
-                    Ok(client) => {
-                        self.submit(core, Submitter { client, session }, spec, request.as_array)
-                    }
-                    Err(rejection) => Err(status::refusal_of(&rejection)),
-                };
-                if let Ok(accepted) = &result {
-                    *durable = (*durable).max(accepted.durable);
-                }
-                verdicts.push(verdict(result));
-            }
-            true
-        })
-        .ok_or_else(status::gone)
-    }
-
-    fn submit(
-        &mut self,
-        core: &mut Core,
-        who: Submitter,
-        spec: &TaskSpec,
-        as_array: bool,
-    ) -> Result<Accepted, Refusal> {
-        let array = match array_of(spec, self.array)? {
-            None if as_array => Some(ArrayMember {
-                array: self.array,
-                index: spec.array_index,
-            }),
-            array => array,
-        };
-        let accepted = submit_one(core, who, spec, array)?;
-        if as_array && self.array.is_none() {
-            let named = array.and_then(|member| member.array);
-            self.array = Some(named.unwrap_or(accepted.task));
-        }
-        Ok(accepted)
-    }
-
-    /// Takes one batch in, or a part of it. False when there is nothing to take now.
-    fn take(&mut self, copied: &mut usize, cx: &mut Context<'_>) -> bool {
-        let mut batch = match self.poll_batch(cx) {
-            Poll::Pending => return false,
-            Poll::Ready(None) => {
-                self.ending = Some(Ok(()));
-                return true;
-            }
-            Poll::Ready(Some(Err(status))) => {
-                self.ending = Some(Err(status));
-                return true;
-            }
-            Poll::Ready(Some(Ok(batch))) => batch,
-        };
-        match self.work_on(&mut batch, copied) {
-            Err(status) => self.ending = Some(Err(status)),
-            Ok(false) => self.batch = Some(batch),
-            Ok(true) => {
-                self.unanswered = self.unanswered.saturating_add(batch.verdicts.len().max(1));
-                self.answers.push_back(Answer {
-                    response: SubmitStreamResponse {
-                        batch: batch.request.batch,
-                        verdicts: batch.verdicts,
-                    },
-                    durable: batch.durable,
-                });
-            }
-        }
-        true
-    }
-
-    /// The next answer, if it may be given.
-    fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<Result<SubmitStreamResponse, Status>> {
-        let Some(answer) = self.answers.front() else {
-            return Poll::Pending;
-        };
-        ready!(self.place.poll(answer.durable, cx))?;
-        let Some(answer) = self.answers.pop_front() else {
-            return Poll::Pending;
-        };
-        let entries = answer.response.verdicts.len().max(1);
-        self.unanswered = self.unanswered.saturating_sub(entries);
-        Poll::Ready(Ok(answer.response))
-    }
-}
-
 /// A verdict on the wire.
-fn verdict(result: Result<Accepted, Refusal>) -> SubmitVerdict {
+pub(super) fn verdict(result: Result<Accepted, Refusal>) -> SubmitVerdict {
     match result {
         Ok(accepted) => SubmitVerdict {
             task_id: accepted.task.as_raw(),
@@ -388,37 +192,5 @@ pub(crate) fn reached(durability: Durability) -> v1::Durability {
         Durability::Journal => v1::Durability::Journal,
         // The engine answers with what it did, never with `Best`.
         Durability::Memory | Durability::Best => v1::Durability::Memory,
-    }
-}
-
-impl Stream for SubmitStream {
-    type Item = Result<SubmitStreamResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut copied = 0;
-        while !self.has_ended {
-            if let Poll::Ready(answer) = self.poll_answer(cx) {
-                self.has_ended = answer.is_err();
-                return Poll::Ready(Some(answer));
-            }
-            match &self.ending {
-                None if self.unanswered >= UNANSWERED_MAX => return Poll::Pending,
-                None => {}
-                Some(_) if !self.answers.is_empty() => return Poll::Pending,
-                Some(_) => break,
-            }
-            if !self.take(&mut copied, cx) {
-                return Poll::Pending;
-            }
-            if copied > COPIED_PER_POLL_MAX {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-        }
-        self.has_ended = true;
-        match self.ending.take() {
-            Some(Err(status)) => Poll::Ready(Some(Err(status))),
-            _ => Poll::Ready(None),
-        }
     }
 }

@@ -8,20 +8,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use qtf_proto::v1::{RefusalReason, TaskEnd, WatchRequest, WatchResponse};
-use qtf_shm::{Phase, TaskId};
+use qtf_proto::v1::{TaskEnd, WatchRequest, WatchResponse};
 use tonic::{Status, Streaming};
 
+use super::ends::{ENDS_MAX, UNTOLD_MAX, acknowledge, next_ends, watch};
 use super::intake::{Reader, Source, take_in};
-use super::{COPIED_PER_POLL_MAX, read, status};
+use super::status;
+use crate::core_cell;
 use crate::core_cell::stability::JournalFailed;
-use crate::core_cell::watches::{TooManyWatches, WatchKey};
-use crate::core_cell::{self, Core};
-
-/// LIMIT: ends in one message.
-const ENDS_MAX: usize = 256;
-/// LIMIT: while so many ends are not told no more requests are read.
-const UNTOLD_MAX: usize = 4096;
+use crate::core_cell::watches::WatchKey;
 
 /// The answers of one `Watch` call; reads its requests while it is polled.
 #[derive(Debug)]
@@ -73,7 +68,7 @@ impl WatchStream {
                 let Some(raw) = self.names.next() else {
                     return true;
                 };
-                if let Err(refused) = self.watch(core, raw) {
+                if let Err(refused) = watch(core, self.key, raw) {
                     self.refused.push(*refused);
                 }
             }
@@ -81,91 +76,6 @@ impl WatchStream {
         })
         .ok_or_else(status::gone)
     }
-
-    fn watch(&self, core: &mut Core, raw: u64) -> Result<(), Box<TaskEnd>> {
-        let refuse = |refusal| {
-            Box::new(TaskEnd {
-                task_id: raw,
-                refusal: Some(refusal),
-                ..TaskEnd::default()
-            })
-        };
-        let task = status::task_id(raw).map_err(refuse)?;
-        let ended = core
-            .engine
-            .settled_end(task)
-            .map_err(|rejection| refuse(status::refusal_of(&rejection)))?;
-        let added = match ended {
-            Some(phase) => core.watches.add_ended(self.key, task, phase),
-            None => core.watches.add(self.key, task),
-        };
-        added.map_err(|full| {
-            let message = match full {
-                TooManyWatches::Full { limit } => format!(
-                    "all {limit} watches are in use: wait for some tasks first, and read their ends"
-                ),
-                TooManyWatches::Share(used_up) => used_up.to_string(),
-            };
-            let mut refusal = status::refuse(RefusalReason::TasksFull, message);
-            refusal.retry_after_ms = 1_000;
-            refuse(refusal)
-        })
-    }
-
-    fn next_response(&mut self, core: &mut Core) -> WatchResponse {
-        let take = self.refused.len().min(ENDS_MAX);
-        let mut ends: Vec<TaskEnd> = self.refused.drain(..take).collect();
-        let mut copied = 0_usize;
-        while ends.len() < ENDS_MAX && copied < COPIED_PER_POLL_MAX {
-            let Some((task, phase)) = core.watches.next_ended(self.key) else {
-                break;
-            };
-            let end = end_of(core, task, phase, self.with_output);
-            copied = copied.saturating_add(end.output.len());
-            ends.push(end);
-        }
-        WatchResponse { ends }
-    }
-}
-
-fn acknowledge(core: &mut Core, tasks: &[u64]) {
-    let now = core.now();
-    let tasks = tasks.iter().copied().filter_map(TaskId::from_raw);
-    core.engine.forget_batch(now, tasks, |task, answer| {
-        if let Err(rejection) = answer {
-            tracing::debug!(%task, %rejection, "acknowledgement");
-        }
-    });
-}
-
-/// The end of a task, with its output if that fits.
-fn end_of(core: &Core, task: TaskId, phase: Phase, with_output: bool) -> TaskEnd {
-    let mut end = TaskEnd {
-        task_id: task.as_raw(),
-        state: read::state_of(phase).into(),
-        ..TaskEnd::default()
-    };
-    let Some(record) = read::task(core, task) else {
-        // Freed by now: its client did not want the output, somebody acknowledged it, or it expired.
-        end.outcome = read::outcome_of_freed(phase);
-        if let Some(outcome) = &mut end.outcome {
-            outcome.result_dropped = core.engine.has_expired_done(task);
-        }
-        return end;
-    };
-    end.outcome = Some(read::outcome(record.outcome));
-    end.attempt = record.state.attempt().into();
-    end.output_bytes = record.result.len();
-    if let Some((_, name, _)) = read::last_worker(core, &record) {
-        end.worker_name = name;
-    }
-    if with_output
-        && end.output_bytes > 0
-        && let Some(output) = read::small_blob(core, qtf_shm::Part::Result, task, end.output_bytes)
-    {
-        end.output = output.into();
-    }
-    end
 }
 
 impl Reader for WatchStream {
@@ -206,9 +116,10 @@ impl Stream for WatchStream {
         }
         let key = self.key;
         let response = core_cell::attend(|core| {
-            let response = self.next_response(core);
-            if !response.ends.is_empty() {
-                return Poll::Ready(Some(Ok(response)));
+            let this = &mut *self;
+            let ends = next_ends(core, key, &mut this.refused, this.with_output);
+            if !ends.is_empty() {
+                return Poll::Ready(Some(Ok(WatchResponse { ends })));
             }
             let nothing_to_come = self.requests_have_ended
                 && self.names.as_slice().is_empty()

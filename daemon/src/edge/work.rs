@@ -365,7 +365,9 @@ async fn finish(
             worker,
             token: token.secret,
         };
-        results.take(core, who, &result).map(|()| Some(who))
+        results
+            .take(core, who, 0, std::slice::from_ref(&result))
+            .map(|()| Some(who))
     });
     let Some(who) = who.ok_or_else(status::gone)?? else {
         return Ok(disposed(ResultDisposition::Stale));
@@ -384,7 +386,7 @@ async fn verdict(results: &mut Results, who: Reporter) -> Result<ResultVerdict, 
             if let Err(status) = results.progress(who, cx) {
                 return Poll::Ready(Err(status));
             }
-            match results.verdicts().pop() {
+            match results.ready().each.pop() {
                 Some(verdict) => Poll::Ready(Ok(verdict)),
                 None => Poll::Pending,
             }

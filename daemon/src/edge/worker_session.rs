@@ -1,6 +1,6 @@
 //! A worker's session: hello, reports with results, heartbeats; welcome, verdicts and notices back.
 //!
-//! The end of the stream is not the end of the worker: it may reconnect within its lease. It is the end
+//! Verdicts for a worker that numbers its reports wait a moment for the next task, whose message takes them along. The end of the stream is not the end of the worker: it may reconnect within its lease. It is the end
 //! if the kernel says that the process is gone, or if the worker lived in this very process. Tested in
 //! `tests/daemon/sessions.rs` and `tests/daemon/dispatch.rs`.
 
@@ -18,11 +18,12 @@ use qtf_proto::version::PROTOCOL_VERSION;
 use qtf_shm::{TaskId, WorkerId};
 use tonic::{Status, Streaming};
 
+use super::company::Company;
 use super::intake::{Reader, Source, take_in};
 use super::peer::Peer;
 use super::results::{Reporter, Results};
 use super::{read, status};
-use crate::core_cell::routes::{ProcessWatch, StreamKey};
+use crate::core_cell::routes::{Notices, ProcessWatch, StreamKey};
 use crate::core_cell::{self, Core, StopPlace};
 use crate::sys::peer::{Known, process_ended};
 
@@ -40,6 +41,9 @@ pub(crate) struct WorkerSessionStream {
     stop_place: StopPlace,
     results: Results,
     notice: WorkerNotice,
+    /// It takes verdicts by the number of a report, and on either stream.
+    numbers_reports: bool,
+    company: Company,
     has_left: bool,
     has_ended: bool,
 }
@@ -60,6 +64,8 @@ impl WorkerSessionStream {
             stop_place: StopPlace::default(),
             results: Results::new(principal.unwrap_or_default()),
             notice: WorkerNotice::default(),
+            numbers_reports: false,
+            company: Company::default(),
             has_left: false,
             has_ended: false,
         }
@@ -74,10 +80,18 @@ impl WorkerSessionStream {
             let worker = who.worker;
             self.take_started(core, worker, report)?;
             status::check_batch(report.results.len())?;
-            for result in &report.results {
-                self.results.take(core, who, result)?;
-            }
+            self.numbers_reports |= report.number != 0;
+            self.results.take(core, who, report.number, &report.results)?;
             let now = core.now();
+            // Without a dispatch stream they would be void.
+            if report.credits > 0
+                && core.routes.is_session(worker, self.key)
+                && core.routes.has_dispatch(worker)
+            {
+                core.engine
+                    .worker_credits(now, worker, report.credits, false)
+                    .map_err(|rejection| status::status_of(&rejection))?;
+            }
             if report.goodbye {
                 tracing::info!(%worker, "worker left");
                 core.engine.worker_goodbye(now, worker);
@@ -181,7 +195,7 @@ impl WorkerSessionStream {
         Ok(who)
     }
 
-    fn poll_notice(&mut self, cx: &Context<'_>) -> Poll<Option<WorkerNotice>> {
+    fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<Option<WorkerNotice>> {
         let Some(Reporter { worker, .. }) = self.worker else {
             return if self.has_left {
                 Poll::Ready(None)
@@ -191,12 +205,29 @@ impl WorkerSessionStream {
         };
         let key = self.key;
         let has_left = self.has_left;
-        let notice = &mut self.notice;
+        let (notice, ready, company) = (&mut self.notice, self.results.ready(), &mut self.company);
+        let joins = self.numbers_reports && !has_left;
         let is_over = core_cell::attend(|core| {
             if !core.routes.is_session(worker, key) {
+                let verdicts = std::mem::take(ready);
+                (notice.verdicts, notice.recorded) = (verdicts.each, verdicts.recorded);
                 return true;
             }
             let waiting = core.routes.take_notices(worker);
+            let goes_anyway =
+                !joins || waiting != Notices::default() || *notice != WorkerNotice::default();
+            if !core.routes.has_verdicts(worker) {
+                // Those of before have gone with a task.
+                company.has_come();
+            }
+            let are_many = core.routes.keep_verdicts(worker, ready);
+            if core.routes.has_verdicts(worker)
+                && (goes_anyway || are_many || core.is_stopping() || company.is_late(cx))
+            {
+                company.has_come();
+                let verdicts = core.routes.take_verdicts(worker);
+                (notice.verdicts, notice.recorded) = (verdicts.each, verdicts.recorded);
+            }
             notice.evicted |= waiting.evicted;
             notice.drain |= waiting.drain;
             notice.daemon_stopping |= core.is_stopping();
@@ -268,7 +299,6 @@ impl Stream for WorkerSessionStream {
             self.has_ended = true;
             return Poll::Ready(Some(Err(status)));
         }
-        self.notice.verdicts = self.results.verdicts();
         self.poll_notice(cx).map(|notice| notice.map(Ok))
     }
 }
@@ -361,6 +391,7 @@ fn welcome_message(core: &Core, welcome: &qtf_engine::WorkerWelcome) -> WorkerWe
         abandon,
         protocol_version: PROTOCOL_VERSION,
         limits: Some(limits()),
+        credits_in_reports: true,
     }
 }
 

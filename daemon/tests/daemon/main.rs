@@ -32,6 +32,7 @@ mod support;
 mod system_calls;
 mod take_over;
 mod taken_away;
+mod together;
 mod transfer;
 mod watch;
 mod work;

@@ -5,7 +5,7 @@
 //!   next message.
 //! - A2: what runs and what is to be delivered outlives a link; only an eviction, another segment or an
 //!   unknown worker id ends it.
-//! - A3: results go out at once, all that wait in one message; credits follow in the same flush. Where gathering is asked for they
+//! - A3: results go out at once, all that wait in one message; credits go with them, or follow in the same flush. Where gathering is asked for they
 //!   wait that long at most, and only while there is enough to run besides. Starts alone wait a millisecond, so that most need not be told.
 //!
 //! `tasks` holds the state, `start` starts attempts, `link` has the streams, `serve` the loop while there is a link.

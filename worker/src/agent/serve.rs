@@ -6,8 +6,8 @@ use std::sync::Arc;
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::limits::UPLOADS_AT_ONCE;
 use qtf_proto::v1::{
-    DispatchRequest, DispatchResponse, OutcomeKind, ResultDisposition, StopReason, WorkerNotice,
-    WorkerReport,
+    DispatchRequest, DispatchResponse, OutcomeKind, ResultDisposition, ResultVerdict, StopReason,
+    WorkerNotice, WorkerReport,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -44,6 +44,10 @@ async fn has_room<T>(queue: &mpsc::Sender<T>) -> bool {
 struct Talk {
     period: Duration,
     heartbeat_at: Instant,
+    /// The daemon takes credits with reports.
+    credits_in_reports: bool,
+    /// Something has come on the dispatch stream: the daemon has read its first request, and makes no credits void any more.
+    dispatch_is_heard: bool,
     /// Probes to be answered.
     probes: Vec<u64>,
     drain_is_told: bool,
@@ -72,6 +76,8 @@ impl Agent {
         let mut talk = Talk {
             period,
             heartbeat_at: Instant::now() + period,
+            credits_in_reports: welcome.credits_in_reports,
+            dispatch_is_heard: false,
             probes: Vec::new(),
             drain_is_told: false,
             load: Load::now(),
@@ -80,11 +86,7 @@ impl Agent {
             uploading: JoinSet::new(),
             access,
         };
-        let credits = if self.leaving == Leaving::No {
-            self.tasks.grant()
-        } else {
-            0
-        };
+        let credits = self.grant();
         let mut link = match self.attending(link::take_tasks(session, credits)).await {
             Some(Ok(link)) => link,
             Some(Err(error)) => return Some(error),
@@ -163,8 +165,12 @@ impl Agent {
         said.ok().flatten().unwrap_or(error)
     }
 
-    fn on_notice(&mut self, notice: WorkerNotice) -> Option<LinkError> {
-        for verdict in notice.verdicts {
+    /// What became of results, on either stream.
+    fn on_verdicts(&mut self, verdicts: Vec<ResultVerdict>, recorded: Vec<u64>) {
+        for report in recorded {
+            self.tasks.on_recorded(report);
+        }
+        for verdict in verdicts {
             if let Some(task) = verdict.task {
                 match verdict.disposition() {
                     ResultDisposition::UploadAgain => self.tasks.upload_again(task.into()),
@@ -179,6 +185,10 @@ impl Agent {
                 }
             }
         }
+    }
+
+    fn on_notice(&mut self, notice: WorkerNotice) -> Option<LinkError> {
+        self.on_verdicts(notice.verdicts, notice.recorded);
         if notice.evicted {
             tracing::warn!("evicted by the daemon: ending all tasks, registering anew");
             self.forget_registration();
@@ -194,6 +204,8 @@ impl Agent {
     }
 
     fn on_dispatch(&mut self, response: DispatchResponse, talk: &mut Talk) {
+        talk.dispatch_is_heard = true;
+        self.on_verdicts(response.verdicts, response.recorded);
         if response.probe != 0 {
             talk.probes.push(response.probe);
         }
@@ -251,6 +263,15 @@ impl Agent {
         has_credits || !talk.probes.is_empty()
     }
 
+    /// Credits for the room that there is; none for one that leaves.
+    fn grant(&mut self) -> u32 {
+        if self.leaving == Leaving::No {
+            self.tasks.grant()
+        } else {
+            0
+        }
+    }
+
     /// Sends what there is to say, as far as there is room.
     fn flush(&mut self, link: &mut Link, talk: &mut Talk) {
         if talk.news_since.is_none() && self.tasks.has_news() {
@@ -262,8 +283,13 @@ impl Agent {
         while self.wants_report(talk)
             && let Ok(room) = link.reports.try_reserve()
         {
-            let results = self.tasks.take_results();
+            let (number, results) = self.tasks.take_results();
             let is_draining = self.leaving != Leaving::No;
+            let credits = if talk.credits_in_reports && talk.dispatch_is_heard {
+                self.grant()
+            } else {
+                0
+            };
             // By name once in a period: with each result would be too much.
             let is_heartbeat = Instant::now() >= talk.heartbeat_at;
             let started = self.tasks.take_started();
@@ -277,6 +303,8 @@ impl Agent {
                 load_milli: talk.load.milli(talk.period),
                 draining: is_draining,
                 goodbye: false,
+                credits,
+                number,
             });
             talk.drain_is_told = is_draining;
             talk.news_since = self.tasks.has_news().then(Instant::now);
@@ -285,11 +313,7 @@ impl Agent {
         while self.wants_request(talk)
             && let Ok(room) = link.requests.try_reserve()
         {
-            let credits = if self.leaving == Leaving::No {
-                self.tasks.grant()
-            } else {
-                0
-            };
+            let credits = self.grant();
             let probe_answer = talk.probes.pop().unwrap_or(0);
             if credits == 0 && probe_answer == 0 {
                 break;

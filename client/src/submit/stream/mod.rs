@@ -338,6 +338,7 @@ impl Pump {
             tasks,
             as_array: self.as_array,
             received_keys,
+            ..SubmitStreamRequest::default()
         };
         for numbered in self.in_flight.get_mut(&batch).into_iter().flatten() {
             numbered.entry.goes_out();

@@ -140,7 +140,7 @@ impl Client {
             let left = backlog - self.books.submitted - self.unanswered_tasks;
             self.submit(room.min(left), |_| Instant::now())?;
             tokio::select! {
-                answer = self.wire.verdicts.message() => self.accepted(answer)?,
+                answer = self.wire.verdicts.message() => self.answered(answer, None)?,
                 () = asked(&mut self.stage) => return Err(Trouble::Asked),
             }
         }
@@ -204,7 +204,9 @@ impl Client {
             self.submit(ready, |more| due(first + more))?;
             sent += ready;
             tokio::select! {
-                answer = self.wire.verdicts.message() => self.accepted(answer)?,
+                answer = self.wire.verdicts.message() => {
+                    self.answered(answer, Some((&mut times, count)))?;
+                }
                 ends = self.wire.ends.message() => self.ended(ends, Some((&mut times, count)))?,
                 () = rings(alarm.as_ref()) => {}
                 () = asked(&mut self.stage) => return Err(Trouble::Asked),
@@ -245,13 +247,24 @@ impl Client {
         task
     }
 
-    /// Takes the verdicts on a batch, and watches what was accepted.
-    fn accepted(
+    /// Takes the verdicts on a batch and the ends beside them.
+    fn answered(
         &mut self,
         answer: Result<Option<v1::SubmitStreamResponse>, tonic::Status>,
+        times: Option<(&mut Histogram<u64>, u64)>,
     ) -> Result<(), Failure> {
         let answer = answer.map_err(|status| broken(status.message()))?;
-        let answer = answer.ok_or_else(|| broken("it ended the stream of submissions"))?;
+        let mut answer = answer.ok_or_else(|| broken("it ended the stream of submissions"))?;
+        let ends = std::mem::take(&mut answer.ends);
+        if !answer.ends_only {
+            self.accepted(answer)?;
+        }
+        self.told(&ends, times)
+    }
+
+    /// Takes the verdicts on a batch, and watches what was accepted if that is still to be done.
+    fn accepted(&mut self, answer: v1::SubmitStreamResponse) -> Result<(), Failure> {
+        self.wire.note_watched(answer.watched);
         // Batches are answered in their order.
         let (batch, moments) = self
             .unanswered
@@ -263,19 +276,23 @@ impl Client {
             ));
         }
         self.unanswered_tasks -= moments.len() as u64;
-        let mut watch = Vec::with_capacity(moments.len());
+        let mut watch = Vec::new();
         let mut refused = None;
         for (verdict, from) in answer.verdicts.into_iter().zip(moments) {
             match verdict.refusal {
                 Some(refusal) => refused = Some(refusal),
                 None => {
                     self.under_way.insert(verdict.task_id, from);
-                    watch.push(verdict.task_id);
+                    self.books.submitted += 1;
+                    if !answer.watched {
+                        watch.push(verdict.task_id);
+                    }
                 }
             }
         }
-        self.books.submitted += watch.len() as u64;
-        self.wire.watch(watch)?;
+        if !watch.is_empty() {
+            self.wire.watch(watch)?;
+        }
         match refused {
             None => Ok(()),
             Some(refusal) => Err(Failure::new(
@@ -293,15 +310,21 @@ impl Client {
     fn ended(
         &mut self,
         ends: Result<Option<v1::WatchResponse>, tonic::Status>,
-        mut times: Option<(&mut Histogram<u64>, u64)>,
+        times: Option<(&mut Histogram<u64>, u64)>,
     ) -> Result<(), Failure> {
         let ends = ends.map_err(|status| broken(status.message()))?;
-        let ends = ends
-            .ok_or_else(|| broken("it ended the stream of ends"))?
-            .ends;
+        let ends = ends.ok_or_else(|| broken("it ended the stream of ends"))?;
+        self.told(&ends.ends, times)
+    }
+
+    fn told(
+        &mut self,
+        ends: &[v1::TaskEnd],
+        mut times: Option<(&mut Histogram<u64>, u64)>,
+    ) -> Result<(), Failure> {
         let now = Instant::now();
         let mut other = None;
-        for end in &ends {
+        for end in ends {
             let from = self.under_way.remove(&end.task_id).ok_or_else(|| {
                 odd(format!(
                     "{:x} is told to have ended, and nobody waits for it",
@@ -336,15 +359,18 @@ impl Client {
         let mut told = None;
         while self.unanswered_tasks > 0 {
             let answer = self.wire.verdicts.message().await;
-            keep_on(self.accepted(answer), &mut told)?;
+            keep_on(self.answered(answer, None), &mut told)?;
         }
         let left: Vec<u64> = self.under_way.keys().copied().collect();
         for some in left.chunks(BATCH_ENTRIES_MAX) {
             self.wire.cancel(some).await?;
         }
         while !self.under_way.is_empty() {
-            let ends = self.wire.ends.message().await;
-            keep_on(self.ended(ends, None), &mut told)?;
+            let done = tokio::select! {
+                answer = self.wire.verdicts.message() => self.answered(answer, None),
+                ends = self.wire.ends.message() => self.ended(ends, None),
+            };
+            keep_on(done, &mut told)?;
         }
         self.wire.close().await?;
         if !self.books.are_closed() {

@@ -1,4 +1,4 @@
-//! The two streams of a client: submissions and their verdicts, watched tasks and their ends.
+//! The two streams of a client: submissions with their verdicts and ends; and watched tasks, at a daemon that tells no ends on the first.
 //!
 //! Made of generated code, so that the client costs little beside the daemon that is measured. Sending never waits: a client that
 //! does not read ends because it has something to say would wait for a daemon that waits for it. What is unsent is bounded by the
@@ -27,6 +27,8 @@ pub(super) struct Wire {
     pub(super) ends: Streaming<v1::WatchResponse>,
     with_output: bool,
     acknowledge: Vec<u64>,
+    /// The daemon takes acknowledgements with a batch.
+    is_watched: bool,
 }
 
 /// A connection that broke.
@@ -65,14 +67,28 @@ impl Wire {
             ends,
             with_output,
             acknowledge: Vec::new(),
+            is_watched: false,
         })
     }
 
-    /// Submits a batch.
-    pub(super) fn submit(&self, batch: u64, tasks: Vec<v1::TaskSpec>) -> Result<(), Failure> {
+    /// What the daemon has said of the ends of a batch.
+    pub(super) fn note_watched(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
+    }
+
+    /// Submits a batch and asks for its ends; acknowledgements that wait go with it.
+    pub(super) fn submit(&mut self, batch: u64, tasks: Vec<v1::TaskSpec>) -> Result<(), Failure> {
+        let acknowledge = if self.is_watched {
+            take(&mut self.acknowledge)
+        } else {
+            Vec::new()
+        };
         let request = v1::SubmitStreamRequest {
             batch,
             tasks,
+            watch: true,
+            with_output: self.with_output,
+            acknowledge,
             ..v1::SubmitStreamRequest::default()
         };
         let sent = self.submissions.send(request);
@@ -91,7 +107,7 @@ impl Wire {
         sent.map_err(|_| broken("the stream of watches is closed"))
     }
 
-    /// Says that the ends of these were received: with the next watch, or when a message is full.
+    /// Says that the ends of these were received: with the next batch or watch, or when a message is full.
     pub(super) fn acknowledge(&mut self, ids: impl Iterator<Item = u64>) -> Result<(), Failure> {
         for id in ids {
             self.acknowledge.push(id);

@@ -322,11 +322,16 @@ impl Wire {
                 session.hello = hello.clone();
             }
         }
+        if let Some(dispatch) = seen.dispatches.last_mut() {
+            dispatch.granted += u64::from(report.credits);
+        }
         if report.results.is_empty() {
             return None;
         }
         let instead = seen.instead.take()?;
         let taken: TaskResult = report.results.remove(0);
+        // The daemon would say of all of them what it knows of the rest.
+        report.number = 0;
         if let (Instead::Verdict(disposition, reason), Some(to)) = (instead, &seen.to_session) {
             let notice = WorkerNotice {
                 verdicts: vec![ResultVerdict {

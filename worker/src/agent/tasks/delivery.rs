@@ -33,7 +33,8 @@ pub(super) enum Delivery {
     /// To be sent; the receipt of its upload, or 0.
     Waiting(u64),
     Uploading,
-    Sent,
+    /// With the report of this number.
+    Sent(u64),
 }
 
 impl Ended {
@@ -144,9 +145,11 @@ impl Tasks {
         let Some(run) = self.known.run_of(attempt) else {
             return false;
         };
-        let sent = |ended: &&mut Ended| ended.delivery == Delivery::Sent;
         let ended = self.places.get_mut(run).and_then(Held::ended);
-        let Some(ended) = ended.filter(sent) else {
+        let Some((report, ended)) = ended.and_then(|ended| match ended.delivery {
+            Delivery::Sent(report) => Some((report, ended)),
+            Delivery::Waiting(_) | Delivery::Uploading => None,
+        }) else {
             return false;
         };
         let before = ended.output.len();
@@ -156,14 +159,16 @@ impl Tasks {
         ended.delivery = Delivery::Waiting(0);
         self.output_bytes = self.output_bytes.saturating_sub(before) + ended.output.len();
         self.unjudged = self.unjudged.saturating_sub(1);
+        self.reports.note_one(report);
         self.offer(run);
         true
     }
 
-    /// Results for one report, at most as many as fit.
-    pub(in crate::agent) fn take_results(&mut self) -> Vec<TaskResult> {
-        let mut results = Vec::new();
+    /// Results for one report, at most as many as fit, and its number; 0 if there are none.
+    pub(in crate::agent) fn take_results(&mut self) -> (u64, Vec<TaskResult>) {
+        let (mut results, mut runs) = (Vec::new(), Vec::new());
         let mut bytes = 0;
+        let number = self.reports.next_number();
         while results.len() < REPORT_ENTRIES && bytes < REPORT_OUTPUT_BYTES {
             let Some(run) = self.unsent.pop_front() else {
                 break;
@@ -175,7 +180,8 @@ impl Tasks {
             if let Some(ended) = held.ended()
                 && let Delivery::Waiting(receipt) = ended.delivery
             {
-                ended.delivery = Delivery::Sent;
+                ended.delivery = Delivery::Sent(number);
+                runs.push(run);
                 self.unjudged += 1;
                 let inline = if receipt == 0 {
                     ended.output.clone()
@@ -192,7 +198,23 @@ impl Tasks {
                 });
             }
         }
-        results
+        if results.is_empty() {
+            return (0, results);
+        }
+        self.reports.add(number, runs);
+        (number, results)
+    }
+
+    /// The daemon has recorded all results of a report.
+    pub(in crate::agent) fn on_recorded(&mut self, report: u64) {
+        for run in self.reports.take(report) {
+            if let Some(held) = self.places.get(run)
+                && let Phase::Ended(ended) = &held.phase
+                && ended.delivery == Delivery::Sent(report)
+            {
+                self.on_verdict(held.attempt);
+            }
+        }
     }
 
     /// The daemon has said what became of a result.
@@ -209,8 +231,9 @@ impl Tasks {
             && let Some(ended) = held.ended()
         {
             self.output_bytes = self.output_bytes.saturating_sub(ended.output.len());
-            if ended.delivery == Delivery::Sent {
+            if let Delivery::Sent(report) = ended.delivery {
                 self.unjudged = self.unjudged.saturating_sub(1);
+                self.reports.note_one(report);
             }
         }
     }

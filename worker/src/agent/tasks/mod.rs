@@ -10,11 +10,12 @@
 //!   bounded in number and in bytes: beyond that no credits are granted.
 //!
 //! Where the attempts lie is in `places`, which are known in `known`; how one takes its slot, or fails to, in `shortage`; how its result
-//! is delivered, in `delivery`. Tested in `tests` and at the ends of those files.
+//! is delivered, in `delivery` and `reports`. Tested in `tests` and at the ends of those files.
 
 mod delivery;
 mod known;
 mod places;
+mod reports;
 mod shortage;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use delivery::{Delivery, Ended};
 use known::Known;
 use places::Places;
 pub(super) use places::RunNumber;
+use reports::Reports;
 
 /// One attempt of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +101,8 @@ pub(super) struct Tasks {
     running: usize,
     /// Results sent over this link without a verdict.
     unjudged: usize,
+    /// The reports that they went with.
+    reports: Reports,
     /// Of the outputs that are kept.
     output_bytes: usize,
     /// Credits granted over this link and not yet used.
@@ -127,6 +131,7 @@ impl Tasks {
             uploads: Vec::new(),
             running: 0,
             unjudged: 0,
+            reports: Reports::default(),
             output_bytes: 0,
             credits: 0,
         }
@@ -153,6 +158,7 @@ impl Tasks {
     pub(super) fn relink(&mut self) {
         self.credits = 0;
         self.unjudged = 0;
+        self.reports.clear();
         self.unsent.clear();
         self.uploads.clear();
         self.started.clear();

@@ -1,6 +1,7 @@
 //! What a worker holds, step by step.
 
 use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_proto::v1::TaskResult;
 
 use super::*;
 use crate::stop::stop_pair;
@@ -21,6 +22,10 @@ fn attempt(task_id: u64) -> Attempt {
         task_id,
         attempt: 1,
     }
+}
+
+fn results_of(tasks: &mut Tasks) -> Vec<TaskResult> {
+    tasks.take_results().1
 }
 
 /// Starts what may start.
@@ -48,7 +53,7 @@ fn credits_and_occupied_room_never_exceed_capacity() {
     assert_eq!(runs.len(), 2, "two slots");
     tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
     assert_eq!(tasks.grant(), 0, "not before its result is sent");
-    assert_eq!(tasks.take_results().len(), 1);
+    assert_eq!(results_of(&mut tasks).len(), 1);
     assert_eq!(tasks.grant(), 1);
     tasks.on_verdict(attempt(1));
     assert_eq!(tasks.grant(), 0, "one credit a slot");
@@ -72,11 +77,11 @@ fn results_without_verdict_are_sent_again_over_a_new_link() {
     tasks.accept(assignment(1));
     let runs = start(&mut tasks);
     tasks.on_ended(runs[0], Outcome::default(), Bytes::from_static(b"out"));
-    assert_eq!(tasks.take_results().len(), 1);
+    assert_eq!(results_of(&mut tasks).len(), 1);
     assert!(tasks.held()[0].finished);
     tasks.relink();
     assert_eq!(tasks.grant(), 0, "capacity minus held");
-    assert_eq!(tasks.take_results()[0].output, "out");
+    assert_eq!(results_of(&mut tasks)[0].output, "out");
     assert_eq!(tasks.grant(), 1);
     tasks.on_verdict(attempt(1));
     assert!(tasks.is_quiet());
@@ -94,7 +99,7 @@ fn abandoned_attempt_keeps_its_slot_until_it_has_ended_and_is_not_reported() {
     assert_eq!(tasks.grant(), 0);
     assert!(tasks.held().is_empty());
     tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
-    assert!(tasks.take_results().is_empty());
+    assert!(results_of(&mut tasks).is_empty());
     assert_eq!(tasks.grant(), 1);
 }
 
@@ -106,7 +111,7 @@ fn repeated_assignment_is_run_once() {
     let runs = start(&mut tasks);
     assert_eq!(runs.len(), 1);
     tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
-    tasks.take_results();
+    results_of(&mut tasks);
     tasks.on_verdict(attempt(1));
     assert!(!tasks.accept(assignment(1)), "also after its verdict");
     tasks.abandon_all();
@@ -125,7 +130,7 @@ fn results_without_verdict_are_bounded_and_nothing_is_asked_for_beyond() {
         tasks.accept(assignment(id));
         let runs = start(&mut tasks);
         tasks.on_ended(runs[0], Outcome::default(), Bytes::new());
-        tasks.take_results();
+        results_of(&mut tasks);
     }
     assert_eq!(tasks.grant(), 0);
     tasks.on_verdict(attempt(1));
@@ -144,7 +149,7 @@ fn results_without_verdict_are_bounded_and_nothing_is_asked_for_beyond() {
         let runs = start(&mut tasks);
         tasks.on_ended(runs[0], Outcome::default(), large.clone());
         tasks.on_uploaded(runs[0], Some(1));
-        tasks.take_results();
+        results_of(&mut tasks);
     }
     tasks.on_verdict(attempt(before + 1));
     assert!(tasks.has_credits_due());
@@ -157,12 +162,12 @@ fn large_output_waits_for_its_receipt_and_is_uploaded_again_over_a_new_link() {
     let runs = start(&mut tasks);
     let output = Bytes::from(vec![1; INLINE_BYTES_MAX + 1]);
     tasks.on_ended(runs[0], Outcome::default(), output);
-    assert!(tasks.take_results().is_empty());
+    assert!(results_of(&mut tasks).is_empty());
     assert_eq!(tasks.take_uploads().len(), 1);
     tasks.relink();
     assert_eq!(tasks.take_uploads().len(), 1);
     tasks.on_uploaded(runs[0], Some(77));
-    let results = tasks.take_results();
+    let results = results_of(&mut tasks);
     assert_eq!(results[0].output_upload, 77);
     assert!(results[0].output.is_empty());
 }
@@ -177,7 +182,7 @@ fn output_whose_upload_is_not_known_takes_room_again_until_it_is_sent_once_more(
     tasks.on_ended(runs[0], Outcome::default(), output);
     tasks.take_uploads();
     tasks.on_uploaded(runs[0], Some(7));
-    tasks.take_results();
+    results_of(&mut tasks);
     assert_eq!(tasks.unjudged, 1);
     tasks.upload_again(attempt(1));
     assert_eq!((tasks.unjudged, tasks.grant()), (0, 0));
@@ -185,7 +190,7 @@ fn output_whose_upload_is_not_known_takes_room_again_until_it_is_sent_once_more(
     tasks.upload_again(attempt(1));
     assert!(tasks.take_uploads().is_empty(), "it is under way");
     tasks.on_uploaded(runs[0], Some(8));
-    assert_eq!(tasks.take_results()[0].output_upload, 8);
+    assert_eq!(results_of(&mut tasks)[0].output_upload, 8);
     assert_eq!(tasks.grant(), 1);
     tasks.on_verdict(attempt(1));
     tasks.upload_again(attempt(1));
@@ -201,7 +206,7 @@ fn output_that_cannot_be_kept_is_said_to_be_dropped() {
     tasks.on_ended(runs[0], Outcome::default(), output);
     tasks.take_uploads();
     tasks.on_uploaded(runs[0], None);
-    assert!(tasks.take_results()[0].outcome.unwrap().result_dropped);
+    assert!(results_of(&mut tasks)[0].outcome.unwrap().result_dropped);
 }
 
 #[test]
@@ -213,6 +218,63 @@ fn cancelled_while_waiting_is_over_at_once() {
     assert_eq!(tasks.stop(attempt(1), StopCause::Cancelled), None);
     let run = tasks.stop(attempt(2), StopCause::Cancelled).unwrap();
     tasks.on_ended(run, Outcome::default(), Bytes::new());
-    assert_eq!(tasks.take_results().len(), 1);
+    assert_eq!(results_of(&mut tasks).len(), 1);
     assert!(tasks.next_to_start().is_none());
+}
+
+/// Two attempts that have ended, reported together; the number of the report.
+fn reported(tasks: &mut Tasks) -> u64 {
+    tasks.accept(assignment(1));
+    tasks.accept(assignment(2));
+    for run in start(tasks) {
+        tasks.on_ended(run, Outcome::default(), Bytes::new());
+    }
+    let (number, results) = tasks.take_results();
+    assert_eq!(results.len(), 2);
+    number
+}
+
+#[test]
+fn report_that_is_recorded_is_the_verdict_on_all_its_results() {
+    let mut tasks = Tasks::new(2, 2);
+    let number = reported(&mut tasks);
+    tasks.on_recorded(number + 1);
+    assert_eq!(tasks.held().len(), 2, "that was another report");
+    tasks.on_recorded(number);
+    assert!(tasks.held().is_empty() && tasks.is_quiet());
+    assert!(!tasks.accept(assignment(1)), "judged already");
+}
+
+#[test]
+fn number_of_a_report_over_an_earlier_link_means_nothing() {
+    let mut tasks = Tasks::new(2, 2);
+    let before = reported(&mut tasks);
+    tasks.relink();
+    let (now, results) = tasks.take_results();
+    assert!(now > before && results.len() == 2);
+    tasks.on_recorded(before);
+    assert_eq!(tasks.held().len(), 2);
+    tasks.on_recorded(now);
+    assert!(tasks.held().is_empty());
+}
+
+#[test]
+fn report_is_forgotten_when_each_of_its_results_has_a_verdict_of_its_own_or_is_abandoned() {
+    let mut tasks = Tasks::new(2, 2);
+    let number = reported(&mut tasks);
+    tasks.on_verdict(attempt(1));
+    tasks.abandon(attempt(2));
+    assert!(tasks.reports.take(number).is_empty());
+    let again = reported_again(&mut tasks);
+    tasks.upload_again(attempt(3));
+    tasks.on_recorded(again);
+    assert_eq!(tasks.held().len(), 1, "it is to be sent once more");
+}
+
+fn reported_again(tasks: &mut Tasks) -> u64 {
+    tasks.accept(assignment(3));
+    for run in start(tasks) {
+        tasks.on_ended(run, Outcome::default(), Bytes::new());
+    }
+    tasks.take_results().0
 }
