@@ -93,6 +93,6 @@ mod tests {
         })
         .await;
         let waited = began.elapsed();
-        assert!((WAIT_MAX..WAIT_MAX * 2).contains(&waited), "{waited:?}");
+        assert!((WAIT_MAX..=WAIT_MAX * 2).contains(&waited), "{waited:?}");
     }
 }
