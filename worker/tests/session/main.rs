@@ -5,6 +5,7 @@
 mod fake_daemon;
 mod handlers;
 mod reconnect;
+mod together;
 
 use core::time::Duration;
 
@@ -13,7 +14,7 @@ use fake_daemon::{Dispatch, FakeDaemon, Session, TOKEN, assignment, attempt, soo
 use prost::Message as _;
 use qtf_proto::v1::{
     DispatchResponse, ExecSpec, OutcomeKind, RefusalReason, ResultDisposition, ResultVerdict,
-    StopReason, TaskOutput, TaskResult, WorkerNotice,
+    StopReason, TaskOutput, TaskResult, WorkerNotice, WorkerWelcome,
 };
 use qtf_worker::{ExecPolicy, HandlerError, TaskContext, Worker, WorkerBuilder, WorkerError};
 use tokio::sync::oneshot;
