@@ -246,11 +246,11 @@ impl Cgroup {
         let Some(place) = self.place.take() else {
             return true;
         };
-        // One that somebody has removed cannot be looked into.
-        let is_left = place.is_empty() || !place.is_there();
-        self.place = match is_left {
-            true => self.spares.keep(place).err(),
-            false => Some(place),
+        self.place = match place.is_empty() {
+            Ok(true) => self.spares.keep(place).err(),
+            Ok(false) => Some(place),
+            // Somebody has removed it, or there is no descriptor to look with. Then it is removed if it is empty.
+            Err(_) => self.spares.discard(place).err(),
         };
         self.place.is_none()
     }
@@ -259,7 +259,8 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
-            self.spares.let_go(&place);
+            // What is in it is the guard's to end.
+            let _ = self.spares.discard(place);
         }
     }
 }
@@ -505,7 +506,7 @@ mod tests {
     type Touch = fn(&Path);
 
     /// What a program may do to its cgroup, and would do to the next one in it.
-    const TOUCHES: [(&str, Touch); 6] = [
+    const TOUCHES: [(&str, Touch); 7] = [
         ("limit", |path| {
             fs::write(path.join("cgroup.max.depth"), "3").unwrap();
         }),
@@ -522,6 +523,9 @@ mod tests {
         ("permissions", |path| {
             let nobody = std::os::unix::fs::PermissionsExt::from_mode(0o0);
             fs::set_permissions(path.join("cgroup.procs"), nobody).unwrap();
+        }),
+        ("removal by somebody else", |path| {
+            fs::remove_dir(path).unwrap();
         }),
         ("file that is open", |path| {
             File::open(path.join("cgroup.max.depth")).unwrap();

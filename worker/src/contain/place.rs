@@ -55,17 +55,15 @@ impl Place {
         }
     }
 
-    /// Whether no process is in it, nor in those that were made in it. When that cannot be read it is not.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether no process is in it, nor in those that were made in it.
+    pub(super) fn is_empty(&self) -> io::Result<bool> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let Ok(events) = openat(&self.folder, EVENTS, flags, Mode::empty()) else {
-            return false;
-        };
+        let events = openat(&self.folder, EVENTS, flags, Mode::empty())?;
         let mut bytes = [0; 128];
-        let count = fs::File::from(events).read(&mut bytes).unwrap_or(0);
+        let count = fs::File::from(events).read(&mut bytes)?;
         let text = bytes.get(..count).unwrap_or_default();
-        text.split(|byte| *byte == b'\n')
-            .any(|line| line == b"populated 0")
+        let mut lines = text.split(|byte| *byte == b'\n');
+        Ok(lines.any(|line| line == b"populated 0"))
     }
 
     /// Whether nobody has removed it.
@@ -73,7 +71,7 @@ impl Place {
         self.path.exists()
     }
 
-    /// Removes it, which is possible when nothing is in it any more.
+    /// Removes it, which is possible when nothing is in it any more. Needs no descriptor.
     pub(super) fn remove(&self) -> io::Result<()> {
         remove(&self.path)
     }

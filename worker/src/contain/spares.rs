@@ -10,7 +10,6 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -77,7 +76,7 @@ impl Spares {
                 return Some(place);
             }
             // What somebody has put into it is the guard's to end.
-            let _ = state.remove(&place);
+            let _ = state.discard(place);
         }
     }
 
@@ -89,23 +88,20 @@ impl Spares {
             state.spare.push(place);
             return Ok(());
         }
-        match state.remove(&place) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(place),
-        }
+        state.discard(place)
     }
 
     /// Removes all that are kept.
     pub(super) fn clear(&self) {
         let mut state = self.state();
         for place in core::mem::take(&mut state.spare) {
-            let _ = state.remove(&place);
+            let _ = state.discard(place);
         }
     }
 
-    /// Removes one if it is empty; else that is the guard's.
-    pub(super) fn let_go(&self, place: &Place) {
-        let _ = self.state().remove(place);
+    /// Removes one if it is empty, or gives it back.
+    pub(super) fn discard(&self, place: Place) -> Result<(), Place> {
+        self.state().discard(place)
     }
 }
 
@@ -149,11 +145,14 @@ impl State {
             .is_some_and(|number| self.touched.get(&number) == Some(&false))
     }
 
-    /// The kernel watches it no more either.
-    fn remove(&mut self, place: &Place) -> io::Result<()> {
+    /// Nothing is kept of it, and the kernel watches it no more when it is gone.
+    fn discard(&mut self, place: Place) -> Result<(), Place> {
         if let Some(number) = place.number {
             self.touched.remove(&number);
         }
-        place.remove()
+        match place.remove() {
+            Ok(()) => Ok(()),
+            Err(_) => Err(place),
+        }
     }
 }
