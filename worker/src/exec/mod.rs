@@ -13,6 +13,7 @@
 //! Tested in `exec/tests.rs`.
 
 mod capture;
+mod environment;
 mod roster;
 mod spawn;
 #[cfg(test)]
@@ -46,8 +47,8 @@ const REASON_BYTES_MAX: usize = 512;
 /// How programs are run.
 ///
 /// A program gets `PATH`, `HOME`, `USER`, `LANG`, `LC_ALL`, `TZ` and `TMPDIR` of the worker (those that are
-/// set), then `QTF_TASK_ID` and `QTF_ATTEMPT`, as a member of an array `QTF_ARRAY_ID` (the first member's id) and
-/// `QTF_ARRAY_INDEX`, then what its task says. Nothing else of the worker's
+/// set, as they were when it ran its first program), then `QTF_TASK_ID` and `QTF_ATTEMPT`, as a member of an array `QTF_ARRAY_ID`
+/// (the first member's id) and `QTF_ARRAY_INDEX`, then what its task says. Nothing else of the worker's
 /// environment is inherited: what a task sees should not depend on how its worker was started, and
 /// secrets in that environment are not the tasks' business. [`ExecPolicy::inherit_environment`] changes
 /// that.

@@ -1,27 +1,23 @@
 //! Starts the child, and says in plain words why it could not be started.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput};
 use tokio::net::unix::pipe;
 
+use super::environment::Environment;
 use super::roster;
 use super::tree::{Hold, Tree};
 use super::{ExecPolicy, Identity};
 use crate::attempt::Ending;
 use crate::contain::{self, Way};
 use crate::sys::{self, Enclosure, Program, Stdio};
-
-/// Of the worker's environment, what each program gets.
-pub(super) const BASE_ENVIRONMENT: [&str; 7] =
-    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
 // A file that is still open for writing, mostly because another process was forked at that moment.
 const BUSY_TRIES: u32 = 5;
@@ -185,69 +181,18 @@ fn check(spec: &ExecSpec) -> Result<(), SpawnFailure> {
 }
 
 fn program(spec: &ExecSpec, identity: Identity, policy: &ExecPolicy) -> io::Result<Program> {
-    let environment = environment(spec, identity, policy);
+    let environment = Environment::of(spec, identity, policy)?;
     let name = spec.argv.first().map_or(&b""[..], |name| name);
-    let path = environment.get(OsStr::new("PATH"));
-    let files = files(name, path.map(OsString::as_os_str));
-    let files: Result<_, _> = files.into_iter().map(CString::new).collect();
+    let files = environment.files(name)?;
     let arguments: Result<_, _> = spec.argv.iter().map(|arg| CString::new(&arg[..])).collect();
-    let environment = environment.into_iter().map(|(name, value)| {
-        let mut variable = name.into_vec();
-        variable.push(b'=');
-        variable.extend_from_slice(value.as_bytes());
-        CString::new(variable)
-    });
-    let environment: Result<_, _> = environment.collect();
     let directory = &spec.working_directory;
     let directory = (!directory.is_empty()).then(|| CString::new(&directory[..]));
     Ok(Program {
-        files: files?,
+        files,
         arguments: arguments?,
-        environment: environment?,
+        environment: environment.variables,
         directory: directory.transpose()?,
     })
-}
-
-fn environment(
-    spec: &ExecSpec,
-    identity: Identity,
-    policy: &ExecPolicy,
-) -> BTreeMap<OsString, OsString> {
-    let mut variables: BTreeMap<OsString, OsString> = if policy.inherit_environment {
-        std::env::vars_os().collect()
-    } else {
-        let kept = BASE_ENVIRONMENT.iter();
-        kept.filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
-            .collect()
-    };
-    variables.insert("QTF_TASK_ID".into(), identity.task.to_string().into());
-    variables.insert("QTF_ATTEMPT".into(), identity.attempt.to_string().into());
-    // Also where the worker runs in a member of an array itself, and inherits.
-    for name in ["QTF_ARRAY_ID", "QTF_ARRAY_INDEX"] {
-        variables.remove(OsStr::new(name));
-    }
-    if let Some((first, index)) = identity.array {
-        variables.insert("QTF_ARRAY_ID".into(), first.to_string().into());
-        variables.insert("QTF_ARRAY_INDEX".into(), index.to_string().into());
-    }
-    for variable in &spec.environment {
-        let name = OsStr::from_bytes(&variable.name).to_owned();
-        variables.insert(name, OsStr::from_bytes(&variable.value).to_owned());
-    }
-    variables
-}
-
-/// Where a program of that name may be: as `execvp` looks for it, in the `PATH` that the program will have.
-fn files(name: &[u8], path: Option<&OsStr>) -> Vec<Vec<u8>> {
-    if name.contains(&b'/') {
-        return vec![name.to_vec()];
-    }
-    let path = path.map_or(&b"/bin:/usr/bin"[..], OsStr::as_bytes);
-    let in_folder = |folder: &[u8]| match folder {
-        [] => name.to_vec(),
-        folder => [folder, b"/", name].concat(),
-    };
-    path.split(|byte| *byte == b':').map(in_folder).collect()
 }
 
 fn start(program: &Program, is_fed: bool, way: Way) -> Result<Started, NoStart> {

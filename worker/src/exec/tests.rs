@@ -216,7 +216,7 @@ async fn environment_is_the_base_and_what_the_task_says() {
         seen[&b"PATH"[..]],
         std::env::var_os("PATH").unwrap().as_bytes()
     );
-    let not_base = |name: &String| !super::spawn::BASE_ENVIRONMENT.contains(&name.as_str());
+    let not_base = |name: &String| !super::environment::BASE.contains(&name.as_str());
     let others: Vec<String> = std::env::vars()
         .map(|(name, _)| name)
         .filter(not_base)

@@ -9,6 +9,7 @@
 //!
 //! Tested through `exec`: the cost, signals and errors in `exec/tree_tests.rs`.
 
+use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use std::io;
@@ -29,9 +30,22 @@ pub(super) struct Stack(Vec<u128>);
 // LIMIT: what becomes a program calls few functions with small frames.
 const STACK_BYTES: usize = 64 << 10;
 
+thread_local! {
+    /// The stack of this thread's last child, for its next one: so large a piece of memory has the allocator tidy up each time.
+    static SPARE: Cell<Option<Stack>> = const { Cell::new(None) };
+}
+
 impl Stack {
-    pub(super) fn new() -> Self {
-        Self(Vec::with_capacity(STACK_BYTES / size_of::<u128>()))
+    /// A stack that nobody uses.
+    pub(super) fn take() -> Self {
+        let spare = SPARE.try_with(Cell::take).ok().flatten();
+        spare.unwrap_or_else(|| Self(Vec::with_capacity(STACK_BYTES / size_of::<u128>())))
+    }
+
+    /// Keeps it for the next child of this thread, when no child uses it any more.
+    pub(super) fn give_back(self) {
+        // A thread that is ending keeps nothing.
+        let _ = SPARE.try_with(|spare| spare.set(Some(self)));
     }
 
     /// Its end: stacks grow towards lower addresses. Aligned to 16 bytes, as an ABI may ask for.

@@ -8,6 +8,7 @@
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
@@ -31,7 +32,7 @@ pub(crate) struct Program {
     /// Its arguments, the name first.
     pub(crate) arguments: Vec<CString>,
     /// `NAME=VALUE`, all of them.
-    pub(crate) environment: Vec<CString>,
+    pub(crate) environment: Vec<Cow<'static, CStr>>,
     /// Where it runs, if not where the worker does.
     pub(crate) directory: Option<CString>,
 }
@@ -95,19 +96,20 @@ pub(crate) fn launch(
             Enclosure::Group | Enclosure::Cgroup(_) => Some(getpid()),
         },
     };
-    let mut stack = Stack::new();
+    let mut stack = Stack::take();
     let begun = match enclosure {
-        Enclosure::Group => launch_in_borrowed_memory(&mut exec, &mut stack, None)?,
-        Enclosure::Cgroup(folder) => {
-            launch_in_borrowed_memory(&mut exec, &mut stack, Some(folder))?
-        }
+        Enclosure::Group => launch_in_borrowed_memory(&mut exec, &mut stack, None),
+        Enclosure::Cgroup(folder) => launch_in_borrowed_memory(&mut exec, &mut stack, Some(folder)),
         // It stays a copy of this process for as long as its program runs.
-        Enclosure::Init { .. } => None,
+        Enclosure::Init { .. } => Ok(None),
     };
-    match begun {
-        Some(pid) => Ok(pid),
-        None => launch_in_a_copy(&mut exec, &mut stack, enclosure),
-    }
+    let child = match begun {
+        Ok(None) => launch_in_a_copy(&mut exec, &mut stack, enclosure),
+        Ok(Some(pid)) => Ok(pid),
+        Err(error) => Err(error),
+    };
+    stack.give_back();
+    child
 }
 
 /// The cheap way; `None` where it is not possible.
@@ -200,8 +202,11 @@ fn launch_in_a_copy(
 
 const SHELL: &CStr = c"/bin/sh";
 
-fn pointers(before: Option<[*const c_char; 2]>, strings: &[CString]) -> Vec<*const c_char> {
-    let strings = strings.iter().map(|string| string.as_ptr());
+fn pointers(
+    before: Option<[*const c_char; 2]>,
+    strings: &[impl AsRef<CStr>],
+) -> Vec<*const c_char> {
+    let strings = strings.iter().map(|string| string.as_ref().as_ptr());
     let before = before.into_iter().flatten();
     before.chain(strings).chain([ptr::null()]).collect()
 }
