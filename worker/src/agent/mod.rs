@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::attempt::{self, Ending};
 use crate::builder::{Settings, WorkerError};
 use crate::handler::Runner;
+use crate::threads::Threads;
 use crate::transfer::{Access, TransferError};
 use link::{LinkError, Session};
 use start::Starts;
@@ -105,6 +106,8 @@ pub(crate) struct Agent {
     settings: Settings,
     control: mpsc::Receiver<Control>,
     tasks: Tasks,
+    /// Where programs run.
+    threads: Threads,
     /// At most one ending and one upload for each attempt that is held, so it needs no bound of its own.
     events: mpsc::UnboundedReceiver<Event>,
     event_sender: mpsc::UnboundedSender<Event>,
@@ -131,7 +134,11 @@ impl Agent {
     pub(crate) fn new(settings: Settings, control: mpsc::Receiver<Control>) -> Self {
         let (event_sender, events) = mpsc::unbounded_channel();
         let tasks = Tasks::new(settings.slots, settings.capacity());
+        let is_program = |runner: &Runner| matches!(runner, Runner::Exec);
+        let runs_programs = settings.kinds.values().any(is_program);
+        let threads = Threads::for_slots(if runs_programs { settings.slots } else { 0 });
         Self {
+            threads,
             settings,
             control,
             tasks,

@@ -178,6 +178,7 @@ impl Agent {
         let (switch, signal) = stop_pair(assignment.timeout_ms);
         // What the attempt has used up if it cannot begin; its payload is shared.
         let again = Box::new(assignment.clone());
+        let is_program = matches!(runner, Runner::Exec);
         let job = Job {
             identity,
             kind: assignment.kind,
@@ -190,13 +191,17 @@ impl Agent {
         };
         let report = self.end_report(run, assignment.discard_result);
         self.tasks.on_starting(run, switch);
-        tokio::spawn(async move {
+        let attempt = async move {
             let end = match attempt::run(job, signal, || report.begun()).await {
                 Finish::Ended(ending) => End::Ended(Box::new(ending)),
                 Finish::NotBegun(why) => End::NotBegun(again, why),
             };
             report.finish(end);
-        });
+        };
+        match is_program {
+            true => self.threads.run(attempt),
+            false => drop(tokio::spawn(attempt)),
+        }
     }
 
     fn end_report(&self, run: RunNumber, discard_result: bool) -> EndReport {

@@ -98,7 +98,7 @@ pub fn resume_programs() {
 }
 
 /// Reaps children of this process that it has not started, as they come: as pid 1 of a container it gets those that others leave. To be
-/// awaited on the thread that runs the worker, by a program that starts no children besides.
+/// awaited by a program that starts no children besides.
 ///
 /// It comes back when there are no signals to wait for.
 pub async fn reap_strays() {
@@ -115,6 +115,8 @@ pub async fn reap_strays() {
 }
 
 fn reap_those_there() {
+    // A program that has ended before it was on the roster would be taken for a stray.
+    let _none_is_starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
     let roster = roster();
     for child in children() {
         if !roster.children.contains_key(&child) {
