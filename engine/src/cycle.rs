@@ -10,7 +10,7 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use qtf_shm::time::STAMP_MAX;
-use qtf_shm::{BlobRef, Counter, Now, PhaseCensus, PlmRight, Segment};
+use qtf_shm::{BlobRef, Counter, GateWatch, Now, PhaseCensus, PlmRight, Segment};
 
 use crate::attaches::Departed;
 use crate::config::{ConfigError, EngineConfig};
@@ -61,6 +61,8 @@ pub struct Engine {
     departed: Departed,
     /// Of the tasks that the sweep has met in its pass.
     census: PhaseCensus,
+    /// Slots that have come to a number for the second time.
+    gates: GateWatch,
     pub(crate) clients: Clients,
     pub(crate) workers: Workers,
     pub(crate) plm: Plm,
@@ -80,6 +82,7 @@ pub(crate) struct Parts<'e> {
     pub(crate) rng: &'e mut fastrand::Rng,
     pub(crate) departed: &'e mut Departed,
     pub(crate) census: &'e mut PhaseCensus,
+    gates: &'e mut GateWatch,
     scheduler: &'e mut Scheduler,
 }
 
@@ -115,6 +118,7 @@ impl Engine {
             ),
             departed: Departed::default(),
             census: PhaseCensus::begin(&segment),
+            gates: GateWatch::default(),
             clients,
             workers,
             plm,
@@ -237,6 +241,12 @@ impl Engine {
         self.effects.overruns()
     }
 
+    /// The slots that stand at a gate, and who keeps them there.
+    #[must_use]
+    pub const fn gates(&self) -> &GateWatch {
+        &self.gates
+    }
+
     /// From now on submissions are refused.
     pub fn stop_intake(&mut self) {
         self.plm.stop_intake();
@@ -260,6 +270,7 @@ impl Engine {
             rng: &mut self.rng,
             departed: &mut self.departed,
             census: &mut self.census,
+            gates: &mut self.gates,
         }
     }
 }
@@ -290,6 +301,7 @@ impl Parts<'_> {
             .segment
             .counters()
             .add(Counter::LeafRestored, ready.saturating_add(timers));
+        segment.watch_gates(self.turn.right, self.gates, stripe.clone());
         for slot in self.turn.segment.allocated_slots(stripe) {
             self.turn.clients.refile(segment, self.turn.right, slot);
             self.census.count(segment.task(slot).state());

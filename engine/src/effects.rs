@@ -39,7 +39,7 @@ pub enum Effect {
         /// The task.
         task: TaskId,
         /// The attempt that the result must name.
-        attempt: u8,
+        attempt: u16,
     },
     /// Tell the worker to stop the attempt. Said again until the attempt has ended.
     Stop {
@@ -48,7 +48,7 @@ pub enum Effect {
         /// The task.
         task: TaskId,
         /// The attempt.
-        attempt: u8,
+        attempt: u16,
         /// Why.
         reason: StopReason,
     },

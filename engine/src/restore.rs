@@ -139,7 +139,7 @@ fn task_of<'a>(
         })?;
     let mut task = RestoredTask {
         phase: phase_of(whole, wall),
-        attempt: whole.attempt,
+        fence: whole.attempt,
         failures: whole.failures,
         losses: whole.losses,
         max_attempts: whole.max_attempts,

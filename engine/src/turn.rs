@@ -131,7 +131,7 @@ impl<'e> Turn<'e> {
 
     /// A worker is told to stop an attempt that is not its own any more.
     pub(crate) fn stop_stale(&mut self, worker: WorkerId, asked: TaskRef) {
-        if let Ok(attempt) = u8::try_from(asked.attempt) {
+        if let Ok(attempt) = u16::try_from(asked.attempt) {
             self.effects.push(Effect::Stop {
                 worker,
                 task: asked.task,
@@ -190,6 +190,10 @@ impl<'e> Turn<'e> {
         };
         for file in files {
             self.lost_files.push(self.segment, file);
+        }
+        if self.segment.is_at_gate(from) {
+            // All slots of a segment come there at about the same time.
+            self.sweep.request();
         }
         self.clients.arena_given_back(client, arena);
         self.clients.task_freed(self.segment, client);

@@ -70,7 +70,7 @@ pub(crate) fn whole_task_of<'b>(
         id,
         phase: standing.phase,
         cancel_requested: record.state.has_flag(FLAG_CANCEL) && !standing.phase.is_final(),
-        attempt: record.state.attempt(),
+        attempt: record.state.fence(),
         failures: standing.failures,
         losses: record.losses,
         max_attempts: record.max_attempts,

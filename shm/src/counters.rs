@@ -145,6 +145,8 @@ named_counters! {
     FailedExpired = "failed_expired",
     /// Attempts of workers that call whose lease was over.
     AttemptLeaseOver = "attempt_lease_over",
+    /// Free slots that were let through a gate, after 67 million tasks each.
+    GatePassed = "gate_passed",
 }
 
 const _: () = assert!(Phase::COUNT <= PHASES_MAX);
@@ -258,12 +260,14 @@ impl<'s> Counters<'s> {
     /// Changes into and out of each phase so far.
     #[must_use]
     pub(crate) fn traffic(&self) -> [u64; Phase::COUNT] {
-        Phase::ALL.map(|phase| {
-            Phase::ALL.into_iter().fold(0_u64, |sum, other| {
+        let mut traffic = [0; Phase::COUNT];
+        for phase in Phase::ALL {
+            traffic[phase as usize] = Phase::ALL.into_iter().fold(0_u64, |sum, other| {
                 sum.wrapping_add(self.transitions(other, phase))
                     .wrapping_add(self.transitions(phase, other))
-            })
-        })
+            });
+        }
+        traffic
     }
 
     /// Makes the gauges those of a recount, as far as nothing has changed since `before`, the traffic at its

@@ -12,10 +12,14 @@ use core::str::FromStr;
 
 /// Bits of the slot in a task id.
 pub const SLOT_BITS: u32 = 24;
-/// Bits of the generation in a task id and in a state word.
-pub const GENERATION_BITS: u32 = 36;
+/// Bits of the tenancy: the lower part of a generation, which lies in the state word.
+pub const TENANCY_BITS: u32 = 27;
+/// Bits of the generation in an id of a daemon: the era, 8 bits in the slot's word `order`, and the tenancy.
+pub const GENERATION_BITS: u32 = TENANCY_BITS + 8;
 /// Highest generation of a slot.
 pub const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
+/// A slot passes a gate at every so many generations: see `segment/gates.rs`.
+pub const GATE_BITS: u32 = TENANCY_BITS - 1;
 /// Most task slots a segment can have: the slot has 24 bits in an id.
 pub const TASKS_COUNT_MAX: u32 = 1 << SLOT_BITS;
 /// Most workers a segment can have: the owner has 12 bits in a state word and all ones means none.
@@ -116,17 +120,18 @@ impl ClientIndex {
 /// Names one task for ever: the slot and how often that slot had been used.
 ///
 /// ```text
-///  63  60 59                              24 23                      0
-/// +------+----------------------------------+------------------------+
-/// | 0000 |         generation (36)          |       slot (24)        |
-/// +------+----------------------------------+------------------------+
+///  63  60   59   58     51 50            24 23                      0
+/// +------+------+---------+----------------+------------------------+
+/// | 0000 | grid | era (8) |  tenancy (27)  |       slot (24)        |
+/// +------+------+---------+----------------+------------------------+
 /// ```
-/// Printed as 13 characters of Crockford's base32, lower case.
+/// Era and tenancy together are the generation. `grid` is 0: a daemon gives no other id. With a 1 there the number is that of a job of a grid,
+/// and no daemon takes it for a task of its own. Printed as 13 characters of Crockford's base32, lower case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(u64);
 
 impl TaskId {
-    /// Joins a generation and a slot. The generation is cut to its 36 bits; 0 becomes 1, because an id is
+    /// Joins a generation and a slot. The generation is cut to its 35 bits; 0 becomes 1, because an id is
     /// never 0.
     #[must_use]
     pub const fn new(generation: u64, slot: SlotIndex) -> Self {
@@ -191,6 +196,11 @@ pub enum ParseIdError {
     /// Not 13 letters of Crockford's base32.
     #[error("`{0}` is not a task id: 13 letters and digits as `qtf submit` prints them")]
     Task(String),
+    /// 13 such letters, and a number that is that of a job of a grid.
+    #[error(
+        "`{0}` is a job of a grid, and this is a daemon of one machine: ask the grid that gave it"
+    )]
+    OfGrid(String),
     /// 13 such letters, and a number that no task is ever given.
     #[error("`{0}` has the form of a task id, but no task is ever given it")]
     NoTask(String),
@@ -215,7 +225,15 @@ impl FromStr for TaskId {
             // Bits beyond those of any id stay where they are seen.
             raw = (raw << 5) | value | (raw & (31 << 59));
         }
-        Self::from_raw(raw).ok_or_else(|| ParseIdError::NoTask(text.to_owned()))
+        let is_of_grid = raw >> (SLOT_BITS + GENERATION_BITS) == 1;
+        Self::from_raw(raw).ok_or_else(|| {
+            let refused = if is_of_grid {
+                ParseIdError::OfGrid
+            } else {
+                ParseIdError::NoTask
+            };
+            refused(text.to_owned())
+        })
     }
 }
 
@@ -352,7 +370,7 @@ mod tests {
             (1, 0),
             (5, 17),
             (GENERATION_MAX, TASKS_COUNT_MAX - 1),
-            (1 << 35, 4096),
+            (1 << 34, 4096),
         ] {
             let id = TaskId::new(generation, slot(index));
             assert_eq!((id.generation(), id.slot()), (generation, slot(index)));
@@ -366,7 +384,15 @@ mod tests {
 
     #[test]
     fn numbers_that_are_no_task_id_are_refused() {
-        for raw in [0, 1, (1 << 24) - 1, 1 << 60, u64::MAX] {
+        for raw in [
+            0,
+            1,
+            (1 << 24) - 1,
+            1 << 59,
+            (1 << 59) | (1 << 24),
+            1 << 60,
+            u64::MAX,
+        ] {
             assert_eq!(TaskId::from_raw(raw), None);
         }
         for text in [
@@ -381,6 +407,21 @@ mod tests {
         ] {
             assert!(text.parse::<TaskId>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn id_of_a_job_of_a_grid_is_refused_for_what_it_is() {
+        let task = TaskId::new(5, slot(17));
+        let job = format!("{}{}", 'g', &task.to_string()[1..]);
+        assert_eq!(
+            job.parse::<TaskId>(),
+            Err(ParseIdError::OfGrid(job.clone()))
+        );
+        let none = format!("{}{}", 'z', &task.to_string()[1..]);
+        assert!(matches!(
+            none.parse::<TaskId>(),
+            Err(ParseIdError::NoTask(_))
+        ));
     }
 
     #[test]

@@ -7,12 +7,13 @@
 //! ```text
 //! entry of 64 bytes
 //!      0  task     id; 0 = the entry is free                 worker; whoever clears it, by compare-and-swap
-//!      8  ending   attempt 8 << 16 | outcome 16              worker; an outcome of 0: the attempt runs
+//!      8  ending   fence 16 << 16 | outcome 16               worker; an outcome of 0: the attempt runs
 //!     16  result   blob reference                            worker
 //!     24  started  stamp                                     worker
 //!     32  ended    stamp                                     worker
 //!     40  uses     how often the entry was begun; wraps      worker
-//!     48  reserved 16 bytes
+//!     48  used     as in the slot; 0, nobody writes it yet
+//!     56  reserved 8 bytes
 //! ```
 //! Order: `ended` and `result`, then `ending`, then the state word of the task RUNNING -> ENDED. The lane's memory is a chunk of the arena that is
 //! claimed by the worker's attach record; the worker slot says where (`WorkerSlot::lane`). It is the first piece of a lane in both
@@ -41,8 +42,8 @@ pub const LANE_BYTES: usize = ENTRIES * ENTRY_WORDS * 8;
 pub struct Entry {
     /// Id of the task.
     pub task: u64,
-    /// Which attempt of it.
-    pub attempt: u8,
+    /// Which attempt of it: the fence of its hand-out.
+    pub fence: u16,
     /// How it ended, as the bits of the slot; 0 = it runs.
     pub outcome: u16,
     /// Where its result lies, as the bits of the slot.
@@ -100,8 +101,8 @@ impl<'s> EntryPlace<'s> {
         self.task.store(0, Ordering::Relaxed);
     }
 
-    /// An attempt begins. The entry is free, and the caller is its worker.
-    pub fn begin(&self, task: u64, attempt: u8, started: u64) {
+    /// An attempt begins, whose hand-out has the fence `of`. The entry is free, and the caller is its worker.
+    pub fn begin(&self, task: u64, of: u16, started: u64) {
         // ORDERING: its worker alone writes it.
         let uses = self.uses.load(Ordering::Relaxed).wrapping_add(1);
         // ORDERING: [lane.reuse] Release: who counts this use meets the entry free, or in this use. The task alone does not tell uses
@@ -118,7 +119,7 @@ impl<'s> EntryPlace<'s> {
         }
         // ORDERING: published by [lane.entry].
         let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
-        write(self.ending, u64::from(attempt) << 16);
+        write(self.ending, u64::from(of) << 16);
         write(self.result, 0);
         write(self.started, started);
         write(self.ended, 0);
@@ -131,13 +132,13 @@ impl<'s> EntryPlace<'s> {
         self.task.store(task, order);
     }
 
-    /// The attempt of the entry has ended. The caller is its worker, and changes the task's state next.
-    pub fn end(&self, attempt: u8, outcome: u16, result: u64, ended: u64) {
+    /// The attempt of the entry, whose hand-out has the fence `of`, has ended. The caller is its worker, and changes the task's state next.
+    pub fn end(&self, of: u16, outcome: u16, result: u64, ended: u64) {
         // ORDERING: published by the word below.
         self.result.store(result, Ordering::Relaxed);
         // ORDERING: as above.
         self.ended.store(ended, Ordering::Relaxed);
-        let ending = (u64::from(attempt) << 16) | u64::from(outcome);
+        let ending = (u64::from(of) << 16) | u64::from(outcome);
         // ORDERING: [lane.entry] Release: who sees the outcome sees what belongs to it; pairs with `read`.
         let order = unless(
             cfg!(qtf_mutant = "lane_end_without_release"),
@@ -179,10 +180,10 @@ impl<'s> EntryPlace<'s> {
         if read(self.uses) != uses || self.task() != task {
             return None;
         }
-        let [.., attempt, high, low] = ending.to_be_bytes();
+        let [.., fence_high, fence_low, high, low] = ending.to_be_bytes();
         Some(Entry {
             task,
-            attempt,
+            fence: u16::from_be_bytes([fence_high, fence_low]),
             outcome: u16::from_be_bytes([high, low]),
             result,
             started,

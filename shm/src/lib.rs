@@ -17,6 +17,7 @@
 //! | [`bitmap`] | the three-level free bitmap |
 //! | [`reading`] | copying a record out while others change it |
 //! | [`doorbell`] | how a sleeping daemon is woken by local processes |
+//! | [`sections`] | pieces of work whose words and counts others leave alone |
 //! | [`gate`] | whether a process may come in |
 //! | [`local_changes`] | how the daemon learns of local workers |
 //! | [`arena`] | payloads and results, in size classes |
@@ -46,6 +47,7 @@ pub mod local_changes;
 #[cfg(loom)]
 pub mod model;
 pub mod reading;
+pub mod sections;
 pub mod sync;
 pub mod task;
 pub mod time;
@@ -76,8 +78,8 @@ pub use keys::{KeyEntry, KeyId, KeyPlace, KeyTable, KeyView, KeysFull, SettledKe
 pub use kind_set::KindSet;
 pub use reading::Reading;
 pub use task::state::{
-    Event, FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT, IllegalTransition, Owner,
-    Phase, StateWord,
+    Blocked, Event, FENCE_MAX, FLAG_CANCEL, FLAG_SETTLING, FLAG_TIMED_OUT, IllegalTransition,
+    Owner, Phase, StateWord,
 };
 pub use time::Now;
 pub use tree::{Key, MinTree};
@@ -94,10 +96,10 @@ pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 pub use segment::{
     ATTEMPTS_KEPT_PER_TASK, Access, Adoption, ApplyError, AttachError, AttachInfo, Attachment,
     AttachmentSpec, AttemptNote, ClaimError, ClaimedTask, Completion, Convicted, CreateError,
-    Earlier, Heap, KeptAttempt, Liveness, LoadError, LocalWorker, LocalWorkerSpec, LockFile,
-    MESSAGE_BYTES_MAX, OpenError, Part, PhaseCensus, PidFd, ProcessIdentity, RepairCounts,
-    RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec,
-    SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord, Tombstone,
+    Earlier, GateWatch, Heap, KeptAttempt, Liveness, LoadError, LocalWorker, LocalWorkerSpec,
+    LockFile, MESSAGE_BYTES_MAX, OpenError, Part, PhaseCensus, PidFd, ProcessIdentity,
+    RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment,
+    SegmentSpec, SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord, Tombstone,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

@@ -18,7 +18,7 @@ pub const fn task_writer(slot: &TaskSlot) -> SlotWriter<'_> {
 
 /// Empties a task slot that the caller has just claimed, as `Segment::claim_task` does.
 pub fn empty_claimed(slot: &TaskSlot) {
-    SlotWriter::of(slot).clear();
+    SlotWriter::of(slot).clear(slot.state().era());
 }
 
 /// Changes the state of a task, as `Segment::apply` does; false if it has moved on.

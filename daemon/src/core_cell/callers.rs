@@ -21,7 +21,7 @@ pub(crate) const CALLS_MAX: u64 = 16_384;
 pub(crate) type CallKey = u64;
 
 /// An attempt on its way to a call.
-pub(crate) type Placed = (TaskId, u8);
+pub(crate) type Placed = (TaskId, u16);
 
 /// All calls, by the slot of their worker.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 //! Local processes that are attached to the segment beside the daemon: looked after once a second, so that what a dead one has left
-//! goes back.
+//! goes back. Who of them keeps free slots at a gate is named in the log.
 //!
 //! Who is dead the kernel says (`qtf_shm::Segment::convict`); what becomes of it is the engine's (`Engine::attach_gone`). Tested in
 //! `daemon/tests/daemon/neighbours.rs`.
@@ -11,12 +11,16 @@ use qtf_shm::{LockFile, Now};
 
 /// How often they are looked at. A look costs a system call or two for each of them.
 const PERIOD_NS: u64 = 1_000_000_000;
+/// After so long it is named, and again.
+const KEPT_TOO_LONG_NS: u64 = 30 * PERIOD_NS;
 
 /// The look-out.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     lock: Option<LockFile>,
     due: Now,
+    /// Since when slots stand at a gate, as was seen at each look.
+    kept_since: Option<Now>,
 }
 
 impl Neighbours {
@@ -29,7 +33,11 @@ impl Neighbours {
                 })
                 .ok()
         });
-        Self { lock, due: now }
+        Self {
+            lock,
+            due: now,
+            kept_since: None,
+        }
     }
 
     /// Looks at them if it is time; tells the engine of the dead.
@@ -41,6 +49,32 @@ impl Neighbours {
         let dead = engine.segment().convict(self.lock.as_ref());
         for (attach, _) in dead.iter() {
             engine.attach_gone(now, attach);
+        }
+        self.name_gate_keepers(engine, now);
+    }
+
+    /// A process is within a piece of work for microseconds; one that is stopped there keeps slots that have come round from being used again.
+    fn name_gate_keepers(&mut self, engine: &Engine, now: Now) {
+        let gates = engine.gates();
+        if gates.kept_by().next().is_none() {
+            self.kept_since = None;
+            return;
+        }
+        let since = *self.kept_since.get_or_insert(now);
+        if now.since_ns(since) < KEPT_TOO_LONG_NS {
+            return;
+        }
+        self.kept_since = Some(now);
+        for info in gates
+            .kept_by()
+            .filter_map(|index| engine.segment().attach_info(index))
+        {
+            tracing::warn!(
+                process = %info.name,
+                pid = info.process.pid,
+                slots = gates.waiting(),
+                "a local process is stopped in the middle of a piece of work and keeps free slots from being used: let it go on, or end it"
+            );
         }
     }
 }

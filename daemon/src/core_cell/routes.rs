@@ -36,11 +36,11 @@ pub(crate) struct StreamKey(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Run this attempt.
-    Assign { task: TaskId, attempt: u8 },
+    Assign { task: TaskId, attempt: u16 },
     /// Stop this attempt.
     Stop {
         task: TaskId,
-        attempt: u8,
+        attempt: u16,
         reason: StopReason,
     },
     /// Say that you live.
@@ -63,11 +63,11 @@ pub(crate) struct WorkerRoute {
     pub(crate) address: String,
     /// What waits, each with its place in the order in which it came.
     assignments: Undelivered,
-    stop_orders: VecDeque<(u64, (TaskId, u8, StopReason))>,
+    stop_orders: VecDeque<(u64, (TaskId, u16, StopReason))>,
     probe: Option<(u64, u64)>,
     last_order: u64,
     /// The attempts for which a stop is among the orders.
-    stops: HashSet<(TaskId, u8, StopReason)>,
+    stops: HashSet<(TaskId, u16, StopReason)>,
     notices: Notices,
     /// They wait for a task that goes to the worker, or for their time.
     verdicts: Verdicts,
@@ -97,7 +97,7 @@ pub(crate) struct Routes {
 }
 
 /// Assignments that were never sent, in their order.
-pub(crate) type Undelivered = VecDeque<(u64, (TaskId, u8))>;
+pub(crate) type Undelivered = VecDeque<(u64, (TaskId, u16))>;
 
 impl Routes {
     /// A name for a new stream.
@@ -332,7 +332,7 @@ impl Routes {
     }
 
     /// Brings an effect to the worker that it is for. An assignment that no stream can take comes back.
-    pub(crate) fn route(&mut self, effect: Effect) -> Option<(WorkerId, TaskId, u8)> {
+    pub(crate) fn route(&mut self, effect: Effect) -> Option<(WorkerId, TaskId, u16)> {
         match effect {
             Effect::Dispatch {
                 worker,

@@ -96,7 +96,7 @@ fn end_of(core: &Core, task: TaskId, phase: Phase, with_output: bool) -> TaskEnd
         return end;
     };
     end.outcome = Some(read::outcome(record.outcome));
-    end.attempt = record.state.attempt().into();
+    end.attempt = record.state.fence().into();
     end.output_bytes = record.result.len();
     if let Some((_, name, _)) = read::last_worker(core, &record) {
         end.worker_name = name;

@@ -6,8 +6,8 @@
 use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{self, TaskInfo, TaskState};
 use qtf_shm::{
-    BlobRef, FLAG_CANCEL, KindIndex, KindSet, Now, Outcome, OutcomeKind, Part, Phase, SideRecord,
-    SlotIndex, TaskId, TaskOptions, TaskRecord,
+    BlobRef, Blocked, FLAG_CANCEL, KindIndex, KindSet, Now, Outcome, OutcomeKind, Part, Phase,
+    SideRecord, SlotIndex, TaskId, TaskOptions, TaskRecord,
 };
 
 use crate::core_cell::Core;
@@ -101,21 +101,12 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
     let submitted = record.key.ready_stamp();
     let is_journalled = record.options.has(TaskOptions::JOURNAL);
     let is_offered = kind_index.is_some_and(|kind| core.engine.is_offered(kind));
-    let blocked_on = if phase == Phase::Held {
-        "its release"
-    } else if phase != Phase::Blocked {
-        ""
-    } else if is_journalled && is_offered {
-        "room in the journal"
-    } else {
-        "a worker that offers its kind"
-    };
     Some(TaskInfo {
         task_id: id.as_raw(),
         state: state_of(phase).into(),
         kind: kind.unwrap_or_default(),
         priority: record.priority.into(),
-        attempt: record.state.attempt().into(),
+        attempt: record.state.fence().into(),
         max_attempts: record.max_attempts.into(),
         failures: record.failures.into(),
         losses: record.losses.into(),
@@ -139,7 +130,7 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
         client_id: record.client.into(),
         discard_result: record.options.has(TaskOptions::DISCARD_RESULT),
         cancel_requested: record.state.has_flag(FLAG_CANCEL),
-        blocked_on: blocked_on.to_owned(),
+        blocked_on: blocked_on(record, is_offered).to_owned(),
         durability: if is_journalled {
             v1::Durability::Journal.into()
         } else {
@@ -156,6 +147,33 @@ pub(crate) fn task_info(core: &Core, record: &TaskRecord, with_preview: bool) ->
         },
         again_reason: String::new(),
     })
+}
+
+/// What a task waits for that is not a worker's capacity.
+fn blocked_on(record: &TaskRecord, is_offered: bool) -> &'static str {
+    let has_no_room = match record.state.blocked() {
+        Some(why) => why == Blocked::NO_JOURNAL_ROOM,
+        None => is_offered && record.options.has(TaskOptions::JOURNAL),
+    };
+    match record.state.phase() {
+        Phase::Held => "its release",
+        Phase::Blocked if has_no_room => "room in the journal",
+        Phase::Blocked => "a worker that offers its kind",
+        Phase::Free
+        | Phase::Claimed
+        | Phase::Submitted
+        | Phase::Delayed
+        | Phase::Ready
+        | Phase::Assigned
+        | Phase::Running
+        | Phase::Ended
+        | Phase::Done
+        | Phase::Failed
+        | Phase::Cancelled
+        | Phase::DeadLetter
+        | Phase::Quarantine
+        | Phase::Reserved => "",
+    }
 }
 
 /// How the attempts of a task ended that failed or were lost, as far as that is kept.
@@ -184,7 +202,7 @@ pub(crate) fn again_reason(record: &TaskRecord, ends: &[v1::AttemptEnd]) -> Stri
     );
     let last = ends
         .last()
-        .filter(|end| end.attempt == u32::from(record.state.attempt()));
+        .filter(|end| end.attempt == u32::from(record.state.fence()));
     match last {
         Some(end) if waits && record.outcome.kind == OutcomeKind::Again => end.message.clone(),
         Some(_) | None => String::new(),

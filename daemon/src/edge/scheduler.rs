@@ -249,7 +249,7 @@ pub(super) fn assignment(
     core: &Core,
     worker: WorkerId,
     task: TaskId,
-    attempt: u8,
+    attempt: u16,
 ) -> Option<Assignment> {
     let reference = TaskRef {
         task,
@@ -276,7 +276,7 @@ pub(super) fn assignment(
     })
 }
 
-pub(super) fn task_ref(task: TaskId, attempt: u8) -> v1::TaskRef {
+pub(super) fn task_ref(task: TaskId, attempt: u16) -> v1::TaskRef {
     v1::TaskRef {
         task_id: task.as_raw(),
         attempt: attempt.into(),

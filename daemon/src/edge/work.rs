@@ -318,7 +318,7 @@ fn lend(
     asked: TaskRef,
     loan: Loan,
 ) -> Option<ReservedTask> {
-    let attempt = u8::try_from(asked.attempt).ok()?;
+    let attempt = u16::try_from(asked.attempt).ok()?;
     let order = assignment(core, worker, asked.task, attempt)?;
     let now = core.now();
     if !core.engine.lend_attempt(now, worker, asked, loan) {

@@ -41,7 +41,7 @@ fn each_id_of_a_batch_is_answered_and_asking_again_is_the_same() {
         let mut peer = Peer::new(&daemon).await;
         let waiting = peer.submit(noop(b"x")).await.unwrap();
         let submitted_held = submit_held(&mut peer).await;
-        let unknown = (1 << 59) | 7;
+        let unknown = (1 << 58) | 7;
         for _ in 0..2 {
             let verdicts = hold(&mut peer, &[waiting, unknown, submitted_held]).await;
             let [one, two, three] = &verdicts[..] else {

@@ -156,7 +156,7 @@ impl Plm {
             (Then::Settle, Phase::Ended) if state.is_judged() => {
                 self.settle(turn, slot, state);
             }
-            (Then::Dispatch(attempt), Phase::Assigned) if state.attempt() == attempt => {
+            (Then::Dispatch(attempt), Phase::Assigned) if state.fence() == attempt => {
                 self.send_order(turn, workers, slot, state);
             }
             (Then::Free, _) if state.is_forgotten() => {
@@ -207,7 +207,7 @@ pub(super) fn dispatch(turn: &mut Turn<'_>, task: TaskId, assigned: StateWord) {
         turn.effects.push(Effect::Dispatch {
             worker: turn.worker_id(worker),
             task,
-            attempt: assigned.attempt(),
+            attempt: assigned.fence(),
         });
     }
 }

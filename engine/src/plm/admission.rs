@@ -401,7 +401,7 @@ fn fields(
     TaskFields {
         kind: Some(kind),
         priority: checked.priority,
-        queue: 0,
+        principal: 0,
         timeout_ms: submission.timeout_ms,
         max_attempts: checked.max_attempts,
         client: Some(submission.client),

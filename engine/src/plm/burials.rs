@@ -72,7 +72,7 @@ pub(super) fn is_half_done(task: &TaskSlot) -> bool {
 /// The reason of a dead letter: its workers were lost too often, or all of its attempts are used up.
 pub(super) fn buried(held: StateWord) -> Outcome {
     Outcome {
-        code: if held.attempt() >= ATTEMPT_MAX {
+        code: if held.fence() >= ATTEMPT_MAX {
             ATTEMPTS_USED_UP
         } else {
             0

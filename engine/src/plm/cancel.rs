@@ -6,7 +6,7 @@
 //! Tested in `engine/tests/rules/cancellation.rs`, `local_takes.rs` and `cut_short.rs`.
 
 use qtf_journal::Record;
-use qtf_shm::{Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskId};
+use qtf_shm::{Blocked, Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskId};
 
 use super::endings::LastStep;
 use super::outcome::{Judgement, Tries, judge};
@@ -161,7 +161,8 @@ fn set_priority(turn: &Turn<'_>, slot: SlotIndex, waiting: StateWord, priority: 
         task.set_key(new);
         return true;
     }
-    let Ok(aside) = turn.segment.apply(slot, waiting, Event::Park) else {
+    let why = Blocked::BEING_CHANGED;
+    let Ok(aside) = turn.segment.apply(slot, waiting, Event::Park { why }) else {
         return false;
     };
     task.set_key(new);

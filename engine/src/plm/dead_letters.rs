@@ -24,8 +24,8 @@ impl Plm {
             let action = "it is being purged: submit it anew";
             return Err(Rejection::wrong_state(id, state.phase(), action));
         }
-        if state.attempt() >= ATTEMPT_MAX {
-            let action = "all of its 254 attempts are used up: purge it and submit it anew";
+        if state.fence() >= ATTEMPT_MAX {
+            let action = "all of its 4,095 attempts are used up: purge it and submit it anew";
             return Err(Rejection::wrong_state(id, state.phase(), action));
         }
         let task = turn.write(slot);

@@ -377,7 +377,7 @@ impl Plm {
             turn.drop_result(slot, held);
             let is_spent = losses > turn.config.losses_max
                 || is_once && why.may_have_begun(held)
-                || held.attempt() >= ATTEMPT_MAX;
+                || held.fence() >= ATTEMPT_MAX;
             let changed = if held.has_flag(FLAG_CANCEL) {
                 self.finish(turn, slot, held, LastStep::cancel())
             } else if is_spent {
@@ -472,7 +472,7 @@ impl Plm {
         let record = Record::Requeue {
             task: waiting.id(slot)?,
             phase: waiting.phase(),
-            attempt: waiting.attempt(),
+            attempt: waiting.fence(),
             failures: task.failures(),
             losses: task.losses(),
             due_unix_ms,

@@ -40,7 +40,7 @@ pub(super) fn keep_unsaid(turn: &Turn<'_>, slot: SlotIndex, ended: StateWord) {
     let outcome = turn.segment.task(slot).outcome();
     let is_kept = |turn: &Turn<'_>| {
         let id = ended.id(slot);
-        id.is_some_and(|id| turn.segment.has_attempt(id, ended.attempt()))
+        id.is_some_and(|id| turn.segment.has_attempt(id, ended.fence()))
     };
     if is_failure(turn, slot, ended, outcome) && !is_kept(turn) {
         keep(turn, slot, ended, outcome, Said::default());
@@ -70,7 +70,7 @@ fn keep(turn: &Turn<'_>, slot: SlotIndex, held: StateWord, outcome: Outcome, sai
     };
     let note = AttemptNote {
         task,
-        attempt: held.attempt(),
+        attempt: held.fence(),
         worker,
         ended: turn.now.stamp(),
         outcome,

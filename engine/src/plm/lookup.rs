@@ -30,8 +30,7 @@ pub struct AttemptSpec {
 pub(crate) fn is_held_by(state: StateWord, worker: WorkerIndex, attempt: u32) -> bool {
     matches!(state.phase(), Phase::Assigned | Phase::Running)
         && state.owner() == Owner::Worker(worker)
-        && (u32::from(state.attempt()) == attempt
-            || cfg!(qtf_mutant = "sim_attempt_is_not_checked"))
+        && (u32::from(state.fence()) == attempt || cfg!(qtf_mutant = "sim_attempt_is_not_checked"))
 }
 
 /// The slot of an attempt that this worker holds.

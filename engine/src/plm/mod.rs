@@ -268,14 +268,14 @@ impl Plm {
         recorder.room.handed_out();
         let record = Record::Attempt {
             task: id,
-            attempt: assigned.attempt(),
+            attempt: assigned.fence(),
             worker: turn.worker_id(worker).as_raw(),
         };
         let noted = recorder.note(turn, slot, mark, &record);
         if !recorder::is_once(&task) {
             accepting::dispatch(turn, id, assigned);
         } else if let Some(lsn) = noted {
-            recorder.wait(lsn, id, Then::Dispatch(assigned.attempt()));
+            recorder.wait(lsn, id, Then::Dispatch(assigned.fence()));
         }
         Some(assigned)
     }

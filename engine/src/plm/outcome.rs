@@ -14,13 +14,14 @@
 //! Tested at the end of this file.
 
 use qtf_shm::{
-    FLAG_CANCEL, Outcome, OutcomeKind, Phase, StateWord, TaskOptions, TaskRecord, TaskSlot,
+    FENCE_MAX, FLAG_CANCEL, Outcome, OutcomeKind, Phase, StateWord, TaskOptions, TaskRecord,
+    TaskSlot,
 };
 
 use crate::EngineConfig;
 
-/// LIMIT: the attempt has 8 bits in the state word; 255 is kept for "none".
-pub(crate) const ATTEMPT_MAX: u8 = 254;
+/// LIMIT: the fence of a hand-out has 12 bits in the state word, and does not wrap.
+pub(crate) const ATTEMPT_MAX: u16 = FENCE_MAX;
 
 /// What the slot says about the task when an attempt of it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub(crate) struct Tries {
     /// Cancellation was asked for.
     pub(crate) cancel_requested: bool,
     /// Number of the attempt that has ended.
-    pub(crate) attempt: u8,
+    pub(crate) attempt: u16,
     /// Failures before this one.
     pub(crate) failures: u8,
     /// Failures that end the task: retries + 1.
@@ -42,7 +43,7 @@ impl Tries {
     pub(crate) fn of(task: &TaskSlot, ended: StateWord) -> Self {
         Self {
             cancel_requested: ended.has_flag(FLAG_CANCEL),
-            attempt: ended.attempt(),
+            attempt: ended.fence(),
             failures: task.failures(),
             max_attempts: task.max_attempts(),
             is_once: task.options().has(TaskOptions::AT_MOST_ONCE),
@@ -54,7 +55,7 @@ impl Tries {
 pub(crate) fn judged_end(task: &TaskRecord) -> (Phase, u8) {
     let tries = Tries {
         cancel_requested: task.state.has_flag(FLAG_CANCEL),
-        attempt: task.state.attempt(),
+        attempt: task.state.fence(),
         failures: task.failures,
         max_attempts: task.max_attempts,
         is_once: task.options.has(TaskOptions::AT_MOST_ONCE),
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn attempt_254_is_the_last_one_whatever_budget_is_left() {
+    fn last_hand_out_is_the_last_one_whatever_budget_is_left() {
         let last = Tries {
             attempt: ATTEMPT_MAX,
             ..tries(0, 200)

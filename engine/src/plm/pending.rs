@@ -23,7 +23,7 @@ pub(crate) enum Then {
     /// The task has its final phase already: only the notice is left.
     Tell(Phase),
     /// ASSIGNED, a task that runs at most once: the order for this attempt goes out.
-    Dispatch(u8),
+    Dispatch(u16),
     /// The task is forgotten: its slot and its files go. Whoever forgot it waits for the record, nobody for this.
     Free,
 }

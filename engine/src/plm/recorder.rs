@@ -238,7 +238,7 @@ impl Recorder {
         let result = result.unwrap_or(Blob::None);
         let record = Record::Outcome {
             task: end.task,
-            attempt: task.state().attempt(),
+            attempt: task.state().fence(),
             phase: end.phase,
             outcome,
             failures: end.failures,
@@ -273,7 +273,7 @@ impl Recorder {
             && !state.has_flag(FLAG_CANCEL)
         {
             // Without the flag what the journal lacks is the attempt, so that was not sent. With it, it may be the cancellation.
-            Some(Then::Dispatch(state.attempt()))
+            Some(Then::Dispatch(state.fence()))
         } else {
             phase.is_final().then_some(Then::Tell(phase))
         };

@@ -112,6 +112,7 @@ impl Plm {
             if state.phase() == Phase::Running {
                 return true;
             }
+            turn.write(slot).set_started(turn.now.stamp());
             if let Some(running) = turn.advance(slot, state, Event::Start) {
                 workers.note_started(turn.segment, fence.worker);
                 if stop_reason(running).is_some() {
@@ -156,6 +157,9 @@ impl Plm {
                 return self.settled(turn.segment, fence);
             };
             let running = if state.phase() == Phase::Assigned {
+                // Its start was never told: since when it may have run is all that is known.
+                let task = turn.write(slot);
+                task.set_started(task.phase_time());
                 match turn.advance(slot, state, Event::Start) {
                     Some(running) => {
                         workers.note_started(turn.segment, fence.worker);
@@ -331,7 +335,7 @@ fn was_recorded(segment: &Segment, fence: Fence) -> bool {
     let Ok((slot, state)) = find(segment, fence.asked.task) else {
         return false;
     };
-    if u32::from(state.attempt()) != fence.asked.attempt || state.attempt() == 0 {
+    if u32::from(state.fence()) != fence.asked.attempt || state.fence() == 0 {
         return false;
     }
     let was_its_own = if state.phase().is_final() || state.is_judged() {

@@ -28,10 +28,10 @@ pub(crate) struct Stops {
 }
 
 /// Generation of the slot and number of the attempt.
-type Attempt = (u64, u8);
+type Attempt = (u64, u16);
 
 fn attempt_of(state: StateWord) -> Attempt {
-    (state.generation(), state.attempt())
+    (state.generation(), state.fence())
 }
 
 impl Stops {
@@ -146,7 +146,7 @@ pub(super) fn push_stop(turn: &mut Turn<'_>, slot: SlotIndex, held: StateWord, r
         turn.effects.push(Effect::Stop {
             worker: turn.worker_id(worker),
             task,
-            attempt: held.attempt(),
+            attempt: held.fence(),
             reason,
         });
     }

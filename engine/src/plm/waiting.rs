@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use qtf_shm::{Event, Key, Phase, Segment, SlotIndex, StateWord};
+use qtf_shm::{Blocked, Event, Key, Phase, Segment, SlotIndex, StateWord};
 
 use super::Plm;
 use crate::turn::Turn;
@@ -72,7 +72,8 @@ impl Plm {
             .recorder_of(task)
             .is_some_and(|recorder| recorder.check_open().is_ok());
         let key = task.key();
-        if !is_open || turn.advance(slot, state, Event::Park).is_none() {
+        let why = Blocked::NO_JOURNAL_ROOM;
+        if !is_open || turn.advance(slot, state, Event::Park { why }).is_none() {
             return false;
         }
         turn.segment.unindex_ready_key(slot, key);

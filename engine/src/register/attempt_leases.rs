@@ -20,7 +20,7 @@ use crate::plm::TaskRef;
 pub(crate) struct AttemptLease {
     pub(crate) worker: WorkerIndex,
     pub(crate) task: TaskId,
-    pub(crate) attempt: u8,
+    pub(crate) attempt: u16,
     pub(crate) end: Now,
     /// The call that it was given to, by the caller's own number; 0 = not said.
     pub(crate) request: u64,

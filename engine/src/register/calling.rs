@@ -178,7 +178,7 @@ impl Workers {
         let Owner::Worker(worker) = held.owner() else {
             return;
         };
-        let attempt = held.attempt();
+        let attempt = held.fence();
         let known = self.callers.leases.get(task.slot());
         let known = known.filter(|lease| (lease.task, lease.attempt) == (task, attempt));
         let lease = AttemptLease {
@@ -353,7 +353,7 @@ impl Workers {
         self.note_lease(AttemptLease {
             worker,
             task,
-            attempt: held.attempt(),
+            attempt: held.fence(),
             end,
             request: 0,
         });

@@ -112,7 +112,7 @@ impl Workers {
 /// Tells a worker to stop what it names and does not own any more; where there is no room, at the next heartbeat. One whose result
 /// is on its way gets a verdict anyway.
 fn stop_stale(turn: &mut Turn<'_>, worker: WorkerIndex, held: Held) {
-    let named = (TaskId::from_raw(held.task_id), u8::try_from(held.attempt));
+    let named = (TaskId::from_raw(held.task_id), u16::try_from(held.attempt));
     if let (Some(task), Ok(attempt)) = named
         && !held.finished
         && turn.effects.has_room(1)

@@ -14,7 +14,7 @@
 mod placement;
 
 use qtf_shm::{
-    Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot,
+    Blocked, Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot,
 };
 
 use crate::cycle::WorkCount;
@@ -97,12 +97,8 @@ fn place_head(
         plm.end_cancelled(turn, slot, state);
         return Step::Moved;
     }
-    if state.attempt() > ATTEMPT_MAX {
-        // No state that the engine leaves behind, and nobody can take it. At the head it would stop all others.
-        plm.quarantine(turn, slot, state);
-        return Step::Moved;
-    }
-    if is_spent(task, turn.config.losses_max) {
+    // One that has used up its fence nobody can take: at the head it would stop all others.
+    if state.fence() >= ATTEMPT_MAX || is_spent(task, turn.config.losses_max) {
         plm.bury_waiting(turn, slot, state);
         return Step::Moved;
     }
@@ -142,7 +138,8 @@ fn is_spent(task: &TaskSlot, losses_max: u8) -> bool {
 
 fn park(turn: &mut Turn<'_>, plm: &mut Plm, head: Leaf, ready: StateWord) {
     let Leaf { slot, key } = head;
-    if turn.advance(slot, ready, Event::Park).is_some() {
+    let why = Blocked::NO_WORKER_OFFERS;
+    if turn.advance(slot, ready, Event::Park { why }).is_some() {
         turn.segment.unindex_ready_key(slot, key);
         if let Some(kind) = turn.segment.task(slot).kind() {
             plm.count_parked(kind);

@@ -142,7 +142,7 @@ impl Counted {
     }
 
     /// Runs what is handed out; `end` says how each ends, `None` for "not yet".
-    fn work(&mut self, end: impl Fn(TaskId, u8) -> Option<(OutcomeKind, &'static [u8])>) {
+    fn work(&mut self, end: impl Fn(TaskId, u16) -> Option<(OutcomeKind, &'static [u8])>) {
         self.grant();
         self.settle();
         let mut at = 0;

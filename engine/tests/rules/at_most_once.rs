@@ -262,7 +262,7 @@ fn worker_that_holds_nothing_is_not_doubted_for_an_order_that_only_just_went_out
     world.settle();
     assert_eq!(world.phase(task), Phase::Assigned);
     assert_eq!(
-        world.segment().task(task.slot()).state().attempt(),
+        world.segment().task(task.slot()).state().fence(),
         1,
         "not taken back"
     );

@@ -40,7 +40,7 @@ struct Lives {
     ghosts: Vec<Lent>,
     tasks: Vec<TaskId>,
     /// By which attempt a task was ended.
-    ended: BTreeMap<TaskId, u8>,
+    ended: BTreeMap<TaskId, u16>,
 }
 
 impl Lives {

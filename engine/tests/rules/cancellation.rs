@@ -110,7 +110,7 @@ fn cancelling_twice_is_the_same_and_ended_or_unknown_tasks_are_refused() {
     let got = world.dispatch();
     world.end(got, 0);
     assert_eq!(cancel(&mut world, done), Err(RejectReason::WrongState));
-    let never = TaskId::new(1 << 35, done.slot());
+    let never = TaskId::new(1 << 34, done.slot());
     assert_eq!(cancel(&mut world, never), Err(RejectReason::UnknownTask));
     let beyond = TaskId::from_raw((1 << 24) | 0xFF_FFFF).unwrap();
     assert_eq!(cancel(&mut world, beyond), Err(RejectReason::UnknownTask));

@@ -22,7 +22,7 @@ fn fill(
     loop {
         let key = KeyId::from_words([count + 1, 0xC11E]).expect("not 0");
         let taken = world.take_in("exec", |task| {
-            task.payload = Payload::Bytes(&[7; 64]);
+            task.payload = Payload::Bytes(&[7; 48]);
             task.key = Some(key);
             task.key_ttl_ms = 120_000;
             change(count, first, task);

@@ -1,7 +1,7 @@
 //! Rules of dead letters: how tasks get there, and what an operator may do with them.
 
 use qtf_engine::{ATTEMPTS_USED_UP, Disposition, EngineConfig, RejectReason};
-use qtf_shm::{Counter, Event, OutcomeKind, Phase, TaskId};
+use qtf_shm::{Counter, Event, FENCE_MAX, OutcomeKind, Phase, TaskId, WorkerId};
 
 use qtf_world::JournalWorld;
 use qtf_world::{Dispatched, World, finished};
@@ -97,20 +97,7 @@ fn task_whose_attempts_are_used_up_is_buried_with_that_reason_and_not_revived() 
     let task = world.submit("exec");
     let worker = world.worker(1, &["exec"]);
     world.dispatch();
-    // 253 attempts go by.
-    let slot = task.slot();
-    loop {
-        let held = world.segment().task(slot).state();
-        if held.attempt() == 254 {
-            break;
-        }
-        let segment = world.segment();
-        let ready = segment.apply(slot, held, Event::Requeue).unwrap();
-        let event = Event::Assign {
-            worker: worker.slot(),
-        };
-        segment.apply(slot, ready, event).unwrap();
-    }
+    use_up_all_hand_outs_but_one(&world, task, worker);
     world.engine.worker_gone(world.now, worker);
     world.settle();
     assert_eq!(world.phase(task), Phase::DeadLetter);
@@ -120,9 +107,58 @@ fn task_whose_attempts_are_used_up_is_buried_with_that_reason_and_not_revived() 
     assert!(
         refused
             .to_string()
-            .ends_with("all of its 254 attempts are used up: purge it and submit it anew")
+            .ends_with("all of its 4,095 attempts are used up: purge it and submit it anew")
     );
     world.verify();
+}
+
+/// The one that the worker has is the last.
+fn use_up_all_hand_outs_but_one(world: &World, task: TaskId, worker: WorkerId) {
+    let (segment, slot) = (world.segment(), task.slot());
+    for _ in 1..FENCE_MAX {
+        let held = segment.task(slot).state();
+        let ready = segment.apply(slot, held, Event::Requeue).unwrap();
+        let event = Event::Assign {
+            worker: worker.slot(),
+        };
+        segment.apply(slot, ready, event).unwrap();
+    }
+    assert_eq!(segment.task(slot).state().fence(), 4_095);
+}
+
+/// As a local worker leaves it that has given its last hand-out back.
+#[test]
+fn task_that_waits_with_its_last_hand_out_behind_it_is_buried_with_that_reason_and_holds_nobody_up()
+{
+    let mut world = World::with(64, config());
+    let task = world.submit("exec");
+    let worker = world.worker(1, &["exec"]);
+    world.dispatch();
+    use_up_all_hand_outs_but_one(&world, task, worker);
+    let (segment, slot) = (world.segment(), task.slot());
+    let held = segment.task(slot).state();
+    let ready = segment.apply(slot, held, Event::Requeue).unwrap();
+    segment.index_ready(slot, ready);
+    world.worker(1, &["exec"]);
+    let next = world.submit("exec");
+    world.settle();
+    assert_eq!(world.phase(task), Phase::DeadLetter);
+    assert_eq!(world.outcome(task).code, ATTEMPTS_USED_UP);
+    assert_eq!(world.segment().task(slot).losses(), 0, "no worker was lost");
+    assert_eq!(world.phase(next), Phase::Assigned);
+}
+
+#[test]
+fn last_hand_out_that_fails_has_failed_whatever_retries_are_left() {
+    let mut world = World::with(64, config());
+    let task = world.submit("exec");
+    let worker = world.worker(1, &["exec"]);
+    world.dispatch();
+    use_up_all_hand_outs_but_one(&world, task, worker);
+    world.end((worker, task, FENCE_MAX), 3);
+    world.settle();
+    assert_eq!(world.phase(task), Phase::Failed);
+    assert_eq!(world.segment().task(task.slot()).failures(), 1);
 }
 
 #[test]

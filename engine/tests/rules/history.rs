@@ -29,7 +29,7 @@ fn kept(world: &World, task: TaskId) -> Vec<KeptAttempt> {
 }
 
 /// Attempts, how they ended, and with which code.
-fn ends(world: &World, task: TaskId) -> Vec<(u8, OutcomeKind, u8)> {
+fn ends(world: &World, task: TaskId) -> Vec<(u16, OutcomeKind, u8)> {
     let end = |kept: &KeptAttempt| (kept.attempt, kept.outcome.kind, kept.outcome.code);
     kept(world, task).iter().map(end).collect()
 }

@@ -15,7 +15,7 @@ fn held(task: TaskId, attempt: u32) -> Held {
 }
 
 /// Attempts that a worker was told to stop because they are not its own.
-fn stale(effects: &[Effect]) -> Vec<(WorkerId, TaskId, u8)> {
+fn stale(effects: &[Effect]) -> Vec<(WorkerId, TaskId, u16)> {
     let stops = effects.iter().filter_map(|effect| match *effect {
         Effect::Stop {
             worker,
@@ -85,7 +85,7 @@ fn what_a_worker_does_not_hold_by_its_own_word_goes_to_another_and_is_stopped_an
     let losses_max = u32::from(world.engine.config().losses_max);
     let (effects, missing) = beats(&mut world, worker, Holding::Count(0), 40);
     let attempts: Vec<_> = dispatched(&effects).iter().map(|&(.., one)| one).collect();
-    let given = u8::try_from(losses_max).unwrap() + 1;
+    let given = u16::try_from(losses_max).unwrap() + 1;
     assert_eq!(attempts, (2..=given).collect::<Vec<_>>());
     assert_eq!(missing, losses_max + 1, "each is told");
     let stopped: Vec<_> = stale(&effects).iter().map(|&(.., one)| one).collect();

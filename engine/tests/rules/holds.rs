@@ -118,7 +118,7 @@ fn what_a_worker_has_and_what_has_ended_is_not_held() {
     for asked in [hold(&mut world, task), release(&mut world, task)] {
         assert_eq!(asked, Err(RejectReason::WrongState));
     }
-    let never = TaskId::new(1 << 35, task.slot());
+    let never = TaskId::new(1 << 34, task.slot());
     for asked in [hold(&mut world, never), release(&mut world, never)] {
         assert_eq!(asked, Err(RejectReason::UnknownTask));
     }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use qtf_engine::{Engine, EngineConfig};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::sync::kill::killed_after;
-use qtf_shm::{Attachment, AttachmentSpec, Event, LocalWorker, LocalWorkerSpec, Phase, WorkerId};
+use qtf_shm::{
+    Attachment, AttachmentSpec, Event, FENCE_MAX, LocalWorker, LocalWorkerSpec, Phase, WorkerId,
+};
 
 use qtf_world::{Ground, World, written};
 
@@ -180,22 +182,21 @@ fn task_that_was_cancelled_and_is_given_back_ends_at_once_also_where_only_local_
 }
 
 #[test]
-fn task_of_a_local_worker_whose_attempts_cannot_be_counted_any_more_is_set_aside_and_blocks_nobody()
-{
+fn task_of_a_local_worker_whose_hand_outs_are_used_up_is_buried_and_blocks_nobody() {
     let (mut world, _, local) = ground();
     let worker = join(&local, "render");
     world.settle();
-    let damaged = world.submit("render");
+    let used_up = world.submit("render");
     let segment = Arc::clone(world.engine.segment());
     let by = segment.worker_index(9).unwrap();
-    for _ in 0..255 {
+    for _ in 0..FENCE_MAX {
         for event in [Event::Assign { worker: by }, Event::Requeue] {
-            let state = segment.state(damaged.slot());
-            segment.apply(damaged.slot(), state, event).unwrap();
+            let state = segment.state(used_up.slot());
+            segment.apply(used_up.slot(), state, event).unwrap();
         }
     }
     let next = world.submit("exec");
     assert!(worker.take().is_none());
     assert_eq!(world.dispatch().1, next);
-    assert_eq!(world.phase(damaged), Phase::Quarantine);
+    assert_eq!(world.phase(used_up), Phase::DeadLetter);
 }

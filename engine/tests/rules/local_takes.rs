@@ -220,7 +220,7 @@ fn attempt_of_a_living_local_worker_is_flagged_when_its_time_is_over_and_ended_b
         .filter(|&effect| matches!(effect, Effect::Stop { .. }));
     assert_eq!(stops.count(), 0);
     let state = world.segment().task(task.slot()).state();
-    assert_eq!((state.phase(), state.attempt()), (Phase::Running, 1));
+    assert_eq!((state.phase(), state.fence()), (Phase::Running, 1));
     let outcome = Outcome {
         kind: OutcomeKind::TimedOut,
         ..Outcome::default()

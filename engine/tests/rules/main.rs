@@ -25,6 +25,8 @@ mod dead_letters;
 #[cfg(test)]
 mod forgetting;
 #[cfg(test)]
+mod gates;
+#[cfg(test)]
 mod history;
 mod holding;
 #[cfg(test)]

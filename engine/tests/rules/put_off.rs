@@ -1,7 +1,7 @@
 //! Attempts that their worker puts off ("not now"), and failures that it calls final.
 
 use qtf_engine::{Disposition, Output, ResultReport, Said};
-use qtf_shm::{Outcome, OutcomeKind, Phase};
+use qtf_shm::{FENCE_MAX, Outcome, OutcomeKind, Phase};
 
 use qtf_world::{Dispatched, MS, SECOND, World, task_ref};
 
@@ -83,8 +83,9 @@ fn what_the_worker_said_of_it_is_kept_as_that_of_a_failure_is_and_over_a_restart
 fn task_that_is_always_put_off_has_failed_with_its_last_attempt() {
     let mut world = World::new();
     let task = world.submit("exec");
-    world.worker(1, &["exec"]);
-    for attempt in 1..=254 {
+    let worker = world.worker(1, &["exec"]);
+    for attempt in 1..=FENCE_MAX {
+        world.beat(worker, 0).unwrap();
         let got = world.dispatch();
         assert_eq!(got.2, attempt);
         put_off(&mut world, got, Some(MS));

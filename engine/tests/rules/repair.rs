@@ -1,7 +1,7 @@
 //! What a new engine makes of a segment, and what the background sweep mends.
 
 use qtf_shm::sync::kill::killed_after;
-use qtf_shm::{Counter, Event, MinTree, Phase, Purpose, TaskId, WorkerPhase};
+use qtf_shm::{Blocked, Counter, Event, MinTree, Phase, Purpose, TaskId, WorkerPhase};
 
 use qtf_world::{SECOND, World};
 
@@ -123,7 +123,10 @@ fn parked_task_that_nobody_counted_is_released_too() {
     let task = world.submit("render");
     let segment = world.segment();
     let state = segment.task(task.slot()).state();
-    segment.apply(task.slot(), state, Event::Park).unwrap();
+    let why = Blocked::NO_WORKER_OFFERS;
+    segment
+        .apply(task.slot(), state, Event::Park { why })
+        .unwrap();
     segment.unindex_ready(task.slot());
     let effects = world.settle_for(A_WHILE);
     assert_eq!(qtf_world::dispatched(&effects), [(painter, task, 1)]);
@@ -260,7 +263,13 @@ fn gauges_that_a_process_killed_before_its_count_left_wrong_are_counted_anew_by_
     let slot = tasks[1].slot();
     let state = segment.task(slot).state();
     // The word is changed, and then it is over.
-    assert!(killed_after(1, || segment.apply(slot, state, Event::Park)).is_err());
+    assert!(
+        killed_after(1, || {
+            let why = Blocked::BEING_CHANGED;
+            segment.apply(slot, state, Event::Park { why })
+        })
+        .is_err()
+    );
     lose_leaf(segment.ready(), tasks[1]);
     assert_eq!((gauges(&world), there_are(&world)), ([3, 0], [2, 1]));
     world.settle_for(4 * A_WHILE);

@@ -160,7 +160,7 @@ fn retry_whose_record_was_lost_keeps_its_failures_and_its_pause() {
     let world = world.cold_restart();
     assert_eq!(world.phase(task), Phase::Delayed);
     let slot = world.segment().task(task.slot());
-    assert_eq!((slot.failures(), slot.state().attempt()), (1, 1));
+    assert_eq!((slot.failures(), slot.state().fence()), (1, 1));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use qtf_world::{World, hello};
 fn any_task(rng: &mut fastrand::Rng, known: &[TaskId]) -> TaskId {
     match rng.u8(0..3) {
         0 if !known.is_empty() => known[rng.usize(..known.len())],
-        1 => TaskId::from_raw(rng.u64(1 << 24..1 << 60)).unwrap(),
+        1 => TaskId::from_raw(rng.u64(1 << 24..1 << 59)).unwrap(),
         _ => TaskId::from_raw(rng.u64(1 << 24..1 << 26)).unwrap(),
     }
 }

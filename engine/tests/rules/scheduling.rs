@@ -1,7 +1,7 @@
 //! Who gets what, in which order.
 
 use qtf_engine::EngineConfig;
-use qtf_shm::{Counter, Event, OutcomeKind, Phase, TaskId, WorkerIndex};
+use qtf_shm::{Counter, Event, FENCE_MAX, OutcomeKind, Phase, TaskId, WorkerIndex};
 
 use qtf_world::{MS, SECOND, World, dispatched};
 
@@ -351,13 +351,13 @@ fn next_deadline_is_the_earliest_event_and_never_far_in_the_past() {
 }
 
 #[test]
-fn task_whose_attempts_cannot_be_counted_any_more_is_set_aside_and_blocks_nobody() {
+fn task_whose_hand_outs_are_used_up_while_it_waits_is_buried_and_blocks_nobody() {
     let mut world = World::new();
-    let damaged = world.submit("exec");
-    let slot = damaged.slot();
+    let used_up = world.submit("exec");
+    let slot = used_up.slot();
     let worker = WorkerIndex::new_checked(9, 16).unwrap();
-    // As no engine leaves it behind: 255 attempts, and ready again.
-    for _ in 0..255 {
+    // As a local worker leaves it that has given its last hand-out back.
+    for _ in 0..FENCE_MAX {
         for event in [Event::Assign { worker }, Event::Requeue] {
             let segment = world.segment();
             segment
@@ -369,13 +369,13 @@ fn task_whose_attempts_cannot_be_counted_any_more_is_set_aside_and_blocks_nobody
     world.worker(1, &["exec"]);
     let effects = world.settle();
     assert_eq!(dispatched(&effects)[0].1, next);
-    assert_eq!(world.phase(damaged), Phase::Quarantine);
-    let told = [(damaged, Phase::Quarantine)];
+    assert_eq!(world.phase(used_up), Phase::DeadLetter);
+    let told = [(used_up, Phase::DeadLetter)];
     assert_eq!(qtf_world::finished(&effects), told);
-    let settled = world.engine.settled_end(damaged);
-    assert_eq!(settled.unwrap(), Some(Phase::Quarantine));
-    assert_eq!(world.counts(), (1, 0));
-    assert_eq!(world.counter(Counter::WordImpossible), 1);
+    let settled = world.engine.settled_end(used_up);
+    assert_eq!(settled.unwrap(), Some(Phase::DeadLetter));
+    assert_eq!(world.counts(), (1, 1));
+    assert_eq!(world.counter(Counter::WordImpossible), 0);
     assert_eq!(world.segment().ready().leaf(slot.get()), None);
 }
 

@@ -11,7 +11,7 @@ use qtf_world::MS;
 use qtf_world::{JournalWorld, journal_config};
 
 /// Task, phase, attempt and lsn of each whole task, and what its payload and result are.
-type Seen = Vec<(TaskId, Phase, u8, Lsn, Vec<u8>, Vec<u8>)>;
+type Seen = Vec<(TaskId, Phase, u16, Lsn, Vec<u8>, Vec<u8>)>;
 
 fn whole_tasks(world: &JournalWorld) -> WholeTasks {
     let wall = WallTime {

@@ -274,7 +274,7 @@ fn worker_that_begins_what_was_taken_back_is_told_to_stop_it() {
     }
     world.settle();
     let state = world.segment().state(got.1.slot());
-    assert_eq!(state.attempt(), 2, "it has gone out again: {state:?}");
+    assert_eq!(state.fence(), 2, "it has gone out again: {state:?}");
     world.start(got);
     let told = stops(&world.effects());
     assert_eq!(told, [(got, StopReason::Stale)]);

@@ -6,7 +6,7 @@ use qtf_shm::{Counter, OutcomeKind, Phase, TaskId, WorkerId};
 use qtf_world::{MS, SECOND, World, hello};
 
 /// A running task with a timeout of one second and no grace but the engine's five.
-fn running(world: &mut World, retries: u32) -> (WorkerId, TaskId, u8) {
+fn running(world: &mut World, retries: u32) -> (WorkerId, TaskId, u16) {
     world
         .submit_with("exec", |submission| {
             submission.timeout_ms = 1_000;
@@ -19,7 +19,7 @@ fn running(world: &mut World, retries: u32) -> (WorkerId, TaskId, u8) {
     got
 }
 
-fn stop((worker, task, attempt): (WorkerId, TaskId, u8), reason: StopReason) -> Effect {
+fn stop((worker, task, attempt): (WorkerId, TaskId, u16), reason: StopReason) -> Effect {
     Effect::Stop {
         worker,
         task,
@@ -174,7 +174,7 @@ fn attempt_that_the_engine_ended_is_a_failure_and_may_be_tried_again() {
     let got = running(&mut world, 1);
     pass(&mut world, got.0, 13 * SECOND);
     let state = world.engine.check(got.1).unwrap();
-    assert_eq!((state.phase(), state.attempt()), (Phase::Assigned, 2));
+    assert_eq!((state.phase(), state.fence()), (Phase::Assigned, 2));
     let told = world.report(got, OutcomeKind::Exited, 0);
     assert_eq!(told, Disposition::Stale);
     assert_eq!(world.segment().task(got.1.slot()).failures(), 1);

@@ -138,7 +138,7 @@ impl World {
         let is_its_own = state.is_of(one.task)
             && matches!(state.phase(), Phase::Assigned | Phase::Running)
             && state.owner() == qtf_shm::Owner::Worker(worker.slot())
-            && u32::from(state.attempt()) == one.attempt;
+            && u32::from(state.fence()) == one.attempt;
         if !is_its_own {
             return hold.is_started;
         }
@@ -180,7 +180,7 @@ impl World {
             .flat_map(|local| local.holds.iter().map(move |&one| (local.id, one)));
         let unflagged = holds.filter(|&(_, one)| {
             let state = segment.state(one.task.slot());
-            let is_its_own = state.is_of(one.task) && u32::from(state.attempt()) == one.attempt;
+            let is_its_own = state.is_of(one.task) && u32::from(state.fence()) == one.attempt;
             is_its_own && state.flags() == 0 && self.is_overdue(one)
         });
         unflagged.map(|key| (key, self.cycles)).collect()
@@ -197,7 +197,7 @@ impl World {
             let mut others = self.workers.iter().filter(|other| other.id != id);
             state.is_of(one.task)
                 && state.phase() == Phase::Assigned
-                && u32::from(state.attempt()) == one.attempt
+                && u32::from(state.fence()) == one.attempt
                 && self.base.now.since_ns(given) > UNSTARTED_NS
                 && others.any(|other| is_free(other) && self.fits(one.task, &other.kinds))
         });
@@ -263,7 +263,7 @@ impl World {
                     && local.holds.len() < local.capacity
                     && segment.task(id.slot()).losses() <= LOSSES_MAX
                     // One whose attempts cannot be counted any more is the daemon's.
-                    && segment.state(id.slot()).attempt() < u8::MAX
+                    && segment.state(id.slot()).fence() < qtf_shm::FENCE_MAX
                     && segment.worker(local.id.slot()).state().has_room()
             });
             unserved.extend(waits.map(|&(_, id)| ((id, local.id), local.vain_takes)));

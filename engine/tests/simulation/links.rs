@@ -245,7 +245,7 @@ impl World {
     }
 }
 
-fn task_ref(task: TaskId, attempt: u8) -> TaskRef {
+fn task_ref(task: TaskId, attempt: u16) -> TaskRef {
     TaskRef {
         task,
         attempt: u32::from(attempt),

@@ -10,7 +10,7 @@ use qtf_world::Life;
 /// What an attempt has left, as its worker reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Report {
-    pub(crate) attempt: u8,
+    pub(crate) attempt: u16,
     pub(crate) outcome: Outcome,
     pub(crate) output: Vec<u8>,
 }
@@ -105,7 +105,7 @@ impl Model {
 
     /// An attempt was handed out, or a local worker has taken it. A local worker that was killed while it took one has used up a
     /// number.
-    pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u8) {
+    pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u16) {
         let task = self.tasks.get_mut(&id).expect("only accepted tasks run");
         task.life.dispatched(id, attempt, task.is_held);
     }

@@ -56,7 +56,7 @@ pub(crate) enum Said {
     Joined(AttachIndex, WorkerId),
     /// No attach record or no worker slot is free.
     Refused,
-    Took(Option<(TaskId, u8)>),
+    Took(Option<(TaskId, u16)>),
     /// Or it was no longer the worker's, which shows when it ends.
     Started,
     /// The phase that the attempt has led to; `None` if it was no longer the worker's.

@@ -246,7 +246,7 @@ impl World {
 
     /// Bytes that tell of which attempt they are.
     pub(crate) fn new_report(&mut self, one: TaskRef, kind: OutcomeKind, code: u8) -> Report {
-        let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
+        let attempt = u16::try_from(one.attempt).expect("attempts have 12 bits");
         let mark = one.task.as_raw() ^ (u64::from(attempt) << 56);
         let count = if self.rng.bool() {
             0

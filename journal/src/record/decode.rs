@@ -6,7 +6,7 @@
 //! Tested in `journal/tests/journal/records.rs`: what was written comes back, and no bytes make it panic; what a later version
 //! may add at the end of this file.
 
-use qtf_shm::{Outcome, Phase, TaskId};
+use qtf_shm::{FENCE_MAX, Outcome, Phase, TaskId};
 
 use super::encode::{FLAG_CANCEL_REQUESTED, PREFIX_BYTES, Tag, may_be_recorded};
 use super::frame::{FORMAT_1, Frame, Kind};
@@ -23,6 +23,11 @@ pub enum BadRecord {
     /// No task can have that id.
     #[error("{0:#x} is no task id")]
     TaskId(u64),
+    /// Ids were reserved that are not a daemon's.
+    #[error(
+        "it reserves ids up to generation {0:#x}, and those from 2^35 on are of jobs of a grid: this version gives none of them, so it needs a new data folder"
+    )]
+    OfGrid(u64),
     /// No task can be recorded in that phase.
     #[error("number {0} is no phase that a task is recorded in")]
     Phase(u8),
@@ -75,7 +80,7 @@ pub(crate) fn body(kind: Kind, format: u8, body: &[u8]) -> Result<Record<'_>, Ba
         },
         Kind::Reserve => {
             let bytes = body.fixed::<8>();
-            let gen_limit = Parts { rest: &bytes }.u64()?;
+            let gen_limit = Parts { rest: &bytes }.gen_limit()?;
             Record::Reserve { gen_limit }
         }
         Kind::Update => {
@@ -178,9 +183,12 @@ fn field<'a>(parts: &mut Parts<'a>) -> Result<(u16, &'a [u8]), BadRecord> {
     Ok((tag, bytes))
 }
 
-/// The fence, which this version counts as attempts.
-fn attempt_of(fence: u16) -> Result<u8, BadRecord> {
-    u8::try_from(fence).map_err(|_| BadRecord::Field)
+/// The fence of an attempt; the state word has 12 bits for it.
+fn attempt_of(fence: u16) -> Result<u16, BadRecord> {
+    if fence > FENCE_MAX {
+        return Err(BadRecord::Field);
+    }
+    Ok(fence)
 }
 
 fn spill(bytes: &[u8]) -> Result<Blob<'static>, BadRecord> {
@@ -343,7 +351,7 @@ mod tests {
             id: TaskId::from_raw((5 << 24) | 3).unwrap(),
             phase: Phase::Held,
             cancel_requested: true,
-            attempt: 255,
+            attempt: 4_095,
             failures: 1,
             losses: 2,
             max_attempts: 3,
@@ -426,8 +434,27 @@ mod tests {
     #[test]
     fn fence_that_this_version_cannot_count_is_refused() {
         let mut bytes = body_of(&Record::Task(submission()));
-        bytes[8 + 65] = 1;
+        bytes[8 + 65] = 0x10;
         assert_eq!(whole_task(FORMAT, &bytes), Err(BadRecord::Field));
+    }
+
+    #[test]
+    fn reservation_of_ids_that_would_be_of_a_grid_is_refused_for_that() {
+        let parsed = |gen_limit: u64, format: u8| {
+            let bytes = match format {
+                FORMAT => body_of(&Record::Reserve { gen_limit }),
+                _ => gen_limit.to_le_bytes().to_vec(),
+            };
+            let Record::Reserve { gen_limit } = body(Kind::Reserve, format, &bytes)? else {
+                panic!("it is a reservation");
+            };
+            Ok(gen_limit)
+        };
+        for format in [FORMAT, FORMAT_1] {
+            let last = (1 << 35) - 1;
+            assert_eq!(parsed(last, format), Ok(last));
+            assert_eq!(parsed(1 << 35, format), Err(BadRecord::OfGrid(1 << 35)));
+        }
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(super) fn record(kind: Kind, body: &[u8]) -> Result<Record<'_>, BadRecord> {
             task: parts.task()?,
         },
         Kind::Reserve => Record::Reserve {
-            gen_limit: parts.u64()?,
+            gen_limit: parts.gen_limit()?,
         },
         Kind::Update => {
             let (task, priority) = (parts.task()?, parts.u8()?);
@@ -114,7 +114,7 @@ fn attempt(parts: &mut Parts<'_>) -> Result<Record<'static>, BadRecord> {
     parts.zeros(7)?;
     Ok(Record::Attempt {
         task,
-        attempt,
+        attempt: attempt.into(),
         worker,
     })
 }
@@ -131,7 +131,7 @@ fn requeue(parts: &mut Parts<'_>) -> Result<Record<'static>, BadRecord> {
     Ok(Record::Requeue {
         task,
         phase,
-        attempt,
+        attempt: attempt.into(),
         failures,
         losses,
         due_unix_ms,
@@ -161,7 +161,7 @@ fn outcome<'a>(parts: &mut Parts<'a>) -> Result<Record<'a>, BadRecord> {
     let result = head.take(parts)?;
     Ok(Record::Outcome {
         task,
-        attempt,
+        attempt: attempt.into(),
         phase,
         outcome,
         failures,
@@ -221,7 +221,7 @@ fn task<'a>(parts: &mut Parts<'a>) -> Result<WholeTask<'a>, BadRecord> {
         id,
         phase: phase(phase_number)?,
         cancel_requested: has(FLAG_CANCEL_REQUESTED),
-        attempt,
+        attempt: attempt.into(),
         failures,
         losses,
         max_attempts,

@@ -290,7 +290,7 @@ fn fixed_part(out: &mut Vec<u8>, record: &Record<'_>) {
             body.u64(task.as_raw());
             body.u64(worker);
             body.u64(0);
-            body.u16(u16::from(attempt));
+            body.u16(attempt);
             out.extend_from_slice(&body.bytes);
         }
         Record::Requeue {
@@ -304,7 +304,7 @@ fn fixed_part(out: &mut Vec<u8>, record: &Record<'_>) {
             let mut body = Fixed::<24>::new();
             body.u64(task.as_raw());
             body.u64(due_unix_ms);
-            body.u16(u16::from(attempt));
+            body.u16(attempt);
             body.put([phase as u8, failures, losses]);
             out.extend_from_slice(&body.bytes);
         }
@@ -343,7 +343,7 @@ fn task(out: &mut Vec<u8>, whole: &WholeTask<'_>) {
     body.u64(whole.ended_unix_ms);
     body.u32(whole.timeout_ms);
     body.u32(whole.estimate_ms);
-    body.u16(u16::from(whole.attempt));
+    body.u16(whole.attempt);
     body.put([
         whole.phase as u8,
         whole.priority,
@@ -378,7 +378,7 @@ fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
     body.u64(0);
     body.u64(0);
     body.u16(outcome.to_bits());
-    body.u16(u16::from(attempt));
+    body.u16(attempt);
     body.put([phase as u8, failures, losses]);
     out.extend_from_slice(&body.bytes);
 }

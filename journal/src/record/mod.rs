@@ -63,7 +63,7 @@ pub struct WholeTask<'a> {
     /// Its cancellation was asked for.
     pub cancel_requested: bool,
     /// How often it was handed out.
-    pub attempt: u8,
+    pub attempt: u16,
     /// How often it failed.
     pub failures: u8,
     /// How often its worker was lost.
@@ -117,7 +117,7 @@ pub enum Record<'a> {
         /// Which.
         task: TaskId,
         /// The attempt.
-        attempt: u8,
+        attempt: u16,
         /// Raw id of the worker.
         worker: u64,
     },
@@ -129,7 +129,7 @@ pub enum Record<'a> {
         /// READY, DELAYED or HELD.
         phase: Phase,
         /// Attempts so far.
-        attempt: u8,
+        attempt: u16,
         /// Failures so far.
         failures: u8,
         /// Lost workers so far.
@@ -142,7 +142,7 @@ pub enum Record<'a> {
         /// Which.
         task: TaskId,
         /// The last attempt.
-        attempt: u8,
+        attempt: u16,
         /// DONE, FAILED, CANCELLED or `DEAD_LETTER`.
         phase: Phase,
         /// How.

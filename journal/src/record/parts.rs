@@ -4,6 +4,7 @@
 
 use core::str;
 
+use qtf_shm::id::GENERATION_MAX;
 use qtf_shm::{KeyId, TaskId};
 
 use super::decode::BadRecord;
@@ -54,6 +55,15 @@ impl<'a> Parts<'a> {
     pub(super) fn task(&mut self) -> Result<TaskId, BadRecord> {
         let raw = self.u64()?;
         TaskId::from_raw(raw).ok_or(BadRecord::TaskId(raw))
+    }
+
+    /// Up to which generation ids are reserved.
+    pub(super) fn gen_limit(&mut self) -> Result<u64, BadRecord> {
+        let limit = self.u64()?;
+        if limit > GENERATION_MAX {
+            return Err(BadRecord::OfGrid(limit));
+        }
+        Ok(limit)
     }
 
     pub(super) fn key(&mut self) -> Result<KeyId, BadRecord> {

@@ -53,7 +53,7 @@ struct Entry {
     ending: Place,
     due_unix_ms: u64,
     phase: u8,
-    attempt: u8,
+    attempt: u16,
     failures: u8,
     losses: u8,
     priority: u8,

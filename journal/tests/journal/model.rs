@@ -128,7 +128,7 @@ pub(crate) enum Op {
     Task(Box<Task>),
     Outcome {
         task: TaskId,
-        attempt: u8,
+        attempt: u16,
         phase: Phase,
         ended: u64,
         result: Content,

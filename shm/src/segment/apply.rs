@@ -101,7 +101,7 @@ impl Segment {
         let task = self.task(slot);
         self.ready().release_leaf(slot.get(), key, || {
             let now = task.state_in_order();
-            now.phase() == Phase::Ready && task.key() == key
+            now.phase() == Phase::Ready && task.key_of(now) == key
         });
     }
 
@@ -150,5 +150,5 @@ impl Segment {
 /// The slot is READY, still of the tenant that `state` tells of, and has this key.
 fn wants_ready_leaf(task: &TaskSlot, state: StateWord, key: Key) -> bool {
     let now = task.state_in_order();
-    now.phase() == Phase::Ready && now.generation() == state.generation() && task.key() == key
+    now.phase() == Phase::Ready && now.generation() == state.generation() && task.key_of(now) == key
 }

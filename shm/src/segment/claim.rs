@@ -46,8 +46,8 @@ pub struct TaskFields {
     pub kind: Option<KindIndex>,
     /// 0 to 255, higher first.
     pub priority: u8,
-    /// The queue; 0 in this version.
-    pub queue: u16,
+    /// The principal; 0 = not known.
+    pub principal: u16,
     /// Longest run time of one attempt; 0 = no limit.
     pub timeout_ms: u32,
     /// Attempts in all that failures may use; at least 1.
@@ -81,6 +81,10 @@ impl Segment {
     /// # Errors
     /// No slot is free, or the ids are used up.
     pub fn claim_task(&self, attach: AttachIndex) -> Result<ClaimedTask<'_>, ClaimError> {
+        self.remembering(|| self.claim_free_slot(attach))
+    }
+
+    fn claim_free_slot(&self, attach: AttachIndex) -> Result<ClaimedTask<'_>, ClaimError> {
         let bitmap = self.view.parts.bitmap();
         for _ in 0..STALE_BITS_MAX {
             // ORDERING: a hint of this process; any value does.
@@ -92,17 +96,19 @@ impl Segment {
             // ORDERING: as above.
             self.hint
                 .store(u64::from(slot.get()) + 1, Ordering::Relaxed);
-            let from = self.task(slot).state();
+            let from = self.task(slot).state_in_order();
             if from.phase() != Phase::Free {
                 // The bit was wrong and is right now: the slot is in use.
                 continue;
             }
-            let raised = from.raised_to(self.view.header.gen_base);
+            // A slot that stands at a gate, or is worn out, stays taken.
+            let Some(raised) = from.raised_to(self.view.header.gen_base) else {
+                continue;
+            };
             if self.is_beyond_limit(raised) {
                 bitmap.give_back(slot.get());
                 return Err(ClaimError::IdsExhausted);
             }
-            // A slot at its last generation stays taken: it is worn out.
             let Ok(to) = raised.after(Event::Claim { attach }) else {
                 continue;
             };
@@ -114,7 +120,7 @@ impl Segment {
                 continue;
             }
             self.settle_bit(slot);
-            SlotWriter::of(task).clear();
+            SlotWriter::of(task).clear(to.era());
             self.raise_gen_top(to.generation());
             return Ok(ClaimedTask {
                 segment: self,
@@ -129,13 +135,18 @@ impl Segment {
         Err(ClaimError::Full)
     }
 
+    /// A slot with this state can be claimed: it is free, and stands at no gate.
+    pub(super) const fn is_claimable(&self, state: StateWord) -> bool {
+        matches!(state.phase(), Phase::Free) && state.raised_to(self.view.header.gen_base).is_some()
+    }
+
     /// Makes the slot's free bit say what its state says.
     pub(super) fn settle_bit(&self, slot: SlotIndex) -> bool {
         let task = self.task(slot);
         self.view
             .parts
             .bitmap()
-            .settle(slot.get(), || task.state_in_order().phase() != Phase::Free)
+            .settle(slot.get(), || !self.is_claimable(task.state_in_order()))
     }
 
     fn is_beyond_limit(&self, raised: StateWord) -> bool {
@@ -217,12 +228,12 @@ impl ClaimedTask<'_> {
         let task = self.writer();
         let kind = fields.kind.unwrap_or(KindIndex::NONE);
         task.fill(&FilledWords {
-            phase_time: u64::from(fields.queue),
+            phase_time: u64::from(fields.principal),
             journal: u64::from(kind.get()),
             limits: (u64::from(fields.timeout_ms) << 32)
                 | (u64::from(fields.max_attempts.max(1)) << 24)
                 | u64::from(fields.options.bits()),
-            ready_key: Key::ready(fields.priority, 0, self.state.generation()).as_raw(),
+            order: Key::ready(fields.priority, 0, self.state.generation()).as_raw(),
         });
         task.set_client(fields.client.unwrap_or(ClientIndex::UNKNOWN));
         self.due = fields.due.min(STAMP_MAX);

@@ -33,8 +33,8 @@ use crate::worker::{WorkerEvent, WorkerPhase, WorkerState};
 pub struct Completion {
     /// The task.
     pub task: TaskId,
-    /// Which attempt.
-    pub attempt: u8,
+    /// Which attempt: the fence of its hand-out.
+    pub fence: u16,
     /// Stamp of its start.
     pub started: u64,
     /// How it ended; `None` while it runs.
@@ -103,12 +103,12 @@ impl<'s> Lane<'s> {
     }
 
     /// The entry of an attempt, with what it says.
-    fn find(self, task: TaskId, attempt: u8) -> Option<(EntryPlace<'s>, Completion)> {
+    fn find(self, task: TaskId, fence: u16) -> Option<(EntryPlace<'s>, Completion)> {
         let raw = task.as_raw();
         self.entries()
             .filter(|entry| entry.task() == raw)
             .filter_map(|entry| Some((entry, completion_of(entry)?)))
-            .find(|(_, found)| found.task == task && found.attempt == attempt)
+            .find(|(_, found)| found.task == task && found.fence == fence)
     }
 }
 
@@ -139,7 +139,7 @@ impl SegmentView {
         }
         let task = state.id(slot)?;
         let place = self.lane_place(state.last_worker()?)?;
-        let (_, found) = self.lane_at(place)?.find(task, state.attempt())?;
+        let (_, found) = self.lane_at(place)?.find(task, state.fence())?;
         // ORDERING: [arena.reuse] Acquire: orders the copies before the second look; whoever met bytes of the chunk's next tenant also meets
         // that it is no lane any more.
         fence(Ordering::Acquire);
@@ -163,7 +163,7 @@ impl SegmentView {
             let state = self.state(slot);
             let is_ended =
                 state.phase() == Phase::Done || state.phase() == Phase::Ended && !state.is_judged();
-            is_ended && state.is_of(task) && state.attempt() == completion.attempt
+            is_ended && state.is_of(task) && state.fence() == completion.fence
         })
     }
 
@@ -241,15 +241,17 @@ impl Segment {
         slot: SlotIndex,
         state: StateWord,
     ) -> Option<BlobRef> {
-        let end = self.end_beside(slot, state)?;
+        let found = self.completion(slot, state)?;
+        let end = found.end?;
         let task = self.write_task(right, slot);
+        task.set_started(found.started);
         let before = task.result();
         task.set_result(end.result);
         task.set_phase_time(end.ended);
         task.set_outcome(end.outcome);
         let (id, worker) = (state.id(slot)?, state.last_worker()?);
         let lane = self.lane_of(worker);
-        if let Some((entry, _)) = lane.and_then(|lane| lane.find(id, state.attempt())) {
+        if let Some((entry, _)) = lane.and_then(|lane| lane.find(id, state.fence())) {
             entry.clear(id.as_raw());
         }
         let is_released = before != end.result;
@@ -332,7 +334,7 @@ fn completion_of(entry: EntryPlace<'_>) -> Option<Completion> {
     };
     Some(Completion {
         task: TaskId::from_raw(read.task)?,
-        attempt: read.attempt,
+        fence: read.fence,
         started: read.started,
         end: (read.outcome != 0).then(|| End {
             outcome,

@@ -13,7 +13,7 @@
 //! entry
 //!      0  ended    stamp
 //!      8  worker   id, 0 = none
-//!     16  what     attempt 8 | outcome 16 | lengths of message 16 and tail 16, from the lowest bit on
+//!     16  what     attempt 16 | outcome 16 | lengths of message 16 and tail 16, from the lowest bit on
 //!     24  reserved
 //!     64  name     of the worker
 //!    128  message  what the worker said, at most 256 bytes; behind it the last bytes of standard error
@@ -79,7 +79,7 @@ pub struct AttemptNote<'a> {
     /// The task.
     pub task: TaskId,
     /// Which attempt; the first is 1.
-    pub attempt: u8,
+    pub attempt: u16,
     /// Who had it.
     pub worker: Option<WorkerId>,
     /// Stamp of its end.
@@ -96,7 +96,7 @@ pub struct AttemptNote<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptAttempt {
     /// Which attempt; the first is 1.
-    pub attempt: u8,
+    pub attempt: u16,
     /// Who had it.
     pub worker: Option<WorkerId>,
     /// Name of that worker.
@@ -129,8 +129,8 @@ impl Entry<'_> {
         get(self.number)
     }
 
-    fn attempt(&self) -> u8 {
-        self.words.get(WHAT).map_or(0, |word| part8(get(word)))
+    fn attempt(&self) -> u16 {
+        self.words.get(WHAT).map_or(0, |word| part16(get(word)))
     }
 
     fn read(&self) -> Option<KeptAttempt> {
@@ -143,11 +143,11 @@ impl Entry<'_> {
         }
         let (message, tail) = text.split_at(message);
         Some(KeptAttempt {
-            attempt: part8(what),
+            attempt: part16(what),
             worker: WorkerId::from_raw(get(self.words.get(WORKER)?)).filter(|id| id.as_raw() != 0),
             worker_name: load_text(self.words.get(NAME)?),
             ended: get(self.words.get(ENDED)?),
-            outcome: Outcome::from_bits(part16(what >> 8)),
+            outcome: Outcome::from_bits(part16(what >> 16)),
             message: String::from_utf8_lossy(message).into_owned(),
             stderr_tail: tail.to_vec(),
         })
@@ -162,9 +162,9 @@ impl Entry<'_> {
         fence(Ordering::Release);
         put(self.number, number);
         let what = u64::from(note.attempt)
-            | (u64::from(note.outcome.to_bits()) << 8)
-            | (length16(message) << 24)
-            | (length16(tail) << 40);
+            | (u64::from(note.outcome.to_bits()) << 16)
+            | (length16(message) << 32)
+            | (length16(tail) << 48);
         let worker = note.worker.map_or(0, WorkerId::as_raw);
         for (place, value) in [(ENDED, note.ended), (WORKER, worker), (WHAT, what)] {
             if let Some(word) = self.words.get(place) {
@@ -267,7 +267,7 @@ impl SegmentView {
 
     /// Something is kept of this attempt. Only by the daemon.
     #[must_use]
-    pub fn has_attempt(&self, task: TaskId, attempt: u8) -> bool {
+    pub fn has_attempt(&self, task: TaskId, attempt: u16) -> bool {
         self.history_entries()
             .any(|entry| entry.task() == task.as_raw() && entry.attempt() == attempt)
     }
@@ -309,7 +309,7 @@ impl SegmentView {
             Some(task) if self.slot_of(task).is_none() => {
                 Some(format!("names task {task}, which has no slot"))
             }
-            Some(task) if part8(what) == 0 || lengths(what).is_none() => Some(format!(
+            Some(task) if part16(what) == 0 || lengths(what).is_none() => Some(format!(
                 "says {what:#018x} of an attempt of task {task}, which cannot be"
             )),
             Some(_) => None,
@@ -385,8 +385,8 @@ fn older<'s>(than: Option<Entry<'s>>, entry: Entry<'s>) -> Option<Entry<'s>> {
 
 /// Of message and tail, if they can be.
 fn lengths(what: u64) -> Option<(usize, usize)> {
-    let message = usize::from(part16(what >> 24));
-    let tail = usize::from(part16(what >> 40));
+    let message = usize::from(part16(what >> 32));
+    let tail = usize::from(part16(what >> 48));
     (message <= MESSAGE_BYTES_MAX && message + tail <= TEXT_BYTES).then_some((message, tail))
 }
 
@@ -402,11 +402,6 @@ fn get(word: &AtomicU64) -> u64 {
 fn put(word: &AtomicU64, value: u64) {
     // ORDERING: the daemon's own thread alone reads it (I3).
     word.store(value, Ordering::Relaxed);
-}
-
-const fn part8(word: u64) -> u8 {
-    let [low, ..] = word.to_le_bytes();
-    low
 }
 
 const fn part16(word: u64) -> u16 {

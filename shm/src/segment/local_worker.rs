@@ -240,12 +240,17 @@ impl LocalWorker<'_> {
 
     fn try_take(&self, leaf: u32, key: Key) -> Head {
         let segment = self.segment();
+        segment.remembering(|| self.try_take_remembering(leaf, key))
+    }
+
+    fn try_take_remembering(&self, leaf: u32, key: Key) -> Head {
+        let segment = self.segment();
         let Some(slot) = segment.slot(leaf) else {
             return Head::NotOurs;
         };
         let task = segment.task(slot);
-        let state = task.state();
-        if state.phase() != Phase::Ready || task.key() != key {
+        let state = task.state_in_order();
+        if state.phase() != Phase::Ready || task.key_of(state) != key {
             // A leaf that its slot has moved on from; a READY slot gets its own back.
             segment.unindex_ready_key(slot, key);
             segment.index_ready(slot, state);
@@ -264,10 +269,10 @@ impl LocalWorker<'_> {
         }
         let event = Event::Assign { worker: self.index };
         if state.after(event).is_err() {
-            // As many attempts as there can be.
+            // Its fence is used up: the daemon buries it.
             return Head::NotOurs;
         }
-        segment.section(|| match segment.apply(slot, state, event) {
+        match segment.apply(slot, state, event) {
             Ok(assigned) => {
                 segment.unindex_ready_key(slot, key);
                 let key_now = task.key();
@@ -279,7 +284,7 @@ impl LocalWorker<'_> {
                 Head::Taken(slot, assigned)
             }
             Err(_) => Head::Gone,
-        })
+        }
     }
 
     /// Changes the worker's word; a change that the table refuses (a full or lost worker) is left out.

@@ -12,6 +12,7 @@
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
 //! | `header`, `parts` | its front, its regions |
 //! | `claim`, `apply`, `free` | the life of a slot |
+//! | `gates` | how a slot comes to a number a second time |
 //! | `blobs` | payloads and results |
 //! | `history`, `tombstones` | how attempts that failed or were lost have ended; which results have expired |
 //! | `rebuild`, `survey`, `client_counts` | the caches anew from the state words, while nobody else is attached |
@@ -42,6 +43,7 @@ mod client_counts;
 mod completion;
 mod create;
 mod free;
+mod gates;
 mod header;
 mod history;
 mod image;
@@ -98,6 +100,7 @@ pub use blobs::{LoadError, StoreError};
 pub use census::PhaseCensus;
 pub use claim::{ClaimError, ClaimedTask, TaskFields};
 pub use completion::{Completion, End};
+pub use gates::GateWatch;
 pub use header::ControlInfo;
 pub use history::{
     ATTEMPTS_KEPT_PER_TASK, AttemptNote, KeptAttempt, MESSAGE_BYTES_MAX, TAIL_BYTES_MAX,

@@ -74,16 +74,16 @@ impl<'s> OwnLane<'s> {
         self.held.set(self.held.get() & !(1 << entry.0));
     }
 
-    pub(super) fn begin(&self, entry: EntryIndex, task: TaskId, attempt: u8, started: u64) {
+    pub(super) fn begin(&self, entry: EntryIndex, task: TaskId, fence: u16, started: u64) {
         if let Some(place) = self.lane.entry(entry.0) {
-            place.begin(task.as_raw(), attempt, started);
+            place.begin(task.as_raw(), fence, started);
         }
     }
 
-    pub(super) fn end(&self, entry: EntryIndex, attempt: u8, end: &End) {
+    pub(super) fn end(&self, entry: EntryIndex, fence: u16, end: &End) {
         if let Some(place) = self.lane.entry(entry.0) {
             let (outcome, result) = (end.outcome.to_bits(), end.result.as_raw());
-            place.end(attempt, outcome, result, end.ended);
+            place.end(fence, outcome, result, end.ended);
         }
     }
 

@@ -1,13 +1,8 @@
-//! Sections: short pieces of work during which a cache differs from the truth, counted in the attach record.
+//! Counts that are corrected beside the living: whether a difference is that of the dead.
 //!
 //! Counts (chunks of an arena block, tasks of a local worker) are changed before or after the truth. If a process is killed in between,
 //! the difference stays; to take it off one has to know that it is nobody's who is about to make up for it. So each
-//! process says in its attach record when it is within such a piece of work:
-//!
-//! ```text
-//! sections   entered so often 48 | within one now 16
-//! ```
-//! A repairer looks at all records, takes the counts, and looks again. If nobody alive was within a section and nobody has entered
+//! process says in its attach record when it is within such a piece of work (`sections.rs`). A repairer looks at all records, takes the counts, and looks again. If nobody alive was within a section and nobody has entered
 //! one in between, the difference is that of the dead. Nobody waits: who is stopped within a section only keeps the
 //! repair of counts from being made, as long as it is stopped.
 //!
@@ -15,13 +10,10 @@
 //! sections again. Tested in `segment/tests/repair.rs`, modelled in `shm/tests/loom_repair.rs`.
 
 use crate::layout::attach::AttachPhase;
+use crate::sections::{Sections, is_within};
 use crate::segment::Segment;
 use crate::segment::repair::Convicted;
 use crate::sync::Ordering;
-
-const ENTER: u64 = (1 << 16) | 1;
-const LEAVE: u64 = 1;
-const WITHIN: u64 = 0xFFFF;
 
 /// The sections of all living processes, when none was within one.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,13 +24,11 @@ impl Segment {
     pub(super) fn section<T>(&self, work: impl FnOnce() -> T) -> T {
         let record = self.view.parts.attaches.get(self.attach.position());
         if let Some(record) = record {
-            // ORDERING: [arena.quiet] before the first change within: that change is a releasing read-modify-write.
-            record.sections.fetch_add(ENTER, Ordering::AcqRel);
+            Sections::new(&record.sections).enter();
         }
         let done = work();
         if let Some(record) = record {
-            // ORDERING: [arena.quiet] Release: whoever sees that we have left sees all that we did.
-            record.sections.fetch_sub(LEAVE, Ordering::Release);
+            Sections::new(&record.sections).leave();
         }
         done
     }
@@ -49,12 +39,11 @@ impl Segment {
         for (number, record) in self.view.parts.attaches.iter().enumerate() {
             // ORDERING: [arena.quiet] Acquire: what was done within is visible, and what is read next is read later.
             let state = record.state.load(Ordering::Acquire);
-            // ORDERING: as above.
-            let within = record.sections.load(Ordering::Acquire);
+            let within = Sections::new(&record.sections).look();
             let state_word = crate::layout::attach::AttachState::from_raw(state);
             let counts =
                 state_word.phase() == AttachPhase::Live && !convicted.is(number, state_word);
-            if counts && within & WITHIN != 0 {
+            if counts && is_within(within) {
                 return None;
             }
             sections.push((state, within));

@@ -205,6 +205,10 @@ impl Segment {
         self.gather_order(taken);
         for task in self.tasks_in_use() {
             raise(&task.phase_time, PHASE_TIME, taken);
+            // 0 is no such time.
+            if task.started() != 0 {
+                raise(&task.started, STARTED, taken + 1);
+            }
         }
         // 0 is never, or no such time; the first moment after the move is 1.
         self.each_time(&|word, _| {
@@ -221,7 +225,7 @@ impl Segment {
         let end = taken + ANCIENT_STAMPS;
         let mut ancient: Vec<(u64, &TaskSlot)> = self
             .tasks_in_use()
-            .map(|task| (task.key().ready_stamp(), task))
+            .map(|task| (task.order_stamp(), task))
             .filter(|(stamp, _)| *stamp < end)
             .collect();
         ancient.sort_unstable_by_key(|(stamp, _)| core::cmp::Reverse(*stamp));
@@ -231,15 +235,16 @@ impl Segment {
                 place = place.saturating_sub(1).max(taken);
                 before = Some(stamp);
             }
-            set(&task.ready_key, READY_KEY, place);
+            set(&task.order, ORDER, place);
         }
     }
 
     /// Lowers everything.
     fn shift(&self, taken: u64) {
         for task in self.tasks_in_use() {
-            lower(&task.ready_key, READY_KEY, taken);
+            lower(&task.order, ORDER, taken);
             lower(&task.phase_time, PHASE_TIME, taken);
+            lower(&task.started, STARTED, taken);
         }
         self.each_time(&|word, time| {
             // ORDERING: nobody else writes.
@@ -305,7 +310,7 @@ impl Segment {
             .each_expiry(|word| each(word, Time::KeyEnd));
         for number in 0..self.high_water() {
             if let Some(side) = self.side_words(number) {
-                each(&side[SIDE_DEADLINE], Time::Other);
+                each(&side[SIDE_FINISH_BY], Time::Other);
                 each(&side[SIDE_KEY_EXPIRY], Time::KeyEnd);
             }
         }
@@ -323,7 +328,7 @@ impl Segment {
 }
 
 /// Words of [`crate::task::side::SideLayout`].
-const SIDE_DEADLINE: usize = 4;
+const SIDE_FINISH_BY: usize = 4;
 const SIDE_KEY_EXPIRY: usize = 5;
 
 /// What a time is.
@@ -341,7 +346,7 @@ struct Field {
     mask: u64,
 }
 
-const READY_KEY: Field = Field {
+const ORDER: Field = Field {
     shift: 8,
     mask: STAMP_MAX,
 };
@@ -349,6 +354,7 @@ const PHASE_TIME: Field = Field {
     shift: 16,
     mask: STAMP_MAX,
 };
+const STARTED: Field = PHASE_TIME;
 const PLAIN: Field = Field {
     shift: 0,
     mask: u64::MAX,

@@ -13,7 +13,7 @@ use crate::segment::completion::Completion;
 use crate::segment::free::chunk_owner;
 use crate::task::side::{SIDE_BYTES, SIDE_BYTES_SHORT, SideRecord};
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
-use crate::task::state::{Phase, StateWord};
+use crate::task::state::{FENCE_MAX, Phase, StateWord};
 use crate::tree::Key;
 use crate::worker::{WorkerCounter, WorkerSlot, WorkerState};
 
@@ -41,11 +41,13 @@ pub struct TaskRecord {
     pub priority: u8,
     /// Stamp of its last change of phase; in DELAYED the stamp at which it is due.
     pub phase_time: u64,
-    /// The queue.
-    pub queue: u16,
+    /// Stamp at which the last attempt began that has begun; 0 = none has.
+    pub started: u64,
+    /// The principal that submitted it; 0 = not known.
+    pub principal: u16,
     /// Log sequence number of its record in the journal; 0 = none.
     pub lsn: u64,
-    /// Number of its kind; look it up with [`SegmentView::kind_name`].
+    /// Number of its line, which is its kind; look it up with [`SegmentView::kind_name`].
     pub kind: u16,
     /// Longest run time of one attempt; 0 = no limit.
     pub timeout_ms: u32,
@@ -159,9 +161,10 @@ impl SegmentView {
             key: task.key(),
             priority: task.priority(),
             phase_time: task.phase_time(),
-            queue: task.queue(),
+            started: task.started(),
+            principal: task.principal(),
             lsn,
-            kind: task.kind_number(),
+            kind: task.line(),
             timeout_ms: task.timeout_ms(),
             max_attempts: task.max_attempts(),
             failures: task.failures(),
@@ -255,8 +258,8 @@ impl SegmentView {
 
 /// A change of the task is not in its journal yet.
 const LSN_UNDER_WAY: u64 = crate::time::STAMP_MAX;
-/// Attempts that there are for a task, and the code of the outcome of one that has used them up.
-const ATTEMPTS: (u8, u8) = (254, 1);
+/// Code of the outcome of a task that has used up its fence.
+const FENCE_USED_UP: u8 = 1;
 
 /// What follows from the state word of a task that ended while it waited: its outcome is written after the word, and a daemon may be killed
 /// in between. One that a journal has recorded since may have come from there, with another outcome, and no worker's name.
@@ -266,14 +269,14 @@ fn implied_outcome(state: StateWord, options: TaskOptions, lsn: u64) -> Option<O
         return None;
     }
     let buried = state.phase() == Phase::DeadLetter;
-    let is_used_up = buried && state.attempt() >= ATTEMPTS.0;
+    let is_used_up = buried && state.fence() == FENCE_MAX;
     Some(Outcome {
         kind: if buried {
             OutcomeKind::WorkerLost
         } else {
             OutcomeKind::Cancelled
         },
-        code: if is_used_up { ATTEMPTS.1 } else { 0 },
+        code: if is_used_up { FENCE_USED_UP } else { 0 },
         result_dropped: false,
         output_cut: false,
     })
@@ -296,6 +299,7 @@ impl TaskRecord {
         let Some(completion) = beside else {
             return;
         };
+        self.started = completion.started;
         match completion.end {
             Some(end) if self.state.phase() != Phase::Running => {
                 self.phase_time = end.ended;

@@ -213,6 +213,10 @@ impl Segment {
 
     /// Brings one slot in order. Safe for every slot at every time; changes nothing in one that is in order.
     pub fn repair_slot(&self, slot: SlotIndex, scope: &RepairScope, counts: &mut RepairCounts) {
+        self.remembering(|| self.repair_remembered(slot, scope, counts));
+    }
+
+    fn repair_remembered(&self, slot: SlotIndex, scope: &RepairScope, counts: &mut RepairCounts) {
         let task = self.task(slot);
         let state = task.state_in_order();
         if self.is_impossible(state) {
@@ -222,6 +226,7 @@ impl Segment {
         if let Some(claimed) =
             orphaned(&task.state, |attach| self.is_dead(attach, &scope.convicted))
         {
+            let claimed = task.with_era(claimed.as_raw());
             counts.claims_freed += u64::from(self.give_up_claim(slot, claimed));
         }
         if let Owner::Worker(worker) = state.owner()
@@ -282,7 +287,7 @@ impl Segment {
         let leaf = self.ready().leaf(slot.get());
         let state = task.state_in_order();
         if state.phase() == Phase::Ready {
-            if leaf != Some(task.key()) {
+            if leaf != Some(task.key_of(state)) {
                 counts.leaves_restored += u64::from(self.index_ready(slot, state));
             }
         } else if let Some(key) = leaf {

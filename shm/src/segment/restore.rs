@@ -48,7 +48,7 @@ pub struct RestoredTask<'a> {
     /// A cancellation was asked for.
     pub cancel_requested: bool,
     /// Hand-outs so far.
-    pub attempt: u8,
+    pub fence: u16,
     /// Attempts that ended badly.
     pub failures: u8,
     /// Attempts whose worker was lost.
@@ -63,6 +63,8 @@ pub struct RestoredTask<'a> {
     pub stamp: u64,
     /// Moment of the last change of phase; in DELAYED the moment it is due, in HELD too if that is later.
     pub phase_time: u64,
+    /// Stamp at which its last attempt began; 0 = none has, or it is not known.
+    pub started: u64,
     /// Longest run time of one attempt; 0 = no limit.
     pub timeout_ms: u32,
     /// The kind of work.
@@ -89,7 +91,7 @@ impl RestoredTask<'_> {
             id,
             phase: Phase::Ready,
             cancel_requested: false,
-            attempt: 0,
+            fence: 0,
             failures: 0,
             losses: 0,
             max_attempts: 1,
@@ -97,6 +99,7 @@ impl RestoredTask<'_> {
             priority: 0,
             stamp: 0,
             phase_time: 0,
+            started: 0,
             timeout_ms: 0,
             kind: None,
             client: None,
@@ -197,19 +200,20 @@ impl Segment {
             0
         };
         let phase = restored.phase;
-        let state = StateWord::restored(phase, flags, restored.attempt, id.generation())
+        let state = StateWord::restored(phase, flags, restored.fence, id.generation())
             .ok_or(RestoreError::Phase { task: id, phase })?;
         let task = SlotWriter::of(task);
-        task.clear();
+        task.clear(state.era());
         let filled = self.restore_bytes(task, restored);
         if let Err(error) = filled {
             self.release_all(id, self.references(id.slot()));
-            task.clear();
+            task.clear(0);
             return Err(error);
         }
         task.fill(&words_of(restored));
         task.set_client(restored.client.unwrap_or(ClientIndex::UNKNOWN));
         task.set_outcome(restored.outcome);
+        task.set_started(restored.started);
         // ORDERING: [task.state] Release: publishes the fields; nobody else is here yet.
         task.state.store(state.as_raw(), Ordering::Release);
         self.raise_high_water(id.slot());
@@ -270,7 +274,7 @@ impl Segment {
         restored: &RestoredTask<'_>,
     ) -> Result<(), RestoreError> {
         let id = restored.id;
-        // A payload of 64 bytes at most lies in the slot; a result only if the payload does not.
+        // A payload of 48 bytes at most lies in the slot; a result only if the payload does not.
         let payload = match restored.payload {
             RestoredBytes::Bytes(bytes) if (1..=INLINE_BYTES_MAX).contains(&bytes.len()) => {
                 self.write_inline(id.slot(), bytes)
@@ -337,6 +341,6 @@ fn words_of(restored: &RestoredTask<'_>) -> FilledWords {
             | (u64::from(restored.failures) << 16)
             | (u64::from(restored.losses) << 8)
             | u64::from(restored.options.bits()),
-        ready_key: Key::ready(restored.priority, restored.stamp, generation).as_raw(),
+        order: Key::ready(restored.priority, restored.stamp, generation).as_raw(),
     }
 }

@@ -19,7 +19,6 @@ use crate::segment::free::chunk_owner;
 use crate::segment::sanity::is_impossible;
 use crate::task::slot::{TaskOptions, TaskSlot};
 use crate::task::state::{Event, Owner, Phase, StateWord};
-use crate::task::writer::SlotWriter;
 use crate::time::Now;
 use crate::tree::{Key, MinTree};
 
@@ -159,6 +158,7 @@ impl Survey {
                 self.phases[phase as usize] += 1;
                 self.gen_top = self.gen_top.max(state.generation());
                 if phase == Phase::Free {
+                    taken |= u64::from(!segment.is_claimable(state)) << (number % 64);
                     ready.push(Key::EMPTY);
                     timers.push(Key::EMPTY);
                     continue;
@@ -269,21 +269,13 @@ impl Survey {
     }
 }
 
-/// What the slot's leaf in the task heap must be. The slot's own key is set right if it is not its generation's.
+/// What the slot's leaf in the task heap must be.
 fn ready_key_of(task: &TaskSlot, state: StateWord) -> Key {
-    if state.phase() != Phase::Ready {
-        return Key::EMPTY;
+    if state.phase() == Phase::Ready {
+        task.key_of(state)
+    } else {
+        Key::EMPTY
     }
-    let found = task.key();
-    let key = Key::ready(
-        found.ready_priority(),
-        found.ready_stamp(),
-        state.generation(),
-    );
-    if key != found {
-        SlotWriter::of(task).set_key(key);
-    }
-    key
 }
 
 /// What the slot's leaf in the timer heap must be: what is there, if it is of the present task; else what its phase asks for.

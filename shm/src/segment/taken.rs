@@ -68,8 +68,8 @@ impl<'w> Taken<'w> {
 
     /// Which attempt this is; the first is 1.
     #[must_use]
-    pub fn attempt(&self) -> u8 {
-        self.state.get().attempt()
+    pub fn attempt(&self) -> u16 {
+        self.state.get().fence()
     }
 
     /// Somebody asks for it to be stopped: because it was cancelled, or its time is over. Returns the flags.
@@ -90,8 +90,8 @@ impl<'w> Taken<'w> {
     pub fn start(&self) -> Result<(), ApplyError> {
         let segment = self.worker.segment();
         let now = segment.now();
-        let (lane, attempt) = (&self.worker.lane, self.attempt());
-        lane.begin(self.entry, self.id, attempt, now.stamp());
+        let (lane, fence) = (&self.worker.lane, self.attempt());
+        lane.begin(self.entry, self.id, fence, now.stamp());
         let running = self.advance(Event::Start)?;
         let timeout_ms = self.task().timeout_ms();
         if timeout_ms > 0 {
@@ -255,7 +255,7 @@ impl<'w> Taken<'w> {
         state.is_of(self.id)
             && matches!(state.phase(), Phase::Assigned | Phase::Running)
             && state.owner() == Owner::Worker(self.worker.index)
-            && state.attempt() == self.attempt()
+            && state.fence() == self.attempt()
     }
 
     fn task(&self) -> &TaskSlot {

@@ -6,7 +6,7 @@
 //! ```text
 //! entry of 16 bytes
 //!      0  task   id, written last; 0 = the entry is free
-//!      8  what   milliseconds since 1970 60 | phase in which it had ended 4
+//!      8  what   milliseconds since 1970 59 | phase in which it had ended 5
 //! ```
 //!
 //! Invariants: those of `history.rs`. Tested in `segment/tests/history.rs`.
@@ -56,7 +56,7 @@ impl Segment {
             put(name, 0);
             // ORDERING: Release: after a kill the entry is free, or one of the two is whole.
             fence(Ordering::Release);
-            put(what, (tombstone.unix_ms << 4) | tombstone.phase as u64);
+            put(what, (tombstone.unix_ms << 5) | tombstone.phase as u64);
             // ORDERING: as above.
             name.store(task.as_raw(), Ordering::Release);
         }
@@ -114,11 +114,11 @@ impl SegmentView {
 }
 
 fn tombstone(what: u64) -> Option<Tombstone> {
-    let number = usize::try_from(what & 0xF).unwrap_or(0);
-    let phase = *Phase::ALL.get(number).filter(|phase| phase.is_final())?;
+    let [number, ..] = (what & 0x1F).to_le_bytes();
+    let phase = Some(Phase::from_number(number)).filter(|phase| phase.is_final())?;
     Some(Tombstone {
         phase,
-        unix_ms: what >> 4,
+        unix_ms: what >> 5,
     })
 }
 

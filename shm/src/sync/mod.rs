@@ -286,6 +286,14 @@ pub fn store_load_swap(word: &AtomicU64, value: u64) -> u64 {
     word.swap(value, Ordering::SeqCst)
 }
 
+/// The writing half of a store-load pair, by addition; returns the value before.
+#[inline]
+#[cfg_attr(test, track_caller)]
+pub fn store_load_add(word: &AtomicU64, value: u64) -> u64 {
+    // ORDERING: [sync.store_load] SeqCst: ordered before this side's next store_load_load.
+    word.fetch_add(value, Ordering::SeqCst)
+}
+
 /// The writing half of a store-load pair, setting bits; returns the value before.
 #[inline]
 #[cfg_attr(test, track_caller)]

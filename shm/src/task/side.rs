@@ -6,21 +6,23 @@
 //!      8  array_index
 //!     16  estimate_ms       is short 1 | result is kept for so many seconds 31, 0 = as long as others | expected run time 32; 0 = unknown
 //!     24  submitted_unix_ms wall clock
-//!     32  deadline          stamp; 0 = none
+//!     32  finish_by         stamp; 0 = none
 //!     40  key_expiry        stamp at which the idempotency key may be forgotten
 //!     48  key               16 bytes; 0 = none
 //!     64  trace             16 bytes of trace id
-//!     80  depends_on        raw id of a task that must end first; 0 = none
-//!     88  checkpoint        blob reference
-//!     96  client_address    first 31 bytes
+//!     80  more              reference to facts
+//!     88  start_by          stamp 48; 0 = none
+//!     96  edges             unmet dependencies 32 | edges out 32                              from here on the PLM
+//!    104  chains            unit of the first chunk of edges out 32 | of a gang's or cron's record 32, plus one each
+//!    112  checkpoint        unit of its record plus one 32 | moves 16 | displaced 16
+//!    120  target            worker 16 | place in the line of a retry 16 | not handed to again 16 | 0 16
 //! ```
-//! A record whose second half says nothing is cut to the first, and says so: a million of these fit into the default segment.
+//! A record whose second half says nothing is cut to the first, and says so: a million of these fit into the default segment. Words without a user yet, from 80 on, are zero.
 //! The key of a task that has no side record lies in the table of keys only, at the place that its slot names.
 //! Tested at the end of this file.
 
 use crate::layout::shared::shared_layout;
-use crate::layout::text::{load_text, store_text};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::AtomicU64;
 
 /// Bytes of a whole side record: one arena chunk.
 pub const SIDE_BYTES: usize = 128;
@@ -36,13 +38,16 @@ shared_layout! {
         8 => array_index: AtomicU64,
         16 => estimate_ms: AtomicU64,
         24 => submitted_unix_ms: AtomicU64,
-        32 => deadline: AtomicU64,
+        32 => finish_by: AtomicU64,
         40 => key_expiry: AtomicU64,
         48 => key: [AtomicU64; 2],
         64 => trace: [AtomicU64; 2],
-        80 => depends_on: AtomicU64,
-        88 => checkpoint: AtomicU64,
-        96 => client_address: [AtomicU64; 4],
+        80 => more: AtomicU64,
+        88 => start_by: AtomicU64,
+        96 => edges: AtomicU64,
+        104 => chains: AtomicU64,
+        112 => checkpoint: AtomicU64,
+        120 => target: AtomicU64,
     }
 }
 
@@ -59,51 +64,35 @@ pub struct SideRecord {
     pub keep_s: u32,
     /// Wall clock of the submission, for display.
     pub submitted_unix_ms: u64,
-    /// Stamp at which the task is worthless; 0 = never.
-    pub deadline: u64,
+    /// Stamp by which the task must have finished; 0 = none.
+    pub finish_by: u64,
     /// Stamp at which the idempotency key may be forgotten.
     pub key_expiry: u64,
     /// Idempotency key; 0 = none.
     pub key: [u64; 2],
     /// Trace id of the submitter; 0 = none.
     pub trace: [u64; 2],
-    /// Raw id of a task that must end first; 0 = none.
-    pub depends_on: u64,
-    /// Address of the submitter, cut to 31 bytes.
-    pub client_address: String,
 }
 
 impl SideRecord {
     /// The bytes of the chunk, and how many of them are to be stored.
     pub(crate) fn encode(&self) -> ([u8; SIDE_BYTES], usize) {
-        let is_short =
-            self.trace == [0, 0] && self.depends_on == 0 && self.client_address.is_empty();
+        let is_short = self.trace == [0, 0];
         let form = if is_short { IS_SHORT } else { 0 };
         let numbers = [
             self.array_id,
             self.array_index,
             form | ((u64::from(self.keep_s) << 32) & !IS_SHORT) | u64::from(self.estimate_ms),
             self.submitted_unix_ms,
-            self.deadline,
+            self.finish_by,
             self.key_expiry,
             self.key[0],
             self.key[1],
             self.trace[0],
             self.trace[1],
-            self.depends_on,
-            0,
         ];
-        let address: [AtomicU64; 4] = Default::default();
-        store_text(&address, &self.client_address);
-        // ORDERING: words of this function only.
-        let address = address.iter().map(|word| word.load(Ordering::Relaxed));
         let mut bytes = [0; SIDE_BYTES];
-        for (chunk, number) in bytes
-            .as_chunks_mut::<8>()
-            .0
-            .iter_mut()
-            .zip(numbers.into_iter().chain(address))
-        {
+        for (chunk, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
             *chunk = number.to_le_bytes();
         }
         let count = if is_short {
@@ -126,20 +115,16 @@ impl SideRecord {
     pub(crate) fn decode(bytes: &[u8; SIDE_BYTES]) -> Self {
         let (words, _) = bytes.as_chunks::<8>();
         let word = |index: usize| words.get(index).map_or(0, |word| u64::from_le_bytes(*word));
-        let address: [AtomicU64; 4] =
-            core::array::from_fn(|index| AtomicU64::new(word(12 + index)));
         Self {
             array_id: word(0),
             array_index: word(1),
             estimate_ms: u32::try_from(word(2) & u64::from(u32::MAX)).unwrap_or(u32::MAX),
             keep_s: u32::try_from((word(2) & !IS_SHORT) >> 32).unwrap_or(u32::MAX),
             submitted_unix_ms: word(3),
-            deadline: word(4),
+            finish_by: word(4),
             key_expiry: word(5),
             key: [word(6), word(7)],
             trace: [word(8), word(9)],
-            depends_on: word(10),
-            client_address: load_text(&address),
         }
     }
 }
@@ -156,12 +141,10 @@ mod tests {
             estimate_ms: 1500,
             keep_s: (1 << 31) - 1,
             submitted_unix_ms: 1_700_000_000_000,
-            deadline: 5,
+            finish_by: 5,
             key_expiry: 6,
             key: [7, 8],
             trace: [9, 10],
-            depends_on: 11,
-            client_address: "127.0.0.1:4242".to_owned(),
         };
         let (bytes, count) = record.encode();
         assert_eq!((SideRecord::decode(&bytes), count), (record, SIDE_BYTES));
@@ -176,7 +159,7 @@ mod tests {
             estimate_ms: u32::MAX,
             keep_s: 86_400,
             submitted_unix_ms: 1_700_000_000_000,
-            deadline: 5,
+            finish_by: 5,
             key_expiry: 6,
             key: [7, 8],
             ..SideRecord::default()
@@ -186,26 +169,14 @@ mod tests {
         assert!(bytes[count..].iter().all(|&byte| byte == 0));
         assert!(SideRecord::is_short(bytes.first_chunk().unwrap()));
         assert_eq!(SideRecord::decode(&bytes), record);
-        let long = [
-            SideRecord {
-                trace: [0, 1],
-                ..record.clone()
-            },
-            SideRecord {
-                depends_on: 1,
-                ..record.clone()
-            },
-            SideRecord {
-                client_address: "a".to_owned(),
-                ..record
-            },
-        ];
-        for record in long {
-            let (bytes, count) = record.encode();
-            assert_eq!(count, SIDE_BYTES);
-            assert!(!SideRecord::is_short(bytes.first_chunk().unwrap()));
-            assert_eq!(SideRecord::decode(&bytes), record);
-        }
+        let record = SideRecord {
+            trace: [0, 1],
+            ..record
+        };
+        let (bytes, count) = record.encode();
+        assert_eq!(count, SIDE_BYTES);
+        assert!(!SideRecord::is_short(bytes.first_chunk().unwrap()));
+        assert_eq!(SideRecord::decode(&bytes), record);
     }
 
     #[test]

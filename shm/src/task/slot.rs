@@ -3,23 +3,29 @@
 //! ```text
 //! offset  field          bits                                              writer
 //!      0  state          see `state.rs`                                    who may, by the table
-//!      8  ready_key      class 8 | stamp 48 | low generation 8             submitter, PLM
-//!     16  phase_time     stamp 48 | queue 16                               who changes the phase
-//!     24  journal        lsn 48 | kind 16                                  submitter, PLM
+//!      8  order          class 8 | stamp 48 | era 8                         submitter, PLM; the era: the PLM while FREE, the first submitter
+//!     16  phase_time     stamp 48 | principal 16                           who changes the phase; the principal: submitter, PLM
+//!     24  journal        lsn 48 | line 16                                  submitter, PLM
 //!     32  limits         timeout_ms 32 | max_attempts 8 | failures 8 | losses 8 | options 8
 //!     40  payload        blob reference, see `blob.rs`                     submitter
 //!     48  result         blob reference                                    the worker's side
 //!     56  links          side 32 | client 16 | outcome 16                  submitter, PLM
-//!     64  inline_bytes   64 bytes: the payload, or the result if the payload lies elsewhere
+//!     64  started        stamp 48 | more options 16                        PLM; a local worker says it in its lane
+//!     72  used           cpu_ms 32 | peak_kib 32                           PLM
+//!     80  inline_bytes   48 bytes: the payload, or the result if the payload lies elsewhere
 //! ```
 //! (The first part of a bit list is the upper one.) `side` is 0, or the unit of the side record plus one, or, with its highest
-//! bit set, the place of the task's key in the table of keys.
+//! bit set, the place of the task's key in the table of keys. A line below 256 is a kind, asking for one cpu. The principal, the use and
+//! the further options have no user yet and are 0.
 //!
 //! Invariants:
 //! - I1: the fields behind the state are written with relaxed stores by whoever the state makes their writer, and
 //!   published by that writer's next change of the state (label `task.state`). Who that is, is a type: `writer.rs`.
 //! - I2: `phase_time` is the moment of the last change of phase; in DELAYED, and in SUBMITTED if the start is later than
-//!   the stamp of the key, it is the moment the task is due.
+//!   the stamp of the order, it is the moment the task is due. In final phases it is the end of the last attempt, if there was one.
+//! - I3: `started` is the moment at which the last attempt began that has begun; 0 as long as none has. Of one whose worker tells the end alone it
+//!   is the moment at which it was handed out.
+//! - I4: the era changes in FREE alone, and a slot gets its first one before anything else of its first tenant is written.
 //!
 //! Tested at the end of this file and through `segment/`.
 
@@ -34,20 +40,22 @@ use crate::tree::Key;
 pub(super) const SIDE_IS_KEY: u32 = 1 << 31;
 
 /// Bytes that lie in the slot itself.
-pub const INLINE_BYTES_MAX: usize = 64;
+pub const INLINE_BYTES_MAX: usize = 48;
 
 shared_layout! {
     /// One task as it lies in the segment; see the drawing in this file's head.
     pub struct TaskSlot: 128 bytes, align 128 {
         0 => state: AtomicU64,
-        8 => ready_key: AtomicU64,
+        8 => order: AtomicU64,
         16 => phase_time: AtomicU64,
         24 => journal: AtomicU64,
         32 => limits: AtomicU64,
         40 => payload: AtomicU64,
         48 => result: AtomicU64,
         56 => links: AtomicU64,
-        64 => inline_bytes: [AtomicU64; 8],
+        64 => started: AtomicU64,
+        72 => used: AtomicU64,
+        80 => inline_bytes: [AtomicU64; 6],
     }
 }
 
@@ -249,7 +257,7 @@ impl TaskSlot {
             Ordering::Acquire
         };
         // ORDERING: as chosen above.
-        StateWord::from_raw(self.state.load(order))
+        self.with_era(self.state.load(order))
     }
 
     /// Changes the state if it still is `from`, with everything that the caller wrote before. Leaf and bit are looked at afterwards.
@@ -269,7 +277,7 @@ impl TaskSlot {
             // [tree.tenancy], [bitmap.tenancy] write half: leaf and bit are looked at afterwards.
             store_load_cas(&self.state, from, to)
         };
-        result.map(|_| ()).map_err(StateWord::from_raw)
+        result.map(|_| ()).map_err(|found| self.with_era(found))
     }
 
     /// The state, read after everything that this process wrote before: the look half of a pair with the write of a leaf
@@ -278,20 +286,37 @@ impl TaskSlot {
     #[must_use]
     pub(crate) fn state_in_order(&self) -> StateWord {
         // ORDERING: [tree.tenancy], [bitmap.tenancy] look half; pairs with the CAS in `exchange`.
-        StateWord::from_raw(store_load_load(&self.state))
+        self.with_era(store_load_load(&self.state))
     }
 
-    /// The key of the ready heap.
+    /// A word that was loaded, with the era: it was written before the slot's present tenant had it, and stays as long as that.
+    #[inline]
+    pub(crate) fn with_era(&self, word: u64) -> StateWord {
+        StateWord::in_era(word, part8(read(&self.order)))
+    }
+
+    /// The key of the ready heap: the order, and the low bits of the tenancy.
     #[must_use]
     pub fn key(&self) -> Key {
-        // ORDERING: published by [task.state].
-        Key::from_raw(self.ready_key.load(Ordering::Relaxed))
+        self.key_of(self.state())
+    }
+
+    /// The same, of the tenant that this state is of.
+    #[inline]
+    pub(crate) fn key_of(&self, state: StateWord) -> Key {
+        Key::of_order(read(&self.order), state.generation())
+    }
+
+    /// Stamp of its place in the order.
+    #[must_use]
+    pub fn order_stamp(&self) -> u64 {
+        Key::from_raw(read(&self.order)).ready_stamp()
     }
 
     /// 0 to 255, higher first.
     #[must_use]
     pub fn priority(&self) -> u8 {
-        self.key().ready_priority()
+        Key::from_raw(read(&self.order)).ready_priority()
     }
 
     /// Moment of the last change of phase as a stamp; in DELAYED the moment the task is due, in HELD too if that is later.
@@ -300,9 +325,9 @@ impl TaskSlot {
         read(&self.phase_time) >> 16
     }
 
-    /// The queue; 0 in this version.
+    /// The principal that submitted it; 0 = not known.
     #[must_use]
-    pub fn queue(&self) -> u16 {
+    pub fn principal(&self) -> u16 {
         part16(read(&self.phase_time))
     }
 
@@ -323,16 +348,16 @@ impl TaskSlot {
         lsn
     }
 
-    /// The kind of work, as the number in the slot: check it against the kind table before use.
+    /// The line that it waits in. The first ones are the kinds of work: check it against the kind table before use.
     #[must_use]
-    pub fn kind_number(&self) -> u16 {
+    pub fn line(&self) -> u16 {
         part16(read(&self.journal))
     }
 
     /// The kind of work; `None` if the number is out of range.
     #[must_use]
     pub fn kind(&self) -> Option<KindIndex> {
-        KindIndex::new_checked(self.kind_number(), KINDS_COUNT)
+        KindIndex::new_checked(self.line(), KINDS_COUNT)
     }
 
     /// Longest run time of one attempt; 0 = no limit.
@@ -405,6 +430,12 @@ impl TaskSlot {
         }
     }
 
+    /// Stamp at which the last attempt began that has begun; 0 = none has.
+    #[must_use]
+    pub fn started(&self) -> u64 {
+        read(&self.started) >> 16
+    }
+
     /// What was asked for.
     #[must_use]
     pub fn options(&self) -> TaskOptions {
@@ -466,7 +497,8 @@ pub(crate) struct FilledWords {
     pub(crate) phase_time: u64,
     pub(crate) journal: u64,
     pub(crate) limits: u64,
-    pub(crate) ready_key: u64,
+    /// Without the era, which `fill` keeps.
+    pub(crate) order: u64,
 }
 
 #[inline]
@@ -502,19 +534,22 @@ const fn part32(word: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::TENANCY_BITS;
     use crate::task::writer::SlotWriter;
     use crate::time::STAMP_MAX;
 
     fn slot() -> TaskSlot {
         TaskSlot {
             state: AtomicU64::new(0),
-            ready_key: AtomicU64::new(0),
+            order: AtomicU64::new(0),
             phase_time: AtomicU64::new(0),
             journal: AtomicU64::new(0),
             limits: AtomicU64::new(0),
             payload: AtomicU64::new(0),
             result: AtomicU64::new(0),
             links: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            used: AtomicU64::new(0),
             inline_bytes: Default::default(),
         }
     }
@@ -526,7 +561,7 @@ mod tests {
             phase_time: 7,
             journal: (5 << 16) | 2,
             limits: (1000 << 32) | (3 << 24) | 1,
-            ready_key: Key::ready(200, 99, 4).as_raw(),
+            order: Key::ready(200, 99, 4).as_raw(),
         });
         SlotWriter::of(&slot).set_failures(255);
         SlotWriter::of(&slot).set_losses(17);
@@ -547,16 +582,45 @@ mod tests {
             (slot.timeout_ms(), slot.options()),
             (1000, TaskOptions::DISCARD_RESULT)
         );
-        assert_eq!((slot.phase_time(), slot.queue()), (STAMP_MAX, 7));
+        assert_eq!((slot.phase_time(), slot.principal()), (STAMP_MAX, 7));
         assert_eq!((slot.client_number(), slot.side_unit()), (77, Some(0)));
         assert_eq!(slot.outcome().code, 9);
         assert!(slot.outcome().result_dropped);
+        assert_eq!((slot.priority(), slot.lsn(), slot.line()), (200, 5, 2));
+        SlotWriter::of(&slot).set_started(u64::MAX);
         assert_eq!(
-            (slot.priority(), slot.lsn(), slot.kind_number()),
-            (200, 5, 2)
+            (slot.started(), part16(read(&slot.started))),
+            (STAMP_MAX, 0)
         );
         SlotWriter::of(&slot).set_side_unit(None);
         assert_eq!((slot.side_unit(), slot.client_number()), (None, 77));
+    }
+
+    #[test]
+    fn era_stays_whatever_the_order_becomes_and_the_key_is_of_the_tenancy() {
+        let slot = slot();
+        slot.order.store(0xE5, Ordering::Relaxed);
+        let generation = (0xE5 << TENANCY_BITS) | 0x1_2345;
+        slot.state.store(0x1_2345, Ordering::Relaxed);
+        assert_eq!(slot.state().generation(), generation);
+        SlotWriter::of(&slot).set_key(Key::ready(7, 99, generation));
+        assert_eq!(
+            (slot.state().era(), slot.key()),
+            (0xE5, Key::ready(7, 99, generation))
+        );
+        SlotWriter::of(&slot).fill(&FilledWords {
+            order: Key::ready(8, 98, 0xFF).as_raw(),
+            ..FilledWords::default()
+        });
+        assert_eq!(
+            (slot.state().era(), slot.key()),
+            (0xE5, Key::ready(8, 98, generation))
+        );
+        SlotWriter::of(&slot).clear(0xE5);
+        assert_eq!(
+            (slot.state().generation(), slot.order_stamp()),
+            (generation, 0)
+        );
     }
 
     #[test]

@@ -1,21 +1,28 @@
 //! The state of a task: one word, changed by compare-and-swap only, and the whole table of its changes.
 //!
 //! ```text
-//!  63   60 59   56 55          44 43        36 35                                   0
-//! +-------+-------+--------------+------------+--------------------------------------+
-//! | phase | flags |  owner (12)  | attempt (8)|           generation (36)            |
-//! +-------+-------+--------------+------------+--------------------------------------+
-//! flags: 1 CANCEL (stop was ordered by a client), 2 TIMED_OUT (stop was ordered because of time), 4 JUDGED (in ENDED: the
-//!        outcome is decided and its record waits for its sync), 8 FORGOTTEN (in a final phase: the slot is given back when
-//!        the record of that is durable)
+//!  63    59 58   55 54            39 38        27 26                        0
+//! +--------+-------+----------------+------------+---------------------------+
+//! |phase 5 |flags 4|    owner 16    |  fence 12  |        tenancy 27         |
+//! +--------+-------+----------------+------------+---------------------------+
+//! flags: 1 CANCEL (stop was ordered by a client), 2 TIMED_OUT (stop was ordered because of time), 4 SETTLING (a decision waits for
+//!        the sync of its record: in ENDED the outcome, which is then judged; in a final phase the release of the slot, which is then
+//!        forgotten), 8 DISPLACED (told to stop to make room; nothing writes it yet)
 //! owner: attach record in CLAIMED and SUBMITTED; worker in ASSIGNED, RUNNING and ENDED; the last worker, if there was
-//!        one, in DONE, FAILED, CANCELLED, DEAD_LETTER and judged ENDED (it owns nothing there); else all ones
+//!        one, in DONE, FAILED, CANCELLED, DEAD_LETTER and judged ENDED (it owns nothing there); in BLOCKED `reason 6, detail 10`
+//!        (`blocked.rs`); else all ones
+//! fence: hand-outs of this task; the first is 1. It only rises, does not wrap, and is counted against no budget: what is counted
+//!        are the failures and losses in the slot's word `limits`
+//! tenancy: the lower 27 bits of the generation. The upper 8, the era, lie in the slot's word `order` and change in FREE only
 //! ```
-//! The word 0 is a slot that was never used: FREE, generation 0.
+//! The word 0, with era 0, is a slot that was never used: FREE, generation 0.
+//!
+//! A slot at the generation before a multiple of 2^26 stands at a **gate**, and cannot be claimed there: the PLM lets it through when no process can
+//! remember a word of the time before (`segment/gates.rs`). So a word never comes again while anyone remembers it, though the tenancy wraps.
 //!
 //! ```text
 //! from \ event          to
-//! FREE        Claim                  CLAIMED    generation + 1, attempt 0, no flags, owner = attach record
+//! FREE        Claim                  CLAIMED    tenancy + 1 (not through a gate), fence 0, no flags, owner = attach record
 //! CLAIMED     Submit                 SUBMITTED
 //!             Admit                  READY      submission linearizes here (memory tasks)
 //!             AdmitDelayed, AdmitHeld  DELAYED, HELD   the same
@@ -30,11 +37,11 @@
 //!             ReleaseDelayed         DELAYED    its start is later
 //! DELAYED     Release, Cancel        READY, CANCELLED
 //!             Hold                   HELD
-//! READY       Assign                 ASSIGNED   attempt + 1 (up to 255), owner = worker, TIMED_OUT cleared;
+//! READY       Assign                 ASSIGNED   fence + 1 (up to 4,095), owner = worker, TIMED_OUT cleared;
 //!                                               the take linearizes here
-//!             Park                   BLOCKED    no live worker offers the task's kind, or the journal has no room
+//!             Park                   BLOCKED    no live worker offers the task's kind, or the journal has no room: the reason says which
 //!             Hold                   HELD       not one that is to be cancelled
-//!             Bury                   DEAD_LETTER  it may run once at most, and a local worker may have begun it
+//!             Bury                   DEAD_LETTER  it may run once at most, and a local worker may have begun it; or its fence is used up
 //!             Cancel                 CANCELLED
 //! ASSIGNED    Start                  RUNNING
 //!             Requeue                READY      the worker is lost; flags kept
@@ -48,13 +55,13 @@
 //! ENDED       Complete, Fail         DONE, FAILED
 //!             Retry, RetryLater      READY, DELAYED   flags cleared
 //!             Bury, Cancel           DEAD_LETTER, CANCELLED
-//!             Judge                  ENDED      flag JUDGED: the worker owns it no longer; Retry and RetryLater only without
-//! DONE        Free                   FREE       generation kept
-//!             Forget                 DONE       flag FORGOTTEN, once
+//!             Judge                  ENDED      flag SETTLING: the worker owns it no longer; Retry and RetryLater only without
+//! DONE        Free                   FREE       tenancy kept
+//!             Forget                 DONE       flag SETTLING, once
 //! FAILED      Free, Forget           FREE, FAILED
 //! CANCELLED   Free, Forget           FREE, CANCELLED
 //! DEAD_LETTER Free, Forget           FREE, DEAD_LETTER
-//!             Revive                 READY      only without FORGOTTEN; attempt kept, so that results of its old attempts
+//!             Revive                 READY      only without SETTLING; fence kept, so that results of its old attempts
 //!                                               stay stale
 //! any but QUARANTINE  Quarantine     QUARANTINE everything else kept, as evidence
 //! ```
@@ -63,152 +70,29 @@
 
 use core::fmt;
 
-use crate::id::{AttachIndex, GENERATION_BITS, GENERATION_MAX, SlotIndex, TaskId, WorkerIndex};
+pub use super::blocked::Blocked;
+pub use super::phase::Phase;
+use crate::id::{
+    AttachIndex, GATE_BITS, GENERATION_MAX, SlotIndex, TENANCY_BITS, TaskId, WorkerIndex,
+};
 
-const ATTEMPT_SHIFT: u32 = GENERATION_BITS;
-const OWNER_SHIFT: u32 = 44;
-const FLAGS_SHIFT: u32 = 56;
-const PHASE_SHIFT: u32 = 60;
-pub(super) const OWNER_NONE: u16 = 0xFFF;
+const TENANCY_MASK: u64 = (1 << TENANCY_BITS) - 1;
+const FENCE_SHIFT: u32 = TENANCY_BITS;
+const FENCE_MASK: u64 = 0xFFF;
+const OWNER_SHIFT: u32 = 39;
+const OWNER_MASK: u64 = 0xFFFF;
+const FLAGS_SHIFT: u32 = 55;
+const PHASE_SHIFT: u32 = 59;
+pub(super) const OWNER_NONE: u16 = 0xFFFF;
 
-/// Highest attempt: the first is 1.
-pub const ATTEMPT_MAX: u8 = u8::MAX;
+/// Highest fence: the first hand-out has 1. It does not wrap: a task that has used it up gets no further one.
+pub const FENCE_MAX: u16 = 0xFFF;
 /// A client asked for the task to be stopped.
 pub const FLAG_CANCEL: u8 = 1;
 /// The task was told to stop because its time was over.
 pub const FLAG_TIMED_OUT: u8 = 2;
-/// In ENDED: what becomes of the task is decided, and the record of it waits for its sync.
-pub const FLAG_JUDGED: u8 = 4;
-/// In a final phase: nobody wants the task any more, and the record of that waits for its sync.
-pub const FLAG_FORGOTTEN: u8 = 8;
-
-/// Where a task stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Phase {
-    /// Nobody's: may be claimed.
-    Free = 0,
-    /// Being filled in by its submitter; not accepted.
-    Claimed = 1,
-    /// Handed to the PLM for judgement.
-    Submitted = 2,
-    /// Waits for something that is not a worker's capacity.
-    Blocked = 3,
-    /// Waits until it is released: somebody holds it.
-    Held = 4,
-    /// Waits for its time.
-    Delayed = 5,
-    /// Waits for a worker.
-    Ready = 6,
-    /// Handed out, start not reported.
-    Assigned = 7,
-    /// Runs.
-    Running = 8,
-    /// An attempt has ended and is not yet judged.
-    Ended = 9,
-    /// Ended well.
-    Done = 10,
-    /// Ended badly, no attempt left.
-    Failed = 11,
-    /// Cancelled.
-    Cancelled = 12,
-    /// Took its workers down until its attempts were used up.
-    DeadLetter = 13,
-    /// Seen in an impossible combination; kept for inspection.
-    Quarantine = 14,
-    /// Never written by this version.
-    Reserved = 15,
-}
-
-impl Phase {
-    /// Number of phases, and of rows in tables over them.
-    pub const COUNT: usize = 16;
-
-    /// All phases, in the order of their numbers.
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Free,
-        Self::Claimed,
-        Self::Submitted,
-        Self::Blocked,
-        Self::Held,
-        Self::Delayed,
-        Self::Ready,
-        Self::Assigned,
-        Self::Running,
-        Self::Ended,
-        Self::Done,
-        Self::Failed,
-        Self::Cancelled,
-        Self::DeadLetter,
-        Self::Quarantine,
-        Self::Reserved,
-    ];
-
-    /// The name in JSON and on the command line.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Free => "free",
-            Self::Claimed => "claimed",
-            Self::Submitted => "submitted",
-            Self::Blocked => "blocked",
-            Self::Held => "held",
-            Self::Delayed => "delayed",
-            Self::Ready => "ready",
-            Self::Assigned => "assigned",
-            Self::Running => "running",
-            Self::Ended => "ended",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::DeadLetter => "dead_letter",
-            Self::Quarantine => "quarantine",
-            Self::Reserved => "reserved",
-        }
-    }
-
-    /// The task's story is over: it waits only for being freed.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        matches!(
-            self,
-            Self::Done | Self::Failed | Self::Cancelled | Self::DeadLetter
-        )
-    }
-
-    /// The task was accepted and has not ended.
-    #[must_use]
-    pub const fn is_unfinished(self) -> bool {
-        matches!(
-            self,
-            Self::Submitted
-                | Self::Blocked
-                | Self::Held
-                | Self::Delayed
-                | Self::Ready
-                | Self::Assigned
-                | Self::Running
-                | Self::Ended
-        )
-    }
-
-    /// The owner bits name the worker that holds the task.
-    #[must_use]
-    pub const fn is_with_worker(self) -> bool {
-        matches!(self, Self::Assigned | Self::Running | Self::Ended)
-    }
-
-    const fn of(word: u64) -> Self {
-        // INVARIANT: four bits are below the 16 phases.
-        Self::ALL[(word >> PHASE_SHIFT) as usize]
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
+/// A decision waits for the sync of its record: in ENDED what becomes of the task, in a final phase that nobody wants it any more.
+pub const FLAG_SETTLING: u8 = 4;
 
 /// Whose turn it is to change the task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,14 +127,20 @@ pub enum Event {
     Accept,
     /// The PLM accepts a task with a later start.
     AcceptDelayed,
-    /// The PLM accepts; the task waits for another one.
-    Block,
+    /// The PLM accepts; the task waits for something else than a worker.
+    Block {
+        /// For what.
+        why: Blocked,
+    },
     /// A waiting task is not to start until it is released.
     Hold,
     /// The PLM refuses.
     Refuse,
     /// No live worker offers the task's kind, or the journal has no room for what would follow.
-    Park,
+    Park {
+        /// Which of the two.
+        why: Blocked,
+    },
     /// What the task waited for has come.
     Release,
     /// A held task is released whose start is later.
@@ -306,33 +196,55 @@ pub struct IllegalTransition {
     pub event: Event,
 }
 
-/// A loaded state word. The word in the segment is only changed by comparing with one of these.
+/// A loaded state word, and the era that lay in its slot then. The word in the segment is only changed by comparing with one of these; the era
+/// stays as it is while the slot is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct StateWord(u64);
+pub struct StateWord {
+    raw: u64,
+    era: u8,
+}
 
 impl StateWord {
-    /// A word as it was loaded; every bit pattern is one.
+    /// A word as it was loaded, of a slot in its first era; every bit pattern is one.
     #[must_use]
     pub const fn from_raw(raw: u64) -> Self {
-        Self(raw)
+        Self { raw, era: 0 }
     }
 
-    /// The bits.
+    /// A word and the era of its slot, read after it.
+    #[must_use]
+    pub const fn in_era(raw: u64, era: u8) -> Self {
+        Self { raw, era }
+    }
+
+    /// The bits of the word.
     #[must_use]
     pub const fn as_raw(self) -> u64 {
-        self.0
+        self.raw
+    }
+
+    /// The upper 8 bits of the generation.
+    #[must_use]
+    pub const fn era(self) -> u8 {
+        self.era
     }
 
     /// Where the task stands.
     #[must_use]
     pub const fn phase(self) -> Phase {
-        Phase::of(self.0)
+        Phase::from_number(self.phase_number())
     }
 
-    /// [`FLAG_CANCEL`] and [`FLAG_TIMED_OUT`].
+    /// What the phase is called, also where this version never writes it.
+    #[must_use]
+    pub const fn phase_name(self) -> &'static str {
+        Phase::name_of(self.phase_number())
+    }
+
+    /// [`FLAG_CANCEL`] and the others.
     #[must_use]
     pub const fn flags(self) -> u8 {
-        ((self.0 >> FLAGS_SHIFT) & 0xF) as u8
+        ((self.raw >> FLAGS_SHIFT) & 0xF) as u8
     }
 
     /// All bits of `flag` are set.
@@ -340,7 +252,6 @@ impl StateWord {
     pub const fn has_flag(self, flag: u8) -> bool {
         self.flags() & flag == flag
     }
-
     /// Who may change the task now.
     #[must_use]
     pub const fn owner(self) -> Owner {
@@ -351,7 +262,7 @@ impl StateWord {
                     None => Owner::None,
                 }
             }
-            Phase::Ended if self.has_flag(FLAG_JUDGED) => Owner::None,
+            Phase::Ended if self.has_flag(FLAG_SETTLING) => Owner::None,
             Phase::Assigned | Phase::Running | Phase::Ended => match self.worker_bits() {
                 Some(worker) => Owner::Worker(worker),
                 None => Owner::None,
@@ -379,13 +290,13 @@ impl StateWord {
     /// ENDED, decided, and waiting for the sync of its outcome's record.
     #[must_use]
     pub const fn is_judged(self) -> bool {
-        matches!(self.phase(), Phase::Ended) && self.has_flag(FLAG_JUDGED)
+        matches!(self.phase(), Phase::Ended) && self.has_flag(FLAG_SETTLING)
     }
 
     /// Ended, wanted by nobody, and waiting for the sync of the record that says so.
     #[must_use]
     pub const fn is_forgotten(self) -> bool {
-        self.phase().is_final() && self.has_flag(FLAG_FORGOTTEN)
+        self.phase().is_final() && self.has_flag(FLAG_SETTLING)
     }
 
     /// The worker that holds the task, or held it last in a finished one.
@@ -406,16 +317,26 @@ impl StateWord {
         matches!(self.phase(), Phase::Cancelled | Phase::DeadLetter) && self.last_worker().is_none()
     }
 
-    /// Hand-outs so far; the first is 1.
+    /// Why a blocked task waits; `None` in any other phase, or where no reason is said.
     #[must_use]
-    pub const fn attempt(self) -> u8 {
-        ((self.0 >> ATTEMPT_SHIFT) & 0xFF) as u8
+    pub const fn blocked(self) -> Option<Blocked> {
+        if matches!(self.phase(), Phase::Blocked) {
+            Blocked::of_bits(self.owner_bits())
+        } else {
+            None
+        }
     }
 
-    /// How often the slot has been claimed.
+    /// Hand-outs so far; the first is 1. What a worker says is of the hand-out that it names, or is late.
+    #[must_use]
+    pub const fn fence(self) -> u16 {
+        ((self.raw >> FENCE_SHIFT) & FENCE_MASK) as u16
+    }
+
+    /// How often the slot has been claimed, era included.
     #[must_use]
     pub const fn generation(self) -> u64 {
-        self.0 & GENERATION_MAX
+        ((self.era as u64) << TENANCY_BITS) | (self.raw & TENANCY_MASK)
     }
 
     /// The id of the task in `slot`; `None` in a slot that was never used.
@@ -434,22 +355,57 @@ impl StateWord {
         self.generation() == id.generation() && !matches!(self.phase(), Phase::Free)
     }
 
-    /// The same word with a generation of at least `base`: a slot that was never used counts as generation
-    /// `base`, the segment's first. Only for computing what a claim writes.
+    /// The slot was never used.
     #[must_use]
-    pub const fn raised_to(self, base: u64) -> Self {
-        let base = base & GENERATION_MAX;
-        if self.generation() >= base {
-            self
+    pub const fn is_unused(self) -> bool {
+        self.raw == 0 && self.era == 0
+    }
+
+    /// What a claim compares its next word with: a slot that was never used counts as generation `base`, the segment's first, and so does one
+    /// that was last used in an earlier segment. `None` where the PLM must let the slot through a gate first.
+    #[must_use]
+    pub const fn raised_to(self, base: u64) -> Option<Self> {
+        // Nobody remembers a word of a slot that was never used: it may begin behind a gate.
+        let base = if is_before_gate(base) { base + 1 } else { base };
+        let generation = self.generation();
+        let raised = if self.is_unused() {
+            base
+        } else if generation >= base {
+            generation
+        } else if generation >> GATE_BITS == base >> GATE_BITS {
+            base
         } else {
-            Self(self.0 & !GENERATION_MAX | base)
+            return None;
+        };
+        if is_before_gate(raised) || raised > GENERATION_MAX {
+            return None;
+        }
+        Some(self.at(raised))
+    }
+
+    /// A free slot stands at a gate, in a segment whose first generation is `base`, and can be let through: what it is then. `None` where it can be
+    /// claimed as it is, is in use, or has used up all generations.
+    #[must_use]
+    pub const fn beyond_gate(self, base: u64) -> Option<Self> {
+        if !matches!(self.phase(), Phase::Free) || self.raised_to(base).is_some() {
+            return None;
+        }
+        let (own, first) = (
+            self.generation() + 1,
+            if is_before_gate(base) { base + 1 } else { base },
+        );
+        let next = if own > first { own } else { first };
+        if next > GENERATION_MAX {
+            None
+        } else {
+            Some(self.at(next))
         }
     }
 
     /// The word of a task that comes out of a journal: nobody's, in a phase that needs no process behind it. `None` for
     /// the other phases.
     #[must_use]
-    pub const fn restored(phase: Phase, flags: u8, attempt: u8, generation: u64) -> Option<Self> {
+    pub const fn restored(phase: Phase, flags: u8, fence: u16, generation: u64) -> Option<Self> {
         let waits = matches!(
             phase,
             Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready
@@ -457,34 +413,56 @@ impl StateWord {
         if !waits && !phase.is_final() {
             return None;
         }
-        let flags = (flags & 0xF) as u64;
-        Some(Self(
-            ((phase as u64) << PHASE_SHIFT)
-                | (flags << FLAGS_SHIFT)
-                | ((OWNER_NONE as u64) << OWNER_SHIFT)
-                | ((attempt as u64) << ATTEMPT_SHIFT)
-                | (generation & GENERATION_MAX),
-        ))
+        let fresh = Self::from_raw(0).at(generation);
+        Some(
+            fresh
+                .with_phase(phase)
+                .with_flags(flags)
+                .with_owner(OWNER_NONE)
+                .with_fence(fence),
+        )
     }
 
     pub(super) const fn with_phase(self, phase: Phase) -> Self {
-        Self(self.0 & !(0xF << PHASE_SHIFT) | ((phase as u64) << PHASE_SHIFT))
+        self.with(0x1F, PHASE_SHIFT, phase as u64)
     }
 
     pub(super) const fn with_flags(self, flags: u8) -> Self {
-        Self(self.0 & !(0xF << FLAGS_SHIFT) | ((flags as u64 & 0xF) << FLAGS_SHIFT))
+        self.with(0xF, FLAGS_SHIFT, flags as u64)
     }
 
     pub(super) const fn with_owner(self, owner: u16) -> Self {
-        Self(self.0 & !(0xFFF << OWNER_SHIFT) | ((owner as u64 & 0xFFF) << OWNER_SHIFT))
+        self.with(OWNER_MASK, OWNER_SHIFT, owner as u64)
     }
 
-    pub(super) const fn with_attempt(self, attempt: u8) -> Self {
-        Self(self.0 & !(0xFF << ATTEMPT_SHIFT) | ((attempt as u64) << ATTEMPT_SHIFT))
+    pub(super) const fn with_fence(self, fence: u16) -> Self {
+        self.with(FENCE_MASK, FENCE_SHIFT, fence as u64)
+    }
+
+    /// The same at another generation.
+    pub(crate) const fn at(self, generation: u64) -> Self {
+        let generation = generation & GENERATION_MAX;
+        Self {
+            era: (generation >> TENANCY_BITS) as u8,
+            ..self.with(TENANCY_MASK, 0, generation & TENANCY_MASK)
+        }
+    }
+
+    const fn with(self, mask: u64, shift: u32, value: u64) -> Self {
+        Self {
+            raw: self.raw & !(mask << shift) | ((value & mask) << shift),
+            era: self.era,
+        }
+    }
+
+    /// The number of the phase, as it lies in the word.
+    #[must_use]
+    pub const fn phase_number(self) -> u8 {
+        (self.raw >> PHASE_SHIFT) as u8
     }
 
     const fn owner_bits(self) -> u16 {
-        ((self.0 >> OWNER_SHIFT) & 0xFFF) as u16
+        ((self.raw >> OWNER_SHIFT) & OWNER_MASK) as u16
     }
 
     const fn worker_bits(self) -> Option<WorkerIndex> {
@@ -492,15 +470,20 @@ impl StateWord {
     }
 }
 
+/// The generation after this one is not to be given before the gate was passed. The first of all has no gate before it.
+pub(super) const fn is_before_gate(generation: u64) -> bool {
+    (generation + 1).trailing_zeros() >= GATE_BITS
+}
+
 impl fmt::Debug for StateWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "StateWord({} flags {:x} owner {:?} attempt {} generation {})",
-            self.phase(),
+            "StateWord({} flags {:x} owner {:?} fence {} generation {})",
+            self.phase_name(),
             self.flags(),
             self.owner(),
-            self.attempt(),
+            self.fence(),
             self.generation()
         )
     }

@@ -3,16 +3,16 @@
 //! Tested in `state_tests.rs`, against a second writing of the table.
 
 use super::state::{
-    ATTEMPT_MAX, Event, FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT,
-    IllegalTransition, OWNER_NONE, Phase, StateWord,
+    Blocked, Event, FENCE_MAX, FLAG_CANCEL, FLAG_SETTLING, FLAG_TIMED_OUT, IllegalTransition,
+    OWNER_NONE, Phase, StateWord, is_before_gate,
 };
-use crate::id::{AttachIndex, GENERATION_MAX, WorkerIndex};
+use crate::id::{AttachIndex, WorkerIndex};
 
 impl StateWord {
     /// What the word becomes by `event`: the whole table.
     ///
     /// # Errors
-    /// The table has no such change, or a number is used up (attempt 255, the last generation, a worker or attach
+    /// The table has no such change, or a number is used up (the last fence, a gate before the next generation, a worker or attach
     /// record that does not fit).
     pub const fn after(self, event: Event) -> Result<Self, IllegalTransition> {
         match self.next(event) {
@@ -32,10 +32,10 @@ impl StateWord {
             Event::Abandon => self.cleared(&[Phase::Claimed], Phase::Free),
             Event::Accept => self.unowned(&[Phase::Submitted], Phase::Ready),
             Event::AcceptDelayed => self.unowned(&[Phase::Submitted], Phase::Delayed),
-            Event::Block => self.unowned(&[Phase::Submitted], Phase::Blocked),
+            Event::Block { why } => self.blocked_for(Phase::Submitted, why),
             Event::Hold => self.held(),
             Event::Refuse => self.cleared(&[Phase::Submitted], Phase::Free),
-            Event::Park => self.unowned(&[Phase::Ready], Phase::Blocked),
+            Event::Park { why } => self.blocked_for(Phase::Ready, why),
             Event::Release => {
                 self.unowned(&[Phase::Blocked, Phase::Held, Phase::Delayed], Phase::Ready)
             }
@@ -79,31 +79,39 @@ impl StateWord {
 
     const fn claimed_by(self, attach: AttachIndex) -> Option<Self> {
         if !matches!(self.phase(), Phase::Free)
-            || self.generation() == GENERATION_MAX
-            || attach.get() >= OWNER_NONE
+            || is_before_gate(self.generation())
+            || attach.get() == OWNER_NONE
         {
             return None;
         }
         Some(
-            Self::from_raw(self.generation() + 1)
+            Self::from_raw(0)
+                .at(self.generation() + 1)
                 .with_owner(attach.get())
                 .with_phase(Phase::Claimed),
         )
     }
 
+    const fn blocked_for(self, from: Phase, why: Blocked) -> Option<Self> {
+        match self.moved(&[from], Phase::Blocked) {
+            Some(next) => Some(next.with_owner(why.to_bits())),
+            None => None,
+        }
+    }
+
     const fn assigned_to(self, worker: WorkerIndex) -> Option<Self> {
         if !matches!(self.phase(), Phase::Ready)
-            || self.attempt() == ATTEMPT_MAX
-            || worker.get() >= OWNER_NONE
+            || self.fence() == FENCE_MAX
+            || worker.get() == OWNER_NONE
         {
             return None;
         }
-        let is_kept = self.attempt() > 0 && cfg!(qtf_mutant = "sim_requeue_keeps_the_attempt");
-        let attempt = self.attempt() + !is_kept as u8;
+        let is_kept = self.fence() > 0 && cfg!(qtf_mutant = "sim_requeue_keeps_the_attempt");
+        let fence = self.fence() + !is_kept as u16;
         Some(
             self.with_phase(Phase::Assigned)
                 .with_owner(worker.get())
-                .with_attempt(attempt)
+                .with_fence(fence)
                 .with_flags(self.flags() & !FLAG_TIMED_OUT),
         )
     }
@@ -124,7 +132,7 @@ impl StateWord {
 
     const fn judged(self) -> Option<Self> {
         if matches!(self.phase(), Phase::Ended) && !self.is_judged() {
-            Some(self.with_flags(self.flags() | FLAG_JUDGED))
+            Some(self.with_flags(self.flags() | FLAG_SETTLING))
         } else {
             None
         }
@@ -132,7 +140,7 @@ impl StateWord {
 
     const fn forgotten(self) -> Option<Self> {
         if self.phase().is_final() && !self.is_forgotten() {
-            Some(self.with_flags(self.flags() | FLAG_FORGOTTEN))
+            Some(self.with_flags(self.flags() | FLAG_SETTLING))
         } else {
             None
         }
@@ -159,7 +167,7 @@ impl StateWord {
     /// A final phase: the flag of the waiting goes.
     const fn concluded(self, from: &[Phase], to: Phase) -> Option<Self> {
         match self.moved(from, to) {
-            Some(next) => Some(next.with_flags(next.flags() & !FLAG_JUDGED)),
+            Some(next) => Some(next.with_flags(next.flags() & !FLAG_SETTLING)),
             None => None,
         }
     }
@@ -219,10 +227,10 @@ impl StateWord {
         }
     }
 
-    /// The phase changes, owner, attempt and flags go.
+    /// The phase changes, owner, fence and flags go.
     const fn cleared(self, from: &[Phase], to: Phase) -> Option<Self> {
         match self.unowned(from, to) {
-            Some(next) => Some(next.with_attempt(0).with_flags(0)),
+            Some(next) => Some(next.with_fence(0).with_flags(0)),
             None => None,
         }
     }

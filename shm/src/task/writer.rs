@@ -47,10 +47,20 @@ impl<'s> SlotWriter<'s> {
         Self(slot)
     }
 
-    /// Sets the key of the ready heap; the leaf is another matter.
+    /// Sets the place in the order that a key of the ready heap says; the leaf is another matter.
     pub fn set_key(self, key: Key) {
-        // ORDERING: published by [task.state].
-        self.0.ready_key.store(key.as_raw(), Ordering::Relaxed);
+        replace(&self.0.order, 8, u64::MAX >> 8, key.as_raw() >> 8);
+    }
+
+    /// Sets the era of a slot that is FREE and stands at a gate, before its word goes on.
+    pub(crate) fn set_era(self, era: u8) {
+        replace(&self.0.order, 0, 0xFF, u64::from(era));
+    }
+
+    /// Sets the moment at which the attempt began; 0 = it has not yet.
+    pub fn set_started(self, stamp: u64) {
+        let stamp = if stamp > STAMP_MAX { STAMP_MAX } else { stamp };
+        replace(&self.0.started, 16, STAMP_MAX, stamp);
     }
 
     /// Sets the moment of the last change of phase.
@@ -120,28 +130,32 @@ impl<'s> SlotWriter<'s> {
 
     /// Writes everything that `TaskFields` says in whole words.
     pub(crate) fn fill(self, words: &FilledWords) {
+        self.set_key(Key::from_raw(words.order));
         // ORDERING: published by [task.state].
         self.0.phase_time.store(words.phase_time, Ordering::Relaxed);
         self.0.journal.store(words.journal, Ordering::Relaxed);
         self.0.limits.store(words.limits, Ordering::Relaxed);
-        self.0.ready_key.store(words.ready_key, Ordering::Relaxed);
     }
 
-    /// Empties what the tenant before left. The slot must be CLAIMED by the caller, and this the first that it writes.
-    pub(crate) fn clear(self) {
+    /// Empties what the tenant before left, and writes the era, which is the one that is there unless the slot was never used. The slot must be
+    /// CLAIMED by the caller, and this the first that it writes.
+    pub(crate) fn clear(self, era: u8) {
         if !cfg!(qtf_mutant = "task_claim_without_release_fence") {
             // ORDERING: [task.reuse] Release: whoever meets a field of this tenant also meets its CLAIMED state; pairs
             // with the fence in `second_look`.
             fence(Ordering::Release);
         }
+        // ORDERING: published by [task.state].
+        self.0.order.store(u64::from(era), Ordering::Relaxed);
         let words = [
-            &self.0.ready_key,
             &self.0.phase_time,
             &self.0.journal,
             &self.0.limits,
             &self.0.payload,
             &self.0.result,
             &self.0.links,
+            &self.0.started,
+            &self.0.used,
         ];
         for word in words {
             // ORDERING: published by [task.state].

@@ -42,6 +42,12 @@ impl Key {
         Self::entry((class << 56) | (limit(stamp) << 8) | (generation & 0xFF))
     }
 
+    /// The same from a slot's word `order`, whose lowest 8 bits are no part of it.
+    #[must_use]
+    pub const fn of_order(order: u64, generation: u64) -> Self {
+        Self::entry((order & !0xFF) | (generation & 0xFF))
+    }
+
     /// Key of a timer: the earlier stamp (units of 256 ns) first.
     #[must_use]
     pub const fn timed(stamp: u64, generation: u64) -> Self {

@@ -8,16 +8,16 @@ use qtf_shm::{Now, Phase, TaskId};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Life {
     /// Number of the last attempt that was handed out.
-    pub attempts: u8,
+    pub attempts: u16,
     /// The attempt whose result was recorded last.
-    pub recorded: u8,
+    pub recorded: u16,
     /// The end that was told, and when.
     pub end: Option<(Phase, Now)>,
 }
 
 impl Life {
     /// An attempt is handed out. `is_held`: somebody holds the task. A local worker that was killed while it took one has used up a number.
-    pub fn dispatched(&mut self, id: TaskId, attempt: u8, is_held: bool) {
+    pub fn dispatched(&mut self, id: TaskId, attempt: u16, is_held: bool) {
         assert_eq!(self.end, None, "{id} was handed out after its end");
         assert!(!is_held, "{id} was handed out while it was held");
         assert!(
@@ -29,7 +29,7 @@ impl Life {
     }
 
     /// The result of an attempt was recorded.
-    pub fn recorded(&mut self, id: TaskId, attempt: u8) {
+    pub fn recorded(&mut self, id: TaskId, attempt: u16) {
         assert_eq!(self.end, None, "{id} had a result after its end");
         assert_eq!(attempt, self.attempts, "{id}: only the last attempt counts");
         let before = self.recorded;

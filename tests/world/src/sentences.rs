@@ -11,7 +11,7 @@ use qtf_shm::{
 use crate::world::World;
 
 /// Who got which attempt of which task.
-pub type Dispatched = (WorkerId, TaskId, u8);
+pub type Dispatched = (WorkerId, TaskId, u16);
 
 impl World {
     /// Submits a task of this kind.
@@ -158,7 +158,7 @@ pub fn hello(capacity: u32, kinds: &[String]) -> WorkerHello<'_> {
 }
 
 /// An attempt of a task.
-pub fn task_ref(task: TaskId, attempt: u8) -> TaskRef {
+pub fn task_ref(task: TaskId, attempt: u16) -> TaskRef {
     TaskRef {
         task,
         attempt: u32::from(attempt),

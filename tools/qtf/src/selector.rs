@@ -43,6 +43,11 @@ pub(crate) enum SelectorError {
     /// The form of an id, which no task ever has.
     #[error("`{part}` has the form of a task id, but no task is ever given it")]
     NoId { part: String },
+    /// The id of a job of a grid.
+    #[error(
+        "`{part}` is a job of a grid, and this is a daemon of one machine: ask the grid that gave it"
+    )]
+    OfGrid { part: String },
     /// A bracket without its partner.
     #[error("the bracket in `{part}` is not closed; write members as ID[1-5,8]")]
     OpenBracket { part: String },
@@ -65,6 +70,7 @@ pub(crate) fn parse_id(text: &str) -> Result<TaskId, SelectorError> {
         let part = shortened(text);
         match error {
             ParseIdError::NoTask(_) => SelectorError::NoId { part },
+            ParseIdError::OfGrid(_) => SelectorError::OfGrid { part },
             ParseIdError::Task(_) | ParseIdError::Worker(_) => SelectorError::Unknown { part },
         }
     })
@@ -153,6 +159,8 @@ mod tests {
             let refused = SelectorError::NoId { part: text.into() };
             assert_eq!(selectors(text), Err(refused));
         }
+        let of_grid = selectors("g00000g000000").unwrap_err();
+        assert!(matches!(of_grid, SelectorError::OfGrid { .. }), "{of_grid}");
         let unknown = selectors("000000000000!").unwrap_err();
         assert!(matches!(unknown, SelectorError::Unknown { .. }));
     }

@@ -6,7 +6,7 @@ use crate::inspected::Inspected;
 use qtf_shm::reading::Reading;
 use qtf_shm::segment::{Part, TaskRecord, WorkerRecord};
 use qtf_shm::task::slot::TaskOptions;
-use qtf_shm::{FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT, Owner, WorkerIndex};
+use qtf_shm::{FLAG_CANCEL, FLAG_TIMED_OUT, Owner, WorkerIndex};
 use qtf_shown::command::CommandLine;
 use serde::Serialize;
 
@@ -29,11 +29,13 @@ pub(crate) struct Task {
     pub(crate) id: Option<String>,
     pub(crate) slot: u32,
     pub(crate) state: &'static str,
+    /// Why it is blocked, as its word says.
+    pub(crate) blocked_on: Option<String>,
     pub(crate) consistent: bool,
     pub(crate) priority: u8,
     pub(crate) kind: String,
     pub(crate) command: Option<CommandLine>,
-    pub(crate) attempt: u8,
+    pub(crate) attempt: u16,
     pub(crate) max_attempts: u8,
     pub(crate) failures: u8,
     pub(crate) losses: u8,
@@ -41,6 +43,8 @@ pub(crate) struct Task {
     pub(crate) worker: Option<OwnerName>,
     pub(crate) client: String,
     pub(crate) state_age_ms: u64,
+    /// When its last attempt began that has begun.
+    pub(crate) started_ms_ago: Option<u64>,
     pub(crate) timeout_ms: u32,
     /// Of `cancel_requested`, `stopped_for_time`, `discard_result`, `result_dropped` those that hold.
     pub(crate) flags: Vec<&'static str>,
@@ -116,18 +120,20 @@ impl Inspected {
         Task {
             id: record.id.map(|id| id.to_string()),
             slot: leaf,
-            state: state.phase().name(),
+            state: state.phase_name(),
+            blocked_on: state.blocked().map(|why| why.to_string()),
             consistent: !reading.torn,
             priority: record.priority,
             kind: self.kind_name(record.kind),
             command: self.command(record),
-            attempt: state.attempt(),
+            attempt: state.fence(),
             max_attempts: record.max_attempts,
             failures: record.failures,
             losses: record.losses,
             worker: self.worker_of(record),
             client: format!("c{}", record.client),
             state_age_ms: self.age_ms(record.phase_time),
+            started_ms_ago: (record.started != 0).then(|| self.age_ms(record.started)),
             timeout_ms: record.timeout_ms,
             flags: flags_of(record),
             outcome: outcome.kind.name(),
@@ -233,8 +239,8 @@ fn flags_of(record: &TaskRecord) -> Vec<&'static str> {
     let flags = [
         (record.state.has_flag(FLAG_CANCEL), "cancel_requested"),
         (record.state.has_flag(FLAG_TIMED_OUT), "stopped_for_time"),
-        (record.state.has_flag(FLAG_JUDGED), "judged"),
-        (record.state.has_flag(FLAG_FORGOTTEN), "forgotten"),
+        (record.state.is_judged(), "judged"),
+        (record.state.is_forgotten(), "forgotten"),
         (
             record.options.has(TaskOptions::DISCARD_RESULT),
             "discard_result",

@@ -92,7 +92,7 @@ impl World {
         if is_unsure && !task.stop_was_told {
             task.cancel_was_asked = phase == Phase::Cancelled || state.has_flag(FLAG_CANCEL);
         }
-        task.attempts = state.attempt();
+        task.attempts = state.fence();
         let failures = u32::from(slot.failures());
         if is_cold {
             task.failures = failures;
@@ -142,9 +142,9 @@ impl World {
         let Some(revival) = task.revival.filter(|_| task.end.is_none()) else {
             return;
         };
-        let is_same = state.attempt() == revival.attempts;
+        let is_same = state.fence() == revival.attempts;
         // Its losses start over, so it never became a dead letter.
-        let is_before = state.attempt() < revival.attempts || is_same && losses > 0;
+        let is_before = state.fence() < revival.attempts || is_same && losses > 0;
         if is_dead && is_same {
             assert!(!revival.was_told, "{id} was revived, and is dead as before");
             self.facts.revival_is_lost(id, now, true);

@@ -79,8 +79,9 @@ impl Known {
     /// Each attempt is lost once at most, and the one that is under way is not lost yet, unless it was about to be the last one.
     pub(crate) fn assert_losses(&self, id: TaskId, losses: u8, is_held: bool) {
         let before = self.revival.map_or(0, |revival| revival.attempts);
-        let over = self.attempts - before - u8::from(is_held);
-        let is_last = losses > LOSSES_MAX && losses == over + u8::from(is_held);
+        let over = self.attempts - before - u16::from(is_held);
+        let losses = u16::from(losses);
+        let is_last = losses > u16::from(LOSSES_MAX) && losses == over + u16::from(is_held);
         assert!(
             losses <= over || is_last,
             "{id} was lost {losses} times: {self:?}"
@@ -147,7 +148,7 @@ impl Facts {
             .unwrap_or_else(|| panic!("{id} is not known"))
     }
 
-    pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u8) {
+    pub(crate) fn dispatched(&mut self, id: TaskId, attempt: u16) {
         let task = self.get(id);
         assert!(!task.is_freed, "{id} was handed out after it was freed");
         assert!(
@@ -159,7 +160,7 @@ impl Facts {
     }
 
     /// A worker's result was taken.
-    pub(crate) fn recorded(&mut self, id: TaskId, attempt: u8, output: Option<usize>) {
+    pub(crate) fn recorded(&mut self, id: TaskId, attempt: u16, output: Option<usize>) {
         let succeeded = output.is_some();
         let task = self.get(id);
         task.life.recorded(id, attempt);

@@ -12,7 +12,7 @@ use super::world::World;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Revival {
     /// Attempts that it had before: they count on.
-    pub(crate) attempts: u8,
+    pub(crate) attempts: u16,
     /// The operator was told that it will last.
     pub(crate) was_told: bool,
     /// Clients knew that it was a dead letter.
@@ -77,7 +77,7 @@ impl World {
         let slot = segment.task(id.slot());
         let task = self.facts.get(id);
         let state = slot.state();
-        let found = (state.phase(), state.attempt(), u32::from(slot.failures()));
+        let found = (state.phase(), state.fence(), u32::from(slot.failures()));
         let told = (Phase::Ready, task.attempts, task.failures);
         assert_eq!(found, told, "{id} was revived");
         assert_eq!(slot.losses(), 0, "{id} was revived");

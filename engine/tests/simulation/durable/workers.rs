@@ -196,7 +196,7 @@ impl World {
         self.note(one.task, answer.disposition as u64);
         match answer.disposition {
             Disposition::Recorded => {
-                let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
+                let attempt = u16::try_from(one.attempt).expect("attempts have 12 bits");
                 let output = (code == 0).then_some(bytes.len());
                 self.facts.recorded(one.task, attempt, output);
                 self.ghosts.push((id, one));
@@ -284,7 +284,7 @@ impl World {
             .engine
             .task_result(self.base.now, id, one, &report);
         if answer.disposition == Disposition::Recorded {
-            let attempt = u8::try_from(one.attempt).expect("attempts have 8 bits");
+            let attempt = u16::try_from(one.attempt).expect("attempts have 12 bits");
             self.facts.recorded(one.task, attempt, Some(0));
         }
     }

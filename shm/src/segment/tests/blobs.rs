@@ -54,8 +54,8 @@ fn payload_of_every_size_comes_back_and_leaves_nothing() {
         let place = segment.task(task.slot()).payload().place();
         let wanted = match len {
             0 => "none",
-            1..=64 => "inline",
-            65..=65_536 => "arena",
+            1..=48 => "inline",
+            49..=65_536 => "arena",
             _ => "spill",
         };
         assert_eq!(place, wanted, "{len}");
@@ -98,7 +98,7 @@ fn result_of_every_size_comes_back_beside_every_payload() {
                 load_all(&segment, task, Part::Payload).unwrap(),
                 bytes(payload)
             );
-            if (1..=64).contains(&len) {
+            if (1..=48).contains(&len) {
                 let wanted = if payload == 10 { "arena" } else { "inline" };
                 assert_eq!(blob.place(), wanted, "{payload} {len}");
             }

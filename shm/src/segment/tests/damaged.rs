@@ -114,7 +114,7 @@ fn segment_of_noise_is_put_aside_and_one_with_a_few_damaged_states_is_not() {
     for stamp in 0..40 {
         submit(&segment, 0, stamp, b"kept");
     }
-    let impossible = (u64::from(Phase::Reserved as u8) << 60) | 7;
+    let impossible = (u64::from(Phase::Reserved as u8) << 59) | 7;
     let few: Vec<_> = (0..3).map(|slot| (state_of(slot), impossible)).collect();
     scribble(&segment, &few);
     segment.detach();

@@ -19,7 +19,7 @@ fn task(slot: u32) -> TaskId {
     TaskId::from_raw((1 << 24) | u64::from(slot)).unwrap()
 }
 
-fn note(task: TaskId, attempt: u8) -> AttemptNote<'static> {
+fn note(task: TaskId, attempt: u16) -> AttemptNote<'static> {
     AttemptNote {
         task,
         attempt,
@@ -27,7 +27,7 @@ fn note(task: TaskId, attempt: u8) -> AttemptNote<'static> {
         ended: 1_000 + u64::from(attempt),
         outcome: Outcome {
             kind: OutcomeKind::Exited,
-            code: attempt,
+            code: attempt.to_le_bytes()[0],
             result_dropped: false,
             output_cut: false,
         },
@@ -40,7 +40,7 @@ fn keep(segment: &Segment, note: &AttemptNote<'_>) -> bool {
     segment.keep_attempt(segment.plm_right().unwrap(), note)
 }
 
-fn attempts(segment: &Segment, task: TaskId) -> Vec<u8> {
+fn attempts(segment: &Segment, task: TaskId) -> Vec<u16> {
     let kept = segment.attempts_kept(task);
     kept.iter().map(|kept| kept.attempt).collect()
 }
@@ -97,7 +97,7 @@ fn task_that_fails_again_and_again_keeps_its_last_ends_and_pushes_out_no_other()
     for attempt in 1..=200 {
         assert!(keep(&segment, &note(task(2), attempt)));
     }
-    let last = 200 - u8::try_from(ATTEMPTS_KEPT_PER_TASK).unwrap();
+    let last = 200 - u16::try_from(ATTEMPTS_KEPT_PER_TASK).unwrap();
     assert_eq!(
         attempts(&segment, task(2)),
         (last + 1..=200).collect::<Vec<_>>()
@@ -135,7 +135,7 @@ fn oldest_of_all_make_room_when_there_is_no_more() {
 fn small_arena_is_left_to_payloads_and_results() {
     let segment = segment_in("/dev/null/spill", 64, 7 << 16);
     assert!(!keep(&segment, &note(task(1), 1)));
-    assert_eq!(attempts(&segment, task(1)), [0_u8; 0]);
+    assert_eq!(attempts(&segment, task(1)), [0_u16; 0]);
     assert_eq!(segment.verify().chunks, 0);
 }
 
@@ -222,7 +222,7 @@ fn damaged_history_is_found_and_hides_nothing_else() {
     // A place that names what is not the history's counts as empty.
     // ORDERING: nobody else writes.
     segment.view.parts.control().reserved[62].store(u64::MAX, Ordering::Relaxed);
-    assert_eq!(attempts(&segment, task(2)), [0_u8; 0]);
+    assert_eq!(attempts(&segment, task(2)), [0_u16; 0]);
     assert!(keep(&segment, &note(task(3), 1)));
     assert_eq!(attempts(&segment, task(3)), [1]);
 }

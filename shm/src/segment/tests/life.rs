@@ -36,7 +36,7 @@ fn task_goes_through_its_whole_life() {
         output_cut: false,
     });
     let done = segment.apply(slot, ended, Event::Complete).unwrap();
-    assert_eq!((done.attempt(), done.last_worker()), (1, Some(worker)));
+    assert_eq!((done.fence(), done.last_worker()), (1, Some(worker)));
     segment.free_task(slot, done).unwrap();
     assert_eq!(segment.task(slot).state().phase(), Phase::Free);
     assert_eq!(segment.allocated_slots(0..16).count(), 0);
@@ -150,7 +150,7 @@ fn fields_and_side_record_are_read_back() {
         .write(&TaskFields {
             kind: segment.kinds().find("echo"),
             priority: 128,
-            queue: 3,
+            principal: 3,
             timeout_ms: 60_000,
             max_attempts: 0,
             client: ClientIndex::new_checked(9, 64),
@@ -171,7 +171,7 @@ fn fields_and_side_record_are_read_back() {
         (
             record.kind,
             record.priority,
-            record.queue,
+            record.principal,
             record.timeout_ms
         ),
         (3, 128, 3, 60_000)

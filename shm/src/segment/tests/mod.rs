@@ -6,6 +6,7 @@ mod cold;
 mod committed;
 mod completion;
 mod damaged;
+mod gates;
 mod histograms;
 mod history;
 mod life;

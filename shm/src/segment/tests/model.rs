@@ -54,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug, Clone)]
 struct Expected {
     phase: Phase,
-    attempt: u8,
+    attempt: u16,
     key: Key,
     payload: Vec<u8>,
     result: Vec<u8>,
@@ -247,10 +247,7 @@ impl World {
         for (&id, task) in &self.model {
             let record = self.segment.read_task(id.slot()).unwrap().record;
             assert_eq!((record.id, record.state.phase()), (Some(id), task.phase));
-            assert_eq!(
-                (record.state.attempt(), record.key),
-                (task.attempt, task.key)
-            );
+            assert_eq!((record.state.fence(), record.key), (task.attempt, task.key));
             for (part, bytes) in [(Part::Payload, &task.payload), (Part::Result, &task.result)] {
                 let mut out = vec![0; bytes.len() + 1];
                 assert_eq!(

@@ -8,7 +8,7 @@ use crate::segment::{Heap, Part, Segment, TaskFields};
 use crate::sync::Ordering;
 use crate::task::side::SideRecord;
 use crate::task::slot::Outcome;
-use crate::task::state::Event;
+use crate::task::state::{Blocked, Event};
 use crate::task::writer::SlotWriter;
 use crate::time::Now;
 use crate::worker::WorkerWriter;
@@ -72,7 +72,9 @@ fn any_event(random: &mut fastrand::Rng) -> Event {
         Event::Abandon,
         Event::Accept,
         Event::Refuse,
-        Event::Park,
+        Event::Park {
+            why: Blocked::NO_JOURNAL_ROOM,
+        },
         Event::Release,
         Event::Assign { worker },
         Event::Start,

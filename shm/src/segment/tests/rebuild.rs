@@ -8,7 +8,7 @@ use crate::segment::{Part, RestoredTask, Segment};
 use crate::sync::Ordering;
 use crate::sync::kill::{Killed, killed_after};
 use crate::task::slot::TaskOptions;
-use crate::task::state::{Event, Phase};
+use crate::task::state::{Blocked, Event, Phase};
 use crate::time::Now;
 
 /// Tasks in all kinds of phases, with and without bytes; what a killed daemon and submitter leave is in it too.
@@ -34,7 +34,9 @@ fn populated(tasks: u64) -> Segment {
                 segment.unindex_ready(slot);
             }
             2 => {
-                step(Event::Park);
+                step(Event::Park {
+                    why: Blocked::NO_WORKER_OFFERS,
+                });
                 segment.unindex_ready(slot);
             }
             _ => {}

@@ -145,7 +145,7 @@ fn word_that_nobody_writes_is_kept_for_inspection() {
     let segment = segment(64);
     let task = submit(&segment, 5, 1, b"x");
     let slot = slot_of(&segment, task);
-    let nonsense = StateWord::from_raw(segment.state(slot).as_raw() | (0xF << 60));
+    let nonsense = StateWord::from_raw(segment.state(slot).as_raw() | (0x1F << 59));
     segment
         .task(slot)
         .state

@@ -35,7 +35,7 @@ fn clean(segment: &Segment) {
 fn full(task: TaskId) -> RestoredTask<'static> {
     RestoredTask {
         cancel_requested: true,
-        attempt: 4,
+        fence: 4,
         failures: 2,
         losses: 1,
         max_attempts: 9,
@@ -73,7 +73,7 @@ fn restored_task_is_what_it_was_in_its_own_slot_and_generation() {
         (Some(task), Phase::Ready)
     );
     assert_eq!(
-        (record.state.attempt(), record.state.owner()),
+        (record.state.fence(), record.state.owner()),
         (4, Owner::None)
     );
     assert!(record.state.has_flag(FLAG_CANCEL));

@@ -2,7 +2,6 @@
 //!
 //! A count is compared only if no change of the phases it is about was counted while it was taken.
 
-use crate::counters::Counters;
 use crate::segment::SegmentView;
 use crate::segment::client_counts::{ClientCounts, Tasks};
 use crate::segment::verify::{Pass, Rule};
@@ -11,8 +10,8 @@ use crate::worker::WorkerPhase;
 
 pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
     let counters = view.parts.counters();
-    let before = traffic(&counters);
-    let gauges = Phase::ALL.map(|phase| counters.gauge(phase));
+    let before = counters.traffic();
+    let gauges = Phase::ALL.map(|phase| (phase, counters.gauge(phase)));
     let running_before = running_counts(view);
     let mut phases = [0_u64; Phase::COUNT];
     let mut owned = vec![0_u64; view.parts.workers.len()];
@@ -28,12 +27,12 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
             *count += 1;
         }
     }
-    let after = traffic(&counters);
-    for phase in Phase::ALL {
+    let after = counters.traffic();
+    for (phase, gauge) in gauges {
         if phase == Phase::Free {
             continue;
         }
-        let (gauge, counted) = (gauges[phase as usize], phases[phase as usize]);
+        let counted = phases[phase as usize];
         if gauge == counted {
             continue;
         }
@@ -68,16 +67,6 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
         }
     }
     pass.workers = running_before.iter().flatten().count() as u64;
-}
-
-/// Changes into and out of each phase.
-fn traffic(counters: &Counters<'_>) -> [u64; Phase::COUNT] {
-    Phase::ALL.map(|phase| {
-        Phase::ALL.into_iter().fold(0_u64, |sum, other| {
-            sum.wrapping_add(counters.transitions(other, phase))
-                .wrapping_add(counters.transitions(phase, other))
-        })
-    })
 }
 
 /// Compares the counts of clients, if nothing changed while they were taken (`before` is what the records said then).

@@ -29,7 +29,7 @@ fn tasks(view: &SegmentView, named: KindSet, pass: &mut Pass) {
         if matches!(phase, Phase::Free | Phase::Claimed) {
             continue;
         }
-        let kind = task.kind_number();
+        let kind = task.line();
         let is_named = KindIndex::new_checked(kind, KINDS_COUNT)
             .is_some_and(|kind| kind == KindIndex::NONE || named.contains(kind));
         if !is_named {

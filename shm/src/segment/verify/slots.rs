@@ -29,12 +29,14 @@ pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
         let state = task.state();
         pass.tasks += 1;
         let free = state.phase() == Phase::Free;
-        if free != bitmap.is_free(number) {
-            let bit = if free { "taken" } else { "free" };
+        // The bit of a free slot that stands at a gate is taken.
+        let is_claimable = free && state.raised_to(view.header.gen_base).is_some();
+        if is_claimable != bitmap.is_free(number) {
+            let bit = if is_claimable { "taken" } else { "free" };
             pass.found(
                 Rule::FreeBit,
                 subject(number),
-                format!("{}, but its bit is {bit}", state.phase()),
+                format!("{}, but its bit is {bit}", state.phase_name()),
             );
         }
         if !free {

@@ -276,7 +276,7 @@ impl World {
                 .tasks
                 .get_mut(&asked.task)
                 .expect("only accepted tasks have results");
-            let attempt = u8::try_from(asked.attempt).expect("one that was handed out");
+            let attempt = u16::try_from(asked.attempt).expect("one that was handed out");
             known.life.recorded(asked.task, attempt);
         }
         if answer != Disposition::NotNow {
@@ -320,7 +320,7 @@ impl World {
         }
     }
 
-    fn dispatched(&mut self, worker: WorkerId, task: TaskId, attempt: u8) {
+    fn dispatched(&mut self, worker: WorkerId, task: TaskId, attempt: u16) {
         let known = self.tasks.get_mut(&task).expect("only accepted tasks run");
         known.life.dispatched(task, attempt, known.is_held);
         if let Some(worker) = self.workers.iter_mut().find(|one| one.id == worker) {

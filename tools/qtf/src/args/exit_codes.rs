@@ -24,7 +24,7 @@ pub(crate) struct ExitCodeArgs {
     /// Exit codes that say "not now": 75
     ///
     /// The task is handed out again after --again-after, to any worker. That is neither a failure nor a lost worker, but the attempt counts: a task
-    /// has 254 in all. While it waits, `qtf task` shows the code, the last line of its stderr and the time. 75 says so by custom.
+    /// has 4,095 in all. While it waits, `qtf task` shows the code, the last line of its stderr and the time. 75 says so by custom.
     #[arg(long, value_name = "CODES", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) again_exit: Vec<u8>,
     /// The pause after a code of --again-exit, at most 30 days [default: that before a first retry]

@@ -41,7 +41,7 @@ struct Entry {
 enum Detail {
     Task {
         kind: String,
-        attempt: u8,
+        attempt: u16,
         waiting_ms: u64,
     },
     Worker {
@@ -53,7 +53,7 @@ enum Detail {
         load_ratio: u16,
     },
     Timer {
-        attempt: u8,
+        attempt: u16,
         due_in_ms: i64,
     },
     /// The leaf names no record.
@@ -105,7 +105,7 @@ impl<'a> HeapReport<'a> {
             state: record.state.phase().name(),
             detail: Detail::Task {
                 kind: self.inspected.kind_name(record.kind),
-                attempt: record.state.attempt(),
+                attempt: record.state.fence(),
                 waiting_ms: self.inspected.now().since_ns(since) / 1_000_000,
             },
             slot: leaf,
@@ -153,7 +153,7 @@ impl<'a> HeapReport<'a> {
             priority: None,
             state: state.phase().name(),
             detail: Detail::Timer {
-                attempt: state.attempt(),
+                attempt: state.fence(),
                 due_in_ms: self.inspected.until_ms(Now::from_stamp(key.timed_stamp())),
             },
             slot: leaf,

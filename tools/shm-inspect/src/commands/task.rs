@@ -61,6 +61,12 @@ impl Report for TaskReport {
                 "state",
                 format!("{} for {}", task.state, Moment::ago_ms(task.state_age_ms)),
             ),
+            ("blocked on", task.blocked_on.clone().unwrap_or_default()),
+            (
+                "started",
+                task.started_ms_ago
+                    .map_or_else(String::new, |ms| format!("{} ago", Moment::ago_ms(ms))),
+            ),
             ("read consistently", show::yes(task.consistent)),
             ("kind", task.kind.clone()),
             (

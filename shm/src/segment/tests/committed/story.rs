@@ -8,9 +8,7 @@ use crate::blob::BlobRef;
 use crate::id::{ClientIndex, SlotIndex, TaskId, WorkerIndex};
 use crate::segment::{Part, SegmentView, TaskRecord, WorkerRecord};
 use crate::task::slot::Outcome;
-use crate::task::state::{
-    FLAG_CANCEL, FLAG_FORGOTTEN, FLAG_JUDGED, FLAG_TIMED_OUT, Owner, StateWord,
-};
+use crate::task::state::{FLAG_CANCEL, FLAG_TIMED_OUT, Owner, StateWord};
 
 /// The whole text.
 pub(super) fn of(view: &SegmentView) -> String {
@@ -146,12 +144,12 @@ fn worker(text: &mut String, view: &SegmentView, number: u16) {
 
 fn flags(state: StateWord) -> String {
     let names = [
-        (FLAG_CANCEL, "cancel"),
-        (FLAG_TIMED_OUT, "timed_out"),
-        (FLAG_JUDGED, "judged"),
-        (FLAG_FORGOTTEN, "forgotten"),
+        (state.has_flag(FLAG_CANCEL), "cancel"),
+        (state.has_flag(FLAG_TIMED_OUT), "timed_out"),
+        (state.is_judged(), "judged"),
+        (state.is_forgotten(), "forgotten"),
     ];
-    let set = names.into_iter().filter(|&(flag, _)| state.has_flag(flag));
+    let set = names.into_iter().filter(|&(is_set, _)| is_set);
     let names: Vec<_> = set.map(|(_, name)| name).collect();
     format!("[{}]", names.join(" "))
 }
@@ -206,7 +204,7 @@ fn task(text: &mut String, view: &SegmentView, number: u32) {
             "task {number} {} {} by {holder} attempt {} @ {id}",
             state.phase(),
             flags(state),
-            state.attempt()
+            state.fence()
         ),
     );
     if let Some(tombstone) = view.expired(id) {
@@ -252,15 +250,13 @@ fn beside(text: &mut String, view: &SegmentView, task: &TaskRecord, id: TaskId) 
         put(
             text,
             format_args!(
-                "  side array {} estimate {} keep {} submitted {} deadline {} trace {:?} depends {} address `{}` @ array {:x}",
+                "  side array {} estimate {} keep {} submitted {} finish by {} trace {:?} @ array {:x}",
                 side.array_index,
                 side.estimate_ms,
                 side.keep_s,
                 side.submitted_unix_ms,
-                side.deadline,
+                side.finish_by,
                 side.trace,
-                side.depends_on,
-                side.client_address,
                 side.array_id,
             ),
         );

@@ -113,7 +113,7 @@ impl Plm {
                 self.release(slot, state);
             }
             // Some are held once, beside workers that are about to take them.
-            Phase::Ready if state.attempt() == 0 && state.generation().is_multiple_of(3) => {
+            Phase::Ready if state.fence() == 0 && state.generation().is_multiple_of(3) => {
                 self.hold(slot, state, log);
             }
             Phase::Done | Phase::Failed | Phase::Cancelled | Phase::DeadLetter => {
@@ -160,7 +160,7 @@ impl Plm {
         let well = outcome.kind == OutcomeKind::Exited && outcome.code == 0;
         let event = if well {
             Event::Complete
-        } else if state.attempt() < task.max_attempts() {
+        } else if state.fence() < u16::from(task.max_attempts()) {
             // By the attempt, which a judgement that is made twice does not change. The result stays until the next one.
             Event::Retry
         } else {
@@ -193,7 +193,7 @@ impl Plm {
             "out {} {} {} {}",
             id.as_raw(),
             state.phase(),
-            state.attempt(),
+            state.fence(),
             self.nonce_of(id)
         ));
         if self.segment.free_task(slot, state).is_ok() {

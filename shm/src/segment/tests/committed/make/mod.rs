@@ -168,7 +168,7 @@ impl Maker {
         self.give(number);
     }
 
-    fn note(&self, id: TaskId, attempt: u8, what: Outcome, (message, stderr): (&str, &[u8])) {
+    fn note(&self, id: TaskId, attempt: u16, what: Outcome, (message, stderr): (&str, &[u8])) {
         let note = AttemptNote {
             task: id,
             attempt,

@@ -5,7 +5,7 @@ use crate::id::{SlotIndex, TaskId};
 use crate::segment::{TaskFields, Tombstone};
 use crate::task::side::SideRecord;
 use crate::task::slot::{OutcomeKind, TaskOptions};
-use crate::task::state::{Event, Phase};
+use crate::task::state::{Blocked, Event, Phase};
 use crate::time::STAMP_MAX;
 
 /// Tasks that no worker has.
@@ -29,10 +29,8 @@ impl Maker {
         let whole = SideRecord {
             key: key(0xDD).words(),
             key_expiry: STAMP_MAX,
-            deadline: 9_000_000_000,
+            finish_by: 9_000_000_000,
             trace: [11, 12],
-            depends_on: array.array_id,
-            client_address: "10.0.0.9:4000".to_owned(),
             ..array.clone()
         };
         for (payload, side) in [(5_000, array), (70_000, whole)] {
@@ -47,7 +45,8 @@ impl Maker {
             self.segment.write_task(right, self.slot(id)).set_lsn(70);
         }
         let parked = self.submit(8, &self.fields("render"), Event::Admit);
-        self.change(parked, Event::Park);
+        let why = Blocked::NO_WORKER_OFFERS;
+        self.change(parked, Event::Park { why });
         let later = TaskFields {
             due: self.segment.now().stamp() + 40_000_000_000,
             ..self.fields("noop")
