@@ -19,9 +19,6 @@ use crate::spin::Spin;
 /// How long `adaptive` spins after the last work: a few times what a request takes, and about what a
 /// sleeping core needs to wake up.
 const SPIN_BUDGET: Duration = Duration::from_micros(50);
-/// How long `adaptive` spins while a write of the journal is under way: a few times what a fast disk takes. A slow
-/// one takes so long that the time to wake up does not matter.
-const WRITE_BUDGET: Duration = Duration::from_micros(500);
 /// Longest sleep, so that nothing that only the segment shows waits for ever.
 const SLEEP_MAX: Duration = Duration::from_millis(500);
 
@@ -31,8 +28,8 @@ pub(crate) struct Rest {
     idle: Idle,
     backend: Backend,
     last_work: Instant,
-    /// Since when a write of the journal is under way.
-    writing: Option<Instant>,
+    /// A write of the journal is under way.
+    is_writing: bool,
     spin: Spin,
     awake: Awake,
     bell: Bell,
@@ -41,14 +38,14 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Rests as configured.
-    pub(crate) fn new(settings: &Settings, backend: Backend, bell: Bell) -> Self {
+    /// Rests as configured, where the process may use so many cores.
+    pub(crate) fn new(settings: &Settings, backend: Backend, bell: Bell, cores: usize) -> Self {
         Self {
             idle: settings.idle,
             backend,
             last_work: Instant::now(),
-            writing: None,
-            spin: Spin::new(),
+            is_writing: false,
+            spin: Spin::new(cores),
             awake: match settings.while_working {
                 WhileWorking::CoresAreAwake => Awake::while_working(),
                 WhileWorking::CoresMaySleep => Awake::never(),
@@ -58,14 +55,9 @@ impl Rest {
         }
     }
 
-    /// Says whether a write of the journal is under way: its answer is expected soon, and a sleeping core would be
-    /// late for it.
+    /// Says whether a write of the journal is under way: there is work then, though not here.
     pub(crate) fn note_write(&mut self, is_writing: bool) {
-        match self.writing {
-            _ if !is_writing => self.writing = None,
-            None => self.writing = Some(Instant::now()),
-            Some(_) => {}
-        }
+        self.is_writing = is_writing;
     }
 
     fn is_awake(&mut self, work: u64) -> bool {
@@ -76,15 +68,11 @@ impl Rest {
         match self.idle {
             Idle::Spin => true,
             Idle::Sleep => false,
-            Idle::Adaptive => self.expects_work() && self.spin.pays(),
+            Idle::Adaptive => {
+                let now = Instant::now();
+                now.duration_since(self.last_work) < SPIN_BUDGET && self.spin.pays(now)
+            }
         }
-    }
-
-    fn expects_work(&self) -> bool {
-        self.last_work.elapsed() < SPIN_BUDGET
-            || self
-                .writing
-                .is_some_and(|begun| begun.elapsed() < WRITE_BUDGET)
     }
 
     /// Comes back when there may be work: at once after work, else as the strategy says.
@@ -92,7 +80,7 @@ impl Rest {
         if work > 0 {
             self.note_work();
         }
-        let sleep_max = if work > 0 || self.writing.is_some() {
+        let sleep_max = if work > 0 || self.is_writing {
             self.awake.note_work();
             SLEEP_MAX
         } else {
@@ -138,28 +126,45 @@ mod tests {
     use super::*;
     use crate::config::RawConfig;
 
-    #[test]
-    fn daemon_that_is_to_sleep_looks_again_after_work_only_and_one_that_is_to_spin_always() {
+    /// Whether a daemon that had work a moment ago, and has so much now, looks again.
+    fn looks_again(idle: &str, cores: usize, work: u64) -> bool {
         let folder = tempfile::tempdir().unwrap();
         let mut spec = SegmentSpec::new("idle", folder.path());
         spec.geometry = Geometry::for_counts(64, 16).unwrap();
         let segment = Arc::new(Segment::create_private(&spec).unwrap());
-        let looks = |idle: &str, work: u64| {
-            let raw = RawConfig {
-                idle: Some(idle.to_owned()),
-                ..RawConfig::default()
-            };
-            let settings = Settings::private_with(raw).unwrap();
-            let bell = Bell::listen(Arc::clone(&segment)).unwrap();
-            let mut rest = Rest::new(&settings, Backend::Tokio, bell);
-            // A turn a moment ago, and a write of the journal under way.
-            rest.last_work = Instant::now();
-            rest.note_write(true);
-            rest.is_awake(work)
+        let raw = RawConfig {
+            idle: Some(idle.to_owned()),
+            ..RawConfig::default()
         };
+        let settings = Settings::private_with(raw).unwrap();
+        let bell = Bell::listen(segment).unwrap();
+        let mut rest = Rest::new(&settings, Backend::Tokio, bell, cores);
+        rest.last_work = Instant::now();
+        rest.is_awake(work)
+    }
+
+    #[test]
+    fn daemon_that_is_to_sleep_looks_again_after_work_only_and_one_that_is_to_spin_always() {
         // What a turn leaves undone for the next one would wait for ever.
-        assert!(looks("sleep", 1));
-        assert!(!looks("sleep", 0));
-        assert!(looks("spin", 0));
+        assert!(looks_again("sleep", 2, 1));
+        assert!(!looks_again("sleep", 2, 0));
+        assert!(looks_again("spin", 1, 0));
+    }
+
+    #[test]
+    fn adaptive_daemon_looks_again_where_there_are_other_cores_also_if_it_is_pinned_to_one() {
+        let pinned = |cores: usize, work: u64| {
+            std::thread::spawn(move || {
+                let first = crate::sys::affinity::allowed_cores()[0];
+                crate::sys::affinity::pin(crate::config::Core::Number(first));
+                // The kernel may take the core away between two looks.
+                (0..20).any(|_| looks_again("adaptive", cores, work))
+            })
+            .join()
+            .unwrap()
+        };
+        assert!(pinned(2, 0));
+        assert!(!pinned(1, 0));
+        assert!(pinned(1, 1), "a turn is bounded");
     }
 }

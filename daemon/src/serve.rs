@@ -62,16 +62,21 @@ pub(crate) struct Parts {
 /// The body of the thread.
 pub(crate) fn run(parts: Parts, report: &Report) -> Result<(), ThreadEnd> {
     let cores = affinity::allowed_cores();
+    // A pinned thread would hear of its own core only.
+    let parallel = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let core = affinity::pin(parts.settings.core);
     match ring_for(&parts.settings, core, &cores).map_err(ThreadEnd::Boot)? {
-        Some(runtime) => runtime.block_on(serve(parts, Backend::IoUring, core, report)),
+        Some(runtime) => runtime.block_on(serve(parts, Backend::IoUring, core, parallel, report)),
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .map_err(|error| ThreadEnd::Boot(BootError::Thread(error)))?;
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, serve(parts, Backend::Tokio, core, report))
+            local.block_on(
+                &runtime,
+                serve(parts, Backend::Tokio, core, parallel, report),
+            )
         }
     }
 }
@@ -150,6 +155,7 @@ async fn serve(
     parts: Parts,
     backend: Backend,
     core: Option<u16>,
+    parallel: usize,
     report: &Report,
 ) -> Result<(), ThreadEnd> {
     let info = info_of(&parts, backend, core);
@@ -182,7 +188,7 @@ async fn serve(
     };
     let tasks = put_together(&settings, &segment, journal, backend, parts)?;
     let spill = SpillTask::start(told);
-    let mut rest = Rest::new(&settings, backend, bell);
+    let mut rest = Rest::new(&settings, backend, bell, parallel);
     duty_cycle::settle(&mut rest, &wake).await;
     let failure = core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
     if let Some(failure) = failure {
