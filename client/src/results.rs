@@ -12,6 +12,7 @@ use std::collections::{HashSet, VecDeque};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt as _};
+use qtf_proto::hashing::IdHashing;
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::v1::{self, Outcome, TaskOutput, TaskState, WatchRequest, WatchResponse};
 use tokio::sync::mpsc;
@@ -130,7 +131,7 @@ impl Client {
             outputs,
             watched: Some(watched),
             acknowledged: Some(acknowledged),
-            open_ids: HashSet::new(),
+            open_ids: HashSet::default(),
             to_watch: VecDeque::new(),
             to_acknowledge: VecDeque::new(),
             acknowledged_last: VecDeque::new(),
@@ -240,7 +241,7 @@ struct Pump {
     /// `None` once stream and feeds are dropped.
     acknowledged: Ids,
     /// Ids whose end is still to come.
-    open_ids: HashSet<u64>,
+    open_ids: HashSet<u64, IdHashing>,
     to_watch: VecDeque<u64>,
     to_acknowledge: VecDeque<u64>,
     /// The last that were sent, oldest first.

@@ -2,13 +2,15 @@
 //!
 //! The `.proto` files under `proto/` are the contract with programs in any language; this crate is
 //! their Rust form, generated at build time, and [`codec`] reads them from frames. [`address`] says where a daemon is, [`folder`]
-//! whether the folder of its socket is the user's own; [`channel`] (feature `channel`) opens a connection to it.
+//! whether the folder of its socket is the user's own, [`hashing`] how ids are hashed; [`channel`] (feature `channel`) opens a
+//! connection to it.
 
 pub mod address;
 #[cfg(feature = "channel")]
 pub mod channel;
 pub mod codec;
 pub mod folder;
+pub mod hashing;
 pub mod limits;
 pub mod refusal;
 #[cfg(feature = "channel")]

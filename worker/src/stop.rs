@@ -69,10 +69,27 @@ impl Shared {
 }
 
 /// The agent's end.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct StopSwitch(Arc<Shared>);
 
 impl StopSwitch {
+    /// The other end, for an attempt that starts now.
+    pub(crate) fn signal(&self, timeout_ms: u32) -> StopSignal {
+        let timeout = Duration::from_millis(timeout_ms.into());
+        StopSignal {
+            shared: Arc::clone(&self.0),
+            deadline: (timeout_ms > 0).then(|| Instant::now() + timeout),
+        }
+    }
+
+    /// The same for another attempt, if nobody has the other end any more and no order was given.
+    pub(crate) fn unused(mut self) -> Option<Self> {
+        let shared = Arc::get_mut(&mut self.0)?;
+        let order = shared.order.get_mut();
+        let is_unused = order.unwrap_or_else(PoisonError::into_inner).is_none();
+        is_unused.then_some(self)
+    }
+
     /// Gives an order; the cause of the first one counts.
     pub(crate) fn stop(&self, order: StopOrder) {
         {
@@ -94,13 +111,9 @@ pub(crate) struct StopSignal {
 
 /// Makes both ends for an attempt that starts now.
 pub(crate) fn stop_pair(timeout_ms: u32) -> (StopSwitch, StopSignal) {
-    let shared = Arc::<Shared>::default();
-    let timeout = Duration::from_millis(timeout_ms.into());
-    let deadline = (timeout_ms > 0).then(|| Instant::now() + timeout);
-    (
-        StopSwitch(Arc::clone(&shared)),
-        StopSignal { shared, deadline },
-    )
+    let switch = StopSwitch::default();
+    let signal = switch.signal(timeout_ms);
+    (switch, signal)
 }
 
 impl StopSignal {
@@ -160,6 +173,20 @@ mod tests {
         assert!(signal.is_stopped());
         assert_eq!(signal.stopped().await, StopCause::Cancelled);
         signal.stopped_at_once().await;
+    }
+
+    #[test]
+    fn switch_is_used_again_only_where_nobody_could_hear_of_the_attempt_before() {
+        let (switch, signal) = stop_pair(0);
+        drop(signal);
+        let switch = switch.unused().unwrap();
+        let signal = switch.signal(0);
+        assert!(!signal.is_stopped());
+        switch.stop(CANCELLED);
+        assert!(switch.unused().is_none(), "an order was given");
+        let (switch, kept) = stop_pair(0);
+        assert!(switch.unused().is_none(), "a handler has kept its end");
+        assert!(!kept.is_stopped());
     }
 
     #[tokio::test]

@@ -245,6 +245,7 @@ impl Agent {
     async fn attending<T>(&mut self, step: impl Future<Output = T>) -> Option<T> {
         let mut step = core::pin::pin!(step);
         loop {
+            self.starts.look_up();
             if self.may_leave_unlinked() {
                 return None;
             }

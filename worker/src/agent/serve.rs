@@ -94,6 +94,7 @@ impl Agent {
         };
         self.start_tasks();
         loop {
+            self.starts.look_up();
             self.flush(&mut link, &mut talk);
             if self.may_leave(&talk) {
                 self.say_goodbye(link).await;
@@ -218,8 +219,9 @@ impl Agent {
             {
                 self.end_unstarted(run, OutcomeKind::Refused);
             }
+            // Each while it is at hand: most are over before the next.
+            self.start_tasks();
         }
-        self.start_tasks();
         for stop in response.stops {
             let cause = match stop.reason() {
                 StopReason::Unspecified | StopReason::Cancelled => StopCause::Cancelled,

@@ -40,6 +40,12 @@ pub(super) struct Starts {
     calls_here: bool,
     /// There is more to start than there was time for.
     is_unfinished: bool,
+    /// Since the agent has looked up.
+    count: u32,
+    /// When the first of them was started.
+    began: Instant,
+    /// Of an attempt that was over at once, for the next one.
+    spare_switch: Option<StopSwitch>,
 }
 
 impl Starts {
@@ -49,7 +55,28 @@ impl Starts {
         Self {
             calls_here: matches!(flavor, Ok(RuntimeFlavor::CurrentThread)),
             is_unfinished: false,
+            count: 0,
+            began: Instant::now(),
+            spare_switch: None,
         }
+    }
+
+    /// The agent looks up.
+    pub(super) const fn look_up(&mut self) {
+        self.count = 0;
+    }
+
+    /// Whether one more may be started before the agent looks up.
+    fn may_go_on(&mut self) -> bool {
+        if self.count == 0 {
+            self.began = Instant::now();
+        }
+        let is_due = self.count > 0 && self.count.is_multiple_of(CLOCK_EVERY);
+        if self.count >= STARTS_MAX || (is_due && self.began.elapsed() >= SPELL) {
+            return false;
+        }
+        self.count += 1;
+        true
     }
 
     /// Comes when what is left is to be started; the runtime has looked at its sockets and timers by then.
@@ -63,21 +90,19 @@ impl Starts {
 }
 
 impl Agent {
-    /// Starts what waits, as far as slots are free.
+    /// Starts what waits, as far as slots are free and there is time.
     pub(super) fn start_tasks(&mut self) {
         self.starts.is_unfinished = false;
         if self.leaving != Leaving::No || self.short_until.is_some() {
             return;
         }
-        let began = Instant::now();
-        let mut count = 0;
-        while let Some((run, assignment)) = self.tasks.next_to_start() {
-            self.start_task(run, assignment);
-            count += 1;
-            let is_over = count % CLOCK_EVERY == 0 && began.elapsed() >= SPELL;
-            if is_over || count >= STARTS_MAX {
+        while self.tasks.has_next() {
+            if !self.starts.may_go_on() {
                 self.starts.is_unfinished = true;
                 return;
+            }
+            if let Some((run, assignment)) = self.tasks.next_to_start() {
+                self.start_task(run, assignment);
             }
         }
     }
@@ -119,7 +144,8 @@ impl Agent {
         identity: Identity,
     ) {
         let discard_result = assignment.discard_result;
-        let (switch, stop) = stop_pair(assignment.timeout_ms);
+        let switch = self.starts.spare_switch.take().unwrap_or_default();
+        let stop = switch.signal(assignment.timeout_ms);
         let context = TaskContext {
             task_id: identity.task,
             attempt: identity.attempt,
@@ -145,6 +171,8 @@ impl Agent {
                 return;
             }
         };
+        drop(stop);
+        self.starts.spare_switch = switch.unused();
         self.tasks.on_carried();
         self.tasks.on_ended(run, outcome, output);
     }

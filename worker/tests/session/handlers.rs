@@ -1,12 +1,14 @@
 //! How handlers are called: those that end at once, those that wait, those that compute, and those that panic late.
 
+use core::iter;
 use core::time::Duration;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use qtf_proto::v1::{DispatchResponse, OutcomeKind};
-use qtf_worker::TaskContext;
+use qtf_worker::{HandlerError, TaskContext};
+use tokio::sync::watch;
 
 use crate::fake_daemon::{FakeDaemon, assignment, attempt};
 use crate::{builder, decoded, run};
@@ -62,14 +64,16 @@ async fn handler_that_panics_after_it_has_waited_has_failed_and_its_slot_is_free
     }
 }
 
+/// Has its thread for a millisecond.
+async fn compute(_: TaskContext) -> Result<Vec<u8>, HandlerError> {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1) {}
+    Ok(vec![])
+}
+
 #[tokio::test]
 async fn while_handlers_compute_one_after_another_what_has_ended_is_told() {
     let mut daemon = FakeDaemon::start();
-    let compute = |_| async {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(1) {}
-        Ok(vec![])
-    };
     let _worker = run(builder(&daemon).slots(64).handler("compute", compute));
     let (mut session, dispatch) = daemon.accept(9).await;
     let tasks = (1..=64).map(|id| assignment(attempt(id, 1), "compute", ""));
@@ -79,6 +83,36 @@ async fn while_handlers_compute_one_after_another_what_has_ended_is_told() {
         told.push(session.news().await.results.len());
     }
     assert_eq!(told, [16, 16, 16, 16]);
+}
+
+#[tokio::test]
+async fn slots_that_are_free_at_the_same_time_do_not_have_handlers_compute_for_longer() {
+    let mut daemon = FakeDaemon::start();
+    let (open, gate) = watch::channel(false);
+    let pass = move |_| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|is_open| *is_open).await?;
+            Ok(vec![])
+        }
+    };
+    let builder = builder(&daemon).slots(32).prefetch(64);
+    let builder = builder.handler("compute", compute).handler("pass", pass);
+    let _worker = run(builder);
+    let (mut session, dispatch) = daemon.accept(9).await;
+    let kinds = iter::repeat_n("pass", 32).chain(iter::repeat_n("compute", 64));
+    let tasks = (1..)
+        .zip(kinds)
+        .map(|(id, kind)| assignment(attempt(id, 1), kind, ""));
+    dispatch.assign(tasks.collect()).await;
+    assert_eq!(session.news().await.started.len(), 32);
+    open.send_replace(true);
+    let told = session.news().await.results.len();
+    assert!(told <= 32 + 16, "{told} of 96");
+    let mut all = told;
+    while all < 96 {
+        all += session.news().await.results.len();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

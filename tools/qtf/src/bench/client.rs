@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use qtf_proto::address::Address;
+use qtf_proto::hashing::IdHashing;
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::v1;
 use tokio::sync::watch;
@@ -94,7 +95,7 @@ pub(super) struct Client {
     wire: Wire,
     stage: watch::Receiver<Stage>,
     /// From when the time of each task counts.
-    under_way: HashMap<u64, Instant>,
+    under_way: HashMap<u64, Instant, IdHashing>,
     /// The same of each task of the batches without an answer.
     unanswered: VecDeque<(u64, Vec<Instant>)>,
     unanswered_tasks: u64,
@@ -123,7 +124,7 @@ impl Client {
             orders,
             wire,
             stage,
-            under_way: HashMap::new(),
+            under_way: HashMap::default(),
             unanswered: VecDeque::new(),
             unanswered_tasks: 0,
             next_batch: 0,

@@ -112,9 +112,10 @@ fn worker_of_kind(
 ) -> Result<Worker, Failure> {
     let result = vec![b'.'; usize::try_from(result).unwrap_or(0)];
     let handler = move |_| {
-        let (mut said, result) = (said.clone(), result.clone());
+        let gate = (*said.borrow() == Said::Nothing).then(|| said.clone());
+        let result = result.clone();
         async move {
-            if *said.borrow() == Said::Nothing {
+            if let Some(mut said) = gate {
                 said.wait_for(|said| *said != Said::Nothing).await?;
             }
             Ok(result)

@@ -6,9 +6,10 @@
 //!
 //! Tested at the end of the file and, by way of `Tasks`, in `tests`.
 
-use core::hash::{BuildHasher, Hasher};
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+
+use qtf_proto::hashing::IdHashing;
 
 use super::Attempt;
 use super::places::RunNumber;
@@ -20,7 +21,7 @@ const JUDGED_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Known {
     /// `None`: it had its verdict.
-    by_attempt: HashMap<Attempt, Option<RunNumber>, Folding>,
+    by_attempt: HashMap<Attempt, Option<RunNumber>, IdHashing>,
     /// Those with a verdict, oldest first.
     judged: VecDeque<Attempt>,
 }
@@ -28,7 +29,7 @@ pub(super) struct Known {
 impl Known {
     pub(super) fn new() -> Self {
         Self {
-            by_attempt: HashMap::with_hasher(Folding::new()),
+            by_attempt: HashMap::default(),
             judged: VecDeque::new(),
         }
     }
@@ -99,57 +100,6 @@ impl Known {
     }
 }
 
-/// Hashes the two numbers of an attempt by one multiplication each. They come from a daemon, which may assign what it
-/// likes and gains nothing by slowing its worker down; the seed keeps even that from being arranged.
-#[derive(Clone, Debug)]
-struct Folding {
-    seed: u64,
-}
-
-impl Folding {
-    fn new() -> Self {
-        Self {
-            seed: RandomState::new().hash_one(0_u8),
-        }
-    }
-}
-
-impl BuildHasher for Folding {
-    type Hasher = Folded;
-
-    fn build_hasher(&self) -> Folded {
-        Folded(self.seed)
-    }
-}
-
-/// A hash under way.
-#[derive(Debug)]
-struct Folded(u64);
-
-impl Hasher for Folded {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.write_u64(u64::from(number));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // The fractional part of the golden ratio: odd, with bits of all places set.
-        const FACTOR: u128 = 0x9e37_79b9_7f4a_7c15;
-        let wide = u128::from(self.0 ^ number) * FACTOR;
-        let [low, high] = [wide, wide >> 64].map(|half| half & u128::from(u64::MAX));
-        self.0 = u64::try_from(low ^ high).unwrap_or(u64::MAX);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,18 +155,5 @@ mod tests {
         assert_eq!(known.admit(attempt(1), || None), None);
         assert_eq!(known.held(), 0);
         assert!(admits(&mut known, 1, 1));
-    }
-
-    #[test]
-    fn neighbouring_attempts_do_not_share_their_hashes() {
-        let folding = Folding::new();
-        let hash = |task_id, attempt| folding.hash_one(Attempt { task_id, attempt });
-        let mut low = std::collections::HashSet::new();
-        for id in 0..1024 {
-            low.insert(hash(id << 24, 1) & 0x3ff);
-            low.insert(hash(id, 1) & 0x3ff);
-            low.insert(hash(1, u32::try_from(id).unwrap_or(0)) & 0x3ff);
-        }
-        assert!(low.len() > 700, "{} of 1024 buckets", low.len());
     }
 }

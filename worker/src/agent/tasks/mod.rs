@@ -195,10 +195,19 @@ impl Tasks {
         true
     }
 
+    /// Whether something waits and a slot is free.
+    pub(super) fn has_next(&self) -> bool {
+        self.running < self.usable && !self.queue.is_empty()
+    }
+
     /// The next attempt that may start, if a slot is free.
     pub(super) fn next_to_start(&mut self) -> Option<(RunNumber, Assignment)> {
         while self.running < self.usable {
             let (run, assignment) = self.queue.pop_front()?;
+            if self.queue.is_empty() {
+                // The next one lies where this one did, and does not go round all that ever waited.
+                self.queue.clear();
+            }
             if let Some(Phase::Queued) = self.places.get(run).map(|held| &held.phase) {
                 return Some((run, assignment));
             }
