@@ -35,11 +35,14 @@ use crate::contain::Containment;
 use crate::stop::{StopCause, StopSignal};
 use capture::{Capture, feed};
 pub use roster::{reap_strays, resume_programs, suspend_programs};
-use spawn::NoChild;
+use spawn::{NoChild, Started};
 use tree::Tree;
 
 /// After a kill, what is in the pipes is taken for this long.
 const LAST_READ: Duration = Duration::from_millis(100);
+
+/// A program that ends sooner is told of by its end alone: so short a start is nobody's news, and half of all messages.
+const TOLD_AFTER: Duration = Duration::from_millis(1);
 
 /// LIMIT: of the line that says why a program is to run again later.
 const REASON_BYTES_MAX: usize = 512;
@@ -126,19 +129,40 @@ pub(crate) struct Identity {
     pub(crate) array: Option<(TaskId, u64)>,
 }
 
-/// Runs a program to its end. `begun` is called when it runs.
+/// Runs a program to its end. `begun` is called when it has run for a moment, or just before its end is given.
 pub(crate) async fn run(
     spec: ExecSpec,
     identity: Identity,
     (policy, stop): (&ExecPolicy, &StopSignal),
     begun: impl FnOnce(),
 ) -> Finish {
-    let mut child = match spawn::spawn(&spec, identity, policy).await {
+    let child = match spawn::spawn(&spec, identity, policy).await {
         Ok(child) => child,
         Err(NoChild::Failed(failure)) => return Finish::Ended(failure.into()),
         Err(NoChild::Short(why)) => return Finish::NotBegun(why),
     };
+    let ending = to_its_end(child, spec, identity, (policy, stop));
+    Finish::Ended(told_when_it_lasts(ending, begun).await)
+}
+
+/// Awaits what has begun, and calls `begun` after a moment, or when it is over.
+async fn told_when_it_lasts<T>(work: impl Future<Output = T>, begun: impl FnOnce()) -> T {
+    let mut work = pin!(work);
+    let soon = tokio::time::timeout(TOLD_AFTER, work.as_mut()).await;
     begun();
+    match soon {
+        Ok(result) => result,
+        Err(_elapsed) => work.await,
+    }
+}
+
+/// What follows when it has begun.
+async fn to_its_end(
+    mut child: Started,
+    spec: ExecSpec,
+    identity: Identity,
+    (policy, stop): (&ExecPolicy, &StopSignal),
+) -> Ending {
     let codes = ExitCodes::of(&spec);
     let limit = usize::try_from(policy.output_limit_bytes).unwrap_or(usize::MAX);
     let mut stdout = Capture::new(child.stdout.take(), limit);
@@ -189,7 +213,7 @@ pub(crate) async fn run(
     if outcome.kind() == OutcomeKind::Again {
         message = why_again(outcome.code, &stderr.kept);
     }
-    Finish::Ended(Ending {
+    Ending {
         outcome,
         output: TaskOutput {
             stdout: stdout.kept.into(),
@@ -199,7 +223,7 @@ pub(crate) async fn run(
             message,
             ..TaskOutput::default()
         },
-    })
+    }
 }
 
 /// Keeps the pipes moving until the child has ended, and ends it when it is told to. Says why it was

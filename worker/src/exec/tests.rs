@@ -629,3 +629,17 @@ async fn program_gets_the_limit_of_open_files_that_the_worker_was_given() {
         hard.min(400).to_string()
     );
 }
+
+#[tokio::test]
+async fn start_is_told_while_a_program_runs_and_with_its_end_where_it_ends_at_once() {
+    let order = std::cell::RefCell::new(Vec::new());
+    let at_once = async { order.borrow_mut().push("over") };
+    super::told_when_it_lasts(at_once, || order.borrow_mut().push("begun")).await;
+    assert_eq!(*order.borrow(), ["over", "begun"]);
+
+    let (begun, told) = tokio::sync::oneshot::channel();
+    let lasting = async { told.await.unwrap() };
+    let watched = super::told_when_it_lasts(lasting, || begun.send(7).unwrap());
+    let result = tokio::time::timeout(WATCHDOG, watched).await;
+    assert_eq!(result, Ok(7), "it ends when its start was told");
+}
