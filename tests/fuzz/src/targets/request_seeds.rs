@@ -27,7 +27,13 @@ fn of_clients() -> Vec<(String, Vec<u8>)> {
         tasks: vec![task.clone(), strange.clone()],
         ..v1::SubmitStreamRequest::default()
     };
-    let batch = batch.encode_to_vec();
+    let watched = v1::SubmitStreamRequest {
+        watch: true,
+        with_output: true,
+        acknowledge: vec![0, 1 << 24, u64::MAX],
+        ..batch.clone()
+    };
+    let (batch, watched) = (batch.encode_to_vec(), watched.encode_to_vec());
     let selection = v1::TaskSelection {
         task_ids: vec![0, 1, u64::MAX, 1 << 24],
         reason: "x\n".repeat(200),
@@ -41,6 +47,7 @@ fn of_clients() -> Vec<(String, Vec<u8>)> {
         unary(0, "submit", &one(task)),
         unary(0, "submit-strange", &one(strange)),
         stream(1, "submit-stream", &[batch.clone(), batch]),
+        stream(1, "submit-watched", &[watched.clone(), watched]),
         stream(2, "upload", &[chunk(6, b"abc"), chunk(0, b"def")]),
         stream(2, "upload-too-much", &[chunk(u64::MAX, b"abc")]),
         unary(7, "cancel", &selection),
@@ -100,8 +107,19 @@ fn of_workers() -> Vec<(String, Vec<u8>)> {
         results: vec![v1::TaskResult::default()],
         ..v1::WorkerReport::default()
     };
+    let numbered = v1::WorkerReport {
+        number: u64::MAX,
+        credits: u32::MAX,
+        ..result.clone()
+    };
     let (report, result) = (report.encode_to_vec(), result.encode_to_vec());
+    let numbered = numbered.encode_to_vec();
     vec![
+        stream(
+            10,
+            "worker-numbered",
+            &[report.clone(), numbered.clone(), numbered],
+        ),
         stream(10, "worker", &[report, result.clone()]),
         stream(10, "worker-without-hello", &[result]),
     ]
