@@ -13,7 +13,7 @@ use crate::segment::free::chunk_owner;
 use crate::segment::records::{Part, TaskRecord};
 use crate::segment::{Segment, SegmentView};
 use crate::spill::SpillError;
-use crate::task::slot::INLINE_BYTES_MAX;
+use crate::task::slot::{INLINE_BYTES_MAX, TaskSlot};
 
 /// Largest blob that lies in the arena; more goes to a file.
 pub(super) const ARENA_BLOB_BYTES_MAX: usize = 64 << 10;
@@ -117,8 +117,11 @@ impl Segment {
             return Ok(BlobRef::None);
         }
         let is_writer = self.plm_right().is_some();
-        if purpose == Purpose::Result && is_writer && self.has_inline_room(slot, bytes.len()) {
-            return Ok(self.write_inline(slot, bytes));
+        if purpose == Purpose::Result && is_writer {
+            let place = inline_place(self.task(slot), Part::Result);
+            if place.saturating_add(bytes.len()) <= INLINE_BYTES_MAX {
+                return Ok(self.write_inline(slot, place, bytes));
+            }
         }
         let full = StoreError::ArenaFull {
             bytes: u64::from(len),
@@ -159,7 +162,7 @@ impl Segment {
                 None => task.result(),
             },
         };
-        self.read_blob(owner, blob, offset, out)
+        self.read_blob(owner, (part, blob), offset, out)
     }
 
     fn store_in_file(&self, bytes: &[u8]) -> Result<BlobRef, StoreError> {
@@ -176,20 +179,27 @@ impl Segment {
         }
     }
 
-    fn has_inline_room(&self, slot: SlotIndex, bytes: usize) -> bool {
-        bytes <= INLINE_BYTES_MAX && !matches!(self.task(slot).payload(), BlobRef::Inline { .. })
-    }
-
-    /// Writes at most 64 bytes into the slot. The caller is the one that the state makes the writer.
-    pub(super) fn write_inline(&self, slot: SlotIndex, bytes: &[u8]) -> BlobRef {
+    /// Writes at most 64 bytes into the slot, from `place` on. The caller is the one that the state makes the writer.
+    pub(super) fn write_inline(&self, slot: SlotIndex, place: usize, bytes: &[u8]) -> BlobRef {
         let count = bytes.len().min(INLINE_BYTES_MAX);
-        if !copy_in(&self.task(slot).inline_bytes, 0, &bytes[..count]) {
+        if !copy_in(&self.task(slot).inline_bytes, place, &bytes[..count]) {
             return BlobRef::None;
         }
         // LIMIT: at most 64.
         BlobRef::Inline {
             len: u32::try_from(count).unwrap_or(0),
         }
+    }
+}
+
+/// Where a part lies in its slot, if it does: the payload in front, the result at the next word behind it, so that no word has bytes
+/// of both.
+pub(super) fn inline_place(task: &TaskSlot, part: Part) -> usize {
+    match (part, task.payload()) {
+        (Part::Result, BlobRef::Inline { len }) => {
+            (len as usize).next_multiple_of(size_of::<u64>())
+        }
+        (Part::Payload | Part::Result, _) => 0,
     }
 }
 
@@ -211,13 +221,13 @@ impl SegmentView {
             Part::Payload => task.payload,
             Part::Result => task.result,
         };
-        self.read_blob(owner, blob, offset, out)
+        self.read_blob(owner, (part, blob), offset, out)
     }
 
     pub(super) fn read_blob(
         &self,
         owner: TaskId,
-        blob: BlobRef,
+        (part, blob): (Part, BlobRef),
         offset: u64,
         out: &mut [u8],
     ) -> Result<usize, LoadError> {
@@ -250,6 +260,7 @@ impl SegmentView {
                 };
             }
             BlobRef::Inline { .. } => {
+                let place = place.saturating_add(inline_place(slot, part));
                 if count > 0 && !copy_out(&slot.inline_bytes, place, out) {
                     return Err(impossible);
                 }

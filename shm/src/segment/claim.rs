@@ -202,7 +202,7 @@ impl ClaimedTask<'_> {
         let blob = if bytes.is_empty() {
             BlobRef::None
         } else if bytes.len() <= INLINE_BYTES_MAX {
-            self.segment.write_inline(self.slot, bytes)
+            self.segment.write_inline(self.slot, 0, bytes)
         } else {
             self.segment.store(self.id, bytes, Purpose::Submission)?
         };

@@ -274,10 +274,10 @@ impl Segment {
         restored: &RestoredTask<'_>,
     ) -> Result<(), RestoreError> {
         let id = restored.id;
-        // A payload of 48 bytes at most lies in the slot; a result only if the payload does not.
+        // A payload of 48 bytes at most lies in the slot; a result if there is room behind it.
         let payload = match restored.payload {
             RestoredBytes::Bytes(bytes) if (1..=INLINE_BYTES_MAX).contains(&bytes.len()) => {
-                self.write_inline(id.slot(), bytes)
+                self.write_inline(id.slot(), 0, bytes)
             }
             RestoredBytes::None | RestoredBytes::Bytes(_) | RestoredBytes::Spill { .. } => {
                 self.restore_blob(id, restored.payload)?

@@ -12,7 +12,7 @@
 //!     56  links          side 32 | client 16 | outcome 16                  submitter, PLM
 //!     64  started        stamp 48 | more options 16                        PLM; a local worker says it in its lane
 //!     72  used           cpu_ms 32 | peak_kib 32                           PLM
-//!     80  inline_bytes   48 bytes: the payload, or the result if the payload lies elsewhere
+//!     80  inline_bytes   48 bytes: the payload, and at the next word behind it the result, where they fit
 //! ```
 //! (The first part of a bit list is the upper one.) `side` is 0, or the unit of the side record plus one, or, with its highest
 //! bit set, the place of the task's key in the table of keys. A line below 256 is a kind, asking for one cpu. The principal, the use and

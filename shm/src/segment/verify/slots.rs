@@ -4,7 +4,9 @@ use crate::arena::ChunkState;
 use crate::blob::BlobRef;
 use crate::id::{SlotIndex, TaskId};
 use crate::segment::SegmentView;
+use crate::segment::blobs::inline_place;
 use crate::segment::free::chunk_owner;
+use crate::segment::records::Part;
 use crate::segment::verify::trees::subject;
 use crate::segment::verify::{Pass, Rule};
 use crate::task::slot::{INLINE_BYTES_MAX, TaskSlot};
@@ -109,11 +111,13 @@ fn check_references(
             );
         }
     }
-    if matches!(payload, BlobRef::Inline { .. }) && matches!(result, BlobRef::Inline { .. }) {
+    if let (BlobRef::Inline { .. }, BlobRef::Inline { len }) = (payload, result)
+        && inline_place(task, Part::Result).saturating_add(len as usize) > INLINE_BYTES_MAX
+    {
         pass.found(
             Rule::Reference,
             subject(slot.get()),
-            "payload and result both lie in the slot",
+            "payload and result cannot both lie in the slot",
         );
     }
     // Whose the entry there is says the entry: a key does not live as long as its task.
