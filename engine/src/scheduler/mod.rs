@@ -23,6 +23,9 @@ use crate::register::Workers;
 use crate::turn::Turn;
 use placement::{Pick, SCANS_PER_CYCLE_MAX, pick};
 
+/// From this slot on the next task is looked for while the best one is placed: what fewer slots take stays in the caches.
+const LOOK_AHEAD_FROM: u32 = 1 << 16;
+
 /// The scheduler keeps nothing between cycles: what it needs is in the segment.
 #[derive(Debug, Default)]
 pub(crate) struct Scheduler {}
@@ -65,9 +68,17 @@ impl Scheduler {
                 turn.segment.ready().remove(leaf, key);
                 continue;
             };
+            let second = if leaf >= LOOK_AHEAD_FROM {
+                turn.segment.ready().second_beside(leaf)
+            } else {
+                None
+            };
             match place_head(turn, plm, workers, Leaf { slot, key }, &mut scans_left) {
                 Step::Moved => work += WorkCount::ONE,
                 Step::Waits => break,
+            }
+            if let Some(second) = second {
+                turn.segment.fetch_second_ahead(second);
             }
         }
         workers.put_down(turn.segment);

@@ -28,6 +28,7 @@
 //! `cargo xtask loom --mutants` builds every one that the sources name; its model must then fail.
 //! `shm/tests/loom_mutants.txt` tells which model that is.
 
+pub(crate) mod fetch;
 #[cfg(not(loom))]
 pub(crate) mod futex;
 #[cfg(any(test, loom, feature = "kill-points"))]

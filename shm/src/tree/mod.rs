@@ -45,6 +45,7 @@ mod build;
 mod entries;
 mod key;
 mod repair;
+mod second;
 mod shape;
 mod tenancy;
 #[cfg(test)]
@@ -55,6 +56,7 @@ use core::fmt;
 pub use build::TreeBuilder;
 pub use entries::{Check, Entries, Violation};
 pub use key::Key;
+pub use second::Second;
 pub use shape::TreeShape;
 
 use crate::sync::{AtomicU64, Backoff, Ordering, store_load_cas, store_load_load, store_load_swap};
@@ -213,28 +215,6 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
             }
         }
         self.locate_any()
-    }
-
-    /// The best key beside that of a leaf, unless operations are in flight.
-    ///
-    /// # Panics
-    /// When `leaf` is not below the capacity.
-    #[must_use]
-    pub fn best_beside(&self, leaf: u32) -> Option<Key> {
-        assert!(leaf < self.capacity(), "leaf {leaf} beyond the capacity");
-        let mut index = leaf as usize;
-        let mut best = 0;
-        for level in 1..=self.shape.root_level() {
-            let (parent, own) = (index / FANOUT, index % FANOUT);
-            for (child, word) in self.children(level, parent)?.iter().enumerate() {
-                if child != own {
-                    // ORDERING: [tree.fix] as for `first_key`: a word that is just being made right counts as it is.
-                    best = best.max(store_load_load(word));
-                }
-            }
-            index = parent;
-        }
-        Key::entry_of_word(best)
     }
 
     /// Reads the entries best first, without writing. For inspectors: allocates, and shows a tree

@@ -335,9 +335,16 @@ fn the_best_key_beside_a_leaf_is_that_of_all_others() {
     }
     let beside = |leaf| tree.best_beside(leaf).map(Key::as_raw);
     assert_eq!([3, 512, 77, 4, 5].map(beside), [6, 5, 5, 5, 5].map(Some));
+    for leaf in [3, 512, 77, 4, 5] {
+        let second = tree
+            .second_beside(leaf)
+            .and_then(|second| tree.leaf_of_second(second));
+        assert_eq!(second, Some(if leaf == 3 { 512 } else { 3 }));
+    }
     let alone = Grove::<8>::new(600);
     alone.tree().insert(9, Key::from_raw(1)).unwrap();
     assert_eq!(alone.tree().best_beside(9), None);
+    assert_eq!(alone.tree().second_beside(9), None);
 }
 
 #[test]
