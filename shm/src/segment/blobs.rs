@@ -1,6 +1,6 @@
 //! Payloads and results: where they are stored, and how they are read.
 //!
-//! Order of places: in the slot (up to 64 bytes, if the other of the two is not there), in the arena (up to 64 KiB), in a file.
+//! Order of places: in the slot (up to 48 bytes, of both together where the payload is there), in the arena (up to 64 KiB), in a file.
 //! A submission that finds the arena full is refused; a result goes to a file then. In the slot the PLM alone writes results, so those of
 //! local workers lie in the arena, or in a file.
 
@@ -179,13 +179,13 @@ impl Segment {
         }
     }
 
-    /// Writes at most 64 bytes into the slot, from `place` on. The caller is the one that the state makes the writer.
+    /// Writes at most 48 bytes into the slot, from `place` on. The caller is the one that the state makes the writer.
     pub(super) fn write_inline(&self, slot: SlotIndex, place: usize, bytes: &[u8]) -> BlobRef {
         let count = bytes.len().min(INLINE_BYTES_MAX);
         if !copy_in(&self.task(slot).inline_bytes, place, &bytes[..count]) {
             return BlobRef::None;
         }
-        // LIMIT: at most 64.
+        // LIMIT: at most 48.
         BlobRef::Inline {
             len: u32::try_from(count).unwrap_or(0),
         }
