@@ -19,7 +19,7 @@ use crate::task::state::Phase;
 /// Phases that there is room for.
 const PHASES_MAX: usize = 32;
 const MATRIX_WORDS: usize = PHASES_MAX * PHASES_MAX;
-const NAMED_AT: usize = MATRIX_WORDS + PHASES_MAX;
+pub(crate) const NAMED_AT: usize = MATRIX_WORDS + PHASES_MAX;
 const NAMED_WORDS: usize = 96;
 /// Words of the counters' region.
 pub const COUNTER_WORDS: usize = NAMED_AT + NAMED_WORDS;

@@ -285,12 +285,13 @@ fn exit_of_segment(error: &CreateError) -> Exit {
         CreateError::WrongOwner { .. } => Exit::NoPermission,
         CreateError::InUse { .. }
         | CreateError::BeingMade { .. }
-        | CreateError::KeysTaken { .. } => Exit::InUse,
+        | CreateError::KeysTaken { .. }
+        | CreateError::StillAttached { .. } => Exit::InUse,
         CreateError::Instance(_) => Exit::Usage,
         CreateError::Call { source, .. } | CreateError::PutAside { source, .. } => {
             exit_of(source.kind())
         }
-        CreateError::Header(_) => Exit::Failed,
+        CreateError::Header(_) | CreateError::TakeOver { .. } => Exit::Failed,
     }
 }
 

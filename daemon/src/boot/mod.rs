@@ -334,6 +334,14 @@ pub(crate) fn report_adoption(segment: &Segment, adoption: &Adoption) {
             tracing::warn!("it keeps its own sizes, which are not those of the configuration");
         }
     }
+    if let Adoption::Upgraded { from, epoch, clean } = adoption {
+        tracing::info!(
+            ?id,
+            epoch,
+            clean,
+            "the segment was of layout {from}: all that was in it goes on in a new one of this layout"
+        );
+    }
     if let Some(rebuilt) = segment
         .last_rebuild()
         .filter(|rebuilt| rebuilt.impossible > 0)

@@ -296,6 +296,25 @@ impl Geometry {
         fits.then_some(geometry)
     }
 
+    /// The sizes of a segment of an earlier layout, with the tables of this one; `None` if they cannot be.
+    pub(crate) fn keeping(earlier: &crate::layout::header::HeaderInfo) -> Option<Self> {
+        let tasks = checked(earlier.tasks, TASKS_COUNT_MAX)?;
+        let workers = checked(earlier.workers, WORKERS_COUNT_MAX)?;
+        let mut geometry = Self {
+            total_bytes: 0,
+            tasks,
+            workers,
+            clients: checked(earlier.clients, u32::from(u16::MAX))?,
+            attaches: checked(earlier.attaches, WORKERS_COUNT_MAX)?,
+            arena_blocks: checked(earlier.arena_blocks, ARENA_BLOCKS_MAX)?,
+            idempotency_bytes: Some(earlier.idempotency_bytes)
+                .filter(|&bytes| bytes <= IDEMPOTENCY_BYTES_MAX)?,
+            tables: TableCounts::of(tasks, workers),
+        };
+        geometry.total_bytes = RegionTable::of(&geometry).end();
+        (geometry.total_bytes <= BYTES_MAX).then_some(geometry)
+    }
+
     fn of_counts(tasks: u32, workers: u32) -> Self {
         Self {
             total_bytes: 0,

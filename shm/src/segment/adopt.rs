@@ -11,6 +11,7 @@
 //! | our magic and owner, another instance | the next key |
 //! | unfinished, its maker lives | refused for now |
 //! | unfinished, its maker is dead | removed |
+//! | layout 2.0, its daemon and all local processes dead | read into a new one (`upgrade/`), then removed |
 //! | another layout, damaged (header, a ready word that is zero or that signs of use belie, many states), of another boot | saved to a file, removed |
 //! | all right, its daemon lives | refused |
 //! | all right | adopted |
@@ -22,7 +23,6 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-#[cfg(any(test, feature = "kill-points"))]
 use crate::layout::HeaderError;
 use crate::region::sysv::{self, KEYS_PROBED};
 use crate::region::{Mapping, SysvMemory};
@@ -39,7 +39,8 @@ use crate::segment::lock_file::LockFile;
 use crate::segment::look::{Found, look};
 #[cfg(any(test, feature = "kill-points"))]
 use crate::segment::parts::Parts;
-use crate::segment::spec::{Adoption, CreateError, Earlier, SegmentSpec};
+use crate::segment::spec::{Adoption, CreateError, Earlier as Before, SegmentSpec};
+use crate::segment::upgrade::Earlier;
 
 impl Segment {
     /// Makes a segment that nobody finds by name and that vanishes with the last process attached to it. Inspectors
@@ -49,7 +50,8 @@ impl Segment {
     /// The kernel gives no memory of this size.
     pub fn create_private(spec: &SegmentSpec) -> Result<Self, CreateError> {
         check_instance(&spec.instance)?;
-        let made = furnish(memory_at(libc::IPC_PRIVATE, spec)?, spec, nothing)?;
+        let memory = memory_at(libc::IPC_PRIVATE, spec)?;
+        let made = furnish(memory, spec, Identity::fresh(spec), nothing)?;
         // Attached by now, so it lives on; removed, so it cannot outlive us.
         sysv::remove(made.shm_id().unwrap_or(-1)).map_err(|source| CreateError::Call {
             call: "shmctl(IPC_RMID)",
@@ -70,8 +72,11 @@ impl Segment {
         runtime_dir: &Path,
     ) -> Result<(Self, Adoption), CreateError> {
         match Self::adopt_named(spec, runtime_dir)? {
-            Earlier::Adopted(segment, adoption) => Ok((*segment, adoption)),
-            Earlier::None(adoption) => Ok((make_named(spec, nothing)?, adoption)),
+            Before::Adopted(segment, adoption) => Ok((*segment, adoption)),
+            Before::None(adoption) => {
+                let made = make_named(spec, Identity::fresh(spec), nothing)?;
+                Ok((made, adoption))
+            }
         }
     }
 
@@ -80,10 +85,11 @@ impl Segment {
     ///
     /// # Errors
     /// See [`CreateError`].
-    pub fn adopt_named(spec: &SegmentSpec, runtime_dir: &Path) -> Result<Earlier, CreateError> {
+    pub fn adopt_named(spec: &SegmentSpec, runtime_dir: &Path) -> Result<Before, CreateError> {
         check_instance(&spec.instance)?;
         let uid = nix::unistd::geteuid().as_raw();
         let mut adoption = Adoption::Created;
+        let mut of_before: Option<(i32, Box<Earlier>)> = None;
         for key in keys_of(&spec.instance, uid) {
             match look(key, uid, spec)? {
                 Found::Nothing | Found::Foreign => {}
@@ -104,13 +110,20 @@ impl Segment {
                     remove(shm_id, spec)?;
                     adoption = Adoption::PutAside { file, why };
                 }
+                Found::Earlier {
+                    shm_id, earlier, ..
+                } => of_before = Some((shm_id, earlier)),
                 Found::Usable(segment) => {
+                    remove_what_it_was_made_of(&segment, uid, spec, runtime_dir)?;
                     let (segment, adoption) = adopt(*segment, spec, runtime_dir);
-                    return Ok(Earlier::Adopted(Box::new(segment), adoption));
+                    return Ok(Before::Adopted(Box::new(segment), adoption));
                 }
             }
         }
-        Ok(Earlier::None(adoption))
+        match of_before {
+            Some((shm_id, earlier)) => upgrade(shm_id, &earlier, spec, runtime_dir),
+            None => Ok(Before::None(adoption)),
+        }
     }
 
     /// Makes the segment of the instance and lets `fill` put restored tasks and keys in, before anybody may attach: the cold
@@ -125,7 +138,7 @@ impl Segment {
         fill: impl FnOnce(&Self) -> Result<(), E>,
     ) -> Result<Self, E> {
         check_instance(&spec.instance)?;
-        make_named(spec, |segment| {
+        make_named(spec, Identity::fresh(spec), |segment| {
             fill(segment)?;
             segment.rebuild_caches(segment.now_at(spec.monotonic_ns()));
             if spec.spill_id.is_some() {
@@ -199,12 +212,13 @@ fn nothing(_: &Segment) -> Result<(), CreateError> {
 /// A new segment at the first key that is not taken.
 fn make_named<E: From<CreateError>>(
     spec: &SegmentSpec,
+    identity: Identity,
     fill: impl FnOnce(&Segment) -> Result<(), E>,
 ) -> Result<Segment, E> {
     let uid = nix::unistd::geteuid().as_raw();
     for key in keys_of(&spec.instance, uid) {
         match memory_at(key, spec) {
-            Ok(shm_id) => return furnish(shm_id, spec, fill),
+            Ok(shm_id) => return furnish(shm_id, spec, identity, fill),
             Err(CreateError::Call { source, .. }) if is(&source, Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
@@ -228,12 +242,13 @@ fn memory_at(key: i32, spec: &SegmentSpec) -> Result<i32, CreateError> {
 fn furnish<E: From<CreateError>>(
     shm_id: i32,
     spec: &SegmentSpec,
+    identity: Identity,
     fill: impl FnOnce(&Segment) -> Result<(), E>,
 ) -> Result<Segment, E> {
     let built = attach_new(shm_id, spec)
         .map_err(E::from)
         .and_then(|memory| {
-            let unpublished = build(memory, Some(shm_id), spec, Identity::fresh(spec))
+            let unpublished = build(memory, Some(shm_id), spec, identity)
                 .map_err(|error| E::from(error.into()))?;
             unpublished.segment().raise_epoch();
             fill(unpublished.segment())?;
@@ -263,7 +278,7 @@ fn adopt(mut segment: Segment, spec: &SegmentSpec, runtime_dir: &Path) -> (Segme
     let clean = segment.control().clean_shutdown;
     let other_sizes = *segment.geometry() != spec.geometry;
     let epoch = segment.raise_epoch();
-    let lock_file = runtime_dir.join(format!("{}.lock", spec.instance));
+    let lock_file = lock_path(spec, runtime_dir);
     // Without the file, process ids and start times decide.
     segment.bring_in_order(
         LockFile::open(&lock_file).ok().as_ref(),
@@ -275,6 +290,87 @@ fn adopt(mut segment: Segment, spec: &SegmentSpec, runtime_dir: &Path) -> (Segme
         other_sizes,
     };
     (segment, adoption)
+}
+
+/// The layout that is read into a new segment.
+const LAYOUT_BEFORE: &str = "2.0";
+
+/// The segment of an earlier layout goes on in a new one, and is removed when that is published.
+fn upgrade(
+    shm_id: i32,
+    earlier: &Earlier,
+    spec: &SegmentSpec,
+    runtime_dir: &Path,
+) -> Result<Before, CreateError> {
+    let lock = LockFile::open(&lock_path(spec, runtime_dir)).ok();
+    let attached = earlier.attached(lock.as_ref());
+    if !attached.is_empty() {
+        return Err(CreateError::StillAttached {
+            instance: spec.instance.clone(),
+            processes: attached.join(", "),
+        });
+    }
+    let spec = earlier.spec(spec).ok_or(HeaderError::Region("geometry"))?;
+    let made = make_named(&spec, Identity::of_earlier(earlier), |segment| {
+        segment
+            .take_over(earlier)
+            .map_err(|source| CreateError::TakeOver {
+                layout: LAYOUT_BEFORE,
+                source,
+            })
+    })?;
+    remove(shm_id, &spec)?;
+    let (segment, adopted) = adopt(made, &spec, runtime_dir);
+    let epoch = match adopted {
+        Adoption::Adopted { epoch, .. } => epoch,
+        Adoption::Created | Adoption::Upgraded { .. } | Adoption::PutAside { .. } => 0,
+    };
+    let adoption = Adoption::Upgraded {
+        from: LAYOUT_BEFORE,
+        epoch,
+        clean: earlier.was_stopped(),
+    };
+    Ok(Before::Adopted(Box::new(segment), adoption))
+}
+
+/// A start was killed after it had read an earlier segment into this one, and before that was removed.
+fn remove_what_it_was_made_of(
+    segment: &Segment,
+    uid: u32,
+    spec: &SegmentSpec,
+    runtime_dir: &Path,
+) -> Result<(), CreateError> {
+    let made_of = segment.header().made_of;
+    if made_of == [0; 2] {
+        return Ok(());
+    }
+    for key in keys_of(&spec.instance, uid) {
+        if let Ok(Found::Earlier {
+            shm_id,
+            earlier,
+            memory,
+        }) = look(key, uid, spec)
+        {
+            if earlier.name() != made_of {
+                // Another program has made it since.
+                put_aside(&memory, runtime_dir, &spec.instance).map_err(|(file, source)| {
+                    CreateError::PutAside {
+                        shm_id,
+                        why: "it is of an earlier layout, and one of this layout is there"
+                            .to_owned(),
+                        file,
+                        source,
+                    }
+                })?;
+            }
+            remove(shm_id, spec)?;
+        }
+    }
+    Ok(())
+}
+
+fn lock_path(spec: &SegmentSpec, runtime_dir: &Path) -> std::path::PathBuf {
+    runtime_dir.join(format!("{}.lock", spec.instance))
 }
 
 fn remove(shm_id: i32, spec: &SegmentSpec) -> Result<(), CreateError> {

@@ -17,6 +17,7 @@ use crate::segment::header::Front;
 use crate::segment::parts::Parts;
 use crate::segment::process::{ProcessIdentity, boot_id, ipc_namespace};
 use crate::segment::spec::{CreateError, INSTANCE_BYTES_MAX, SegmentSpec};
+use crate::segment::upgrade::Earlier;
 use crate::segment::{Segment, SegmentView};
 use crate::spill::SpillStore;
 use crate::time::{origin_after, since_origin, wall_ns};
@@ -29,6 +30,7 @@ pub(super) struct Identity {
     origin_ns: u64,
     created_unix_ns: u64,
     created_clock_ns: u64,
+    made_of: [u64; 2],
 }
 
 impl Identity {
@@ -44,6 +46,20 @@ impl Identity {
             origin_ns: origin_after(created_clock_ns, spec.first_stamp),
             created_clock_ns,
             created_unix_ns: wall_ns(),
+            made_of: [0; 2],
+        }
+    }
+
+    /// Of a segment that goes on in another layout.
+    pub(super) fn of_earlier(earlier: &Earlier) -> Self {
+        let (segment_id, gen_base, origin_ns, created_unix_ns, created_ns) = earlier.identity();
+        Self {
+            segment_id,
+            gen_base,
+            origin_ns,
+            created_unix_ns,
+            created_clock_ns: origin_ns.wrapping_add(created_ns),
+            made_of: earlier.name(),
         }
     }
 
@@ -55,6 +71,7 @@ impl Identity {
             origin_ns: origin_after(0, spec.first_stamp),
             created_unix_ns: 0,
             created_clock_ns: 0,
+            made_of: [0; 2],
         }
     }
 }
@@ -165,7 +182,7 @@ fn header_of(spec: &SegmentSpec, identity: Identity) -> HeaderInfo {
         tables: spec.geometry.tables(),
         stage_words: STAGE_WORDS as u64,
         lane_bytes: size_of::<LaneLayout>() as u64,
-        made_of: [0; 2],
+        made_of: identity.made_of,
         regions: Vec::new(),
     }
 }

@@ -59,33 +59,36 @@ impl SegmentView {
     /// Whether the process of an attach record lives. `lock` is the instance's lock file, if it can be read.
     #[must_use]
     pub fn judge(&self, info: &AttachInfo, lock: Option<&LockFile>) -> Liveness {
-        let byte = LockFile::byte_of(info.index);
-        let same_file =
-            |lock: &&LockFile| lock.identity() == info.lock_file && info.lock_file.is_known();
-        match info.state.phase() {
-            AttachPhase::Free => Liveness::Dead,
-            AttachPhase::Reserved => Liveness::Unknown,
-            AttachPhase::Joins => {
-                // It owns nothing yet. Which file it has locked is not written yet either.
-                let held = lock.is_some_and(|lock| lock.is_locked(byte).unwrap_or(true));
-                let visible = u64::from(info.state.namespace()) == pid_namespace() & 0xFFFF;
-                let start_time = 0;
-                let pid = info.state.pid();
-                match (held, visible) {
-                    (true, _) => Liveness::Alive,
-                    (false, true) => ProcessIdentity { pid, start_time }.liveness(),
-                    (false, false) => Liveness::Unknown,
-                }
+        judge_record(info, lock)
+    }
+}
+
+/// Whether the process of an attach record lives, of whichever segment.
+pub(super) fn judge_record(info: &AttachInfo, lock: Option<&LockFile>) -> Liveness {
+    let byte = LockFile::byte_of(info.index);
+    let same_file =
+        |lock: &&LockFile| lock.identity() == info.lock_file && info.lock_file.is_known();
+    match info.state.phase() {
+        AttachPhase::Free => Liveness::Dead,
+        AttachPhase::Reserved => Liveness::Unknown,
+        AttachPhase::Joins => {
+            // It owns nothing yet. Which file it has locked is not written yet either.
+            let held = lock.is_some_and(|lock| lock.is_locked(byte).unwrap_or(true));
+            let visible = u64::from(info.state.namespace()) == pid_namespace() & 0xFFFF;
+            let start_time = 0;
+            let pid = info.state.pid();
+            match (held, visible) {
+                (true, _) => Liveness::Alive,
+                (false, true) => ProcessIdentity { pid, start_time }.liveness(),
+                (false, false) => Liveness::Unknown,
             }
-            AttachPhase::Live => match lock.filter(same_file).map(|lock| lock.is_locked(byte)) {
-                Some(Ok(true)) => Liveness::Alive,
-                Some(Ok(false)) => Liveness::Dead,
-                Some(Err(_)) | None if info.pid_namespace == pid_namespace() => {
-                    info.process.liveness()
-                }
-                Some(Err(_)) | None => Liveness::Unknown,
-            },
         }
+        AttachPhase::Live => match lock.filter(same_file).map(|lock| lock.is_locked(byte)) {
+            Some(Ok(true)) => Liveness::Alive,
+            Some(Ok(false)) => Liveness::Dead,
+            Some(Err(_)) | None if info.pid_namespace == pid_namespace() => info.process.liveness(),
+            Some(Err(_)) | None => Liveness::Unknown,
+        },
     }
 }
 
@@ -105,6 +108,13 @@ impl AttachRecord {
         write(&self.lane, 0);
         crate::layout::text::store_text(&self.name, name);
         self.set_lock_file(lock_file);
+    }
+
+    /// What it says, as the record of that number.
+    pub(super) fn info_at(&self, number: usize, state: AttachState) -> Option<AttachInfo> {
+        let number = u16::try_from(number).ok()?;
+        let index = AttachIndex::new_checked(number, u32::from(u16::MAX))?;
+        Some(self.info(index, state))
     }
 
     fn info(&self, index: AttachIndex, state: AttachState) -> AttachInfo {

@@ -19,6 +19,7 @@ use crate::segment::parts::Parts;
 use crate::segment::process::{ProcessIdentity, boot_id};
 use crate::segment::rebase::Mark;
 use crate::segment::spec::{CreateError, SegmentSpec};
+use crate::segment::upgrade::{Earlier, HASH, MAJOR};
 use crate::segment::{Segment, SegmentView, sanity};
 use crate::spill::SpillStore;
 use crate::time::wall_ns;
@@ -36,6 +37,12 @@ pub(super) enum Found {
     Unusable {
         shm_id: i32,
         why: String,
+        memory: Arc<Mapping>,
+    },
+    /// Of a layout before this one, to be read into a new segment.
+    Earlier {
+        shm_id: i32,
+        earlier: Box<Earlier>,
         memory: Arc<Mapping>,
     },
     Usable(Box<Segment>),
@@ -118,20 +125,22 @@ fn judge(
     if !control.ready {
         return unusable("its ready word is damaged".to_owned(), memory);
     }
+    if (header.layout_major, header.layout_hash) == (MAJOR, HASH) {
+        refuse_living_daemon(spec, front)?;
+        return match Earlier::of(&memory, header) {
+            Ok(earlier) => Ok(Found::Earlier {
+                shm_id,
+                earlier: Box::new(earlier),
+                memory,
+            }),
+            Err(why) => unusable(why, memory),
+        };
+    }
     let geometry = match front.usable() {
         Ok((_, geometry)) => geometry,
         Err(error) => return unusable(error.to_string(), memory),
     };
-    let daemon = ProcessIdentity {
-        pid: control.daemon_pid,
-        start_time: control.daemon_start,
-    };
-    if daemon != ProcessIdentity::own() && daemon.is_alive() {
-        return Err(CreateError::InUse {
-            instance: spec.instance.clone(),
-            pid: daemon.pid,
-        });
-    }
+    refuse_living_daemon(spec, front)?;
     let writable = SysvMemory::attach(shm_id, false)
         .map_err(|source| refusal(source, "shmat", geometry.total_bytes(), &spec.instance))?;
     let parts = Parts::of(&Arc::new(Mapping::Sysv(writable)), geometry)?;
@@ -153,6 +162,22 @@ fn judge(
     let spill =
         SpillStore::open(&spec.spill_dir, view.header.payload_limit).bounded(spec.spill_limit);
     Ok(Found::Usable(Box::new(Segment::of(view, spill))))
+}
+
+/// A segment is its daemon's as long as that lives.
+fn refuse_living_daemon(spec: &SegmentSpec, front: &Front) -> Result<(), CreateError> {
+    let control = front.control();
+    let daemon = ProcessIdentity {
+        pid: control.daemon_pid,
+        start_time: control.daemon_start,
+    };
+    if daemon != ProcessIdentity::own() && daemon.is_alive() {
+        return Err(CreateError::InUse {
+            instance: spec.instance.clone(),
+            pid: daemon.pid,
+        });
+    }
+    Ok(())
 }
 
 fn unfinished(

@@ -5,6 +5,7 @@
 //! | `spec` | what a segment shall be like, errors |
 //! | `create`, `adopt`, `look`, `sanity`, `key`, `limits` | how one is had |
 //! | `restore` | tasks of a journal in a new one |
+//! | `upgrade/` | a segment of layout 2.0, read into a new one |
 //! | `attach` | how one is looked at |
 //! | `attachment`, `local_worker`, `taken` | how a local process writes to one: its record, its submissions, the tasks it takes |
 //! | `completion`, `own_lane` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
@@ -73,6 +74,7 @@ mod taken;
 #[cfg(test)]
 mod tests;
 mod tombstones;
+mod upgrade;
 pub mod verify;
 mod view;
 

@@ -80,6 +80,57 @@ impl Parts {
         })
     }
 
+    /// All words of a region.
+    fn words_in(&self, kind: RegionKind) -> &[AtomicU64] {
+        let entry = self.table.get(kind);
+        let place = |bytes: u64| usize::try_from(bytes / 8).unwrap_or(usize::MAX);
+        let first = place(entry.offset);
+        let end = first.saturating_add(place(entry.bytes));
+        self.mapping.words().get(first..end).unwrap_or_default()
+    }
+
+    pub(crate) fn words_of_control(&self) -> &[AtomicU64] {
+        self.words_in(RegionKind::Control)
+    }
+
+    pub(crate) fn words_of_kinds(&self) -> &[AtomicU64] {
+        self.words_in(RegionKind::Kinds)
+    }
+
+    pub(crate) fn words_of_clients(&self) -> &[AtomicU64] {
+        self.words_in(RegionKind::Clients)
+    }
+
+    pub(crate) fn words_of_keys(&self) -> &[AtomicU64] {
+        self.words_in(RegionKind::Idempotency)
+    }
+
+    /// From a record on.
+    pub(crate) fn words_of_attaches(&self, from: usize) -> &[AtomicU64] {
+        let words = self.words_in(RegionKind::Attaches);
+        words
+            .get(from * size_of::<AttachRecord>() / 8..)
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn words_of_counters(&self) -> &[AtomicU64] {
+        self.words_in(RegionKind::Counters)
+    }
+
+    pub(crate) fn words_of_named_counters(&self) -> &[AtomicU64] {
+        self.words_of_counters()
+            .get(crate::counters::NAMED_AT..)
+            .unwrap_or_default()
+    }
+
+    /// Index and data.
+    pub(crate) fn words_of_arena(&self) -> (&[AtomicU64], &[AtomicU64]) {
+        (
+            self.words_in(RegionKind::ArenaIndex),
+            self.words_in(RegionKind::ArenaData),
+        )
+    }
+
     pub(crate) fn control(&self) -> &ControlLayout {
         // INVARIANT: the region has one element, checked against the mapping in `of`.
         &self.control[0]

@@ -191,6 +191,25 @@ pub enum CreateError {
         /// What failed.
         source: io::Error,
     },
+    /// Local processes have the segment of an earlier layout open.
+    #[error(
+        "the segment of instance `{instance}` is of an earlier layout, and is to be read into a new one, which needs that nobody else has it open: \
+         end {processes}, then start again"
+    )]
+    StillAttached {
+        /// The instance.
+        instance: String,
+        /// Who they are.
+        processes: String,
+    },
+    /// What an earlier segment holds found no room in the new one; the earlier one is as it was.
+    #[error("what the segment of layout {layout} holds finds no room in a new one: {source}")]
+    TakeOver {
+        /// The layout.
+        layout: &'static str,
+        /// What found none.
+        source: crate::segment::StoreError,
+    },
     /// The sizes do not fit this machine's addresses.
     #[error("a segment of {bytes} bytes does not fit into the addresses of this machine")]
     Addresses {
@@ -215,6 +234,15 @@ pub enum Adoption {
         clean: bool,
         /// It has other sizes than asked for, and keeps them.
         other_sizes: bool,
+    },
+    /// The one of an earlier daemon was of an earlier layout: it goes on in a new one, with all that was in it.
+    Upgraded {
+        /// The layout.
+        from: &'static str,
+        /// The epoch of this start.
+        epoch: u64,
+        /// The earlier daemon stopped in order.
+        clean: bool,
     },
     /// The one there could not be used: it was saved, and a new one made.
     PutAside {

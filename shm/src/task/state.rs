@@ -423,6 +423,23 @@ impl StateWord {
         )
     }
 
+    /// A word of these parts.
+    #[cfg(not(loom))]
+    pub(crate) const fn of_parts(
+        phase: Phase,
+        flags: u8,
+        owner: u16,
+        fence: u16,
+        generation: u64,
+    ) -> Self {
+        Self::from_raw(0)
+            .at(generation)
+            .with_phase(phase)
+            .with_flags(flags)
+            .with_owner(owner)
+            .with_fence(fence)
+    }
+
     pub(super) const fn with_phase(self, phase: Phase) -> Self {
         self.with(0x1F, PHASE_SHIFT, phase as u64)
     }

@@ -96,7 +96,9 @@ fn whichever_word_of_the_front_is_zeroed_or_garbled_no_segment_with_tasks_is_dro
                     std::fs::remove_file(file).unwrap();
                     aside += 1;
                 }
-                Adoption::Created => panic!("word {word} = {value:#x}: dropped without a file"),
+                Adoption::Created | Adoption::Upgraded { .. } => {
+                    panic!("word {word} = {value:#x}: dropped without a file")
+                }
             }
             segment.remove().unwrap();
         }
@@ -152,7 +154,9 @@ fn random_damage_before_each_restart_never_stops_the_next_daemon() {
             Err(error) => panic!("round {round}: {error}"),
         };
         match adoption {
-            Adoption::Created => assert_eq!(round, 0, "made anew without a word"),
+            Adoption::Created | Adoption::Upgraded { .. } => {
+                assert_eq!(round, 0, "made anew without a word");
+            }
             Adoption::PutAside { .. } => aside += 1,
             Adoption::Adopted { .. } => {}
         }

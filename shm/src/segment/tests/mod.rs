@@ -19,6 +19,7 @@ mod repair;
 mod restore;
 mod torture;
 mod unused;
+mod upgrade;
 mod verify;
 
 use std::path::PathBuf;

@@ -26,12 +26,35 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/segment/tests/committed")
 }
 
+/// The committed image.
+pub(super) fn image() -> Vec<u8> {
+    let packed = std::fs::read(folder().join(format!("{LAYOUT}.words"))).unwrap();
+    sparse::unpack(&packed).unwrap()
+}
+
+/// What it holds.
+pub(super) fn wanted() -> String {
+    std::fs::read_to_string(folder().join(format!("{LAYOUT}.txt"))).unwrap()
+}
+
+/// What a segment holds.
+pub(super) fn story_of(view: &SegmentView) -> String {
+    story::of(view)
+}
+
+/// The same without what is of the moment: times, ids, numbers of processes.
+pub(super) fn without_moments(text: &str) -> Vec<String> {
+    let lines = text.lines();
+    lines
+        .map(|line| line.split(" @").next().unwrap_or("").to_owned())
+        .collect()
+}
+
 /// The committed image, unpacked into a file of `into`.
 fn unpacked(into: &Path) -> PathBuf {
-    let packed = std::fs::read(folder().join(format!("{LAYOUT}.words"))).unwrap();
-    let image = into.join("image");
-    std::fs::write(&image, sparse::unpack(&packed).unwrap()).unwrap();
-    image
+    let file = into.join("image");
+    std::fs::write(&file, image()).unwrap();
+    file
 }
 
 #[test]
@@ -66,14 +89,10 @@ fn what_the_maker_makes_is_read_as_the_committed_image_is() {
     let image = dir.path().join("image");
     make::make(dir.path(), &image);
     let view = SegmentView::open_image(&image).unwrap();
-    let wanted = std::fs::read_to_string(folder().join(format!("{LAYOUT}.txt"))).unwrap();
-    let without_moments = |text: &str| -> Vec<String> {
-        let lines = text.lines();
-        lines
-            .map(|line| line.split(" @").next().unwrap_or("").to_owned())
-            .collect()
-    };
-    assert_eq!(without_moments(&story::of(&view)), without_moments(&wanted));
+    assert_eq!(
+        without_moments(&story::of(&view)),
+        without_moments(&wanted())
+    );
 }
 
 #[test]
