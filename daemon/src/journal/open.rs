@@ -30,8 +30,9 @@ use crate::running::StartKind;
 
 /// LIMIT: files that are ready beside the first one when the daemon begins to serve, so that nothing is refused.
 const FILES_AT_START: usize = 2;
-/// LIMIT: a hot restart does not wait longer for them; the chores thread goes on.
-const FILES_HOT_MAX: Duration = Duration::from_millis(20);
+/// LIMIT: a hot restart does not wait longer for them, and refuses submissions until the chores thread has made them. On a disk that
+/// is not held up they are there after two syncs each.
+const FILES_HOT_MAX: Duration = Duration::from_millis(250);
 
 /// Segment and journal of a daemon that may serve.
 #[derive(Debug)]
