@@ -34,5 +34,6 @@ mod take_over;
 mod taken_away;
 mod together;
 mod transfer;
+mod upgrade;
 mod watch;
 mod work;

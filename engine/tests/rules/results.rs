@@ -485,3 +485,31 @@ fn assignment_that_could_not_be_sent_goes_back_without_counting() {
     );
     world.verify();
 }
+
+#[test]
+fn moment_at_which_the_last_attempt_began_stands_in_the_slot_and_stays_through_its_end() {
+    let mut world = World::new();
+    let task = world.submit_with("exec", |task| task.retries = 1).unwrap();
+    world.worker(1, &["exec"]);
+    let began = |world: &World| world.segment().task(task.slot()).started();
+    let first = world.dispatch();
+    assert_eq!(began(&world), 0, "it has only been handed out");
+    world.pass(MS);
+    world.start(first);
+    let started = world.now.stamp();
+    assert_eq!(began(&world), started);
+    world.pass(MS);
+    world.end(first, 1);
+    assert_eq!(began(&world), started, "of the last that has begun");
+    world.pass(60_000 * MS);
+    world.worker(1, &["exec"]);
+    let second = world.dispatch();
+    let handed_out = world.now.stamp();
+    world.pass(MS);
+    // Its worker tells the end alone.
+    world.end(second, 0);
+    assert_eq!(world.phase(task), Phase::Done);
+    assert_eq!(began(&world), handed_out);
+    let slot = world.segment().task(task.slot());
+    assert!(slot.phase_time() > slot.started());
+}

@@ -123,6 +123,8 @@ pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, SegmentSpec}
 pub use stages::Took;
 pub use taken::Taken;
 pub use tombstones::Tombstone;
+#[cfg(any(test, feature = "kill-points"))]
+pub use upgrade::left_behind::leave_segment_of_before;
 pub use verify::VerifyReport;
 pub use view::{CounterView, Heap, HeapView, SegmentView};
 

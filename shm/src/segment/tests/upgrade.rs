@@ -4,81 +4,29 @@ use std::sync::Arc;
 
 use super::committed;
 use super::named::Instance;
-use crate::layout::header::{HEADER_BYTES, checksum};
-use crate::layout::text::store_text;
+use crate::layout::header::HEADER_BYTES;
 use crate::region::sysv::{self, SysvMemory};
 use crate::region::{HeapMemory, Mapping};
-use crate::segment::create::{Identity, build, instance_hash};
+use crate::segment::create::{Identity, build};
 use crate::segment::header::Front;
-use crate::segment::process::{ProcessIdentity, boot_id, ipc_namespace, pid_namespace};
+use crate::segment::process::ProcessIdentity;
 use crate::segment::upgrade::Earlier;
+use crate::segment::upgrade::left_behind::{leave, records, seal};
 use crate::segment::verify::Rule;
 use crate::segment::{Adoption, CreateError, SegmentSpec, SegmentView};
 use crate::sync::kill::killed_after;
 use crate::sync::{AtomicU64, Ordering};
 use crate::task::state::{Event, Phase};
 
-/// Places of words in a header.
-const BOOT_ID: usize = 7;
-const IPC_NAMESPACE: usize = 9;
-const OWNER_UID: usize = 10;
-const INSTANCE_HASH: usize = 13;
-const INSTANCE_NAME: core::ops::Range<usize> = 16..24;
 const REGIONS: usize = 32;
-const CRC: usize = HEADER_BYTES / 8 - 1;
-/// Number of the attach records in the table of regions.
-const ATTACHES: usize = 4;
-const RECORD_WORDS: usize = 16;
 
 fn put(word: &AtomicU64, value: u64) {
     word.store(value, Ordering::Relaxed);
 }
 
-fn seal(words: &[AtomicU64]) {
-    for copy in 0..2 {
-        let header = &words[copy * HEADER_BYTES / 8..];
-        put(&header[CRC], checksum(header));
-    }
-}
-
-/// As if the daemon that made the committed image had been this user's, since this boot, under this name.
-fn settle_in(words: &[AtomicU64], instance: &str) {
-    let uid = nix::unistd::geteuid().as_raw();
-    for copy in 0..2 {
-        let header = &words[copy * HEADER_BYTES / 8..];
-        let [low, high] = boot_id();
-        put(&header[BOOT_ID], low);
-        put(&header[BOOT_ID + 1], high);
-        put(&header[IPC_NAMESPACE], ipc_namespace());
-        put(&header[OWNER_UID], u64::from(uid));
-        put(&header[INSTANCE_HASH], instance_hash(instance, uid));
-        store_text(&header[INSTANCE_NAME], instance);
-    }
-    seal(words);
-    for record in records(words).skip(1) {
-        put(&record[3], pid_namespace());
-    }
-}
-
-fn records(words: &[AtomicU64]) -> impl Iterator<Item = &[AtomicU64]> {
-    let region = |part: usize| {
-        let word = &words[REGIONS + ATTACHES * 4 + part];
-        usize::try_from(word.load(Ordering::Relaxed) / 8).unwrap()
-    };
-    words[region(0)..region(0) + region(1)].chunks(RECORD_WORDS)
-}
-
 /// Puts the committed segment at a key of the instance; the kernel's id.
 fn leave_one_of_before(instance: &Instance) -> (i32, Mapping) {
-    let image = committed::image();
-    let shm_id = sysv::create(instance.keys()[0], image.len(), 0o600).unwrap();
-    let memory = Mapping::Sysv(SysvMemory::attach(shm_id, false).unwrap());
-    let (words, _) = image.as_chunks::<8>();
-    for (to, from) in memory.words().iter().zip(words) {
-        put(to, u64::from_le_bytes(*from));
-    }
-    settle_in(memory.words(), &instance.name);
-    (shm_id, memory)
+    leave(&instance.name, &committed::image()).unwrap()
 }
 
 fn segments_of(instance: &Instance) -> Vec<i32> {

@@ -11,6 +11,8 @@
 //! Tested in `segment/tests/upgrade.rs`, with a kill after each shared write, and in `daemon/tests/daemon/upgrade.rs`.
 
 mod earlier;
+#[cfg(any(test, feature = "kill-points"))]
+pub(in crate::segment) mod left_behind;
 mod slots;
 
 use crate::layout::Geometry;

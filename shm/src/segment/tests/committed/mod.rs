@@ -19,8 +19,10 @@ use super::super::SegmentView;
 use crate::layout::header::LAYOUT_MAJOR;
 use crate::segment::verify::Rule;
 
-/// The layout whose image is committed.
+/// The layout before the present one, whose image is committed.
 const LAYOUT: &str = "layout-2.0";
+/// The present one.
+const PRESENT: &str = "layout-3.0";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/segment/tests/committed")
@@ -65,6 +67,21 @@ fn committed_image_of_an_earlier_layout_is_refused_by_both_versions() {
     for version in ["2.0", &format!("{LAYOUT_MAJOR}.0")] {
         assert!(text.contains(version), "{text}");
     }
+}
+
+#[test]
+fn committed_image_of_the_present_layout_holds_what_was_put_in_and_breaks_no_rule_but_those_of_the_maker()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = std::fs::read(folder().join(format!("{PRESENT}.words"))).unwrap();
+    let image = dir.path().join("image");
+    std::fs::write(&image, sparse::unpack(&packed).unwrap()).unwrap();
+    let view = SegmentView::open_image(&image).unwrap();
+    let wanted = std::fs::read_to_string(folder().join(format!("{PRESENT}.txt"))).unwrap();
+    assert_eq!(story::of(&view), wanted);
+    let findings = view.verify().findings;
+    let rules: Vec<Rule> = findings.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, [Rule::Quarantine, Rule::Key], "{findings:?}");
 }
 
 #[test]
