@@ -53,7 +53,7 @@ impl AddAssign for WorkCount {
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) segment: Arc<Segment>,
-    right: PlmRight,
+    pub(crate) right: PlmRight,
     config: EngineConfig,
     effects: EffectQueue,
     lost_files: LostFiles,

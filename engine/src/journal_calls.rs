@@ -8,6 +8,8 @@
 use std::sync::Arc;
 
 use qtf_journal::{Appender, Group, Lsn};
+use qtf_shm::histogram::Stage;
+use qtf_shm::segment::Took;
 use qtf_shm::{KeyId, Now, Phase, Segment, TaskId};
 
 use crate::answers::Accepted;
@@ -44,6 +46,12 @@ impl Engine {
         if let Some(recorder) = &mut self.plm.recorder {
             recorder.set_wall(now, unix_ms);
         }
+    }
+
+    /// Counts that a step of the daemon beside the engine took so long, so often.
+    pub fn count_stage(&self, now: Now, stage: Stage, took: Took) {
+        self.segment
+            .count_stage(self.right, stage, took, now.stamp());
     }
 
     /// The records, for figures about them; `None` in memory operation.

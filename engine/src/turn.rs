@@ -3,6 +3,8 @@
 //!
 //! Tested through `engine/tests/rules/`.
 
+use qtf_shm::histogram::Stage;
+use qtf_shm::segment::Took;
 use qtf_shm::{
     BlobRef, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex, SlotWriter, StateWord, TaskId,
     WorkerId, WorkerIndex, WorkerWriter,
@@ -54,6 +56,14 @@ impl<'e> Turn<'e> {
         }
         task.set_phase_time(now);
         self.segment.apply(slot, from, event).ok()
+    }
+
+    /// Counts how long a step took that began at this stamp and is over now.
+    #[inline]
+    pub(crate) fn took(&self, stage: Stage, since: u64) {
+        let ns = self.now.since_ns(Now::from_stamp(since));
+        self.segment
+            .count_stage(self.right, stage, Took::once(ns), self.now.stamp());
     }
 
     /// Another process may change the state as well: a task that waits may be taken, one at a local worker may end. Then nothing of the slot is

@@ -20,9 +20,11 @@ use qtf_engine::WallTime;
 use qtf_engine::snapshot::WholeTasks;
 use qtf_journal::{FileKey, JournalConfig, JournalError, Lsn, SpareFile, Step, Write, Writer};
 use qtf_shm::Now;
+use qtf_shm::histogram::Stage;
+use qtf_shm::segment::Took;
 use tokio::sync::Notify;
 
-use super::{Core, shortage};
+use super::{Core, now_since, shortage};
 use crate::journal::chores::{Chores, Job, Kind};
 use crate::journal::snapshot::{SnapshotError, SnapshotJob, SnapshotReport};
 use crate::sys::synced_write::{Answer, SyncedWrite};
@@ -41,6 +43,8 @@ pub(crate) struct Journal {
     /// A step that waits for the driver.
     next: Option<Write>,
     is_writing: bool,
+    /// When the group that is being written was taken.
+    begun: Now,
     /// Bytes of the group that is being written.
     under_way: u64,
     is_file_asked: bool,
@@ -133,6 +137,7 @@ impl Journal {
             files: parts.files,
             next: None,
             is_writing: false,
+            begun: Now::default(),
             under_way: 0,
             is_file_asked: false,
             kick,
@@ -226,12 +231,14 @@ impl Core {
             return None;
         }
         if journal.next.is_none() && journal.writer.is_idle() {
+            let now = now_since(&*self.clock, self.origin_ns);
             let group = self.engine.take_journal_group()?;
             self.engine.segment().set_journal_end(group.last().get());
             let bytes = u64::try_from(group.bytes()).unwrap_or(u64::MAX);
             let since = &mut journal.snapshots.bytes_since;
             *since = since.saturating_add(bytes);
             journal.under_way = bytes;
+            journal.begun = now;
             let step = journal.writer.begin(group);
             self.take_step(step);
         }
@@ -276,6 +283,8 @@ impl Core {
             ),
             Step::Durable(_) => {
                 journal.under_way = 0;
+                let took = Took::once(now.since_ns(journal.begun));
+                self.engine.count_stage(now, Stage::Sync, took);
                 if let Some(buffer) = journal.writer.take_buffer() {
                     self.engine.give_back_journal_buffer(buffer);
                 }

@@ -48,6 +48,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use qtf_engine::{Effect, Engine, TaskRef};
+use qtf_shm::histogram::Stage;
+use qtf_shm::segment::Took;
 use qtf_shm::{BlobRef, Now, Segment, WorkerId};
 use tokio::sync::Notify;
 
@@ -212,6 +214,16 @@ impl Core {
         now_since(&*self.clock, self.origin_ns)
     }
 
+    /// Counts that each of so many took as long as the core has been entered by now.
+    pub(crate) fn count_entry(&self, stage: Stage, times: usize) {
+        let now = self.now();
+        let ns = self.now_exactly().since_ns(now);
+        let times = u64::try_from(times).unwrap_or(u64::MAX);
+        if times > 0 {
+            self.engine.count_stage(now, stage, Took { ns, times });
+        }
+    }
+
     /// Milliseconds since 1970-01-01 UTC, for people and for what must keep its meaning over a reboot; the same for as
     /// long as the core is entered.
     pub(crate) fn unix_ms(&self) -> u64 {
@@ -284,7 +296,12 @@ impl Core {
         work = work.saturating_add(self.tend());
         self.uploads.expire(now);
         self.remove_lost_files();
-        self.note_turn(Duration::from_nanos(self.now_exactly().since_ns(now)));
+        let took = self.now_exactly().since_ns(now);
+        self.note_turn(Duration::from_nanos(took));
+        if work > 0 {
+            self.engine
+                .count_stage(now, Stage::Decide, Took::once(took));
+        }
         self.kick_journal();
         work
     }

@@ -12,6 +12,7 @@ use qtf_proto::v1::{
     SubmitStreamRequest, SubmitTaskRequest, SubmitTaskResponse, TaskInfo, TaskSelection, TaskState,
     TaskVerdict, TaskVerdicts, UpdateTasksRequest, UploadChunk, UploadReceipt, WatchRequest,
 };
+use qtf_shm::histogram::Stage;
 use qtf_shm::{Now, Part, TaskId};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -240,7 +241,9 @@ fn submit_task(
         .map_err(|rejection| status::refusal_of(&rejection))?;
     let array = array_of(spec, None)?;
     let session = request.session;
-    submit_one(core, Submitter { client, session }, spec, array)
+    let accepted = submit_one(core, Submitter { client, session }, spec, array);
+    core.count_entry(Stage::Admit, 1);
+    accepted
 }
 
 /// Does the same to each task of a selection, and answers when all of it is stable.

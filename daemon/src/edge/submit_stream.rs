@@ -16,6 +16,7 @@ use qtf_proto::v1::{
     Refusal, SubmitStreamRequest, SubmitStreamResponse, SubmitVerdict, TaskEnd, TaskSpec,
 };
 use qtf_shm::TaskId;
+use qtf_shm::histogram::Stage;
 use tonic::{Status, Streaming};
 
 use super::company::Company;
@@ -185,9 +186,12 @@ impl SubmitStream {
                 release_keys(core, &request.received_keys);
                 acknowledge(core, &request.acknowledge);
             }
-            for spec in request.tasks.iter().skip(verdicts.len()) {
+            let before = verdicts.len();
+            let mut is_done = true;
+            for spec in request.tasks.iter().skip(before) {
                 if *copied > COPIED_PER_POLL_MAX {
-                    return false;
+                    is_done = false;
+                    break;
                 }
                 *copied = copied.saturating_add(spec.payload.len()).saturating_add(64);
                 // Each time: the record of a call without a session is nobody's after a refusal.
@@ -203,7 +207,8 @@ impl SubmitStream {
                 }
                 verdicts.push(verdict(result));
             }
-            true
+            core.count_entry(Stage::Admit, verdicts.len() - before);
+            is_done
         })
         .ok_or_else(status::gone)
     }

@@ -20,6 +20,7 @@ use qtf_proto::v1::{
     TaskOutput, TaskResult, TouchRequest, TouchResponse,
 };
 use qtf_shm::WorkerId;
+use qtf_shm::histogram::Stage;
 use tonic::{Request, Response, Status};
 
 use super::attempt_token::AttemptToken;
@@ -365,9 +366,9 @@ async fn finish(
             worker,
             token: token.secret,
         };
-        results
-            .take(core, who, 0, std::slice::from_ref(&result))
-            .map(|()| Some(who))
+        let taken = results.take(core, who, 0, std::slice::from_ref(&result));
+        core.count_entry(Stage::Result, 1);
+        taken.map(|()| Some(who))
     });
     let Some(who) = who.ok_or_else(status::gone)?? else {
         return Ok(disposed(ResultDisposition::Stale));

@@ -15,6 +15,7 @@ use qtf_proto::limits::limits;
 use qtf_proto::refusal;
 use qtf_proto::v1::{self, RefusalReason, WorkerNotice, WorkerReport, WorkerWelcome};
 use qtf_proto::version::PROTOCOL_VERSION;
+use qtf_shm::histogram::Stage;
 use qtf_shm::{TaskId, WorkerId};
 use tonic::{Status, Streaming};
 
@@ -82,6 +83,7 @@ impl WorkerSessionStream {
             status::check_batch(report.results.len())?;
             self.numbers_reports |= report.number != 0;
             self.results.take(core, who, report.number, &report.results)?;
+            core.count_entry(Stage::Result, report.results.len());
             let now = core.now();
             // Without a dispatch stream they would be void.
             if report.credits > 0

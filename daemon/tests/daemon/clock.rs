@@ -60,8 +60,9 @@ impl Place {
         }
     }
 
-    pub(crate) fn start(&self) -> RunningDaemon {
-        let settings = Settings::from_raw(RawConfig {
+    /// What its daemon starts from.
+    pub(crate) fn raw(&self) -> RawConfig {
+        RawConfig {
             instance: Some(self.name.clone()),
             runtime_dir: Some(self.folder.path().join("run")),
             data_dir: Some(self.folder.path().join("data")),
@@ -74,9 +75,16 @@ impl Place {
             heartbeat_ms: Some(100),
             stop_deadline_ms: Some(2_000),
             ..RawConfig::default()
-        });
+        }
+    }
+
+    pub(crate) fn start(&self) -> RunningDaemon {
+        self.start_with(self.raw())
+    }
+
+    pub(crate) fn start_with(&self, raw: RawConfig) -> RunningDaemon {
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
-        Daemon::start(settings.unwrap().clock(clock)).unwrap()
+        Daemon::start(Settings::from_raw(raw).unwrap().clock(clock)).unwrap()
     }
 }
 

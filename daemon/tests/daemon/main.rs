@@ -27,6 +27,7 @@ mod sessions;
 mod sockets;
 mod spill;
 mod start;
+mod steps;
 mod submit;
 mod support;
 mod system_calls;

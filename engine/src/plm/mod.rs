@@ -60,6 +60,7 @@ mod unkept;
 mod waiting;
 
 use qtf_journal::{Lsn, Record};
+use qtf_shm::histogram::Stage;
 use qtf_shm::{
     Event, KindIndex, KindSet, Now, Phase, Segment, SlotIndex, SlotWriter, StateWord, TaskId,
     TaskOptions, TaskSlot, WorkerIndex,
@@ -253,10 +254,12 @@ impl Plm {
     ) -> Option<StateWord> {
         let task = turn.write(slot);
         let mark = self.mark(task, state);
+        let ready_since = task.phase_time();
         let Some(assigned) = turn.advance(slot, state, Event::Assign { worker }) else {
             self.unmark(task, mark);
             return None;
         };
+        turn.took(Stage::Wait, ready_since);
         turn.segment.unindex_ready_key(slot, task.key());
         let Some(id) = assigned.id(slot) else {
             return Some(assigned);

@@ -7,6 +7,7 @@
 //! unjudged ENDED is met by others only when a daemon died in between (the sweep then judges). Tested
 //! in `engine/tests/rules/results.rs` and `journal.rs`.
 
+use qtf_shm::histogram::Stage;
 use qtf_shm::{
     BlobRef, Counter, Event, Outcome, OutcomeKind, Phase, Purpose, Segment, SlotIndex, StateWord,
     StoreError, TaskId, TaskOptions, TaskSlot, WorkerCounter, WorkerIndex,
@@ -112,8 +113,11 @@ impl Plm {
             if state.phase() == Phase::Running {
                 return true;
             }
-            turn.write(slot).set_started(turn.now.stamp());
+            let task = turn.write(slot);
+            let ordered = task.phase_time();
+            task.set_started(turn.now.stamp());
             if let Some(running) = turn.advance(slot, state, Event::Start) {
+                turn.took(Stage::Dispatch, ordered);
                 workers.note_started(turn.segment, fence.worker);
                 if stop_reason(running).is_some() {
                     return true;
@@ -194,6 +198,7 @@ impl Plm {
                 keep_reported(turn, slot, running, reported, report.said);
             }
             if let Some(ended) = turn.advance(slot, running, Event::End) {
+                turn.took(Stage::Run, turn.segment.task(slot).started());
                 turn.segment.counters().add(Counter::ResultRecorded, 1);
                 workers.forget_in_time(fence.worker, fence.asked);
                 let ended = EndedAttempt {

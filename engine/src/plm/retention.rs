@@ -8,6 +8,7 @@
 //! durable (`docs/adr/0015`). Tested in `engine/tests/rules/retention.rs`, `journal.rs` and `forgetting.rs`.
 
 use qtf_journal::Record;
+use qtf_shm::histogram::Stage;
 use qtf_shm::{Counter, Event, Phase, Segment, SlotIndex, StateWord, TaskId, Tombstone};
 
 use super::Plm;
@@ -65,16 +66,20 @@ impl Plm {
             } else {
                 Record::Acknowledged { task: id }
             };
+            let ended = task.phase_time();
             if !self.begin_to_free(turn, slot, state, &record) {
                 return Err(Rejection::unknown_task(id));
             }
+            turn.took(Stage::Deliver, ended);
             self.spend_key(turn, key, id);
             return self.answer(task, phase);
         }
         turn.accept_end(slot, state);
+        let ended = task.phase_time();
         if !turn.free(slot, state) {
             return Err(Rejection::unknown_task(id));
         }
+        turn.took(Stage::Deliver, ended);
         self.spend_key(turn, key, id);
         Ok(Answer {
             phase,

@@ -70,6 +70,8 @@ mod snapshot;
 #[cfg(test)]
 mod spent_keys;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod stops;
 #[cfg(test)]
 mod submission;

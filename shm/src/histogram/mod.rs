@@ -23,7 +23,7 @@ mod count;
 mod place;
 
 pub use count::StageReading;
-pub use place::{COUNTS, HIGHEST_NS, SIGNIFICANT_DIGITS};
+pub use place::{COUNTS, HIGHEST_NS, SIGNIFICANT_DIGITS, least_at};
 
 use crate::layout::shared::shared_layout;
 use crate::sync::AtomicU64;
@@ -50,21 +50,21 @@ shared_layout! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Stage {
-    /// From the arrival of a submission to its acceptance.
+    /// From the arrival of a batch of submissions to its verdicts, for each of them. What a record waits for is `Sync`.
     Admit = 0,
     /// From READY to the hand-out.
     Wait = 1,
-    /// One turn of the engine that handed something out.
+    /// One turn of the core that had something to do.
     Decide = 2,
-    /// From the hand-out to the word of the worker that it has begun.
+    /// From the hand-out to the word of the worker that it has begun, where it says so before the end.
     Dispatch = 3,
-    /// From its beginning to its end.
+    /// From that word, or from the hand-out where none came, to the word of the end.
     Run = 4,
-    /// From the arrival of a result to its judgement.
+    /// From the arrival of a report with results to their being judged or recorded, for each of them.
     Result = 5,
-    /// From the judgement to the client's acknowledgement.
+    /// From the end of a task to the acknowledgement of its result.
     Deliver = 6,
-    /// From a record of the journal to its being durable.
+    /// From the order to write a group of records to its being durable.
     Sync = 7,
 }
 
@@ -83,6 +83,12 @@ impl Stage {
         Self::Deliver,
         Self::Sync,
     ];
+
+    /// The stage of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name)
+    }
 
     /// The name in listings.
     #[must_use]

@@ -36,6 +36,14 @@ pub(super) const fn place(value: u64) -> usize {
     ((bucket as usize) << HALF_BITS) + sub_bucket
 }
 
+/// The least value that is counted at a place.
+#[must_use]
+pub const fn least_at(place: usize) -> u64 {
+    let bucket = (place >> HALF_BITS).saturating_sub(1);
+    let sub_bucket = place - (bucket << HALF_BITS);
+    (sub_bucket as u64) << bucket
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +73,14 @@ mod tests {
             }
         }
         assert_eq!(last, COUNTS - 1);
+    }
+
+    #[test]
+    fn least_value_of_each_place_is_counted_there_and_the_one_below_it_before() {
+        for at in 0..COUNTS {
+            let least = least_at(at);
+            assert_eq!(place(least), at);
+            assert!(at == 0 || place(least - 1) == at - 1, "{at}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use qtf_shm::histogram::Stage;
 use qtf_shm::{TaskId, WorkerId};
 use std::path::PathBuf;
 
@@ -69,12 +70,28 @@ pub(crate) enum Command {
     Assignments,
     /// Checks all invariants; ends with 1 if one is broken
     Verify,
+    /// Says how long the steps of tasks took, with percentiles
+    Hist {
+        /// One step: admit, wait, decide, dispatch, run, result, deliver or sync; all if nothing is said
+        #[arg(value_name = "STAGE", value_parser = parse_stage)]
+        stage: Option<Stage>,
+        /// Writes them too, as a log of `HdrHistogram`, to a file that must not exist
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
+    },
     /// Writes an image of the segment to a file
     Snapshot {
         /// The file to write; must not exist
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+}
+
+fn parse_stage(name: &str) -> Result<Stage, String> {
+    Stage::of_name(name).ok_or_else(|| {
+        let names = Stage::ALL.map(Stage::name).join(", ");
+        format!("there is no such step: {names}")
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

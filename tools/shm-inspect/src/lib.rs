@@ -22,6 +22,7 @@ use arguments::{Arguments, Command};
 use clap::Parser;
 use commands::assignments::AssignmentsReport;
 use commands::heap::HeapReport;
+use commands::hist::HistReport;
 use commands::info::InfoReport;
 use commands::layout::LayoutReport;
 use commands::list::ListReport;
@@ -92,6 +93,10 @@ fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Option<Code>, Failu
         }
         Command::Assignments => report::print(&AssignmentsReport::new(&inspected, None), json, out),
         Command::Verify => report::print(&VerifyReport::new(&inspected), json, out),
+        Command::Hist { stage, log } => {
+            let report = HistReport::new(&inspected, *stage, log.as_deref())?;
+            report::print(&report, json, out)
+        }
         Command::Snapshot { output } => {
             report::print(&commands::snapshot::write(&inspected, output)?, json, out)
         }

@@ -6,6 +6,7 @@
 
 mod damage;
 mod fixture;
+mod hist;
 
 use fixture::{Filled, inspect, inspect_image, json};
 use serde_json::Value;
