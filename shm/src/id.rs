@@ -22,8 +22,8 @@ pub const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
 pub const GATE_BITS: u32 = TENANCY_BITS - 1;
 /// Most task slots a segment can have: the slot has 24 bits in an id.
 pub const TASKS_COUNT_MAX: u32 = 1 << SLOT_BITS;
-/// Most workers a segment can have: the owner has 12 bits in a state word and all ones means none.
-pub const WORKERS_COUNT_MAX: u32 = 4095;
+/// Most workers a segment can have: the owner has 16 bits in a state word and all ones means none.
+pub const WORKERS_COUNT_MAX: u32 = 65_535;
 /// Kinds of tasks a segment can name: one bit each in a worker's set.
 pub const KINDS_COUNT: u32 = 256;
 

@@ -1,9 +1,12 @@
 //! Workers that join, and workers that come back.
 
-use qtf_engine::{Held, Reconnect, RejectReason, WorkerHello, WorkerWelcome};
-use qtf_shm::{Counter, Phase, TaskId, WorkerId, WorkerPhase};
+use qtf_engine::{
+    Disposition, EngineConfig, Held, Reconnect, RejectReason, WorkerHello, WorkerWelcome,
+};
+use qtf_shm::id::WORKERS_COUNT_MAX;
+use qtf_shm::{Counter, Now, Phase, TaskId, WorkerEvent, WorkerId, WorkerIndex, WorkerPhase};
 
-use qtf_world::JournalWorld;
+use qtf_world::{Ground, JournalWorld};
 use qtf_world::{SECOND, World, hello, task_ref};
 
 fn kinds() -> Vec<String> {
@@ -181,9 +184,9 @@ fn credits_start_over_when_it_comes_back() {
 
 #[test]
 fn nothing_new_is_sent_before_the_comparison_is_over() {
-    let config = qtf_engine::EngineConfig {
+    let config = EngineConfig {
         sweep_slots_per_cycle: 1,
-        ..qtf_engine::EngineConfig::default()
+        ..EngineConfig::default()
     };
     let mut world = World::with(64, config);
     let welcome = join(&mut world, 4);
@@ -352,4 +355,36 @@ fn task_that_its_worker_came_back_without_goes_back_also_if_its_last_record_foun
     world.settle();
     assert_eq!(world.phase(task), Phase::Ready);
     world.verify();
+}
+
+#[test]
+fn last_of_all_workers_that_a_segment_can_have_is_served_as_the_first_is() {
+    let count = WORKERS_COUNT_MAX;
+    let ground = Ground::of(64, count.into());
+    let now = Now::from_ns(SECOND);
+    let mut world = World::on(ground, EngineConfig::default(), now, &["tester"]);
+    let right = world.segment().plm_right().unwrap();
+    for number in (0..u16::MAX - 1).filter_map(|number| WorkerIndex::new_checked(number, count)) {
+        let slot = world.segment().write_worker(right, number);
+        slot.apply(slot.state(), WorkerEvent::Register { capacity: 1 })
+            .unwrap();
+    }
+    let worker = world.worker(2, &["exec"]);
+    assert_eq!(u32::from(worker.slot().get()), count - 1);
+    let refused = world
+        .engine
+        .worker_hello(now, &hello(1, &["exec".to_owned()]));
+    assert!(refused.is_err(), "{refused:?}");
+    let task = world.submit("exec");
+    let got = world.dispatch();
+    assert_eq!((got.0, got.1), (worker, task));
+    world.start(got);
+    assert_eq!(world.end(got, 0), Disposition::Recorded);
+    // A daemon that slept for long would believe in it.
+    for _ in 0..60 {
+        world.pass(SECOND);
+        world.settle();
+    }
+    let now = world.now;
+    assert!(world.engine.worker_credits(now, worker, 1, false).is_err());
 }

@@ -28,6 +28,8 @@ const BYTES_PER_TASK: u64 = 256;
 const BYTES_PER_WORKER: u64 = 16 << 10;
 /// Workers that `for_bytes` makes room for; whoever wants more says how many.
 const WORKERS_BY_BYTES_MAX: u32 = 4095;
+/// The layout before this one had 12 bits for an owner.
+const EARLIER_OWNERS_MAX: u32 = 4095;
 /// An arena has at least a fifth of a segment that is divided by bytes.
 const ARENA_SHARE: u64 = 5;
 const ARENA_BYTES_PER_TASK: u64 = 96;
@@ -299,13 +301,13 @@ impl Geometry {
     /// The sizes of a segment of an earlier layout, with the tables of this one; `None` if they cannot be.
     pub(crate) fn keeping(earlier: &crate::layout::header::HeaderInfo) -> Option<Self> {
         let tasks = checked(earlier.tasks, TASKS_COUNT_MAX)?;
-        let workers = checked(earlier.workers, WORKERS_COUNT_MAX)?;
+        let workers = checked(earlier.workers, EARLIER_OWNERS_MAX)?;
         let mut geometry = Self {
             total_bytes: 0,
             tasks,
             workers,
             clients: checked(earlier.clients, u32::from(u16::MAX))?,
-            attaches: checked(earlier.attaches, WORKERS_COUNT_MAX)?,
+            attaches: checked(earlier.attaches, EARLIER_OWNERS_MAX)?,
             arena_blocks: checked(earlier.arena_blocks, ARENA_BLOCKS_MAX)?,
             idempotency_bytes: Some(earlier.idempotency_bytes)
                 .filter(|&bytes| bytes <= IDEMPOTENCY_BYTES_MAX)?,

@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use super::spec_in;
-use crate::id::{AttachIndex, TaskId};
+use crate::id::{AttachIndex, TaskId, WORKERS_COUNT_MAX, WorkerId, WorkerIndex};
 use crate::kind_set::KindSet;
+use crate::layout::Geometry;
 use crate::layout::attach::AttachRole;
 use crate::segment::{
-    Attachment, AttachmentSpec, Liveness, LocalWorkerSpec, LockFile, OpenError, Part, Segment,
-    TaskFields,
+    Attachment, AttachmentSpec, JoinError, Liveness, LocalWorkerSpec, LockFile, OpenError, Part,
+    Segment, TaskFields,
 };
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions};
-use crate::task::state::{Event, Phase};
+use crate::task::state::{Event, Owner, Phase};
+use crate::worker::{WorkerEvent, WorkerWriter};
 
 /// A real segment with a lock file, as a daemon makes it, which this process is.
 struct Ground {
@@ -22,10 +24,19 @@ struct Ground {
 
 impl Ground {
     fn new() -> Self {
+        Self::with_workers(None)
+    }
+
+    /// With so many worker slots, where it says how many.
+    fn with_workers(workers: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lock = folder.path().join("a.lock");
         std::fs::write(&lock, "").unwrap();
-        let segment = Segment::create_private(&spec_in(folder.path(), 64, 1 << 20)).unwrap();
+        let mut spec = spec_in(folder.path(), 64, 1 << 20);
+        if let Some(workers) = workers {
+            spec.geometry = Geometry::for_counts(64, workers.into()).unwrap();
+        }
+        let segment = Segment::create_private(&spec).unwrap();
         let daemon = LockFile::open(&lock).unwrap();
         assert!(daemon.lock(0).unwrap());
         segment.set_lock_file(daemon.identity());
@@ -126,6 +137,39 @@ fn what_one_process_submits_another_takes_and_ends_without_a_daemon() {
     client.repairer().run(&client);
     drop(client);
     assert_eq!(ground.segment.attached().count(), 1, "the daemon's");
+}
+
+#[test]
+fn last_of_all_workers_that_a_segment_can_have_takes_and_ends_tasks_as_the_first_does() {
+    let ground = Ground::with_workers(Some(WORKERS_COUNT_MAX));
+    ground.daemon.unlock(0).unwrap();
+    let process = ground.open(AttachRole::Worker);
+    let client = ground.open(AttachRole::Client);
+    let last = u16::try_from(WORKERS_COUNT_MAX - 1).unwrap();
+    let index = |number| WorkerIndex::new_checked(number, WORKERS_COUNT_MAX).unwrap();
+    for number in 0..last {
+        let slot = WorkerWriter::of(ground.segment.worker(index(number)));
+        slot.apply(slot.state(), WorkerEvent::Register { capacity: 1 })
+            .unwrap();
+    }
+    let worker = process.join_as_worker(&WORKER).unwrap();
+    let none = process.join_as_worker(&WORKER).map(|_| ()).unwrap_err();
+    assert_eq!(
+        none,
+        JoinError::Full {
+            slots: WORKERS_COUNT_MAX
+        }
+    );
+    let task = submit(&client, b"work");
+    let taken = worker.take().unwrap();
+    let held = ground.segment.task(task.slot()).state();
+    assert_eq!(held.owner(), Owner::Worker(index(last)));
+    let id = WorkerId::new(index(last), 1);
+    assert_eq!(WorkerId::from_raw(id.as_raw()), Some(id));
+    assert_eq!(id.to_string().parse(), Ok(id));
+    taken.start().unwrap();
+    assert_eq!(taken.finish(WELL, b"done").unwrap(), Phase::Done);
+    assert_eq!(worker.state().running(), 0);
 }
 
 #[test]
