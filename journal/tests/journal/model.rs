@@ -318,7 +318,7 @@ impl Model {
                 priority: rng.u8(..),
             },
             13 => Record::Reserve {
-                gen_limit: rng.u64(..1 << 36),
+                gen_limit: rng.u64(..1 << 35),
             },
             14 => Record::Purge { task },
             _ => Record::Acknowledged { task },
