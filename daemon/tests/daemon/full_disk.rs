@@ -264,6 +264,65 @@ fn disk_that_the_daemons_own_files_have_filled_has_room_again_when_a_part_of_the
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// Has tasks run, each with a result as large as its payload, until one is put off for want of room, or `wanted` are done.
+async fn run_until_put_off(peer: &mut Peer, worker: &mut RawWorker, wanted: usize) -> Vec<u64> {
+    let before = peer.counter("dispatch_put_off").await;
+    let mut done = Vec::new();
+    while done.len() < wanted {
+        let put_off = until(|| {
+            let mut peer = peer.clone();
+            async move { peer.counter("dispatch_put_off").await > before }
+        });
+        tokio::select! {
+            biased;
+            assignments = worker.assignments() => {
+                let task = assignments[0].task.unwrap();
+                let disposition = worker.finish(task, &[2; 4_000]).await;
+                assert_eq!(disposition, ResultDisposition::Recorded);
+                done.push(task.task_id);
+                let credit = DispatchRequest { credits: 1, ..DispatchRequest::default() };
+                worker.grants.send(credit).await.unwrap();
+            }
+            () = put_off => break,
+        }
+    }
+    done
+}
+
+#[test]
+fn tasks_of_a_disk_full_of_them_all_run_as_long_as_their_results_are_acknowledged() {
+    let home = Home::new("full-of-results");
+    home.configure("segment_bytes = 33554432\njournal_file_bytes = 524288\n");
+    let Some(disk) = SmallDisk::mount(home.data()) else {
+        return qtf_needs::skip(Need::Mount, "a small tmpfs cannot be mounted");
+    };
+    let daemon = disk.serving(&home);
+    run(async {
+        let mut peer = home.connect().await;
+        let mut left = 0;
+        while peer.submit(noop(&[1; 4_000])).await.is_ok() {
+            left += 1;
+        }
+        assert!(left > 50, "{left}");
+        let mut worker = RawWorker::join(&mut peer, hello(1), 1).await;
+        while left > 0 {
+            let done = run_until_put_off(&mut peer, &mut worker, left).await;
+            left -= done.len();
+            for ids in done.chunks(1_000) {
+                let selection = TaskSelection {
+                    task_ids: ids.to_vec(),
+                    ..TaskSelection::default()
+                };
+                let verdicts = peer.plm.forget_tasks(selection).await.unwrap();
+                for verdict in verdicts.into_inner().verdicts {
+                    assert!(verdict.refusal.is_none(), "{verdict:?}");
+                }
+            }
+        }
+    });
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 async fn all_there(home: &Home, done: &[u64], ready: &[u64]) {
     let mut peer = home.connect().await;
     for (ids, wanted) in [(done, TaskState::Done), (ready, TaskState::Ready)] {

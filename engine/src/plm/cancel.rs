@@ -28,7 +28,7 @@ impl Plm {
             let (slot, state) = turn.find(id)?;
             match state.phase() {
                 Phase::Submitted | Phase::Blocked | Phase::Held | Phase::Delayed | Phase::Ready => {
-                    self.check_change(turn.segment.task(slot))?;
+                    self.check_letting_go(turn.segment.task(slot))?;
                     if self.finish(turn, slot, state, LastStep::cancel()) {
                         return self.answer(turn.segment.task(slot), Phase::Cancelled);
                     }
@@ -95,7 +95,7 @@ impl Plm {
             self.tell_stop(turn, slot, state);
             return Ok(true);
         }
-        self.check_change(&task)?;
+        self.check_letting_go(&task)?;
         let mark = self.mark(task, state);
         let Ok(flagged) = turn.segment.apply(slot, state, Event::RequestCancel) else {
             self.unmark(task, mark);

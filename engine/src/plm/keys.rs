@@ -121,7 +121,7 @@ impl Plm {
         let options = find(turn.segment, task).map(|(slot, _)| turn.segment.task(slot).options());
         let dies_with_memory = options.is_ok_and(|options| !options.has(TaskOptions::JOURNAL));
         if !dies_with_memory
-            && recorder.check_change().is_ok()
+            && recorder.check_letting_go().is_ok()
             && !cfg!(qtf_mutant = "sim_key_that_is_given_back_is_not_recorded")
         {
             recorder.append(&Record::Key {

@@ -207,6 +207,15 @@ impl Plm {
         }
     }
 
+    /// Says why it cannot be recorded now that this task is cancelled, acknowledged or purged.
+    #[inline]
+    fn check_letting_go(&mut self, task: &TaskSlot) -> Result<(), Rejection> {
+        match self.recorder_of(task) {
+            Some(recorder) => recorder.check_letting_go(),
+            None => Ok(()),
+        }
+    }
+
     /// What a caller must wait for if it depends on what the slot says.
     #[inline]
     fn awaited(&self, task: &TaskSlot) -> Option<Lsn> {

@@ -128,6 +128,16 @@ impl Recorder {
         }
     }
 
+    /// Checks that the record may be appended by which a task is ended from outside, or let go.
+    pub(crate) fn check_letting_go(&self) -> Result<(), Rejection> {
+        self.check_open()?;
+        if self.room.has_for_letting_go(&self.appender) {
+            Ok(())
+        } else {
+            Err(no_room())
+        }
+    }
+
     /// One more journal task may be handed out.
     pub(crate) fn may_hand_out(&self) -> bool {
         self.check_change().is_ok()

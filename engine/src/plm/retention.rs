@@ -57,7 +57,7 @@ impl Plm {
         if state.is_forgotten() {
             return self.answer(task, phase);
         }
-        self.check_change(task)?;
+        self.check_letting_go(task)?;
         self.end_automatic_key(turn, slot, id);
         let key = self.key_to_spend(turn, slot, id);
         if self.is_journalled(task) {
@@ -129,7 +129,7 @@ impl Plm {
             return;
         }
         let task = turn.segment.task(slot);
-        if self.check_change(task).is_err() {
+        if self.check_letting_go(task).is_err() {
             turn.set_timer(slot, state, turn.now.plus_ns(LOOK_AGAIN_NS));
             return;
         }

@@ -2,8 +2,9 @@
 //!
 //! Room on the disk is told by the caller each turn; what waits in the appender is taken off. Submissions leave the
 //! reserve alone. When the room would not hold the outcomes of what runs, nothing more is handed out and no small
-//! change is taken, so that running tasks can finish; an outcome that finds no room at all is put off, and its worker
-//! keeps it. Tested in `engine/tests/rules/room.rs`.
+//! change is taken, so that running tasks can finish. Outcomes leave the last quarter of the reserve alone, which is for what makes the next
+//! snapshot smaller: cancellations, acknowledgements, purges. Without it a journal whose disk is full of results could never be given room
+//! again. An outcome that finds no room is put off, and its worker keeps it. Tested in `engine/tests/rules/room.rs`.
 
 use qtf_journal::Appender;
 
@@ -11,6 +12,8 @@ use qtf_journal::Appender;
 const RECORD_OVERHEAD: u64 = 512;
 /// An outcome is believed to be at least as large as this.
 const OUTCOME_BYTES_MIN: u64 = 256;
+/// LIMIT: this part of the reserve is for cancellations, acknowledgements and purges alone.
+const LETTING_GO_SHARE: u64 = 4;
 /// New outcomes count for a sixteenth of the mean.
 const MEAN_SHIFT: u32 = 4;
 
@@ -75,7 +78,13 @@ impl Room {
             .saturating_add(1)
             .saturating_mul(self.mean_outcome.saturating_mul(2));
         fits(RECORD_OVERHEAD, appender.free_bytes())
-            && self.left(appender) >= outcomes.saturating_add(RECORD_OVERHEAD)
+            && self.left_for_outcomes(appender) >= outcomes.saturating_add(RECORD_OVERHEAD)
+    }
+
+    /// For what ends a task or lets it go: nothing needs so little room, and only it gives room back.
+    pub(crate) fn has_for_letting_go(&self, appender: &Appender) -> bool {
+        fits(RECORD_OVERHEAD, appender.free_reserve_bytes())
+            && self.left(appender) >= RECORD_OVERHEAD
     }
 
     /// A restart may use the reserve of the group: it writes nothing else.
@@ -86,7 +95,13 @@ impl Room {
 
     pub(crate) fn has_for_outcome(&self, appender: &Appender, bytes: u64) -> bool {
         let needed = bytes.saturating_add(RECORD_OVERHEAD);
-        fits(needed, appender.free_reserve_bytes()) && self.left(appender) >= needed
+        fits(needed, appender.free_reserve_bytes()) && self.left_for_outcomes(appender) >= needed
+    }
+
+    /// Without the part that outcomes leave alone.
+    fn left_for_outcomes(&self, appender: &Appender) -> u64 {
+        self.left(appender)
+            .saturating_sub(self.reserve_bytes / LETTING_GO_SHARE)
     }
 
     fn left(&self, appender: &Appender) -> u64 {

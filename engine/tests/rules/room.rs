@@ -47,7 +47,7 @@ fn running_tasks_finish_into_the_reserve_and_waiting_ones_wait_for_room() {
     let got = world.dispatches();
     assert_eq!(got.len(), 2);
     // Holds the outcomes of the two that run, and no third.
-    world.engine.set_journal_room(2_000, 100_000);
+    world.engine.set_journal_room(2_000 + 25_000, 100_000);
     for &one in &got {
         world.grant(one.0);
     }
@@ -55,11 +55,15 @@ fn running_tasks_finish_into_the_reserve_and_waiting_ones_wait_for_room() {
         let answer = world.result(one, 0, b"output");
         assert_eq!(answer.disposition, Disposition::Recorded);
     }
-    world.engine.set_journal_room(600, 100_000);
+    world.engine.set_journal_room(600 + 25_000, 100_000);
     world.sync();
     assert!(world.dispatches().is_empty());
     assert!(world.counter(Counter::DispatchPutOff) > 0);
     assert_eq!(world.phase(tasks[0]), Phase::Done);
+    let now = world.now;
+    let refused = world.engine.update_priority(now, tasks[3], 9).unwrap_err();
+    assert_eq!(refused.reason, RejectReason::JournalFull);
+    world.engine.set_journal_room(400, 100_000);
     let refused = world.cancel(tasks[3]).unwrap_err();
     assert_eq!(refused.reason, RejectReason::JournalFull);
     let refused = world.forget(tasks[0]).unwrap_err();
@@ -69,6 +73,30 @@ fn running_tasks_finish_into_the_reserve_and_waiting_ones_wait_for_room() {
     assert_eq!(world.dispatches().len(), 2);
     assert!(world.cancel(tasks[3]).is_ok());
     assert!(world.forget(tasks[0]).is_ok());
+    world.verify();
+}
+
+#[test]
+fn what_lets_tasks_go_is_taken_where_results_find_no_room_any_more() {
+    let mut world = JournalWorld::new();
+    world.worker(3, &["exec"]);
+    let tasks: Vec<_> = (0..4).map(|_| world.ready("exec")).collect();
+    let got = world.dispatches();
+    assert_eq!(got.len(), 3);
+    world.result(got[0], 0, b"output");
+    world.sync();
+    // Nothing but the part that results leave alone.
+    world.engine.set_journal_room(25_000, 100_000);
+    let put_off = world.result(got[1], 0, b"output");
+    assert_eq!(put_off.disposition, Disposition::NotNow);
+    assert!(world.forget(got[0].1).is_ok());
+    assert!(world.cancel(tasks[3]).is_ok());
+    assert!(world.cancel(got[2].1).is_ok());
+    world.sync();
+    assert_eq!(world.phase(tasks[3]), Phase::Cancelled);
+    world.engine.set_journal_room(1 << 20, 100_000);
+    let recorded = world.result(got[1], 0, b"output");
+    assert_eq!(recorded.disposition, Disposition::Recorded);
     world.verify();
 }
 

@@ -70,8 +70,6 @@ pub(super) struct Reported {
     pub(super) attempt: Attempt,
     pub(super) outcome: Outcome,
     pub(super) upload: u64,
-    /// `started` was reported before.
-    pub(super) was_started: bool,
 }
 
 /// What becomes of the next result instead of reaching the daemon.
@@ -308,7 +306,6 @@ impl Wire {
                 attempt,
                 outcome: result.outcome.unwrap_or_default(),
                 upload: result.output_upload,
-                was_started: seen.started.contains(&attempt),
             });
         }
         if let Some(session) = seen.sessions.get_mut(number) {
