@@ -35,11 +35,11 @@ impl Desk {
         EntryPlace::of(&self.words).unwrap()
     }
 
-    fn begin(&self, task: u64, attempt: u8) {
+    fn begin(&self, task: u64, attempt: u16) {
         self.entry().begin(task, attempt, number_of(task, attempt));
     }
 
-    fn end(&self, task: u64, attempt: u8) {
+    fn end(&self, task: u64, attempt: u16) {
         let number = number_of(task, attempt);
         let outcome = u16::try_from(number).unwrap();
         self.entry().end(attempt, outcome, number, number);
@@ -69,12 +69,12 @@ impl Desk {
 }
 
 /// What all words of an attempt say.
-fn number_of(task: u64, attempt: u8) -> u64 {
+fn number_of(task: u64, attempt: u16) -> u64 {
     task * 16 + u64::from(attempt)
 }
 
 fn assert_whole(found: Entry) {
-    let number = number_of(found.task, found.attempt);
+    let number = number_of(found.task, found.fence);
     assert_eq!(found.started, number, "{found:?}");
     if found.outcome != 0 {
         let rest = (u64::from(found.outcome), found.result, found.ended);
@@ -113,7 +113,7 @@ fn a_reader_sees_an_attempt_whole_or_not_at_all() {
 }
 
 /// A look beside the end of one attempt, the clearing of its entry and the beginning of the next, `(task, attempt)`.
-fn entry_used_again(next: (u64, u8)) {
+fn entry_used_again(next: (u64, u16)) {
     model(move || {
         let desk = Desk::new();
         desk.begin(3, 1);
@@ -123,7 +123,7 @@ fn entry_used_again(next: (u64, u8)) {
         desk.begin(next.0, next.1);
         reader.join().unwrap();
         let found = desk.entry().read().unwrap();
-        assert_eq!((found.task, found.attempt), next);
+        assert_eq!((found.task, found.fence), next);
     });
 }
 

@@ -201,7 +201,7 @@ fn two_takers_take_a_task_once() {
         let other = spawn(&desk, Desk::take);
         let taken = desk.take();
         assert!(taken != other.join().unwrap());
-        assert_eq!(desk.now().attempt(), 1);
+        assert_eq!(desk.now().fence(), 1);
         desk.assert_index_agrees();
     });
 }
