@@ -1,12 +1,14 @@
 //! Tasks and workers in the form in which they are printed. Ids are strings; the names are those of the
 //! command line.
+//!
+//! Tested in `tests/inspect/main.rs`.
 
 use crate::exec_payload;
 use crate::inspected::Inspected;
 use qtf_shm::reading::Reading;
 use qtf_shm::segment::{Part, TaskRecord, WorkerRecord};
 use qtf_shm::task::slot::TaskOptions;
-use qtf_shm::{FLAG_CANCEL, FLAG_TIMED_OUT, Owner, WorkerIndex};
+use qtf_shm::{FLAG_CANCEL, FLAG_TIMED_OUT, Now, Owner, Phase, WorkerIndex};
 use qtf_shown::command::CommandLine;
 use serde::Serialize;
 
@@ -42,7 +44,10 @@ pub(crate) struct Task {
     /// Of ASSIGNED, RUNNING and ENDED: who has it. Else who had it last.
     pub(crate) worker: Option<OwnerName>,
     pub(crate) client: String,
-    pub(crate) state_age_ms: u64,
+    /// Of one that waits for a moment to come: none, it has the time until then.
+    pub(crate) state_age_ms: Option<u64>,
+    /// DELAYED, and HELD if it would be delayed: the time until it is due; negative when that is over.
+    pub(crate) due_in_ms: Option<i64>,
     /// When its last attempt began that has begun.
     pub(crate) started_ms_ago: Option<u64>,
     pub(crate) timeout_ms: u32,
@@ -117,6 +122,7 @@ impl Inspected {
         let leaf = record.slot.get();
         let heap = |heap| self.view().heap(heap).leaf(leaf);
         let hexadecimal = |word: u64| format!("{word:#018x}");
+        let due = self.due_of(record);
         Task {
             id: record.id.map(|id| id.to_string()),
             slot: leaf,
@@ -132,7 +138,8 @@ impl Inspected {
             losses: record.losses,
             worker: self.worker_of(record),
             client: format!("c{}", record.client),
-            state_age_ms: self.age_ms(record.phase_time),
+            state_age_ms: due.is_none().then(|| self.age_ms(record.phase_time)),
+            due_in_ms: due.map(|due| self.until_ms(due)),
             started_ms_ago: (record.started != 0).then(|| self.age_ms(record.started)),
             timeout_ms: record.timeout_ms,
             flags: flags_of(record),
@@ -164,6 +171,14 @@ impl Inspected {
                 result: hexadecimal(record.result.as_raw()),
             },
         }
+    }
+
+    /// When a task is due whose slot has this moment where others have the last change of their phase.
+    fn due_of(&self, record: &TaskRecord) -> Option<Now> {
+        let moment = Now::from_stamp(record.phase_time);
+        let phase = record.state.phase();
+        let is_due_then = phase == Phase::Delayed || phase == Phase::Held && moment > self.now();
+        is_due_then.then_some(moment)
     }
 
     /// The command of an `exec` task; `None` for other kinds and when its payload cannot be read.
@@ -220,7 +235,7 @@ impl Inspected {
             kinds: known.map(|(_, name)| name).collect(),
             registered_ms_ago: self.age_ms(record.registered),
             heartbeat_ms_ago: self.age_ms(record.heartbeat),
-            lease_ends_in_ms: self.until_ms(qtf_shm::Now::from_stamp(record.lease_end)),
+            lease_ends_in_ms: self.until_ms(Now::from_stamp(record.lease_end)),
             in_worker_heap: self
                 .view()
                 .heap(qtf_shm::segment::Heap::Worker)

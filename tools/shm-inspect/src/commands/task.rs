@@ -5,7 +5,7 @@ use crate::inspected::{Inspected, Moment};
 use crate::records::Task;
 use crate::report::Report;
 use crate::show;
-use qtf_shm::TaskId;
+use qtf_shm::{OutcomeKind, TaskId};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -57,10 +57,7 @@ impl Report for TaskReport {
         let rows = [
             ("id", task.id.clone().unwrap_or_default()),
             ("slot", task.slot.to_string()),
-            (
-                "state",
-                format!("{} for {}", task.state, Moment::ago_ms(task.state_age_ms)),
-            ),
+            ("state", self.state()),
             ("blocked on", task.blocked_on.clone().unwrap_or_default()),
             (
                 "started",
@@ -91,8 +88,8 @@ impl Report for TaskReport {
                 }),
             ),
             ("client", task.client.clone()),
-            ("timeout", Moment::ago_ms(u64::from(task.timeout_ms))),
-            ("outcome", format!("{} {}", task.outcome, task.outcome_code)),
+            ("timeout", self.timeout()),
+            ("outcome", self.outcome()),
             ("payload", blob(&task.payload)),
             ("result", blob(&task.result)),
             (
@@ -113,6 +110,31 @@ impl Report for TaskReport {
 }
 
 impl TaskReport {
+    fn state(&self) -> String {
+        let state = self.task.state;
+        match (self.task.due_in_ms, self.task.state_age_ms) {
+            (Some(ms @ 0..), _) => format!("{state}, due {}", Moment::in_ms(ms)),
+            (Some(ms), _) => format!("{state}, {}", Moment::in_ms(ms)),
+            (None, Some(ms)) => format!("{state} for {}", Moment::ago_ms(ms)),
+            (None, None) => state.to_owned(),
+        }
+    }
+
+    fn timeout(&self) -> String {
+        match self.task.timeout_ms {
+            0 => "none".to_owned(),
+            ms => Moment::ago_ms(u64::from(ms)),
+        }
+    }
+
+    /// Empty as long as it has none: then there is no such line.
+    fn outcome(&self) -> String {
+        if self.task.outcome == OutcomeKind::None.name() {
+            return String::new();
+        }
+        format!("{} {}", self.task.outcome, self.task.outcome_code)
+    }
+
     fn leaves(&self) -> String {
         let leaves = [
             (self.task.in_task_heap, "task heap"),

@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// A private segment with four tasks: three ready, one with the worker `one`.
 #[derive(Debug)]
@@ -96,6 +97,20 @@ fn submit(segment: &Segment, priority: u8, stamp: u64, payload: &str) -> TaskId 
     };
     claimed.write(&fields).unwrap();
     claimed.publish(Event::Admit, stamp).unwrap()
+}
+
+/// A task that is to wait until then: DELAYED, or HELD.
+pub(crate) fn submit_later(segment: &Segment, due_in: Duration, event: Event) -> TaskId {
+    let mut claimed = segment.claim_task(AttachIndex::DAEMON).unwrap();
+    let now = segment.view().now();
+    let fields = TaskFields {
+        kind: segment.kinds().find("exec"),
+        max_attempts: 1,
+        due: now.plus_ns(due_in.as_nanos().try_into().unwrap()).stamp(),
+        ..TaskFields::default()
+    };
+    claimed.write(&fields).unwrap();
+    claimed.publish(event, now.stamp()).unwrap()
 }
 
 fn register(segment: &Segment) -> WorkerIndex {

@@ -9,7 +9,9 @@ mod fixture;
 mod hist;
 
 use fixture::{Filled, inspect, inspect_image, json};
+use qtf_shm::Event;
 use serde_json::Value;
+use std::time::Duration;
 
 fn ids(heap: &Value) -> Vec<String> {
     let entries = heap["entries"].as_array().unwrap();
@@ -75,6 +77,50 @@ fn task_says_what_its_slot_says() {
     );
     assert_eq!(assigned["worker"]["id"], "w2.1");
     assert_eq!(assigned["in_task_heap"], false);
+}
+
+#[test]
+fn task_that_waits_for_a_moment_says_when_it_is_due_and_not_for_how_long_it_has_waited() {
+    let filled = Filled::new();
+    let hours_2 = Duration::from_hours(2);
+    for (event, state) in [(Event::AdmitDelayed, "delayed"), (Event::AdmitHeld, "held")] {
+        let id = fixture::submit_later(&filled.segment, hours_2, event).to_string();
+        let task = filled.json(&["task", &id]);
+        assert_eq!(task["state"], state);
+        assert_eq!(task["state_age_ms"], Value::Null);
+        let due_in_ms = task["due_in_ms"].as_i64().unwrap();
+        assert!((3_600_000..=7_200_000).contains(&due_in_ms), "{task}");
+        let text = filled.inspect(&["task", &id]);
+        let text = String::from_utf8(text.stdout).unwrap();
+        assert!(
+            text.contains(&format!(" {state}, due in 1.9 h\n")),
+            "{text}"
+        );
+    }
+    let overdue = fixture::submit_later(&filled.segment, Duration::ZERO, Event::AdmitDelayed);
+    let text = filled.inspect(&["task", &overdue.to_string()]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains(" delayed, "), "{text}");
+    assert!(!text.contains(" for "), "{text}");
+    // A held one that would start at once has waited since it was held.
+    let held = fixture::submit_later(&filled.segment, Duration::ZERO, Event::AdmitHeld);
+    let held = filled.json(&["task", &held.to_string()]);
+    assert!(held["state_age_ms"].is_u64(), "{held}");
+    assert_eq!(held["due_in_ms"], Value::Null);
+}
+
+#[test]
+fn task_without_timeout_and_outcome_names_none() {
+    let filled = Filled::new();
+    let text = filled.inspect(&["task", &filled.assigned.to_string()]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    let lines: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, value)| (name, value.trim()))
+        .collect();
+    assert!(lines.contains(&("timeout", "none")), "{text}");
+    assert!(lines.iter().all(|(name, _)| *name != "outcome"), "{text}");
 }
 
 #[test]
