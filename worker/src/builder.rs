@@ -158,7 +158,8 @@ impl WorkerBuilder {
     }
 
     /// Offers an async function as a kind of task. It runs on the runtime that [`Worker::run`] runs on, where that has one thread up to
-    /// its first wait in the place of the worker itself: long computations belong into `spawn_blocking`.
+    /// its first wait in the place of the worker itself: long computations belong into `spawn_blocking`. Up to that wait it may be outside
+    /// of a tokio task, where `tokio::task::id()` panics (`try_id` answers `None`).
     #[must_use]
     pub fn handler<H, F>(mut self, kind: impl Into<String>, handler: H) -> Self
     where
