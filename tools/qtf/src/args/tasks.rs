@@ -36,7 +36,7 @@ pub(super) use with_selectors;
 #[command(long_about = with_selectors!("Waits until tasks have ended. Ends with 0 when all are done, 1 when one failed, was cancelled or is in \
 the dead-letter set, 6 when the time is over. Ctrl-C ends the waiting, not the tasks.
 
-A line on stderr names what is held when the waiting begins.
+Lines on stderr say what does not start when the waiting begins, and why: it is held, blocked or delayed.
 
 A task that was submitted with --no-result is gone when it has succeeded, and counts as done: the daemon remembers tens of thousands of \
 the last such ends for as long as it runs, and of your last submission they are known anyway.

@@ -16,6 +16,7 @@ mod size;
 
 mod submit;
 mod task;
+mod unstarted;
 mod verdicts;
 mod wait;
 mod worker;

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use qtf_client::{ListFilter, OutcomeKind, Outputs, TaskEnd, TaskId, TaskState, WatchError};
+use qtf_client::{OutcomeKind, Outputs, TaskEnd, TaskId, WatchError};
 use serde::Serialize;
 
-use super::select::{All, Selected, list, resolve};
+use super::select::{All, Selected, resolve};
+use super::unstarted;
 use crate::args::{GlobalArgs, OutputMode, WaitArgs};
 use crate::daemon::{Daemon, exit_of};
 use crate::durations::age;
@@ -137,7 +138,7 @@ impl Waiting {
         daemon: &Daemon,
         ids: Vec<TaskId>,
     ) -> Result<(), Failure> {
-        self.tell_of_held(daemon).await;
+        self.held = unstarted::tell(daemon, &self.open).await;
         let mut results = daemon.client.results_with(ids, Outputs::Leave);
         while let Some(result) = results.next().await {
             match result {
@@ -153,41 +154,6 @@ impl Waiting {
             }
         }
         Ok(())
-    }
-
-    /// Says which tasks do not end before somebody releases them. A courtesy: where the daemon cannot be asked, the waiting goes on and
-    /// says why that fails.
-    async fn tell_of_held(&mut self, daemon: &Daemon) {
-        let Ok(info) = daemon.client.info().await else {
-            return;
-        };
-        let mut counts = info.tasks_by_state.iter();
-        if !counts.any(|state| state.name == state_name(TaskState::Held) && state.value > 0) {
-            return;
-        }
-        let filter = ListFilter {
-            states: vec![TaskState::Held],
-            without_preview: true,
-            ..ListFilter::default()
-        };
-        let Ok(held) = list(daemon, filter).await else {
-            return;
-        };
-        let held = held
-            .iter()
-            .filter_map(|task| TaskId::from_raw(task.task_id));
-        let held: Vec<TaskId> = held.filter(|id| self.open.contains(id)).collect();
-        self.held = held.len();
-        match held.as_slice() {
-            [] => {}
-            [one] => message(format!(
-                "task {one} is held: it does not start before `qtf release {one}`"
-            )),
-            [first, ..] => message(format!(
-                "{} tasks are held, {first} among them: they do not start before `qtf release`",
-                held.len()
-            )),
-        }
     }
 
     async fn on_end(&mut self, daemon: &Daemon, end: &TaskEnd) {

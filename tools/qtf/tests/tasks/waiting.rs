@@ -1,6 +1,6 @@
 //! Tasks that wait: `wait` itself, `update`, `cancel`, `hold` and `release`.
 
-use qtf_tests::Place;
+use qtf_tests::{Place, Process};
 
 use super::{dev, dev_without_workers, submit};
 
@@ -162,6 +162,62 @@ fn held_tasks_wait_for_their_release_and_say_so() {
             "{}",
             refused.stderr
         );
+    }
+}
+
+#[test]
+fn wait_says_once_why_a_task_does_not_start() {
+    let (place, _dev) = dev();
+    let until_blocked = |count: usize| {
+        let listed = || place.qtf(["ps", "--state", "blocked", "--json"]).json();
+        while listed()["tasks"].as_array().unwrap().len() < count {}
+    };
+    // The line that a waiting begins with, and the waiting.
+    let wait_until = |selection: &str, text: &str| {
+        let mut command = place.command("qtf");
+        command.args(["wait", selection]);
+        let mut waiting = Process::start(command);
+        let line = waiting.line_with(text);
+        (line, waiting)
+    };
+    let blocked = submit(&place, &["--kind", "nobody"]).remove(0);
+    let delayed = submit(&place, &["--delay", "2h", "--", "true"]).remove(0);
+    let why = "it is blocked on a worker that offers its kind";
+    until_blocked(1);
+    let (line, on_blocked) = wait_until(&blocked, &blocked);
+    assert!(
+        line.contains(&format!(
+            "task {blocked} of kind nobody does not start: {why}"
+        )),
+        "{line}"
+    );
+    let (line, on_delayed) = wait_until(&delayed, &delayed);
+    assert!(
+        line.contains(&format!(
+            "task {delayed} is delayed: it is not due for 1h59m"
+        )),
+        "{line}"
+    );
+    // Of several one is named, of delayed ones the one that is due first.
+    let mut blocked_ones = submit(&place, &["--array", "1-2", "--kind", "nobody"]);
+    blocked_ones.push(blocked);
+    let sooner = submit(&place, &["--delay", "1h", "--", "true"]).remove(0);
+    until_blocked(3);
+    let (line, mut on_all) = wait_until("all", "3 tasks do not start");
+    let named =
+        |id: &String| line.contains(&format!(" start, {id} of kind nobody among them: {why}"));
+    assert!(blocked_ones.iter().any(named), "{line}");
+    on_all.line_with(&format!(
+        "2 tasks are delayed: the first of them, {sooner}, is not due for 59m"
+    ));
+    place.qtf(["cancel", "all"]).expect_code(0);
+    for (mut waiting, count) in [(on_blocked, 1), (on_delayed, 1), (on_all, 2)] {
+        let lines = waiting.lines_to_the_end();
+        let told = lines
+            .iter()
+            .filter(|line| line.contains(" not start") || line.contains(" not due "))
+            .count();
+        assert_eq!(told, count, "{lines:?}");
     }
 }
 
