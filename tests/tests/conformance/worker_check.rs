@@ -84,7 +84,7 @@ fn worker_in_python_passes_every_check_over_tcp_and_over_a_unix_socket() {
 #[test]
 fn each_fault_of_a_worker_fails_the_check_that_is_about_it() {
     let faults = [
-        ("never-says-started", "result"),
+        ("never-says-started", "cancellation"),
         ("grants-too-much", "credits"),
         ("ignores-cancellation", "cancellation"),
         ("ignores-time-limits", "time-limit"),
