@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use qtf_proto::limits::INLINE_BYTES_MAX;
+use qtf_proto::limits::{BATCH_ENTRIES_MAX, INLINE_BYTES_MAX};
 use qtf_proto::v1::{Outcome, OutcomeKind, TaskOutput, TaskResult};
 
 use super::{Attempt, Held, Phase, RunNumber, Tasks};
@@ -12,7 +12,7 @@ use super::{Attempt, Held, Phase, RunNumber, Tasks};
 /// LIMIT: bytes of outputs in one report, so that it stays well below the message limit.
 const REPORT_OUTPUT_BYTES: usize = 1 << 20;
 /// LIMIT: results in one report.
-const REPORT_ENTRIES: usize = 1024;
+const REPORT_ENTRIES: usize = BATCH_ENTRIES_MAX;
 
 /// LIMIT: sent of the standard error of a failed attempt beside its upload; the daemon keeps about as much.
 const STDERR_TAIL_BYTES: usize = 1 << 10;

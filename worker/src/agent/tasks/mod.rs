@@ -23,6 +23,7 @@ mod tests;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::v1::{Assignment, HeldTask, HeldTasks, Outcome, TaskRef};
 
 use crate::stop::{StopCause, StopOrder, StopSwitch};
@@ -319,11 +320,12 @@ impl Tasks {
         begun.map(|held| held.attempt.into()).collect()
     }
 
-    /// Attempts that the daemon has not yet been told the start of, and still run.
+    /// Attempts that the daemon has not yet been told the start of, and still run: as many as go into a report with results.
     pub(super) fn take_started(&mut self) -> Vec<TaskRef> {
-        let started = core::mem::take(&mut self.started);
-        let running = started.iter().filter_map(|run| {
-            let held = self.places.get(*run)?;
+        let count = self.started.len().min(BATCH_ENTRIES_MAX);
+        let started = self.started.drain(..count);
+        let running = started.filter_map(|run| {
+            let held = self.places.get(run)?;
             let is_wanted = matches!(
                 held.phase,
                 Phase::Running {

@@ -72,6 +72,22 @@ fn start_is_not_told_when_the_result_is_there() {
 }
 
 #[test]
+fn no_report_tells_of_more_starts_than_a_daemon_takes_and_all_are_told() {
+    let mut tasks = Tasks::new(3_000, 3_000);
+    for id in 1..=3_000 {
+        tasks.accept(assignment(id));
+    }
+    assert_eq!(start(&mut tasks).len(), 3_000);
+    let mut told = Vec::new();
+    while tasks.has_news() {
+        let report = tasks.take_started();
+        assert!(report.len() <= BATCH_ENTRIES_MAX, "{}", report.len());
+        told.extend(report.iter().map(|task| task.task_id));
+    }
+    assert!(told.into_iter().eq(1..=3_000));
+}
+
+#[test]
 fn results_without_verdict_are_sent_again_over_a_new_link() {
     let mut tasks = Tasks::new(1, 1);
     tasks.accept(assignment(1));
