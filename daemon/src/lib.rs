@@ -4,22 +4,21 @@
 //! As a library it runs inside another program (`qtf dev`, `qtf map`): [`Daemon::start`] gives a
 //! [`RunningDaemon`] with a way in that needs no listening socket.
 //!
-//! | module | what |
-//! |---|---|
-//! | [`config`] | file, flags, validated settings |
-//! | [`clock`] | the clocks, which tests may step |
-//! | [`descriptors`] | how many files and sockets the process may open, and for what |
-//! | `boot` | the order of start, and what can go wrong |
-//! | `running` | the daemon as its starter sees it |
-//! | `core_cell` | the one door to the engine, entered synchronously |
-//! | `duty_cycle`, `idle`, `spin`, `awake` | the loop of the pinned thread, and what it does when there is nothing to do |
-//! | `edge` | gRPC handlers: decode, check, call the engine, encode |
-//! | `serve` | the pinned thread from its first to its last moment |
-//! | `net` | sockets and HTTP/2 on either backend |
-//! | [`journal`] | what must outlive a reboot |
-//! | `spill` | the files of large payloads and outputs, on a thread of their own |
-//! | `vigil` | what others take away under the running daemon |
-//! | `sys` | system calls; the only `unsafe` of this crate |
+//! The modules are floors, and look only down; `cargo xtask tidy` finds whoever looks up.
+//!
+//! | floor | module | what |
+//! |---:|---|---|
+//! | 6 | [`boot`] | the start and what can go wrong, the pinned thread from its first to its last moment, the daemon as its starter sees it |
+//! | 5 | `cycle` | the loop of the pinned thread, what it does when there is nothing to do, the tasks beside it |
+//! | 5 | `edge` | gRPC: connections and handlers, which decode, check, enter the core, encode |
+//! | 4 | `core` | the engine and what surrounds it, behind one door that is entered synchronously |
+//! | 3 | `journal` | executes what must outlive a reboot |
+//! | 3 | `spill` | the files of large payloads and outputs, on a thread of their own |
+//! | 3 | `net` | sockets on either backend |
+//! | 2 | `sys` | system calls; the only `unsafe` of this crate |
+//! | 2 | [`cli`], [`descriptors`] | flags; how many files and sockets the process may open, and for what |
+//! | 1 | [`config`] | file, validated settings |
+//! | 0 | [`clock`], [`exit`] | the clocks, which tests may step; the exit codes |
 
 pub mod boot;
 pub mod cli;
@@ -27,23 +26,18 @@ pub mod clock;
 pub mod config;
 pub mod descriptors;
 pub mod exit;
-pub mod journal;
-pub mod running;
 
-mod awake;
-mod bell;
-mod core_cell;
-mod duty_cycle;
+mod core;
+mod cycle;
 mod edge;
-mod idle;
+mod journal;
 mod net;
-mod serve;
 mod spill;
-mod spin;
 mod sys;
-mod vigil;
 
+use crate::core as core_cell;
+
+pub use boot::running::{DaemonInfo, RunningDaemon, StartKind, StopError};
 pub use boot::{BootError, Daemon};
 pub use config::Settings;
 pub use exit::Exit;
-pub use running::{DaemonInfo, RunningDaemon, StartKind, StopError};

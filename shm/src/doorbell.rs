@@ -16,7 +16,7 @@
 //! - I3: the word is a hint: with any value in it (a mad peer writes what it likes) the daemon wakes too often or too late,
 //!   and does nothing wrong.
 //!
-//! Tested in `shm/tests/loom_doorbell.rs`, at the end of this file and in `daemon/src/bell.rs`.
+//! Tested in `shm/tests/loom_doorbell.rs`, at the end of this file and in `daemon/src/cycle/bell.rs`.
 
 #[cfg(not(loom))]
 use crate::sync::futex;

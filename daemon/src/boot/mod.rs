@@ -4,9 +4,14 @@
 //! Everything that others could see (lock, segment, sockets) is made before the start is reported, and
 //! undone if a later step fails. Tested in `tests/daemon/start.rs` and `tests/daemon/take_over.rs`.
 
+pub(crate) mod data_dir;
 mod error;
+pub(crate) mod journal;
 mod name;
 mod preflight;
+pub mod running;
+pub(crate) mod serve;
+pub(crate) mod threaded_journal;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,19 +24,19 @@ use qtf_shm::segment::Earlier;
 use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
 use tokio::sync::watch;
 
-use crate::bell::Bell;
 use crate::config::settings::{SegmentAccess, SegmentKind, SegmentSize, Settings};
+use crate::cycle::bell::Bell;
 use crate::descriptors::{self, Descriptors};
-use crate::journal::data_dir::DataDir;
-use crate::journal::open::{self, OpenJournal, holds_tasks, is_of_a_journal};
-use crate::journal::threads::ThreadedJournal;
 use crate::net::in_process;
 use crate::net::listener::Listener;
-use crate::running::{DaemonInfo, RunningDaemon, StartKind, StopError};
-use crate::serve::{self, Parts};
 use crate::spill;
 use crate::sys::lock_file::LockFile;
 use crate::sys::process;
+use data_dir::DataDir;
+use journal::{OpenJournal, holds_tasks, is_of_a_journal};
+use running::{DaemonInfo, RunningDaemon, StartKind, StopError};
+use serve::Parts;
+use threaded_journal::ThreadedJournal;
 
 pub use error::BootError;
 
@@ -255,7 +260,7 @@ fn make_segment(settings: &Settings) -> Result<Made, BootError> {
         (SegmentKind::Named, None) => memory_segment(settings, &spec),
         (SegmentKind::Named, Some(journal)) => {
             let dir = DataDir::open(settings, journal)?;
-            let opening = open::open(settings, spec, dir)?;
+            let opening = journal::open(settings, spec, dir)?;
             Ok(Made {
                 segment: opening.segment,
                 shortage: None,
@@ -302,7 +307,7 @@ fn memory_segment(settings: &Settings, spec: &SegmentSpec) -> Result<Made, BootE
                 },
             });
         }
-        Earlier::Adopted(segment, _) => open::remove(&segment)?,
+        Earlier::Adopted(segment, _) => journal::remove(&segment)?,
         Earlier::None(adoption) => report_put_aside(&adoption),
     }
     let segment = Segment::create_named(spec, |_| Ok::<(), CreateError>(()))?;

@@ -12,12 +12,12 @@ use nix::unistd::{AccessFlags, access};
 use qtf_journal::{JournalConfig, JournalError, StdStorage};
 use qtf_shm::{Segment, SegmentView};
 
+use super::data_dir;
+use super::serve::engine_config;
 use super::{BootError, refuse_if_open, spec};
 use crate::config::journal::JournalSettings;
 use crate::config::settings::Settings;
-use crate::journal::data_dir;
 use crate::net::listener::Listener;
-use crate::serve::engine_config;
 use crate::sys::descriptors::locked_files;
 use crate::sys::ring;
 

@@ -1,9 +1,10 @@
 //! Configuration: `raw` is what file and flags say, `settings` what the daemon works with, `check` stands
-//! between them.
+//! between them. `faults` is a seam for tests.
 //!
 //! Flags stand over the file, the file over defaults. Nothing after start sees `raw`.
 
 mod check;
+pub mod faults;
 pub(crate) mod journal;
 mod print;
 pub mod raw;

@@ -15,7 +15,7 @@ use super::check::{
 use super::journal::{JournalBackend, JournalSettings, journal_of};
 use super::raw::{CoreValue, RawConfig};
 use crate::clock::{Clock, SystemClock};
-use crate::journal::faults::DiskFaults;
+use crate::config::faults::DiskFaults;
 
 /// Default size of the segment: 256 MiB.
 pub const SEGMENT_BYTES: u64 = 256 << 20;

@@ -6,6 +6,7 @@
 //!
 //! | file | serves |
 //! |---|---|
+//! | `connection.rs`, `places.rs`, `refused.rs` | a connection from its first byte to its end, how many there may be, and the answer to those for which there is no room |
 //! | `service.rs` | finds the service by the path of a request |
 //! | `grpc.rs` | what makes a request a call, and when it must be over |
 //! | `half_messages.rs` | what has come of messages that are not complete |
@@ -26,16 +27,19 @@ pub(crate) mod admin;
 mod attempt_token;
 pub(crate) mod client_session;
 mod company;
+pub(crate) mod connection;
 mod ends;
 pub(crate) mod grpc;
 pub(crate) mod half_messages;
 mod intake;
 pub(crate) mod listing;
 pub(crate) mod peer;
+mod places;
 pub(crate) mod plm;
 mod previews;
 pub(crate) mod read;
 mod reflection;
+mod refused;
 pub(crate) mod register;
 pub(crate) mod results;
 pub(crate) mod scheduler;

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use super::faults::{DiskFaults, WriteFault};
+use crate::config::faults::{DiskFaults, WriteFault};
 use crate::sys::synced_write::{Answer, RingWrite, SyncedWrite, write_blocking};
 
 /// One of the two.

@@ -5,18 +5,13 @@
 //! - `direct_io`: the backend of it that tries at once and waits with the runtime's poll
 //! - `uring_io`: the `io_uring` backend of it
 //! - `accept`: the accept loop of one listener
-//! - `connection`: one connection from its first byte to its end
-//! - `refused`: the answer to connections that there is no room for
 //! - `in_process`: connections from the same process, without a listening socket
 
 pub(crate) mod accept;
-pub(crate) mod connection;
 mod direct_io;
 pub(crate) mod edge_io;
 pub(crate) mod in_process;
 pub(crate) mod listener;
-mod places;
-mod refused;
 pub(crate) mod uring_io;
 
 /// Which kind of sockets the daemon runs on.

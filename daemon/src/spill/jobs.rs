@@ -1,7 +1,7 @@
 //! The core's way to the spill thread: handing over never waits, and the queue is bounded by construction.
 //!
 //! Invariant: each upload has at most one job under way, at most [`READS_MAX`] reads are, which are their owners' to keep, and one removal
-//! is. The queue has a place for each of them, and for the last removal. Tested in `core_cell/uploads/` and `core_cell/reads.rs`.
+//! is. The queue has a place for each of them, and for the last removal. Tested in `core/uploads/` and `core/reads.rs`.
 
 use std::cell::Cell;
 use std::sync::mpsc;

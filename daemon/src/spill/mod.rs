@@ -4,10 +4,8 @@
 //! |---|---|
 //! | `thread.rs` | the thread: makes, writes, syncs, reads and removes files, one job after the other |
 //! | `jobs.rs` | the core's end: hands jobs over, within bounds |
-//! | `driver.rs` | the task that brings answers to the core |
 //!
-//! Which uploads there are, and what they may hold, is the core's (`core_cell/uploads/`).
+//! Which uploads there are, and what they may hold, is the core's (`core/uploads/`).
 
-pub(crate) mod driver;
 pub(crate) mod jobs;
 pub(crate) mod thread;

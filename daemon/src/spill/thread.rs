@@ -8,7 +8,7 @@
 //! - I1: every job is answered by exactly one [`Done`], in the order in which they came.
 //! - I2: a file under way is finished, or removed: by [`Step::Drop`], by a step that fails, or by the end of the thread.
 //!
-//! Tested at the end of this file, in `core_cell/uploads/` and in `tests/daemon/transfer.rs`.
+//! Tested at the end of this file, in `core/uploads/` and in `tests/daemon/transfer.rs`.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -21,7 +21,7 @@ use qtf_shm::spill::{SpillError, SpillStore, SpillWriter};
 use tokio::sync::mpsc as local;
 
 use super::jobs::SpillJobs;
-use crate::journal::faults::DiskFaults;
+use crate::config::faults::DiskFaults;
 
 /// Names an upload under way; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,5 +1,5 @@
 //! What a peer may name at once is bounded, and what goes beyond is refused by name. Further bounds are tested where the things
-//! are: watches, uploads and orders in `core_cell/`, submissions in `submit.rs`, uploads in `transfer.rs`.
+//! are: watches, uploads and orders in `core/`, submissions in `submit.rs`, uploads in `transfer.rs`.
 
 use qtf_daemon::config::RawConfig;
 use qtf_proto::refusal::refusal_of;

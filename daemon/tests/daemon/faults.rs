@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use prost::Message as _;
 use qtf_daemon::config::RawConfig;
-use qtf_daemon::journal::faults::{DiskFaults, WriteFault};
+use qtf_daemon::config::faults::{DiskFaults, WriteFault};
 use qtf_daemon::{BootError, Daemon, Exit, RunningDaemon, Settings};
 use qtf_journal::{Fault, FaultyStorage, Storage};
 use qtf_proto::address::Address;

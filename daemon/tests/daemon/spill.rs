@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
-use qtf_daemon::journal::faults::DiskFaults;
+use qtf_daemon::config::faults::DiskFaults;
 use qtf_daemon::{Daemon, RunningDaemon, Settings};
 use qtf_proto::refusal::refusal_of;
 use qtf_proto::v1::*;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::thread::Told;
 use crate::core_cell::{self, Core};
+use crate::spill::thread::Told;
 
 /// The task, and what tells the end of the thread.
 #[derive(Debug)]

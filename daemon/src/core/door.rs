@@ -77,7 +77,7 @@ mod tests {
             door.enter(|_| door.look(|number| *number));
             return;
         }
-        let name = "core_cell::door::tests::entering_while_entered_ends_a_build_with_assertions";
+        let name = "core::door::tests::entering_while_entered_ends_a_build_with_assertions";
         let child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(CHILD, "1")

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use qtf_journal::{JournalConfig, StdStorage, Storage};
 use qtf_shm::FileIdentity;
 
-use crate::boot::BootError;
+use super::BootError;
 use crate::config::journal::JournalSettings;
 use crate::config::settings::Settings;
 use crate::sys::lock_file::{LockError, LockFile};

@@ -14,12 +14,12 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-use super::backend::Disk;
-use super::chores::Event;
-use super::threads::Rest;
+use crate::boot::threaded_journal::Rest;
 use crate::core_cell::journal::Journal;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core};
+use crate::journal::backend::Disk;
+use crate::journal::chores::Event;
 use crate::net::Backend;
 use crate::sys::lock_file::LockFile;
 

@@ -53,9 +53,9 @@ use qtf_shm::segment::Took;
 use qtf_shm::{BlobRef, Now, Segment, WorkerId};
 use tokio::sync::Notify;
 
+use crate::boot::running::DaemonInfo;
 use crate::clock::Clock;
 use crate::config::settings::Limits;
-use crate::running::DaemonInfo;
 use crate::spill::jobs::{REMOVED_AT_ONCE, SpillJobs};
 use crate::spill::thread::Done;
 use age::Age;
@@ -591,7 +591,7 @@ pub(crate) fn test_core(folder: &std::path::Path) -> Core {
             core: None,
             descriptors: crate::descriptors::Descriptors::share_out(1_024, &settings.limits, 50),
             network: "none",
-            start: crate::running::StartKind::Fresh,
+            start: crate::boot::running::StartKind::Fresh,
             journal: None,
             addresses: Vec::new(),
         },

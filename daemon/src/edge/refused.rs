@@ -13,9 +13,9 @@ use std::time::Duration;
 use qtf_proto::refusal;
 use qtf_proto::v1::{Refusal, RefusalReason};
 
-use super::edge_io::Socket;
 use super::places::NoPlace;
-use crate::edge::status;
+use super::status;
+use crate::net::edge_io::Socket;
 
 /// LIMIT: connections beyond the limit that are answered at the same time.
 const REFUSALS_MAX: usize = 32;

@@ -22,11 +22,11 @@ use qtf_journal::{FileKey, JournalError, Lsn, Opened, Recovered, Storage, Writer
 use qtf_shm::segment::{Adoption, Earlier};
 use qtf_shm::{Phase, Segment, SegmentSpec};
 
+use super::BootError;
 use super::data_dir::DataDir;
-use crate::boot::BootError;
+use super::running::StartKind;
 use crate::config::settings::Settings;
 use crate::core_cell::shortage;
-use crate::running::StartKind;
 
 /// LIMIT: files that are ready beside the first one when the daemon begins to serve, so that nothing is refused.
 const FILES_AT_START: usize = 2;
@@ -67,10 +67,10 @@ pub(crate) fn open(
     dir: DataDir,
 ) -> Result<Opening, BootError> {
     let folder = &settings.runtime_dir;
-    let (adopted, opened) = look(&dir, || crate::boot::adopt(&spec, folder));
+    let (adopted, opened) = look(&dir, || super::adopt(&spec, folder));
     let found = match adopted? {
         Earlier::None(adoption) => {
-            crate::boot::report_put_aside(&adoption);
+            super::report_put_aside(&adoption);
             None
         }
         Earlier::Adopted(segment, adoption) => Some((*segment, adoption)),
@@ -129,7 +129,7 @@ fn fit(
         return Err(BootError::OtherSegment {
             instance: settings.instance.clone(),
             shm_id: segment.shm_id().unwrap_or(-1),
-            whose: if let Some(folder) = crate::boot::other_data_dir(settings) {
+            whose: if let Some(folder) = super::other_data_dir(settings) {
                 format!("belongs to the data folder {}", folder.display())
             } else if is_of_a_journal(segment) && opened.is_new() {
                 "belongs to a journal that is gone from the data folder (restore DATA_DIR/journal)"
@@ -201,7 +201,7 @@ fn hot(
     opened: &Opened,
     dir: DataDir,
 ) -> Result<Opening, BootError> {
-    crate::boot::report_adoption(&segment, adoption);
+    super::report_adoption(&segment, adoption);
     report_cut(opened);
     let newest = newest_snapshot(&dir)?;
     let journal = begin(opened, dir, newest, Some(FILES_HOT_MAX))?;

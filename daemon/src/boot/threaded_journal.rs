@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use super::backend::{Disk, WriteBackend, WriteThread};
-use super::chores::{Chores, Told};
-use super::open::OpenJournal;
-use crate::boot::{BootError, ThreadEnd};
+use super::journal::OpenJournal;
+use super::{BootError, ThreadEnd};
 use crate::config::JournalBackend;
 use crate::config::settings::Settings;
 use crate::core_cell::journal::{FILES_RESERVED, JournalFacts, JournalParts};
+use crate::journal::backend::{Disk, WriteBackend, WriteThread};
+use crate::journal::chores::{Chores, Told};
 use crate::net::Backend;
 use crate::sys::lock_file::LockFile;
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::*;
-use crate::journal::faults::DiskFaults;
+use crate::config::faults::DiskFaults;
 use crate::spill::thread::{self, Done, Told};
 
 const LIMIT: u64 = 64 << 20;

@@ -15,12 +15,12 @@ use hyper_util::rt::TokioTimer;
 use qtf_engine::ShareRule;
 use tokio::sync::{Notify, watch};
 
-use super::Backend;
-use super::edge_io::{EdgeIo, Socket};
+use super::peer::{Peer, principal_of};
 use super::places::{NARROW, NoPlace, Place, Places, Window};
 use super::refused::{self, REFUSAL_TIME_MAX, Refusals};
-use crate::edge::peer::{Peer, principal_of};
-use crate::edge::service::{EdgeService, OpenCalls};
+use super::service::{EdgeService, OpenCalls};
+use crate::net::Backend;
+use crate::net::edge_io::{EdgeIo, Socket};
 
 // LIMIT: what one connection can make us hold: its window ([`Window`]), the streams below, and their send buffers.
 const HEADER_LIST_BYTES_MAX: u32 = 8 << 10;

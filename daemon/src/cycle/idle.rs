@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use qtf_shm::Now;
 use tokio::sync::Notify;
 
-use crate::awake::Awake;
-use crate::bell::Bell;
+use super::awake::Awake;
+use super::bell::Bell;
+use super::spin::Spin;
 use crate::config::Idle;
 use crate::config::settings::{Settings, WhileWorking};
 use crate::net::Backend;
-use crate::spin::Spin;
 
 /// How long `adaptive` spins after the last work: a few times what a request takes, and about what a
 /// sleeping core needs to wake up.

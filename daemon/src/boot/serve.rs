@@ -14,31 +14,31 @@ use qtf_journal::{Appender, AppenderLimits};
 use qtf_shm::Segment;
 use tokio::sync::{Notify, watch};
 
-use crate::bell::Bell;
-use crate::boot::{self, BootError, Report, ThreadEnd};
+use super::running::{DaemonInfo, StartKind, StopError};
+use super::threaded_journal::ThreadedJournal;
+use super::{BootError, Report, ThreadEnd};
 use crate::config::settings::{SegmentKind, Settings};
 use crate::core_cell::journal::Journal;
 use crate::core_cell::stability::stable;
 use crate::core_cell::{self, Core, CoreParts};
+use crate::cycle::bell::Bell;
+use crate::cycle::duty_cycle;
+use crate::cycle::idle::Rest;
+use crate::cycle::journal_tasks::JournalTasks;
+use crate::cycle::spill_task::SpillTask;
+use crate::cycle::vigil::Vigil;
 use crate::descriptors::Descriptors;
-use crate::duty_cycle;
+use crate::edge::connection::{ConnectionLimits, Connections};
 use crate::edge::service::{EdgeService, Health};
-use crate::idle::Rest;
-use crate::journal::driver::JournalTasks;
-use crate::journal::threads::ThreadedJournal;
 use crate::net::Backend;
 use crate::net::accept::Acceptor;
-use crate::net::connection::{ConnectionLimits, Connections};
 use crate::net::edge_io::Socket;
 use crate::net::in_process::Arrivals;
 use crate::net::listener::Listener;
-use crate::running::{DaemonInfo, StartKind, StopError};
-use crate::spill::driver::SpillTask;
 use crate::spill::jobs::SpillJobs;
 use crate::spill::thread::Told;
 use crate::sys::lock_file::LockFile;
 use crate::sys::{affinity, ring};
-use crate::vigil::Vigil;
 
 /// What the thread is given.
 #[derive(Debug)]
@@ -173,7 +173,7 @@ async fn serve(
     } = parts;
     let vigil = lock.as_ref().map(|_| {
         let sockets = listeners.iter().filter_map(Listener::socket_file);
-        Vigil::new(&segment, &boot::lock_file_of(&settings), sockets)
+        Vigil::new(&segment, &super::lock_file_of(&settings), sockets)
     });
     let wake = bell.wake();
     let parts = CoreParts {
@@ -183,7 +183,7 @@ async fn serve(
         info: info.clone(),
         clock: Arc::clone(&settings.clock),
         spill: jobs,
-        lock_file: lock.as_ref().map(|_| boot::lock_file_of(&settings)),
+        lock_file: lock.as_ref().map(|_| super::lock_file_of(&settings)),
         wake: Arc::clone(&wake),
     };
     let tasks = put_together(&settings, &segment, journal, backend, parts)?;
