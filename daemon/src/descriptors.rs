@@ -16,7 +16,6 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::boot::BootError;
 use crate::config::settings::Limits;
 
 /// LIMIT: log, locks, listeners, rings, journal files, a snapshot, a spill file that is read: about 30, and as many again.
@@ -51,13 +50,22 @@ pub fn raise_limit() -> io::Result<()> {
     Ok(())
 }
 
+/// Why the daemon cannot serve with what the process may open.
+#[derive(Debug)]
+pub(crate) enum NotEnough {
+    /// The system does not say.
+    Unknown(io::Error),
+    /// The limit of the process, and the least.
+    TooFew { limit: u64, needed: u64 },
+}
+
 /// What this process may open, if that is enough. Asked before anything is made that a failed start would leave.
-pub(crate) fn limit_of_process() -> Result<u64, BootError> {
+pub(crate) fn limit_of_process() -> Result<u64, NotEnough> {
     let asked = getrlimit(Resource::RLIMIT_NOFILE);
-    let (limit, _) = asked.map_err(|errno| BootError::Thread(errno.into()))?;
+    let (limit, _) = asked.map_err(|errno| NotEnough::Unknown(errno.into()))?;
     if limit < LIMIT_MIN {
         let needed = LIMIT_MIN;
-        return Err(BootError::Descriptors { limit, needed });
+        return Err(NotEnough::TooFew { limit, needed });
     }
     Ok(limit)
 }

@@ -35,9 +35,8 @@ mod net;
 mod spill;
 mod sys;
 
-use crate::core as core_cell;
-
-pub use boot::running::{DaemonInfo, RunningDaemon, StartKind, StopError};
+pub use boot::running::{RunningDaemon, StopError};
 pub use boot::{BootError, Daemon};
 pub use config::Settings;
+pub use core::info::{DaemonInfo, StartKind};
 pub use exit::Exit;

@@ -12,6 +12,7 @@ use qtf_proto::address::Address;
 use qtf_shm::{CreateError, GeometryError};
 
 use super::name::in_brackets;
+use crate::descriptors::NotEnough;
 use crate::exit::Exit;
 use crate::net::listener::BindError;
 
@@ -237,6 +238,15 @@ impl BootError {
                 reason: error.to_string(),
                 kind: error.kind().unwrap_or(io::ErrorKind::Other),
             },
+        }
+    }
+}
+
+impl From<NotEnough> for BootError {
+    fn from(why: NotEnough) -> Self {
+        match why {
+            NotEnough::Unknown(error) => Self::Thread(error),
+            NotEnough::TooFew { limit, needed } => Self::Descriptors { limit, needed },
         }
     }
 }

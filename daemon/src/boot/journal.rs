@@ -24,9 +24,9 @@ use qtf_shm::{Phase, Segment, SegmentSpec};
 
 use super::BootError;
 use super::data_dir::DataDir;
-use super::running::StartKind;
 use crate::config::settings::Settings;
-use crate::core_cell::shortage;
+use crate::core::info::StartKind;
+use crate::core::shortage;
 
 /// LIMIT: files that are ready beside the first one when the daemon begins to serve, so that nothing is refused.
 const FILES_AT_START: usize = 2;
@@ -256,7 +256,7 @@ fn cold(settings: &Settings, mut spec: SegmentSpec, dir: DataDir) -> Result<Open
 fn fill(settings: &Settings, segment: &Segment, recovered: &Recovered) -> Result<(), BootError> {
     let origin = segment.header().origin_ns;
     let wall = WallTime {
-        now: crate::core_cell::now_since(&*settings.clock, origin),
+        now: crate::core::now_since(&*settings.clock, origin),
         unix_ms: settings.clock.wall_ns() / 1_000_000,
     };
     let restored = qtf_engine::restore(segment, recovered, wall)?;

@@ -25,6 +25,7 @@ use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
 use tokio::sync::watch;
 
 use crate::config::settings::{SegmentAccess, SegmentKind, SegmentSize, Settings};
+use crate::core::info::{DaemonInfo, StartKind};
 use crate::cycle::bell::Bell;
 use crate::descriptors::{self, Descriptors};
 use crate::net::in_process;
@@ -34,7 +35,7 @@ use crate::sys::lock_file::LockFile;
 use crate::sys::process;
 use data_dir::DataDir;
 use journal::{OpenJournal, holds_tasks, is_of_a_journal};
-use running::{DaemonInfo, RunningDaemon, StartKind, StopError};
+use running::{RunningDaemon, StopError};
 use serve::Parts;
 use threaded_journal::ThreadedJournal;
 

@@ -14,13 +14,14 @@ use qtf_journal::{Appender, AppenderLimits};
 use qtf_shm::Segment;
 use tokio::sync::{Notify, watch};
 
-use super::running::{DaemonInfo, StartKind, StopError};
+use super::running::StopError;
 use super::threaded_journal::ThreadedJournal;
 use super::{BootError, Report, ThreadEnd};
 use crate::config::settings::{SegmentKind, Settings};
-use crate::core_cell::journal::Journal;
-use crate::core_cell::stability::stable;
-use crate::core_cell::{self, Core, CoreParts};
+use crate::core::info::{DaemonInfo, StartKind};
+use crate::core::journal::Journal;
+use crate::core::stability::stable;
+use crate::core::{Core, CoreParts, core_cell, now_since};
 use crate::cycle::bell::Bell;
 use crate::cycle::duty_cycle;
 use crate::cycle::idle::Rest;
@@ -250,7 +251,7 @@ fn put_together(
     backend: Backend,
     parts: CoreParts,
 ) -> Result<Option<JournalTasks>, ThreadEnd> {
-    let now = core_cell::now_since(&*settings.clock, segment.header().origin_ns);
+    let now = now_since(&*settings.clock, segment.header().origin_ns);
     let config = engine_config(settings);
     let boot = |error: qtf_engine::ConfigError| ThreadEnd::Boot(error.into());
     let Some(journal) = journal else {

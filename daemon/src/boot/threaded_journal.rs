@@ -9,11 +9,11 @@ use super::journal::OpenJournal;
 use super::{BootError, ThreadEnd};
 use crate::config::JournalBackend;
 use crate::config::settings::Settings;
-use crate::core_cell::journal::{FILES_RESERVED, JournalFacts, JournalParts};
+use crate::core::journal::{FILES_RESERVED, JournalFacts, JournalParts};
+use crate::cycle::journal_tasks::JournalTaskParts;
 use crate::journal::backend::{Disk, WriteBackend, WriteThread};
 use crate::journal::chores::{Chores, Told};
 use crate::net::Backend;
-use crate::sys::lock_file::LockFile;
 
 /// A journal, and the threads that work for it.
 #[derive(Debug)]
@@ -24,14 +24,6 @@ pub(crate) struct ThreadedJournal {
     wanted: JournalBackend,
     /// The thread that writes; `None` where the ring does for sure.
     writing: Option<WriteThread>,
-}
-
-/// What does not go into the core.
-#[derive(Debug)]
-pub(crate) struct Rest {
-    pub(crate) disk: Disk,
-    pub(crate) told: Told,
-    pub(crate) lock: LockFile,
 }
 
 impl ThreadedJournal {
@@ -72,7 +64,7 @@ impl ThreadedJournal {
         self,
         settings: &Settings,
         network: Backend,
-    ) -> Result<(JournalParts, Rest), ThreadEnd> {
+    ) -> Result<(JournalParts, JournalTaskParts), ThreadEnd> {
         let backend = match (self.wanted, network, self.writing) {
             (JournalBackend::IoUring, Backend::IoUring, _) => WriteBackend::Ring,
             (_, _, Some(thread)) => WriteBackend::Thread(thread),
@@ -116,7 +108,7 @@ impl ThreadedJournal {
             bytes_since,
             shortage,
         };
-        let rest = Rest {
+        let rest = JournalTaskParts {
             disk: Disk {
                 backend,
                 faults: settings.disk_faults.clone(),

@@ -1,16 +1,12 @@
-//! The one door to the engine: a cell of the pinned thread, entered synchronously and never held over an
-//! await.
+//! The core: the engine, and what surrounds it on the pinned thread. It decides and does no I/O; below it others write
+//! and read files, above it edges translate. Whoever wants something of it enters by [`core_cell`].
 //!
-//! gRPC handlers must be `Send` although they run on one thread; they hold no reference to the engine but
-//! enter here. Invariants:
-//! - I1: nobody enters while the cell is entered: what runs inside never polls, awaits or does I/O on
-//!   sockets. [`poke`] does nothing while the cell is entered.
-//! - I2: whoever changes something wakes the duty cycle, so no effect waits for a timer.
-//! - I3: one turn is bounded by the engine's own limits.
+//! Invariant: one turn is bounded by the engine's own limits.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `door.rs` | the cell itself |
+//! | `core_cell.rs`, `door.rs` | the core of this thread, and the one way in |
+//! | `info.rs` | what the daemon is, for its starter and for operators |
 //! | `lists.rs` | which list of tasks may look at the next slots |
 //! | `journal.rs` | what is written to the journal next, and what has become stable |
 //! | `callers.rs` | who waits for tasks with a single call |
@@ -26,8 +22,10 @@
 
 mod age;
 pub(crate) mod callers;
+pub(crate) mod core_cell;
 mod door;
 mod expiry;
+pub(crate) mod info;
 pub(crate) mod journal;
 pub(crate) mod lists;
 mod neighbours;
@@ -53,15 +51,15 @@ use qtf_shm::segment::Took;
 use qtf_shm::{BlobRef, Now, Segment, WorkerId};
 use tokio::sync::Notify;
 
-use crate::boot::running::DaemonInfo;
 use crate::clock::Clock;
 use crate::config::settings::Limits;
 use crate::spill::jobs::{REMOVED_AT_ONCE, SpillJobs};
 use crate::spill::thread::Done;
 use age::Age;
 use callers::{CallKey, Callers};
-use door::Door;
+use core_cell::attend;
 use expiry::Expiry;
+use info::DaemonInfo;
 use journal::Journal;
 use lists::Lists;
 use neighbours::Neighbours;
@@ -70,12 +68,6 @@ use routes::{Routes, Undelivered};
 use stability::Stability;
 use uploads::Uploads;
 use watches::{STEPS, Watches};
-
-thread_local! {
-    static CORE: Door<Core> = const { Door::new() };
-    /// Something changed since the last turn.
-    static IS_DIRTY: Cell<bool> = const { Cell::new(false) };
-}
 
 /// Engine and what surrounds it on the pinned thread.
 pub(crate) struct Core {
@@ -467,49 +459,6 @@ pub(crate) fn now_since(clock: &dyn Clock, origin_ns: u64) -> Now {
     qtf_shm::time::since_origin(clock.monotonic_ns(), origin_ns)
 }
 
-/// Puts the core into the calling thread.
-pub(crate) fn install(core: Core) {
-    CORE.with(|door| door.put(Some(core)));
-}
-
-/// Takes the core out of the calling thread.
-pub(crate) fn remove() -> Option<Core> {
-    CORE.with(|door| door.put(None))
-}
-
-/// Enters the core to change something. `None` when the daemon is gone from this thread.
-pub(crate) fn enter<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
-    attend(|core| {
-        let result = action(core);
-        core.relieve();
-        core.kick_journal();
-        if !IS_DIRTY.replace(true) {
-            core.wake.notify_one();
-        }
-        result
-    })
-}
-
-/// Enters the core to look at something.
-pub(crate) fn look<R>(action: impl FnOnce(&Core) -> R) -> Option<R> {
-    CORE.with(|door| {
-        door.look(|core| {
-            core.moment.pass();
-            action(core)
-        })
-    })
-}
-
-/// Enters the core to note that a stream waits; changes nothing that the engine must see.
-pub(crate) fn attend<R>(action: impl FnOnce(&mut Core) -> R) -> Option<R> {
-    CORE.with(|door| {
-        door.enter(|core| {
-            core.moment.pass();
-            action(core)
-        })
-    })
-}
-
 /// A stream's place among those that are woken when the daemon begins to stop; given back when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct StopPlace(Option<u64>);
@@ -543,24 +492,6 @@ impl Drop for StopPlace {
     }
 }
 
-/// One turn of the engine. Returns how much was done and when something is due next.
-pub(crate) fn turn() -> Option<(u64, Option<Now>)> {
-    attend(|core| {
-        IS_DIRTY.set(false);
-        let work = core.turn();
-        (work, core.next_deadline())
-    })
-}
-
-/// The poll point in the path of gRPC: one turn if something changed, so that a busy edge does not hold
-/// up what the engine would do.
-pub(crate) fn poke() {
-    if IS_DIRTY.get() && !CORE.with(Door::is_entered) {
-        // What is left after this turn is seen by the duty cycle, which was woken already.
-        let _ = turn();
-    }
-}
-
 /// A core over a small segment in this process's memory, with neither journal nor sockets.
 #[cfg(test)]
 pub(crate) fn test_core(folder: &std::path::Path) -> Core {
@@ -573,7 +504,7 @@ pub(crate) fn test_core(folder: &std::path::Path) -> Core {
         Now::from_ns(1),
     )
     .unwrap();
-    let settings = crate::Settings::private();
+    let settings = crate::config::Settings::private();
     let store = engine.segment().spill().clone();
     let (spill, _) = crate::spill::thread::start(store, settings.limits.uploads, None).unwrap();
     let parts = CoreParts {
@@ -591,7 +522,7 @@ pub(crate) fn test_core(folder: &std::path::Path) -> Core {
             core: None,
             descriptors: crate::descriptors::Descriptors::share_out(1_024, &settings.limits, 50),
             network: "none",
-            start: crate::boot::running::StartKind::Fresh,
+            start: info::StartKind::Fresh,
             journal: None,
             addresses: Vec::new(),
         },

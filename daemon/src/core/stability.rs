@@ -11,24 +11,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
 
 use qtf_engine::Lsn;
-use qtf_proto::refusal;
-use qtf_proto::v1::RefusalReason;
-use tonic::Status;
 
+use super::core_cell::attend;
 use super::watches::STEPS;
-use crate::edge::status;
 
 /// The journal cannot be written: what is not stable yet never will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct JournalFailed;
 
-impl From<JournalFailed> for Status {
-    fn from(JournalFailed: JournalFailed) -> Self {
-        refusal::status_of(status::refuse(
-            RefusalReason::JournalFailed,
-            "the journal cannot be written and the daemon stops: repeat the call with its key when it is back",
-        ))
-    }
+/// Why a record will not become stable for whoever waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotStable {
+    /// The journal cannot be written.
+    Failed(JournalFailed),
+    /// The daemon has gone from this thread.
+    Gone,
 }
 
 type Key = (Lsn, u64);
@@ -142,14 +139,18 @@ pub(crate) struct StablePlace(Option<Key>);
 
 impl StablePlace {
     /// Whether the record is stable; `None` waits for nothing. If not, the caller is woken when it is.
-    pub(crate) fn poll(&mut self, lsn: Option<Lsn>, cx: &Context<'_>) -> Poll<Result<(), Status>> {
+    pub(crate) fn poll(
+        &mut self,
+        lsn: Option<Lsn>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), NotStable>> {
         if lsn.is_none() && self.0.is_none() {
             return Poll::Ready(Ok(()));
         }
-        let polled = super::attend(|core| core.stability.poll(&mut self.0, lsn, cx));
+        let polled = attend(|core| core.stability.poll(&mut self.0, lsn, cx));
         match polled {
-            Some(polled) => polled.map_err(Status::from),
-            None => Poll::Ready(Err(status::gone())),
+            Some(polled) => polled.map_err(NotStable::Failed),
+            None => Poll::Ready(Err(NotStable::Gone)),
         }
     }
 }
@@ -157,13 +158,16 @@ impl StablePlace {
 impl Drop for StablePlace {
     fn drop(&mut self) {
         if let Some(key) = self.0 {
-            super::attend(|core| core.stability.give_up(key));
+            attend(|core| core.stability.give_up(key));
         }
     }
 }
 
 /// Waits until a record is stable.
-pub(crate) async fn stable(lsn: Option<Lsn>) -> Result<(), Status> {
+///
+/// # Errors
+/// It never will be.
+pub(crate) async fn stable(lsn: Option<Lsn>) -> Result<(), NotStable> {
     let mut place = StablePlace::default();
     std::future::poll_fn(|cx| place.poll(lsn, cx)).await
 }

@@ -6,7 +6,7 @@
 use tokio::sync::{Notify, watch};
 
 use super::idle::Rest;
-use crate::core_cell::{self, Core};
+use crate::core::{Core, core_cell};
 
 /// Turns until `stop` becomes true, or its sender is gone, or another daemon has adopted the segment, or the journal has
 /// failed.

@@ -14,12 +14,11 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-use crate::boot::threaded_journal::Rest;
-use crate::core_cell::journal::Journal;
-use crate::core_cell::stability::stable;
-use crate::core_cell::{self, Core};
+use crate::core::journal::Journal;
+use crate::core::stability::stable;
+use crate::core::{Core, core_cell};
 use crate::journal::backend::Disk;
-use crate::journal::chores::Event;
+use crate::journal::chores::{Event, Told};
 use crate::net::Backend;
 use crate::sys::lock_file::LockFile;
 
@@ -28,6 +27,14 @@ const TEND: Duration = Duration::from_millis(250);
 
 /// The file that is being written is looked at so many times more seldom.
 const LOOK_EACH: u32 = 4;
+
+/// What of a journal does not go into the core.
+#[derive(Debug)]
+pub(crate) struct JournalTaskParts {
+    pub(crate) disk: Disk,
+    pub(crate) told: Told,
+    pub(crate) lock: LockFile,
+}
 
 /// The tasks of a journal, and what must not be given up before them.
 #[derive(Debug)]
@@ -41,8 +48,8 @@ pub(crate) struct JournalTasks {
 
 impl JournalTasks {
     /// Starts them; the core is installed already.
-    pub(crate) fn start(rest: Rest, network: Backend, kick: Rc<Notify>) -> Self {
-        let Rest { disk, told, lock } = rest;
+    pub(crate) fn start(parts: JournalTaskParts, network: Backend, kick: Rc<Notify>) -> Self {
+        let JournalTaskParts { disk, told, lock } = parts;
         Self {
             writing: tokio::task::spawn_local(write_groups(disk, network, Rc::clone(&kick))),
             tending: tokio::task::spawn_local(tend(told.events)),

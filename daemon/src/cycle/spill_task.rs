@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::core_cell::{self, Core};
+use crate::core::{Core, core_cell};
 use crate::spill::thread::Told;
 
 /// The task, and what tells the end of the thread.

@@ -15,9 +15,9 @@ use tonic::{Request, Response, Status};
 
 use super::stripes::{self, Stripe};
 use super::{read, status};
-use crate::boot::running::StartKind as Start;
-use crate::core_cell::journal::{Journal, JournalState as State};
-use crate::core_cell::{self, Core};
+use crate::core::info::StartKind as Start;
+use crate::core::journal::{Journal, JournalState as State};
+use crate::core::{Core, core_cell};
 
 /// The service.
 #[derive(Debug, Clone, Copy)]

@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use super::intake::{Reader, Source, take_in};
 use super::peer::Peer;
 use super::{read, status};
-use crate::core_cell::{self, Core, StopPlace};
+use crate::core::{Core, StopPlace, core_cell};
 
 /// The notices of one `ClientSession` call; reads its heartbeats while it is polled.
 #[derive(Debug)]

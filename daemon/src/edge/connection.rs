@@ -19,6 +19,7 @@ use super::peer::{Peer, principal_of};
 use super::places::{NARROW, NoPlace, Place, Places, Window};
 use super::refused::{self, REFUSAL_TIME_MAX, Refusals};
 use super::service::{EdgeService, OpenCalls};
+use crate::core::core_cell;
 use crate::net::Backend;
 use crate::net::edge_io::{EdgeIo, Socket};
 
@@ -154,7 +155,7 @@ impl Connections {
 
     /// Serves a connection as far as its first call.
     async fn serve_refusal(&self, socket: Socket, why: NoPlace) {
-        let Ok(io) = EdgeIo::new(socket, self.backend) else {
+        let Ok(io) = EdgeIo::new(socket, self.backend, core_cell::poke) else {
             return;
         };
         let is_told = Rc::new(Notify::new());
@@ -188,7 +189,7 @@ impl Connections {
 
     async fn serve(&self, socket: Socket, window: Window) {
         let peer = Arc::new(Peer::of(&socket));
-        let mut io = match EdgeIo::new(socket, self.backend) {
+        let mut io = match EdgeIo::new(socket, self.backend, core_cell::poke) {
             Ok(io) => io,
             Err(error) => {
                 tracing::debug!(%peer, %error, "connection not taken");

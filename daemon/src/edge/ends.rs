@@ -6,8 +6,8 @@ use qtf_proto::v1::{RefusalReason, TaskEnd};
 use qtf_shm::{Phase, TaskId};
 
 use super::{COPIED_PER_POLL_MAX, read, status};
-use crate::core_cell::Core;
-use crate::core_cell::watches::{TooManyWatches, WatchKey};
+use crate::core::Core;
+use crate::core::watches::{TooManyWatches, WatchKey};
 
 /// LIMIT: ends in one message.
 pub(super) const ENDS_MAX: usize = 256;

@@ -1,4 +1,4 @@
-//! `ListTasks`: slot by slot, a stripe of them at each of its turns among all lists ([`crate::core_cell::lists`]).
+//! `ListTasks`: slot by slot, a stripe of them at each of its turns among all lists ([`crate::core::lists`]).
 //!
 //! The state word decides first, then whose task it is; only what may be wanted is read as a whole. Tested at the end of this file and in `tests/daemon/listing.rs`.
 
@@ -13,8 +13,8 @@ use tonic::Status;
 
 use super::previews::Previews;
 use super::{read, status};
-use crate::core_cell::lists::Ticket;
-use crate::core_cell::{self, Core};
+use crate::core::lists::Ticket;
+use crate::core::{Core, core_cell};
 
 /// LIMIT: slots looked at in one turn of the loop, over all lists: some tens of microseconds.
 const SLOTS_PER_TURN: u32 = 2048;
@@ -178,7 +178,7 @@ mod tests {
     use qtf_engine::{Payload, Submission};
 
     use super::*;
-    use crate::core_cell::test_core;
+    use crate::core::test_core;
 
     #[test]
     fn many_lists_that_match_nothing_look_at_one_stripe_a_turn_together() {

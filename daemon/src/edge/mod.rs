@@ -58,7 +58,7 @@ pub(crate) const COPIED_PER_POLL_MAX: usize = 64 << 10;
 
 /// The client record of a session, or, without one, that of whom the call is made for.
 pub(crate) fn session_client(
-    core: &mut crate::core_cell::Core,
+    core: &mut crate::core::Core,
     session: u64,
     principal: qtf_engine::Principal,
 ) -> Result<qtf_shm::ClientIndex, qtf_engine::Rejection> {

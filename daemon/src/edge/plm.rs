@@ -24,8 +24,8 @@ use super::submit_stream::SubmitStream;
 use super::transfer::{self, BlobStream};
 use super::watch::WatchStream;
 use super::{read, session_client, status};
-use crate::core_cell::stability::stable;
-use crate::core_cell::{self, Core};
+use crate::core::stability::stable;
+use crate::core::{Core, core_cell};
 
 /// LIMIT: states that a list may name; there are fewer.
 const STATES_MAX: usize = 32;

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
 use super::read::{self, blob_of};
-use crate::core_cell::{self, Core};
+use crate::core::{Core, core_cell};
 use crate::spill::thread::{Range, ReadAnswer, ReadKey};
 
 /// LIMIT: how long a call waits for one preview.

@@ -10,7 +10,7 @@ use qtf_shm::{
     SideRecord, SlotIndex, TaskId, TaskOptions, TaskRecord,
 };
 
-use crate::core_cell::Core;
+use crate::core::Core;
 
 /// LIMIT: bytes of a payload in a list.
 const PREVIEW_BYTES_MAX: u64 = 4096;

@@ -10,7 +10,7 @@ use super::client_session::ClientSessionStream;
 use super::service::{peer_of, principal_of};
 use super::worker_session::WorkerSessionStream;
 use super::{status, transfer};
-use crate::core_cell;
+use crate::core::core_cell;
 
 /// The service.
 #[derive(Debug, Clone, Copy)]

@@ -25,10 +25,10 @@ use tokio::sync::oneshot::error::RecvError;
 use tonic::Status;
 
 use super::{read, status};
-use crate::core_cell::stability::StablePlace;
-use crate::core_cell::uploads::Asked;
-use crate::core_cell::verdicts::{VERDICTS_MAX, Verdicts};
-use crate::core_cell::{self, Core};
+use crate::core::stability::StablePlace;
+use crate::core::uploads::Asked;
+use crate::core::verdicts::{VERDICTS_MAX, Verdicts};
+use crate::core::{Core, core_cell};
 use crate::spill::thread::{Answer, UploadKey};
 
 /// LIMIT: results that are held for one worker; at more its session ends and it reports them again.
@@ -519,7 +519,7 @@ fn record(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core_cell::test_core;
+    use crate::core::test_core;
 
     #[test]
     fn result_that_cannot_be_understood_is_held_no_longer_and_neither_are_its_bytes() {

@@ -21,8 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::intake::{Reader, Source, take_in};
 use super::transfer::BlobStream;
 use super::{COPIED_PER_POLL_MAX, read, status};
-use crate::core_cell::routes::{Order, StreamKey};
-use crate::core_cell::{self, Core};
+use crate::core::routes::{Order, StreamKey};
+use crate::core::{Core, core_cell};
 
 /// The service.
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,8 @@ use qtf_shm::TaskId;
 use qtf_shm::spill::SpillError;
 use tonic::Status;
 
-use crate::core_cell::shortage;
+use crate::core::shortage;
+use crate::core::stability::{JournalFailed, NotStable};
 
 /// LIMIT: long enough for others to finish their uploads, short against the life of a receipt.
 const UPLOAD_RETRY_MS: u32 = 500;
@@ -85,6 +86,24 @@ pub(crate) fn gone() -> Status {
         RefusalReason::Stopping,
         "the daemon is stopping: connect again later",
     ))
+}
+
+impl From<JournalFailed> for Status {
+    fn from(JournalFailed: JournalFailed) -> Self {
+        refusal::status_of(refuse(
+            RefusalReason::JournalFailed,
+            "the journal cannot be written and the daemon stops: repeat the call with its key when it is back",
+        ))
+    }
+}
+
+impl From<NotStable> for Status {
+    fn from(why: NotStable) -> Self {
+        match why {
+            NotStable::Failed(failed) => failed.into(),
+            NotStable::Gone => gone(),
+        }
+    }
 }
 
 /// Checks the number of entries of a batch.

@@ -1,4 +1,4 @@
-//! Lists of workers and of clients: read a stripe at a time, at their turn among all lists ([`crate::core_cell::lists`]).
+//! Lists of workers and of clients: read a stripe at a time, at their turn among all lists ([`crate::core::lists`]).
 //!
 //! Tested at the end of this file and in `tests/daemon/listing.rs`.
 
@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use tonic::Status;
 
 use super::status;
-use crate::core_cell::lists::Ticket;
-use crate::core_cell::{self, Core};
+use crate::core::lists::Ticket;
+use crate::core::{Core, core_cell};
 
 /// LIMIT: numbers that one turn looks at, and records that it copies.
 const NUMBERS_PER_TURN: u16 = 1024;
@@ -100,7 +100,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::core_cell::test_core;
+    use crate::core::test_core;
 
     thread_local! {
         static READ: Cell<u32> = const { Cell::new(0) };

@@ -9,7 +9,7 @@ use qtf_proto::v1::{self, Refusal, RefusalReason, SubmitVerdict, TaskSpec};
 use qtf_shm::{ClientIndex, KeyId, TaskId};
 
 use super::status;
-use crate::core_cell::Core;
+use crate::core::Core;
 
 /// Who submits, and by which session.
 #[derive(Debug, Clone, Copy)]

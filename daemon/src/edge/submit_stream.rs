@@ -23,9 +23,9 @@ use super::company::Company;
 use super::ends::{acknowledge, next_ends, watch};
 use super::submit::{Submitter, array_of, release_keys, submit_one, verdict};
 use super::{COPIED_PER_POLL_MAX, session_client, status};
-use crate::core_cell::stability::{JournalFailed, StablePlace};
-use crate::core_cell::watches::WatchKey;
-use crate::core_cell::{self, Core, StopPlace};
+use crate::core::stability::{JournalFailed, StablePlace};
+use crate::core::watches::WatchKey;
+use crate::core::{Core, StopPlace, core_cell};
 
 /// LIMIT: entries whose answers wait for the journal; while there are more, no batch is read.
 const UNANSWERED_MAX: usize = 16 * BATCH_ENTRIES_MAX;

@@ -22,8 +22,8 @@ use tonic::{Status, Streaming};
 use super::previews::Reading;
 use super::read::blob_of;
 use super::{status, worker_session};
-use crate::core_cell::uploads::{Asked, NoUpload};
-use crate::core_cell::{self, Core};
+use crate::core::uploads::{Asked, NoUpload};
+use crate::core::{Core, core_cell};
 use crate::spill::thread::{Range, UploadKey};
 
 /// LIMIT: time between two chunks of an upload.

@@ -14,9 +14,9 @@ use tonic::{Status, Streaming};
 use super::ends::{ENDS_MAX, UNTOLD_MAX, acknowledge, next_ends, watch};
 use super::intake::{Reader, Source, take_in};
 use super::status;
-use crate::core_cell;
-use crate::core_cell::stability::JournalFailed;
-use crate::core_cell::watches::WatchKey;
+use crate::core::core_cell;
+use crate::core::stability::JournalFailed;
+use crate::core::watches::WatchKey;
 
 /// The answers of one `Watch` call; reads its requests while it is polled.
 #[derive(Debug)]

@@ -29,8 +29,8 @@ use super::results::{Reporter, Results};
 use super::scheduler::{assignment, stop_reason, task_ref};
 use super::service::{peer_of, principal_of};
 use super::{COPIED_PER_POLL_MAX, status};
-use crate::core_cell::callers::CallKey;
-use crate::core_cell::{self, Core, StopPlace};
+use crate::core::callers::CallKey;
+use crate::core::{Core, StopPlace, core_cell};
 
 /// LIMIT: a call must be complete within 30 s.
 const WAIT_MS_MAX: u32 = 20_000;

@@ -24,8 +24,8 @@ use super::intake::{Reader, Source, take_in};
 use super::peer::Peer;
 use super::results::{Reporter, Results};
 use super::{read, status};
-use crate::core_cell::routes::{Notices, ProcessWatch, StreamKey};
-use crate::core_cell::{self, Core, StopPlace};
+use crate::core::routes::{Notices, ProcessWatch, StreamKey};
+use crate::core::{Core, StopPlace, core_cell};
 use crate::sys::peer::{Known, process_ended};
 
 /// `evicted` is said, and then the worker ends both streams. For one that does not, this is the end of its dispatch stream: at once
