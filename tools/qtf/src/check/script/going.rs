@@ -175,6 +175,7 @@ impl Script<'_> {
                 (last.worker_id == worker).then_some(())
             })
             .await;
+        self.takes_tasks(worker).await?;
         let evicted = self.client.evict(worker_id, "check").await;
         evicted.map_err(of_daemon)?;
         let back = self.wire.until(self.patience, |seen| {
@@ -192,6 +193,22 @@ impl Script<'_> {
                 format!("worker_id {said:#x}"),
             ),
         }
+    }
+
+    /// Waits until the daemon has heard the worker's Dispatch, of which the wire knows before it: evicted earlier, even a worker that
+    /// does not listen would learn of it by the refusal. One that grants nothing fails another check.
+    async fn takes_tasks(&self, worker: u64) -> Result<(), Complaint> {
+        let until = tokio::time::Instant::now() + self.patience;
+        while tokio::time::Instant::now() < until {
+            let workers = self.client.workers().await.map_err(of_daemon)?;
+            let own = workers.iter().find(|one| one.worker_id == worker);
+            if own.is_none_or(|own| own.credits > 0 || own.running > 0) {
+                break;
+            }
+            // The list is asked for: its change is told to nobody.
+            tokio::time::sleep(super::super::HEARTBEAT / 5).await;
+        }
+        Ok(())
     }
 
     /// A worker that is drained ends what it has, takes nothing more, and leaves.
