@@ -41,7 +41,7 @@ pub mod id;
 pub mod keys;
 pub mod kind_set;
 pub mod kinds;
-pub mod lane;
+pub mod hand_over;
 pub mod layout;
 pub mod local_changes;
 #[cfg(loom)]

@@ -1,6 +1,6 @@
 //! What a local worker hands over about its attempts beside the slots: who writes it, who reads it, who moves it into a slot.
 //!
-//! An entry of a worker's lane (`lane.rs`) is found from the task: its state word names the worker, the worker slot names the lane, the
+//! An entry of a worker's lane (`hand_over.rs`) is found from the task: its state word names the worker, the worker slot names the lane, the
 //! entry names task and attempt. It counts:
 //!
 //! | state of the task | an entry of this attempt says |
@@ -20,7 +20,7 @@
 use crate::arena::{Claimant, Purpose};
 use crate::blob::BlobRef;
 use crate::id::{SlotIndex, TaskId, WorkerIndex};
-use crate::lane::{ENTRIES, ENTRY_WORDS, EntryPlace, LANE_BYTES};
+use crate::hand_over::{ENTRIES, ENTRY_WORDS, EntryPlace, LANE_BYTES};
 use crate::segment::{Segment, SegmentView};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::task::slot::{Outcome, OutcomeKind};

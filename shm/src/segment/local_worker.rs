@@ -18,7 +18,7 @@ use crate::id::{AttachIndex, SlotIndex, WorkerId, WorkerIndex};
 use crate::kind_set::KindSet;
 use crate::segment::Segment;
 use crate::segment::attachment::Attachment;
-use crate::segment::own_lane::{EntryIndex, OwnLane};
+use crate::segment::own_hand_over::{EntryIndex, OwnLane};
 use crate::segment::process::Liveness;
 use crate::segment::taken::Taken;
 use crate::task::slot::TaskOptions;

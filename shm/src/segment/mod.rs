@@ -8,7 +8,7 @@
 //! | `upgrade/` | a segment of layout 2.0, read into a new one |
 //! | `attach` | how one is looked at |
 //! | `attachment`, `local_worker`, `taken` | how a local process writes to one: its record, its submissions, the tasks it takes |
-//! | `completion`, `own_lane` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
+//! | `completion`, `own_hand_over` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
 //! | `signals` | what local processes and the daemon let each other know without a call |
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
 //! | `header`, `parts` | its front, its regions |
@@ -54,7 +54,7 @@ mod limits;
 mod local_worker;
 mod lock_file;
 mod look;
-mod own_lane;
+mod own_hand_over;
 mod parts;
 mod pidfd;
 mod process;

@@ -18,7 +18,7 @@ use crate::id::{SlotIndex, TaskId};
 use crate::segment::ApplyError;
 use crate::segment::completion::{End, HALF_DONE};
 use crate::segment::local_worker::{APPLY_TRIES_MAX, LocalWorker};
-use crate::segment::own_lane::EntryIndex;
+use crate::segment::own_hand_over::EntryIndex;
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
 use crate::task::state::{Event, FLAG_CANCEL, Owner, Phase, StateWord};
 use crate::worker::WorkerEvent;

@@ -3,7 +3,7 @@
 use super::spec_in;
 use crate::id::TaskId;
 use crate::kind_set::KindSet;
-use crate::lane::ENTRIES;
+use crate::hand_over::ENTRIES;
 use crate::layout::attach::AttachRole;
 use crate::segment::{
     Attachment, AttachmentSpec, LocalWorkerSpec, Part, RepairScope, Repairer, Segment, Taken,

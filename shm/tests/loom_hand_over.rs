@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use loom::thread;
-use qtf_shm::lane::{ENTRY_WORDS, Entry, EntryPlace};
+use qtf_shm::hand_over::{ENTRY_WORDS, Entry, EntryPlace};
 use qtf_shm::sync::kill::killed_after;
 use qtf_shm::sync::{AtomicU64, Ordering, store_load_cas, store_load_load, zeroed_words};
 

@@ -8,7 +8,7 @@
 use core::cell::Cell;
 
 use crate::id::TaskId;
-use crate::lane::ENTRIES;
+use crate::hand_over::ENTRIES;
 use crate::segment::Segment;
 use crate::segment::completion::{End, Lane, LanePlace};
 

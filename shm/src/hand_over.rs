@@ -26,7 +26,7 @@
 //! | `lane.reuse` | the use counted (release), release fence, then the words of the next attempt | `read`: the uses (acquire), the words, acquire fence, then the uses again |
 //! | `lane.moved` | the end written into the slot, then the task zeroed (release) | `read`, `task`: the task (acquire), then the slot |
 //!
-//! Modelled in `shm/tests/loom_lane.rs`, tested in `segment/tests/completion.rs`.
+//! Modelled in `shm/tests/loom_hand_over.rs`, tested in `segment/tests/completion.rs`.
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
