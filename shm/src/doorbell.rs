@@ -1,8 +1,11 @@
-//! The doorbell of a sleeping daemon: local processes ring it when they have done something that the daemon may have to act on.
+//! The doorbell of a sleeper: the daemon, rung by local processes that have done something that it may have to act on; or the owner of a lane, rung by
+//! the core when it has told it something.
 //!
 //! ```text
-//! word, of which the lower half is a futex: rings 31 bits | 1 = the daemon sleeps, or is about to
+//! word, of which the lower half is a futex: rings 31 bits | 1 = the sleeper sleeps, or is about to
 //! ```
+//! What is said here of the daemon is true of an owner, for which the core is the one that rings.
+//!
 //! The daemon says that it is going to sleep, *then* looks through everything once more, and only then sleeps. A local process
 //! does what it does, *then* looks whether the daemon sleeps. That is a store-load pair (`sync`): one of them sees the other.
 //! Whoever finds the daemon asleep takes the mark away and wakes it, so one of many pays for the system call, and none while the
@@ -16,7 +19,7 @@
 //! - I3: the word is a hint: with any value in it (a mad peer writes what it likes) the daemon wakes too often or too late,
 //!   and does nothing wrong.
 //!
-//! Tested in `shm/tests/loom_doorbell.rs`, at the end of this file and in `daemon/src/cycle/bell.rs`.
+//! Tested in `shm/tests/loom_doorbell.rs` and `loom_lane.rs`, at the end of this file and in `daemon/src/cycle/bell.rs`.
 
 #[cfg(not(loom))]
 use crate::sync::futex;
@@ -117,13 +120,15 @@ impl<'s> Doorbell<'s> {
         false
     }
 
-    /// Wakes the daemon if it sleeps: one look at a word while it does not.
+    /// Wakes the sleeper if it sleeps: one look at a word while it does not. Returns whether this call woke it.
     #[cfg(not(loom))]
     #[inline]
-    pub fn ring(&self) {
-        if self.take_mark() {
+    pub fn ring(&self) -> bool {
+        let is_asleep = self.take_mark();
+        if is_asleep {
             futex::wake_all(self.word);
         }
+        is_asleep
     }
 
     /// Sleeps until the word is no longer what it was (at most for the time given, and perhaps for no reason at all).

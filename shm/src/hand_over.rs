@@ -1,4 +1,4 @@
-//! The lane of a local worker: where it hands over what it has to say about its attempts, beside the slots.
+//! The hand-over lane of a local worker: where it hands over what it has to say about its attempts, beside the slots.
 //!
 //! A local worker writes no field of a slot: if its process is stopped for long enough, the slot may be another task's by the time it writes.
 //! It writes an entry of its own instead, and changes the state word; the PLM moves the entry into the slot. An entry names task
@@ -16,8 +16,7 @@
 //!     56  reserved 8 bytes
 //! ```
 //! Order: `ended` and `result`, then `ending`, then the state word of the task RUNNING -> ENDED. The lane's memory is a chunk of the arena that is
-//! claimed by the worker's attach record; the worker slot says where (`WorkerSlot::lane`). It is the first piece of a lane in both
-//! directions: events out. Who uses it: `segment/completion.rs`.
+//! claimed by the worker's attach record; the worker slot says where (`WorkerSlot::lane`). Who uses it: `segment/completion.rs`.
 //!
 //! # Sync points
 //! | label | what | against |

@@ -20,6 +20,7 @@
 //! | [`sections`] | pieces of work whose words and counts others leave alone |
 //! | [`gate`] | whether a process may come in |
 //! | [`local_changes`] | how the daemon learns of local workers |
+//! | [`lane`] | what local processes and the core say to each other |
 //! | [`arena`] | payloads and results, in size classes |
 //! | [`sync`] | the only door to atomics |
 
@@ -37,11 +38,12 @@ pub mod blob;
 pub mod client;
 pub mod doorbell;
 pub mod gate;
+pub mod hand_over;
 pub mod id;
 pub mod keys;
 pub mod kind_set;
 pub mod kinds;
-pub mod hand_over;
+pub mod lane;
 pub mod layout;
 pub mod local_changes;
 #[cfg(loom)]
@@ -95,11 +97,12 @@ pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 #[cfg(not(loom))]
 pub use segment::{
     ATTEMPTS_KEPT_PER_TASK, Access, Adoption, ApplyError, AttachError, AttachInfo, Attachment,
-    AttachmentSpec, AttemptNote, ClaimError, ClaimedTask, Completion, Convicted, CreateError,
-    Earlier, GateWatch, Heap, KeptAttempt, Liveness, LoadError, LocalWorker, LocalWorkerSpec,
-    LockFile, MESSAGE_BYTES_MAX, OpenError, Part, PhaseCensus, PidFd, ProcessIdentity,
-    RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment,
-    SegmentSpec, SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord, Tombstone,
+    AttachmentSpec, AttemptNote, ClaimError, ClaimedTask, Completion, Convicted, CoreLane,
+    CreateError, Earlier, Full, GateWatch, Heap, KeptAttempt, LaneCommands, LaneEvents, LaneInfo,
+    LaneTaken, Liveness, LoadError, LocalWorker, LocalWorkerSpec, LockFile, MESSAGE_BYTES_MAX,
+    OpenError, OwnedLane, Part, PhaseCensus, PidFd, ProcessIdentity, RepairCounts, RepairScope,
+    Repairer, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec, SegmentView,
+    StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord, Tombstone,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

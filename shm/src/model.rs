@@ -3,6 +3,7 @@
 //! Exists under loom only. Used by `shm/tests/loom_*.rs`.
 
 use crate::client::ClientSlot;
+use crate::lane::Missed;
 use crate::layout::attach::{AttachRecord, AttachState, FileIdentity};
 use crate::sync::Ordering;
 use crate::task::slot::TaskSlot;
@@ -61,4 +62,26 @@ pub fn set_lock_file(record: &AttachRecord, file: FileIdentity) {
 #[must_use]
 pub fn lock_file(record: &AttachRecord) -> FileIdentity {
     record.lock_file()
+}
+
+/// Says that the lane of an attach record is open, as its process does.
+pub fn open_lane(record: &AttachRecord, live: AttachState) {
+    record.open_lane(live);
+}
+
+/// Whether it is, as the core asks.
+#[must_use]
+pub fn has_lane(record: &AttachRecord, found: AttachState) -> bool {
+    record.has_lane(found)
+}
+
+/// Notes that an owner has missed something, as the core does.
+pub fn miss(missed: &Missed<'_>) {
+    missed.note();
+}
+
+/// Takes note of that, as the owner does.
+#[must_use]
+pub fn take_missed(missed: &Missed<'_>) -> bool {
+    missed.take()
 }

@@ -11,7 +11,7 @@
 //!     40  role        1 daemon, 2 edge, 3 client, 4 worker
 //!     48  heartbeat   stamp
 //!     56  sections    entered so often 48 | within one now 16: work during which caches differ from the truth (see `quiet.rs`)
-//!     64  lane        reserved: where its lane lies
+//!     64  lane        its lane is open 1 | incarnation for which it is 32, see `layout/lane.rs`; 0 = it is not
 //!     72  name        31 bytes
 //!    104  lock_device device and inode of the lock file of which it holds byte 1 + n; 0 = it holds none
 //!    112  lock_inode
@@ -83,6 +83,33 @@ impl AttachRecord {
         result.is_ok()
     }
 
+    /// The lane is open for the incarnation that the state word names.
+    pub(crate) fn has_lane(&self, state: AttachState) -> bool {
+        let order = if cfg!(qtf_mutant = "lane_looked_at_without_acquire") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [lane.open] Acquire: the lane was made empty before.
+            Ordering::Acquire
+        };
+        // ORDERING: as chosen above.
+        let word = self.lane.load(order);
+        state.phase() == AttachPhase::Live && word == open_word(state.incarnation())
+    }
+
+    /// Says that the lane is open for this incarnation. Its process only.
+    pub(crate) fn open_lane(&self, state: AttachState) {
+        let order = if cfg!(qtf_mutant = "lane_opened_without_release") {
+            // ORDERING: a mutant.
+            Ordering::Relaxed
+        } else {
+            // ORDERING: [lane.open] Release: with the words that make it empty; pairs with `has_lane`.
+            Ordering::Release
+        };
+        // ORDERING: as chosen above.
+        self.lane.store(open_word(state.incarnation()), order);
+    }
+
     pub(crate) fn set_lock_file(&self, file: FileIdentity) {
         // ORDERING: published by [attach.state], or the daemon's own, which is told by its process id until it is there.
         self.lock_device.store(file.device, Ordering::Relaxed);
@@ -99,6 +126,13 @@ impl AttachRecord {
             inode: self.lock_inode.load(Ordering::Relaxed),
         }
     }
+}
+
+/// In the word `lane`: the rest is the incarnation for which the lane is open.
+const LANE_IS_OPEN: u64 = 1 << 32;
+
+const fn open_word(incarnation: u32) -> u64 {
+    LANE_IS_OPEN | incarnation as u64
 }
 
 /// What a file is known by as long as anybody has it open.

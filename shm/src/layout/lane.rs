@@ -7,20 +7,30 @@
 //!    128  commands_in     how many commands were put in                                     own
 //!    256  commands_out    how many were taken out                                           core
 //!    384  events_in       how many events were put in                                       core
+//!    392  reserved[0]     how often an event was missed, see `lane/missed.rs`               core
 //!    512  events_out      how many were taken out                                           own
+//!    520  reserved[0]     up to which of the missed the owner has looked                    own
 //!    640  sleep           asleep 1 | 0 32 | rings 31: the futex on which its owner sleeps   own, core
 //!    768  commands        32 entries                                                        own
 //!   1792  events          64 entries                                                        core
 //!   3840  reserved
 //!
-//! entry, 32 bytes: what 8 | flags 8 | count 16 | argument 32; task id; two words by `what`
+//! entry, 32 bytes: what 8 | flags 8 | count 16 | number 32; task id; two words by `what`, see `lane/entry.rs`
 //! ```
-//! Lane `n` belongs to attach record `n`; 128 bytes lie between what different sides write.
+//! Lane `n` belongs to attach record `n`; 128 bytes lie between what different sides write. It is open while the word `lane` of the live attach
+//! record says so. Form and larger rings have no user yet and are 0.
 //!
-//! Invariant: no program uses them yet, so they are zero; `verify` reports what is not. Tested in `segment/tests/unused.rs`.
+//! Invariant: of the words of one side the other writes none, at no time: who opens a lane finds whatever the one before has left, and makes it empty by
+//! writing own words only ([`LaneLayout::begin`]). Tested in `segment/tests/lanes.rs`.
 
+use crate::doorbell::Doorbell;
+use crate::lane::{Missed, Ring};
 use crate::layout::shared::shared_layout;
 use crate::sync::AtomicU64;
+
+/// Place of the core's and of the owner's count of what was missed, in the reserved words behind the counts of events: zero in segments from
+/// before, which is right.
+const MISSED: usize = 0;
 
 shared_layout! {
     /// One lane as it lies in the segment; see the drawing in this file's head.
@@ -41,5 +51,38 @@ shared_layout! {
         768 => commands: [AtomicU64; 128],
         1792 => events: [AtomicU64; 256],
         3840 => reserved: [AtomicU64; 32],
+    }
+}
+
+impl LaneLayout {
+    /// What its owner asks of the core.
+    pub(crate) const fn command_ring(&self) -> Ring<'_> {
+        Ring::new(&self.commands_in, &self.commands_out, &self.commands)
+    }
+
+    /// What the core tells its owner.
+    pub(crate) const fn event_ring(&self) -> Ring<'_> {
+        Ring::new(&self.events_in, &self.events_out, &self.events)
+    }
+
+    /// Whether the owner has missed events.
+    pub(crate) const fn missed(&self) -> Missed<'_> {
+        Missed::new(
+            &self.reserved_events_in[MISSED],
+            &self.reserved_events_out[MISSED],
+        )
+    }
+
+    /// The bell at which its owner sleeps.
+    pub(crate) const fn bell(&self) -> Doorbell<'_> {
+        Doorbell::new(&self.sleep)
+    }
+
+    /// Makes the lane empty, by words of the owner alone, who says afterwards that it is open.
+    pub(crate) fn begin(&self) {
+        self.command_ring().producer().begin();
+        self.event_ring().consumer().begin();
+        let _stood = self.missed().take();
+        self.bell().wakes_up();
     }
 }

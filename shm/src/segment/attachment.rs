@@ -105,6 +105,8 @@ pub struct Attachment {
     /// 1: something is left under the record's name; it is given back by a repairer after this process's end. 2: the process
     /// counts as killed, in simulations only.
     kept: AtomicU64,
+    /// 1: the lane was opened.
+    has_lane: AtomicU64,
 }
 
 impl Attachment {
@@ -173,6 +175,7 @@ impl Attachment {
                 pid: std::process::id(),
                 last_stamp: AtomicU64::new(0),
                 kept: AtomicU64::new(0),
+                has_lane: AtomicU64::new(0),
             };
             // Dropped again if so, before anything was done.
             return if opened.segment.is_being_rebuilt() {
@@ -194,6 +197,17 @@ impl Attachment {
     #[must_use]
     pub const fn index(&self) -> AttachIndex {
         self.segment.attach
+    }
+
+    /// The state word of its attach record.
+    pub(super) const fn record_state(&self) -> AttachState {
+        self.state
+    }
+
+    /// The lane is the caller's now; false if it is somebody's.
+    pub(super) fn take_lane(&self) -> bool {
+        // ORDERING: of this process; whoever comes second does nothing.
+        self.has_lane.swap(1, Ordering::Relaxed) == 0
     }
 
     /// The lock file, by which the life of others is told.
@@ -288,6 +302,11 @@ impl Drop for Attachment {
         if let Some(record) = record.filter(|_| !kept) {
             // Nothing is left behind: claims and workers borrow the attachment and have been dropped before.
             record.change(self.state, self.state.freed());
+            // ORDERING: of this process.
+            if self.has_lane.load(Ordering::Relaxed) != 0 {
+                // The core looks which lanes there are.
+                self.segment.note_local_change();
+            }
         }
         if let Some(lock) = &self.lock {
             // Said expressly: a child that was forked at this moment and has not come to its `exec` shares the lock. If it

@@ -19,8 +19,8 @@
 
 use crate::arena::{Claimant, Purpose};
 use crate::blob::BlobRef;
-use crate::id::{SlotIndex, TaskId, WorkerIndex};
 use crate::hand_over::{ENTRIES, ENTRY_WORDS, EntryPlace, LANE_BYTES};
+use crate::id::{SlotIndex, TaskId, WorkerIndex};
 use crate::segment::{Segment, SegmentView};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::task::slot::{Outcome, OutcomeKind};

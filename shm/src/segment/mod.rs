@@ -9,6 +9,7 @@
 //! | `attach` | how one is looked at |
 //! | `attachment`, `local_worker`, `taken` | how a local process writes to one: its record, its submissions, the tasks it takes |
 //! | `completion`, `own_hand_over` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
+//! | `lanes`, `own_lane` | the lanes of attach records: as the core uses them, as their owners do |
 //! | `signals` | what local processes and the daemon let each other know without a call |
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
 //! | `header`, `parts` | its front, its regions |
@@ -50,11 +51,13 @@ mod history;
 mod image;
 mod judge;
 mod key;
+mod lanes;
 mod limits;
 mod local_worker;
 mod lock_file;
 mod look;
 mod own_hand_over;
+mod own_lane;
 mod parts;
 mod pidfd;
 mod process;
@@ -109,8 +112,10 @@ pub use history::{
 };
 pub use image::ImageReport;
 pub use judge::AttachInfo;
+pub use lanes::{CoreLane, LaneInfo};
 pub use local_worker::{JoinError, LocalWorker, LocalWorkerSpec};
 pub use lock_file::LockFile;
+pub use own_lane::{Full, LaneCommands, LaneEvents, LaneTaken, OwnedLane};
 pub use pidfd::PidFd;
 pub use process::{Liveness, ProcessIdentity};
 pub use rebase::ANCIENT_STAMPS;

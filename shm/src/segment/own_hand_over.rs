@@ -1,4 +1,4 @@
-//! The lane of a local worker as that worker uses it: which entries are free, and what it writes into them.
+//! The hand-over lane of a local worker as that worker uses it: which entries are free, and what it writes into them.
 //!
 //! Invariant: an entry is written for a task only between `reserve` and `let_go`, and reserved only when it is free: never used, cleared by whoever
 //! moved its end, or of a task that has moved on.
@@ -7,8 +7,8 @@
 
 use core::cell::Cell;
 
-use crate::id::TaskId;
 use crate::hand_over::ENTRIES;
+use crate::id::TaskId;
 use crate::segment::Segment;
 use crate::segment::completion::{End, Lane, LanePlace};
 

@@ -14,6 +14,7 @@ use crate::keys::KeyView;
 use crate::kinds::{KindEntry, KindTable};
 use crate::layout::attach::AttachRecord;
 use crate::layout::control::ControlLayout;
+use crate::layout::lane::LaneLayout;
 use crate::layout::{Geometry, HeaderError, RegionKind, RegionTable, SharedLayout};
 use crate::region::{Mapping, SharedSlice, map_ahead};
 use crate::sync::AtomicU64;
@@ -32,6 +33,7 @@ pub(crate) struct Parts {
     pub(crate) workers: SharedSlice<WorkerSlot>,
     pub(crate) clients: SharedSlice<ClientSlot>,
     pub(crate) attaches: SharedSlice<AttachRecord>,
+    pub(crate) lanes: SharedSlice<LaneLayout>,
     kinds: SharedSlice<KindEntry>,
     counters: SharedSlice<AtomicU64>,
     histograms: SharedSlice<StageLayout>,
@@ -61,6 +63,7 @@ impl Parts {
             workers: structs.of(RegionKind::Workers)?,
             clients: structs.of(RegionKind::Clients)?,
             attaches: structs.of(RegionKind::Attaches)?,
+            lanes: structs.of(RegionKind::Lanes)?,
             kinds: structs.of(RegionKind::Kinds)?,
             counters: structs.words(RegionKind::Counters)?,
             histograms: structs.of(RegionKind::Histograms)?,

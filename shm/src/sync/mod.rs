@@ -311,6 +311,20 @@ pub fn store_load_clear_bits(word: &AtomicU64, bits: u64) -> u64 {
     word.fetch_and(!bits, Ordering::SeqCst)
 }
 
+/// Reads a word that the caller alone writes.
+///
+/// loom remembers the last access of a word only. A writer that looks at its own word before it writes would hide the looks of others before that, and
+/// no order but the first would be explored; so there the look is an addition of nothing, which others' looks race with.
+#[inline]
+pub fn load_own(word: &AtomicU64) -> u64 {
+    #[cfg(loom)]
+    // ORDERING: as below; it publishes nothing that the store before it has not.
+    return word.fetch_add(0, Ordering::Relaxed);
+    #[cfg(not(loom))]
+    // ORDERING: the caller's own last store.
+    word.load(Ordering::Relaxed)
+}
+
 /// Makes `count` zeroed words in private memory: tests, simulators, tools.
 #[must_use]
 pub fn zeroed_words(count: usize) -> Box<[AtomicU64]> {

@@ -218,6 +218,8 @@ impl TaskOptions {
     pub const AT_MOST_ONCE: Self = Self(8);
     /// Its idempotency key was made up by a client library and ends with the acknowledgement of the task.
     pub const AUTOMATIC_KEY: Self = Self(16);
+    /// Its end is told to the lane of its client.
+    pub const TELLS_LANE: Self = Self(32);
 
     /// Any bits; unknown ones are kept.
     #[must_use]

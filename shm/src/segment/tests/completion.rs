@@ -1,9 +1,9 @@
 //! What local workers hand over beside the slots: late ends, ends without a daemon, full lanes, kills after each write.
 
 use super::spec_in;
+use crate::hand_over::ENTRIES;
 use crate::id::TaskId;
 use crate::kind_set::KindSet;
-use crate::hand_over::ENTRIES;
 use crate::layout::attach::AttachRole;
 use crate::segment::{
     Attachment, AttachmentSpec, LocalWorkerSpec, Part, RepairScope, Repairer, Segment, Taken,

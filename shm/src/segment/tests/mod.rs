@@ -9,6 +9,7 @@ mod damaged;
 mod gates;
 mod histograms;
 mod history;
+mod lanes;
 mod life;
 mod model;
 mod named;

@@ -2,9 +2,9 @@
 
 use super::segment;
 use crate::arena::{Claimant, Purpose};
+use crate::hand_over::{EntryPlace, LANE_BYTES};
 use crate::id::{AttachIndex, SlotIndex, TaskId};
 use crate::keys::KeyId;
-use crate::hand_over::{EntryPlace, LANE_BYTES};
 use crate::segment::rebase::{ANCIENT_STAMPS, Mark};
 use crate::segment::{Segment, TaskFields};
 use crate::sync::Ordering;

@@ -5,7 +5,7 @@ use crate::layout::RegionKind;
 use crate::segment::verify::Rule;
 use crate::sync::Ordering;
 
-const UNUSED: [RegionKind; 10] = [
+const UNUSED: [RegionKind; 9] = [
     RegionKind::Names,
     RegionKind::Principals,
     RegionKind::Queues,
@@ -13,7 +13,6 @@ const UNUSED: [RegionKind; 10] = [
     RegionKind::Lines,
     RegionKind::LineHeap,
     RegionKind::Pages,
-    RegionKind::Lanes,
     RegionKind::Events,
     RegionKind::Errors,
 ];

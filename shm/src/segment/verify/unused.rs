@@ -8,7 +8,7 @@ use crate::segment::SegmentView;
 use crate::segment::verify::{Pass, Rule};
 use crate::sync::Ordering;
 
-const UNUSED: [RegionKind; 10] = [
+const UNUSED: [RegionKind; 9] = [
     RegionKind::Names,
     RegionKind::Principals,
     RegionKind::Queues,
@@ -16,7 +16,6 @@ const UNUSED: [RegionKind; 10] = [
     RegionKind::Lines,
     RegionKind::LineHeap,
     RegionKind::Pages,
-    RegionKind::Lanes,
     RegionKind::Events,
     RegionKind::Errors,
 ];
