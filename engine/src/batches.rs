@@ -6,9 +6,10 @@
 
 use qtf_shm::{ClientIndex, Counter, Now, Segment, TaskId, WorkerId};
 
-use crate::answers::{Accepted, Answer, ResultAnswer};
 use crate::cycle::Engine;
-use crate::plm::{Disposition, Fence, ResultReport, Submission, TaskRef};
+use crate::lookup::TaskRef;
+use crate::plm::{Accepted, Answer, ResultAnswer};
+use crate::plm::{Disposition, Fence, ResultReport, Submission};
 use crate::rejection::Rejection;
 
 /// How many entries ahead memory is asked for: what a few calls take is what memory takes.

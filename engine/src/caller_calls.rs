@@ -6,7 +6,8 @@ use qtf_shm::{KindSet, Now, WorkerId};
 
 use crate::cycle::Engine;
 use crate::effects::StopReason;
-use crate::plm::{Fence, Namer, TaskRef};
+use crate::lookup::TaskRef;
+use crate::plm::{Fence, Namer};
 use crate::register::{Loan, Reserve, Reserved, check_reserve};
 use crate::rejection::Rejection;
 

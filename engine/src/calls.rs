@@ -6,16 +6,13 @@ use qtf_shm::{
     AttachIndex, ClientIndex, Counter, KindIndex, KindSet, Now, StateWord, TaskId, WorkerId,
 };
 
-use crate::answers::{Accepted, Answer, ResultAnswer};
+use crate::clients::{ClientHello, ClientSession};
 use crate::cycle::Engine;
-use crate::plm::{
-    AttemptSpec, Disposition, Fence, Namer, ResultReport, Submission, TaskRef, attempt_spec,
-};
+use crate::lookup::{AttemptSpec, TaskRef, attempt_spec};
+use crate::plm::{Accepted, Answer, ResultAnswer};
+use crate::plm::{Disposition, Fence, Namer, ResultReport, Submission};
 use crate::principal::Principal;
-use crate::register::{
-    Beat, ClientHello, ClientSession, Holding, Offer, WorkerHello, WorkerWelcome, check_held,
-    check_hello,
-};
+use crate::register::{Beat, Holding, Offer, WorkerHello, WorkerWelcome, check_held, check_hello};
 use crate::rejection::Rejection;
 
 /// What clients ask.

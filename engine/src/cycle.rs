@@ -6,48 +6,21 @@
 //! is left is done by the next cycle, and the returned [`WorkCount`] says that there was something.
 //! Tested in `engine/tests/rules/`.
 
-use std::ops::AddAssign;
 use std::sync::Arc;
 
 use qtf_shm::time::STAMP_MAX;
 use qtf_shm::{BlobRef, Counter, GateWatch, Now, PhaseCensus, PlmRight, Segment};
 
 use crate::attaches::Departed;
+use crate::clients::Clients;
 use crate::config::{ConfigError, EngineConfig};
 use crate::effects::{Effect, EffectQueue, LostFiles};
 use crate::plm::{Plm, Recorder, Repaired};
-use crate::register::{Clients, Workers};
+use crate::register::Workers;
 use crate::scheduler::Scheduler;
 use crate::sweep::Sweep;
 use crate::turn::Turn;
-
-/// How much a cycle has done; 0 means that the caller may rest until the next deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct WorkCount(u64);
-
-impl WorkCount {
-    /// Nothing.
-    pub const NONE: Self = Self(0);
-    pub(crate) const ONE: Self = Self(1);
-
-    /// The number of things done.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    /// Nothing was done.
-    #[must_use]
-    pub const fn is_zero(self) -> bool {
-        self.0 == 0
-    }
-}
-
-impl AddAssign for WorkCount {
-    fn add_assign(&mut self, other: Self) {
-        self.0 = self.0.saturating_add(other.0);
-    }
-}
+use crate::work_count::WorkCount;
 
 /// PLM, Scheduler and Register over one segment. See the crate's head.
 #[derive(Debug)]

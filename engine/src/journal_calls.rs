@@ -12,12 +12,13 @@ use qtf_shm::histogram::Stage;
 use qtf_shm::segment::Took;
 use qtf_shm::{KeyId, Now, Phase, Segment, TaskId};
 
-use crate::answers::Accepted;
 use crate::config::{ConfigError, EngineConfig};
-use crate::cycle::{Engine, WorkCount};
+use crate::cycle::Engine;
+use crate::plm::Accepted;
 use crate::plm::{Recorder, Reservation};
 use crate::rejection::Rejection;
 use crate::wall::WallTime;
+use crate::work_count::WorkCount;
 
 impl Engine {
     /// Adopts a segment with a journal, whose end the appender stands at. What the segment says of journal tasks

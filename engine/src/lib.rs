@@ -11,11 +11,16 @@
 //! 4. **Nothing that comes in is believed.** Ids, attempts, credits and tokens of peers are
 //!    checked; a mad peer gets a [`Rejection`] or [`Disposition::Stale`], never a panic.
 //!
-//! | folder | is | decides |
-//! |---|---|---|
-//! | `plm/` | Process Lifecycle Manager | admission, results, retries, cancellation, retention |
-//! | `scheduler/` | main scheduler | which ready task goes to which worker |
-//! | `register/` | Register | who is there, who is silent, who is lost |
+//! | floor | folder | is | decides |
+//! |---:|---|---|---|
+//! | 5 | `cycle.rs`, `calls.rs` and the files beside them | the engine as a whole | nothing: they check who asks, and hand on |
+//! | 4 | `scheduler/` | main scheduler | which ready task goes to which worker |
+//! | 3 | `plm/` | Process Lifecycle Manager | admission, results, retries, cancellation, retention |
+//! | 2 | `register/` | Register | which worker is there, which is silent, which is lost |
+//! | 1 | `turn.rs`, `lookup.rs` | what the roles share during one call | nothing |
+//! | 0 | `clients/` | the Register's table of clients | who has which record, and what each principal may use up |
+//!
+//! A floor uses what stands below it and never what stands above; `cargo xtask tidy` finds whoever does.
 //!
 //! Results of calls: what the daemon is to do comes out of [`Engine::pop_effect`].
 //!
@@ -24,15 +29,16 @@
 
 #![forbid(unsafe_code)]
 
-mod answers;
 mod attaches;
 mod batches;
 mod caller_calls;
 mod calls;
+mod clients;
 mod config;
 mod cycle;
 mod effects;
 mod journal_calls;
+mod lookup;
 mod places;
 mod plm;
 mod principal;
@@ -45,25 +51,26 @@ pub mod snapshot;
 mod sweep;
 mod turn;
 mod wall;
-mod whole_task;
+mod work_count;
 
-pub use answers::{Accepted, Answer, ResultAnswer};
 pub use batches::Caller;
+pub use clients::{ClientHello, ClientSession};
 pub use config::{ConfigError, EngineConfig};
-pub use cycle::{Engine, WorkCount};
+pub use cycle::Engine;
 pub use effects::{Effect, StopReason};
+pub use lookup::{AttemptSpec, TaskRef};
 pub use places::TimeAfter;
 pub use plm::{
-    ATTEMPTS_USED_UP, ArrayMember, AttemptSpec, Disposition, Durability, Output, Payload,
-    ResultReport, Said, Submission, TaskRef,
+    ATTEMPTS_USED_UP, Accepted, Answer, ArrayMember, Disposition, Durability, Output, Payload,
+    ResultAnswer, ResultReport, Said, Submission,
 };
 pub use principal::Principal;
 pub use qtf_journal::Lsn;
 pub use register::{
-    Beat, ClientHello, ClientSession, Held, Holding, Loan, Reconnect, Reserve, Reserved,
-    WorkerHello, WorkerWelcome,
+    Beat, Held, Holding, Loan, Reconnect, Reserve, Reserved, WorkerHello, WorkerWelcome,
 };
 pub use rejection::{RejectReason, Rejection};
 pub use restore::{RestoreError, Restored, restore};
 pub use shares::{ShareRule, ShareUsedUp, Usage};
 pub use wall::WallTime;
+pub use work_count::WorkCount;

@@ -3,7 +3,7 @@
 //! Each task goes back into its own slot and generation, at its old place in the order. Nobody runs anything after a
 //! cold start: what was handed out waits again, with its attempt; what was to be cancelled is cancelled. Delays and
 //! times to live are converted by the wall clock, here and nowhere else. Memory tasks are gone, their ids are never
-//! given again (`plm/reservation.rs`).
+//! given again (`plm/records/reservation.rs`).
 //!
 //! To be called on a new segment before anybody else attaches; it rebuilds the segment's caches at the end. The engine
 //! that follows ([`crate::Engine::with_journal`]) journals what was changed here. Tested in
@@ -18,11 +18,11 @@ use qtf_shm::{
     TaskOptions,
 };
 
+use crate::clients::OPERATOR_RECORDS;
+use crate::lookup::find;
 use crate::places::Places;
 use crate::plm::{LSN_UNDER_WAY, restorable_keys, usable_keys};
-use crate::register::OPERATOR_RECORDS;
 use crate::shares::{ShareRule, Usage};
-use crate::turn::find;
 use crate::wall::WallTime;
 
 /// What a cold start has brought back.

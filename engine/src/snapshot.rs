@@ -16,8 +16,8 @@ use qtf_journal::{JournalError, Lsn, SnapshotWriter, WholeTask};
 use qtf_shm::{KeyId, Segment, SlotIndex, TaskId, TaskOptions};
 
 use crate::plm::LSN_UNDER_WAY;
+use crate::plm::{WholeTaskBuffer, whole_task_of};
 use crate::wall::WallTime;
-use crate::whole_task::{WholeTaskBuffer, whole_task_of};
 
 /// LIMIT: copies of a task that changes while it is read; each change takes the engine a microsecond.
 const LOOKS_MAX: u32 = 10_000;

@@ -2,7 +2,7 @@
 //! seen enough.
 //!
 //! One walk serves three askers, because all of them use the same idempotent repair of one slot
-//! (`plm/repair.rs`): tasks of lost workers, tasks that a reconnected worker no longer holds,
+//! (`plm/upkeep/repair.rs`): tasks of lost workers, tasks that a reconnected worker no longer holds,
 //! parked tasks whose kind is offered again. An asker gets the number of a pass; what it asked for
 //! is certain once [`Sweep::has_completed`] that pass. While somebody asks, a stripe is walked in
 //! each cycle; when nobody does, one stripe in each background period.

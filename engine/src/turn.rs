@@ -11,10 +11,10 @@ use qtf_shm::{
 };
 
 use crate::EngineConfig;
+use crate::clients::{Clients, arena_bytes};
 use crate::effects::{Effect, EffectQueue, LostFiles, StopReason};
-use crate::plm::TaskRef;
-use crate::register::{Clients, arena_bytes, serves};
-use crate::rejection::{Detail, RejectReason, Rejection};
+use crate::lookup::{TaskRef, find, or_expired, serves};
+use crate::rejection::Rejection;
 use crate::sweep::Sweep;
 
 /// One call's view of the engine.
@@ -209,35 +209,4 @@ impl<'e> Turn<'e> {
         self.clients.task_freed(self.segment, client);
         true
     }
-}
-
-/// The refusal, or that the result has expired where that is known. Looks through all tombstones.
-pub(crate) fn or_expired(segment: &Segment, id: TaskId, rejection: Rejection) -> Rejection {
-    segment.expired(id).map_or(rejection, |tombstone| {
-        Rejection::expired(rejection.reason, id, tombstone)
-    })
-}
-
-/// Finds the slot of a task; tells an id that never was, or is gone, from one whose slot has moved
-/// on.
-pub(crate) fn find(segment: &Segment, id: TaskId) -> Result<(SlotIndex, StateWord), Rejection> {
-    let not_given = Rejection::new(RejectReason::UnknownTask, Detail::NotGiven(id));
-    let slot = segment.slot_of(id).ok_or(not_given)?;
-    let state = segment.task(slot).state();
-    if state.is_of(id) && state.phase() != Phase::Claimed {
-        return Ok((slot, state));
-    }
-    let (asked, base) = (id.generation(), segment.gen_base());
-    let now = state.id(slot).filter(|now| now.generation() > asked);
-    Err(match now {
-        Some(now) if asked > base => {
-            Rejection::new(RejectReason::StaleTask, Detail::Stale { asked: id, now })
-        }
-        Some(_) => Rejection::new(RejectReason::StaleTask, Detail::OlderThanSegment(id)),
-        None if state.generation() == asked => Rejection::unknown_task(id),
-        None if asked <= base => {
-            Rejection::new(RejectReason::UnknownTask, Detail::OlderThanSegment(id))
-        }
-        None => not_given,
-    })
 }

@@ -1,5 +1,5 @@
 //! One user on more hosts than there are client records, each with a task: all commands work for all of the tasks, before and
-//! after a restart. The rule is in `engine/src/register/folding.rs`.
+//! after a restart. The rule is in `engine/src/clients/folding.rs`.
 
 use std::time::Duration;
 

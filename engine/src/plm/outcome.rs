@@ -3,7 +3,7 @@
 //! A pure function of what the worker reported and what the slot says, and the pause before a
 //! retry. Rules, in this order:
 //! 1. Exit code 0 is success, also when a cancellation was under way: the work is complete. (What has run beyond its limit and
-//!    the grace has timed out, whatever its worker says: `results.rs`.)
+//!    the grace has timed out, whatever its worker says: `attempts/results.rs`.)
 //! 2. A task whose cancellation was asked for is cancelled.
 //! 3. A worker that says "not now" has not failed: the task is handed out again after the pause that it asked for. What runs at
 //!    most once has failed with it, as nobody may have it again.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use qtf_shm::{Now, SlotIndex, TaskId, WorkerIndex};
 
-use crate::plm::TaskRef;
+use crate::lookup::TaskRef;
 
 /// One attempt that is its worker's for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,13 +22,13 @@ use qtf_shm::{
 
 use super::attempt_leases::{AttemptLease, AttemptLeases};
 use super::joining::{Offer, WorkerHello, check_hello};
-use super::workers::{Workers, apply, serves};
-use crate::cycle::WorkCount;
-use crate::plm::TaskRef;
+use super::workers::{Workers, apply};
+use crate::lookup::{TaskRef, serves};
 use crate::principal::Principal;
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::shares::{ShareUsedUp, Usage};
 use crate::turn::Turn;
+use crate::work_count::WorkCount;
 
 /// LIMIT: how long a record without calls and attempts is kept, so that a repeated report finds its worker.
 const REPEAT_NS: u64 = 60_000_000_000;

@@ -6,7 +6,7 @@
 use qtf_shm::WorkerIndex;
 
 use super::workers::Workers;
-use crate::plm::TaskRef;
+use crate::lookup::TaskRef;
 
 /// LIMIT: what the largest worker runs, and as many results that it has not delivered yet.
 const WAITING_MAX: usize = 2 * 65_535;

@@ -16,9 +16,9 @@ use qtf_shm::{
 
 use super::pace::Pace;
 use super::workers::{Workers, apply};
-use crate::plm::{TaskRef, is_held_by, is_to_be_told};
+use crate::lookup::{TaskRef, find, is_held_by, is_to_be_told};
 use crate::rejection::{Detail, RejectReason, Rejection};
-use crate::turn::{Turn, find};
+use crate::turn::Turn;
 
 /// LIMIT: the name field of the slot holds 63 bytes.
 const NAME_BYTES_MAX: usize = 63;

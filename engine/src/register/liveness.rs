@@ -16,10 +16,11 @@
 use qtf_shm::{AttachIndex, Counter, Key, Now, WorkerEvent, WorkerIndex, WorkerPhase};
 
 use super::joining::Held;
-use super::workers::{Workers, apply, serves};
-use crate::cycle::WorkCount;
+use super::workers::{Workers, apply};
 use crate::effects::Effect;
+use crate::lookup::serves;
 use crate::turn::Turn;
+use crate::work_count::WorkCount;
 
 /// What a worker says that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

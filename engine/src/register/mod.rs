@@ -9,9 +9,6 @@
 //! | `comparison.rs` | what a worker says that it holds, against what the segment says |
 //! | `calling.rs`, `attempt_leases.rs` | workers that call instead of holding streams; a lease for each of their attempts |
 //! | `pace.rs` | how much may be ordered ahead of a worker |
-//! | `clients.rs` | identities of clients, their sessions and counts |
-//! | `arena_share.rs` | what payloads take of the arena, by principal |
-//! | `folding.rs` | results of idle clients go over to the common record of their principal |
 //!
 //! Invariants:
 //! - I1: the worker heap holds exactly the workers that may be given a task now.
@@ -19,12 +16,9 @@
 //! - I3: a LOST worker's slot becomes FREE only after a whole pass of the sweep that found none of
 //!   its tasks, so that no task is ever taken for one of the slot's next tenant.
 
-mod arena_share;
 mod attempt_leases;
 mod calling;
-mod clients;
 mod comparison;
-mod folding;
 mod in_time;
 mod joining;
 mod leaves;
@@ -32,12 +26,9 @@ mod liveness;
 mod pace;
 mod workers;
 
-pub(crate) use arena_share::{arena_bytes, arena_bytes_of};
 pub use calling::{Loan, Reserve, Reserved};
 pub(crate) use calling::{check_reserve, count_lease_over};
-pub use clients::{ClientHello, ClientSession};
-pub(crate) use clients::{Clients, OPERATOR_RECORDS};
 pub use joining::{Held, Reconnect, WorkerHello, WorkerWelcome};
 pub(crate) use joining::{Offer, check_held, check_hello};
 pub use liveness::{Beat, Holding};
-pub(crate) use workers::{AttemptOver, Ending, Possession, Workers, serves};
+pub(crate) use workers::{AttemptOver, Ending, Possession, Workers};

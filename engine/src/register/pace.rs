@@ -8,7 +8,8 @@
 
 use qtf_shm::{KindIndex, Now, Segment, WorkerIndex, WorkerState};
 
-use super::workers::{Workers, serves};
+use super::workers::Workers;
+use crate::lookup::serves;
 use crate::turn::Turn;
 
 /// LIMIT: attempts ordered ahead of a worker that has started nothing yet. It doubles with each round of starts, so the

@@ -14,7 +14,7 @@ use super::calling::{Callers, Calling};
 use super::comparison::Arrival;
 use super::leaves::Hand;
 use super::pace::Pace;
-use crate::plm::TaskRef;
+use crate::lookup::{TaskRef, serves};
 use crate::rejection::Rejection;
 use crate::sweep::Pass;
 use crate::turn::Turn;
@@ -376,14 +376,6 @@ impl Workers {
         }
         self.assignments
     }
-}
-
-/// The worker is there: it may hold tasks and report about them.
-pub(crate) fn serves(state: WorkerState) -> bool {
-    matches!(
-        state.phase(),
-        WorkerPhase::Live | WorkerPhase::Draining | WorkerPhase::Suspect
-    )
 }
 
 /// The worker's kinds count as on offer: also while it is suspected, as that lasts one probe only.

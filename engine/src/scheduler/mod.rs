@@ -17,10 +17,10 @@ use qtf_shm::{
     Blocked, Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot,
 };
 
-use crate::cycle::WorkCount;
 use crate::plm::{ATTEMPT_MAX, Plm};
 use crate::register::Workers;
 use crate::turn::Turn;
+use crate::work_count::WorkCount;
 use placement::{Pick, SCANS_PER_CYCLE_MAX, pick};
 
 /// From this slot on the next task is looked for while the best one is placed: what fewer slots take stays in the caches.

@@ -1,0 +1,120 @@
+//! Tasks that have ended a moment ago: most are acknowledged at once, and need no leaf in the timer heap for their time to live.
+//!
+//! What is still there after [`LET_BE_NS`] gets its leaf then, in the order of the ends; the sweep leaves younger ends alone.
+//! What is remembered here can be lost: the start of a daemon builds the timer heap from the slots, and the sweep puts back what is missing.
+//! Invariant: an ended task whose time to live runs has a leaf, is remembered here, or was met by neither a start nor the sweep yet.
+//! Tested in `engine/tests/rules/retention.rs`.
+
+use std::collections::VecDeque;
+
+use qtf_shm::{Now, Phase, SlotIndex, StateWord, TaskId};
+
+use super::retention::expires_at;
+use crate::plm::Plm;
+use crate::turn::Turn;
+use crate::work_count::WorkCount;
+
+/// LIMIT: ends that are remembered; with more, the oldest gets its leaf before its time. 256 KiB.
+const FRESH_MAX: usize = 16_384;
+
+/// How many ends ahead memory is asked for: slots are looked at in the order of their ends, which memory does not foresee.
+const AHEAD: usize = 8;
+
+/// How long an ended task goes without a leaf.
+const LET_BE_NS: u64 = 1_000_000_000;
+
+/// LIMIT: a time to live that is shorter gets its leaf at once, so that it is never late.
+pub(in crate::plm) const LET_BE_IF_KEPT_NS: u64 = 2 * LET_BE_NS;
+
+/// The ends of the last moment, oldest first.
+#[derive(Debug)]
+pub(in crate::plm) struct FreshEnds {
+    ends: VecDeque<(TaskId, Now)>,
+}
+
+impl FreshEnds {
+    pub(in crate::plm) fn new() -> Self {
+        Self {
+            ends: VecDeque::with_capacity(FRESH_MAX),
+        }
+    }
+
+    /// Takes the oldest, and asks for the memory of one that will be.
+    fn pop(&mut self, turn: &Turn<'_>) -> Option<TaskId> {
+        let (oldest, _) = self.ends.pop_front()?;
+        if let Some((later, _)) = self.ends.get(AHEAD) {
+            turn.segment.fetch_state_ahead(later.slot());
+        }
+        Some(oldest)
+    }
+
+    /// When the oldest is to be looked at.
+    fn due(&self) -> Option<Now> {
+        let &(_, ended) = self.ends.front()?;
+        Some(ended.plus_ns(LET_BE_NS))
+    }
+}
+
+impl Plm {
+    /// A task has ended that has no leaf, and is kept for so long.
+    pub(in crate::plm) fn note_fresh_end(
+        &mut self,
+        turn: &Turn<'_>,
+        slot: SlotIndex,
+        ended: StateWord,
+    ) {
+        let Some(task) = ended.id(slot) else {
+            return;
+        };
+        if self.fresh_ends.ends.len() >= FRESH_MAX
+            && let Some(oldest) = self.fresh_ends.pop(turn)
+        {
+            give_leaf(turn, oldest);
+        }
+        self.fresh_ends.ends.push_back((task, turn.now));
+    }
+
+    /// Gives those their leaves that are still there after their moment.
+    pub(crate) fn serve_fresh_ends(&mut self, turn: &Turn<'_>) -> WorkCount {
+        let mut work = WorkCount::NONE;
+        for _ in 0..turn.config.tasks_per_cycle_max {
+            let due = self.fresh_ends.due();
+            if !due.is_some_and(|due| turn.now.has_reached(due.stamp())) {
+                break;
+            }
+            if let Some(task) = self.fresh_ends.pop(turn) {
+                give_leaf(turn, task);
+                work += WorkCount::ONE;
+            }
+        }
+        work
+    }
+
+    /// When an end is to be looked at next.
+    pub(crate) fn next_fresh_end(&self) -> Option<Now> {
+        self.fresh_ends.due()
+    }
+}
+
+/// Whether the sweep is to leave this end alone, as it may be remembered.
+pub(in crate::plm) fn is_fresh(turn: &Turn<'_>, slot: SlotIndex) -> bool {
+    let ended = Now::from_stamp(turn.segment.task(slot).phase_time());
+    turn.now.since_ns(ended) < LET_BE_IF_KEPT_NS
+}
+
+/// The task's time to live runs on in the timer heap, if it is still there.
+fn give_leaf(turn: &Turn<'_>, task: TaskId) {
+    let slot = task.slot();
+    let state = turn.segment.task(slot).state();
+    let is_kept = matches!(
+        state.phase(),
+        Phase::Done | Phase::Failed | Phase::Cancelled
+    );
+    if state.is_of(task)
+        && is_kept
+        && !state.is_forgotten()
+        && turn.segment.timers().leaf(slot.get()).is_none()
+    {
+        turn.set_timer(slot, state, expires_at(turn, slot, state));
+    }
+}
