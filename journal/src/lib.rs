@@ -31,6 +31,7 @@ mod spare;
 mod storage;
 mod sys;
 mod walk;
+mod write;
 mod writer;
 
 pub use appender::{Appender, AppenderLimits, Group, PushError};
@@ -51,4 +52,5 @@ pub use storage::{
     Fault, FaultyStorage, Mapped, Operation, SimDisk, StdStorage, Storage, StorageFile, write_group,
 };
 pub use walk::TornTail;
-pub use writer::{FilePlan, Step, Write, Writer};
+pub use write::Write;
+pub use writer::{FilePlan, Step, Writer};

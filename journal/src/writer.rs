@@ -19,7 +19,6 @@
 //!
 //! Tested in `journal/tests/writer.rs`, and with a disk that tears writes in `journal/tests/crashes.rs`.
 
-use core::ops::Range;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 
@@ -27,41 +26,11 @@ use crate::appender::Group;
 use crate::file::{FileKey, HEADER_BYTES, Header, JournalConfig, VERSION, epoch_of};
 use crate::record::frame::{self, Seal};
 use crate::spare::SpareFile;
+use crate::write::Write;
 use crate::{Lsn, WriteFailed};
 
 /// LIMIT: of one daemon that writes alone; the replicated log counts on from here.
 const TERM: u64 = 1;
-
-/// One write to one file, to be followed by a sync of its data. The driver owns the buffer until it hands it back.
-#[derive(Debug)]
-pub struct Write {
-    /// Which file.
-    pub file: FileKey,
-    /// Where in it.
-    pub offset: u64,
-    buffer: Vec<u8>,
-    range: Range<usize>,
-}
-
-impl Write {
-    /// What is to be written.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        self.buffer.get(self.range.clone()).unwrap_or_default()
-    }
-
-    /// The buffer, and which part of it is to be written: for drivers that hand buffers to the kernel.
-    #[must_use]
-    pub fn into_parts(self) -> (Vec<u8>, Range<usize>) {
-        (self.buffer, self.range)
-    }
-
-    /// The buffer, for [`Writer::written`].
-    #[must_use]
-    pub fn into_buffer(self) -> Vec<u8> {
-        self.buffer
-    }
-}
 
 /// What comes next.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ pub use faulty::{Fault, FaultyStorage, Operation};
 pub use sim::SimDisk;
 pub use std_storage::StdStorage;
 
-use crate::Write;
+use crate::write::Write;
 
 /// A directory.
 pub trait Storage: fmt::Debug + Send + Sync {
