@@ -3,6 +3,7 @@
 //! | folder or file | what |
 //! |---|---|
 //! | `args` | what can be typed |
+//! | `dispatch` | which command it is |
 //! | `commands`, `map`, `journal`, `check`, `bench` | what the commands do |
 //! | `daemon`, `awaited`, `crew`, `notices` | the way to a daemon, one that is to be expected, an own one, and what is told meanwhile |
 //! | `records`, `output` | what is shown, and in which form |
@@ -16,6 +17,7 @@ mod check;
 mod commands;
 mod crew;
 mod daemon;
+mod dispatch;
 mod durations;
 mod exit;
 mod indexes;
@@ -62,7 +64,7 @@ fn run(cli: args::Cli) -> Ending {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Usage, format!("cannot start: {error}")))?;
-    let ending = runtime.block_on(commands::run(cli));
+    let ending = runtime.block_on(dispatch::run(cli));
     // A thread that sits in a read of stdin or a write to stdout holds nothing up.
     runtime.shutdown_background();
     ending
