@@ -10,13 +10,15 @@
 //! | `label`, `mutant` | labels of orderings stand in code and document, each with a mutant or a reason |
 //! | `length`, `head` | files stay readable and say what they are |
 //! | `words`, `machine-path` | no names that say nothing, no leftovers, no paths of one machine |
-//! | `edges` | crates depend in one direction |
+//! | `edges`, `circle` | crates depend in one direction, and so do the folders of a crate |
 //! | `title`, `link` | documents have one title and no dead link |
 //! | `clippy-copy`, `glossary`, `protocol` | what must agree agrees |
 
+mod circles;
 mod documents;
 mod edges;
 mod glossary;
+mod imports;
 mod labels;
 mod lints;
 mod ordering;
@@ -50,7 +52,7 @@ pub(crate) fn run() -> anyhow::Result<Tally> {
 
 /// All rules that need only the files.
 fn check(tree: &Tree) -> Vec<Finding> {
-    let rules: [fn(&Tree) -> Vec<Finding>; 14] = [
+    let rules: [fn(&Tree) -> Vec<Finding>; 15] = [
         unsafety::place,
         unsafety::comments,
         ordering::comments,
@@ -58,6 +60,7 @@ fn check(tree: &Tree) -> Vec<Finding> {
         labels::check,
         size::length,
         size::heads,
+        circles::check,
         words::modules_and_leftovers,
         words::machine_paths,
         documents::titles,
