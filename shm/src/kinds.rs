@@ -20,6 +20,7 @@
 use crate::id::{KINDS_COUNT, KindIndex};
 use crate::layout::hash_of;
 use crate::layout::shared::shared_layout;
+use crate::layout::text::ShortText;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Longest name of a kind in bytes.
@@ -140,6 +141,12 @@ impl<'s> KindTable<'s> {
         self.entries.get(kind.position())?.name()
     }
 
+    /// As [`KindTable::name`], without memory of its own.
+    #[must_use]
+    pub fn short_name(&self, kind: KindIndex) -> Option<ShortText> {
+        self.entries.get(kind.position())?.short_name()
+    }
+
     /// What cannot be in a table that only [`KindTable::intern`] wrote: the number of the entry, and what is wrong. A tag whose
     /// name is not ready is right: its writer is at work or has died (I2).
     pub(crate) fn check(&self) -> Vec<(usize, String)> {
@@ -246,6 +253,10 @@ impl KindEntry {
     }
 
     fn name(&self) -> Option<String> {
+        Some(self.short_name()?.text().into_owned())
+    }
+
+    fn short_name(&self) -> Option<ShortText> {
         let order = if cfg!(qtf_mutant = "kinds_name_without_acquire") {
             // ORDERING: a mutant.
             Ordering::Relaxed
@@ -265,7 +276,7 @@ impl KindEntry {
         let length = usize::try_from((tag >> LENGTH_SHIFT) & 0x3F)
             .unwrap_or(0)
             .min(KIND_BYTES_MAX);
-        Some(String::from_utf8_lossy(&self.bytes()[..length]).into_owned())
+        Some(ShortText::of(&self.bytes()[..length]))
     }
 
     fn write(&self, name: &str) {

@@ -92,6 +92,7 @@ pub use counters::{Counter, Counters};
 pub use kinds::{KIND_ECHO, KIND_EXEC, KIND_NOOP, KindTable, KindsFull};
 #[cfg(not(loom))]
 pub use layout::attach::FileIdentity;
+pub use layout::text::ShortText;
 #[cfg(not(loom))]
 pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 #[cfg(not(loom))]

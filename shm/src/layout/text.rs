@@ -3,10 +3,43 @@
 //! A text that another process is writing reads as some mixture; it is always a valid `String`, because what is not UTF-8
 //! is replaced. Tested at the end of this file.
 
+use std::borrow::Cow;
+
 use crate::sync::{AtomicU64, Ordering};
 
 /// LIMIT: the length is one byte.
 const FIELD_BYTES_MAX: usize = 256;
+/// LIMIT: of a name; that of a kind is shorter.
+const SHORT_BYTES_MAX: usize = 63;
+
+/// A name that was copied out, without memory of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShortText {
+    bytes: [u8; SHORT_BYTES_MAX],
+    length: u8,
+}
+
+impl ShortText {
+    /// These bytes, as many as there is room for.
+    pub(crate) fn of(text: &[u8]) -> Self {
+        let length = text.len().min(SHORT_BYTES_MAX);
+        let mut bytes = [0; SHORT_BYTES_MAX];
+        bytes[..length].copy_from_slice(&text[..length]);
+        Self {
+            bytes,
+            // LIMIT: at most 63.
+            length: u8::try_from(length).unwrap_or(0),
+        }
+    }
+
+    /// The text; what is not UTF-8 in it is replaced.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        let bytes = &self.bytes[..usize::from(self.length)];
+        // Mostly it is UTF-8, and this is the faster way to see that.
+        core::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+    }
+}
 
 /// Bytes of text that fit into `words` words.
 #[must_use]
@@ -34,13 +67,26 @@ pub(crate) fn store_text(words: &[AtomicU64], text: &str) {
 /// Reads a text.
 pub(crate) fn load_text(words: &[AtomicU64]) -> String {
     let mut bytes = [0_u8; FIELD_BYTES_MAX];
+    String::from_utf8_lossy(load(words, &mut bytes)).into_owned()
+}
+
+/// Reads a name.
+pub(crate) fn load_short(words: &[AtomicU64; 8]) -> ShortText {
+    let mut bytes = [0_u8; SHORT_BYTES_MAX + 1];
+    ShortText::of(load(words, &mut bytes))
+}
+
+/// Copies a text out; what it gives is the part of `bytes` that is text.
+fn load<'b>(words: &[AtomicU64], bytes: &'b mut [u8]) -> &'b [u8] {
     for (word, chunk) in words.iter().zip(bytes.as_chunks_mut::<8>().0) {
         // ORDERING: a torn text is legal, see the head of this file.
         *chunk = word.load(Ordering::Relaxed).to_le_bytes();
     }
-    let [length, rest @ ..] = &bytes;
+    let [length, rest @ ..] = bytes else {
+        return &[];
+    };
     let length = usize::from(*length).min(text_bytes_max(words.len()));
-    String::from_utf8_lossy(&rest[..length]).into_owned()
+    &rest[..length.min(rest.len())]
 }
 
 #[cfg(test)]
@@ -76,6 +122,22 @@ mod tests {
                 word.store(fastrand::u64(..), Ordering::Relaxed);
             }
             let _ = load_text(&words);
+        }
+    }
+
+    #[test]
+    fn name_reads_the_same_with_and_without_memory_of_its_own() {
+        let words: [AtomicU64; 8] = Default::default();
+        for name in ["", "worker one", &"é".repeat(40)] {
+            store_text(&words, name);
+            assert_eq!(load_short(&words).text(), load_text(&words));
+        }
+        fastrand::seed(5);
+        for _ in 0..1000 {
+            for word in &words {
+                word.store(fastrand::u64(..), Ordering::Relaxed);
+            }
+            assert_eq!(load_short(&words).text(), load_text(&words));
         }
     }
 }

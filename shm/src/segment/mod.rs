@@ -120,7 +120,7 @@ pub use pidfd::PidFd;
 pub use process::{Liveness, ProcessIdentity};
 pub use rebase::ANCIENT_STAMPS;
 pub use rebuild::Rebuilt;
-pub use records::{ClientRecord, Part, TaskRecord, WorkerRecord};
+pub use records::{ClientRecord, Part, TaskRecord, WorkerName, WorkerRecord};
 pub use repair::{Convicted, RepairCounts, RepairScope};
 pub use repairer::Repairer;
 pub use restore::{RestoreError, RestoredBytes, RestoredTask};

@@ -7,6 +7,7 @@ use crate::blob::BlobRef;
 use crate::id::{ClientIndex, SlotIndex, TaskId, WorkerId, WorkerIndex};
 use crate::keys::KeyId;
 use crate::kind_set::KindSet;
+use crate::layout::text::ShortText;
 use crate::reading::{Reading, read_between};
 use crate::segment::SegmentView;
 use crate::segment::completion::Completion;
@@ -106,6 +107,17 @@ pub struct WorkerRecord {
     pub counters: [u64; 4],
 }
 
+/// Who a worker is, copied out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerName {
+    /// Slot and incarnation.
+    pub id: WorkerId,
+    /// Name for people.
+    pub name: ShortText,
+    /// Stamp of its registration.
+    pub registered: u64,
+}
+
 /// A client, copied out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientRecord {
@@ -191,6 +203,20 @@ impl SegmentView {
         Some(read_between(
             || slot.state(),
             |state| copy_worker(worker, slot, state),
+        ))
+    }
+
+    /// Copies out who a worker is, without memory of its own; `None` beyond the last slot.
+    #[must_use]
+    pub fn read_worker_name(&self, worker: WorkerIndex) -> Option<Reading<WorkerName>> {
+        let slot = self.parts.workers.get(worker.position())?;
+        Some(read_between(
+            || slot.state(),
+            |state| WorkerName {
+                id: WorkerId::new(worker, state.incarnation()),
+                name: slot.short_name(),
+                registered: slot.registered(),
+            },
         ))
     }
 

@@ -41,7 +41,7 @@
 
 use crate::kind_set::KindSet;
 use crate::layout::shared::shared_layout;
-use crate::layout::text::{load_text, store_text};
+use crate::layout::text::{ShortText, load_short, load_text, store_text};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::tree::Key;
 use crate::worker::state::{IllegalWorkerTransition, WorkerEvent, WorkerState};
@@ -262,6 +262,12 @@ impl WorkerSlot {
     #[must_use]
     pub fn name(&self) -> String {
         load_text(&self.name)
+    }
+
+    /// As [`WorkerSlot::name`], without memory of its own.
+    #[must_use]
+    pub fn short_name(&self) -> ShortText {
+        load_short(&self.name)
     }
 
     /// Node.
