@@ -2,7 +2,8 @@
 //!
 //! A frame is taken out of the buffer of its connection as a whole, without a copy, and then read: reading from the buffer itself would
 //! cost more for each field than the field does. Fields of bytes are parts of the frame and keep it. For the same reason a message is written
-//! to memory of its stream's own first, which is used again for the next, and copied from there in one piece.
+//! to memory of its stream's own first, which is used again for the next, and copied from there in one piece. What comes and goes with every
+//! task the daemon reads and writes without the generated messages in between: [`crate::wire`].
 //!
 //! Tested at the end of the file.
 
@@ -14,8 +15,58 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use crate::wire::{Frame, Report, SubmitBatch};
+
 /// LIMIT: bytes that a stream keeps to write the next message to.
 const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// What can be written to a frame.
+pub trait Outgoing: Send + 'static {
+    /// Its frame; it may lie in this memory, which is used again.
+    fn frame<'m>(&'m self, memory: &'m mut Vec<u8>) -> &'m [u8];
+}
+
+impl<M: Message + 'static> Outgoing for M {
+    fn frame<'m>(&'m self, memory: &'m mut Vec<u8>) -> &'m [u8] {
+        memory.clear();
+        // Memory grows as it is needed: to ask for the length first would be to go through the message once more.
+        self.encode_raw(memory);
+        memory
+    }
+}
+
+impl<M: 'static> Outgoing for Frame<M> {
+    fn frame<'m>(&'m self, _memory: &'m mut Vec<u8>) -> &'m [u8] {
+        self.as_bytes()
+    }
+}
+
+/// What can be read from a frame.
+pub trait Incoming: Sized + Send + 'static {
+    /// Reads a whole frame.
+    ///
+    /// # Errors
+    /// It is none of these; the text says why.
+    fn of_frame(frame: Bytes) -> Result<Self, String>;
+}
+
+impl<M: Message + Default + 'static> Incoming for M {
+    fn of_frame(frame: Bytes) -> Result<Self, String> {
+        M::decode(frame).map_err(|error| error.to_string())
+    }
+}
+
+impl Incoming for SubmitBatch {
+    fn of_frame(frame: Bytes) -> Result<Self, String> {
+        Self::read(frame).map_err(|malformed| malformed.to_string())
+    }
+}
+
+impl Incoming for Report {
+    fn of_frame(frame: Bytes) -> Result<Self, String> {
+        Self::read(frame).map_err(|malformed| malformed.to_string())
+    }
+}
 
 /// Sends `T`, receives `U`.
 pub struct FrameCodec<T, U>(PhantomData<fn(T) -> U>);
@@ -34,8 +85,8 @@ impl<T, U> fmt::Debug for FrameCodec<T, U> {
 
 impl<T, U> Codec for FrameCodec<T, U>
 where
-    T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
+    T: Outgoing,
+    U: Incoming,
 {
     type Encode = T;
     type Decode = U;
@@ -67,26 +118,18 @@ impl<T> fmt::Debug for FrameEncoder<T> {
     }
 }
 
-impl<T: Message> Encoder for FrameEncoder<T> {
+impl<T: Outgoing> Encoder for FrameEncoder<T> {
     type Item = T;
     type Error = Status;
 
     fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let written = write(&message, &mut self.written);
+        let written = message.frame(&mut self.written);
         buffer.reserve(written.len());
         buffer.put_slice(written);
         self.written.clear();
         self.written.shrink_to(KEPT_BYTES_MAX);
         Ok(())
     }
-}
-
-/// The frame of a message, in memory that is used again.
-fn write<'m>(message: &impl Message, memory: &'m mut Vec<u8>) -> &'m [u8] {
-    memory.clear();
-    // Memory grows as it is needed: to ask for the length first would be to go through the message once more.
-    message.encode_raw(memory);
-    memory
 }
 
 /// Reads `U`.
@@ -98,7 +141,7 @@ impl<U> fmt::Debug for FrameDecoder<U> {
     }
 }
 
-impl<U: Message + Default> Decoder for FrameDecoder<U> {
+impl<U: Incoming> Decoder for FrameDecoder<U> {
     type Item = U;
     type Error = Status;
 
@@ -109,8 +152,8 @@ impl<U: Message + Default> Decoder for FrameDecoder<U> {
 }
 
 /// The message that a frame is.
-fn message_in<U: Message + Default>(frame: Bytes) -> Result<U, Status> {
-    U::decode(frame).map_err(|error| Status::internal(error.to_string()))
+fn message_in<U: Incoming>(frame: Bytes) -> Result<U, Status> {
+    U::of_frame(frame).map_err(Status::internal)
 }
 
 #[cfg(test)]
@@ -141,7 +184,7 @@ mod tests {
                 array_index: u64::MAX,
                 ..Assignment::default()
             };
-            assert_eq!(write(&sent, &mut memory), sent.encode_to_vec());
+            assert_eq!(sent.frame(&mut memory), sent.encode_to_vec());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Messages and services of Quantum Taskflow, version 1.
 //!
 //! The `.proto` files under `proto/` are the contract with programs in any language; this crate is
-//! their Rust form, generated at build time, and [`codec`] reads them from frames. [`address`] says where a daemon is, [`folder`]
+//! their Rust form, generated at build time, [`codec`] reads them from frames, and [`wire`] those that come with every task. [`address`] says where a daemon is, [`folder`]
 //! whether the folder of its socket is the user's own, [`hashing`] how ids are hashed; [`channel`] (feature `channel`) opens a
 //! connection to it.
 
@@ -16,6 +16,7 @@ pub mod refusal;
 #[cfg(feature = "channel")]
 mod silence;
 pub mod version;
+pub mod wire;
 
 /// Package `qtf.v1`.
 #[expect(
@@ -31,6 +32,20 @@ pub mod version;
 )]
 pub mod v1 {
     tonic::include_proto!("qtf.v1");
+}
+
+/// The servers of package `qtf.v1` for who reads and writes frames himself: those of [`v1`], with the types of [`wire`] in the streams
+/// that carry tasks.
+#[expect(
+    unused_qualifications,
+    clippy::doc_markdown,
+    clippy::too_many_lines,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; the .proto files hold the documentation"
+)]
+pub mod served {
+    include!(concat!(env!("OUT_DIR"), "/served/qtf.v1.rs"));
 }
 
 /// The compiled descriptors of all `.proto` files, for gRPC reflection.

@@ -3,7 +3,7 @@
 //! Tested in `tests/daemon/listing.rs`.
 
 use qtf_engine::{Engine, Rejection, ShareRule};
-use qtf_proto::v1::admin_server::Admin;
+use qtf_proto::served::admin_server::Admin;
 use qtf_proto::v1::{
     ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, Durability,
     EvictWorkerRequest, EvictWorkerResponse, GetInfoRequest, JournalInfo, JournalState,

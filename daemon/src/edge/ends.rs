@@ -3,7 +3,8 @@
 //! Only ids wait; what a task left is read when it is told. Tested in `tests/daemon/watch.rs` and `tests/daemon/submit.rs`.
 
 use qtf_proto::v1::{RefusalReason, TaskEnd};
-use qtf_shm::{Phase, TaskId};
+use qtf_proto::wire::{End, Frame, TellsEnds};
+use qtf_shm::{Part, Phase, ShortText, TaskId};
 
 use super::{COPIED_PER_POLL_MAX, read, status};
 use crate::core::Core;
@@ -45,34 +46,30 @@ pub(super) fn watch(core: &mut Core, key: WatchKey, raw: u64) -> Result<(), Box<
     })
 }
 
-/// What a message tells: refusals first, then ends, as many as fit.
-pub(super) fn next_ends(
+/// Writes what a message tells: refusals first, then ends, as many as fit.
+pub(super) fn next_ends<M: TellsEnds>(
     core: &mut Core,
     key: WatchKey,
     refused: &mut Vec<TaskEnd>,
     with_output: bool,
-) -> Vec<TaskEnd> {
-    let take = refused.len().min(ENDS_MAX);
-    let mut ends: Vec<TaskEnd> = refused.drain(..take).collect();
+    frame: &mut Frame<M>,
+) {
+    let mut told = refused.len().min(ENDS_MAX);
+    refused.drain(..told).for_each(|end| frame.no_end(&end));
     let mut copied = 0_usize;
-    while ends.len() < ENDS_MAX && copied < COPIED_PER_POLL_MAX {
+    while told < ENDS_MAX && copied < COPIED_PER_POLL_MAX {
         let Some((task, phase)) = core.watches.next_ended(key) else {
             break;
         };
-        let end = end_of(core, task, phase, with_output);
-        copied = copied.saturating_add(end.output.len());
-        ends.push(end);
+        copied = copied.saturating_add(tell(core, task, phase, with_output, frame));
+        told += 1;
     }
-    ends
 }
 
 /// Results that were received: their slots may be freed.
-pub(super) fn acknowledge(core: &mut Core, tasks: &[u64]) {
-    if tasks.is_empty() {
-        return;
-    }
+pub(super) fn acknowledge(core: &mut Core, tasks: impl Iterator<Item = u64> + Clone) {
     let now = core.now();
-    let tasks = tasks.iter().copied().filter_map(TaskId::from_raw);
+    let tasks = tasks.filter_map(TaskId::from_raw);
     core.engine.forget_batch(now, tasks, |task, answer| {
         if let Err(rejection) = answer {
             tracing::debug!(%task, %rejection, "acknowledgement");
@@ -80,32 +77,44 @@ pub(super) fn acknowledge(core: &mut Core, tasks: &[u64]) {
     });
 }
 
-/// The end of a task, with its output if that fits.
-fn end_of(core: &Core, task: TaskId, phase: Phase, with_output: bool) -> TaskEnd {
-    let mut end = TaskEnd {
-        task_id: task.as_raw(),
-        state: read::state_of(phase).into(),
-        ..TaskEnd::default()
-    };
+/// Writes the end of a task, with its output if that is wanted and fits. Returns how many bytes of it were copied.
+fn tell<M: TellsEnds>(
+    core: &Core,
+    task: TaskId,
+    phase: Phase,
+    with_output: bool,
+    frame: &mut Frame<M>,
+) -> usize {
+    let state = read::state_of(phase);
     let Some(record) = read::task(core, task) else {
         // Freed by now: its client did not want the output, somebody acknowledged it, or it expired.
-        end.outcome = read::outcome_of_freed(phase);
-        if let Some(outcome) = &mut end.outcome {
-            outcome.result_dropped = core.engine.has_expired_done(task);
-        }
-        return end;
+        let outcome = read::outcome_of_freed(phase).map(|outcome| qtf_proto::v1::Outcome {
+            result_dropped: core.engine.has_expired_done(task),
+            ..outcome
+        });
+        let end = End {
+            outcome,
+            ..End::new(task.as_raw(), state)
+        };
+        frame.end(&end, 0, |_| false);
+        return 0;
     };
-    end.outcome = Some(read::outcome(record.outcome));
-    end.attempt = record.state.fence().into();
-    end.output_bytes = record.result.len();
-    if let Some((_, name, _)) = read::last_worker(core, &record) {
-        end.worker_name = name;
-    }
-    if with_output
-        && end.output_bytes > 0
-        && let Some(output) = read::small_blob(core, qtf_shm::Part::Result, task, end.output_bytes)
-    {
-        end.output = output.into();
-    }
-    end
+    let worker = read::name_of_last_worker(core, &record);
+    let worker = worker.as_ref().map(ShortText::text);
+    let end = End {
+        outcome: Some(read::outcome(record.outcome)),
+        attempt: record.state.fence().into(),
+        output_bytes: record.result.len(),
+        worker_name: worker.as_deref().unwrap_or_default(),
+        ..End::new(task.as_raw(), state)
+    };
+    let output = if with_output {
+        read::length_in_message(record.result)
+    } else {
+        0
+    };
+    frame.end(&end, output, |bytes| {
+        read::fill(core, Part::Result, task, bytes)
+    });
+    output
 }

@@ -15,7 +15,7 @@
 //! | `plm.rs`, `submit.rs`, `submit_stream.rs`, `watch.rs`, `ends.rs`, `listing.rs` | clients |
 //! | `scheduler.rs` | assignments to workers |
 //! | `work.rs`, `attempt_token.rs` | workers that call instead of holding streams |
-//! | `register.rs`, `worker_session.rs`, `results.rs`, `client_session.rs` | sessions |
+//! | `register.rs`, `worker_session.rs`, `results.rs`, `result.rs`, `client_session.rs` | sessions |
 //! | `transfer.rs` | payloads and outputs that are too large for a message |
 //! | `admin.rs`, `stripes.rs` | operators |
 //! | `status.rs` | refusals as gRPC statuses, all of them |
@@ -41,6 +41,7 @@ pub(crate) mod read;
 mod reflection;
 mod refused;
 pub(crate) mod register;
+mod result;
 pub(crate) mod results;
 pub(crate) mod scheduler;
 pub(crate) mod service;

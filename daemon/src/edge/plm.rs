@@ -6,12 +6,13 @@ use std::future::poll_fn;
 
 use qtf_engine::{Accepted, Answer, Lsn, Principal, Rejection};
 use qtf_proto::refusal;
-use qtf_proto::v1::plm_server::Plm;
+use qtf_proto::served::plm_server::Plm;
 use qtf_proto::v1::{
     FetchOutputRequest, GetTaskRequest, ListTasksRequest, Refusal, RefusalReason,
-    SubmitStreamRequest, SubmitTaskRequest, SubmitTaskResponse, TaskInfo, TaskSelection, TaskState,
-    TaskVerdict, TaskVerdicts, UpdateTasksRequest, UploadChunk, UploadReceipt, WatchRequest,
+    SubmitTaskRequest, SubmitTaskResponse, TaskInfo, TaskSelection, TaskState, TaskVerdict,
+    TaskVerdicts, UpdateTasksRequest, UploadChunk, UploadReceipt, WatchRequest,
 };
+use qtf_proto::wire::{Spec, SubmitBatch};
 use qtf_shm::histogram::Stage;
 use qtf_shm::{Now, Part, TaskId};
 use tonic::{Request, Response, Status, Streaming};
@@ -19,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::listing::ListStream;
 use super::previews::Previews;
 use super::service::principal_of;
-use super::submit::{Submitter, array_of, reached, release_keys, submit_one};
+use super::submit::{Submitter, answer_of, array_of, release_keys, submit_one};
 use super::submit_stream::SubmitStream;
 use super::transfer::{self, BlobStream};
 use super::watch::WatchStream;
@@ -52,17 +53,12 @@ impl Plm for PlmEdge {
             .ok_or_else(status::gone)?;
         let accepted = accepted.map_err(refusal::status_of)?;
         stable(accepted.durable).await?;
-        Ok(Response::new(SubmitTaskResponse {
-            task_id: accepted.task.as_raw(),
-            durability: reached(accepted.durability).into(),
-            is_repeat: accepted.is_repeat,
-            result_expired: accepted.result_expired,
-        }))
+        Ok(Response::new(answer_of(&accepted)))
     }
 
     async fn submit_stream(
         &self,
-        request: Request<Streaming<SubmitStreamRequest>>,
+        request: Request<Streaming<SubmitBatch>>,
     ) -> Result<Response<SubmitStream>, Status> {
         let principal = principal_of(&request);
         let requests = request.into_inner();
@@ -230,8 +226,8 @@ fn submit_task(
     request: &SubmitTaskRequest,
     principal: Principal,
 ) -> Result<Accepted, Refusal> {
-    release_keys(core, &request.received_keys);
-    let spec = request.task.as_ref().ok_or_else(|| {
+    release_keys(core, request.received_keys.iter().map(|key| &**key));
+    let spec = request.task.as_ref().map(Spec::from).ok_or_else(|| {
         status::refuse(
             RefusalReason::InvalidArgument,
             "task is missing in the request",
@@ -239,9 +235,9 @@ fn submit_task(
     })?;
     let client = session_client(core, request.session, principal)
         .map_err(|rejection| status::refusal_of(&rejection))?;
-    let array = array_of(spec, None)?;
+    let array = array_of(&spec, None)?;
     let session = request.session;
-    let accepted = submit_one(core, Submitter { client, session }, spec, array);
+    let accepted = submit_one(core, Submitter { client, session }, &spec, array);
     core.count_entry(Stage::Admit, 1);
     accepted
 }

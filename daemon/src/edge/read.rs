@@ -7,7 +7,7 @@ use qtf_proto::limits::INLINE_BYTES_MAX;
 use qtf_proto::v1::{self, TaskInfo, TaskState};
 use qtf_shm::{
     BlobRef, Blocked, FLAG_CANCEL, KindIndex, KindSet, Now, Outcome, OutcomeKind, Part, Phase,
-    SideRecord, SlotIndex, TaskId, TaskOptions, TaskRecord,
+    ShortText, SideRecord, SlotIndex, TaskId, TaskOptions, TaskRecord, WorkerIndex,
 };
 
 use crate::core::Core;
@@ -44,21 +44,22 @@ pub(crate) fn blob_of(core: &Core, task: TaskId, part: Part) -> Option<BlobRef> 
     record.state().is_of(task).then_some(blob)
 }
 
-/// Bytes of a task, all of them; `None` when they are gone, more than fit a message, or in a file: those are to be fetched, and nobody
-/// waits for a disk here.
-pub(crate) fn small_blob(core: &Core, part: Part, task: TaskId, bytes: u64) -> Option<Vec<u8>> {
-    let length = usize::try_from(bytes)
-        .ok()
-        .filter(|length| *length <= INLINE_BYTES_MAX)?;
-    let mut data = vec![0; length];
-    if length == 0 {
-        return Some(data);
+/// How many bytes of a blob go into a message: all or none. More than fit, or what is in a file, is to be fetched: nobody waits for a
+/// disk here.
+pub(crate) fn length_in_message(blob: BlobRef) -> usize {
+    let length = usize::try_from(blob.len()).unwrap_or(usize::MAX);
+    let is_in_file = matches!(blob, BlobRef::Spill { .. });
+    if is_in_file || length > INLINE_BYTES_MAX {
+        0
+    } else {
+        length
     }
-    if matches!(blob_of(core, task, part)?, BlobRef::Spill { .. }) {
-        return None;
-    }
-    let read = core.segment().load(task, part, 0, &mut data).ok()?;
-    (read == length).then_some(data)
+}
+
+/// Copies bytes of a task that are not in a file, as many as there is room for; false when there are not so many.
+pub(crate) fn fill(core: &Core, part: Part, task: TaskId, bytes: &mut [u8]) -> bool {
+    let read = core.segment().load(task, part, 0, bytes);
+    read.is_ok_and(|read| read == bytes.len())
 }
 
 /// How much of a payload is shown.
@@ -227,19 +228,36 @@ fn key_of(core: &Core, record: &TaskRecord, side: Option<&SideRecord>) -> bytes:
     })
 }
 
+/// Slot of the worker of a task's last attempt.
+fn slot_of_last_worker(record: &TaskRecord) -> Option<WorkerIndex> {
+    match record.state.owner() {
+        qtf_shm::Owner::Worker(worker) => Some(worker),
+        qtf_shm::Owner::None | qtf_shm::Owner::Attach(_) => record.state.last_worker(),
+    }
+}
+
+/// Whether a worker registered too late to be that of the task's last attempt: it has the slot of another, of which the task knows
+/// nothing.
+fn is_another(record: &TaskRecord, registered: u64) -> bool {
+    record.state.phase().is_final() && registered > record.phase_time
+}
+
 /// Raw id, name and host of the worker of a task's last attempt, if it is still known.
 pub(crate) fn last_worker(core: &Core, record: &TaskRecord) -> Option<(u64, String, String)> {
-    let index = match record.state.owner() {
-        qtf_shm::Owner::Worker(worker) => worker,
-        qtf_shm::Owner::None | qtf_shm::Owner::Attach(_) => record.state.last_worker()?,
-    };
-    let worker = core.segment().read_worker(index)?.record;
-    let has_ended = record.state.phase().is_final();
-    if has_ended && worker.registered > record.phase_time {
-        // Another worker has the slot now, of which the task knows nothing.
-        return None;
-    }
-    Some((worker.id.as_raw(), worker.name, worker.host))
+    let slot = slot_of_last_worker(record)?;
+    let worker = core.segment().read_worker(slot)?.record;
+    (!is_another(record, worker.registered)).then_some((
+        worker.id.as_raw(),
+        worker.name,
+        worker.host,
+    ))
+}
+
+/// As [`last_worker`], the name alone.
+pub(crate) fn name_of_last_worker(core: &Core, record: &TaskRecord) -> Option<ShortText> {
+    let slot = slot_of_last_worker(record)?;
+    let worker = core.segment().read_worker_name(slot)?.record;
+    (!is_another(record, worker.registered)).then_some(worker.name)
 }
 
 /// Names of the kinds in a set.

@@ -2,8 +2,9 @@
 //!
 //! Tested in `tests/daemon/sessions.rs`.
 
-use qtf_proto::v1::register_server::Register;
-use qtf_proto::v1::{ClientHeartbeat, UploadChunk, UploadReceipt, WorkerReport};
+use qtf_proto::served::register_server::Register;
+use qtf_proto::v1::{ClientHeartbeat, UploadChunk, UploadReceipt};
+use qtf_proto::wire::Report;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::client_session::ClientSessionStream;
@@ -23,7 +24,7 @@ impl Register for RegisterEdge {
 
     async fn worker_session(
         &self,
-        request: Request<Streaming<WorkerReport>>,
+        request: Request<Streaming<Report>>,
     ) -> Result<Response<WorkerSessionStream>, Status> {
         let key = core_cell::attend(|core| core.routes.next_key()).ok_or_else(status::gone)?;
         let peer = peer_of(&request);

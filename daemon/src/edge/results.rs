@@ -13,18 +13,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use prost::Message as _;
-use qtf_engine::{Disposition, Lsn, Output, Principal, ResultReport, Said, TaskRef};
-use qtf_proto::limits::INLINE_BYTES_MAX;
-use qtf_proto::v1::{
-    OutcomeKind, ResultDisposition, ResultVerdict, TaskOutput, TaskRef as TaskRefMessage,
-    TaskResult,
-};
-use qtf_shm::{BlobRef, Counter, TAIL_BYTES_MAX, TaskId, WorkerId};
+use qtf_engine::{Caller, Disposition, Lsn, Output, Principal, ResultAnswer, TaskRef};
+use qtf_proto::v1::{ResultDisposition, ResultVerdict, TaskRef as TaskRefMessage, TaskResult};
+use qtf_proto::wire;
+use qtf_proto::wire::Ended;
+use qtf_shm::{BlobRef, Counter, TaskId, WorkerId};
 use tokio::sync::oneshot::error::RecvError;
 use tonic::Status;
 
-use super::{read, status};
+use super::result::{check, last_bytes, plain_report, report_of, said_of};
+use super::status;
 use crate::core::stability::StablePlace;
 use crate::core::uploads::Asked;
 use crate::core::verdicts::{VERDICTS_MAX, Verdicts};
@@ -35,9 +33,6 @@ use crate::spill::thread::{Answer, UploadKey};
 const HELD_MAX: usize = 1024;
 /// LIMIT: bytes of output that are held for all workers together, which ends a session as well.
 const HELD_BYTES_MAX: usize = 64 << 20;
-
-/// LIMIT: the longest pause that a worker may ask for.
-const AGAIN_AFTER_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
 
 /// The worker whose results are taken in.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +73,19 @@ enum Tried {
     NeedsFile,
 }
 
+impl Tried {
+    fn of(answer: ResultAnswer) -> Self {
+        let disposition = match answer.disposition {
+            Disposition::NotNow => return Self::NotNow,
+            Disposition::NeedsFile => return Self::NeedsFile,
+            Disposition::Recorded => ResultDisposition::Recorded,
+            Disposition::AlreadyRecorded => ResultDisposition::AlreadyRecorded,
+            Disposition::Stale => ResultDisposition::Stale,
+        };
+        Self::Verdict(disposition, answer.durable)
+    }
+}
+
 impl Drop for Results {
     fn drop(&mut self) {
         let storing = self.held.iter().filter_map(|held| held.storing.as_ref());
@@ -102,23 +110,51 @@ impl Results {
     }
 
     /// Takes the results of a report in; 0 is no number.
-    pub(crate) fn take(
+    #[expect(
+        single_use_lifetimes,
+        reason = "an iterator of what is borrowed cannot be written without a name for what it borrows"
+    )]
+    pub(crate) fn take<'r>(
         &mut self,
         core: &mut Core,
         who: Reporter,
         number: u64,
-        results: &[TaskResult],
+        results: &(impl Iterator<Item = Ended<'r>> + Clone),
     ) -> Result<(), Status> {
+        let (answers, are_all) = if number != 0 && self.held.is_empty() {
+            record_together(core, who.worker, results.clone())
+        } else {
+            (Vec::new(), false)
+        };
+        let is_recorded =
+            |answer: &ResultAnswer| matches!(answer.disposition, Disposition::Recorded);
+        if are_all && answers.iter().all(is_recorded) {
+            if !answers.is_empty() {
+                let durable = answers.iter().filter_map(|answer| answer.durable).max();
+                self.give(core, Verdict::Report(number), durable);
+            }
+            return Ok(());
+        }
         // As long as all are recorded nothing is said of each.
         let mut is_split = number == 0;
         let mut durable = None;
-        for (position, result) in results.iter().enumerate() {
-            let said = self.take_one(core, who, result)?;
+        let mut recorded = 0;
+        for (place, result) in results.clone().enumerate() {
+            let said = match answers.get(place) {
+                Some(answer) => match Tried::of(*answer) {
+                    Tried::Verdict(disposition, durable) => Some((disposition, durable)),
+                    Tried::NotNow | Tried::NeedsFile => self.hold(&result)?,
+                },
+                None => self.take_one(core, who, &result)?,
+            };
             match said {
-                Some((ResultDisposition::Recorded, lsn)) if !is_split => durable = durable.max(lsn),
+                Some((ResultDisposition::Recorded, lsn)) if !is_split => {
+                    durable = durable.max(lsn);
+                    recorded += 1;
+                }
                 _ => {
                     if !std::mem::replace(&mut is_split, true) {
-                        for before in results.iter().take(position) {
+                        for before in results.clone().take(recorded) {
                             self.tell(core, before.task, ResultDisposition::Recorded, durable);
                         }
                     }
@@ -128,7 +164,7 @@ impl Results {
                 }
             }
         }
-        if !is_split && !results.is_empty() {
+        if !is_split && recorded > 0 {
             self.give(core, Verdict::Report(number), durable);
         }
         Ok(())
@@ -139,32 +175,42 @@ impl Results {
         &mut self,
         core: &mut Core,
         who: Reporter,
-        result: &TaskResult,
+        result: &Ended<'_>,
     ) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
-        if let Err(reason) = check(result) {
-            tracing::debug!(worker = %who.worker, reason, "a result is refused");
-            self.ready.each.push(ResultVerdict {
-                task: result.task,
-                disposition: ResultDisposition::Refused.into(),
-                reason,
-            });
-            return Ok(None);
-        }
+        let output = match check(result) {
+            Ok(output) => output,
+            Err(reason) => {
+                tracing::debug!(worker = %who.worker, reason, "a result is refused");
+                self.ready.each.push(ResultVerdict {
+                    task: result.task,
+                    disposition: ResultDisposition::Refused.into(),
+                    reason,
+                });
+                return Ok(None);
+            }
+        };
         if self.held.is_empty()
-            && let Tried::Verdict(disposition, durable) = record(core, who, result, false)?
+            && let Tried::Verdict(disposition, durable) =
+                record(core, who, (result, &output), false)?
         {
             return Ok(Some((disposition, durable)));
         }
+        self.hold(result)
+    }
+
+    /// Keeps a result that is to be tried again, at once: what it needs, a file or room in the journal, is seen then.
+    fn hold(
+        &mut self,
+        result: &Ended<'_>,
+    ) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
         let bytes = HeldBytes::take(result.output.len());
         match bytes {
-            // What it needs, a file or room in the journal, is seen when it is tried again, at once.
             Some(bytes) if self.held.len() < HELD_MAX => self.held.push_back(HeldResult {
-                result: TaskResult {
-                    // A copy: as a part of its message it would keep the whole of that.
-                    output: Bytes::copy_from_slice(&result.output),
-                    stderr_tail: Bytes::copy_from_slice(last_bytes(&result.stderr_tail)),
-                    ..result.clone()
-                },
+                result: Ended {
+                    stderr_tail: last_bytes(result.stderr_tail),
+                    ..*result
+                }
+                .to_message(),
                 bytes,
                 storing: None,
                 is_lost: false,
@@ -294,7 +340,10 @@ impl HeldResult {
                 self.storing = None;
                 self.stored(core, key, who.token, answer)?;
             }
-            match record(core, who, &self.result, self.is_lost)? {
+            let result = Ended::from(&self.result);
+            // It was checked when it came.
+            let output = wire::Output::read(result.output).unwrap_or_default();
+            match record(core, who, (&result, &output), self.is_lost)? {
                 Tried::Verdict(disposition, durable) => return Ok(Some((disposition, durable))),
                 Tried::NotNow => return Ok(None),
                 Tried::NeedsFile => {
@@ -337,8 +386,10 @@ impl HeldResult {
             core.segment().counters().add(Counter::SpillFailed, 1);
             self.is_lost = true;
         }
-        let said = said_of(&self.result).stderr;
-        self.result.stderr_tail = Bytes::copy_from_slice(last_bytes(&said));
+        let result = Ended::from(&self.result);
+        let output = wire::Output::read(result.output).unwrap_or_default();
+        let said = said_of(&result, &output).stderr;
+        self.result.stderr_tail = Bytes::copy_from_slice(last_bytes(said));
         self.result.output = Bytes::new();
         self.bytes = HeldBytes(0);
         Ok(())
@@ -365,93 +416,11 @@ impl Drop for HeldBytes {
     }
 }
 
-/// As much as is kept of standard error.
-fn last_bytes(bytes: &[u8]) -> &[u8] {
-    &bytes[bytes.len().saturating_sub(TAIL_BYTES_MAX)..]
-}
-
-/// Checks that a result is one; says what is wrong with it, and what to do.
-fn check(result: &TaskResult) -> Result<(), String> {
-    let Some(outcome) = &result.outcome else {
-        return Err("outcome is missing: say how the attempt ended".to_owned());
-    };
-    match OutcomeKind::try_from(outcome.kind) {
-        Ok(OutcomeKind::Unspecified) => {
-            return Err("outcome.kind is missing: say how the attempt ended".to_owned());
-        }
-        Ok(OutcomeKind::WorkerLost) => {
-            return Err(
-                "outcome.kind WORKER_LOST is the daemon's to give: report another, or nothing"
-                    .to_owned(),
-            );
-        }
-        Ok(_) => {}
-        Err(_) => {
-            return Err(format!(
-                "outcome.kind {} is not known to this daemon: its protocol is in its reflection",
-                outcome.kind
-            ));
-        }
-    }
-    if outcome.code > u32::from(u8::MAX) {
-        return Err(format!(
-            "outcome.code {} is over 255: it is an exit code, a signal or an errno",
-            outcome.code
-        ));
-    }
-    if outcome.again_after_ms > AGAIN_AFTER_MS_MAX {
-        return Err(format!(
-            "outcome.again_after_ms {} is over {AGAIN_AFTER_MS_MAX}, which is 30 days",
-            outcome.again_after_ms
-        ));
-    }
-    let bytes = result.output.len();
-    if bytes > INLINE_BYTES_MAX {
-        return Err(format!(
-            "output of {bytes} bytes: more than {INLINE_BYTES_MAX} go through UploadOutput"
-        ));
-    }
-    // Without a copy: its parts are parts of the message.
-    match TaskOutput::decode(result.output.clone()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("output is no TaskOutput: {error}")),
-    }
-}
-
-fn is_cut(output: &Bytes) -> bool {
-    let output = TaskOutput::decode(output.clone()).unwrap_or_default();
-    output.stdout_dropped_bytes > 0 || output.stderr_dropped_bytes > 0
-}
-
-/// What is kept of an attempt that failed, should its output not be: message and standard error.
-fn said_of(result: &TaskResult) -> TaskOutput {
-    let succeeded = result
-        .outcome
-        .is_some_and(|outcome| outcome.kind() == OutcomeKind::Exited && outcome.code == 0);
-    if succeeded {
-        return TaskOutput::default();
-    }
-    if result.output.is_empty() {
-        return TaskOutput {
-            stderr: result.stderr_tail.clone(),
-            ..TaskOutput::default()
-        };
-    }
-    // Without a copy, and it was checked when it came.
-    TaskOutput::decode(result.output.clone()).unwrap_or_default()
-}
-
-/// The pause that a worker asks for before the next attempt.
-fn pause_ns(outcome: &qtf_proto::v1::Outcome) -> Option<u64> {
-    let is_asked = outcome.kind() == OutcomeKind::Again && outcome.again_after_ms > 0;
-    is_asked.then(|| outcome.again_after_ms.saturating_mul(1_000_000))
-}
-
 /// What became of a result, and what its verdict waits for. Its output may be lost.
 fn record(
     core: &mut Core,
     who: Reporter,
-    result: &TaskResult,
+    (result, left): (&Ended<'_>, &wire::Output<'_>),
     is_lost: bool,
 ) -> Result<Tried, Status> {
     let Reporter { worker, token } = who;
@@ -463,9 +432,6 @@ fn record(
     let Some(task) = TaskId::from_raw(asked.task_id) else {
         return Ok(Tried::Verdict(ResultDisposition::Stale, None));
     };
-    let mut outcome = read::outcome_from(result.outcome.as_ref());
-    // Also of a worker that does not say so itself.
-    outcome.output_cut |= is_cut(&result.output);
     let reference = TaskRef {
         task,
         attempt: asked.attempt,
@@ -484,36 +450,45 @@ fn record(
         None if result.output_upload != 0 => Output::None,
         None if is_lost => Output::Lost,
         None if result.output.is_empty() => Output::None,
-        None => Output::InMemory(&result.output),
+        None => Output::InMemory(result.output),
     };
-    let said = said_of(result);
-    let report = ResultReport {
-        outcome,
-        output,
-        said: Said {
-            message: &said.message,
-            stderr: &said.stderr,
-        },
-        asked_pause_ns: result.outcome.as_ref().and_then(pause_ns),
-    };
-    let answer = core.engine.task_result(now, worker, reference, &report);
-    let disposition = match answer.disposition {
-        Disposition::NotNow => {
-            core.uploads.renew(result.output_upload, now);
-            return Ok(Tried::NotNow);
+    let report = report_of(result, left, output);
+    let tried = Tried::of(core.engine.task_result(now, worker, reference, &report));
+    match (&tried, uploaded) {
+        (Tried::NotNow, _) => core.uploads.renew(result.output_upload, now),
+        (Tried::Verdict(disposition, _), Some(blob)) => {
+            core.uploads.use_up(result.output_upload);
+            if *disposition != ResultDisposition::Recorded && matches!(blob, BlobRef::Spill { .. })
+            {
+                core.uploads.discard(blob);
+            }
         }
-        Disposition::NeedsFile => return Ok(Tried::NeedsFile),
-        Disposition::Recorded => ResultDisposition::Recorded,
-        Disposition::AlreadyRecorded => ResultDisposition::AlreadyRecorded,
-        Disposition::Stale => ResultDisposition::Stale,
-    };
-    if let Some(blob) = uploaded {
-        core.uploads.use_up(result.output_upload);
-        if disposition != ResultDisposition::Recorded && matches!(blob, BlobRef::Spill { .. }) {
-            core.uploads.discard(blob);
-        }
+        (Tried::Verdict(..) | Tried::NeedsFile, _) => {}
     }
-    Ok(Tried::Verdict(disposition, answer.durable))
+    Ok(tried)
+}
+
+/// Records results in one go, up to the first that needs more than the engine: what became of them, and whether those are all.
+#[expect(
+    single_use_lifetimes,
+    reason = "an iterator of what is borrowed cannot be written without a name for what it borrows"
+)]
+fn record_together<'r>(
+    core: &mut Core,
+    who: WorkerId,
+    results: impl Iterator<Item = Ended<'r>>,
+) -> (Vec<ResultAnswer>, bool) {
+    let mut results = results.peekable();
+    let mut reports = Vec::new();
+    while let Some(report) = results.peek().copied().and_then(plain_report) {
+        reports.push(report);
+        results.next();
+    }
+    let mut answers = Vec::with_capacity(reports.len());
+    let now = core.now();
+    core.engine
+        .results_batch(Caller { now, who }, &reports, |answer| answers.push(answer));
+    (answers, results.peek().is_none())
 }
 
 #[cfg(test)]

@@ -7,15 +7,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use qtf_engine::{StopReason, TaskRef};
-use qtf_proto::limits::{BATCH_ENTRIES_MAX, INLINE_BYTES_MAX};
+use qtf_engine::{AttemptSpec, StopReason, TaskRef};
+use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::refusal;
-use qtf_proto::v1::scheduler_server::Scheduler;
+use qtf_proto::served::scheduler_server::Scheduler;
 use qtf_proto::v1::{
-    self, Assignment, DispatchRequest, DispatchResponse, FetchPayloadRequest, RefusalReason,
-    StopOrder,
+    self, DispatchRequest, DispatchResponse, FetchPayloadRequest, RefusalReason, StopOrder,
 };
-use qtf_shm::{Part, TaskId, WorkerId};
+use qtf_proto::wire::{Assigned, Frame};
+use qtf_shm::{Part, ShortText, TaskId, WorkerId};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::intake::{Reader, Source, take_in};
@@ -131,7 +131,7 @@ impl DispatchStream {
         Ok(())
     }
 
-    fn poll_response(&self, cx: &Context<'_>) -> Poll<Option<DispatchResponse>> {
+    fn poll_response(&self, cx: &Context<'_>) -> Poll<Option<Frame<DispatchResponse>>> {
         let Some(worker) = self.worker else {
             // No hello yet; the requests wake us.
             return if self.requests_have_ended {
@@ -145,13 +145,13 @@ impl DispatchStream {
                 return Poll::Ready(None);
             }
             let mut response = next_response(core, worker, self.key);
-            if response == DispatchResponse::default() {
+            if response.is_empty() {
                 core.routes
                     .keep_dispatch_waker(worker, self.key, cx.waker());
                 return Poll::Pending;
             }
             let verdicts = core.routes.take_verdicts(worker);
-            (response.verdicts, response.recorded) = (verdicts.each, verdicts.recorded);
+            response.verdicts(&verdicts.each, &verdicts.recorded);
             Poll::Ready(Some(response))
         });
         response.unwrap_or(Poll::Ready(None))
@@ -179,7 +179,7 @@ impl Reader for DispatchStream {
 }
 
 impl Stream for DispatchStream {
-    type Item = Result<DispatchResponse, Status>;
+    type Item = Result<Frame<DispatchResponse>, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.has_ended {
@@ -215,28 +215,34 @@ impl Drop for DispatchStream {
 }
 
 /// Puts what waits into one message.
-fn next_response(core: &mut Core, worker: WorkerId, key: StreamKey) -> DispatchResponse {
-    let mut response = DispatchResponse::default();
+fn next_response(core: &mut Core, worker: WorkerId, key: StreamKey) -> Frame<DispatchResponse> {
+    let mut response = Frame::default();
     let mut copied = 0;
     for _ in 0..BATCH_ENTRIES_MAX {
-        if copied >= COPIED_PER_POLL_MAX || response.probe != 0 {
+        if copied >= COPIED_PER_POLL_MAX {
             break;
         }
         match core.routes.next_order(worker, key) {
             None => break,
-            Some(Order::Probe { nonce }) => response.probe = nonce,
+            Some(Order::Probe { nonce }) => {
+                response.probe(nonce);
+                break;
+            }
             Some(Order::Stop {
                 task,
                 attempt,
                 reason,
-            }) => response.stops.push(StopOrder {
+            }) => response.stop(&StopOrder {
                 task: Some(task_ref(task, attempt)),
                 reason: stop_reason(reason).into(),
             }),
             Some(Order::Assign { task, attempt }) => {
-                if let Some(assignment) = assignment(core, worker, task, attempt) {
-                    copied = copied.saturating_add(assignment.payload.len());
-                    response.assignments.push(assignment);
+                if let Some(order) = Ordered::of(core, worker, (task, attempt)) {
+                    let payload = order.payload_in_message();
+                    copied = copied.saturating_add(payload);
+                    response.assignment(&order.assigned(&order.kind.text()), payload, |bytes| {
+                        read::fill(core, Part::Payload, task, bytes)
+                    });
                 }
             }
         }
@@ -244,36 +250,53 @@ fn next_response(core: &mut Core, worker: WorkerId, key: StreamKey) -> DispatchR
     response
 }
 
-/// The assignment as the worker gets it; `None` if it is no longer the worker's.
-pub(super) fn assignment(
-    core: &Core,
-    worker: WorkerId,
+/// An attempt that a worker is to run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ordered {
     task: TaskId,
     attempt: u16,
-) -> Option<Assignment> {
-    let reference = TaskRef {
-        task,
-        attempt: attempt.into(),
-    };
-    let order = core.engine.payload_for(worker, reference).ok()?;
-    let bytes = order.payload.len();
-    let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= INLINE_BYTES_MAX);
-    // What cannot be read now is left to FetchPayload, which says why.
-    let payload = if fits {
-        read::small_blob(core, Part::Payload, task, bytes)
-    } else {
-        None
-    };
-    Some(Assignment {
-        task: Some(task_ref(task, attempt)),
-        kind: core.segment().kinds().name(order.kind)?,
-        payload: payload.unwrap_or_default().into(),
-        payload_bytes: bytes,
-        timeout_ms: order.timeout_ms,
-        discard_result: order.discard_result,
-        array_id: order.array.map_or(0, |(first, _)| first.as_raw()),
-        array_index: order.array.map_or(0, |(_, index)| index),
-    })
+    pub(super) kind: ShortText,
+    spec: AttemptSpec,
+}
+
+impl Ordered {
+    /// What the worker is to be told; `None` if the attempt is no longer its own.
+    pub(super) fn of(
+        core: &Core,
+        worker: WorkerId,
+        (task, attempt): (TaskId, u16),
+    ) -> Option<Self> {
+        let reference = TaskRef {
+            task,
+            attempt: attempt.into(),
+        };
+        let spec = core.engine.payload_for(worker, reference).ok()?;
+        let kind = core.segment().kinds().short_name(spec.kind)?;
+        Some(Self {
+            task,
+            attempt,
+            kind,
+            spec,
+        })
+    }
+
+    /// How many bytes of payload a message with the attempt has. What cannot be read then is left to `FetchPayload`, which says why.
+    pub(super) fn payload_in_message(&self) -> usize {
+        read::length_in_message(self.spec.payload)
+    }
+
+    /// All but the payload.
+    pub(super) fn assigned<'a>(&self, kind: &'a str) -> Assigned<'a> {
+        Assigned {
+            task: task_ref(self.task, self.attempt),
+            kind,
+            payload_bytes: self.spec.payload.len(),
+            timeout_ms: self.spec.timeout_ms,
+            discard_result: self.spec.discard_result,
+            array_id: self.spec.array.map_or(0, |(first, _)| first.as_raw()),
+            array_index: self.spec.array.map_or(0, |(_, index)| index),
+        }
+    }
 }
 
 pub(super) fn task_ref(task: TaskId, attempt: u16) -> v1::TaskRef {

@@ -2,10 +2,10 @@
 //!
 //! Streams of batches are in `submit_stream.rs`. Tested in `tests/daemon/submit.rs`.
 
-use bytes::Bytes;
 use qtf_engine::{Accepted, ArrayMember, Durability, Payload, Submission};
 use qtf_proto::limits::INLINE_BYTES_MAX;
-use qtf_proto::v1::{self, Refusal, RefusalReason, SubmitVerdict, TaskSpec};
+use qtf_proto::v1::{self, Refusal, RefusalReason, SubmitTaskResponse};
+use qtf_proto::wire::Spec;
 use qtf_shm::{ClientIndex, KeyId, TaskId};
 
 use super::status;
@@ -23,7 +23,7 @@ pub(crate) struct Submitter {
 pub(crate) fn submit_one(
     core: &mut Core,
     who: Submitter,
-    spec: &TaskSpec,
+    spec: &Spec<'_>,
     array: Option<ArrayMember>,
 ) -> Result<Accepted, Refusal> {
     let Submitter { client, session } = who;
@@ -52,7 +52,7 @@ pub(crate) fn submit_one(
                 ),
             ));
         }
-        None => Payload::Bytes(&spec.payload),
+        None => Payload::Bytes(spec.payload),
     };
     let submission = Submission {
         priority: spec.priority,
@@ -70,7 +70,7 @@ pub(crate) fn submit_one(
         at_most_once: spec.at_most_once,
         array,
         submitted_unix_ms: core.unix_ms(),
-        ..Submission::new(client, &spec.kind, payload)
+        ..Submission::new(client, spec.kind, payload)
     };
     let accepted = core
         .engine
@@ -83,7 +83,7 @@ pub(crate) fn submit_one(
 }
 
 /// A submission whose receipt is not good: it may be the repeat of one that has used it up.
-fn submitted_before(core: &Core, spec: &TaskSpec) -> Result<Accepted, Refusal> {
+fn submitted_before(core: &Core, spec: &Spec<'_>) -> Result<Accepted, Refusal> {
     let before = match key_of(spec)? {
         Some(key) => core.engine.submitted_before(core.now(), key),
         None => Ok(None),
@@ -99,7 +99,7 @@ fn submitted_before(core: &Core, spec: &TaskSpec) -> Result<Accepted, Refusal> {
 }
 
 /// How long the key of a task is remembered.
-fn key_ttl_of(core: &Core, spec: &TaskSpec) -> u64 {
+fn key_ttl_of(core: &Core, spec: &Spec<'_>) -> u64 {
     match spec.key_ttl_ms {
         0 => u64::try_from(core.key_ttl.as_millis()).unwrap_or(u64::MAX),
         ttl => ttl,
@@ -107,10 +107,13 @@ fn key_ttl_of(core: &Core, spec: &TaskSpec) -> u64 {
 }
 
 /// Forgets the keys of submissions whose answers have arrived; their number was checked.
-pub(crate) fn release_keys(core: &mut Core, keys: &[Bytes]) {
+#[expect(
+    single_use_lifetimes,
+    reason = "an iterator of what is borrowed cannot be written without a name for what it borrows"
+)]
+pub(crate) fn release_keys<'k>(core: &mut Core, keys: impl Iterator<Item = &'k [u8]>) {
     let keys: Vec<KeyId> = keys
-        .iter()
-        .filter_map(|key| KeyId::from_bytes(<&[u8; 16]>::try_from(&**key).ok()?))
+        .filter_map(|key| KeyId::from_bytes(<&[u8; 16]>::try_from(key).ok()?))
         .collect();
     if !keys.is_empty() {
         let now = core.now();
@@ -119,11 +122,11 @@ pub(crate) fn release_keys(core: &mut Core, keys: &[Bytes]) {
 }
 
 /// The idempotency key of a task, if it has one.
-fn key_of(spec: &TaskSpec) -> Result<Option<KeyId>, Refusal> {
+fn key_of(spec: &Spec<'_>) -> Result<Option<KeyId>, Refusal> {
     if spec.idempotency_key.is_empty() {
         return Ok(None);
     }
-    let bytes = <&[u8; 16]>::try_from(&*spec.idempotency_key).ok();
+    let bytes = <&[u8; 16]>::try_from(spec.idempotency_key).ok();
     bytes.and_then(KeyId::from_bytes).map(Some).ok_or_else(|| {
         status::refuse(
             RefusalReason::InvalidArgument,
@@ -135,7 +138,7 @@ fn key_of(spec: &TaskSpec) -> Result<Option<KeyId>, Refusal> {
     })
 }
 
-fn durability_of(core: &Core, spec: &TaskSpec) -> Result<Durability, Refusal> {
+fn durability_of(core: &Core, spec: &Spec<'_>) -> Result<Durability, Refusal> {
     match v1::Durability::try_from(spec.durability) {
         Ok(v1::Durability::Unspecified) if core.durable_by_default => Ok(Durability::Best),
         Ok(v1::Durability::Unspecified) => Ok(Durability::Memory),
@@ -153,7 +156,7 @@ fn durability_of(core: &Core, spec: &TaskSpec) -> Result<Durability, Refusal> {
 
 /// The array that a task names.
 pub(crate) fn array_of(
-    spec: &TaskSpec,
+    spec: &Spec<'_>,
     first: Option<TaskId>,
 ) -> Result<Option<ArrayMember>, Refusal> {
     if !spec.array_member {
@@ -169,25 +172,18 @@ pub(crate) fn array_of(
     }))
 }
 
-/// A verdict on the wire.
-pub(super) fn verdict(result: Result<Accepted, Refusal>) -> SubmitVerdict {
-    match result {
-        Ok(accepted) => SubmitVerdict {
-            task_id: accepted.task.as_raw(),
-            refusal: None,
-            durability: reached(accepted.durability).into(),
-            is_repeat: accepted.is_repeat,
-            result_expired: accepted.result_expired,
-        },
-        Err(refusal) => SubmitVerdict {
-            refusal: Some(refusal),
-            ..SubmitVerdict::default()
-        },
+/// A yes on the wire.
+pub(super) fn answer_of(accepted: &Accepted) -> SubmitTaskResponse {
+    SubmitTaskResponse {
+        task_id: accepted.task.as_raw(),
+        durability: reached(accepted.durability).into(),
+        is_repeat: accepted.is_repeat,
+        result_expired: accepted.result_expired,
     }
 }
 
 /// The durability that an answer promises.
-pub(crate) fn reached(durability: Durability) -> v1::Durability {
+fn reached(durability: Durability) -> v1::Durability {
     match durability {
         Durability::Journal => v1::Durability::Journal,
         // The engine answers with what it did, never with `Best`.

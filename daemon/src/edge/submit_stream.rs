@@ -12,16 +12,15 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use qtf_engine::{Accepted, ArrayMember, Lsn, Principal};
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
-use qtf_proto::v1::{
-    Refusal, SubmitStreamRequest, SubmitStreamResponse, SubmitVerdict, TaskEnd, TaskSpec,
-};
+use qtf_proto::v1::{Refusal, SubmitStreamResponse, TaskEnd};
+use qtf_proto::wire::{Frame, Spec, SubmitBatch};
 use qtf_shm::TaskId;
 use qtf_shm::histogram::Stage;
 use tonic::{Status, Streaming};
 
 use super::company::Company;
 use super::ends::{acknowledge, next_ends, watch};
-use super::submit::{Submitter, array_of, release_keys, submit_one, verdict};
+use super::submit::{Submitter, answer_of, array_of, release_keys, submit_one};
 use super::{COPIED_PER_POLL_MAX, session_client, status};
 use crate::core::stability::{JournalFailed, StablePlace};
 use crate::core::watches::WatchKey;
@@ -35,17 +34,52 @@ const WAITING_MAX: usize = 16;
 /// A batch that is being taken in.
 #[derive(Debug)]
 struct Batch {
-    request: SubmitStreamRequest,
-    verdicts: Vec<SubmitVerdict>,
-    /// Highest record that an answer of it waits for.
+    request: SubmitBatch,
+    /// Where its next entry begins.
+    place: usize,
+    answer: Answer,
+}
+
+/// The answer to a batch, and what it waits for.
+#[derive(Debug)]
+struct Answer {
+    frame: Frame<SubmitStreamResponse>,
+    /// How many entries it answers.
+    entries: usize,
+    /// Tasks whose ends were asked for.
+    watched: Vec<TaskId>,
+    /// Highest record that it waits for.
     durable: Option<Lsn>,
 }
 
-/// A batch that was taken in, and what its answer waits for.
-#[derive(Debug)]
-struct Answer {
-    response: SubmitStreamResponse,
-    durable: Option<Lsn>,
+impl Answer {
+    /// The answer to a batch of which nothing was taken in yet.
+    fn to(request: &SubmitBatch) -> Self {
+        let mut frame = Frame::default();
+        frame.batch(request.batch, request.watch);
+        let watched = if request.watch { request.tasks } else { 0 };
+        Self {
+            frame,
+            entries: 0,
+            watched: Vec::with_capacity(watched),
+            durable: None,
+        }
+    }
+
+    /// What became of the next entry.
+    fn add(&mut self, request: &SubmitBatch, result: Result<Accepted, Refusal>) {
+        self.entries += 1;
+        match result {
+            Ok(accepted) => {
+                self.durable = self.durable.max(accepted.durable);
+                self.frame.accepted(&answer_of(&accepted));
+                if request.watch {
+                    self.watched.push(accepted.task);
+                }
+            }
+            Err(refusal) => self.frame.refused(&refusal),
+        }
+    }
 }
 
 /// The ends that a stream tells beside its answers.
@@ -60,10 +94,10 @@ struct Ends {
 
 impl Ends {
     /// Watches what a batch has submitted. True if there is an end to wait for.
-    fn watch(&mut self, core: &mut Core, response: &SubmitStreamResponse) -> bool {
+    fn watch(&mut self, core: &mut Core, tasks: &[TaskId]) -> bool {
         let mut waits = false;
-        for verdict in response.verdicts.iter().filter(|one| one.task_id != 0) {
-            match watch(core, self.key, verdict.task_id) {
+        for task in tasks {
+            match watch(core, self.key, task.as_raw()) {
                 Ok(()) => waits = true,
                 Err(refused) => self.refused.push(*refused),
             }
@@ -75,8 +109,8 @@ impl Ends {
         !self.refused.is_empty() || core.watches.untold(self.key) > 0
     }
 
-    fn next(&mut self, core: &mut Core) -> Vec<TaskEnd> {
-        next_ends(core, self.key, &mut self.refused, self.with_output)
+    fn next(&mut self, core: &mut Core, frame: &mut Frame<SubmitStreamResponse>) {
+        next_ends(core, self.key, &mut self.refused, self.with_output, frame);
     }
 }
 
@@ -92,7 +126,7 @@ impl Drop for Ends {
 /// Batches are answered in their order, each when all of it is stable; meanwhile further ones are taken.
 #[derive(Debug)]
 pub(crate) struct SubmitStream {
-    requests: Streaming<SubmitStreamRequest>,
+    requests: Streaming<SubmitBatch>,
     principal: Principal,
     batch: Option<Batch>,
     answers: VecDeque<Answer>,
@@ -115,7 +149,7 @@ pub(crate) struct SubmitStream {
 
 impl SubmitStream {
     /// A stream without a batch yet.
-    pub(crate) fn new(requests: Streaming<SubmitStreamRequest>, principal: Principal) -> Self {
+    pub(crate) fn new(requests: Streaming<SubmitBatch>, principal: Principal) -> Self {
         Self {
             requests,
             principal,
@@ -146,8 +180,8 @@ impl SubmitStream {
             Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
             Poll::Ready(Some(Ok(request))) => request,
         };
-        let entries = request.tasks.len().max(request.received_keys.len());
-        if let Err(status) = status::check_batch(entries.max(request.acknowledge.len())) {
+        let entries = request.tasks.max(request.received_keys);
+        if let Err(status) = status::check_batch(entries.max(request.acknowledge)) {
             return Poll::Ready(Some(Err(status)));
         }
         if request.watch {
@@ -167,9 +201,9 @@ impl SubmitStream {
             self.ends.insert(ends).with_output |= request.with_output;
         }
         Poll::Ready(Some(Ok(Batch {
-            verdicts: Vec::with_capacity(request.tasks.len()),
+            answer: Answer::to(&request),
+            place: 0,
             request,
-            durable: None,
         })))
     }
 
@@ -178,37 +212,34 @@ impl SubmitStream {
     fn work_on(&mut self, batch: &mut Batch, copied: &mut usize) -> Result<bool, Status> {
         let Batch {
             request,
-            verdicts,
-            durable,
+            place,
+            answer,
         } = batch;
         core_cell::enter(|core| {
-            if verdicts.is_empty() {
-                release_keys(core, &request.received_keys);
-                acknowledge(core, &request.acknowledge);
+            let before = answer.entries;
+            if before == 0 {
+                release_keys(core, request.keys());
+                acknowledge(core, request.acknowledged());
             }
-            let before = verdicts.len();
-            let mut is_done = true;
-            for spec in request.tasks.iter().skip(before) {
-                if *copied > COPIED_PER_POLL_MAX {
-                    is_done = false;
+            let mut specs = request.specs_from(*place);
+            while answer.entries < request.tasks && *copied <= COPIED_PER_POLL_MAX {
+                let Some(spec) = specs.next() else {
                     break;
-                }
+                };
                 *copied = copied.saturating_add(spec.payload.len()).saturating_add(64);
                 // Each time: the record of a call without a session is nobody's after a refusal.
                 let session = request.session;
                 let result = match session_client(core, session, self.principal) {
                     Ok(client) => {
-                        self.submit(core, Submitter { client, session }, spec, request.as_array)
+                        self.submit(core, Submitter { client, session }, &spec, request.as_array)
                     }
                     Err(rejection) => Err(status::refusal_of(&rejection)),
                 };
-                if let Ok(accepted) = &result {
-                    *durable = (*durable).max(accepted.durable);
-                }
-                verdicts.push(verdict(result));
+                answer.add(request, result);
             }
-            core.count_entry(Stage::Admit, verdicts.len() - before);
-            is_done
+            *place = specs.place();
+            core.count_entry(Stage::Admit, answer.entries - before);
+            answer.entries == request.tasks
         })
         .ok_or_else(status::gone)
     }
@@ -217,7 +248,7 @@ impl SubmitStream {
         &mut self,
         core: &mut Core,
         who: Submitter,
-        spec: &TaskSpec,
+        spec: &Spec<'_>,
         as_array: bool,
     ) -> Result<Accepted, Refusal> {
         let array = match array_of(spec, self.array)? {
@@ -253,23 +284,18 @@ impl SubmitStream {
             Err(status) => self.ending = Some(Err(status)),
             Ok(false) => self.batch = Some(batch),
             Ok(true) => {
-                self.unanswered = self.unanswered.saturating_add(batch.verdicts.len().max(1));
-                self.answers.push_back(Answer {
-                    response: SubmitStreamResponse {
-                        batch: batch.request.batch,
-                        verdicts: batch.verdicts,
-                        watched: batch.request.watch,
-                        ..SubmitStreamResponse::default()
-                    },
-                    durable: batch.durable,
-                });
+                self.unanswered = self.unanswered.saturating_add(batch.answer.entries.max(1));
+                self.answers.push_back(batch.answer);
             }
         }
         true
     }
 
     /// The next message, if one may be given.
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<SubmitStreamResponse, Status>> {
+    fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Frame<SubmitStreamResponse>, Status>> {
         while let Some(answer) = self.answers.get(self.ripe)
             && self
                 .ends
@@ -280,10 +306,10 @@ impl SubmitStream {
                 Poll::Pending => break,
                 Poll::Ready(stable) => stable?,
             }
-            let (watched, response) = (answer.response.watched, &answer.response);
+            let watched = &answer.watched;
             let waits = match &mut self.ends {
-                Some(ends) if watched => {
-                    core_cell::attend(|core| ends.watch(core, response)).ok_or_else(status::gone)?
+                Some(ends) if !watched.is_empty() => {
+                    core_cell::attend(|core| ends.watch(core, watched)).ok_or_else(status::gone)?
                 }
                 _ => false,
             };
@@ -309,27 +335,27 @@ impl SubmitStream {
             }
             self.due = self.ripe;
         }
-        let mut message = self.next_answer().unwrap_or_else(|| SubmitStreamResponse {
-            ends_only: true,
-            ..SubmitStreamResponse::default()
+        let mut message = self.next_answer().unwrap_or_else(|| {
+            let mut frame = Frame::default();
+            frame.ends_only();
+            frame
         });
         if self.ripe == 0
             && let Some(ends) = &mut self.ends
         {
             ends.company.has_come();
-            message.ends = core_cell::attend(|core| ends.next(core)).unwrap_or_default();
+            core_cell::attend(|core| ends.next(core, &mut message)).ok_or_else(status::gone)?;
         }
         Poll::Ready(Ok(message))
     }
 
     /// The next answer that may be given.
-    fn next_answer(&mut self) -> Option<SubmitStreamResponse> {
+    fn next_answer(&mut self) -> Option<Frame<SubmitStreamResponse>> {
         self.ripe = self.ripe.checked_sub(1)?;
         self.due = self.due.saturating_sub(1);
         let answer = self.answers.pop_front()?;
-        let entries = answer.response.verdicts.len().max(1);
-        self.unanswered = self.unanswered.saturating_sub(entries);
-        Some(answer.response)
+        self.unanswered = self.unanswered.saturating_sub(answer.entries.max(1));
+        Some(answer.frame)
     }
 
     /// There are no more batches and all are answered: whether ends are still to come. Whoever polls is woken for them.
@@ -354,7 +380,7 @@ fn has_failed() -> bool {
 }
 
 impl Stream for SubmitStream {
-    type Item = Result<SubmitStreamResponse, Status>;
+    type Item = Result<Frame<SubmitStreamResponse>, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut copied = 0;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use qtf_proto::v1::{TaskEnd, WatchRequest, WatchResponse};
+use qtf_proto::wire::Frame;
 use tonic::{Status, Streaming};
 
 use super::ends::{ENDS_MAX, UNTOLD_MAX, acknowledge, next_ends, watch};
@@ -51,7 +52,7 @@ impl WatchStream {
         status::check_batch(request.acknowledge.len())?;
         self.with_output |= request.with_output;
         if !request.acknowledge.is_empty() {
-            core_cell::enter(|core| acknowledge(core, &request.acknowledge))
+            core_cell::enter(|core| acknowledge(core, request.acknowledge.iter().copied()))
                 .ok_or_else(status::gone)?;
         }
         self.names = request.watch.into_iter();
@@ -104,7 +105,7 @@ impl Reader for WatchStream {
 }
 
 impl Stream for WatchStream {
-    type Item = Result<WatchResponse, Status>;
+    type Item = Result<Frame<WatchResponse>, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.has_ended {
@@ -117,9 +118,10 @@ impl Stream for WatchStream {
         let key = self.key;
         let response = core_cell::attend(|core| {
             let this = &mut *self;
-            let ends = next_ends(core, key, &mut this.refused, this.with_output);
-            if !ends.is_empty() {
-                return Poll::Ready(Some(Ok(WatchResponse { ends })));
+            let mut frame = Frame::default();
+            next_ends(core, key, &mut this.refused, this.with_output, &mut frame);
+            if !frame.is_empty() {
+                return Poll::Ready(Some(Ok(frame)));
             }
             let nothing_to_come = self.requests_have_ended
                 && self.names.as_slice().is_empty()

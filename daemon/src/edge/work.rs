@@ -13,22 +13,23 @@ use prost::Message as _;
 use qtf_engine::{Loan, Principal, Reserve, Reserved, TaskRef};
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::refusal;
-use qtf_proto::v1::work_server::Work;
+use qtf_proto::served::work_server::Work;
 use qtf_proto::v1::{
     FinishRequest, FinishResponse, Outcome, OutcomeKind, RefusalReason, ReleaseRequest,
     ReserveRequest, ReserveResponse, ReservedTask, ResultDisposition, ResultVerdict, StopReason,
     TaskOutput, TaskResult, TouchRequest, TouchResponse,
 };
-use qtf_shm::WorkerId;
+use qtf_proto::wire::Ended;
 use qtf_shm::histogram::Stage;
+use qtf_shm::{Part, WorkerId};
 use tonic::{Request, Response, Status};
 
 use super::attempt_token::AttemptToken;
 use super::peer::Peer;
 use super::results::{Reporter, Results};
-use super::scheduler::{assignment, stop_reason, task_ref};
+use super::scheduler::{Ordered, stop_reason};
 use super::service::{peer_of, principal_of};
-use super::{COPIED_PER_POLL_MAX, status};
+use super::{COPIED_PER_POLL_MAX, read, status};
 use crate::core::callers::CallKey;
 use crate::core::{Core, StopPlace, core_cell};
 
@@ -320,7 +321,11 @@ fn lend(
     loan: Loan,
 ) -> Option<ReservedTask> {
     let attempt = u16::try_from(asked.attempt).ok()?;
-    let order = assignment(core, worker, asked.task, attempt)?;
+    let order = Ordered::of(core, worker, (asked.task, attempt))?;
+    let mut payload = vec![0; order.payload_in_message()];
+    if !read::fill(core, Part::Payload, asked.task, &mut payload) {
+        payload.clear();
+    }
     let now = core.now();
     if !core.engine.lend_attempt(now, worker, asked, loan) {
         return None;
@@ -330,14 +335,16 @@ fn lend(
         secret,
         asked,
     };
+    let kind = order.kind.text();
+    let assigned = order.assigned(&kind);
     Some(ReservedTask {
         attempt_token: token.text(),
-        task: Some(task_ref(asked.task, attempt)),
-        kind: order.kind,
-        payload: order.payload,
-        payload_bytes: order.payload_bytes,
-        timeout_ms: order.timeout_ms,
-        discard_result: order.discard_result,
+        task: Some(assigned.task),
+        kind: assigned.kind.to_owned(),
+        payload: payload.into(),
+        payload_bytes: assigned.payload_bytes,
+        timeout_ms: assigned.timeout_ms,
+        discard_result: assigned.discard_result,
         lease_ms: loan.lease_ns / 1_000_000,
     })
 }
@@ -366,7 +373,7 @@ async fn finish(
             worker,
             token: token.secret,
         };
-        let taken = results.take(core, who, 0, std::slice::from_ref(&result));
+        let taken = results.take(core, who, 0, &std::iter::once(Ended::from(&result)));
         core.count_entry(Stage::Result, 1);
         taken.map(|()| Some(who))
     });

@@ -13,8 +13,9 @@ use futures_util::Stream;
 use qtf_engine::{Beat, Caller, Held, Holding, Reconnect, TaskRef, WorkerHello};
 use qtf_proto::limits::limits;
 use qtf_proto::refusal;
-use qtf_proto::v1::{self, RefusalReason, WorkerNotice, WorkerReport, WorkerWelcome};
+use qtf_proto::v1::{self, RefusalReason, WorkerNotice, WorkerWelcome};
 use qtf_proto::version::PROTOCOL_VERSION;
+use qtf_proto::wire::Report;
 use qtf_shm::histogram::Stage;
 use qtf_shm::{TaskId, WorkerId};
 use tonic::{Status, Streaming};
@@ -35,7 +36,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The notices of one `WorkerSession` call; reads its reports while it is polled.
 #[derive(Debug)]
 pub(crate) struct WorkerSessionStream {
-    reports: Streaming<WorkerReport>,
+    reports: Streaming<Report>,
     key: StreamKey,
     peer: Option<Arc<Peer>>,
     worker: Option<Reporter>,
@@ -51,11 +52,7 @@ pub(crate) struct WorkerSessionStream {
 
 impl WorkerSessionStream {
     /// A session that waits for its hello.
-    pub(crate) fn new(
-        reports: Streaming<WorkerReport>,
-        key: StreamKey,
-        peer: Option<Arc<Peer>>,
-    ) -> Self {
+    pub(crate) fn new(reports: Streaming<Report>, key: StreamKey, peer: Option<Arc<Peer>>) -> Self {
         let principal = peer.as_ref().map(|peer| peer.principal());
         Self {
             reports,
@@ -72,7 +69,7 @@ impl WorkerSessionStream {
         }
     }
 
-    fn take(&mut self, report: &WorkerReport) -> Result<(), Status> {
+    fn take(&mut self, report: &Report) -> Result<(), Status> {
         core_cell::enter(|core| {
             let who = match self.worker {
                 Some(known) => known,
@@ -80,10 +77,11 @@ impl WorkerSessionStream {
             };
             let worker = who.worker;
             self.take_started(core, worker, report)?;
-            status::check_batch(report.results.len())?;
+            status::check_batch(report.results)?;
             self.numbers_reports |= report.number != 0;
-            self.results.take(core, who, report.number, &report.results)?;
-            core.count_entry(Stage::Result, report.results.len());
+            self.results
+                .take(core, who, report.number, &report.attempts_ended())?;
+            core.count_entry(Stage::Result, report.results);
             let now = core.now();
             // Without a dispatch stream they would be void.
             if report.credits > 0
@@ -133,24 +131,24 @@ impl WorkerSessionStream {
         &self,
         core: &mut Core,
         worker: WorkerId,
-        report: &WorkerReport,
+        report: &Report,
     ) -> Result<(), Status> {
-        status::check_batch(report.started.len())?;
+        status::check_batch(report.started)?;
         let caller = Caller {
             now: core.now(),
             who: worker,
         };
-        let attempt_of = |started: &v1::TaskRef| {
+        let attempt_of = |started: v1::TaskRef| {
             let task = TaskId::from_raw(started.task_id)?;
             let attempt = started.attempt;
             Some(TaskRef { task, attempt })
         };
-        let started = report.started.iter().filter_map(attempt_of);
+        let started = report.attempts_started().filter_map(attempt_of);
         core.engine.started_batch(caller, started);
         Ok(())
     }
 
-    fn hello(&mut self, core: &mut Core, report: &WorkerReport) -> Result<Reporter, Status> {
+    fn hello(&mut self, core: &mut Core, report: &Report) -> Result<Reporter, Status> {
         if core.is_stopping() {
             return Err(status::gone());
         }
@@ -259,8 +257,8 @@ impl WorkerSessionStream {
 }
 
 impl Reader for WorkerSessionStream {
-    type Messages = Streaming<WorkerReport>;
-    type Message = WorkerReport;
+    type Messages = Streaming<Report>;
+    type Message = Report;
 
     fn source(&mut self) -> Result<Source<'_, Self::Messages>, Status> {
         if self.has_left || self.results.are_too_many() {
@@ -269,13 +267,13 @@ impl Reader for WorkerSessionStream {
         Ok(Source::Messages(&mut self.reports))
     }
 
-    fn names_in(report: &WorkerReport) -> usize {
+    fn names_in(report: &Report) -> usize {
         let in_hello = report.hello.as_ref().map_or(0, |hello| hello.held.len());
         let in_beat = report.held.as_ref().map_or(0, |held| held.tasks.len());
         in_hello.saturating_add(in_beat)
     }
 
-    fn take_message(&mut self, report: WorkerReport) -> Result<(), Status> {
+    fn take_message(&mut self, report: Report) -> Result<(), Status> {
         self.take(&report)
     }
 
@@ -410,19 +408,22 @@ pub(crate) fn may_upload(core: &Core, token: u64) -> Result<(), Status> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     #[test]
     fn all_attempts_that_a_report_names_are_counted_those_of_its_hello_too() {
         let names = |count: usize| vec![v1::HeldTask::default(); count];
-        let report = WorkerReport {
+        let report = v1::WorkerReport {
             hello: Some(v1::WorkerHello {
                 held: names(3),
                 ..v1::WorkerHello::default()
             }),
             held: Some(v1::HeldTasks { tasks: names(4) }),
-            ..WorkerReport::default()
+            ..v1::WorkerReport::default()
         };
+        let report = Report::read(report.encode_to_vec().into()).unwrap();
         assert_eq!(WorkerSessionStream::names_in(&report), 7);
     }
 }
