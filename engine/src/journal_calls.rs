@@ -43,7 +43,7 @@ impl Engine {
     /// Tells the time of day, for records and tombstones: a cold start converts delays and times to live by it. To be called now and
     /// then, at least after steps of the wall clock.
     pub fn set_wall(&mut self, now: Now, unix_ms: u64) {
-        self.plm.wall = WallTime { now, unix_ms };
+        self.plm.set_wall(WallTime { now, unix_ms });
         if let Some(recorder) = &mut self.plm.recorder {
             recorder.set_wall(now, unix_ms);
         }

@@ -9,8 +9,6 @@
 //! come back. A local worker reads the flag itself, and its attempt is its own (`docs/adr/0011`): it has no leaf for this.
 //! Tested in `engine/tests/rules/stops.rs`.
 
-use std::collections::BTreeMap;
-
 use qtf_shm::{Event, Owner, SlotIndex, StateWord};
 use qtf_shm::{FLAG_CANCEL, Now, Outcome, OutcomeKind};
 
@@ -21,38 +19,6 @@ use crate::plm::Plm;
 use crate::plm::ends::endings::HandBack;
 use crate::register::Workers;
 use crate::turn::Turn;
-
-/// Until when flagged attempts may take to end; at most one for each task slot.
-#[derive(Debug, Default)]
-pub(crate) struct Stops {
-    until: BTreeMap<SlotIndex, (Attempt, Now)>,
-}
-
-/// Generation of the slot and number of the attempt.
-type Attempt = (u64, u16);
-
-fn attempt_of(state: StateWord) -> Attempt {
-    (state.generation(), state.fence())
-}
-
-impl Stops {
-    /// When the attempt is ended without its worker; `grace_end` if it was not flagged before.
-    fn until(&mut self, slot: SlotIndex, state: StateWord, grace_end: Now) -> Now {
-        let attempt = attempt_of(state);
-        let known = self.until.entry(slot).or_insert((attempt, grace_end));
-        if known.0 != attempt {
-            *known = (attempt, grace_end);
-        }
-        known.1
-    }
-
-    /// The attempt is over.
-    pub(in crate::plm) fn forget(&mut self, slot: SlotIndex, ended: StateWord) {
-        if stop_reason(ended).is_some() {
-            self.until.remove(&slot);
-        }
-    }
-}
 
 impl Plm {
     /// Tells the worker of a flagged attempt to stop it, and looks again after a heartbeat.
@@ -69,7 +35,7 @@ impl Plm {
             return;
         }
         let grace_end = turn.now.plus_ns(turn.config.stop_grace_ns);
-        let until = self.stops.until(slot, flagged, grace_end);
+        let until = self.grace_of(slot, flagged, grace_end);
         push_stop(turn, slot, flagged, reason);
         let again = turn.now.plus_ns(turn.config.heartbeat_ns);
         turn.set_timer(slot, flagged, again.min(until));
@@ -88,7 +54,7 @@ impl Plm {
             return;
         }
         let grace_end = turn.now.plus_ns(turn.config.stop_grace_ns);
-        let until = self.stops.until(slot, flagged, grace_end);
+        let until = self.grace_of(slot, flagged, grace_end);
         if turn.now < until {
             if cfg!(qtf_mutant = "sim_stop_is_told_once") {
                 turn.set_timer(slot, flagged, until);

@@ -35,7 +35,7 @@ impl Plm {
     }
 
     /// ENDED -> `DEAD_LETTER`, or CANCELLED if that was asked for.
-    pub(in crate::plm) fn bury_half_done(
+    pub(super) fn bury_half_done(
         &mut self,
         turn: &mut Turn<'_>,
         workers: &mut Workers,
@@ -44,7 +44,7 @@ impl Plm {
     ) -> bool {
         let task = turn.write(slot);
         keep_lost(turn, slot, ended);
-        self.stops.forget(slot, ended);
+        self.ends.graces.forget(slot, ended);
         if let Owner::Worker(worker) = ended.owner() {
             let over = AttemptOver {
                 slot,

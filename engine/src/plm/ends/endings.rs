@@ -88,7 +88,7 @@ impl LastStep {
 impl Plm {
     /// Judges a task that is ENDED, with the outcome that lies in its slot. Returns whether it
     /// changed.
-    pub(crate) fn conclude(
+    pub(in crate::plm) fn conclude(
         &mut self,
         turn: &mut Turn<'_>,
         workers: &mut Workers,
@@ -104,7 +104,7 @@ impl Plm {
     }
 
     /// The same; where the task is handed out again, after the pause that the worker asked for, if it did.
-    pub(crate) fn conclude_after(
+    pub(in crate::plm) fn conclude_after(
         &mut self,
         turn: &mut Turn<'_>,
         workers: &mut Workers,
@@ -119,7 +119,7 @@ impl Plm {
         keep_unsaid(turn, slot, ended);
         let judgement = judge(Tries::of(task, ended), task.outcome());
         let is_journalled = self.is_journalled(task);
-        self.stops.forget(slot, ended);
+        self.ends.graces.forget(slot, ended);
         if let Owner::Worker(worker) = ended.owner() {
             let ending = match judgement {
                 Judgement::Done => Ending::Done,
@@ -141,14 +141,14 @@ impl Plm {
         match judgement {
             Judgement::Again { failures } => {
                 turn.drop_result(slot, ended);
-                let pause_ns = retry_pause_ns(turn.config, failures, &mut self.rng);
+                let pause_ns = retry_pause_ns(turn.config, failures, &mut self.ends.rng);
                 self.pause(turn, slot, ended, Retry { failures, pause_ns })
             }
             Judgement::Later => {
                 let failures = task.failures();
                 let pause_ns = attempt
                     .asked_pause_ns
-                    .unwrap_or_else(|| retry_pause_ns(turn.config, 1, &mut self.rng));
+                    .unwrap_or_else(|| retry_pause_ns(turn.config, 1, &mut self.ends.rng));
                 self.pause(turn, slot, ended, Retry { failures, pause_ns })
             }
             Judgement::Done | Judgement::Cancelled | Judgement::Failed { .. } if is_journalled => {
@@ -161,7 +161,7 @@ impl Plm {
     }
 
     /// Brings a judged task to the phase that was decided: its outcome is durable now.
-    pub(crate) fn settle(
+    pub(in crate::plm) fn settle(
         &mut self,
         turn: &mut Turn<'_>,
         slot: SlotIndex,
@@ -251,7 +251,7 @@ impl Plm {
 
     /// Brings a task to a final state. The outcome is given, or lies in the slot already. Returns whether it
     /// did; if not, another process was quicker, nothing of the slot was written, and the sweep looks at it again.
-    pub(crate) fn finish(
+    pub(in crate::plm) fn finish(
         &mut self,
         turn: &mut Turn<'_>,
         slot: SlotIndex,
@@ -298,7 +298,7 @@ impl Plm {
                 && mark.is_none()
                 && let Some(id) = id
             {
-                self.unkept.note(id);
+                self.ends.unkept.note(id);
             }
         } else if ended.phase() == Phase::DeadLetter {
             turn.clear_timer(slot);
@@ -345,7 +345,7 @@ impl Plm {
     }
 
     /// Takes a task from the worker that holds it without a result. Returns whether it changed.
-    pub(crate) fn hand_back(
+    pub(in crate::plm) fn hand_back(
         &mut self,
         turn: &mut Turn<'_>,
         workers: &mut Workers,
@@ -389,7 +389,7 @@ impl Plm {
                 if why == HandBack::WorkerLost || is_spent {
                     keep_lost(turn, slot, held);
                 }
-                self.stops.forget(slot, held);
+                self.ends.graces.forget(slot, held);
                 self.count_handed_back(&task);
                 let ending = match why {
                     HandBack::WorkerLost => Ending::Lost,
@@ -413,7 +413,7 @@ impl Plm {
 
     /// Any phase that cannot be -> QUARANTINE: the slot is kept as evidence, and whoever waits for the task is told. Returns
     /// whether it did.
-    pub(crate) fn quarantine(
+    pub(in crate::plm) fn quarantine(
         &mut self,
         turn: &mut Turn<'_>,
         slot: SlotIndex,

@@ -24,16 +24,16 @@ const AHEAD: usize = 8;
 const LET_BE_NS: u64 = 1_000_000_000;
 
 /// LIMIT: a time to live that is shorter gets its leaf at once, so that it is never late.
-pub(in crate::plm) const LET_BE_IF_KEPT_NS: u64 = 2 * LET_BE_NS;
+pub(super) const LET_BE_IF_KEPT_NS: u64 = 2 * LET_BE_NS;
 
 /// The ends of the last moment, oldest first.
 #[derive(Debug)]
-pub(in crate::plm) struct FreshEnds {
+pub(super) struct FreshEnds {
     ends: VecDeque<(TaskId, Now)>,
 }
 
 impl FreshEnds {
-    pub(in crate::plm) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             ends: VecDeque::with_capacity(FRESH_MAX),
         }
@@ -57,32 +57,27 @@ impl FreshEnds {
 
 impl Plm {
     /// A task has ended that has no leaf, and is kept for so long.
-    pub(in crate::plm) fn note_fresh_end(
-        &mut self,
-        turn: &Turn<'_>,
-        slot: SlotIndex,
-        ended: StateWord,
-    ) {
+    pub(super) fn note_fresh_end(&mut self, turn: &Turn<'_>, slot: SlotIndex, ended: StateWord) {
         let Some(task) = ended.id(slot) else {
             return;
         };
-        if self.fresh_ends.ends.len() >= FRESH_MAX
-            && let Some(oldest) = self.fresh_ends.pop(turn)
+        if self.ends.fresh.ends.len() >= FRESH_MAX
+            && let Some(oldest) = self.ends.fresh.pop(turn)
         {
             give_leaf(turn, oldest);
         }
-        self.fresh_ends.ends.push_back((task, turn.now));
+        self.ends.fresh.ends.push_back((task, turn.now));
     }
 
     /// Gives those their leaves that are still there after their moment.
     pub(crate) fn serve_fresh_ends(&mut self, turn: &Turn<'_>) -> WorkCount {
         let mut work = WorkCount::NONE;
         for _ in 0..turn.config.tasks_per_cycle_max {
-            let due = self.fresh_ends.due();
+            let due = self.ends.fresh.due();
             if !due.is_some_and(|due| turn.now.has_reached(due.stamp())) {
                 break;
             }
-            if let Some(task) = self.fresh_ends.pop(turn) {
+            if let Some(task) = self.ends.fresh.pop(turn) {
                 give_leaf(turn, task);
                 work += WorkCount::ONE;
             }
@@ -92,7 +87,7 @@ impl Plm {
 
     /// When an end is to be looked at next.
     pub(crate) fn next_fresh_end(&self) -> Option<Now> {
-        self.fresh_ends.due()
+        self.ends.fresh.due()
     }
 }
 

@@ -9,37 +9,22 @@
 
 use qtf_journal::Record;
 use qtf_shm::histogram::Stage;
-use qtf_shm::{Counter, Event, Now, Phase, Segment, SlotIndex, StateWord, TaskId, Tombstone};
+use qtf_shm::{Counter, Event, Now, Phase, SlotIndex, StateWord, TaskId, Tombstone};
 
 use crate::effects::Effect;
-use crate::lookup::{find, or_expired};
 use crate::plm::Plm;
 use crate::plm::answers::Answer;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
+use crate::wall::WallTime;
 
 /// LIMIT: a full journal is looked at again as often as a spare file is tried to be made.
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 impl Plm {
-    /// The slot of a task that is there for those who ask: not one whose going is durable.
-    pub(crate) fn find(
-        &self,
-        segment: &Segment,
-        id: TaskId,
-    ) -> Result<(SlotIndex, StateWord), Rejection> {
-        let (slot, state) =
-            find(segment, id).map_err(|rejection| or_expired(segment, id, rejection))?;
-        if state.is_forgotten() && self.is_gone_for_good(segment, slot) {
-            return Err(or_expired(segment, id, Rejection::unknown_task(id)));
-        }
-        Ok((slot, state))
-    }
-
-    /// The record of a forgotten task is durable, or there is no journal that could bring it back.
-    fn is_gone_for_good(&self, segment: &Segment, slot: SlotIndex) -> bool {
-        let recorder = self.recorder.as_ref();
-        recorder.is_none_or(|recorder| recorder.is_durable(segment.task(slot)))
+    /// What time it is for people, for tombstones.
+    pub(crate) fn set_wall(&mut self, wall: WallTime) {
+        self.ends.wall = wall;
     }
 
     /// Frees the slot of a task that has ended; that of a journal task when the record of it is durable.
@@ -158,7 +143,7 @@ impl Plm {
         }
         let tombstone = Tombstone {
             phase: ended.phase(),
-            unix_ms: self.wall.unix_ms_at(turn.now),
+            unix_ms: self.ends.wall.unix_ms_at(turn.now),
         };
         if let Some(task) = ended.id(slot) {
             turn.segment.note_expired(turn.right, task, tombstone);

@@ -6,6 +6,8 @@
 
 use qtf_shm::TaskId;
 
+use crate::plm::Plm;
+
 /// LIMIT: tasks that are remembered: 512 KiB, which are touched as they are used.
 const PLACES: usize = 1 << 16;
 /// Odd, so that the tasks of one slot come to different places one after the other.
@@ -13,26 +15,38 @@ const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(in crate::plm) struct Unkept {
+pub(super) struct Unkept {
     /// 0 is no id.
     ids: Box<[u64]>,
 }
 
 impl Unkept {
-    pub(in crate::plm) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             ids: vec![0; PLACES].into_boxed_slice(),
         }
     }
 
-    pub(in crate::plm) fn note(&mut self, task: TaskId) {
+    pub(super) fn note(&mut self, task: TaskId) {
         if let Some(place) = self.ids.get_mut(place_of(task)) {
             *place = task.as_raw();
         }
     }
 
-    pub(in crate::plm) fn holds(&self, task: TaskId) -> bool {
+    pub(super) fn holds(&self, task: TaskId) -> bool {
         self.ids.get(place_of(task)) == Some(&task.as_raw())
+    }
+}
+
+impl Plm {
+    /// This task has succeeded, was told, and kept no result.
+    pub(in crate::plm) fn note_unkept(&mut self, task: TaskId) {
+        self.ends.unkept.note(task);
+    }
+
+    /// Whether this task has succeeded lately and kept no result.
+    pub(crate) fn is_unkept(&self, task: TaskId) -> bool {
+        self.ends.unkept.holds(task)
     }
 }
 

@@ -9,7 +9,6 @@ use qtf_journal::{Blob, Lsn, Record, WholeTask};
 use qtf_shm::{Counter, Event, FLAG_CANCEL, Now, Outcome, Owner, Phase, SlotIndex, StateWord};
 
 use super::admission::{NewTask, array_of, keep_s, options_of};
-use super::submission::{Payload, Submission};
 use crate::effects::{Effect, PER_CALL_MAX};
 use crate::lookup::find;
 use crate::plm::Durability;
@@ -19,6 +18,7 @@ use crate::plm::ends::endings::HandBack;
 use crate::plm::ends::retention::release;
 use crate::plm::records::pending::{Then, Wait};
 use crate::plm::records::whole_task::in_file;
+use crate::plm::submission::{Payload, Submission};
 use crate::register::Workers;
 use crate::rejection::Rejection;
 use crate::turn::Turn;
@@ -30,7 +30,7 @@ const WAITS_PER_TASK: u32 = 4;
 
 impl Plm {
     /// Appends the record of a submission; `None` for a memory task.
-    pub(in crate::plm) fn record_submission(
+    pub(super) fn record_submission(
         &mut self,
         turn: &Turn<'_>,
         submission: &Submission<'_>,
@@ -143,7 +143,7 @@ impl Plm {
                 turn.effects.push(Effect::Finished { task, phase });
             }
             if found.is_err() && phase == Phase::Done {
-                self.unkept.note(task);
+                self.note_unkept(task);
             }
             return;
         }

@@ -14,14 +14,14 @@ use qtf_shm::{
 
 use qtf_shm::spill::SpillError;
 
-use super::keys::{NamedTask, key_expiry};
 use super::kinds::Namer;
-use super::submission::{Payload, Submission};
 use crate::clients::{arena_bytes, arena_bytes_of};
 use crate::plm::Durability;
 use crate::plm::Plm;
 use crate::plm::answers::Accepted;
+use crate::plm::keys::entries::{NamedTask, key_expiry};
 use crate::plm::records::pending::Then;
+use crate::plm::submission::{Payload, Submission};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
 
@@ -62,13 +62,13 @@ pub(in crate::plm) struct NewTask {
 
 impl Plm {
     pub(crate) fn stop_intake(&mut self) {
-        self.intake_is_stopped = true;
+        self.intake.is_stopped = true;
     }
 
     /// The stamp of the next submission: now, and later than every one before.
     fn next_stamp(&mut self, now: Now) -> u64 {
-        self.last_stamp = now.stamp().max(self.last_stamp.saturating_add(1));
-        self.last_stamp
+        self.intake.last_stamp = now.stamp().max(self.intake.last_stamp.saturating_add(1));
+        self.intake.last_stamp
     }
 
     /// Takes a task in, and counts a refusal.
@@ -215,7 +215,7 @@ impl Plm {
 
     /// Says why nothing is taken in at all, and no repeat answered.
     fn check_intake(&self, submission: &Submission<'_>) -> Result<(), Rejection> {
-        if self.intake_is_stopped {
+        if self.intake.is_stopped {
             return Err(Rejection::new(
                 RejectReason::Stopping,
                 Detail::Plain("the daemon is stopping and takes no more tasks: submit again later"),

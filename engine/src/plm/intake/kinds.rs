@@ -84,7 +84,7 @@ impl Plm {
         }
         let interned = segment.kinds().intern_keeping(name, namer.leaves());
         let kind = interned.map_err(|_| namer.refusal())?;
-        if let Some(place) = self.kind_names.get_mut(kind.position()) {
+        if let Some(place) = self.intake.kind_names.get_mut(kind.position()) {
             *place = name.into();
         }
         Ok(kind)
@@ -97,7 +97,11 @@ impl Plm {
                 "kind must have 1 to 48 bytes: use exec or the name of a handler",
             ));
         }
-        if let Some(known) = self.kind_names.iter().position(|known| **known == *name)
+        if let Some(known) = self
+            .intake
+            .kind_names
+            .iter()
+            .position(|known| **known == *name)
             && let Some(kind) = u16::try_from(known)
                 .ok()
                 .and_then(|raw| KindIndex::new_checked(raw, segment.geometry().kinds()))

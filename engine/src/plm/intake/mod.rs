@@ -2,15 +2,37 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | `submission.rs` | what a submission says, before anything is checked |
-//! | `admission.rs` | checks it and brings it into the segment |
+//! | `admission.rs` | checks a submission and brings it into the segment |
 //! | `accepting.rs` | SUBMITTED -> READY, and what else waits for durable records |
-//! | `keys.rs`, `key_places.rs` | idempotency keys, and the places that there are for them |
 //! | `kinds.rs` | numbers of task kinds by their names |
+//!
+//! Door: from outside of the PLM `submit`, `stop_intake`, `note_durable`, `has_durable_waits`, `serve_durable`, `check_kinds`,
+//! `intern_kind`; from the parts above `repair_submitted` and [`accepting::accept`].
+//! State: [`Intake`].
 
 pub(super) mod accepting;
 mod admission;
-pub(super) mod key_places;
-pub(super) mod keys;
 pub(super) mod kinds;
-pub(super) mod submission;
+
+use qtf_shm::Now;
+
+use super::KINDS_COUNT;
+
+/// What is remembered between submissions.
+#[derive(Debug)]
+pub(super) struct Intake {
+    last_stamp: u64,
+    is_stopped: bool,
+    /// Names of kinds by number, so that a known kind is found without a look into the segment.
+    kind_names: Vec<Box<str>>,
+}
+
+impl Intake {
+    pub(super) fn new(now: Now) -> Self {
+        Self {
+            last_stamp: now.stamp(),
+            is_stopped: false,
+            kind_names: vec![Box::default(); KINDS_COUNT],
+        }
+    }
+}

@@ -4,14 +4,35 @@
 //! Tested in `engine/tests/rules/journal.rs` and `room.rs`.
 
 use qtf_journal::{Lsn, Record};
-use qtf_shm::{Phase, SlotIndex, SlotWriter, StateWord, TaskOptions, TaskSlot};
+use qtf_shm::{Phase, Segment, SlotIndex, SlotWriter, StateWord, TaskId, TaskOptions, TaskSlot};
 
 use super::recorder::{self, Mark};
+use crate::lookup::{find, or_expired};
 use crate::plm::{Answer, LSN_UNDER_WAY, Plm, Recorder};
 use crate::rejection::Rejection;
 use crate::turn::Turn;
 
 impl Plm {
+    /// The slot of a task that is there for those who ask: not one whose going is durable.
+    pub(crate) fn find(
+        &self,
+        segment: &Segment,
+        id: TaskId,
+    ) -> Result<(SlotIndex, StateWord), Rejection> {
+        let (slot, state) =
+            find(segment, id).map_err(|rejection| or_expired(segment, id, rejection))?;
+        if state.is_forgotten() && self.is_gone_for_good(segment, slot) {
+            return Err(or_expired(segment, id, Rejection::unknown_task(id)));
+        }
+        Ok((slot, state))
+    }
+
+    /// The record of a forgotten task is durable, or there is no journal that could bring it back.
+    pub(in crate::plm) fn is_gone_for_good(&self, segment: &Segment, slot: SlotIndex) -> bool {
+        let recorder = self.recorder.as_ref();
+        recorder.is_none_or(|recorder| recorder.is_durable(segment.task(slot)))
+    }
+
     /// The task is durable by this engine's journal.
     #[inline]
     pub(in crate::plm) fn is_journalled(&self, task: &TaskSlot) -> bool {

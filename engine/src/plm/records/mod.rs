@@ -2,17 +2,20 @@
 //!
 //! | file | does |
 //! |---|---|
+//! | `marks.rs` | the steps around each change: may it be, it is about to be, it has been; what an answer waits for |
 //! | `recorder.rs` | what is appended, and what of it is durable |
 //! | `pending.rs` | who waits for a sync |
 //! | `room.rs` | whether there is room for what comes |
-//! | `waiting.rs` | tasks that wait until there is |
 //! | `reservation.rs` | ids, reserved ahead of need |
 //! | `whole_task.rs` | a task as one record |
+//!
+//! Door: from outside of the PLM [`recorder::Recorder`] itself, `find`, and a whole task for snapshots; from the parts above the steps
+//! of `marks.rs`, and the recorder where there is a journal.
+//! State: the recorder, [`Plm::recorder`](super::Plm), with all that waits for it.
 
 mod marks;
 pub(super) mod pending;
 pub(super) mod recorder;
 pub(super) mod reservation;
 mod room;
-pub(super) mod waiting;
 pub(super) mod whole_task;

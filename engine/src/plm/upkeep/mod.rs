@@ -5,8 +5,10 @@
 //! | `timers.rs` | due tasks, timeouts, time to live |
 //! | `repair.rs` | one idempotent repair of one slot |
 //! | `adoption.rs` | adopts the tasks of a segment at the start |
+//!
+//! Door: from outside of the PLM `serve_timers`, `repair`, `adopt`, `adopt_more`, `is_adopting`, `look_at_ids`. Nobody stands above.
+//! State: none.
 
 mod adoption;
-mod parked;
 pub(super) mod repair;
-pub(super) mod timers;
+mod timers;

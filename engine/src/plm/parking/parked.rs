@@ -10,24 +10,31 @@ use crate::turn::Turn;
 impl Plm {
     /// Notes that a task of this kind was parked.
     pub(crate) fn count_parked(&mut self, kind: KindIndex) {
-        if let Some(count) = self.parked.get_mut(kind.position()) {
+        if let Some(count) = self.parking.counts.get_mut(kind.position()) {
             *count = count.saturating_add(1);
         }
     }
 
     pub(in crate::plm) fn count_unparked(&mut self, kind: KindIndex) {
-        if let Some(count) = self.parked.get_mut(kind.position()) {
+        if let Some(count) = self.parking.counts.get_mut(kind.position()) {
             *count = count.saturating_sub(1);
         }
     }
 
     /// Says whether tasks of one of these kinds are parked.
     pub(crate) fn has_parked(&self, kinds: KindSet) -> bool {
-        kinds.iter().any(|kind| self.parked[kind.position()] > 0)
+        kinds
+            .iter()
+            .any(|kind| self.parking.counts[kind.position()] > 0)
     }
 
     /// BLOCKED, DELAYED -> READY, at its old place in the order.
-    pub(crate) fn release(&mut self, turn: &Turn<'_>, slot: SlotIndex, state: StateWord) -> bool {
+    pub(in crate::plm) fn release(
+        &mut self,
+        turn: &Turn<'_>,
+        slot: SlotIndex,
+        state: StateWord,
+    ) -> bool {
         let Some(ready) = turn.advance(slot, state, Event::Release) else {
             return false;
         };

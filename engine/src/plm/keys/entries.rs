@@ -24,11 +24,11 @@ use qtf_shm::{
     ClientIndex, Counter, KeyEntry, KeyId, KeyPlace, Now, Segment, SlotIndex, TaskId, TaskOptions,
 };
 
-use super::submission::Submission;
 use crate::lookup::find;
 use crate::plm::Durability;
 use crate::plm::Plm;
 use crate::plm::answers::Accepted;
+use crate::plm::submission::Submission;
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::shares::{ShareRule, ShareUsedUp, Usage};
 use crate::turn::Turn;
@@ -107,7 +107,7 @@ impl Plm {
                 && table.remove_at(place, entry.task)
             {
                 count += 1;
-                self.key_places.gone(&mut turn.clients.shares, place);
+                self.keys.places.gone(&mut turn.clients.shares, place);
                 self.note_released(turn, key, entry.task);
             }
         }
@@ -150,7 +150,7 @@ impl Plm {
         if let Some((place, _)) = key_of(turn, slot, id)
             && turn.segment.keys().remove_at(place, id)
         {
-            self.key_places.gone(&mut turn.clients.shares, place);
+            self.keys.places.gone(&mut turn.clients.shares, place);
             turn.segment.counters().add(Counter::KeyEnded, 1);
         }
     }
@@ -170,7 +170,7 @@ impl Plm {
         if let Some(place) = place
             && turn.segment.keys().spend_at(place, id)
         {
-            self.key_places.is_spent(place);
+            self.keys.places.is_spent(place);
         }
     }
 
@@ -180,9 +180,9 @@ impl Plm {
         if !table.is_used() {
             return;
         }
-        let start = self.keys_cursor;
+        let start = self.keys.cursor;
         let end = start.saturating_add(ENTRIES_PER_STRIPE);
-        let (places, shares) = (&mut self.key_places, &mut turn.clients.shares);
+        let (places, shares) = (&mut self.keys.places, &mut turn.clients.shares);
         let count = table.expire(start..end, turn.now, |place, end| match end {
             None => places.gone(shares, place),
             Some(end) => places.met(place, end),
@@ -190,10 +190,10 @@ impl Plm {
         turn.segment
             .counters()
             .add(Counter::KeyExpired, u64::from(count));
-        self.keys_cursor = if end < table.capacity() {
+        self.keys.cursor = if end < table.capacity() {
             end
         } else {
-            self.key_places.has_been_round();
+            self.keys.places.has_been_round();
             0
         };
     }
@@ -217,7 +217,7 @@ impl Plm {
             Err(full) => {
                 let spent_in = full.spent_in;
                 let near = spent_in.map(|bucket| turn.segment.keys().places_of_bucket(bucket));
-                let oldest = near.and_then(|near| self.key_places.oldest_among(near));
+                let oldest = near.and_then(|near| self.keys.places.oldest_among(near));
                 let refused = |_| refused_by_table(turn, key, full.capacity);
                 oldest.ok_or(()).map_err(refused)?;
                 self.evict(turn, oldest);
@@ -227,9 +227,11 @@ impl Plm {
         };
         let holder = turn.clients.holder_of(client);
         let shares = &mut turn.clients.shares;
-        self.key_places.taken(shares, place.index(), holder, expiry);
+        self.keys
+            .places
+            .taken(shares, place.index(), holder, expiry);
         if cfg!(qtf_mutant = "sim_unspent_keys_are_evicted") {
-            self.key_places.is_spent(place.index());
+            self.keys.places.is_spent(place.index());
         }
         Ok(place)
     }
@@ -242,14 +244,14 @@ impl Plm {
         client: ClientIndex,
     ) -> Result<(), Rejection> {
         while let Some(used_up) = share_used_up(turn, client) {
-            let oldest = self.key_places.oldest_of_the_longest_line();
+            let oldest = self.keys.places.oldest_of_the_longest_line();
             if self.evict(turn, oldest) {
                 continue;
             }
             // Some that are counted may have expired. LIMIT: one stripe in so much time, however many are refused in it.
             let may_look = |at: Now| turn.now.since_ns(at) >= SWEEP_AGAIN_NS;
-            if self.keys_looked_at.is_none_or(may_look) {
-                self.keys_looked_at = Some(turn.now);
+            if self.keys.looked_at.is_none_or(may_look) {
+                self.keys.looked_at = Some(turn.now);
                 self.expire_keys(turn);
                 continue;
             }
@@ -257,7 +259,7 @@ impl Plm {
                 // The table itself says when it is full.
                 return Ok(());
             }
-            let end = self.key_places.first_end(turn.clients.holder_of(client));
+            let end = self.keys.places.first_end(turn.clients.holder_of(client));
             let retry_after_ms = until(turn.now, end);
             let detail = Detail::KeyShare(used_up, retry_after_ms);
             let reason = RejectReason::KeysFull;
@@ -273,7 +275,7 @@ impl Plm {
             return false;
         };
         turn.segment.keys().remove_at(place, entry.task);
-        self.key_places.gone(&mut turn.clients.shares, place);
+        self.keys.places.gone(&mut turn.clients.shares, place);
         turn.segment.counters().add(Counter::KeyEvicted, 1);
         self.note_released(turn, entry.key, entry.task);
         true
@@ -288,7 +290,7 @@ impl Plm {
     ) {
         if turn.segment.keys().remove_at(place.index(), task) {
             let shares = &mut turn.clients.shares;
-            self.key_places.gone(shares, place.index());
+            self.keys.places.gone(shares, place.index());
         }
     }
 }

@@ -22,7 +22,7 @@ const STALE_PER_LOOK: u32 = 64;
 
 /// Parked tasks, the best first.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
+pub(super) struct Waiting {
     heap: BinaryHeap<Reverse<Hint>>,
 }
 
@@ -80,33 +80,39 @@ impl Plm {
         if let Some(kind) = task.kind() {
             self.count_parked(kind);
         }
-        self.waiting.push(turn.segment, slot, state);
+        self.parking.waiting.push(turn.segment, slot, state);
         true
     }
 
     /// Notes a parked task whose key is new, or which the daemon before has parked.
-    pub(crate) fn note_parked(&mut self, turn: &Turn<'_>, slot: SlotIndex, state: StateWord) {
+    pub(in crate::plm) fn note_parked(
+        &mut self,
+        turn: &Turn<'_>,
+        slot: SlotIndex,
+        state: StateWord,
+    ) {
         if self.is_journalled(turn.segment.task(slot)) {
-            self.waiting.push(turn.segment, slot, state);
+            self.parking.waiting.push(turn.segment, slot, state);
         }
     }
 
     /// Releases the best of those that wait for room, if there is room and it comes before the best ready task.
     pub(crate) fn release_best_waiting(&mut self, turn: &Turn<'_>) {
         let recorder = self.recorder.as_ref();
-        if self.waiting.heap.is_empty() || !recorder.is_some_and(|recorder| recorder.may_hand_out())
+        if self.parking.waiting.heap.is_empty()
+            || !recorder.is_some_and(|recorder| recorder.may_hand_out())
         {
             return;
         }
         let head = turn.segment.ready().first_key();
         for _ in 0..STALE_PER_LOOK {
-            let Some(&Reverse(best)) = self.waiting.heap.peek() else {
+            let Some(&Reverse(best)) = self.parking.waiting.heap.peek() else {
                 return;
             };
             if head.is_some_and(|head| head <= best.key) {
                 return;
             }
-            self.waiting.heap.pop();
+            self.parking.waiting.heap.pop();
             if let Some((slot, state)) = parked(turn.segment, best)
                 && self.release(turn, slot, state)
             {

@@ -29,7 +29,7 @@ const NEVER: u64 = u64::MAX;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(crate) struct KeyPlaces {
+pub(super) struct KeyPlaces {
     places: Vec<Place>,
     lines: Vec<Line>,
     /// Given to the next spent key: who is older has the smaller number.
@@ -80,7 +80,7 @@ impl Line {
 }
 
 impl KeyPlaces {
-    pub(in crate::plm) fn new(segment: &Segment, clients: &mut Clients) -> Self {
+    pub(super) fn new(segment: &Segment, clients: &mut Clients) -> Self {
         let table = segment.keys();
         let capacity = usize::try_from(table.capacity()).unwrap_or(0);
         let mut places = Self::of(capacity, clients.shares.iter().count());
@@ -114,13 +114,7 @@ impl KeyPlaces {
     }
 
     /// A key of this holder with this end lies there now.
-    pub(in crate::plm) fn taken(
-        &mut self,
-        shares: &mut Shares,
-        place: u32,
-        holder: HolderIndex,
-        end: u64,
-    ) {
+    pub(super) fn taken(&mut self, shares: &mut Shares, place: u32, holder: HolderIndex, end: u64) {
         self.gone(shares, place);
         let Some(at) = self.at(place) else {
             return;
@@ -134,7 +128,7 @@ impl KeyPlaces {
     }
 
     /// The place is free.
-    pub(in crate::plm) fn gone(&mut self, shares: &mut Shares, place: u32) {
+    pub(super) fn gone(&mut self, shares: &mut Shares, place: u32) {
         self.leave(place);
         if let Some(at) = self.at(place)
             && at.holder != Place::NOBODY
@@ -146,7 +140,7 @@ impl KeyPlaces {
     }
 
     /// The key there is spent: to the end of its holder's line.
-    pub(in crate::plm) fn is_spent(&mut self, place: u32) {
+    pub(super) fn is_spent(&mut self, place: u32) {
         let turn = self.next_turn;
         let Some(&mut at) = self.at(place) else {
             return;
@@ -172,13 +166,13 @@ impl KeyPlaces {
     }
 
     /// The oldest spent key of whoever has most of them.
-    pub(in crate::plm) fn oldest_of_the_longest_line(&self) -> Option<u32> {
+    pub(super) fn oldest_of_the_longest_line(&self) -> Option<u32> {
         let (_, line) = self.lines.iter().enumerate().max_by_key(weight)?;
         (line.first != NONE).then_some(line.first)
     }
 
     /// The oldest spent key, of whoever has most of them, among some places.
-    pub(in crate::plm) fn oldest_among(&self, places: impl Iterator<Item = u32>) -> Option<u32> {
+    pub(super) fn oldest_among(&self, places: impl Iterator<Item = u32>) -> Option<u32> {
         let age = |place: u32| {
             let at = self.places.get(usize::try_from(place).ok()?)?;
             let holder = usize::from(at.holder);
@@ -189,13 +183,13 @@ impl KeyPlaces {
     }
 
     /// A stamp that the end of the holder's first key to end is not before, in the sense of the head of this file.
-    pub(in crate::plm) fn first_end(&self, holder: HolderIndex) -> u64 {
+    pub(super) fn first_end(&self, holder: HolderIndex) -> u64 {
         let line = self.lines.get(usize::from(holder.number()));
         line.map_or(NEVER, |line| line.first_end)
     }
 
     /// The sweep has met a key that ends then.
-    pub(in crate::plm) fn met(&mut self, place: u32, end: u64) {
+    pub(super) fn met(&mut self, place: u32, end: u64) {
         let Some(&mut Place { holder, .. }) = self.at(place) else {
             return;
         };
@@ -205,7 +199,7 @@ impl KeyPlaces {
     }
 
     /// The sweep has been round.
-    pub(in crate::plm) fn has_been_round(&mut self) {
+    pub(super) fn has_been_round(&mut self) {
         for line in &mut self.lines {
             line.first_end = core::mem::replace(&mut line.first_end_met, NEVER);
         }
