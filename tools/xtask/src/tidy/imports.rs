@@ -176,12 +176,13 @@ fn paths_of(file: &File) -> Vec<Path> {
 }
 
 /// A word, `::`, or a single character.
-struct Token {
-    line: usize,
-    text: String,
+pub(super) struct Token {
+    pub(super) line: usize,
+    pub(super) text: String,
 }
 
-fn tokens_of(source: &RustSource) -> Vec<Token> {
+/// The code of a file but its tests.
+pub(super) fn tokens_of(source: &RustSource) -> Vec<Token> {
     let mut tokens: Vec<Token> = Vec::new();
     for (line, read) in source.numbered().filter(|(_, line)| !line.in_test) {
         let mut rest = read.code.as_str();

@@ -11,11 +11,13 @@
 //! | `length`, `head` | files stay readable and say what they are |
 //! | `words`, `machine-path` | no names that say nothing, no leftovers, no paths of one machine |
 //! | `edges`, `circle` | crates depend in one direction, and so do the folders of a crate |
+//! | `door` | parts of the PLM call what stands below them, by what their heads name |
 //! | `title`, `link` | documents have one title and no dead link |
 //! | `clippy-copy`, `glossary`, `protocol` | what must agree agrees |
 
 mod circles;
 mod documents;
+mod doors;
 mod edges;
 mod glossary;
 mod imports;
@@ -52,7 +54,7 @@ pub(crate) fn run() -> anyhow::Result<Tally> {
 
 /// All rules that need only the files.
 fn check(tree: &Tree) -> Vec<Finding> {
-    let rules: [fn(&Tree) -> Vec<Finding>; 15] = [
+    let rules: [fn(&Tree) -> Vec<Finding>; 16] = [
         unsafety::place,
         unsafety::comments,
         ordering::comments,
@@ -61,6 +63,7 @@ fn check(tree: &Tree) -> Vec<Finding> {
         size::length,
         size::heads,
         circles::check,
+        doors::check,
         words::modules_and_leftovers,
         words::machine_paths,
         documents::titles,
