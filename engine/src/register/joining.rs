@@ -11,11 +11,11 @@
 
 use qtf_shm::{
     AttachIndex, Counter, KindSet, Segment, TaskId, WorkerEvent, WorkerFields, WorkerId,
-    WorkerIndex, WorkerPhase,
+    WorkerIndex,
 };
 
 use super::pace::Pace;
-use super::workers::{Workers, apply};
+use super::workers::{APPLY_TRIES_MAX, Workers, apply};
 use crate::lookup::{TaskRef, find, is_held_by, is_to_be_told};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
@@ -216,25 +216,30 @@ impl Workers {
         self.refresh(turn.segment, worker);
     }
 
-    fn join_slot(&self, turn: &Turn<'_>) -> Result<WorkerIndex, Rejection> {
-        let attach = AttachIndex::DAEMON;
-        self.all_indices()
-            .find(|&worker| {
-                let slot = turn.write_worker(worker);
-                slot.apply(slot.state(), WorkerEvent::Join { attach })
-                    .is_ok()
-            })
-            .ok_or_else(|| self.full())
+    fn join_slot(&mut self, turn: &Turn<'_>) -> Result<WorkerIndex, Rejection> {
+        let join = WorkerEvent::Join {
+            attach: AttachIndex::DAEMON,
+        };
+        for _ in 0..APPLY_TRIES_MAX {
+            let Some(worker) = self.free_slot(turn.segment) else {
+                break;
+            };
+            let slot = turn.write_worker(worker);
+            if slot.apply(slot.state(), join).is_ok() {
+                return Ok(worker);
+            }
+        }
+        Err(self.full())
     }
 
     /// Says whether a worker that introduces itself finds a slot: its own, or a free one.
     pub(crate) fn check_room(
-        &self,
+        &mut self,
         turn: &Turn<'_>,
         hello: &WorkerHello<'_>,
     ) -> Result<(), Rejection> {
-        let is_free = |worker| turn.segment.worker(worker).state().phase() == WorkerPhase::Free;
-        if self.known(turn, hello.reconnect).is_some() || self.all_indices().any(is_free) {
+        let is_known = self.known(turn, hello.reconnect).is_some();
+        if is_known || self.free_slot(turn.segment).is_some() {
             Ok(())
         } else {
             Err(self.full())

@@ -230,6 +230,7 @@ impl Workers {
                 note.has_left = false;
                 self.waiting = self.waiting.saturating_sub(1);
                 turn.segment.free_lost_worker(turn.right, worker);
+                self.free.give_back(worker);
                 self.refresh(turn.segment, worker);
             }
         }
@@ -328,6 +329,11 @@ impl Workers {
                 self.await_clean_pass(turn, worker);
             }
             self.refresh(turn.segment, worker);
+        }
+        for worker in self.indices() {
+            if turn.segment.worker(worker).state().phase() == WorkerPhase::Free {
+                self.free.give_back(worker);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | `workers.rs` | the table of workers, their leaves in the worker heap, what kinds are on offer |
 //! | `in_time.rs` | results that were there before they could be taken |
 //! | `joining.rs` | hello and welcome, of new workers and of those that come back |
+//! | `free_slots.rs` | which slot the next worker gets |
 //! | `liveness.rs` | heartbeats, leases, probes; how a worker is lost, leaves, drains |
 //! | `comparison.rs` | what a worker says that it holds, against what the segment says |
 //! | `calling.rs`, `attempt_leases.rs` | workers that call instead of holding streams; a lease for each of their attempts |
@@ -19,6 +20,7 @@
 mod attempt_leases;
 mod calling;
 mod comparison;
+mod free_slots;
 mod in_time;
 mod joining;
 mod leaves;

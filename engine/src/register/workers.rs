@@ -12,6 +12,7 @@ use qtf_shm::{
 
 use super::calling::{Callers, Calling};
 use super::comparison::Arrival;
+use super::free_slots::FreeSlots;
 use super::leaves::Hand;
 use super::pace::Pace;
 use crate::lookup::{TaskRef, serves};
@@ -123,6 +124,7 @@ pub(crate) struct Workers {
     /// Workers that wait for a pass of the sweep.
     pub(super) waiting: u32,
     pub(super) callers: Callers,
+    pub(super) free: FreeSlots,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -144,6 +146,7 @@ impl Workers {
             looked_for_unstarted: Now::default(),
             waiting: 0,
             callers: Callers::default(),
+            free: FreeSlots::default(),
             rng: fastrand::Rng::with_seed(seed),
         }
     }
@@ -152,6 +155,11 @@ impl Workers {
     pub(super) fn indices(&self) -> impl Iterator<Item = WorkerIndex> + use<> {
         let used = u32::from(self.used);
         (0..self.used).filter_map(move |raw| WorkerIndex::new_checked(raw, used))
+    }
+
+    /// How many slots a look at all in use meets.
+    pub(crate) fn slots_in_use(&self) -> u32 {
+        self.used.into()
     }
 
     /// Every slot of the table.
@@ -324,6 +332,7 @@ impl Workers {
 
     /// What each worker offers, by its word. The leaves of remote ones are right already, and local ones have none.
     pub(super) fn look_at_offers(&mut self, segment: &Segment) {
+        self.free.look_again();
         for worker in self.all_indices() {
             let slot = segment.worker(worker);
             let before = self.notes[worker.position()].offering;

@@ -21,7 +21,7 @@ use crate::plm::{ATTEMPT_MAX, Plm};
 use crate::register::Workers;
 use crate::turn::Turn;
 use crate::work_count::WorkCount;
-use placement::{Pick, SCANS_PER_CYCLE_MAX, pick};
+use placement::{Pick, STEPS_PER_CYCLE_MAX, pick};
 
 /// From this slot on the next task is looked for while the best one is placed: what fewer slots take stays in the caches.
 const LOOK_AHEAD_FROM: u32 = 1 << 16;
@@ -54,7 +54,7 @@ impl Scheduler {
         workers: &mut Workers,
     ) -> WorkCount {
         let mut work = WorkCount::NONE;
-        let mut scans_left = SCANS_PER_CYCLE_MAX;
+        let mut steps_left = STEPS_PER_CYCLE_MAX;
         workers.mend_leaves(turn.segment);
         for _ in 0..turn.config.tasks_per_cycle_max {
             if !turn.effects.has_room(1) || !workers.has_free(turn.segment) {
@@ -73,7 +73,7 @@ impl Scheduler {
             } else {
                 None
             };
-            match place_head(turn, plm, workers, Leaf { slot, key }, &mut scans_left) {
+            match place_head(turn, plm, workers, Leaf { slot, key }, &mut steps_left) {
                 Step::Moved => work += WorkCount::ONE,
                 Step::Waits => break,
             }
@@ -92,7 +92,7 @@ fn place_head(
     plm: &mut Plm,
     workers: &mut Workers,
     head: Leaf,
-    scans_left: &mut u32,
+    steps_left: &mut u32,
 ) -> Step {
     let Leaf { slot, key } = head;
     let task = turn.segment.task(slot);
@@ -113,7 +113,7 @@ fn place_head(
         plm.bury_waiting(turn, slot, state);
         return Step::Moved;
     }
-    match pick(turn.segment, workers, task.kind(), scans_left) {
+    match pick(turn.segment, workers, task.kind(), steps_left) {
         Pick::Worker(worker) if plm.may_hand_out(task) => {
             if cfg!(qtf_mutant = "sim_leaf_goes_before_the_state") {
                 turn.segment.unindex_ready_key(slot, key);

@@ -9,8 +9,11 @@ use qtf_shm::{KindIndex, Segment, WorkerIndex};
 
 use crate::register::Workers;
 
-/// LIMIT: one look through all workers takes some nanoseconds for each; so many keep a cycle short.
-pub(super) const SCANS_PER_CYCLE_MAX: u32 = 32;
+/// LIMIT: workers that are looked at in one cycle, each some nanoseconds: 32 looks through 4,096 of them, 2 through all that there can
+/// be (the second may begin while fewer are left).
+pub(super) const STEPS_PER_CYCLE_MAX: u32 = 32 * STEPS_PER_LOOK_MIN;
+/// Fewer workers count as so many.
+const STEPS_PER_LOOK_MIN: u32 = 4_096;
 
 /// Where the head goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub(super) fn pick(
     segment: &Segment,
     workers: &mut Workers,
     kind: Option<KindIndex>,
-    scans_left: &mut u32,
+    steps_left: &mut u32,
 ) -> Pick {
     let Some(kind) = kind.filter(|&kind| workers.is_offered(kind)) else {
         return Pick::NobodyOffers;
@@ -40,10 +43,11 @@ pub(super) fn pick(
     if offers(first) {
         return Pick::Worker(first);
     }
-    if *scans_left == 0 {
+    if *steps_left == 0 {
         return Pick::AllBusy;
     }
-    *scans_left -= 1;
+    let steps = workers.slots_in_use().max(STEPS_PER_LOOK_MIN);
+    *steps_left = steps_left.saturating_sub(steps);
     workers
         .free(segment)
         .filter(|&(_, worker)| offers(worker))

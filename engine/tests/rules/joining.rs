@@ -116,6 +116,40 @@ fn when_all_worker_slots_are_in_use_the_next_is_refused_with_a_hint() {
 }
 
 #[test]
+fn slots_that_were_given_back_are_used_first_and_the_lowest_before_all() {
+    let mut world = World::new();
+    let there: Vec<_> = (0..10).map(|_| join(&mut world, 1).id).collect();
+    for place in [7, 2, 4] {
+        let now = world.now;
+        world.engine.worker_goodbye(now, there[place]);
+        world.settle();
+    }
+    let slots = [(); 4].map(|()| join(&mut world, 1).id.slot().get());
+    assert_eq!(slots, [2, 4, 7, 10]);
+    for slot in 11..16 {
+        assert_eq!(join(&mut world, 1).id.slot().get(), slot);
+    }
+    let now = world.now;
+    let refused = world.engine.worker_hello(now, &hello(1, &kinds()));
+    assert_eq!(refused.unwrap_err().reason, RejectReason::WorkersFull);
+    world.engine.worker_goodbye(now, there[9]);
+    world.settle();
+    assert_eq!(join(&mut world, 1).id.slot().get(), 9);
+    world.verify();
+}
+
+#[test]
+fn slots_that_were_free_before_a_restart_are_found_after_it() {
+    let mut world = World::new();
+    let there: Vec<_> = (0..16).map(|_| join(&mut world, 1).id).collect();
+    let now = world.now;
+    world.engine.worker_goodbye(now, there[5]);
+    world.settle();
+    let mut world = world.restarted();
+    assert_eq!(join(&mut world, 1).id.slot().get(), 5);
+}
+
+#[test]
 fn worker_that_comes_back_keeps_its_id_and_what_it_holds() {
     let mut world = World::new();
     let welcome = join(&mut world, 4);

@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use qtf_engine::{Engine, EngineConfig};
+use qtf_engine::{Engine, EngineConfig, RejectReason};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::sync::kill::killed_after;
 use qtf_shm::{
-    Attachment, AttachmentSpec, Event, FENCE_MAX, LocalWorker, LocalWorkerSpec, Phase, WorkerId,
+    Attachment, AttachmentSpec, Event, FENCE_MAX, LocalWorker, LocalWorkerSpec, Phase, WorkerEvent,
+    WorkerId,
 };
 
-use qtf_world::{Ground, World, written};
+use qtf_world::{Ground, World, hello, written};
 
 /// LIMIT: joining and leaving take fewer shared writes than this.
 const WRITES_MAX: u32 = 128;
@@ -102,6 +103,47 @@ fn local_worker_that_an_operator_drains_takes_no_more() {
     let drained = world.engine.drain_worker(world.now, worker.id());
     drained.expect("it is there");
     assert_takes_no_more(&mut world, remote);
+}
+
+/// As many local workers as there are slots left.
+fn fill<'a>(local: &'a Attachment, remotes: usize) -> Vec<LocalWorker<'a>> {
+    (remotes..16).map(|_| join(local, "render")).collect()
+}
+
+#[test]
+fn worker_slot_that_a_local_worker_has_given_back_is_found_by_the_next_remote_one() {
+    let (mut world, _, local) = ground();
+    let mut locals = fill(&local, 1);
+    let kinds = ["exec".to_owned()];
+    for _ in 0..2 {
+        let refused = world.engine.worker_hello(world.now, &hello(1, &kinds));
+        let refused = refused.expect_err("no slot is free");
+        assert_eq!(refused.reason, RejectReason::WorkersFull);
+    }
+    let gone = locals.remove(3);
+    let slot = gone.id().slot();
+    drop(gone);
+    let welcome = world.engine.worker_hello(world.now, &hello(1, &kinds));
+    assert_eq!(welcome.expect("one is free").id.slot(), slot);
+}
+
+#[test]
+fn worker_slot_of_a_local_worker_that_was_killed_before_it_said_that_it_has_left_is_found_too() {
+    let (mut world, _, local) = ground();
+    let mut locals = fill(&local, 1);
+    let kinds = ["exec".to_owned()];
+    let refused = world.engine.worker_hello(world.now, &hello(1, &kinds));
+    assert!(refused.is_err(), "no slot is free");
+    let gone = locals.remove(3);
+    let slot = world.segment().worker(gone.id().slot());
+    let left = slot.apply(slot.state(), WorkerEvent::Leave);
+    left.expect("it holds nothing");
+    std::mem::forget(gone);
+    locals.into_iter().for_each(std::mem::forget);
+    world.engine.attach_gone(world.now, local.index());
+    let welcome = world.engine.worker_hello(world.now, &hello(1, &kinds));
+    welcome.expect("one is free");
+    std::mem::forget(local);
 }
 
 #[test]

@@ -26,8 +26,9 @@ const TASKS_GRANULE: u64 = 4096;
 const TASKS_GRANULE_SMALL: u64 = 64;
 const BYTES_PER_TASK: u64 = 256;
 const BYTES_PER_WORKER: u64 = 16 << 10;
-/// Workers that `for_bytes` makes room for; whoever wants more says how many.
-const WORKERS_BY_BYTES_MAX: u32 = 4095;
+/// Workers that `for_bytes` makes room for at one in so many bytes, and from there on in so many more; whoever wants more says how many.
+const WORKERS_DENSE_MAX: u32 = 4095;
+const BYTES_PER_WORKER_BEYOND: u64 = 128 << 10;
 /// The layout before this one had 12 bits for an owner.
 const EARLIER_OWNERS_MAX: u32 = 4095;
 /// An arena has at least a fifth of a segment that is divided by bytes.
@@ -183,8 +184,8 @@ impl Default for Geometry {
 }
 
 impl Geometry {
-    /// Divides `total_bytes`: a task slot for each 256 bytes, a worker slot for each 16 KiB up to 4,095, what is
-    /// left is the arena. It has a fifth at least: of a small segment, in which tables and histograms take much, there are so many
+    /// Divides `total_bytes`: a task slot for each 256 bytes, a worker slot for each 16 KiB up to 4,095 and from 512 MiB on for each
+    /// 128 KiB, what is left is the arena. It has a fifth at least: of a small segment, in which tables and histograms take much, there are so many
     /// fewer task slots.
     ///
     /// # Errors
@@ -202,7 +203,10 @@ impl Geometry {
         let total_bytes = total_bytes - total_bytes % PAGE_BYTES;
         let tasks = (total_bytes / BYTES_PER_TASK / TASKS_GRANULE).max(1) * TASKS_GRANULE;
         let tasks = limit(tasks, TASKS_COUNT_MAX);
-        let workers = limit(total_bytes / BYTES_PER_WORKER, WORKERS_BY_BYTES_MAX);
+        let workers = limit(total_bytes / BYTES_PER_WORKER, WORKERS_DENSE_MAX).max(limit(
+            total_bytes / BYTES_PER_WORKER_BEYOND,
+            WORKERS_COUNT_MAX,
+        ));
         let geometry = Self::divided(total_bytes, tasks, workers);
         let share = (total_bytes / ARENA_SHARE).min(ARENA_BYTES_MAX);
         if geometry.arena_bytes() >= share {
@@ -442,11 +446,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_segment_has_a_million_tasks_and_all_workers() {
+    fn default_segment_has_a_million_tasks_and_4095_workers() {
         let geometry = Geometry::default();
         assert_eq!(geometry.total_bytes(), 268_435_456);
         assert_eq!((geometry.tasks(), geometry.workers()), (1_048_576, 4095));
         assert_eq!(geometry.arena_blocks(), 1379);
+    }
+
+    #[test]
+    fn a_segment_of_8_gib_has_as_many_workers_as_an_id_can_name() {
+        let workers = |bytes| Geometry::for_bytes(bytes).unwrap().workers();
+        assert_eq!(workers(511 << 20), 4095);
+        assert_eq!(workers(512 << 20), 4096);
+        assert_eq!(workers(1 << 30), 8192);
+        assert_eq!(workers(8 << 30), WORKERS_COUNT_MAX);
+        assert_eq!(workers(BYTES_MAX), WORKERS_COUNT_MAX);
     }
 
     #[test]

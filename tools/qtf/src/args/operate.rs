@@ -22,7 +22,7 @@ Examples:
   qtf dev --workers 2 --slots 4
   qtf dev --listen 127.0.0.1:7878 --listen unix:/tmp/qtf.sock")]
 pub(crate) struct DevArgs {
-    /// Number of workers, at most 4095
+    /// Number of workers, at most 4095: as many as its segment has worker slots
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=4095))]
     pub(crate) workers: u16,
     /// Tasks at the same time in each worker [default: number of CPUs, shared by the workers]
