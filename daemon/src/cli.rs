@@ -68,6 +68,10 @@ pub struct Flags {
     /// Size of the shared segment in bytes [default: 268435456]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub segment_bytes: Option<u64>,
+    /// Pages of the segment: `auto` has pages of 2 MiB where the kernel gives them, `require` those that were set
+    /// aside (`vm.nr_hugepages`), or no start [default: auto]
+    #[arg(long, value_name = "auto|require|never")]
+    pub huge_pages: Option<String>,
     /// Level or filter of the log on standard error [default: info]
     #[arg(long, value_name = "FILTER", env = "QTF_LOG")]
     pub log: Option<String>,
@@ -120,6 +124,7 @@ impl Flags {
             idle: self.idle.clone(),
             network: self.network.clone(),
             segment_bytes: self.segment_bytes,
+            huge_pages: self.huge_pages.clone(),
             log: self.log.clone(),
             ..RawConfig::default()
         }

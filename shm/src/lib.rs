@@ -99,11 +99,11 @@ pub use layout::{Geometry, GeometryError, HeaderInfo, SizeLine};
 pub use segment::{
     ATTEMPTS_KEPT_PER_TASK, Access, Adoption, ApplyError, AttachError, AttachInfo, Attachment,
     AttachmentSpec, AttemptNote, ClaimError, ClaimedTask, Completion, Convicted, CoreLane,
-    CreateError, Earlier, Full, GateWatch, Heap, KeptAttempt, LaneCommands, LaneEvents, LaneInfo,
-    LaneTaken, Liveness, LoadError, LocalWorker, LocalWorkerSpec, LockFile, MESSAGE_BYTES_MAX,
-    OpenError, OwnedLane, Part, PhaseCensus, PidFd, ProcessIdentity, RepairCounts, RepairScope,
-    Repairer, RestoreError, RestoredBytes, RestoredTask, Segment, SegmentSpec, SegmentView,
-    StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord, Tombstone,
+    CreateError, Earlier, Full, GateWatch, Heap, HugePages, KeptAttempt, LaneCommands, LaneEvents,
+    LaneInfo, LaneTaken, Liveness, LoadError, LocalWorker, LocalWorkerSpec, LockFile,
+    MESSAGE_BYTES_MAX, OpenError, OwnedLane, Part, PhaseCensus, PidFd, ProcessIdentity,
+    RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment,
+    SegmentSpec, SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord, Tombstone,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

@@ -291,7 +291,9 @@ fn exit_of_journal(error: &JournalError) -> Exit {
 
 fn exit_of_segment(error: &CreateError) -> Exit {
     match error {
-        CreateError::Limit { .. } | CreateError::Addresses { .. } => Exit::NoMemory,
+        CreateError::Limit { .. }
+        | CreateError::HugePages { .. }
+        | CreateError::Addresses { .. } => Exit::NoMemory,
         CreateError::WrongOwner { .. } => Exit::NoPermission,
         CreateError::InUse { .. }
         | CreateError::BeingMade { .. }

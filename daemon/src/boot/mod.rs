@@ -8,6 +8,7 @@ pub(crate) mod data_dir;
 mod error;
 pub(crate) mod journal;
 mod name;
+mod pages;
 mod preflight;
 pub mod running;
 pub(crate) mod serve;
@@ -35,6 +36,7 @@ use crate::sys::lock_file::LockFile;
 use crate::sys::process;
 use data_dir::DataDir;
 use journal::{OpenJournal, holds_tasks, is_of_a_journal};
+use pages::PageKeeper;
 use running::{RunningDaemon, StopError};
 use serve::Parts;
 use threaded_journal::ThreadedJournal;
@@ -90,6 +92,7 @@ impl Daemon {
         )
         .map_err(BootError::Thread)?;
         let segment = Arc::new(segment);
+        let pages = PageKeeper::start(&settings, &segment, start).map_err(BootError::Thread)?;
         let bell = Bell::listen(Arc::clone(&segment)).map_err(BootError::Thread)?;
         let (in_process, arrivals) = in_process::channel();
         let (stop, stop_seen) = watch::channel(false);
@@ -100,6 +103,7 @@ impl Daemon {
             lock,
             listeners,
             segment,
+            pages,
             bell,
             shortage,
             start,
@@ -233,6 +237,8 @@ fn spec(settings: &Settings) -> Result<SegmentSpec, BootError> {
         payload_limit: settings.limits.payload_bytes,
         spill_limit: settings.limits.spill_bytes,
         clock_ns: Some(settings.clock.monotonic_ns()),
+        huge_pages: settings.memory.huge_pages,
+        node: pages::node_for(settings),
         ..SegmentSpec::new(settings.instance.clone(), settings.spill_dir.clone())
     })
 }

@@ -14,6 +14,7 @@ use qtf_journal::{Appender, AppenderLimits};
 use qtf_shm::Segment;
 use tokio::sync::{Notify, watch};
 
+use super::pages::PageKeeper;
 use super::running::StopError;
 use super::threaded_journal::ThreadedJournal;
 use super::{BootError, Report, ThreadEnd};
@@ -49,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) lock: Option<LockFile>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) segment: Arc<Segment>,
+    pub(crate) pages: PageKeeper,
     pub(crate) bell: Bell,
     /// Why the segment is smaller than was asked for, if it is.
     pub(crate) shortage: Option<String>,
@@ -165,6 +167,7 @@ async fn serve(
         lock,
         listeners,
         segment,
+        pages,
         bell,
         journal,
         spill: (jobs, told),
@@ -225,8 +228,8 @@ async fn serve(
     end_all.send_replace(true);
     let result = end(&settings, &mut rest, &wake, &connections, &health).await;
     drop(stop);
-    // With the thread at the doorbell, which looks at the segment.
-    drop(rest);
+    // With the threads at the doorbell and at the pages, which look at the segment.
+    drop((rest, pages));
     leave(&settings, segment, tasks, spill).await;
     // Last: while it is held no other daemon touches the segment.
     drop(lock);

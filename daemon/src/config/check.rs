@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use qtf_proto::address::Address;
+use qtf_shm::HugePages;
 use qtf_shm::id::WORKERS_COUNT_MAX;
 use qtf_shm::spill::SPILL_LIMIT_DEFAULT;
 
@@ -188,6 +189,19 @@ pub(super) fn network_of(network: Option<&str>) -> Result<Network, SettingsError
             "network",
             other,
             "\"auto\", \"io_uring\" or \"tokio\"",
+        )),
+    }
+}
+
+pub(super) fn huge_pages_of(huge_pages: Option<&str>) -> Result<HugePages, SettingsError> {
+    match huge_pages {
+        None | Some("auto") => Ok(HugePages::Auto),
+        Some("require") => Ok(HugePages::Require),
+        Some("never") => Ok(HugePages::Never),
+        Some(other) => Err(not_one_of(
+            "huge_pages",
+            other,
+            "\"auto\", \"require\" or \"never\"",
         )),
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Tested by `settings::tests::printed_configuration_is_read_back_as_it_was`.
 
+use qtf_shm::HugePages;
+
 use super::settings::{Core, Idle, SegmentAccess, SegmentSize, Settings, WhileWorking};
 
 impl Settings {
@@ -56,6 +58,15 @@ impl Settings {
             format!("runtime_dir = {:?}", self.runtime_dir),
             format!("spill_dir = {:?}", self.spill_dir),
             size,
+            format!(
+                "huge_pages = \"{}\"",
+                match self.memory.huge_pages {
+                    HugePages::Auto => "auto",
+                    HugePages::Require => "require",
+                    HugePages::Never => "never",
+                }
+            ),
+            format!("lock_memory = {}", self.memory.locked),
             access,
         ];
         lines.extend(self.journal_lines());

@@ -75,6 +75,11 @@ raw_config! {
     segment_tasks: u64,
     /// Worker slots, instead of `segment_bytes` (together with `segment_tasks`).
     segment_workers: u64,
+    /// Pages of the segment: `"auto"` (of 2 MiB where the kernel gives them), `"require"` (of 2 MiB that the administrator has
+    /// set aside, or no start) or `"never"`.
+    huge_pages: String,
+    /// Keep the segment's pages in memory once they were touched, if the limit of locked memory allows it.
+    lock_memory: bool,
     /// Group whose members may attach to the segment.
     segment_group: String,
     /// What the group may do: `"read"` or `"write"`.

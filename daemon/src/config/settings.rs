@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qtf_proto::address::{self, Address};
+use qtf_shm::HugePages;
 
 use super::check::{
-    access_of, check_instance, core_of, idle_of, key_ttl_of, limits_of, listen_address, network_of,
-    size_of, spill_dir, times_of,
+    access_of, check_instance, core_of, huge_pages_of, idle_of, key_ttl_of, limits_of,
+    listen_address, network_of, size_of, spill_dir, times_of,
 };
 use super::journal::{JournalBackend, JournalSettings, journal_of};
 use super::raw::{CoreValue, RawConfig};
@@ -120,6 +121,14 @@ pub(crate) struct Limits {
     pub(crate) uploads: usize,
 }
 
+/// What is asked of the kernel for the memory of the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) huge_pages: HugePages,
+    /// Its pages stay in memory, as far as the limit goes.
+    pub(crate) locked: bool,
+}
+
 /// What the machine's cores may do while the daemon has work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhileWorking {
@@ -145,6 +154,7 @@ pub struct Settings {
     pub(crate) segment: SegmentKind,
     pub(crate) segment_size: SegmentSize,
     pub(crate) segment_access: SegmentAccess,
+    pub(crate) memory: Memory,
     pub(crate) times: Times,
     pub(crate) limits: Limits,
     /// What outlives a reboot, and how; `None` without a data folder.
@@ -242,6 +252,10 @@ impl Settings {
             segment: SegmentKind::Named,
             segment_size: size_of(raw.segment_bytes, raw.segment_tasks, raw.segment_workers)?,
             segment_access: access_of(raw.segment_group, raw.segment_group_access.as_deref())?,
+            memory: Memory {
+                huge_pages: huge_pages_of(raw.huge_pages.as_deref())?,
+                locked: raw.lock_memory.unwrap_or(true),
+            },
             times,
             limits,
             journal,
@@ -490,6 +504,7 @@ mod tests {
             ("idle = \"nap\"", "idle = \"nap\""),
             ("network = \"dpdk\"", "network = \"dpdk\""),
             ("core = \"all\"", "core = \"all\""),
+            ("huge_pages = \"yes\"", "huge_pages = \"yes\": must be"),
             ("journal = \"paper\"", "journal = \"paper\""),
             (
                 "journal_file_bytes = 1000",

@@ -18,6 +18,7 @@ mod holds;
 mod in_process;
 mod journal;
 mod listing;
+mod memory;
 mod neighbours;
 mod no_ring;
 mod origin;

@@ -1,53 +1,46 @@
 //! Memory of this process with the layout of a segment: for tests, benches and the simulator.
 //!
-//! Zeroed by the allocator, so that a large one costs only what is touched. Tested through `region/mod.rs`.
+//! An anonymous mapping, zeroed by the kernel, so that a large one costs only what is touched. It starts on a boundary of
+//! 2 MiB, as an attached segment does. Tested through `region/mod.rs` and `region/pages.rs`.
 
 use core::ptr::NonNull;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+
+use memmap2::{MmapMut, MmapRaw};
+
+use crate::region::pages::HUGE_BYTES;
 
 const PAGE_BYTES: usize = 4096;
 
-/// Zeroed memory on a page boundary.
+/// Zeroed memory on a boundary of 2 MiB.
 #[derive(Debug)]
 pub(crate) struct HeapMemory {
-    start: NonNull<u8>,
-    layout: Layout,
+    map: MmapRaw,
+    bytes: usize,
 }
-
-#[expect(unsafe_code, reason = "the marker is the claim")]
-// SAFETY: the memory is owned by the value and reached through shared references to atomics only.
-unsafe impl Send for HeapMemory {}
-#[expect(unsafe_code, reason = "the marker is the claim")]
-// SAFETY: as above.
-unsafe impl Sync for HeapMemory {}
 
 impl HeapMemory {
-    /// Allocates whole pages, at least one.
+    /// Maps whole pages, at least one.
     ///
     /// # Panics
-    /// When the bytes are more than an address can tell. Aborts as any allocation does when memory is out.
-    #[expect(unsafe_code, reason = "a zeroed allocation on a page boundary")]
+    /// When the kernel gives no such mapping.
     pub(crate) fn zeroed(bytes: usize) -> Self {
         let bytes = bytes.max(1).next_multiple_of(PAGE_BYTES);
-        let layout =
-            Layout::from_size_align(bytes, PAGE_BYTES).expect("geometry is limited to 1 TiB");
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout);
-        };
-        Self { start, layout }
+        let map =
+            MmapMut::map_anon(bytes + HUGE_BYTES).expect("memory for a segment of this process");
+        Self {
+            map: map.into(),
+            bytes,
+        }
     }
 
-    pub(super) const fn span(&self) -> (NonNull<u8>, usize) {
-        (self.start, self.layout.size())
-    }
-}
-
-impl Drop for HeapMemory {
-    #[expect(unsafe_code, reason = "gives back what `zeroed` allocated")]
-    fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout, and nobody has a reference: each holds an Arc of the mapping.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    pub(super) fn span(&self) -> (NonNull<u8>, usize) {
+        let start = self.map.as_mut_ptr();
+        let ahead = start.addr().next_multiple_of(HUGE_BYTES) - start.addr();
+        // Less than 2 MiB ahead, and the mapping is that much longer than `bytes`.
+        let start = start.wrapping_add(ahead);
+        (
+            NonNull::new(start).unwrap_or(NonNull::dangling()),
+            self.bytes,
+        )
     }
 }

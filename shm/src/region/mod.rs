@@ -11,6 +11,8 @@
 
 mod heap;
 pub mod image;
+pub mod node;
+pub(crate) mod pages;
 mod residency;
 pub mod sysv;
 

@@ -57,7 +57,7 @@ fn zero(words: &[AtomicU64]) {
 
 /// Which pages exist, for words that start a page; all of them when the kernel does not say.
 #[expect(unsafe_code, reason = "system call")]
-fn resident_pages(words: &[AtomicU64]) -> Vec<bool> {
+pub(super) fn resident_pages(words: &[AtomicU64]) -> Vec<bool> {
     let bytes = size_of_val(words);
     let mut pages = vec![1_u8; bytes.div_ceil(PAGE_BYTES)];
     let start = words.as_ptr().cast_mut();

@@ -4,11 +4,16 @@
 //! - I1: an attached segment stays mapped until its `SysvMemory` is dropped; the kernel keeps the memory as long as it is
 //!   attached, also after a removal.
 //! - I2: its size is what the kernel says (`shm_segsz`), not what a header says.
+//! - I3: it is attached at a multiple of 2 MiB where the kernel lets us, because only there can its pages be huge (`pages.rs`).
 //!
 //! Tested at the end of this file and in `shm/tests/`.
 
 use core::ptr::{self, NonNull};
 use std::io;
+
+use memmap2::MmapRaw;
+
+use crate::region::pages::HUGE_BYTES;
 
 /// Most keys that one instance may try.
 pub const KEYS_PROBED: u32 = 16;
@@ -40,6 +45,13 @@ pub(crate) struct SysvStatus {
 }
 
 impl SysvStatus {
+    /// Its pages stay in memory, also when nobody is attached.
+    pub(crate) const fn is_locked(&self) -> bool {
+        /// `SHM_LOCKED`, which libc does not name.
+        const LOCKED: u32 = 0o2000;
+        self.mode & LOCKED != 0
+    }
+
     /// It goes with the last process that is attached.
     pub(crate) const fn is_removed(&self) -> bool {
         /// `SHM_DEST`, which libc does not name.
@@ -50,15 +62,14 @@ impl SysvStatus {
 
 impl SysvMemory {
     /// Attaches a segment. Read-only means that a write through the mapping is a fault.
-    #[expect(unsafe_code, reason = "system call")]
     pub(crate) fn attach(shm_id: i32, read_only: bool) -> io::Result<Self> {
         let flags = if read_only { libc::SHM_RDONLY } else { 0 };
-        // SAFETY: no address is asked for, so the kernel chooses one that is free; the id is checked by the kernel.
-        let start = unsafe { libc::shmat(shm_id, ptr::null(), flags) };
-        if start.addr() == usize::MAX {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
+        let place = free_place(status(shm_id)?.bytes).unwrap_or(ptr::null());
+        // Another thread may have mapped something there in between.
+        let start = attach_at(shm_id, place, flags).or_else(|error| match place.is_null() {
+            true => Err(error),
+            false => attach_at(shm_id, ptr::null(), flags),
+        })?;
         // Detaches when the size cannot be had.
         let mut memory = Self { start, bytes: 0 };
         // Asked for only now: what is attached keeps its id, while before it could have gone and the id come back as that of
@@ -70,6 +81,34 @@ impl SysvMemory {
     pub(super) const fn span(&self) -> (NonNull<u8>, usize) {
         (self.start, self.bytes)
     }
+}
+
+#[expect(unsafe_code, reason = "system call")]
+fn attach_at(shm_id: i32, place: *const u8, flags: i32) -> io::Result<NonNull<u8>> {
+    // SAFETY: without SHM_REMAP the kernel refuses a place where something is mapped, and chooses a free one where none is asked for;
+    // the id is checked by the kernel.
+    let start = unsafe { libc::shmat(shm_id, place.cast(), flags) };
+    if start.addr() == usize::MAX {
+        return Err(io::Error::last_os_error());
+    }
+    let start = NonNull::new(start.cast::<u8>());
+    Ok(start.ok_or(io::ErrorKind::InvalidData)?)
+}
+
+/// A multiple of 2 MiB behind which so many bytes are free at this moment; `None` for what is too small to have a huge page.
+fn free_place(bytes: usize) -> Option<*const u8> {
+    if bytes < HUGE_BYTES {
+        return None;
+    }
+    // Mapped and unmapped: that finds a place, and nothing of it is touched.
+    let room = bytes.checked_next_multiple_of(HUGE_BYTES)?;
+    let map = memmap2::MmapOptions::new()
+        .len(room.checked_add(HUGE_BYTES)?)
+        .no_reserve_swap()
+        .map_anon()
+        .ok()?;
+    let start = MmapRaw::from(map).as_ptr();
+    Some(start.map_addr(|address| address.next_multiple_of(HUGE_BYTES)))
 }
 
 impl Drop for SysvMemory {
@@ -85,6 +124,39 @@ impl Drop for SysvMemory {
 pub(crate) fn create(key: i32, bytes: usize, mode: u32) -> io::Result<i32> {
     let mode = i32::try_from(mode & 0o777).unwrap_or(0o600);
     get(key, bytes, libc::IPC_CREAT | libc::IPC_EXCL | mode)
+}
+
+/// The same of pages of 2 MiB that the administrator has set aside; they are reserved with the call, and never swapped.
+pub(crate) fn create_of_huge_pages(key: i32, bytes: usize, mode: u32) -> io::Result<i32> {
+    /// `SHM_HUGETLB`, and the size as a power of two above `SHM_HUGE_SHIFT`.
+    const HUGE: i32 = 0o4000 | (21 << 26);
+    let mode = i32::try_from(mode & 0o777).unwrap_or(0o600);
+    get(key, bytes, libc::IPC_CREAT | libc::IPC_EXCL | HUGE | mode)
+}
+
+/// Keeps the pages of a segment in memory from when they are first touched, until it is gone or [`unlock`]ed.
+///
+/// # Errors
+/// The limit of locked memory (`ENOMEM`, `EPERM`).
+pub(crate) fn lock(shm_id: i32) -> io::Result<()> {
+    control(shm_id, libc::SHM_LOCK)
+}
+
+/// Takes [`lock`] back.
+pub(crate) fn unlock(shm_id: i32) -> io::Result<()> {
+    control(shm_id, libc::SHM_UNLOCK)
+}
+
+/// An operation that uses no buffer.
+#[expect(unsafe_code, reason = "system call")]
+fn control(shm_id: i32, operation: i32) -> io::Result<()> {
+    // SAFETY: IPC_RMID, SHM_LOCK and SHM_UNLOCK do not use the buffer.
+    let result = unsafe { libc::shmctl(shm_id, operation, ptr::null_mut()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// The id of the segment at `key`.
@@ -104,15 +176,8 @@ fn get(key: i32, bytes: usize, flags: i32) -> io::Result<i32> {
 }
 
 /// Removes a segment: it lives on until the last process has detached, and nobody finds it any more.
-#[expect(unsafe_code, reason = "system call")]
 pub(crate) fn remove(shm_id: i32) -> io::Result<()> {
-    // SAFETY: IPC_RMID does not use the buffer.
-    let result = unsafe { libc::shmctl(shm_id, libc::IPC_RMID, ptr::null_mut()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    control(shm_id, libc::IPC_RMID)
 }
 
 /// What the kernel says about a segment.
@@ -184,6 +249,36 @@ mod tests {
         assert_eq!(seen.creator_pid, std::process::id());
         drop(memory);
         assert!(status(shm_id).is_err());
+    }
+
+    #[test]
+    fn locked_memory_says_so_to_everybody_or_the_limit_is_named() {
+        let shm_id = create(libc::IPC_PRIVATE, 8192, 0o600).unwrap();
+        assert!(!status(shm_id).unwrap().is_locked());
+        match lock(shm_id) {
+            Ok(()) => {
+                assert!(status(shm_id).unwrap().is_locked());
+                unlock(shm_id).unwrap();
+            }
+            Err(error) => assert!(matches!(
+                error.raw_os_error(),
+                Some(libc::ENOMEM | libc::EPERM)
+            )),
+        }
+        assert!(!status(shm_id).unwrap().is_locked());
+        remove(shm_id).unwrap();
+    }
+
+    #[test]
+    fn attached_memory_begins_on_a_boundary_of_huge_pages() {
+        let shm_id = create(libc::IPC_PRIVATE, 5 << 20, 0o600).unwrap();
+        let several: Vec<_> = (0..4)
+            .map(|number| SysvMemory::attach(shm_id, number % 2 == 1).unwrap())
+            .collect();
+        remove(shm_id).unwrap();
+        for memory in several {
+            assert!(memory.span().0.addr().get().is_multiple_of(HUGE_BYTES));
+        }
     }
 
     #[test]

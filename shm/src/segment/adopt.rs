@@ -34,12 +34,13 @@ use crate::segment::create::{Identity, build, check_instance};
 use crate::segment::header::Front;
 use crate::segment::image::put_aside;
 use crate::segment::key::keys_of;
-use crate::segment::limits::refusal;
+use crate::segment::limits::{refusal, refusal_of_huge_pages};
 use crate::segment::lock_file::LockFile;
 use crate::segment::look::{Found, look};
+use crate::segment::memory::prepare;
 #[cfg(any(test, feature = "kill-points"))]
 use crate::segment::parts::Parts;
-use crate::segment::spec::{Adoption, CreateError, Earlier as Before, SegmentSpec};
+use crate::segment::spec::{Adoption, CreateError, Earlier as Before, HugePages, SegmentSpec};
 use crate::segment::upgrade::Earlier;
 
 impl Segment {
@@ -234,8 +235,13 @@ fn make_named<E: From<CreateError>>(
 fn memory_at(key: i32, spec: &SegmentSpec) -> Result<i32, CreateError> {
     let bytes = spec.geometry.total_bytes();
     let size = usize::try_from(bytes).map_err(|_| CreateError::Addresses { bytes })?;
-    sysv::create(key, size, spec.mode.mode())
-        .map_err(|source| refusal(source, "shmget", bytes, &spec.instance))
+    let mode = spec.mode.mode();
+    match spec.huge_pages {
+        HugePages::Require => sysv::create_of_huge_pages(key, size, mode)
+            .map_err(|source| refusal_of_huge_pages(source, bytes, &spec.instance)),
+        HugePages::Auto | HugePages::Never => sysv::create(key, size, mode)
+            .map_err(|source| refusal(source, "shmget", bytes, &spec.instance)),
+    }
 }
 
 /// Makes a segment of it, lets it be filled, and says that it is ready.
@@ -271,7 +277,9 @@ fn attach_new(shm_id: i32, spec: &SegmentSpec) -> Result<Mapping, CreateError> {
             source,
         })?;
     }
-    Ok(Mapping::Sysv(memory))
+    let memory = Mapping::Sysv(memory);
+    prepare(&memory, spec);
+    Ok(memory)
 }
 
 fn adopt(mut segment: Segment, spec: &SegmentSpec, runtime_dir: &Path) -> (Segment, Adoption) {

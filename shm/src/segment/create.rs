@@ -14,6 +14,7 @@ use crate::layout::{HeaderError, LAYOUT_HASH, hash_of};
 use crate::random::random_u64;
 use crate::region::{HeapMemory, Mapping};
 use crate::segment::header::Front;
+use crate::segment::memory::prepare;
 use crate::segment::parts::Parts;
 use crate::segment::process::{ProcessIdentity, boot_id, ipc_namespace};
 use crate::segment::spec::{CreateError, INSTANCE_BYTES_MAX, SegmentSpec};
@@ -87,6 +88,7 @@ impl Segment {
         let bytes =
             usize::try_from(spec.geometry.total_bytes()).expect("geometry fits into addresses");
         let memory = Mapping::Heap(HeapMemory::zeroed(bytes));
+        prepare(&memory, spec);
         let identity = Identity::fixed(spec);
         let segment = build(memory, None, spec, identity).expect("own layout is readable");
         segment.segment().raise_epoch();

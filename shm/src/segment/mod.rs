@@ -6,6 +6,7 @@
 //! | `create`, `adopt`, `look`, `sanity`, `key`, `limits` | how one is had |
 //! | `restore` | tasks of a journal in a new one |
 //! | `upgrade/` | a segment of layout 2.0, read into a new one |
+//! | `memory` | its pages: how large, locked or not, on which memory node |
 //! | `attach` | how one is looked at |
 //! | `attachment`, `local_worker`, `taken` | how a local process writes to one: its record, its submissions, the tasks it takes |
 //! | `completion`, `own_hand_over` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
@@ -56,6 +57,7 @@ mod limits;
 mod local_worker;
 mod lock_file;
 mod look;
+mod memory;
 mod own_hand_over;
 mod own_lane;
 mod parts;
@@ -115,6 +117,7 @@ pub use judge::AttachInfo;
 pub use lanes::{CoreLane, LaneInfo};
 pub use local_worker::{JoinError, LocalWorker, LocalWorkerSpec};
 pub use lock_file::LockFile;
+pub use memory::{Extent, MemoryFacts, Node};
 pub use own_lane::{Full, LaneCommands, LaneEvents, LaneTaken, OwnedLane};
 pub use pidfd::PidFd;
 pub use process::{Liveness, ProcessIdentity};
@@ -124,7 +127,7 @@ pub use records::{ClientRecord, Part, TaskRecord, WorkerName, WorkerRecord};
 pub use repair::{Convicted, RepairCounts, RepairScope};
 pub use repairer::Repairer;
 pub use restore::{RestoreError, RestoredBytes, RestoredTask};
-pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, SegmentSpec};
+pub use spec::{Access, Adoption, AttachError, CreateError, Earlier, HugePages, SegmentSpec};
 pub use stages::Took;
 pub use taken::Taken;
 pub use tombstones::Tombstone;

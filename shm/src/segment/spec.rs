@@ -45,6 +45,18 @@ impl Access {
     }
 }
 
+/// Which pages the memory of a segment shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HugePages {
+    /// Pages of 2 MiB where the kernel gives them or puts them together, else of 4 KiB.
+    Auto,
+    /// Pages of 2 MiB that the administrator has set aside (`SHM_HUGETLB`), or no new segment. One that is adopted keeps its own.
+    Require,
+    /// The kernel is told to give none.
+    #[default]
+    Never,
+}
+
 /// What a segment shall be like.
 #[derive(Debug, Clone)]
 pub struct SegmentSpec {
@@ -74,6 +86,10 @@ pub struct SegmentSpec {
     pub stamps_moved: u64,
     /// The monotonic clock now, for a daemon under a made-up clock. `None` = it is read.
     pub clock_ns: Option<u64>,
+    /// For a segment that is made: its pages.
+    pub huge_pages: HugePages,
+    /// For a segment that is made: the memory node that its pages shall prefer. `None` = whichever is nearest to who touches them first.
+    pub node: Option<u32>,
 }
 
 impl SegmentSpec {
@@ -92,6 +108,8 @@ impl SegmentSpec {
             spill_id: None,
             stamps_moved: 0,
             clock_ns: None,
+            huge_pages: HugePages::default(),
+            node: None,
         }
     }
 
@@ -117,6 +135,20 @@ pub enum CreateError {
         limit: &'static str,
         /// How to raise it.
         fix: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Too few pages of 2 MiB are set aside, or this user may not have them.
+    #[error(
+        "no System V segment of {bytes} bytes in pages of 2 MiB: {why} ({source}); {fix}, or do not require them (huge_pages = \"auto\")"
+    )]
+    HugePages {
+        /// What was asked for.
+        bytes: u64,
+        /// What is missing.
+        why: String,
+        /// How to have it.
+        fix: String,
         /// The kernel's answer.
         source: io::Error,
     },

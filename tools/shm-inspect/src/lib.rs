@@ -13,6 +13,7 @@ mod exec_payload;
 mod failure;
 mod image_note;
 mod inspected;
+mod memory;
 mod records;
 mod report;
 mod show;

@@ -1,6 +1,7 @@
 //! `info`: what the segment is, whose it is, how full it is, what it has counted.
 
 use crate::inspected::{Inspected, Origin, daemon_of};
+use crate::memory::Memory;
 use crate::report::Report;
 use crate::show;
 use qtf_shm::Now;
@@ -19,6 +20,8 @@ pub(crate) struct InfoReport {
     layout_version: String,
     layout_hash: String,
     bytes: u64,
+    /// Its pages; of an image there are none.
+    memory: Option<Memory>,
     mode: String,
     uid: u32,
     created_unix_ms: u64,
@@ -114,6 +117,7 @@ impl InfoReport {
             layout_version: format!("{}.{}", header.layout_major, header.layout_minor),
             layout_hash: format!("{:#018x}", header.layout_hash),
             bytes: header.total_bytes,
+            memory: Memory::of(inspected),
             mode: format!("{:04o}", header.mode),
             uid: header.owner_uid,
             created_unix_ms: header.created_unix_ns / 1_000_000,
@@ -176,6 +180,10 @@ impl Report for InfoReport {
         } else {
             ""
         };
+        let memory = self.memory.as_ref();
+        let of_memory = |text: fn(&Memory, u64) -> String| {
+            memory.map_or_else(String::new, |memory| text(memory, self.bytes))
+        };
         show::pairs(
             out,
             &[
@@ -191,6 +199,9 @@ impl Report for InfoReport {
                     format!("{} ({})", self.layout_version, self.layout_hash),
                 ),
                 ("size", show::bytes(self.bytes)),
+                ("pages", of_memory(Memory::pages_text)),
+                ("locked", of_memory(Memory::locked_text)),
+                ("memory node", of_memory(Memory::node_text)),
                 ("user, mode", format!("{}, {}", self.uid, self.mode)),
                 ("age", crate::inspected::Moment::ago_ms(self.age_ms)),
                 ("stamps", self.stamps_text()),

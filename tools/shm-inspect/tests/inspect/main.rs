@@ -175,6 +175,42 @@ fn list_and_info_name_the_living_owner() {
 }
 
 #[test]
+fn info_says_in_which_pages_a_segment_lies_and_nothing_of_an_image() {
+    let filled = Filled::new();
+    let info = filled.json(&["info"]);
+    let facts = filled.segment.memory().unwrap();
+    let memory = &info["memory"];
+    assert_eq!(memory["page_bytes"], facts.page_bytes);
+    let resident_bytes = memory["resident_bytes"].as_u64();
+    assert!(resident_bytes > Some(0) && resident_bytes <= info["bytes"].as_u64());
+    assert_eq!(memory["huge_bytes"], 0, "smaller than one huge page");
+    assert_eq!(memory["locked"], false);
+    assert!(memory["daemon_may_lock_bytes"].is_u64() || memory["daemon_may_lock_bytes"].is_null());
+    let nodes = qtf_shm::region::node::nodes().len().max(1);
+    assert_eq!(memory["nodes"], nodes);
+    let text = filled.inspect(&["info"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    for word in [
+        "pages                4 KiB; ",
+        "locked               no",
+        "memory node",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let image = inspect_image(&filled.image(), &["info", "--json"]);
+    let image: Value = serde_json::from_slice(&image.stdout).unwrap();
+    assert!(image["memory"].is_null());
+}
+
+#[test]
+fn locked_memory_is_seen_from_outside() {
+    let filled = Filled::new();
+    let is_locked = filled.segment.lock_in_memory(true).is_ok();
+    let info = filled.json(&["info"]);
+    assert_eq!(info["memory"]["locked"], is_locked);
+}
+
+#[test]
 fn layout_covers_the_segment() {
     let layout = Filled::new().json(&["layout"]);
     let regions = layout["regions"].as_array().unwrap();
