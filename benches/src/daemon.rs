@@ -135,6 +135,26 @@ impl Daemon {
         Ok(info.into_inner())
     }
 
+    /// Processor time that it has used so far, all threads.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn processor_time(&self) -> Result<Duration, Failure> {
+        let pid = self.child.as_ref().ok_or("the daemon does not run")?.id();
+        let mut ns = 0;
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            // The first number is the time on a core in nanoseconds. A thread may end between the two looks.
+            let text =
+                std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+            let time = text
+                .split(' ')
+                .next()
+                .and_then(|time| time.parse::<u64>().ok());
+            ns += time.unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(ns))
+    }
+
     /// A connection.
     ///
     /// # Errors

@@ -1,14 +1,16 @@
-//! What the measurements through a real daemon have in common.
+//! What the measurements have in common.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`machine`] | what the figures were measured on |
 //! | [`disk`] | what the disk takes for a synced write, and what the journal's writer makes of it, without a daemon |
 //! | [`daemon`] | a `qtfd` of the same build, killed and started again |
+//! | [`lives`] | an engine, and tasks that go through it, without a daemon |
 //! | [`load`] | a client and a worker made of generated code: what they cost is small and known |
 
 pub mod daemon;
 pub mod disk;
+pub mod lives;
 pub mod load;
 pub mod machine;
 

@@ -4,7 +4,7 @@
 //! submissions), or not ended (of whole lives); it is filled up in batches as answers come, so that a batch is what the
 //! daemon happens to have answered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -240,6 +240,18 @@ impl Worker {
     /// # Errors
     /// It is refused, or the connection breaks.
     pub async fn join(channel: Channel, capacity: u32, credits: u32) -> Result<Self, Failure> {
+        Self::sleeping(channel, (capacity, credits), Duration::ZERO).await
+    }
+
+    /// The same, whose tasks take so long each; all that it holds run at the same time.
+    ///
+    /// # Errors
+    /// As [`Worker::join`].
+    pub async fn sleeping(
+        channel: Channel,
+        (capacity, credits): (u32, u32),
+        each: Duration,
+    ) -> Result<Self, Failure> {
         let (reports, queue) = mpsc::channel(QUEUE);
         let hello = v1::WorkerHello {
             name: "bench".into(),
@@ -274,7 +286,7 @@ impl Worker {
             .await?;
         let orders = call.into_inner();
         let beat = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(10)));
-        let pump = tokio::spawn(pump((reports, notices), (grants, orders), beat));
+        let pump = tokio::spawn(pump((reports, notices), (grants, orders), (beat, each)));
         Ok(Self { pump })
     }
 }
@@ -291,11 +303,22 @@ async fn pump(
         mpsc::Sender<v1::DispatchRequest>,
         Streaming<v1::DispatchResponse>,
     ),
-    beat: Duration,
+    (beat, each): (Duration, Duration),
 ) -> Result<(), Failure> {
     let mut beats = tokio::time::interval(beat);
+    // When those that were taken together are over.
+    let mut running: VecDeque<(tokio::time::Instant, Vec<v1::TaskResult>)> = VecDeque::new();
     loop {
+        let first = running.front().map(|(end, _)| *end);
         tokio::select! {
+            () = tokio::time::sleep_until(first.unwrap_or_else(tokio::time::Instant::now)), if first.is_some() => {
+                let now = tokio::time::Instant::now();
+                let mut results = Vec::new();
+                while let Some((_, over)) = running.pop_front_if(|(end, _)| *end <= now) {
+                    results.extend(over);
+                }
+                report(&reports, &grants, results).await?;
+            }
             order = orders.message() => {
                 let order = order?.ok_or("the dispatch ended")?;
                 if order.probe != 0 {
@@ -303,10 +326,10 @@ async fn pump(
                     grants.send(answer).await?;
                 }
                 let results: Vec<v1::TaskResult> = order.assignments.iter().map(ended).collect();
-                if !results.is_empty() {
-                    let credits = u32::try_from(results.len())?;
-                    reports.send(v1::WorkerReport { results, ..v1::WorkerReport::default() }).await?;
-                    grants.send(v1::DispatchRequest { credits, ..v1::DispatchRequest::default() }).await?;
+                if each > Duration::ZERO && !results.is_empty() {
+                    running.push_back((tokio::time::Instant::now() + each, results));
+                } else {
+                    report(&reports, &grants, results).await?;
                 }
             }
             notice = notices.message() => {
@@ -315,6 +338,27 @@ async fn pump(
             _ = beats.tick() => reports.send(v1::WorkerReport::default()).await?,
         }
     }
+}
+
+async fn report(
+    reports: &mpsc::Sender<v1::WorkerReport>,
+    grants: &mpsc::Sender<v1::DispatchRequest>,
+    results: Vec<v1::TaskResult>,
+) -> Result<(), Failure> {
+    if results.is_empty() {
+        return Ok(());
+    }
+    let credits = u32::try_from(results.len())?;
+    let report = v1::WorkerReport {
+        results,
+        ..v1::WorkerReport::default()
+    };
+    reports.send(report).await?;
+    let grant = v1::DispatchRequest {
+        credits,
+        ..v1::DispatchRequest::default()
+    };
+    Ok(grants.send(grant).await?)
 }
 
 fn ended(assignment: &v1::Assignment) -> v1::TaskResult {
