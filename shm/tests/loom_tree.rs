@@ -124,6 +124,18 @@ fn two_inserts_into_one_group_are_both_seen() {
 }
 
 #[test]
+fn better_entry_that_another_insert_has_carried_up_one_level_is_carried_on() {
+    model(|| {
+        let grove = Grove::planted(&[(2, 5)]);
+        // It is the worst of all, and carries up what it finds beside it.
+        let other = spawn(&grove, |tree| tree.insert(0, key(7)).unwrap());
+        grove.tree().insert(1, key(3)).unwrap();
+        other.join().unwrap();
+        grove.assert_holds(&[(0, 7), (1, 3), (2, 5)]);
+    });
+}
+
+#[test]
 fn two_inserts_into_two_groups_are_both_seen() {
     model(|| {
         let grove = Grove::planted(&[]);

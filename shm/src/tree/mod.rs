@@ -29,7 +29,7 @@
 //! wrong parent and mends it) or looks again after the other side's write (and mends it itself).
 //! The second look also makes version tags unnecessary: a CAS that succeeded on a recurring value is
 //! mended by the process that made it. A climb may stop at a word that is already right, since whoever
-//! made it right goes on climbing from there.
+//! made it right goes on climbing from there, for all that it has made visible and not for its own entry alone.
 //!
 //! Two kinds of wrong inner words exist. *Too good* (an entry that is gone): `locate` meets it at
 //! once, finds no child equal to it, and repairs the path. *Too bad* (hides an entry): exists only
@@ -231,18 +231,18 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
         Check::new(*self)
     }
 
-    /// Climbs as long as the word above does not know yet of something at least as good.
+    /// Climbs as long as something changes, unless the word above the leaf knows of something at least as good already. Words above that one do not
+    /// stop it: what it has changed may be for the entry of another insert, which finds it there and stops.
     #[inline]
     fn climb_after_insert(&self, leaf: u32, word: u64) {
         let mut index = leaf as usize;
         for level in 1..=self.shape.root_level() {
             index /= FANOUT;
+            let may_stop = level == 1 || cfg!(qtf_mutant = "tree_insert_climbs_for_itself_alone");
             // ORDERING: [tree.leaf] look half: pairs with the CAS in `fix`.
-            let above = look(
-                self.node(level, index),
-                cfg!(qtf_mutant = "tree_insert_looks_too_early"),
-            );
-            if above >= word
+            let knows =
+                |above| look(above, cfg!(qtf_mutant = "tree_insert_looks_too_early")) >= word;
+            if may_stop && knows(self.node(level, index))
                 || cfg!(qtf_mutant = "tree_insert_never_climbs")
                 || !self.fix(level, index)
             {
@@ -300,10 +300,10 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
             let stale = Stale { level, index };
             let children = self.children(level, index).ok_or(stale)?;
             // ORDERING: [tree.fix] a stale path is repaired before the next walk.
-            let found = children
-                .iter()
-                .position(|child| child.load(Ordering::SeqCst) == best);
-            index = index * FANOUT + found.ok_or(stale)?;
+            let words = children
+                .each_ref()
+                .map(|child| child.load(Ordering::SeqCst));
+            index = index * FANOUT + position(&words, best).ok_or(stale)?;
         }
         self.leaf_of(index).ok_or(Stale { level: 0, index })
     }
@@ -372,18 +372,33 @@ impl<'s, const FANOUT: usize> MinTree<'s, FANOUT> {
             return 0;
         };
         // ORDERING: [tree.fix] look half: pairs with the leaf or inner CAS one level down.
-        let mut words: [u64; FANOUT] = core::array::from_fn(|child| look(&children[child], early));
-        // In pairs: a chain of eight comparisons would wait for each of them.
-        let mut width = FANOUT;
-        while width > 1 {
-            let half = width.div_ceil(2);
-            for child in half..width {
-                words[child - half] = words[child - half].max(words[child]);
-            }
-            width = half;
-        }
-        words[0]
+        best_of(children.each_ref().map(|child| look(child, early)))
     }
+}
+
+/// The best of some words. In pairs: a chain of comparisons would wait for each of them.
+#[inline]
+fn best_of<const FANOUT: usize>(mut words: [u64; FANOUT]) -> u64 {
+    let mut width = FANOUT;
+    while width > 1 {
+        let half = width.div_ceil(2);
+        for child in half..width {
+            words[child - half] = words[child - half].max(words[child]);
+        }
+        width = half;
+    }
+    words[0]
+}
+
+/// Which of some words is this one, the first of them. All are compared: no processor foresees at which one a search would end.
+#[inline]
+fn position<const FANOUT: usize>(words: &[u64; FANOUT], word: u64) -> Option<usize> {
+    const { assert!(FANOUT <= 64) };
+    let mut found = 0_u64;
+    for (child, other) in words.iter().enumerate() {
+        found |= u64::from(*other == word) << child;
+    }
+    (found != 0).then(|| found.trailing_zeros() as usize)
 }
 
 /// The look half of a pair; `early` is for mutants only.

@@ -3,7 +3,7 @@
 //! Invariant: nothing is decided by it. Whoever takes an entry finds it from the root ([`MinTree::locate`]).
 //! Tested in `tree/tests.rs`.
 
-use super::{Key, MinTree};
+use super::{Key, MinTree, best_of, position};
 use crate::sync::Ordering;
 use crate::sync::fetch::fetch_ahead;
 
@@ -14,10 +14,11 @@ pub struct Second {
     word: u64,
 }
 
-/// A word that was seen in a tree.
+/// A word that was seen among the children of a node.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     word: u64,
+    /// The node's.
     level: usize,
     index: usize,
 }
@@ -38,17 +39,19 @@ impl<const FANOUT: usize> MinTree<'_, FANOUT> {
     /// When `leaf` is not below the capacity.
     #[must_use]
     pub fn second_beside(&self, leaf: u32) -> Option<Second> {
-        let Seen { word, level, index } = self.seen_beside(leaf);
+        let Seen {
+            word,
+            level,
+            mut index,
+        } = self.seen_beside(leaf);
         if word == 0 {
             return None;
         }
-        let mut index = index;
         for level in (2..=level).rev() {
             index = self.child_with(level, index, word)?;
         }
-        let group = if level == 0 { index / FANOUT } else { index };
-        fetch_ahead(self.children(1, group)?);
-        Some(Second { group, word })
+        fetch_ahead(self.children(1, index)?);
+        Some(Second { group: index, word })
     }
 
     /// The leaf of the second-best entry, if it is there still.
@@ -62,29 +65,22 @@ impl<const FANOUT: usize> MinTree<'_, FANOUT> {
         assert!(leaf < self.capacity(), "leaf {leaf} beyond the capacity");
         let mut best = Seen {
             word: 0,
-            level: 0,
+            level: 1,
             index: 0,
         };
         let mut own = leaf as usize;
-        for level in 0..self.shape.root_level() {
-            let first = own / FANOUT * FANOUT;
-            for (child, word) in self
-                .children(level + 1, own / FANOUT)
-                .into_iter()
-                .flatten()
-                .enumerate()
-            {
+        for level in 1..=self.shape.root_level() {
+            let (index, child) = (own / FANOUT, own % FANOUT);
+            if let Some(children) = self.children(level, index) {
                 // ORDERING: a hint; as it stands in one word.
-                let word = word.load(Ordering::Acquire);
-                if word > best.word && first + child != own {
-                    best = Seen {
-                        word,
-                        level,
-                        index: first + child,
-                    };
+                let mut words = children.each_ref().map(|word| word.load(Ordering::Acquire));
+                words[child] = 0;
+                let word = best_of(words);
+                if word > best.word {
+                    best = Seen { word, level, index };
                 }
             }
-            own /= FANOUT;
+            own = index;
         }
         best
     }
@@ -92,9 +88,9 @@ impl<const FANOUT: usize> MinTree<'_, FANOUT> {
     fn child_with(&self, level: usize, index: usize, word: u64) -> Option<usize> {
         let children = self.children(level, index)?;
         // ORDERING: a hint; as it stands in one word.
-        let found = children
-            .iter()
-            .position(|child| child.load(Ordering::Acquire) == word)?;
-        Some(index * FANOUT + found)
+        let words = children
+            .each_ref()
+            .map(|child| child.load(Ordering::Acquire));
+        Some(index * FANOUT + position(&words, word)?)
     }
 }
