@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use qtf_shm::time::STAMP_MAX;
-use qtf_shm::{BlobRef, Counter, GateWatch, Now, PhaseCensus, PlmRight, Segment};
+use qtf_shm::{BlobRef, Counter, GateWatch, Now, PhaseCensus, PlmRight, Segment, Tally};
 
 use crate::attaches::Departed;
 use crate::clients::Clients;
@@ -31,6 +31,7 @@ pub struct Engine {
     effects: EffectQueue,
     lost_files: LostFiles,
     sweep: Sweep,
+    tally: Tally,
     departed: Departed,
     /// Of the tasks that the sweep has met in its pass.
     census: PhaseCensus,
@@ -89,6 +90,7 @@ impl Engine {
                 config.background_sweep_ns,
                 now,
             ),
+            tally: Tally::default(),
             departed: Departed::default(),
             census: PhaseCensus::begin(&segment),
             gates: GateWatch::default(),
@@ -106,6 +108,7 @@ impl Engine {
         let mut parts = engine.parts(now);
         parts.workers.adopt(&mut parts.turn);
         parts.plm.adopt(&mut parts.turn, parts.workers);
+        drop(parts);
         Ok(engine)
     }
 
@@ -142,6 +145,7 @@ impl Engine {
             work += parts.plm.adopt_more(&mut parts.turn, parts.workers);
             parts.workers.renew_all_leases(&parts.turn);
             parts.workers.spare_attempts(&parts.turn);
+            drop(parts);
             self.last_cycle = now;
             self.expected = now;
             return work;
@@ -167,6 +171,7 @@ impl Engine {
         work += parts
             .scheduler
             .duty_cycle(&mut parts.turn, parts.plm, parts.workers);
+        drop(parts);
         self.last_cycle = now;
         self.expected = self.next_deadline().map_or(now, |next| next.max(now));
         work
@@ -235,6 +240,7 @@ impl Engine {
                 effects: &mut self.effects,
                 lost_files: &mut self.lost_files,
                 sweep: &mut self.sweep,
+                tally: &self.tally,
                 clients: &mut self.clients,
             },
             plm: &mut self.plm,
@@ -262,6 +268,7 @@ impl Parts<'_> {
         let stripe = self.turn.sweep.next_stripe(self.turn.now, high_water, room);
         let was_urgent = self.turn.sweep.is_urgent();
         let segment = self.turn.segment;
+        self.turn.settle_counts();
         if stripe.start == 0 {
             *self.census = PhaseCensus::begin(segment);
         }
@@ -300,6 +307,7 @@ impl Parts<'_> {
         }
         if self.turn.sweep.stripe_done(high_water) {
             // A process that was killed between a change and its count leaves a gauge wrong.
+            self.turn.settle_counts();
             self.census.correct(segment);
             self.workers.pass_completed(&self.turn);
             self.turn.clients.end_folding(segment, self.turn.sweep);

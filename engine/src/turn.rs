@@ -6,8 +6,8 @@
 use qtf_shm::histogram::Stage;
 use qtf_shm::segment::Took;
 use qtf_shm::{
-    BlobRef, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex, SlotWriter, StateWord, TaskId,
-    WorkerId, WorkerIndex, WorkerWriter,
+    BlobRef, Counter, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex, SlotWriter,
+    StateWord, Tally, TaskId, WorkerId, WorkerIndex, WorkerWriter,
 };
 
 use crate::EngineConfig;
@@ -27,6 +27,7 @@ pub(crate) struct Turn<'e> {
     pub(crate) effects: &'e mut EffectQueue,
     pub(crate) lost_files: &'e mut LostFiles,
     pub(crate) sweep: &'e mut Sweep,
+    pub(crate) tally: &'e Tally,
     pub(crate) clients: &'e mut Clients,
 }
 
@@ -42,6 +43,7 @@ impl<'e> Turn<'e> {
     }
 
     /// Changes a task's state and notes the moment; `None` if another process was quicker.
+    #[inline(always)]
     pub(crate) fn advance(
         &self,
         slot: SlotIndex,
@@ -50,12 +52,35 @@ impl<'e> Turn<'e> {
     ) -> Option<StateWord> {
         let (task, now) = (self.write(slot), self.now.stamp());
         if self.is_contested(from) {
-            let to = self.segment.apply(slot, from, event).ok()?;
+            let to = self.change(slot, from, event)?;
             task.set_phase_time(now);
             return Some(to);
         }
         task.set_phase_time(now);
-        self.segment.apply(slot, from, event).ok()
+        self.change(slot, from, event)
+    }
+
+    /// Changes a task's state.
+    #[inline(always)]
+    fn change(&self, slot: SlotIndex, from: StateWord, event: Event) -> Option<StateWord> {
+        let to = self
+            .segment
+            .apply_uncounted(self.right, slot, from, event)
+            .ok()?;
+        let counters = self.segment.counters();
+        self.tally.changed(counters, from.phase(), to.phase());
+        Some(to)
+    }
+
+    /// Adds one to a counter; it is in the segment when the call is over.
+    #[inline]
+    pub(crate) fn count(&self, counter: Counter) {
+        self.tally.add(self.segment.counters(), counter);
+    }
+
+    /// To be called before the counters of the segment are looked at.
+    pub(crate) fn settle_counts(&self) {
+        self.tally.settle(self.segment.counters());
     }
 
     /// Counts how long a step took that began at this stamp and is over now.
@@ -101,10 +126,14 @@ impl<'e> Turn<'e> {
 
     /// Moves what a local worker has handed over about the end of an attempt into the slot, before anything is decided about it. A task that it
     /// has brought to DONE by itself, as it saw no daemon yet, is counted and told of now: nobody else does.
+    #[inline]
     pub(crate) fn accept_end(&mut self, slot: SlotIndex, ended: StateWord) {
-        let Some(before) = self.segment.accept_completion(self.right, slot, ended) else {
-            return;
-        };
+        if let Some(before) = self.segment.accept_completion(self.right, slot, ended) {
+            self.count_accepted(slot, ended, before);
+        }
+    }
+
+    fn count_accepted(&mut self, slot: SlotIndex, ended: StateWord, before: BlobRef) {
         let Some(task) = ended.id(slot) else {
             return;
         };
@@ -208,5 +237,14 @@ impl<'e> Turn<'e> {
         self.clients.arena_given_back(client, arena);
         self.clients.task_freed(self.segment, client);
         true
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Unwinding stands for a kill in tests (programs abort): what a killed process has not added is lost.
+        if !std::thread::panicking() {
+            self.settle_counts();
+        }
     }
 }

@@ -166,7 +166,13 @@ impl<'s> Counters<'s> {
     /// Adds to a named counter.
     #[inline]
     pub fn add(&self, counter: Counter, count: u64) {
-        if let Some(word) = self.words.get(NAMED_AT + counter as usize) {
+        self.add_to_word(NAMED_AT + counter as usize, count);
+    }
+
+    /// Adds to a word.
+    #[inline]
+    pub(crate) fn add_to_word(&self, word: usize, count: u64) {
+        if let Some(word) = self.words.get(word) {
             // ORDERING: statistics.
             word.fetch_add(count, Ordering::Relaxed);
         }
@@ -231,10 +237,7 @@ impl<'s> Counters<'s> {
         if from as u8 == to as u8 {
             return;
         }
-        if let Some(word) = self.words.get(transition_at(from, to)) {
-            // ORDERING: statistics (I2).
-            word.fetch_add(1, Ordering::Relaxed);
-        }
+        self.add_to_word(transition_at(from, to), 1);
     }
 
     /// Makes the gauges those of a recount. Only while nobody else changes phases.
@@ -308,7 +311,7 @@ impl<'s> Counters<'s> {
 }
 
 /// Where a change of phase is counted.
-const fn transition_at(from: Phase, to: Phase) -> usize {
+pub(crate) const fn transition_at(from: Phase, to: Phase) -> usize {
     from as usize * PHASES_MAX + to as usize
 }
 

@@ -22,6 +22,7 @@
 //! | [`local_changes`] | how the daemon learns of local workers |
 //! | [`lane`] | what local processes and the core say to each other |
 //! | [`arena`] | payloads and results, in size classes |
+//! | [`tally`] | counts that are added later, many at once |
 //! | [`sync`] | the only door to atomics |
 
 #![cfg_attr(
@@ -69,6 +70,8 @@ pub mod region;
 pub mod segment;
 #[cfg(not(loom))]
 pub mod spill;
+#[cfg(not(loom))]
+pub mod tally;
 
 pub use arena::Purpose;
 pub use blob::BlobRef;
@@ -107,6 +110,8 @@ pub use segment::{
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};
+#[cfg(not(loom))]
+pub use tally::Tally;
 #[cfg(not(loom))]
 pub use task::side::SideRecord;
 pub use task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};

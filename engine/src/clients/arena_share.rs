@@ -86,6 +86,9 @@ impl Clients {
         client: ClientIndex,
         more: u64,
     ) -> Result<(), Rejection> {
+        if more == 0 {
+            return Ok(());
+        }
         let holder = self.shares.of(self.holder_of(client));
         let blocks = u64::from(segment.blocks_for_submissions());
         let size = blocks.saturating_mul(BLOCK_BYTES);
@@ -99,7 +102,7 @@ impl Clients {
         };
         // Whether there is room at all the arena finds out.
         let is_full = usage.used > blocks || self.shares.rule == ShareRule::Whole;
-        if more == 0 || is_full || holder.arena == 0 || self.shares.rule.allows(usage, 0) {
+        if is_full || holder.arena == 0 || self.shares.rule.allows(usage, 0) {
             return Ok(());
         }
         let used_up = ShareUsedUp {

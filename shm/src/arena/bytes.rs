@@ -60,11 +60,17 @@ fn merge(word: Option<&AtomicU64>, at: usize, bytes: &[u8]) {
     let Some(word) = word.filter(|_| !bytes.is_empty()) else {
         return;
     };
+    // In a register: bytes written to memory one by one and read as a word would have to wait for each other.
+    let (mut written, mut mask) = (0, 0);
+    for (place, byte) in (at..WORD).zip(bytes) {
+        written |= u64::from(*byte) << (8 * place);
+        mask |= 0xFF << (8 * place);
+    }
     // ORDERING: nobody else writes this word.
-    let mut merged = word.load(Ordering::Relaxed).to_ne_bytes();
-    merged[at..at + bytes.len()].copy_from_slice(bytes);
+    let before = u64::from_le(word.load(Ordering::Relaxed));
+    let merged = (before & !mask | written).to_le();
     // ORDERING: published by the release of the word that guards these bytes.
-    word.store(u64::from_ne_bytes(merged), Ordering::Relaxed);
+    word.store(merged, Ordering::Relaxed);
 }
 
 /// Reads a part of a word.

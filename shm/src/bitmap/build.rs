@@ -10,7 +10,7 @@ impl Bitmap<'_> {
     /// Writes the bits of 64 entries: a 1 for each that is taken.
     #[inline]
     pub fn build_word(&self, word: u32, taken: u64) {
-        if let Some(place) = self.levels[0].get(word as usize) {
+        if let Some(place) = self.level(0).get(word as usize) {
             put(place, taken & self.valid(0, word as usize));
         }
     }
@@ -18,13 +18,13 @@ impl Bitmap<'_> {
     /// After all words below entry `end` were built: nothing is taken from there on, and the levels above say what is full.
     pub fn finish_build(&self, end: u32) {
         let first = (end as usize).div_ceil(WORD);
-        for word in self.levels[0].iter().skip(first) {
+        for word in self.level(0).iter().skip(first) {
             put(word, 0);
         }
         for level in [0, 1] {
-            for (index, above) in self.levels[level + 1].iter().enumerate() {
+            for (index, above) in self.level(level + 1).iter().enumerate() {
                 let start = index * WORD;
-                let below = self.levels[level].iter().enumerate().skip(start).take(WORD);
+                let below = self.level(level).iter().enumerate().skip(start).take(WORD);
                 let full = below.fold(0, |full, (word, bits)| {
                     // ORDERING: nobody else writes.
                     let bits = bits.load(Ordering::Relaxed);

@@ -57,25 +57,40 @@ const TAKE_ROUNDS_MAX: u32 = 10_000;
 /// A bitmap over words of the segment (or of private memory).
 #[derive(Clone, Copy)]
 pub struct Bitmap<'s> {
-    /// Level 2, 1, 0 at index 2, 1, 0.
-    levels: [&'s [AtomicU64]; 3],
+    words: &'s [AtomicU64],
+    shape: BitmapShape,
+}
+
+/// Where the levels of a bitmap for a number of entries lie in its words.
+#[derive(Debug, Clone, Copy)]
+pub struct BitmapShape {
     len: u32,
+    /// First word and number of words of level 0, 1, 2, without padding.
+    levels: [(usize, usize); 3],
+    words: usize,
 }
 
-/// How many words each level needs, without padding.
-const fn counts(len: u32) -> [usize; 3] {
-    let bits = (len as usize).div_ceil(WORD);
-    let words = bits.div_ceil(WORD);
-    [bits, words, words.div_ceil(WORD)]
+impl BitmapShape {
+    /// Lays out a bitmap of `len` entries; each level starts a cache line.
+    #[must_use]
+    pub const fn new(len: u32) -> Self {
+        let zero = (len as usize).div_ceil(WORD);
+        let one = zero.div_ceil(WORD);
+        let two = one.div_ceil(WORD);
+        let first_one = two.next_multiple_of(GROUP);
+        let first_zero = first_one + one.next_multiple_of(GROUP);
+        Self {
+            len,
+            levels: [(first_zero, zero), (first_one, one), (0, two)],
+            words: first_zero + zero.next_multiple_of(GROUP),
+        }
+    }
 }
 
-/// How many words a bitmap of `len` entries takes; each level starts a cache line.
+/// How many words a bitmap of `len` entries takes.
 #[must_use]
 pub const fn words_for(len: u32) -> usize {
-    let counts = counts(len);
-    counts[0].next_multiple_of(GROUP)
-        + counts[1].next_multiple_of(GROUP)
-        + counts[2].next_multiple_of(GROUP)
+    BitmapShape::new(len).words
 }
 
 impl<'s> Bitmap<'s> {
@@ -92,26 +107,42 @@ impl<'s> Bitmap<'s> {
     #[inline]
     #[must_use]
     pub fn new(words: &'s [AtomicU64], len: u32) -> Self {
-        assert!(len <= Self::LEN_MAX, "bitmap of {len} entries is too long");
-        let counts = counts(len);
-        let (two, rest) = words.split_at(counts[2].next_multiple_of(GROUP));
-        let (one, zero) = rest.split_at(counts[1].next_multiple_of(GROUP));
-        Self {
-            levels: [&zero[..counts[0]], &one[..counts[1]], &two[..counts[2]]],
-            len,
-        }
+        Self::of_shape(words, BitmapShape::new(len))
+    }
+
+    /// The same where the shape is known already.
+    ///
+    /// # Panics
+    /// As [`Bitmap::new`].
+    #[inline]
+    #[must_use]
+    pub fn of_shape(words: &'s [AtomicU64], shape: BitmapShape) -> Self {
+        assert!(
+            shape.len <= Self::LEN_MAX && words.len() >= shape.words,
+            "{} words are no bitmap of {} entries",
+            words.len(),
+            shape.len
+        );
+        Self { words, shape }
+    }
+
+    /// The words of a level: 0 has a bit for each entry.
+    #[inline]
+    fn level(&self, level: usize) -> &'s [AtomicU64] {
+        let (first, count) = self.shape.levels[level];
+        &self.words[first..][..count]
     }
 
     /// How many entries there are.
     #[must_use]
     pub const fn len(&self) -> u32 {
-        self.len
+        self.shape.len
     }
 
     /// Is this a bitmap of no entries?
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.shape.len == 0
     }
 
     /// Takes a free entry: in the lowest window with room, the next one from `hint` on, round and
@@ -119,13 +150,13 @@ impl<'s> Bitmap<'s> {
     #[inline]
     #[must_use]
     pub fn take(&self, hint: u32) -> Option<u32> {
-        self.take_below(self.len, hint)
+        self.take_below(self.shape.len, hint)
     }
 
     /// As [`take`](Self::take), but only entries below `limit`.
     #[must_use]
     pub fn take_below(&self, limit: u32, hint: u32) -> Option<u32> {
-        let limit = limit.min(self.len) as usize;
+        let limit = limit.min(self.shape.len) as usize;
         let hint = (hint % Self::WINDOW) as usize;
         let mut from = 0;
         while let Some(window) = self.window_with_room(from, limit) {
@@ -139,12 +170,12 @@ impl<'s> Bitmap<'s> {
 
     /// Takes this very entry; false when it is taken already (or does not exist).
     pub fn take_at(&self, entry: u32) -> bool {
-        if entry >= self.len {
+        if entry >= self.shape.len {
             return false;
         }
         let (word, bit) = place(entry as usize);
         // ORDERING: [bitmap.full] decides who has the entry (I1); write half for the level above.
-        let before = store_load_set_bits(&self.levels[0][word], bit);
+        let before = store_load_set_bits(&self.level(0)[word], bit);
         self.mark_if_full(0, word, before | bit);
         before & bit == 0
     }
@@ -153,12 +184,12 @@ impl<'s> Bitmap<'s> {
     /// must be FREE before.
     #[inline]
     pub fn give_back(&self, entry: u32) -> bool {
-        if entry >= self.len {
+        if entry >= self.shape.len {
             return false;
         }
         let (word, bit) = place(entry as usize);
         // ORDERING: [bitmap.room] write half; the look at the summaries is the other half.
-        let before = store_load_clear_bits(&self.levels[0][word], bit);
+        let before = store_load_clear_bits(&self.level(0)[word], bit);
         self.unmark(0, word);
         before & bit != 0
     }
@@ -169,8 +200,9 @@ impl<'s> Bitmap<'s> {
     /// Whoever changes the truth (a claimer, one that frees) looks at the bit afterwards, whoever changes the bit looks
     /// at the truth: so a repairer may give back a bit that a slow claimer has taken and not yet used. The
     /// claimer's own compare-and-swap still decides who has the slot, and one of the two sets the bit again.
+    #[inline]
     pub fn settle(&self, entry: u32, in_use: impl Fn() -> bool) -> bool {
-        if entry >= self.len || cfg!(qtf_mutant = "bitmap_settle_does_nothing") {
+        if entry >= self.shape.len || cfg!(qtf_mutant = "bitmap_settle_does_nothing") {
             return false;
         }
         let (word, bit) = place(entry as usize);
@@ -179,7 +211,7 @@ impl<'s> Bitmap<'s> {
             // ORDERING: [bitmap.tenancy] look half, at the truth and at the bit.
             let used = in_use();
             // ORDERING: [bitmap.tenancy] as above.
-            let taken = store_load_load(&self.levels[0][word]) & bit != 0;
+            let taken = store_load_load(&self.level(0)[word]) & bit != 0;
             if used == taken {
                 return changed;
             }
@@ -203,13 +235,13 @@ impl<'s> Bitmap<'s> {
     pub fn is_free(&self, entry: u32) -> bool {
         let (word, bit) = place(entry as usize);
         // ORDERING: a hint; the slot's state word is the truth.
-        entry < self.len && self.levels[0][word].load(Ordering::Acquire) & bit == 0
+        entry < self.shape.len && self.level(0)[word].load(Ordering::Acquire) & bit == 0
     }
 
     /// The taken entries of a range, in order; a stretch without any costs a look for each 64.
     pub fn iter_taken(&self, range: Range<u32>) -> impl Iterator<Item = u32> + use<'s> {
-        let end = range.end.min(self.len);
-        let bits = self.levels[0];
+        let end = range.end.min(self.shape.len);
+        let bits = self.level(0);
         (range.start / 64..end.div_ceil(64)).flat_map(move |word| {
             let from = range.start.saturating_sub(word * 64);
             // ORDERING: a hint; the slot's state word is the truth.
@@ -222,7 +254,7 @@ impl<'s> Bitmap<'s> {
     /// How many entries are taken at this moment.
     #[must_use]
     pub fn count_taken(&self) -> u32 {
-        let words = self.levels[0].iter().enumerate();
+        let words = self.level(0).iter().enumerate();
         // ORDERING: statistics.
         words
             .map(|(i, w)| (w.load(Ordering::Relaxed) & self.valid(0, i)).count_ones())
@@ -232,12 +264,12 @@ impl<'s> Bitmap<'s> {
     /// The first entry above all taken ones.
     #[must_use]
     pub fn high_water(&self) -> u32 {
-        for word in (0..self.levels[0].len()).rev() {
+        for word in (0..self.level(0).len()).rev() {
             // ORDERING: statistics.
-            let taken = self.levels[0][word].load(Ordering::Relaxed) & self.valid(0, word);
+            let taken = self.level(0)[word].load(Ordering::Relaxed) & self.valid(0, word);
             if taken != 0 {
                 let bits = WORD - taken.leading_zeros() as usize;
-                return u32::try_from(word * WORD + bits).unwrap_or(self.len);
+                return u32::try_from(word * WORD + bits).unwrap_or(self.shape.len);
             }
         }
         0
@@ -248,9 +280,9 @@ impl<'s> Bitmap<'s> {
     pub fn scrub(&self) -> u64 {
         let mut wrong = 0;
         for level in [0, 1] {
-            for word in 0..self.levels[level].len() {
+            for word in 0..self.level(level).len() {
                 // ORDERING: [bitmap.full] look half; marking looks once more itself.
-                let bits = store_load_load(&self.levels[level][word]);
+                let bits = store_load_load(&self.level(level)[word]);
                 let full = self.is_full(level, word, bits);
                 if full == self.is_marked(level, word) {
                     continue;
@@ -271,9 +303,9 @@ impl<'s> Bitmap<'s> {
     pub fn check(&self) -> impl Iterator<Item = (usize, usize)> + use<'s> {
         let this = *self;
         [0, 1].into_iter().flat_map(move |level| {
-            (0..this.levels[level].len()).filter_map(move |word| {
+            (0..this.level(level).len()).filter_map(move |word| {
                 // ORDERING: a look for people.
-                let bits = this.levels[level][word].load(Ordering::Acquire);
+                let bits = this.level(level)[word].load(Ordering::Acquire);
                 let wrong = this.is_full(level, word, bits) != this.is_marked(level, word);
                 wrong.then_some((level + 1, word))
             })
@@ -282,7 +314,7 @@ impl<'s> Bitmap<'s> {
 
     /// Replaces the whole content. Only while nobody else writes: at start-up.
     pub fn rebuild(&self, taken: impl IntoIterator<Item = u32>) {
-        for word in self.levels.into_iter().flatten() {
+        for word in [2, 1, 0].into_iter().flat_map(|level| self.level(level)) {
             // ORDERING: nobody else writes; whoever is let in later is let in by a release store.
             if word.load(Ordering::Relaxed) != 0 {
                 // ORDERING: as above.
@@ -301,7 +333,7 @@ impl<'s> Bitmap<'s> {
         let mut skip = u64::MAX << (from % WORD);
         for word in from / WORD..end.div_ceil(WORD) {
             // ORDERING: a hint: wrongly 0 costs a look, wrongly 1 is mended by the second look.
-            let full = self.levels[2][word].load(Ordering::Acquire);
+            let full = self.level(2)[word].load(Ordering::Acquire);
             let room = !full & skip & mask_below(end - word * WORD);
             if room != 0 {
                 return Some(word * WORD + lowest(room));
@@ -316,7 +348,7 @@ impl<'s> Bitmap<'s> {
     fn take_in_window(&self, window: usize, limit: usize, hint: usize) -> Option<usize> {
         let first = window * WORD;
         // ORDERING: a hint, as above.
-        let full = self.levels[1][window].load(Ordering::Acquire);
+        let full = self.level(1)[window].load(Ordering::Acquire);
         let room = !full & mask_below(limit.div_ceil(WORD) - first);
         if room == 0 {
             self.mark_if_full(1, window, full);
@@ -346,7 +378,7 @@ impl<'s> Bitmap<'s> {
         let mut backoff = Backoff::new();
         for _ in 0..TAKE_ROUNDS_MAX {
             // ORDERING: a hint; the fetch_or decides.
-            let bits = self.levels[0][word].load(Ordering::Acquire);
+            let bits = self.level(0)[word].load(Ordering::Acquire);
             let free = !bits & mask;
             if free == 0 {
                 self.mark_if_full(0, word, bits);
@@ -354,7 +386,7 @@ impl<'s> Bitmap<'s> {
             }
             let bit = free & free.wrapping_neg();
             // ORDERING: [bitmap.full] decides who has the entry (I1); write half for the level above.
-            let before = store_load_set_bits(&self.levels[0][word], bit);
+            let before = store_load_set_bits(&self.level(0)[word], bit);
             if before & bit == 0 || cfg!(qtf_mutant = "bitmap_taken_bit_is_taken_again") {
                 self.mark_if_full(0, word, before | bit);
                 return Some(word * WORD + lowest(bit));
@@ -375,14 +407,14 @@ impl<'s> Bitmap<'s> {
     fn mark(&self, level: usize, word: usize) {
         let (above, bit) = place(word);
         // ORDERING: [bitmap.full] write half; the second look below is the other half.
-        let before = store_load_set_bits(&self.levels[level + 1][above], bit);
+        let before = store_load_set_bits(&self.level(level + 1)[above], bit);
         if !cfg!(qtf_mutant = "bitmap_no_second_look") {
             // ORDERING: [bitmap.full] look half: pairs with the clearing in `give_back` and `unmark`.
             let now = if cfg!(qtf_mutant = "bitmap_second_look_too_early") {
                 // ORDERING: a mutant.
-                self.levels[level][word].load(Ordering::Acquire)
+                self.level(level)[word].load(Ordering::Acquire)
             } else {
-                store_load_load(&self.levels[level][word])
+                store_load_load(&self.level(level)[word])
             };
             if !self.is_full(level, word, now) {
                 self.unmark(level, word);
@@ -398,7 +430,7 @@ impl<'s> Bitmap<'s> {
         let mut word = word;
         for level in level + 1..=2 {
             let (above, bit) = place(word);
-            let summary = &self.levels[level][above];
+            let summary = &self.level(level)[above];
             // ORDERING: [bitmap.room] look half: pairs with the marking in `mark`.
             let marked = if cfg!(qtf_mutant = "bitmap_release_looks_too_early") {
                 // ORDERING: a mutant.
@@ -423,16 +455,16 @@ impl<'s> Bitmap<'s> {
     fn is_marked(&self, level: usize, word: usize) -> bool {
         let (above, bit) = place(word);
         // ORDERING: a hint; wrong marks are mended by `scrub`.
-        self.levels[level + 1][above].load(Ordering::Acquire) & bit != 0
+        self.level(level + 1)[above].load(Ordering::Acquire) & bit != 0
     }
 
     /// The bits of a word that stand for something.
     #[inline]
     fn valid(&self, level: usize, word: usize) -> u64 {
         let bits = if level == 0 {
-            self.len as usize
+            self.shape.len as usize
         } else {
-            self.levels[level - 1].len()
+            self.level(level - 1).len()
         };
         mask_below(bits - word * WORD)
     }
@@ -441,7 +473,7 @@ impl<'s> Bitmap<'s> {
 impl fmt::Debug for Bitmap<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bitmap")
-            .field("len", &self.len)
+            .field("len", &self.shape.len)
             .field("taken", &self.count_taken())
             .finish_non_exhaustive()
     }

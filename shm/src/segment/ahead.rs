@@ -21,14 +21,6 @@ impl Segment {
         }
     }
 
-    /// The state word of a slot.
-    #[inline]
-    pub fn fetch_state_ahead(&self, slot: SlotIndex) {
-        if let Some(task) = self.view.parts.tasks.get(slot.position()) {
-            fetch_ahead(&task.state);
-        }
-    }
-
     /// The slot of the second-best ready task, whose leaf was asked for before ([`crate::tree::MinTree::second_beside`]).
     #[inline]
     pub fn fetch_second_ahead(&self, second: Second) {

@@ -4,6 +4,7 @@ use crate::id::SlotIndex;
 use crate::segment::Segment;
 use crate::task::slot::TaskSlot;
 use crate::task::state::{Event, FLAG_CANCEL, IllegalTransition, Phase, StateWord};
+use crate::task::writer::PlmRight;
 use crate::tree::{Key, MinTree};
 
 /// LIMIT: changes of priority that one indexing of a slot follows.
@@ -33,11 +34,39 @@ impl Segment {
         from: StateWord,
         event: Event,
     ) -> Result<StateWord, ApplyError> {
+        let to = self.change(slot, from, event)?;
+        self.counters().count_transition(from.phase(), to.phase());
+        Ok(to)
+    }
+
+    /// The same for the PLM, which counts for many tasks at once (`Tally`).
+    ///
+    /// # Errors
+    /// As [`Segment::apply`].
+    #[inline(always)]
+    pub fn apply_uncounted(
+        &self,
+        _right: PlmRight,
+        slot: SlotIndex,
+        from: StateWord,
+        event: Event,
+    ) -> Result<StateWord, ApplyError> {
+        self.change(slot, from, event)
+    }
+
+    #[inline(always)]
+    fn change(
+        &self,
+        slot: SlotIndex,
+        from: StateWord,
+        event: Event,
+    ) -> Result<StateWord, ApplyError> {
         let to = from.after(event)?;
         let Some(task) = self.view.parts.tasks.get(slot.position()) else {
             return Err(ApplyError::Moved(StateWord::default()));
         };
-        self.exchange(task, from, to)
+        task.exchange(from, to).map_err(ApplyError::Moved)?;
+        Ok(to)
     }
 
     #[inline]

@@ -114,8 +114,15 @@ impl<'s> Lane<'s> {
 
 impl SegmentView {
     /// What the local worker that a task's state names says about this attempt; `None` if nothing that counts.
+    #[inline]
     #[must_use]
     pub fn completion(&self, slot: SlotIndex, state: StateWord) -> Option<Completion> {
+        let worker = state.last_worker()?;
+        let is_local = self.parts.workers.get(worker.position())?.local().is_some();
+        is_local.then(|| self.completion_in_lane(slot, state))?
+    }
+
+    fn completion_in_lane(&self, slot: SlotIndex, state: StateWord) -> Option<Completion> {
         let phase = state.phase();
         let counts = match phase {
             Phase::Running | Phase::Done => true,
@@ -148,6 +155,7 @@ impl SegmentView {
     }
 
     /// The end of a task's last attempt that still lies beside its slot.
+    #[inline]
     pub(super) fn end_beside(&self, slot: SlotIndex, state: StateWord) -> Option<End> {
         let ended = matches!(state.phase(), Phase::Ended | Phase::Done);
         ended.then(|| self.completion(slot, state)?.end).flatten()
@@ -235,6 +243,7 @@ impl SegmentView {
 impl Segment {
     /// Moves the end of a task's attempt from beside the slot into the slot, before it is judged; returns the result that was there
     /// before and is the caller's to release. `None` if nothing lies beside the slot.
+    #[inline]
     pub fn accept_completion(
         &self,
         right: PlmRight,
@@ -242,6 +251,15 @@ impl Segment {
         state: StateWord,
     ) -> Option<BlobRef> {
         let found = self.completion(slot, state)?;
+        self.accept_found(right, (slot, state), found)
+    }
+
+    fn accept_found(
+        &self,
+        right: PlmRight,
+        (slot, state): (SlotIndex, StateWord),
+        found: Completion,
+    ) -> Option<BlobRef> {
         let end = found.end?;
         let task = self.write_task(right, slot);
         task.set_started(found.started);

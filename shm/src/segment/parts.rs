@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::arena::{Arena, ArenaShape};
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, BitmapShape};
 use crate::client::ClientSlot;
 use crate::counters::Counters;
 use crate::histogram::{Stage, StageLayout};
@@ -47,6 +47,7 @@ pub(crate) struct Parts {
     arena_data: SharedSlice<AtomicU64>,
     task_shape: TreeShape,
     worker_shape: TreeShape,
+    bitmap_shape: BitmapShape,
 }
 
 impl Parts {
@@ -77,6 +78,7 @@ impl Parts {
             arena_data: structs.words(RegionKind::ArenaData)?,
             task_shape: TreeShape::new(geometry.tasks()),
             worker_shape: TreeShape::new(geometry.workers()),
+            bitmap_shape: BitmapShape::new(geometry.tasks()),
             mapping: Arc::clone(mapping),
             geometry,
             table,
@@ -195,7 +197,7 @@ impl Parts {
 
     #[inline]
     pub(crate) fn bitmap(&self) -> Bitmap<'_> {
-        Bitmap::new(&self.bitmap, self.geometry.tasks())
+        Bitmap::of_shape(&self.bitmap, self.bitmap_shape)
     }
 
     #[inline]

@@ -14,6 +14,7 @@ impl StateWord {
     /// # Errors
     /// The table has no such change, or a number is used up (the last fence, a gate before the next generation, a worker or attach
     /// record that does not fit).
+    #[inline(always)]
     pub const fn after(self, event: Event) -> Result<Self, IllegalTransition> {
         match self.next(event) {
             Some(next) => Ok(next),
@@ -21,6 +22,7 @@ impl StateWord {
         }
     }
 
+    #[inline(always)]
     const fn next(self, event: Event) -> Option<Self> {
         match event {
             Event::Claim { attach } => self.claimed_by(attach),

@@ -173,7 +173,7 @@ impl Plm {
             }
             if let Some(ended) = turn.advance(slot, running, Event::End) {
                 turn.took(Stage::Run, turn.segment.task(slot).started());
-                turn.segment.counters().add(Counter::ResultRecorded, 1);
+                turn.count(Counter::ResultRecorded);
                 workers.forget_in_time(fence.worker, fence.asked);
                 let ended = EndedAttempt {
                     slot,

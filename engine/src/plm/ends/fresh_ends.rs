@@ -14,11 +14,8 @@ use crate::plm::Plm;
 use crate::turn::Turn;
 use crate::work_count::WorkCount;
 
-/// LIMIT: ends that are remembered; with more, the oldest gets its leaf before its time. 256 KiB.
+/// LIMIT: ends that are remembered; with more, the oldest gets its leaf before its time. 384 KiB.
 const FRESH_MAX: usize = 16_384;
-
-/// How many ends ahead memory is asked for: slots are looked at in the order of their ends, which memory does not foresee.
-const AHEAD: usize = 8;
 
 /// How long an ended task goes without a leaf.
 const LET_BE_NS: u64 = 1_000_000_000;
@@ -30,22 +27,32 @@ pub(super) const LET_BE_IF_KEPT_NS: u64 = 2 * LET_BE_NS;
 #[derive(Debug)]
 pub(super) struct FreshEnds {
     ends: VecDeque<(TaskId, Now)>,
+    /// By slot, those that nobody has acknowledged: most of them are, and their slots need not be looked at again. An end that finds its place taken
+    /// has the one there looked at before its time.
+    there: Box<[Option<TaskId>]>,
 }
 
 impl FreshEnds {
     pub(super) fn new() -> Self {
         Self {
             ends: VecDeque::with_capacity(FRESH_MAX),
+            there: vec![None; FRESH_MAX].into_boxed_slice(),
         }
     }
 
-    /// Takes the oldest, and asks for the memory of one that will be.
-    fn pop(&mut self, turn: &Turn<'_>) -> Option<TaskId> {
+    fn place(&mut self, task: TaskId) -> &mut Option<TaskId> {
+        &mut self.there[task.slot().position() % FRESH_MAX]
+    }
+
+    /// The task has been acknowledged.
+    pub(super) fn acknowledged(&mut self, task: TaskId) {
+        self.place(task).take_if(|there| *there == task);
+    }
+
+    /// Takes the oldest; it, if it may still be there.
+    fn pop(&mut self) -> Option<TaskId> {
         let (oldest, _) = self.ends.pop_front()?;
-        if let Some((later, _)) = self.ends.get(AHEAD) {
-            turn.segment.fetch_state_ahead(later.slot());
-        }
-        Some(oldest)
+        self.place(oldest).take_if(|there| *there == oldest)
     }
 
     /// When the oldest is to be looked at.
@@ -62,9 +69,12 @@ impl Plm {
             return;
         };
         if self.ends.fresh.ends.len() >= FRESH_MAX
-            && let Some(oldest) = self.ends.fresh.pop(turn)
+            && let Some(oldest) = self.ends.fresh.pop()
         {
             give_leaf(turn, oldest);
+        }
+        if let Some(before) = self.ends.fresh.place(task).replace(task) {
+            give_leaf(turn, before);
         }
         self.ends.fresh.ends.push_back((task, turn.now));
     }
@@ -77,8 +87,10 @@ impl Plm {
             if !due.is_some_and(|due| turn.now.has_reached(due.stamp())) {
                 break;
             }
-            if let Some(task) = self.ends.fresh.pop(turn) {
-                give_leaf(turn, task);
+            if let Some(task) = self.ends.fresh.pop() {
+                if !cfg!(qtf_mutant = "sim_fresh_end_is_forgotten") {
+                    give_leaf(turn, task);
+                }
                 work += WorkCount::ONE;
             }
         }
@@ -94,7 +106,7 @@ impl Plm {
 /// Whether the sweep is to leave this end alone, as it may be remembered.
 pub(in crate::plm) fn is_fresh(turn: &Turn<'_>, slot: SlotIndex) -> bool {
     let ended = Now::from_stamp(turn.segment.task(slot).phase_time());
-    turn.now.since_ns(ended) < LET_BE_IF_KEPT_NS
+    turn.now.since_ns(ended) < LET_BE_IF_KEPT_NS || cfg!(qtf_mutant = "sim_fresh_end_is_forgotten")
 }
 
 /// The task's time to live runs on in the timer heap, if it is still there.

@@ -64,6 +64,7 @@ impl Plm {
         if !turn.free(slot, state) {
             return Err(Rejection::unknown_task(id));
         }
+        self.ends.fresh.acknowledged(id);
         turn.took(Stage::Deliver, ended);
         self.spend_key(turn, key, id);
         Ok(Answer {

@@ -43,6 +43,8 @@ pub(in crate::plm) struct Checked {
     pub(in crate::plm) max_attempts: u8,
     pub(in crate::plm) durability: Durability,
     pub(in crate::plm) key_expiry: u64,
+    /// A kind that has its number already.
+    kind: Option<KindIndex>,
 }
 
 /// A submission that passed every check, with what was claimed for it.
@@ -155,7 +157,10 @@ impl Plm {
             key,
         } = prepared;
         let id = claimed.id();
-        let kind = self.intern_kind(turn.segment, submission.kind, Namer::Submission)?;
+        let kind = match checked.kind {
+            Some(known) => known,
+            None => self.intern_kind(turn.segment, submission.kind, Namer::Submission)?,
+        };
         claimed
             .write(&fields(turn.now, submission, checked, kind, id))
             .map_err(|error| refused_store(&error))?;
@@ -296,8 +301,12 @@ impl Plm {
             return Err(Rejection::range("delay_ms", submission.delay_ms, 0, most));
         }
         check_payload(submission.payload, turn.config.payload_limit)?;
-        self.check_kinds(turn.segment, &[submission.kind], Namer::Submission)?;
+        let kind = self.known_kind(turn.segment, submission.kind)?;
+        if kind.is_none() {
+            self.check_kinds(turn.segment, &[submission.kind], Namer::Submission)?;
+        }
         Ok(Checked {
+            kind,
             priority,
             max_attempts: u8::try_from(submission.retries.saturating_add(1)).unwrap_or(u8::MAX),
             durability,

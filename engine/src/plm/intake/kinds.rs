@@ -91,7 +91,11 @@ impl Plm {
     }
 
     /// The number of a kind that this daemon has met before.
-    fn known_kind(&self, segment: &Segment, name: &str) -> Result<Option<KindIndex>, Rejection> {
+    pub(super) fn known_kind(
+        &self,
+        segment: &Segment,
+        name: &str,
+    ) -> Result<Option<KindIndex>, Rejection> {
         if name.is_empty() || name.len() > KIND_BYTES_MAX {
             return Err(Rejection::invalid(
                 "kind must have 1 to 48 bytes: use exec or the name of a handler",
