@@ -47,6 +47,9 @@ impl Engine {
             let answered = parts.plm.submit(&mut parts.turn, &submission);
             is_settled &= answered.is_ok_and(|accepted| !accepted.is_repeat);
             answer(answered);
+            if answered.is_err() && cfg!(qtf_mutant = "sim_refusal_ends_its_batch") {
+                break;
+            }
         }
         if !is_settled {
             // It may have been opened for these submissions.

@@ -56,7 +56,9 @@ impl Workers {
 
     /// After workers were picked: the one in hand has its leaf again.
     pub(crate) fn put_down(&mut self, segment: &Segment) {
-        if let Some(hand) = self.hand.take() {
+        if let Some(hand) = self.hand.take()
+            && !cfg!(qtf_mutant = "sim_worker_in_hand_keeps_its_leaf")
+        {
             self.refresh(segment, hand.worker);
         }
     }

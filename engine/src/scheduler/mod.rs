@@ -13,8 +13,10 @@
 
 mod placement;
 
+use qtf_shm::tree::Second;
 use qtf_shm::{
-    Blocked, Counter, Event, FLAG_CANCEL, Key, Phase, SlotIndex, StateWord, TaskOptions, TaskSlot,
+    Blocked, Counter, Event, FLAG_CANCEL, Key, MinTree, Phase, SlotIndex, StateWord, TaskOptions,
+    TaskSlot,
 };
 
 use crate::plm::{ATTEMPT_MAX, Plm};
@@ -55,20 +57,23 @@ impl Scheduler {
     ) -> WorkCount {
         let mut work = WorkCount::NONE;
         let mut steps_left = STEPS_PER_CYCLE_MAX;
+        let mut second = None;
         workers.mend_leaves(turn.segment);
         for _ in 0..turn.config.tasks_per_cycle_max {
             if !turn.effects.has_room(1) || !workers.has_free(turn.segment) {
                 break;
             }
             plm.release_best_waiting(turn);
-            let Some((leaf, key)) = turn.segment.ready().locate() else {
+            let Some((leaf, key)) = head_of(turn.segment.ready(), second) else {
                 break;
             };
             let Some(slot) = SlotIndex::new_checked(leaf, turn.segment.geometry().tasks()) else {
                 turn.segment.ready().remove(leaf, key);
                 continue;
             };
-            let second = if leaf >= LOOK_AHEAD_FROM {
+            second = if leaf >= LOOK_AHEAD_FROM
+                || cfg!(qtf_mutant = "sim_second_best_is_taken_unseen")
+            {
                 turn.segment.ready().second_beside(leaf)
             } else {
                 None
@@ -84,6 +89,17 @@ impl Scheduler {
         workers.put_down(turn.segment);
         work
     }
+}
+
+/// The best entry. What was the second best when the one before was placed is a hint for memory, and no more: a better one may have come.
+#[inline]
+fn head_of(ready: MinTree<'_>, second: Option<Second>) -> Option<(u32, Key)> {
+    if cfg!(qtf_mutant = "sim_second_best_is_taken_unseen")
+        && let Some(leaf) = second.and_then(|second| ready.leaf_of_second(second))
+    {
+        return Some((leaf, ready.leaf(leaf)?));
+    }
+    ready.locate()
 }
 
 /// Tries to place the task at the head of the heap.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use qtf_engine::TaskRef;
 use qtf_shm::{
     FLAG_CANCEL, FLAG_TIMED_OUT, Key, KindSet, Now, OutcomeKind, Part, Phase, TaskId, WorkerId,
+    WorkerPhase,
 };
 
 use crate::links::Down;
@@ -269,6 +270,52 @@ impl World {
             unserved.extend(waits.map(|&(_, id)| ((id, local.id), local.vain_takes)));
         }
         unserved
+    }
+
+    /// What each worker has, of those that may be given tasks and with which nothing has gone wrong, ever: nothing keeps the engine from
+    /// giving them tasks but what they have.
+    pub(crate) fn loads_of_unhurt(&self) -> BTreeMap<WorkerId, u16> {
+        let unhurt = self.workers.iter().filter(|worker| {
+            worker.is_unhurt && is_serving(worker) && self.may_be_given_more(worker.id)
+        });
+        let running = |id: WorkerId| {
+            self.base
+                .engine
+                .segment()
+                .worker(id.slot())
+                .state()
+                .running()
+        };
+        unhurt
+            .map(|worker| (worker.id, running(worker.id)))
+            .collect()
+    }
+
+    fn may_be_given_more(&self, id: WorkerId) -> bool {
+        let slot = self.base.engine.segment().worker(id.slot());
+        let state = slot.state();
+        state.phase() == WorkerPhase::Live
+            && state.incarnation() == id.incarnation()
+            && !state.drains()
+            && slot.credits() > 0
+    }
+
+    /// Tasks go to the least loaded worker, so to one with none where one is there that they fit.
+    pub(crate) fn assert_no_idle_one_was_left_out(&mut self, to: WorkerId, task: TaskId) {
+        let Some(load) = self.loads.get(&to).copied() else {
+            return;
+        };
+        let mut idle = self.workers.iter().filter(|worker| {
+            self.loads.get(&worker.id) == Some(&0)
+                && self.may_be_given_more(worker.id)
+                && self.fits(task, &worker.kinds)
+        });
+        let left_out = idle.next().map(|worker| worker.id);
+        assert!(
+            load == 0 || left_out.is_none(),
+            "{task} went to {to:?}, which has {load} tasks; {left_out:?} has none"
+        );
+        self.loads.insert(to, load + 1);
     }
 
     fn fits(&self, id: TaskId, kinds: &[String]) -> bool {

@@ -1,7 +1,7 @@
 //! What clients do in the simulation.
 
-use qtf_engine::{Payload, RejectReason, Submission};
-use qtf_shm::{Phase, TaskId};
+use qtf_engine::{Caller, Payload, RejectReason, Submission};
+use qtf_shm::{ClientIndex, Phase, TaskId};
 
 use crate::world::World;
 
@@ -13,6 +13,9 @@ const HOLDABLE: [Phase; 5] = [
     Phase::Delayed,
     Phase::Ready,
 ];
+
+/// No submission with it is taken.
+const PRIORITY_WRONG: u32 = 256;
 
 const KINDS: [&str; 4] = ["exec", "render", "odd", "local"];
 
@@ -28,16 +31,64 @@ impl World {
         }
     }
 
+    /// One task, or several in one message; one of these may be wrong, and the others are none the worse for it.
     fn submit(&mut self) {
         let client = self.base.clients[self.rng.usize(..self.base.clients.len())];
-        let bytes = vec![1; self.rng.usize(0..300)];
+        let count = if self.rng.u8(0..4) == 0 {
+            self.rng.usize(2..6)
+        } else {
+            1
+        };
+        let payloads: Vec<Vec<u8>> = (0..count)
+            .map(|_| vec![1; self.rng.usize(0..300)])
+            .collect();
+        let mut submissions: Vec<_> = payloads
+            .iter()
+            .map(|bytes| self.submission(client, bytes))
+            .collect();
+        let wrong = (count > 1 && self.rng.bool()).then(|| self.rng.usize(..count));
+        if let Some(wrong) = wrong {
+            submissions[wrong].priority = Some(PRIORITY_WRONG);
+        }
+        let mut answers = Vec::new();
+        if count > 1 {
+            let caller = Caller {
+                now: self.base.now,
+                who: client,
+            };
+            let batch = submissions.iter().copied();
+            let engine = &mut self.base.engine;
+            engine.submit_batch(caller, batch, |answer| answers.push(answer));
+        } else {
+            answers.push(self.base.engine.submit(self.base.now, &submissions[0]));
+        }
+        assert_eq!(answers.len(), count, "each submission is answered");
+        for (place, (answer, submission)) in answers.into_iter().zip(&submissions).enumerate() {
+            match answer {
+                Ok(taken) => {
+                    assert_ne!(wrong, Some(place), "priority {PRIORITY_WRONG} was taken");
+                    self.model.accepted(taken.task, submission);
+                }
+                Err(refused) => assert_eq!(
+                    wrong == Some(place),
+                    !matches!(
+                        refused.reason,
+                        RejectReason::TasksFull | RejectReason::ArenaFull
+                    ),
+                    "{refused}"
+                ),
+            }
+        }
+    }
+
+    fn submission<'b>(&mut self, client: ClientIndex, bytes: &'b [u8]) -> Submission<'b> {
         let kind = match self.rng.u8(..) {
             0..6 => KINDS[2],
             6..12 => KINDS[3],
             12..60 => KINDS[1],
             _ => KINDS[0],
         };
-        let mut submission = Submission::new(client, kind, Payload::Bytes(&bytes));
+        let mut submission = Submission::new(client, kind, Payload::Bytes(bytes));
         submission.priority = Some(self.rng.u32(0..4) * 64);
         submission.retries = self.rng.u32(0..3);
         submission.discard_result = self.rng.u8(..) < 64;
@@ -49,16 +100,7 @@ impl World {
             0
         };
         submission.hold = self.rng.u8(..) < 24;
-        match self.base.engine.submit(self.base.now, &submission) {
-            Ok(taken) => self.model.accepted(taken.task, &submission),
-            Err(refused) => assert!(
-                matches!(
-                    refused.reason,
-                    RejectReason::TasksFull | RejectReason::ArenaFull
-                ),
-                "{refused}"
-            ),
-        }
+        submission
     }
 
     fn cancel(&mut self) {

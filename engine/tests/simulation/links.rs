@@ -3,9 +3,14 @@
 //! It is up; or it is a black hole, which nobody has noticed yet: what is sent is never heard; or it is cut, and both sides know. A
 //! worker that comes back has a new one.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a run is of one sort of message; everything else ends it"
+)]
+
 use std::collections::VecDeque;
 
-use qtf_engine::{Beat, Effect, Held, Holding, StopReason, TaskRef};
+use qtf_engine::{Beat, Caller, Effect, Held, Holding, StopReason, TaskRef};
 use qtf_shm::TaskId;
 
 use crate::model::Report;
@@ -137,12 +142,26 @@ impl World {
                     answer.is_ok()
                 }
                 Up::Started(one) => {
-                    self.base.engine.task_started(self.base.now, id, one);
+                    let begun = self.run_of(place, one, |up| match up {
+                        Up::Started(one) => Some(*one),
+                        _ => None,
+                    });
+                    let caller = Caller {
+                        now: self.base.now,
+                        who: id,
+                    };
+                    self.base.engine.started_batch(caller, begun.into_iter());
                     true
                 }
                 Up::Result(one, report) => {
-                    self.report(id, one, &report);
-                    self.verdict(place, one);
+                    let ended = self.run_of(place, (one, report), |up| match up {
+                        Up::Result(one, report) => Some((*one, report.clone())),
+                        _ => None,
+                    });
+                    self.report(id, &ended);
+                    for (one, _) in ended {
+                        self.verdict(place, one);
+                    }
                     true
                 }
                 Up::Credits(credits, restart) => {
@@ -166,6 +185,17 @@ impl World {
                 self.workers[place].is_evicted = true;
             }
         }
+    }
+
+    /// What has come of the same sort right behind the first, which is taken as what one message says.
+    fn run_of<T>(&mut self, place: usize, first: T, is_one: impl Fn(&Up) -> Option<T>) -> Vec<T> {
+        let up = &mut self.workers[place].link.up;
+        let mut run = vec![first];
+        while let Some(next) = up.front().and_then(&is_one) {
+            up.pop_front();
+            run.push(next);
+        }
+        run
     }
 
     /// The connection breaks, and both sides notice: what was under way is lost. The daemon takes back what it knows it has not sent.
@@ -233,6 +263,7 @@ impl World {
     pub(crate) fn lose_links(&mut self) {
         for worker in &mut self.workers {
             worker.link.state = LinkState::Cut;
+            worker.is_unhurt = false;
             (worker.open, worker.probe) = (0, 0);
             worker.link.up.clear();
             let id = worker.id;

@@ -1,7 +1,7 @@
 //! What workers do in the simulation, well or badly.
 
 use qtf_engine::{
-    Disposition, Held, Output, Reconnect, ResultReport, StopReason, TaskRef, WorkerHello,
+    Caller, Disposition, Held, Output, Reconnect, ResultReport, StopReason, TaskRef, WorkerHello,
 };
 use qtf_shm::{Now, Outcome, OutcomeKind, Phase, TaskId, WorkerId};
 use qtf_world::{held_list, hello};
@@ -26,6 +26,10 @@ pub(crate) struct Hold {
 
 /// One worker process.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what has become of it, each by itself"
+)]
 pub(crate) struct SimWorker {
     pub(crate) id: WorkerId,
     token: u64,
@@ -46,6 +50,8 @@ pub(crate) struct SimWorker {
     says: u8,
     /// The probe it was asked to answer.
     pub(crate) probe: u64,
+    /// Nothing has ever gone wrong with it or its connection: while it has nothing it is as good as any.
+    pub(crate) is_unhurt: bool,
 }
 
 impl SimWorker {
@@ -53,6 +59,15 @@ impl SimWorker {
     fn held(&self) -> Vec<Held> {
         let running = self.holds.iter().map(|hold| hold.one);
         held_list(running, self.finished.iter().map(|(one, _)| *one))
+    }
+}
+
+fn said(report: &Report) -> ResultReport<'_> {
+    ResultReport {
+        said: qtf_engine::Said::default(),
+        outcome: report.outcome,
+        output: Output::Bytes(&report.output),
+        asked_pause_ns: None,
     }
 }
 
@@ -75,6 +90,7 @@ impl World {
         let is_lazy = self.has_faults() && self.rng.u8(..) < 24;
         if let Some(worker) = self.workers.last_mut() {
             worker.is_lazy = is_lazy;
+            worker.is_unhurt = !is_lazy;
         }
     }
 
@@ -96,6 +112,7 @@ impl World {
                 drains: false,
                 is_lazy: false,
                 probe: 0,
+                is_unhurt: true,
             });
             let place = self.workers.len() - 1;
             self.send_up(place, Up::Credits(capacity, true));
@@ -281,29 +298,35 @@ impl World {
             && !came_with.is_some_and(|ended| ended.contains(&one))
     }
 
-    /// Delivers a result, and tells the model what became of it.
-    pub(crate) fn report(&mut self, id: WorkerId, one: TaskRef, report: &Report) {
-        let is_late = self.is_late(id, one);
-        let told = ResultReport {
-            said: qtf_engine::Said::default(),
-            outcome: report.outcome,
-            output: Output::Bytes(&report.output),
-            asked_pause_ns: None,
+    /// Delivers the results of a message, and tells the model what became of each.
+    pub(crate) fn report(&mut self, id: WorkerId, reports: &[(TaskRef, Report)]) {
+        let told: Vec<_> = reports
+            .iter()
+            .map(|(one, report)| (*one, said(report)))
+            .collect();
+        let late: Vec<bool> = reports
+            .iter()
+            .map(|(one, _)| self.is_late(id, *one))
+            .collect();
+        let caller = Caller {
+            now: self.base.now,
+            who: id,
         };
-        let told = self
-            .base
-            .engine
-            .task_result(self.base.now, id, one, &told)
-            .disposition;
-        if told == Disposition::Recorded {
-            let mut report = report.clone();
-            if is_late && report.is_success() {
-                report.outcome.kind = OutcomeKind::TimedOut;
+        let mut answers = Vec::new();
+        let engine = &mut self.base.engine;
+        engine.results_batch(caller, &told, |answer| answers.push(answer.disposition));
+        assert_eq!(answers.len(), reports.len(), "each result has a verdict");
+        for ((one, report), (told, is_late)) in reports.iter().zip(answers.into_iter().zip(late)) {
+            if told == Disposition::Recorded {
+                let mut report = report.clone();
+                if is_late && report.is_success() {
+                    report.outcome.kind = OutcomeKind::TimedOut;
+                }
+                // Judged in the same call.
+                self.model.recorded(one.task, report, self.cycles + 2);
             }
-            // Judged in the same call.
-            self.model.recorded(one.task, report, self.cycles + 2);
+            self.note(one.task, told as u64);
         }
-        self.note(one.task, told as u64);
     }
 
     pub(crate) fn verdict(&mut self, place: usize, one: TaskRef) {
@@ -314,6 +337,7 @@ impl World {
 
     /// Something goes wrong with a worker.
     pub(crate) fn worker_suffers(&mut self, place: usize) {
+        self.workers[place].is_unhurt = false;
         match self.rng.u8(0..11) {
             9 | 10 => self.lose_orders(place),
             0 => self.worker_dies(place, true),
@@ -371,7 +395,7 @@ impl World {
         });
         if !is_held {
             let report = self.new_report(one, OutcomeKind::Exited, 0);
-            self.report(id, one, &report);
+            self.report(id, &[(one, report)]);
         }
     }
 

@@ -28,6 +28,9 @@ pub(crate) const LEASE_NS: u64 = 80 * MS;
 const GRACE_NS: u64 = 10 * MS;
 const LONG_GRACE_NS: u64 = 2_000 * MS;
 pub(crate) const LOSSES_MAX: u8 = 2;
+/// How long after its time a result may still be there: what a kill took out of the timer heap is found by a pass of the sweep, which takes
+/// half of that here.
+const EXPIRY_MAX_NS: u64 = 1_500 * MS;
 
 /// What may go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub(crate) struct World {
     /// By which the daemon tells who lives.
     pub(crate) judge: LockFile,
     pub(crate) watch: Watch,
+    /// What workers had before a cycle, and have been given in it: those that may be given tasks and with which nothing has gone wrong.
+    pub(crate) loads: BTreeMap<WorkerId, u16>,
     pub(crate) steps: u64,
     pub(crate) cycles: u64,
     pub(crate) stops: u64,
@@ -112,6 +117,7 @@ impl World {
             dead_locals: BTreeMap::new(),
             judge,
             watch: Watch::default(),
+            loads: BTreeMap::new(),
             steps: 0,
             cycles: 0,
             stops: 0,
@@ -247,10 +253,12 @@ impl World {
 
     fn cycle(&mut self) {
         self.cycles += 1;
+        self.loads = self.loads_of_unhurt();
         self.base.engine.cycle(self.base.now);
         // What somebody stands still with may be missing in the heap.
         let best_waiting = self.base.best_waiting(|id| self.is_in_hands(id));
         self.take_effects(best_waiting);
+        self.loads.clear();
         self.model.assert_told(self.cycles);
         self.expire();
         self.check();
@@ -260,8 +268,13 @@ impl World {
     pub(crate) fn take_effects(&mut self, best_waiting: Option<Key>) {
         while let Some(effect) = self.base.engine.pop_effect() {
             match effect {
-                Effect::Dispatch { task, attempt, .. } => {
+                Effect::Dispatch {
+                    worker,
+                    task,
+                    attempt,
+                } => {
                     self.model.dispatched(task, attempt);
+                    self.assert_no_idle_one_was_left_out(worker, task);
                     self.base.assert_order(task, best_waiting);
                     self.note(task, u64::from(attempt));
                     self.send_down(effect);
@@ -283,7 +296,7 @@ impl World {
         }
     }
 
-    /// Results whose time is over are gone, and no others.
+    /// Results whose time is over are gone soon, and no others.
     fn expire(&mut self) {
         let ttl = config(0).result_ttl_ns;
         let ended: Vec<_> = self
@@ -293,14 +306,20 @@ impl World {
             .filter_map(|(&id, task)| Some((id, task.end?)))
             .collect();
         for (id, (phase, at)) in ended {
-            if self.base.engine.check(id).is_err() {
+            let age = self.base.now.since_ns(at);
+            if self.base.engine.check(id).is_ok() {
+                assert!(
+                    phase == Phase::DeadLetter || age < ttl + EXPIRY_MAX_NS,
+                    "{id} is still there, {age} ns after its end"
+                );
+            } else {
                 assert_ne!(
                     phase,
                     Phase::DeadLetter,
                     "{id} is kept until it is forgotten"
                 );
                 assert!(
-                    self.base.now.since_ns(at) + 256 >= ttl,
+                    age + 256 >= ttl,
                     "{id} expired too early, at {}: {:?}",
                     self.base.now.ns,
                     self.model.tasks[&id]

@@ -1,4 +1,4 @@
-//! Runs the seeded simulation of the engine, and proves that it notices bugs.
+//! Runs the seeded simulation of the engine, and proves that it notices bugs; and that the model of the daemon's watches does.
 //!
 //! Bugs are planted in the sources as `cfg!(qtf_mutant = "sim_...")`, which is false in every build but one of this program's.
 //! With `--mutants` each of them is built, and the simulation must fail. `engine/tests/simulation/mutants.txt` lists them; the list must
@@ -15,7 +15,7 @@ use std::time::Instant;
 /// The planted bugs.
 const LIST: &str = "engine/tests/simulation/mutants.txt";
 /// Where they are planted.
-const FOLDERS: [&str; 3] = ["shm/src", "journal/src", "engine/src"];
+const FOLDERS: [&str; 4] = ["shm/src", "journal/src", "engine/src", "daemon/src"];
 /// How all of them begin.
 const PREFIX: &str = "sim_";
 /// Seeds of each kind that a mutant gets; most are noticed in the first.
@@ -23,17 +23,47 @@ const SEEDS_OF_MUTANT: &str = "60";
 const SEEDS_VARIABLE: &str = "QTF_SIM_SEEDS";
 /// Makes the other tests stop when one has failed.
 const FIRST_FAILURE_VARIABLE: &str = "QTF_SIM_FIRST_FAILURE";
-/// The worlds that notice a mutant, as the list names them, and the tests that run them.
-const WORLDS: [(&str, &str); 3] = [
-    ("journal", "what_was_told"),
-    ("ages", "what_was_told_holds_over_the_ages"),
-    ("links", "every_task"),
+/// The tests of the engine's worlds.
+const SIMULATION: &[&str] = &["--package", "qtf-engine", "--test", "simulation"];
+
+/// What notices a mutant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct World {
+    /// As the list names it.
+    name: &'static str,
+    /// The tests that run it, as cargo is told.
+    tests: &'static [&'static str],
+    /// Of these, those whose names contain this.
+    filter: &'static str,
+}
+
+const WORLDS: [World; 4] = [
+    World {
+        name: "journal",
+        tests: SIMULATION,
+        filter: "what_was_told",
+    },
+    World {
+        name: "ages",
+        tests: SIMULATION,
+        filter: "what_was_told_holds_over_the_ages",
+    },
+    World {
+        name: "links",
+        tests: SIMULATION,
+        filter: "every_task",
+    },
+    World {
+        name: "watches",
+        tests: &["--package", "qtf-daemon", "--lib"],
+        filter: "watches::",
+    },
 ];
 
 /// Runs the simulation, with `seeds` worlds of each kind if given.
 pub(crate) fn run(seeds: Option<u64>, mutants: bool, only: Option<&str>) -> anyhow::Result<Tally> {
     let root = cargo::workspace_root();
-    let mut command = simulation(&root, &[]);
+    let mut command = tests_of_world(&root, SIMULATION, &[]);
     if let Some(seeds) = seeds {
         command.env(SEEDS_VARIABLE, seeds.to_string());
     }
@@ -81,7 +111,8 @@ pub(crate) fn run_mutants(only: Option<&str>) -> anyhow::Result<Run> {
 
 fn run_mutant(root: &Path, mutant: &str) -> anyhow::Result<bool> {
     let started = Instant::now();
-    let mut command = simulation(root, &[tests_of(root, mutant)?]);
+    let world = world_of(root, mutant)?;
+    let mut command = tests_of_world(root, world.tests, &[world.filter]);
     command
         .env(SEEDS_VARIABLE, SEEDS_OF_MUTANT)
         .env(FIRST_FAILURE_VARIABLE, "1")
@@ -116,23 +147,17 @@ fn first_complaint(output: &str) -> Option<&str> {
     lines.find(is_one).map(|(_, what)| what)
 }
 
-/// `cargo test` of the simulation, of the tests whose names contain one of `filters`.
-fn simulation(root: &Path, filters: &[&str]) -> Command {
+/// `cargo test` of these tests, of those whose names contain one of `filters`.
+fn tests_of_world(root: &Path, tests: &[&str], filters: &[&str]) -> Command {
     let mut command = cargo::cargo();
     command
         .env("CARGO_TARGET_DIR", root.join("target/simulate"))
         // A dozen builds lie side by side: without what only a debugger needs they take a tenth of the room.
         .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
-        .args([
-            "test",
-            "--quiet",
-            "--package",
-            "qtf-engine",
-            "--test",
-            "simulation",
-            "--",
-        ])
+        .args(["test", "--quiet"])
+        .args(tests)
+        .arg("--")
         .args(filters);
     command
 }
@@ -152,20 +177,20 @@ fn listed_mutants(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(listed)
 }
 
-/// The tests that are to notice a mutant: by the second word of its line.
-fn tests_of(root: &Path, mutant: &str) -> anyhow::Result<&'static str> {
+/// What is to notice a mutant: by the second word of its line.
+fn world_of(root: &Path, mutant: &str) -> anyhow::Result<World> {
     let text = std::fs::read_to_string(root.join(LIST)).with_context(|| format!("no {LIST}"))?;
-    tests_in(&text, mutant)
-        .with_context(|| format!("{LIST}: {mutant} does not say whether journal, ages or links"))
+    world_in(&text, mutant).with_context(|| {
+        format!("{LIST}: {mutant} does not say whether journal, ages, links or watches")
+    })
 }
 
-fn tests_in(text: &str, mutant: &str) -> Option<&'static str> {
+fn world_in(text: &str, mutant: &str) -> Option<World> {
     let line = text
         .lines()
         .find(|line| line.split_whitespace().next() == Some(mutant))?;
     let world = line.split_whitespace().nth(1)?;
-    let found = WORLDS.iter().find(|(name, _)| *name == world)?;
-    Some(found.1)
+    WORLDS.into_iter().find(|one| one.name == world)
 }
 
 /// The first word of each line; `#` starts a comment.
@@ -206,14 +231,15 @@ mod tests {
         let root = cargo::workspace_root();
         let listed = listed_mutants(&root).unwrap();
         assert!(listed.len() >= 6);
-        assert!(listed.iter().all(|name| tests_of(&root, name).is_ok()));
+        assert!(listed.iter().all(|name| world_of(&root, name).is_ok()));
     }
 
     #[test]
     fn second_word_says_which_tests_are_to_notice_a_mutant() {
         let text = "# why\nsim_a  links  leaves out\nsim_b what\n";
-        assert_eq!(tests_in(text, "sim_a"), Some("every_task"));
-        assert_eq!(tests_in(text, "sim_b"), None);
+        let noticed_by = world_in(text, "sim_a").map(|world| world.filter);
+        assert_eq!(noticed_by, Some("every_task"));
+        assert_eq!(world_in(text, "sim_b"), None);
     }
 
     #[test]
