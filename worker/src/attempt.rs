@@ -10,7 +10,7 @@ use qtf_proto::v1::{ExecSpec, LimitOf, Outcome, OutcomeKind, TaskOutput, TaskRef
 use tokio::sync::watch;
 
 use crate::call;
-use crate::exec::{self, ExecPolicy, Identity};
+use crate::exec::{self, ExecPolicy, Identity, NotBegun, Running};
 use crate::handler::{HandlerError, Runner, TaskContext, WhatNext};
 use crate::stop::StopSignal;
 use crate::transfer::{Access, TransferError, byte_count, fetch_payload};
@@ -164,30 +164,78 @@ pub(crate) async fn run(mut job: Job, stop: StopSignal, begun: impl FnOnce()) ->
 }
 
 async fn run_exec(job: Job, stop: StopSignal, begun: impl FnOnce()) -> Finish {
-    let spec = match ExecSpec::decode(job.payload) {
-        Ok(spec) => spec,
-        Err(error) => {
+    let how = (&*job.policy, job.output_limit_bytes);
+    match ProgramJob::of(&job.payload, job.identity, how) {
+        Ok(program) => program.run(&stop, begun).await,
+        Err(ending) => Finish::Ended(ending),
+    }
+}
+
+/// A program as an attempt runs it.
+#[derive(Debug)]
+pub(crate) struct ProgramJob {
+    spec: ExecSpec,
+    identity: Identity,
+    policy: ExecPolicy,
+    /// Whose limit that of the policy is now.
+    limit_of: LimitOf,
+}
+
+impl ProgramJob {
+    /// What is in a payload, to be run as the worker wants it, for a daemon that takes so much.
+    pub(crate) fn of(
+        payload: &Bytes,
+        identity: Identity,
+        (policy, daemon_bytes): (&ExecPolicy, u64),
+    ) -> Result<Self, Ending> {
+        let spec = ExecSpec::decode(payload.clone()).map_err(|error| {
             let message = format!("the payload is no encoded ExecSpec: {error}");
-            return Finish::Ended(Ending::new(OutcomeKind::Refused, message));
+            Ending::new(OutcomeKind::Refused, message)
+        })?;
+        let each = each_output_limit(daemon_bytes);
+        let (limit, limit_of) = if policy.output_limit_bytes <= each {
+            (policy.output_limit_bytes, LimitOf::Worker)
+        } else {
+            (each, LimitOf::Daemon)
+        };
+        Ok(Self {
+            spec,
+            identity,
+            policy: policy.clone().output_limit_bytes(limit),
+            limit_of,
+        })
+    }
+
+    /// See [`exec::begin`].
+    pub(crate) fn begin(&self) -> Result<Running, NotBegun> {
+        exec::begin(&self.spec, self.identity, &self.policy)
+    }
+
+    /// See [`exec::run`].
+    pub(crate) async fn run(self, stop: &StopSignal, begun: impl FnOnce()) -> Finish {
+        let spec = self.spec.clone();
+        match exec::run(spec, self.identity, (&self.policy, stop), begun).await {
+            Finish::Ended(ending) => Finish::Ended(self.told(ending)),
+            not_begun @ Finish::NotBegun(_) => not_begun,
         }
-    };
-    let each = each_output_limit(job.output_limit_bytes);
-    let (limit, whose) = if job.policy.output_limit_bytes <= each {
-        (job.policy.output_limit_bytes, LimitOf::Worker)
-    } else {
-        (each, LimitOf::Daemon)
-    };
-    let policy = ExecPolicy::clone(&job.policy).output_limit_bytes(limit);
-    let mut finish = exec::run(spec, job.identity, (&policy, &stop), begun).await;
-    if let Finish::Ended(ending) = &mut finish {
+    }
+
+    /// Attends to what has begun, to its end.
+    pub(crate) async fn rest(self, running: Running, stop: &StopSignal) -> Ending {
+        let ending = running.to_its_end((&self.policy, stop)).await;
+        self.told(ending)
+    }
+
+    /// An ending that says whether its output was cut, and why.
+    pub(crate) fn told(&self, mut ending: Ending) -> Ending {
         let output = &mut ending.output;
         if output.stdout_dropped_bytes > 0 || output.stderr_dropped_bytes > 0 {
             ending.outcome.output_cut = true;
-            output.cut_limit_bytes = limit;
-            output.set_cut_by(whose);
+            output.cut_limit_bytes = self.policy.output_limit_bytes;
+            output.set_cut_by(self.limit_of);
         }
+        ending
     }
-    finish
 }
 
 /// What a daemon takes of each of the two outputs of a program.

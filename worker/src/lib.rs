@@ -25,7 +25,7 @@
 //! ```
 //!
 //! What is where: `builder` says what a worker is, `agent` keeps the connection and decides what runs,
-//! `attempt` runs one attempt of one task, `call` calls its handler, `exec` runs programs, `threads` is where they run, `contain` holds their processes
+//! `attempt` runs one attempt of one task, `call` calls its handler, `exec` runs programs, `contain` holds their processes
 //! together, `sys` has the system calls.
 //! Tested in `worker/tests/` against a daemon that misbehaves on purpose, and in `examples/tests/`
 //! against the real one.
@@ -41,7 +41,6 @@ mod handler;
 mod load;
 mod stop;
 mod sys;
-mod threads;
 mod transfer;
 
 pub use builder::{BuildError, Worker, WorkerBuilder, WorkerError};

@@ -75,10 +75,9 @@ pub(crate) struct StopSwitch(Arc<Shared>);
 impl StopSwitch {
     /// The other end, for an attempt that starts now.
     pub(crate) fn signal(&self, timeout_ms: u32) -> StopSignal {
-        let timeout = Duration::from_millis(timeout_ms.into());
         StopSignal {
             shared: Arc::clone(&self.0),
-            deadline: (timeout_ms > 0).then(|| Instant::now() + timeout),
+            deadline: deadline(timeout_ms),
         }
     }
 
@@ -109,6 +108,12 @@ pub(crate) struct StopSignal {
     deadline: Option<Instant>,
 }
 
+/// Of an attempt that starts now; 0 for none.
+fn deadline(timeout_ms: u32) -> Option<Instant> {
+    let timeout = Duration::from_millis(timeout_ms.into());
+    (timeout_ms > 0).then(|| Instant::now() + timeout)
+}
+
 /// Makes both ends for an attempt that starts now.
 pub(crate) fn stop_pair(timeout_ms: u32) -> (StopSwitch, StopSignal) {
     let switch = StopSwitch::default();
@@ -117,6 +122,12 @@ pub(crate) fn stop_pair(timeout_ms: u32) -> (StopSwitch, StopSignal) {
 }
 
 impl StopSignal {
+    /// The same for an attempt that starts now.
+    pub(crate) fn within(mut self, timeout_ms: u32) -> Self {
+        self.deadline = deadline(timeout_ms);
+        self
+    }
+
     /// Waits until the attempt has to end.
     pub(crate) async fn stopped(&self) -> StopCause {
         let ordered = self.shared.ordered(|_| true);

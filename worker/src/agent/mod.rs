@@ -8,9 +8,10 @@
 //! - A3: results go out at once, all that wait in one message; credits go with them, or follow in the same flush. Where gathering is asked for they
 //!   wait that long at most, and only while there is enough to run besides. Starts alone wait a millisecond, so that most need not be told.
 //!
-//! `tasks` holds the state, `start` starts attempts, `link` has the streams, `serve` the loop while there is a link.
+//! `tasks` holds the state, `start` starts attempts, `programs` has the threads on which programs run, `link` has the streams, `serve` the loop while there is a link.
 
 mod link;
+mod programs;
 mod serve;
 mod start;
 mod tasks;
@@ -26,9 +27,9 @@ use tokio::time::Instant;
 use crate::attempt::{self, Ending};
 use crate::builder::{Settings, WorkerError};
 use crate::handler::Runner;
-use crate::threads::Threads;
 use crate::transfer::{Access, TransferError};
 use link::{LinkError, Session};
+use programs::{News, Programs};
 use start::Starts;
 use tasks::{RunNumber, Tasks};
 
@@ -72,6 +73,8 @@ enum Event {
         ending: Box<Ending>,
         discard_result: bool,
     },
+    /// Of programs that stood in line, together; whether they have waited for each other as long as they may.
+    Programs(Vec<News>, bool),
     Uploaded {
         run: RunNumber,
         link: u64,
@@ -106,8 +109,7 @@ pub(crate) struct Agent {
     settings: Settings,
     control: mpsc::Receiver<Control>,
     tasks: Tasks,
-    /// Where programs run.
-    threads: Threads,
+    programs: Programs,
     /// At most one ending and one upload for each attempt that is held, so it needs no bound of its own.
     events: mpsc::UnboundedReceiver<Event>,
     event_sender: mpsc::UnboundedSender<Event>,
@@ -118,6 +120,8 @@ pub(crate) struct Agent {
     output_limit_bytes: u64,
     leaving: Leaving,
     starts: Starts,
+    /// What there is to tell has waited for others already.
+    is_gathered: bool,
     /// The machine was short of something: nothing is started before, unless something ends.
     short_until: Option<Instant>,
     shortage_told: Option<Instant>,
@@ -136,9 +140,19 @@ impl Agent {
         let tasks = Tasks::new(settings.slots, settings.capacity());
         let is_program = |runner: &Runner| matches!(runner, Runner::Exec);
         let runs_programs = settings.kinds.values().any(is_program);
-        let threads = Threads::for_slots(if runs_programs { settings.slots } else { 0 });
+        let told = event_sender.clone();
+        let programs = if runs_programs {
+            let pace = programs::Pace {
+                slots: settings.slots,
+                ahead: settings.prefetch,
+                gather: settings.gather,
+            };
+            Programs::start(&pace, &settings.exec, told)
+        } else {
+            Programs::none(told)
+        };
         Self {
-            threads,
+            programs,
             settings,
             control,
             tasks,
@@ -150,6 +164,7 @@ impl Agent {
             output_limit_bytes: OUTPUT_LIMIT_BYTES,
             leaving: Leaving::No,
             starts: Starts::here(),
+            is_gathered: false,
             short_until: None,
             shortage_told: None,
             link_number: 0,
@@ -263,6 +278,7 @@ impl Agent {
 
     /// Takes a welcome: who we are now, and what of the earlier session is still ours.
     fn on_welcome(&mut self, welcome: &WorkerWelcome, access: Access) {
+        self.take_back();
         let news = Registration {
             worker_id: welcome.worker_id,
             token: welcome.token,
@@ -311,6 +327,7 @@ impl Agent {
     }
 
     fn forget_registration(&mut self) {
+        self.take_back();
         self.registration = None;
         self.tasks.abandon_all();
     }
@@ -337,6 +354,7 @@ impl Agent {
             (Control::Drain, _) => {}
             (Control::Abort, _) => {
                 tracing::info!("killing what runs and leaving");
+                self.take_back();
                 self.tasks.kill_all();
                 let until = Instant::now() + KILL_TIMEOUT;
                 self.leaving = Leaving::Stopping { until };
@@ -347,6 +365,7 @@ impl Agent {
     fn drain(&mut self, why: &str) {
         if self.leaving == Leaving::No {
             tracing::info!(why, "draining: finishes what runs, takes nothing new");
+            self.take_back();
             let until = Instant::now() + self.settings.drain_timeout;
             self.leaving = Leaving::Draining { until };
         }
@@ -375,11 +394,7 @@ impl Agent {
                 self.try_again();
             }
             Some(Event::Begun { run }) => {
-                let (before, slots) = self.tasks.usable();
-                self.tasks.on_begun(run);
-                if before < slots && self.tasks.usable().0 == slots {
-                    tracing::info!(slots, "all slots can be used again");
-                }
+                self.on_begun(run);
                 self.start_tasks();
             }
             Some(Event::Short {
@@ -387,6 +402,10 @@ impl Agent {
                 assignment,
                 why,
             }) => self.on_shortage(run, *assignment, &why),
+            Some(Event::Programs(news, have_waited)) => {
+                self.on_programs(news);
+                self.is_gathered |= have_waited;
+            }
             Some(Event::Uploaded { run, link, result }) if link == self.link_number => match result
             {
                 Ok(receipt) => self.tasks.on_uploaded(run, Some(receipt)),
@@ -400,7 +419,50 @@ impl Agent {
         }
     }
 
+    fn on_begun(&mut self, run: RunNumber) {
+        let (before, slots) = self.tasks.usable();
+        self.tasks.on_begun(run);
+        if before < slots && self.tasks.usable().0 == slots {
+            tracing::info!(slots, "all slots can be used again");
+        }
+    }
+
+    fn on_programs(&mut self, news: Vec<News>) {
+        let limit = self.output_limit_bytes;
+        for one in news {
+            match one {
+                News::Begun { run } => self.on_begun(run),
+                News::Ended {
+                    run,
+                    has_run,
+                    ending,
+                    discard_result,
+                    is_followed,
+                } => {
+                    if has_run {
+                        self.on_begun(run);
+                    }
+                    let (outcome, output) = ending.encoded(discard_result, limit);
+                    self.tasks.on_ended(run, outcome, output);
+                    if is_followed {
+                        self.tasks.on_slot_given();
+                    }
+                    self.short_until = None;
+                }
+                News::Short {
+                    run,
+                    assignment,
+                    why,
+                } => {
+                    self.on_shortage(run, *assignment, &why);
+                }
+            }
+        }
+        self.start_tasks();
+    }
+
     fn on_shortage(&mut self, run: RunNumber, assignment: Assignment, why: &str) {
+        self.take_back();
         self.tasks.on_shortage(run, assignment);
         let (usable, slots) = self.tasks.usable();
         let is_told = |told: Instant| told.elapsed() < SHORTAGE_TOLD;

@@ -222,6 +222,9 @@ impl Agent {
             // Each while it is at hand: most are over before the next.
             self.start_tasks();
         }
+        if !response.stops.is_empty() {
+            self.take_back();
+        }
         for stop in response.stops {
             let cause = match stop.reason() {
                 StopReason::Unspecified | StopReason::Cancelled => StopCause::Cancelled,
@@ -234,6 +237,7 @@ impl Agent {
                 self.end_unstarted(run, cause.outcome_kind());
             }
         }
+        self.start_tasks();
     }
 
     fn wants_report(&self, talk: &Talk) -> bool {
@@ -245,7 +249,9 @@ impl Agent {
 
     /// Until when news wait for others, if they do.
     fn gathers_until(&self, talk: &Talk) -> Option<Instant> {
-        let may_wait = self.leaving == Leaving::No && self.tasks.is_well_supplied();
+        let may_wait = self.leaving == Leaving::No
+            && !self.is_gathered
+            && self.tasks.is_well_supplied(self.programs.waiting());
         let since = talk.news_since?;
         let gather = if may_wait {
             self.settings.gather
@@ -310,6 +316,7 @@ impl Agent {
             });
             talk.drain_is_told = is_draining;
             talk.news_since = self.tasks.has_news().then(Instant::now);
+            self.is_gathered &= self.tasks.has_results();
             talk.heartbeat_at = Instant::now() + talk.period;
         }
         while self.wants_request(talk)

@@ -9,6 +9,7 @@
 //! Tested in `worker/tests/session`.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::programs::InLine;
 use super::tasks::RunNumber;
 use super::{Agent, Event, Leaving};
 use crate::attempt::{self, Ending, Finish, Job};
@@ -89,21 +91,43 @@ impl Starts {
 }
 
 impl Agent {
-    /// Starts what waits, as far as slots are free and there is time.
+    /// Starts what waits, as far as slots are free and there is time, and puts the programs in line that come next.
     pub(super) fn start_tasks(&mut self) {
         self.starts.is_unfinished = false;
         if self.leaving != Leaving::No || self.short_until.is_some() {
             return;
         }
-        while self.tasks.has_next() {
+        loop {
+            // Those in line were there first.
+            while self.tasks.has_slot() && self.programs.give_slot() {
+                self.tasks.on_slot_given();
+            }
+            let has_room = self.programs.take_programs() && self.programs.have_room();
+            let kinds = &self.settings.kinds;
+            if !self
+                .tasks
+                .has_next(|next| has_room && goes_in_line(next, kinds))
+            {
+                return;
+            }
             if !self.starts.may_go_on() {
                 self.starts.is_unfinished = true;
                 return;
             }
-            if let Some((run, assignment)) = self.tasks.next_to_start() {
+            if let Some((run, assignment)) = self.tasks.next() {
                 self.start_task(run, assignment);
             }
         }
+    }
+
+    /// Takes back the programs in line: they wait as they did before. What is not among them runs.
+    pub(super) fn take_back(&mut self) {
+        let (back, slots) = self.programs.take_back();
+        self.tasks.on_slots_back(slots);
+        for one in back.into_iter().rev() {
+            self.tasks.on_taken_back(one.run, one.assignment);
+        }
+        self.tasks.on_none_in_line();
     }
 
     fn start_task(&mut self, run: RunNumber, assignment: Assignment) {
@@ -123,6 +147,10 @@ impl Agent {
                 self.call(run, assignment, function, identity);
                 return;
             }
+            (Some(Runner::Exec), Some(identity)) if is_whole && self.programs.take_programs() => {
+                self.put_in_line(run, assignment, identity);
+                return;
+            }
             (Some(runner), Some(identity)) => {
                 let runner = runner.clone();
                 self.spawn_task(run, assignment, runner, identity);
@@ -132,6 +160,19 @@ impl Agent {
         let limit = self.output_limit_bytes;
         let (outcome, output) = ending.encoded(discard_result, limit);
         self.tasks.on_ended(run, outcome, output);
+    }
+
+    /// Puts a program in line.
+    fn put_in_line(&mut self, run: RunNumber, assignment: Assignment, identity: Identity) {
+        let (switch, stop) = stop_pair(0);
+        self.tasks.on_in_line(run, switch);
+        self.programs.put(InLine {
+            run,
+            identity,
+            assignment,
+            output_limit_bytes: self.output_limit_bytes,
+            stop,
+        });
     }
 
     /// Calls a handler, here or elsewhere.
@@ -226,7 +267,7 @@ impl Agent {
             report.finish(end);
         };
         match is_program {
-            true => self.threads.run(attempt),
+            true => self.programs.run(attempt),
             false => drop(tokio::spawn(attempt)),
         }
     }
@@ -248,6 +289,13 @@ impl Agent {
         };
         self.tasks.on_ended(run, outcome, Bytes::new());
     }
+}
+
+/// Whether that is a program that can stand in line as it is.
+fn goes_in_line(assignment: &Assignment, kinds: &BTreeMap<String, Runner>) -> bool {
+    matches!(kinds.get(&assignment.kind), Some(Runner::Exec))
+        && assignment.payload_bytes <= byte_count(&assignment.payload)
+        && identity_of(assignment).is_some()
 }
 
 fn identity_of(assignment: &Assignment) -> Option<Identity> {

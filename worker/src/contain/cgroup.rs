@@ -242,7 +242,7 @@ impl Cgroup {
     }
 
     /// Whether nothing is in it; then it is here no more.
-    fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         let Some(place) = self.place.take() else {
             return true;
         };

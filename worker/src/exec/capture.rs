@@ -1,15 +1,28 @@
 //! The pipes of a child: standard input fed, outputs kept up to a limit and counted beyond it.
+//!
+//! Most programs end before anybody would have to wait for their pipes. So what is in a pipe is taken by whoever has the time, and the
+//! runtime watches it only where it is waited for. Invariant: our ends do not block; whoever tries them goes on at once.
+//!
+//! Tested in `exec/tests.rs`.
 
 use core::cell::RefCell;
+use core::time::Duration;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
-use bytes::Bytes;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::unix::pipe;
+use bytes::{Buf as _, Bytes};
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
 
 // LIMIT: the default size of a pipe, so that one read can empty it.
 const READ_BYTES: usize = 64 << 10;
 const FIRST_BYTES: usize = 4 << 10;
+// LIMIT: reads or writes without a pause, where the other side is as fast.
+const TRIES_AT_ONCE: u32 = 16;
+/// Between two looks at a pipe that the runtime has no room to watch.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// What any pipe of this thread is read into: most outputs are short, and each is kept at its own length.
@@ -19,51 +32,110 @@ thread_local! {
 /// One output of a child.
 #[derive(Debug)]
 pub(super) struct Capture {
-    pipe: Option<pipe::Receiver>,
+    /// Until its end is read.
+    pipe: Option<OwnedFd>,
+    pub(super) kept: Kept,
+}
+
+/// What is kept of an output.
+#[derive(Debug)]
+pub(super) struct Kept {
     limit: usize,
     /// The first bytes, at most `limit`.
-    pub(super) kept: Vec<u8>,
-    /// Bytes read beyond the limit.
+    pub(super) bytes: Vec<u8>,
+    /// Those beyond.
     pub(super) dropped_bytes: u64,
 }
 
 impl Capture {
-    pub(super) const fn new(pipe: Option<pipe::Receiver>, limit: usize) -> Self {
+    /// Of our end of a pipe, which does not block.
+    pub(super) const fn new(pipe: OwnedFd, limit: usize) -> Self {
         Self {
-            pipe,
-            limit,
-            kept: Vec::new(),
-            dropped_bytes: 0,
+            pipe: Some(pipe),
+            kept: Kept {
+                limit,
+                bytes: Vec::new(),
+                dropped_bytes: 0,
+            },
         }
+    }
+
+    /// All is read, and nobody is there who could write more.
+    pub(super) const fn is_over(&self) -> bool {
+        self.pipe.is_none()
+    }
+
+    /// Takes what is there, without waiting. Says whether that was anything, were it the end.
+    pub(super) fn read_now(&mut self) -> bool {
+        let mut is_new = false;
+        for _ in 0..TRIES_AT_ONCE {
+            let Some(pipe) = &self.pipe else { break };
+            match self.kept.read(pipe) {
+                Ok(true) => is_new = true,
+                Ok(false) => {
+                    is_new = true;
+                    self.pipe = None;
+                }
+                Err(_would_block) => break,
+            }
+        }
+        is_new
     }
 
     /// Reads to the end. May be dropped at any await without losing bytes.
     pub(super) async fn read_all(&mut self) {
         while let Some(pipe) = &self.pipe {
-            let read = match pipe.readable().await {
-                Ok(()) => BUFFER.with_borrow_mut(|buffer| {
-                    let count = pipe.try_read(buffer)?;
-                    Self::take_in(
-                        (&mut self.kept, &mut self.dropped_bytes),
-                        self.limit,
-                        buffer.get(..count).unwrap_or_default(),
-                    );
-                    Ok(count)
-                }),
-                Err(error) => Err(error),
+            let is_watched = match sys::watched(pipe) {
+                Ok(watched) => {
+                    read_watched(&watched, &mut self.kept).await;
+                    true
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a pipe cannot be watched: it is looked at from time to time");
+                    false
+                }
             };
-            match read {
-                // One that writes without end leaves time to others.
-                Ok(1..) => tokio::task::coop::consume_budget().await,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A pipe that cannot be read any more has nothing more to say.
-                Ok(0) | Err(_) => self.pipe = None,
+            if is_watched {
+                self.pipe = None;
+            } else if !self.read_now() {
+                tokio::time::sleep(LOOK_PAUSE).await;
             }
         }
     }
+}
 
-    fn take_in((kept, dropped_bytes): (&mut Vec<u8>, &mut u64), limit: usize, bytes: &[u8]) {
-        let room = limit.saturating_sub(kept.len());
+async fn read_watched<T: AsFd + std::os::fd::AsRawFd>(pipe: &AsyncFd<T>, kept: &mut Kept) {
+    // It fails only with the runtime, which takes this future with it.
+    while let Ok(mut ready) = pipe.readable().await {
+        match ready.try_io(|pipe| kept.read(pipe.get_ref())) {
+            // One that writes without end leaves time to others.
+            Ok(Ok(true)) => tokio::task::coop::consume_budget().await,
+            Ok(Ok(false) | Err(_)) => return,
+            Err(_would_block) => {}
+        }
+    }
+}
+
+impl Kept {
+    /// Reads once: whether there will be more. Fails only because there is nothing now.
+    fn read(&mut self, pipe: impl AsFd) -> io::Result<bool> {
+        BUFFER.with_borrow_mut(|buffer| {
+            match nix::unistd::read(pipe, buffer) {
+                Ok(count) => {
+                    self.take_in(buffer.get(..count).unwrap_or_default());
+                    Ok(count > 0)
+                }
+                Err(Errno::EINTR) => Ok(true),
+                Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+                // A pipe that cannot be read any more has nothing more to say.
+                Err(_) => Ok(false),
+            }
+        })
+    }
+
+    fn take_in(&mut self, bytes: &[u8]) {
+        let kept = &mut self.bytes;
+        let room = self.limit.saturating_sub(kept.len());
         let (first, rest) = bytes.split_at(room.min(bytes.len()));
         if kept.capacity() - kept.len() < first.len() {
             let more = match kept.len() {
@@ -74,13 +146,86 @@ impl Capture {
         }
         kept.extend_from_slice(first);
         let rest = u64::try_from(rest.len()).unwrap_or(u64::MAX);
-        *dropped_bytes = dropped_bytes.saturating_add(rest);
+        self.dropped_bytes = self.dropped_bytes.saturating_add(rest);
     }
 }
 
-/// Writes standard input and closes it. A child need not read it: a broken pipe is no failure.
-pub(super) async fn feed(pipe: Option<pipe::Sender>, stdin: Bytes) {
-    if let Some(mut pipe) = pipe {
-        let _ = pipe.write_all(&stdin).await;
+/// The standard input of a child.
+#[derive(Debug)]
+pub(super) struct Feed {
+    /// Until all is written. A child need not read it: that nobody reads it any more is no failure.
+    pipe: Option<OwnedFd>,
+    rest: Bytes,
+}
+
+impl Feed {
+    /// Into our end of a pipe, which does not block, if there is anything to be written.
+    pub(super) const fn new(pipe: Option<OwnedFd>, stdin: Bytes) -> Self {
+        Self { pipe, rest: stdin }
+    }
+
+    /// All is written, as far as anybody wants it.
+    pub(super) const fn is_over(&self) -> bool {
+        self.pipe.is_none()
+    }
+
+    /// Writes what there is room for, without waiting.
+    pub(super) fn write_now(&mut self) {
+        for _ in 0..TRIES_AT_ONCE {
+            let Some(pipe) = &self.pipe else { break };
+            match write(pipe, &mut self.rest) {
+                Ok(true) => {}
+                Ok(false) => self.pipe = None,
+                Err(_would_block) => break,
+            }
+        }
+    }
+
+    /// Writes the rest, and closes.
+    pub(super) async fn write_all(&mut self) {
+        while let Some(pipe) = &self.pipe {
+            let is_watched = match sys::watched(pipe) {
+                Ok(watched) => {
+                    write_watched(&watched, &mut self.rest).await;
+                    true
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a pipe cannot be watched: it is written to from time to time");
+                    false
+                }
+            };
+            if is_watched {
+                self.pipe = None;
+            } else {
+                self.write_now();
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn write_watched<T: AsFd + std::os::fd::AsRawFd>(pipe: &AsyncFd<T>, rest: &mut Bytes) {
+    while let Ok(mut ready) = pipe.writable().await {
+        match ready.try_io(|pipe| write(pipe.get_ref(), rest)) {
+            Ok(Ok(true)) => tokio::task::coop::consume_budget().await,
+            Ok(Ok(false) | Err(_)) => return,
+            Err(_would_block) => {}
+        }
+    }
+}
+
+/// Writes once: whether there is more to be written, and somebody who may read it. Fails only because there is no room now.
+fn write(pipe: impl AsFd, rest: &mut Bytes) -> io::Result<bool> {
+    if rest.is_empty() {
+        return Ok(false);
+    }
+    match nix::unistd::write(pipe, rest) {
+        Ok(count) => {
+            rest.advance(count);
+            Ok(!rest.is_empty())
+        }
+        Err(Errno::EINTR) => Ok(true),
+        Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(_) => Ok(false),
     }
 }

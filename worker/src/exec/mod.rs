@@ -22,6 +22,7 @@ mod tree;
 
 use core::pin::pin;
 use core::time::Duration;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
@@ -33,9 +34,9 @@ use tokio::time::Instant;
 use crate::attempt::{Ending, Finish, pause_ms};
 use crate::contain::Containment;
 use crate::stop::{StopCause, StopSignal};
-use capture::{Capture, feed};
+use capture::{Capture, Feed};
 pub use roster::{reap_strays, resume_programs, suspend_programs};
-use spawn::{NoChild, Started};
+use spawn::NoChild;
 use tree::Tree;
 
 /// After a kill, what is in the pipes is taken for this long.
@@ -43,6 +44,10 @@ const LAST_READ: Duration = Duration::from_millis(100);
 
 /// A program that ends sooner is told of by its end alone: so short a start is nobody's news, and half of all messages.
 const TOLD_AFTER: Duration = Duration::from_millis(1);
+
+/// LIMIT: tries to start a file that is being written.
+const BUSY_TRIES: u32 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// LIMIT: of the line that says why a program is to run again later.
 const REASON_BYTES_MAX: usize = 512;
@@ -129,6 +134,39 @@ pub(crate) struct Identity {
     pub(crate) array: Option<(TaskId, u64)>,
 }
 
+/// Starts a program. To be called from a thread that lives as long as the worker, where there is a runtime.
+pub(crate) fn begin(
+    spec: &ExecSpec,
+    identity: Identity,
+    policy: &ExecPolicy,
+) -> Result<Running, NotBegun> {
+    let child = spawn::spawn(spec, identity, policy).map_err(|why| match why {
+        NoChild::Failed(failure) => NotBegun::For(Finish::Ended(failure.into())),
+        NoChild::Short(why) => NotBegun::For(Finish::NotBegun(why)),
+        NoChild::Busy(failure) => NotBegun::Busy(Finish::Ended(failure.into())),
+    })?;
+    let limit = usize::try_from(policy.output_limit_bytes).unwrap_or(usize::MAX);
+    let mut stdin = Feed::new(child.stdin, spec.stdin.clone());
+    stdin.write_now();
+    Ok(Running {
+        tree: child.tree,
+        identity,
+        codes: ExitCodes::of(spec),
+        stdin,
+        stdout: Capture::new(child.stdout, limit),
+        stderr: Capture::new(child.stderr, limit),
+    })
+}
+
+/// Why there is no program.
+#[derive(Debug)]
+pub(crate) enum NotBegun {
+    /// What became of the attempt.
+    For(Finish),
+    /// Its file is being written: [`run`] tries it again for a while. And what becomes of the attempt if it stays so.
+    Busy(Finish),
+}
+
 /// Runs a program to its end. `begun` is called when it has run for a moment, or just before its end is given.
 pub(crate) async fn run(
     spec: ExecSpec,
@@ -136,12 +174,21 @@ pub(crate) async fn run(
     (policy, stop): (&ExecPolicy, &StopSignal),
     begun: impl FnOnce(),
 ) -> Finish {
-    let child = match spawn::spawn(&spec, identity, policy).await {
-        Ok(child) => child,
-        Err(NoChild::Failed(failure)) => return Finish::Ended(failure.into()),
-        Err(NoChild::Short(why)) => return Finish::NotBegun(why),
+    let mut pause = BUSY_PAUSE;
+    let mut tries = 1;
+    let running = loop {
+        match begin(&spec, identity, policy) {
+            Ok(running) => break running,
+            Err(NotBegun::Busy(_)) if tries < BUSY_TRIES => {
+                tracing::debug!("the file of a program is being written, trying again");
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+                tries += 1;
+            }
+            Err(NotBegun::For(finish) | NotBegun::Busy(finish)) => return finish,
+        }
     };
-    let ending = to_its_end(child, spec, identity, (policy, stop));
+    let ending = running.to_its_end((policy, stop));
     Finish::Ended(told_when_it_lasts(ending, begun).await)
 }
 
@@ -156,73 +203,114 @@ async fn told_when_it_lasts<T>(work: impl Future<Output = T>, begun: impl FnOnce
     }
 }
 
-/// What follows when it has begun.
-async fn to_its_end(
-    mut child: Started,
-    spec: ExecSpec,
+/// A program that has begun. Dropping it kills it, and what it has started.
+#[derive(Debug)]
+pub(crate) struct Running {
+    tree: Tree,
     identity: Identity,
-    (policy, stop): (&ExecPolicy, &StopSignal),
-) -> Ending {
-    let codes = ExitCodes::of(&spec);
-    let limit = usize::try_from(policy.output_limit_bytes).unwrap_or(usize::MAX);
-    let mut stdout = Capture::new(child.stdout.take(), limit);
-    let mut stderr = Capture::new(child.stderr.take(), limit);
-    let (cause, left_behind, status) = {
-        let mut reading = pin!(async {
-            tokio::join!(stdout.read_all(), stderr.read_all());
-        });
-        let mut feeding = pin!(feed(child.stdin.take(), spec.stdin));
-        let end = attend(
-            (&child.tree, identity),
-            policy,
-            stop,
-            reading.as_mut(),
-            feeding.as_mut(),
-        );
-        let (cause, all_is_read, status) = end.await;
-        let linger = if cause.is_some() {
-            LAST_READ
-        } else {
-            policy.linger
-        };
-        let rest = async {
-            if !all_is_read {
-                reading.as_mut().await;
-            }
-        };
-        let mut rest = pin!(rest);
-        let left_behind = tokio::time::timeout(linger, rest.as_mut()).await.is_err();
-        if left_behind {
-            child.tree.kill();
-            let _ = tokio::time::timeout(LAST_READ, rest).await;
+    codes: ExitCodes,
+    stdin: Feed,
+    stdout: Capture,
+    stderr: Capture,
+}
+
+impl Running {
+    /// A descriptor that is readable when it has ended, for whoever waits for that without a runtime. `None` where that cannot be.
+    pub(crate) fn notice(&self) -> Option<OwnedFd> {
+        self.tree.notice()
+    }
+
+    /// Whether nobody needs to attend to its pipes: it has written nothing up to now, and is fed.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        // Both: what is there is taken.
+        let said = [&mut self.stdout, &mut self.stderr].map(Capture::read_now);
+        said == [false, false] && self.stdin.is_over()
+    }
+
+    /// Its ending, when it has ended by itself and nothing is left of it; else it is for [`Running::to_its_end`].
+    pub(crate) fn over(mut self) -> Result<Ending, Self> {
+        self.stdout.read_now();
+        self.stderr.read_now();
+        let all_is_read = self.stdout.is_over() && self.stderr.is_over();
+        if all_is_read && self.tree.finish_at_once() {
+            let status = self.tree.status();
+            return Ok(self.ending(None, status, String::new()));
         }
-        (cause, left_behind, child.tree.finish(status).await)
-    };
-    let mut message = match cause {
-        Some(StopCause::TimedOut) => "stopped: it ran longer than its timeout".to_owned(),
-        Some(StopCause::Cancelled) => "stopped: it was cancelled".to_owned(),
-        Some(StopCause::Stale) | None => String::new(),
-    };
-    if left_behind && cause.is_none() {
-        let linger = humantime::format_duration(policy.linger);
-        message = format!(
-            "a process that it left behind kept its output open for {linger} and was killed (--linger)"
-        );
+        Err(self)
     }
-    let outcome = codes.judge(outcome(cause, status));
-    if outcome.kind() == OutcomeKind::Again {
-        message = why_again(outcome.code, &stderr.kept);
+
+    /// Attends to it until nothing is left of it.
+    pub(crate) async fn to_its_end(mut self, (policy, stop): (&ExecPolicy, &StopSignal)) -> Ending {
+        let (cause, left_behind) = {
+            let mut reading = pin!(async {
+                tokio::join!(self.stdout.read_all(), self.stderr.read_all());
+            });
+            let feeding = pin!(self.stdin.write_all());
+            let end = attend(
+                (&self.tree, self.identity),
+                policy,
+                stop,
+                reading.as_mut(),
+                feeding,
+            );
+            let (cause, all_is_read, known) = end.await;
+            let linger = if cause.is_some() {
+                LAST_READ
+            } else {
+                policy.linger
+            };
+            let rest = async {
+                if !all_is_read {
+                    reading.as_mut().await;
+                }
+            };
+            let mut rest = pin!(rest);
+            let left_behind = tokio::time::timeout(linger, rest.as_mut()).await.is_err();
+            if left_behind {
+                self.tree.kill();
+                let _ = tokio::time::timeout(LAST_READ, rest).await;
+            }
+            self.tree.finish(known).await;
+            (cause, left_behind)
+        };
+        let message = match cause {
+            Some(StopCause::TimedOut) => "stopped: it ran longer than its timeout".to_owned(),
+            Some(StopCause::Cancelled) => "stopped: it was cancelled".to_owned(),
+            None if left_behind => {
+                let linger = humantime::format_duration(policy.linger);
+                format!(
+                    "a process that it left behind kept its output open for {linger} and was killed (--linger)"
+                )
+            }
+            Some(StopCause::Stale) | None => String::new(),
+        };
+        let status = self.tree.status();
+        self.ending(cause, status, message)
     }
-    Ending {
-        outcome,
-        output: TaskOutput {
-            stdout: stdout.kept.into(),
-            stderr: stderr.kept.into(),
-            stdout_dropped_bytes: stdout.dropped_bytes,
-            stderr_dropped_bytes: stderr.dropped_bytes,
-            message,
-            ..TaskOutput::default()
-        },
+
+    /// What is told of it.
+    fn ending(
+        self,
+        cause: Option<StopCause>,
+        status: Option<ExitStatus>,
+        mut message: String,
+    ) -> Ending {
+        let (stdout, stderr) = (self.stdout.kept, self.stderr.kept);
+        let outcome = self.codes.judge(outcome(cause, status));
+        if outcome.kind() == OutcomeKind::Again {
+            message = why_again(outcome.code, &stderr.bytes);
+        }
+        Ending {
+            outcome,
+            output: TaskOutput {
+                stdout: stdout.bytes.into(),
+                stderr: stderr.bytes.into(),
+                stdout_dropped_bytes: stdout.dropped_bytes,
+                stderr_dropped_bytes: stderr.dropped_bytes,
+                message,
+                ..TaskOutput::default()
+            },
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! Starts the child, and says in plain words why it could not be started.
 
-use core::time::Duration;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use qtf_proto::v1::{ExecSpec, Outcome, OutcomeKind, TaskOutput};
 use tokio::net::unix::pipe;
 
@@ -19,17 +20,14 @@ use crate::attempt::Ending;
 use crate::contain::{self, Way};
 use crate::sys::{self, Enclosure, Program, Stdio};
 
-// A file that is still open for writing, mostly because another process was forked at that moment.
-const BUSY_TRIES: u32 = 5;
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
-
 /// A started child.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) tree: Tree,
-    pub(super) stdin: Option<pipe::Sender>,
-    pub(super) stdout: Option<pipe::Receiver>,
-    pub(super) stderr: Option<pipe::Receiver>,
+    /// Our ends of its pipes, which do not block. The first one if there is something to be fed.
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
 }
 
 /// Why there is no child.
@@ -39,6 +37,9 @@ pub(super) enum NoChild {
     Failed(SpawnFailure),
     /// The machine or this process is short of processes, descriptors or memory: it can be run later.
     Short(String),
+    /// The file is still open for writing, mostly because another process was forked at that moment: it can be run in a moment, and has
+    /// failed if it cannot.
+    Busy(SpawnFailure),
 }
 
 impl From<SpawnFailure> for NoChild {
@@ -91,7 +92,8 @@ impl From<SpawnFailure> for Ending {
     }
 }
 
-pub(super) async fn spawn(
+/// Starts it. To be called where there is a runtime that lives as long as the child.
+pub(super) fn spawn(
     spec: &ExecSpec,
     identity: Identity,
     policy: &ExecPolicy,
@@ -103,17 +105,6 @@ pub(super) async fn spawn(
     })?;
     let program = program(spec, identity, policy).map_err(|error| explain(spec, &error))?;
     let is_fed = !spec.stdin.is_empty();
-    let mut pause = BUSY_PAUSE;
-    for _ in 1..BUSY_TRIES {
-        match start(&program, is_fed, way) {
-            Err(NoStart::Program(error)) if error.raw_os_error() == Some(libc::ETXTBSY) => {
-                tracing::debug!(%error, "cannot start a program now, trying again");
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            result => return result.map_err(|cause| no_child(spec, &cause)),
-        }
-    }
     start(&program, is_fed, way).map_err(|cause| no_child(spec, &cause))
 }
 
@@ -137,6 +128,9 @@ fn no_child(spec: &ExecSpec, cause: &NoStart) -> NoChild {
         }
         NoStart::Program(error) if is_shortage(error) => {
             NoChild::Short(explain(spec, error).message)
+        }
+        NoStart::Program(error) if error.raw_os_error() == Some(libc::ETXTBSY) => {
+            NoChild::Busy(explain(spec, error))
         }
         NoStart::Program(error) => NoChild::Failed(explain(spec, error)),
     }
@@ -197,20 +191,22 @@ fn program(spec: &ExecSpec, identity: Identity, policy: &ExecPolicy) -> io::Resu
 
 fn start(program: &Program, is_fed: bool, way: Way) -> Result<Started, NoStart> {
     let _starting = roster::starting();
-    let (stdin, feed) = if is_fed {
+    let (fed, feed) = if is_fed {
         let (read, write) = io::pipe()?;
-        (OwnedFd::from(read), Some(OwnedFd::from(write)))
+        (Some(OwnedFd::from(read)), Some(ours(write)?))
     } else {
-        (OwnedFd::from(File::open("/dev/null")?), None)
+        (None, None)
     };
     let (stdout, stdout_end) = io::pipe()?;
     let (stderr, stderr_end) = io::pipe()?;
     // What may fail comes before the program: from there on it is killed and reaped on every way out.
-    let feed = feed.map(pipe::Sender::from_owned_fd).transpose()?;
-    let stdout = pipe::Receiver::from_owned_fd(stdout.into())?;
-    let stderr = pipe::Receiver::from_owned_fd(stderr.into())?;
+    let (stdout, stderr) = (ours(stdout)?, ours(stderr)?);
+    let stdin = match &fed {
+        Some(read) => read.as_fd(),
+        None => nothing()?.as_fd(),
+    };
     let stdio = Stdio {
-        stdin: stdin.as_fd(),
+        stdin,
         stdout: stdout_end.as_fd(),
         stderr: stderr_end.as_fd(),
     };
@@ -244,9 +240,26 @@ fn start(program: &Program, is_fed: bool, way: Way) -> Result<Started, NoStart> 
     Ok(Started {
         tree,
         stdin: feed,
-        stdout: Some(stdout),
-        stderr: Some(stderr),
+        stdout,
+        stderr,
     })
+}
+
+/// Our end of a pipe: it does not block. That of the child does, as it is used to.
+fn ours(end: impl Into<OwnedFd>) -> io::Result<OwnedFd> {
+    let end = end.into();
+    fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(end)
+}
+
+/// What a program reads that is fed nothing: the same for all, as there is nothing in it that one could take from another.
+fn nothing() -> io::Result<&'static File> {
+    static NOTHING: OnceLock<File> = OnceLock::new();
+    if let Some(file) = NOTHING.get() {
+        return Ok(file);
+    }
+    let file = File::open("/dev/null")?;
+    Ok(NOTHING.get_or_init(|| file))
 }
 
 fn is_shortage(error: &io::Error) -> bool {

@@ -4,6 +4,7 @@
 
 use core::pin::pin;
 use core::time::Duration;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
@@ -41,6 +42,8 @@ pub(super) enum Hold {
 pub(super) struct Tree {
     /// The program or its init; `None` once reaped: from then on the number may be somebody else's (E1).
     child: Option<Pid>,
+    /// How it ended, if that is known: of one that is reaped.
+    status: Option<ExitStatus>,
     hold: Hold,
 }
 
@@ -54,8 +57,38 @@ impl Tree {
         roster::add(child, ear);
         Self {
             child: Some(child),
+            status: None,
             hold,
         }
+    }
+
+    /// A descriptor that is readable when the program has ended. `None` where only the runtime can wait for that.
+    pub(super) fn notice(&self) -> Option<OwnedFd> {
+        match self.hold {
+            Hold::Group | Hold::Cgroup(_) => sys::open_process(self.child?).ok(),
+            Hold::Init { .. } => None,
+        }
+    }
+
+    /// Reaps a program that has ended, and takes leave of what it was in. False when something of it is left, or may be: that is
+    /// for [`Tree::finish`].
+    pub(super) fn finish_at_once(&mut self) -> bool {
+        match &self.hold {
+            Hold::Group => self.kill(),
+            Hold::Cgroup(_) => {}
+            Hold::Init { .. } => return false,
+        }
+        self.reap();
+        let is_reaped = self.child.is_none();
+        match &mut self.hold {
+            Hold::Cgroup(cgroup) => is_reaped && cgroup.has_ended(),
+            Hold::Group | Hold::Init { .. } => is_reaped,
+        }
+    }
+
+    /// How the program ended, if it is reaped and anybody knows.
+    pub(super) const fn status(&self) -> Option<ExitStatus> {
+        self.status
     }
 
     /// Waits until the program has ended, and says how if that is known already. Nothing is reaped by this. What was stopped
@@ -169,26 +202,24 @@ impl Tree {
         }
     }
 
-    /// Kills what is left, waits until it is gone, and gives the end of the program: `known`, if it was reported.
-    pub(super) async fn finish(mut self, known: Option<ExitStatus>) -> Option<ExitStatus> {
-        let gone = tokio::time::timeout(GONE_MAX, self.clear());
-        if let Ok(status) = gone.await {
-            return known.or(status);
+    /// Kills what is left, and waits until it is gone. How the program ended is `known` if that was reported.
+    pub(super) async fn finish(&mut self, known: Option<ExitStatus>) {
+        if tokio::time::timeout(GONE_MAX, self.clear()).await.is_err() {
+            let child = self.child.map_or(0, Pid::as_raw);
+            tracing::warn!(
+                child,
+                "a process was killed and is still there: the kernel holds it"
+            );
         }
-        let child = self.child.map_or(0, Pid::as_raw);
-        tracing::warn!(
-            child,
-            "a process was killed and is still there: the kernel holds it"
-        );
-        known
+        self.status = known.or(self.status);
     }
 
-    async fn clear(&mut self) -> Option<ExitStatus> {
+    async fn clear(&mut self) {
         match &mut self.hold {
             Hold::Group => {
                 self.kill();
                 self.child_ended().await;
-                self.reap()
+                self.reap();
             }
             // Mostly nothing is left, and an empty cgroup can be removed without a kill.
             Hold::Cgroup(cgroup) => {
@@ -198,29 +229,29 @@ impl Tree {
                     cgroup.kill();
                     child_ended(child).await;
                 }
-                let status = reap(&mut self.child);
+                reap(&mut self.child, &mut self.status);
                 cgroup.end().await;
-                status
             }
             Hold::Init { .. } => {
-                if let Some(status) = self.reap() {
-                    return Some(status);
+                self.reap();
+                if self.child.is_some() {
+                    self.kill();
+                    self.child_ended().await;
+                    self.reap();
                 }
-                self.kill();
-                self.child_ended().await;
-                self.reap()
             }
         }
     }
 
     /// Takes the exit status of a child that has ended.
-    fn reap(&mut self) -> Option<ExitStatus> {
-        reap(&mut self.child)
+    fn reap(&mut self) {
+        reap(&mut self.child, &mut self.status);
     }
 }
 
-fn reap(child: &mut Option<Pid>) -> Option<ExitStatus> {
-    let pid = (*child)?;
+/// Reaps a child that has ended, once, and notes how if anybody knows.
+fn reap(child: &mut Option<Pid>, status: &mut Option<ExitStatus>) {
+    let Some(pid) = *child else { return };
     let waited = roster::reap(pid, || {
         let waited = waitpid(pid, Some(WaitPidFlag::WNOHANG));
         (
@@ -228,8 +259,8 @@ fn reap(child: &mut Option<Pid>) -> Option<ExitStatus> {
             waited,
         )
     });
-    let status = match waited {
-        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return None,
+    *status = match waited {
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return,
         Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw((code & 0xff) << 8)),
         Ok(WaitStatus::Signaled(_, signal, has_core)) => {
             let core = if has_core { 0x80 } else { 0 };
@@ -239,11 +270,12 @@ fn reap(child: &mut Option<Pid>) -> Option<ExitStatus> {
         Ok(_) | Err(_) => None,
     };
     *child = None;
-    status
 }
 
 async fn child_ended(child: Pid) {
-    if let Ok(notice) = sys::notice_of_end(child) {
+    if let Ok(notice) = sys::open_process(child)
+        && let Ok(notice) = sys::watched(&notice)
+    {
         // An error would mean that the runtime is going down, and this future with it.
         let _ = notice.readable().await;
         return;
@@ -287,13 +319,14 @@ impl Drop for Tree {
     fn drop(&mut self) {
         let Some(child) = self.child else { return };
         self.kill();
-        if reap(&mut self.child).is_none() && self.child.is_some() {
+        self.reap();
+        if self.child.is_some() {
             // Killed, but not dead yet: a short thread waits for it, so that no zombie is left behind.
             let hold = core::mem::replace(&mut self.hold, Hold::Group);
             let wait = move || {
                 let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
                 let _ = waitid(Id::Pid(child), flags);
-                let _ = reap(&mut Some(child));
+                reap(&mut Some(child), &mut None);
                 drop(hold);
             };
             let _ = std::thread::Builder::new()

@@ -24,7 +24,7 @@ mod launch;
 mod opened;
 
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use nix::unistd::Pid;
 use tokio::io::Interest;
@@ -49,11 +49,11 @@ pub(crate) fn open_process(pid: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// The same within a tokio runtime.
-pub(crate) fn notice_of_end(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
-    let process = open_process(pid)?;
-    // SAFETY: the descriptor is open and owned by the `OwnedFd`, which moves into the `AsyncFd`: it stays
-    // open until that is dropped, and an `OwnedFd` gives the same number at each call.
-    let registered = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
+/// Has the tokio runtime of the caller watch a descriptor.
+pub(crate) fn watched(descriptor: &OwnedFd) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    // SAFETY: the descriptor is open and stays so for as long as it is borrowed, which is longer than the `AsyncFd` lives; a `BorrowedFd`
+    // gives the same number at each call.
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor.as_fd(), interest) };
     registered.map_err(io::Error::from)
 }

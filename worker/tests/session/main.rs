@@ -1,9 +1,10 @@
 //! The worker's side of the protocol, against a daemon that does what each test tells it. What happens when that goes away is in
-//! `reconnect.rs`, how handlers are called in `handlers.rs`.
+//! `reconnect.rs`, how handlers are called in `handlers.rs`, how programs follow each other in `programs.rs`.
 #![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
 
 mod fake_daemon;
 mod handlers;
+mod programs;
 mod reconnect;
 mod together;
 

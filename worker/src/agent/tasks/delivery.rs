@@ -72,7 +72,7 @@ impl Held {
     fn ended(&mut self) -> Option<&mut Ended> {
         match &mut self.phase {
             Phase::Ended(ended) => Some(ended),
-            Phase::Queued | Phase::Running { .. } => None,
+            Phase::Queued | Phase::InLine { .. } | Phase::Running { .. } => None,
         }
     }
 }

@@ -66,6 +66,10 @@ const NAMED_MAX: usize = 2_048;
 enum Phase {
     /// Its assignment is in the queue.
     Queued,
+    /// In line: it begins when a slot is there, or has begun and nobody has told yet.
+    InLine {
+        switch: StopSwitch,
+    },
     Running {
         switch: StopSwitch,
         /// It runs, and is not only about to.
@@ -99,6 +103,9 @@ pub(super) struct Tasks {
     /// Ended, in order of their ends, and not yet sent over this link.
     unsent: VecDeque<RunNumber>,
     uploads: Vec<Upload>,
+    /// In `Phase::InLine`.
+    in_line: usize,
+    /// Slots in use, or given to what is in line.
     running: usize,
     /// Results sent over this link without a verdict.
     unjudged: usize,
@@ -130,6 +137,7 @@ impl Tasks {
             started: Vec::new(),
             unsent: VecDeque::new(),
             uploads: Vec::new(),
+            in_line: 0,
             running: 0,
             unjudged: 0,
             reports: Reports::default(),
@@ -174,7 +182,7 @@ impl Tasks {
                     begun: true,
                     ..
                 }) => self.started.push(run),
-                Some(Phase::Running { .. } | Phase::Queued) | None => {}
+                Some(Phase::Running { .. } | Phase::InLine { .. } | Phase::Queued) | None => {}
             }
         }
     }
@@ -196,24 +204,31 @@ impl Tasks {
         true
     }
 
-    /// Whether something waits and a slot is free.
-    pub(super) fn has_next(&self) -> bool {
-        self.running < self.usable && !self.queue.is_empty()
+    /// Whether a slot is free.
+    pub(super) const fn has_slot(&self) -> bool {
+        self.running < self.usable
     }
 
-    /// The next attempt that may start, if a slot is free.
-    pub(super) fn next_to_start(&mut self) -> Option<(RunNumber, Assignment)> {
-        while self.running < self.usable {
-            let (run, assignment) = self.queue.pop_front()?;
-            if self.queue.is_empty() {
-                // The next one lies where this one did, and does not go round all that ever waited.
-                self.queue.clear();
+    /// Whether something waits, and a slot is free or the next may do without.
+    pub(super) fn has_next(&mut self, may_do_without: impl Fn(&Assignment) -> bool) -> bool {
+        while let Some((run, assignment)) = self.queue.front() {
+            if let Some(Phase::Queued) = self.places.get(*run).map(|held| &held.phase) {
+                return self.has_slot() || may_do_without(assignment);
             }
-            if let Some(Phase::Queued) = self.places.get(run).map(|held| &held.phase) {
-                return Some((run, assignment));
-            }
+            self.queue.pop_front();
         }
-        None
+        // The next one lies where the first one did, and does not go round all that ever waited.
+        self.queue.clear();
+        false
+    }
+
+    /// The next attempt, which has waited longest.
+    pub(super) fn next(&mut self) -> Option<(RunNumber, Assignment)> {
+        let next = self.queue.pop_front();
+        if self.queue.is_empty() {
+            self.queue.clear();
+        }
+        next
     }
 
     const fn capacity(&self) -> usize {
@@ -225,12 +240,19 @@ impl Tasks {
         let Some(held) = self.places.get_mut(run) else {
             return;
         };
-        if let Phase::Running { unwanted, .. } = held.phase {
-            self.running = self.running.saturating_sub(1);
-            if unwanted {
-                self.places.take(run);
-                return;
+        match held.phase {
+            Phase::InLine { .. } => {
+                self.running = self.running.saturating_sub(1);
+                self.in_line = self.in_line.saturating_sub(1);
             }
+            Phase::Running { unwanted, .. } => {
+                self.running = self.running.saturating_sub(1);
+                if unwanted {
+                    self.places.take(run);
+                    return;
+                }
+            }
+            Phase::Queued | Phase::Ended(_) => {}
         }
         self.output_bytes = self.output_bytes.saturating_add(output.len());
         held.phase = Phase::Ended(Ended::new(outcome, output));
@@ -247,7 +269,7 @@ impl Tasks {
         let run = self.known.run_of(attempt)?;
         match &self.places.get(run)?.phase {
             Phase::Queued => Some(run),
-            Phase::Running { switch, .. } => {
+            Phase::InLine { switch } | Phase::Running { switch, .. } => {
                 let at_once = false;
                 switch.stop(StopOrder { cause, at_once });
                 None
@@ -272,7 +294,8 @@ impl Tasks {
                 });
             }
             Some(Phase::Queued | Phase::Ended { .. }) => self.remove(run),
-            None => {}
+            // What is in line was taken back before anything is abandoned.
+            Some(Phase::InLine { .. }) | None => {}
         }
     }
 
@@ -314,7 +337,7 @@ impl Tasks {
     /// Attempts that were begun, whatever became of them, and have no verdict: what a worker says before it leaves.
     pub(super) fn begun(&self) -> Vec<TaskRef> {
         let begun = self.places.iter().filter(|held| match held.phase {
-            Phase::Running { .. } | Phase::Ended { .. } => true,
+            Phase::InLine { .. } | Phase::Running { .. } | Phase::Ended { .. } => true,
             Phase::Queued => false,
         });
         begun.map(|held| held.attempt.into()).collect()
@@ -348,8 +371,8 @@ impl Tasks {
     }
 
     /// More than half of what is taken ahead waits for a slot: news may wait a moment without one standing empty.
-    pub(super) fn is_well_supplied(&self) -> bool {
-        self.queue.len() > self.ahead / 2 && self.ahead > 0
+    pub(super) fn is_well_supplied(&self, in_line: usize) -> bool {
+        self.queue.len() + in_line > self.ahead / 2 && self.ahead > 0
     }
 
     /// Attempts that take room: waiting, running (wanted or not), or ended and not yet reported.
@@ -393,7 +416,7 @@ impl Tasks {
 
     /// More is held than was ever granted: the daemon miscounts, and memory is bounded by refusing.
     pub(super) fn is_overfull(&self) -> bool {
-        self.queue.len() > (self.slots + self.ahead).saturating_mul(2)
+        self.queue.len() + self.in_line > (self.slots + self.ahead).saturating_mul(2)
     }
 
     /// Nothing runs and no result is undelivered; what waits for a slot does not count.
@@ -402,7 +425,7 @@ impl Tasks {
             && self
                 .places
                 .iter()
-                .all(|held| matches!(held.phase, Phase::Queued))
+                .all(|held| matches!(held.phase, Phase::Queued | Phase::InLine { .. }))
     }
 
     /// Nothing runs.

@@ -42,7 +42,7 @@ impl RunNumber {
     }
 
     #[cfg(test)]
-    pub(super) fn of(number: u64) -> Self {
+    pub(in crate::agent) fn of(number: u64) -> Self {
         Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MAX))
     }
 }

@@ -21,11 +21,58 @@ impl Tasks {
         }
     }
 
+    /// Notes that an attempt stands in line, and begins when a slot is there.
+    pub(in crate::agent) fn on_in_line(&mut self, run: RunNumber, switch: StopSwitch) {
+        if let Some(held) = self.places.get_mut(run) {
+            held.phase = Phase::InLine { switch };
+            self.in_line += 1;
+        }
+    }
+
+    /// Notes that a slot is in the hands of those in line.
+    pub(in crate::agent) const fn on_slot_given(&mut self) {
+        self.running += 1;
+    }
+
+    /// Notes that nothing in line has taken so many slots.
+    pub(in crate::agent) const fn on_slots_back(&mut self, count: usize) {
+        self.running = self.running.saturating_sub(count);
+    }
+
+    /// Notes that one in line waits in the queue again, before all others.
+    pub(in crate::agent) fn on_taken_back(&mut self, run: RunNumber, assignment: Assignment) {
+        if let Some(held) = self.places.get_mut(run)
+            && let Phase::InLine { .. } = held.phase
+        {
+            self.in_line = self.in_line.saturating_sub(1);
+            held.phase = Phase::Queued;
+            self.queue.push_front((run, assignment));
+        }
+    }
+
+    /// Notes that nothing is in line any more: whatever was, and does not wait, has begun.
+    pub(in crate::agent) fn on_none_in_line(&mut self) {
+        if self.in_line == 0 {
+            return;
+        }
+        self.in_line = 0;
+        for run in self.places.numbers() {
+            if let Some(held) = self.places.get_mut(run) {
+                held.phase.begin();
+            }
+        }
+    }
+
     /// Notes that it runs: the machine carries as many, and may carry one more.
     pub(in crate::agent) fn on_begun(&mut self, run: RunNumber) {
-        if let Some(Phase::Running { begun, .. }) =
-            self.places.get_mut(run).map(|held| &mut held.phase)
-        {
+        let Some(held) = self.places.get_mut(run) else {
+            return;
+        };
+        if let Phase::InLine { .. } = held.phase {
+            self.in_line = self.in_line.saturating_sub(1);
+        }
+        held.phase.begin();
+        if let Phase::Running { begun, .. } = &mut held.phase {
             *begun = true;
             self.started.push(run);
             self.carries(self.running);
@@ -49,8 +96,13 @@ impl Tasks {
         let Some(held) = self.places.get_mut(run) else {
             return;
         };
-        let Phase::Running { unwanted, .. } = held.phase else {
-            return;
+        let unwanted = match held.phase {
+            Phase::Running { unwanted, .. } => unwanted,
+            Phase::InLine { .. } => {
+                self.in_line = self.in_line.saturating_sub(1);
+                false
+            }
+            Phase::Queued | Phase::Ended(_) => return,
         };
         self.running = self.running.saturating_sub(1);
         self.usable = self.running.max(1);
@@ -68,12 +120,28 @@ impl Tasks {
     }
 }
 
+impl Phase {
+    /// What was in line has begun.
+    fn begin(&mut self) {
+        match core::mem::replace(self, Self::Queued) {
+            Self::InLine { switch } => {
+                *self = Self::Running {
+                    switch,
+                    begun: true,
+                    unwanted: false,
+                };
+            }
+            other => *self = other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use qtf_proto::v1::Outcome;
 
-    use super::super::tests::assignment;
+    use super::super::tests::{assignment, next_to_start};
     use super::*;
     use crate::stop::stop_pair;
 
@@ -85,7 +153,7 @@ mod tests {
             tasks.accept(assignment(id));
         }
         let mut runs = Vec::new();
-        while let Some((run, assignment)) = tasks.next_to_start() {
+        while let Some((run, assignment)) = next_to_start(&mut tasks) {
             tasks.on_starting(run, stop_pair(0).0);
             runs.push((run, assignment));
         }
@@ -100,14 +168,14 @@ mod tests {
             2,
             "of the others no start is told"
         );
-        assert!(tasks.next_to_start().is_none());
+        assert!(next_to_start(&mut tasks).is_none());
         tasks.on_ended(runs[0].0, Outcome::default(), Bytes::new());
         tasks.take_results();
         assert_eq!(tasks.grant(), 0, "two that wait, one that runs");
-        let (run, next) = tasks.next_to_start().unwrap();
+        let (run, next) = next_to_start(&mut tasks).unwrap();
         assert_eq!(next.task.unwrap().task_id, 3, "in their order");
         tasks.on_starting(run, stop_pair(0).0);
-        assert!(tasks.next_to_start().is_none());
+        assert!(next_to_start(&mut tasks).is_none());
         tasks.on_begun(run);
         assert_eq!(tasks.usable(), (3, 4), "one more is tried");
     }
@@ -116,10 +184,10 @@ mod tests {
     fn with_nothing_running_one_slot_is_tried_all_the_same() {
         let mut tasks = Tasks::new(2, 2);
         tasks.accept(assignment(1));
-        let (run, assignment) = tasks.next_to_start().unwrap();
+        let (run, assignment) = next_to_start(&mut tasks).unwrap();
         tasks.on_starting(run, stop_pair(0).0);
         tasks.on_shortage(run, assignment);
         assert_eq!(tasks.usable(), (1, 2));
-        assert!(tasks.next_to_start().is_some());
+        assert!(next_to_start(&mut tasks).is_some());
     }
 }

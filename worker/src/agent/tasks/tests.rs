@@ -28,10 +28,14 @@ fn results_of(tasks: &mut Tasks) -> Vec<TaskResult> {
     tasks.take_results().1
 }
 
+pub(super) fn next_to_start(tasks: &mut Tasks) -> Option<(RunNumber, Assignment)> {
+    tasks.has_next(|_| false).then(|| tasks.next())?
+}
+
 /// Starts what may start.
 fn start(tasks: &mut Tasks) -> Vec<RunNumber> {
     let mut runs = Vec::new();
-    while let Some((run, _)) = tasks.next_to_start() {
+    while let Some((run, _)) = next_to_start(tasks) {
         tasks.on_starting(run, stop_pair(0).0);
         tasks.on_begun(run);
         runs.push(run);
@@ -235,7 +239,7 @@ fn cancelled_while_waiting_is_over_at_once() {
     let run = tasks.stop(attempt(2), StopCause::Cancelled).unwrap();
     tasks.on_ended(run, Outcome::default(), Bytes::new());
     assert_eq!(results_of(&mut tasks).len(), 1);
-    assert!(tasks.next_to_start().is_none());
+    assert!(next_to_start(&mut tasks).is_none());
 }
 
 /// Two attempts that have ended, reported together; the number of the report.
