@@ -167,7 +167,7 @@ async fn run_exec(job: Job, stop: StopSignal, begun: impl FnOnce()) -> Finish {
     let how = (&*job.policy, job.output_limit_bytes);
     match ProgramJob::of(&job.payload, job.identity, how) {
         Ok(program) => program.run(&stop, begun).await,
-        Err(ending) => Finish::Ended(ending),
+        Err(ending) => Finish::Ended(*ending),
     }
 }
 
@@ -187,10 +187,10 @@ impl ProgramJob {
         payload: &Bytes,
         identity: Identity,
         (policy, daemon_bytes): (&ExecPolicy, u64),
-    ) -> Result<Self, Ending> {
+    ) -> Result<Self, Box<Ending>> {
         let spec = ExecSpec::decode(payload.clone()).map_err(|error| {
             let message = format!("the payload is no encoded ExecSpec: {error}");
-            Ending::new(OutcomeKind::Refused, message)
+            Box::new(Ending::new(OutcomeKind::Refused, message))
         })?;
         let each = each_output_limit(daemon_bytes);
         let (limit, limit_of) = if policy.output_limit_bytes <= each {
@@ -207,7 +207,7 @@ impl ProgramJob {
     }
 
     /// See [`exec::begin`].
-    pub(crate) fn begin(&self) -> Result<Running, NotBegun> {
+    pub(crate) fn begin(&self) -> Result<Box<Running>, NotBegun> {
         exec::begin(&self.spec, self.identity, &self.policy)
     }
 
@@ -221,8 +221,8 @@ impl ProgramJob {
     }
 
     /// Attends to what has begun, to its end.
-    pub(crate) async fn rest(self, running: Running, stop: &StopSignal) -> Ending {
-        let ending = running.to_its_end((&self.policy, stop)).await;
+    pub(crate) async fn rest(self, running: Box<Running>, stop: &StopSignal) -> Ending {
+        let ending = running.until_its_end((&self.policy, stop)).await;
         self.told(ending)
     }
 

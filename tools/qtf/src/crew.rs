@@ -29,7 +29,7 @@ const MAP_SPILL_BYTES_MAX: u64 = 1 << 60;
 const DAEMON_DESCRIPTORS: u64 = 2_048;
 
 /// LIMIT: tasks that wait in the worker of `qtf map` itself, so that a slot has the next one at once; for many slots, as many as those.
-const MAP_AHEAD: u32 = 64;
+const MAP_AHEAD: u32 = 256;
 /// The most that a worker can hold, running and waiting.
 const HELD_MAX: u32 = 65_535;
 /// How long an end may wait for others, while there are enough tasks besides: less than anybody sees.

@@ -139,32 +139,32 @@ pub(crate) fn begin(
     spec: &ExecSpec,
     identity: Identity,
     policy: &ExecPolicy,
-) -> Result<Running, NotBegun> {
+) -> Result<Box<Running>, NotBegun> {
     let child = spawn::spawn(spec, identity, policy).map_err(|why| match why {
-        NoChild::Failed(failure) => NotBegun::For(Finish::Ended(failure.into())),
-        NoChild::Short(why) => NotBegun::For(Finish::NotBegun(why)),
-        NoChild::Busy(failure) => NotBegun::Busy(Finish::Ended(failure.into())),
+        NoChild::Failed(failure) => NotBegun::For(Box::new(Finish::Ended(failure.into()))),
+        NoChild::Short(why) => NotBegun::For(Box::new(Finish::NotBegun(why))),
+        NoChild::Busy(failure) => NotBegun::Busy(Box::new(Finish::Ended(failure.into()))),
     })?;
     let limit = usize::try_from(policy.output_limit_bytes).unwrap_or(usize::MAX);
     let mut stdin = Feed::new(child.stdin, spec.stdin.clone());
     stdin.write_now();
-    Ok(Running {
+    Ok(Box::new(Running {
         tree: child.tree,
         identity,
         codes: ExitCodes::of(spec),
         stdin,
         stdout: Capture::new(child.stdout, limit),
         stderr: Capture::new(child.stderr, limit),
-    })
+    }))
 }
 
 /// Why there is no program.
 #[derive(Debug)]
 pub(crate) enum NotBegun {
     /// What became of the attempt.
-    For(Finish),
+    For(Box<Finish>),
     /// Its file is being written: [`run`] tries it again for a while. And what becomes of the attempt if it stays so.
-    Busy(Finish),
+    Busy(Box<Finish>),
 }
 
 /// Runs a program to its end. `begun` is called when it has run for a moment, or just before its end is given.
@@ -185,10 +185,10 @@ pub(crate) async fn run(
                 pause *= 2;
                 tries += 1;
             }
-            Err(NotBegun::For(finish) | NotBegun::Busy(finish)) => return finish,
+            Err(NotBegun::For(finish) | NotBegun::Busy(finish)) => return *finish,
         }
     };
-    let ending = running.to_its_end((policy, stop));
+    let ending = running.until_its_end((policy, stop));
     Finish::Ended(told_when_it_lasts(ending, begun).await)
 }
 
@@ -227,8 +227,8 @@ impl Running {
         said == [false, false] && self.stdin.is_over()
     }
 
-    /// Its ending, when it has ended by itself and nothing is left of it; else it is for [`Running::to_its_end`].
-    pub(crate) fn over(mut self) -> Result<Ending, Self> {
+    /// Its ending, when it has ended by itself and nothing is left of it; else it is for [`Running::until_its_end`].
+    pub(crate) fn over(mut self: Box<Self>) -> Result<Ending, Box<Self>> {
         self.stdout.read_now();
         self.stderr.read_now();
         let all_is_read = self.stdout.is_over() && self.stderr.is_over();
@@ -240,7 +240,10 @@ impl Running {
     }
 
     /// Attends to it until nothing is left of it.
-    pub(crate) async fn to_its_end(mut self, (policy, stop): (&ExecPolicy, &StopSignal)) -> Ending {
+    pub(crate) async fn until_its_end(
+        mut self,
+        (policy, stop): (&ExecPolicy, &StopSignal),
+    ) -> Ending {
         let (cause, left_behind) = {
             let mut reading = pin!(async {
                 tokio::join!(self.stdout.read_all(), self.stderr.read_all());

@@ -52,7 +52,7 @@ pub(super) struct Starter {
 pub(super) struct Young {
     program: InLine,
     job: ProgramJob,
-    running: Running,
+    running: Box<Running>,
     /// Readable when it has ended.
     notice: OwnedFd,
     began: Instant,
@@ -101,18 +101,20 @@ impl Starter {
         );
         let job = match job {
             Ok(job) => job,
-            Err(ending) => return self.ended(&program, ending, false),
+            Err(ending) => return self.ended(&program, *ending, false),
         };
         let stop = program.stop.clone().within(program.assignment.timeout_ms);
         match job.begin() {
             Ok(running) => self.begun(InLine { stop, ..program }, job, running),
-            Err(NotBegun::For(Finish::Ended(ending))) => self.ended(&program, ending, false),
-            Err(NotBegun::For(Finish::NotBegun(why))) => self.line.short(program, why),
+            Err(NotBegun::For(finish)) => match *finish {
+                Finish::Ended(ending) => self.ended(&program, ending, false),
+                Finish::NotBegun(why) => self.line.short(program, why),
+            },
             Err(NotBegun::Busy(_)) => self.try_again(InLine { stop, ..program }, job),
         }
     }
 
-    fn begun(&mut self, program: InLine, job: ProgramJob, running: Running) {
+    fn begun(&mut self, program: InLine, job: ProgramJob, running: Box<Running>) {
         match running.notice() {
             Some(notice) => self.young.push(Young {
                 program,
@@ -191,7 +193,7 @@ impl Starter {
     }
 
     /// From here on the waiter has it.
-    fn hand_over(&self, program: InLine, job: ProgramJob, running: Running) {
+    fn hand_over(&self, program: InLine, job: ProgramJob, running: Box<Running>) {
         self.waiter.spawn(tell_of(
             Arc::clone(&self.line),
             program,

@@ -131,7 +131,7 @@ impl Phase {
                     unwanted: false,
                 };
             }
-            other => *self = other,
+            other @ (Self::Queued | Self::Running { .. } | Self::Ended(_)) => *self = other,
         }
     }
 }
