@@ -22,6 +22,9 @@ use crate::output::message;
 const MAP_RESULT_BYTES_MAX: u64 = (1 << 30) - 1;
 /// Of each of the two, with room for what is around them.
 const MAP_OUTPUT_BYTES_MAX: u64 = MAP_RESULT_BYTES_MAX / 2 - (4 << 10);
+/// Room for some times the tasks that are in flight at once, and for the outputs that are held: a larger one takes longer to make than the
+/// shortest run takes.
+const MAP_SEGMENT_BYTES: u64 = 128 << 20;
 /// The disk is the limit of what is kept for all tasks together.
 const MAP_SPILL_BYTES_MAX: u64 = 1 << 60;
 
@@ -29,11 +32,11 @@ const MAP_SPILL_BYTES_MAX: u64 = 1 << 60;
 const DAEMON_DESCRIPTORS: u64 = 2_048;
 
 /// LIMIT: tasks that wait in the worker of `qtf map` itself, so that a slot has the next one at once; for many slots, as many as those.
-const MAP_AHEAD: u32 = 256;
+const MAP_AHEAD: u32 = 512;
 /// The most that a worker can hold, running and waiting.
 const HELD_MAX: u32 = 65_535;
 /// How long an end may wait for others, while there are enough tasks besides: less than anybody sees.
-const MAP_GATHER: Duration = Duration::from_millis(20);
+const MAP_GATHER: Duration = Duration::from_millis(50);
 
 /// How tasks come to a worker, and news from it.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +93,7 @@ impl Crew {
             .output_limit_bytes(MAP_OUTPUT_BYTES_MAX)
             .inherit_environment(true);
         let limits = RawConfig {
+            segment_bytes: Some(MAP_SEGMENT_BYTES),
             payload_bytes_max: Some(MAP_RESULT_BYTES_MAX),
             spill_limit_bytes: Some(MAP_SPILL_BYTES_MAX),
             // The cores are the programs': the daemon looks for work only when it is told of some, and each of its sleeps and

@@ -185,7 +185,7 @@ fn a_smaller_segment_than_usual_is_taken_and_told_when_the_system_gives_no_more(
     );
     let done = place.finish(command, Vec::new()).expect_code(0);
     assert_eq!(done.text(), "a\n");
-    for part in ["going on with", "268435456", "kernel.shmmax"] {
+    for part in ["going on with", "134217728", "kernel.shmmax"] {
         assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
     }
     assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);

@@ -8,7 +8,7 @@ use qtf_proto::v1::Assignment;
 use tokio::time::Instant;
 
 use super::Agent;
-use super::programs::News;
+use super::programs::{News, Told};
 use super::tasks::RunNumber;
 use crate::attempt::Ending;
 use crate::transfer::TransferError;
@@ -35,8 +35,8 @@ pub(super) enum Event {
         ending: Box<Ending>,
         discard_result: bool,
     },
-    /// Of programs that stood in line, together; whether they have waited for each other as long as they may.
-    Programs(Vec<News>, bool),
+    /// Of programs that stood in line.
+    Programs(Told),
     Uploaded {
         run: RunNumber,
         link: u64,
@@ -66,9 +66,9 @@ impl Agent {
                 assignment,
                 why,
             }) => self.on_shortage(run, *assignment, &why),
-            Some(Event::Programs(news, have_waited)) => {
-                self.on_programs(news);
-                self.is_gathered |= have_waited;
+            Some(Event::Programs(told)) => {
+                self.on_programs(told.news);
+                self.is_gathered |= told.has_waited;
             }
             Some(Event::Uploaded { run, link, result }) if link == self.link_number => match result
             {

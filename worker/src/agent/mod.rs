@@ -31,7 +31,7 @@ use crate::handler::Runner;
 use crate::transfer::Access;
 use events::Event;
 use link::{LinkError, Session};
-use programs::Programs;
+use programs::{Programs, Tell};
 use start::Starts;
 use tasks::Tasks;
 
@@ -113,15 +113,19 @@ impl Agent {
         let is_program = |runner: &Runner| matches!(runner, Runner::Exec);
         let runs_programs = settings.kinds.values().any(is_program);
         let told = event_sender.clone();
+        let tell = Tell(Box::new(move |news| {
+            // A closed queue means that the agent is gone, and with it the wish to know.
+            let _ = told.send(Event::Programs(news));
+        }));
         let programs = if runs_programs {
             let pace = programs::Pace {
                 slots: settings.slots,
                 ahead: settings.prefetch,
                 gather: settings.gather,
             };
-            Programs::start(&pace, &settings.exec, told)
+            Programs::start(&pace, &settings.exec, tell)
         } else {
-            Programs::none(told)
+            Programs::none(tell)
         };
         Self {
             programs,

@@ -12,6 +12,7 @@
 //!
 //! Tested at the end of the file.
 
+use core::fmt;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,9 +20,7 @@ use std::time::Instant;
 
 use nix::sys::eventfd::EventFd;
 use qtf_proto::v1::Assignment;
-use tokio::sync::mpsc;
 
-use super::super::Event;
 use super::super::tasks::RunNumber;
 use crate::attempt::Ending;
 use crate::exec::Identity;
@@ -61,12 +60,28 @@ pub(in crate::agent) enum News {
     },
 }
 
+/// News that are told together.
+#[derive(Debug)]
+pub(in crate::agent) struct Told {
+    pub(in crate::agent) news: Vec<News>,
+    /// They have waited for each other as long as they may.
+    pub(in crate::agent) has_waited: bool,
+}
+
+/// How the agent is told. Called under a lock: it must not wait.
+pub(in crate::agent) struct Tell(pub(in crate::agent) Box<dyn Fn(Told) + Send + Sync>);
+
+impl fmt::Debug for Tell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tell")
+    }
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Line {
     state: Mutex<State>,
-    /// To the agent.
-    told: mpsc::UnboundedSender<Event>,
+    tell: Tell,
     /// News may wait so long while more than so many stand in line.
     gather: (Duration, usize),
 }
@@ -103,10 +118,10 @@ pub(super) enum Next {
 }
 
 impl Line {
-    pub(super) fn new(told: mpsc::UnboundedSender<Event>, gather: (Duration, usize)) -> Self {
+    pub(super) fn new(tell: Tell, gather: (Duration, usize)) -> Self {
         Self {
             state: Mutex::default(),
-            told,
+            tell,
             gather,
         }
     }
@@ -250,8 +265,7 @@ impl Line {
         }
         state.news_since = None;
         let news = core::mem::take(&mut state.news);
-        // A closed queue means that the worker is gone, and with it the wish to know.
-        let _ = self.told.send(Event::Programs(news, has_waited));
+        (self.tell.0)(Told { news, has_waited });
     }
 }
 
@@ -290,6 +304,7 @@ impl Sleeper {
 mod tests {
     use qtf_proto::v1::OutcomeKind;
     use qtf_shm::TaskId;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::stop::stop_pair;
@@ -299,13 +314,14 @@ mod tests {
 
     struct Scene {
         line: Line,
-        told: mpsc::UnboundedReceiver<Event>,
+        told: mpsc::UnboundedReceiver<Told>,
     }
 
     impl Scene {
         fn new(gather: (Duration, usize), ready: u64) -> Self {
             let (sender, told) = mpsc::unbounded_channel();
-            let line = Line::new(sender, gather);
+            let tell = Tell(Box::new(move |told| sender.send(told).unwrap()));
+            let line = Line::new(tell, gather);
             for number in 1..=ready {
                 line.put(program(number));
             }
@@ -334,10 +350,7 @@ mod tests {
         }
 
         fn news(&mut self) -> Option<Vec<News>> {
-            match self.told.try_recv() {
-                Ok(Event::Programs(news, _)) => Some(news),
-                Ok(_) | Err(_) => None,
-            }
+            self.told.try_recv().ok().map(|told| told.news)
         }
     }
 

@@ -17,12 +17,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::mpsc;
 
-use super::Event;
 use crate::exec::ExecPolicy;
 use line::Line;
-pub(super) use line::{InLine, News};
+pub(super) use line::{InLine, News, Tell, Told};
 use starter::Starter;
 use waiter::Waiter;
 
@@ -52,9 +50,9 @@ pub(super) struct Pace {
 
 impl Programs {
     /// Of a worker that runs none.
-    pub(super) fn none(told: mpsc::UnboundedSender<Event>) -> Self {
+    pub(super) fn none(tell: Tell) -> Self {
         Self {
-            line: Arc::new(Line::new(told, (Duration::ZERO, 0))),
+            line: Arc::new(Line::new(tell, (Duration::ZERO, 0))),
             starters: Vec::new(),
             waiter: None,
         }
@@ -64,14 +62,14 @@ impl Programs {
     pub(super) fn start(
         pace: &Pace,
         policy: &Arc<ExecPolicy>,
-        told: mpsc::UnboundedSender<Event>,
+        tell: Tell,
     ) -> Self {
         let cores = thread::available_parallelism().map_or(1, core::num::NonZero::get);
         let number = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         let wanted = number(pace.slots).min(cores).min(THREADS_MAX);
         let well = number(pace.ahead / 2).min(LINE_MAX / 2);
         let mut all = Self {
-            line: Arc::new(Line::new(told, (pace.gather, well))),
+            line: Arc::new(Line::new(tell, (pace.gather, well))),
             starters: Vec::new(),
             waiter: None,
         };
