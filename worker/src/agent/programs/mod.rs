@@ -59,11 +59,7 @@ impl Programs {
     }
 
     /// As many threads as there are slots and processors. They are started with the worker: later there may be no descriptors for them.
-    pub(super) fn start(
-        pace: &Pace,
-        policy: &Arc<ExecPolicy>,
-        tell: Tell,
-    ) -> Self {
+    pub(super) fn start(pace: &Pace, policy: &Arc<ExecPolicy>, tell: Tell) -> Self {
         let cores = thread::available_parallelism().map_or(1, core::num::NonZero::get);
         let number = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         let wanted = number(pace.slots).min(cores).min(THREADS_MAX);
