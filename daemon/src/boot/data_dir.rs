@@ -5,7 +5,7 @@
 //! journal/    files of the journal, snapshots
 //! spill/      payloads and outputs that are too large for the segment
 //! ```
-//! Tested in `tests/daemon/take_over.rs` and `tests/daemon/cold_start.rs`.
+//! Tested in `tests/daemon/take_over.rs` and `tests/daemon/data_dir.rs`.
 
 use std::fs::{DirBuilder, File};
 use std::io;

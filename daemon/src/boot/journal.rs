@@ -9,7 +9,7 @@
 //! | is not there | is empty | first start |
 //!
 //! A segment is made known by its name only when everything restored is in it, so one that is found is whole. Nothing
-//! is served before all this is done. Tested in `tests/daemon/hot_restart.rs` and `tests/daemon/cold_start.rs`.
+//! is served before all this is done. Tested in `tests/daemon/journal.rs` and `tests/daemon/data_dir.rs`.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -2,7 +2,7 @@
 //!
 //! Order: the core notes where replay starts; the tasks are read, part by part; the core says when everything that had
 //! been appended by the end of reading is stable; only then does the snapshot get its name. A snapshot that fails is
-//! removed, and the next one begins anew. Tested in `tests/daemon/cold_start.rs`.
+//! removed, and the next one begins anew. Tested in `tests/daemon/journal.rs`.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};

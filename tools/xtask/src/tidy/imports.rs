@@ -2,7 +2,7 @@
 //!
 //! A path is taken as Rust takes it: `crate::`, `super::`, `self::`, and in `use` also the name of a submodule. It leads to
 //! the file of the longest module in it; where that file itself imports the name that follows, on to where the name
-//! comes from. A path through a glob leads to the file with the glob. Tests are not read. Tested at the end of this file.
+//! comes from. A path through a glob leads to the file with the glob. LIMIT: a module within a file is taken for the file. Tests are not read. Tested at the end of this file.
 
 use super::source::RustSource;
 use super::tree::{File, Tree};
