@@ -42,10 +42,16 @@ impl Departed {
         }
     }
 
-    /// A pass of the sweep is over: gives back the records of those who have left nothing behind.
-    pub(crate) fn pass_completed(&mut self, segment: &Segment, sweep: &Sweep, workers: &Workers) {
-        if self.waiting.is_empty() {
-            return;
+    /// A pass of the sweep is over: gives back the records of those who have left nothing behind. Returns whether one was.
+    pub(crate) fn pass_completed(
+        &mut self,
+        segment: &Segment,
+        sweep: &Sweep,
+        workers: &Workers,
+    ) -> bool {
+        let count = self.waiting.len();
+        if count == 0 {
+            return false;
         }
         let scope = &self.scope;
         self.waiting.retain(|&(index, pass)| {
@@ -55,5 +61,6 @@ impl Departed {
         if self.waiting.is_empty() {
             self.scope = RepairScope::default();
         }
+        self.waiting.len() < count
     }
 }

@@ -2,19 +2,22 @@
 //! are in `calls.rs`.
 //!
 //! Order of a cycle, upstream first, so that a lost worker's task can be handed out again in the
-//! same turn: what waited for the journal, leases, sweep, timers, assignments. Every part is bounded by the configuration; what
+//! same turn: what waited for the journal, leases, lanes, sweep, timers, assignments. Every part is bounded by the configuration; what
 //! is left is done by the next cycle, and the returned [`WorkCount`] says that there was something.
 //! Tested in `engine/tests/rules/`.
 
 use std::sync::Arc;
 
 use qtf_shm::time::STAMP_MAX;
-use qtf_shm::{BlobRef, Counter, GateWatch, Now, PhaseCensus, PlmRight, Segment, Tally};
+use qtf_shm::{
+    AttachIndex, BlobRef, Counter, GateWatch, Now, PhaseCensus, PlmRight, Segment, Tally,
+};
 
 use crate::attaches::Departed;
 use crate::clients::Clients;
 use crate::config::{ConfigError, EngineConfig};
 use crate::effects::{Effect, EffectQueue, LostFiles};
+use crate::lanes::Lanes;
 use crate::plm::{Plm, Recorder, Repaired};
 use crate::register::Workers;
 use crate::scheduler::Scheduler;
@@ -38,6 +41,7 @@ pub struct Engine {
     /// Slots that have come to a number for the second time.
     gates: GateWatch,
     pub(crate) clients: Clients,
+    lanes: Lanes,
     pub(crate) workers: Workers,
     pub(crate) plm: Plm,
     scheduler: Scheduler,
@@ -95,6 +99,7 @@ impl Engine {
             census: PhaseCensus::begin(&segment),
             gates: GateWatch::default(),
             clients,
+            lanes: Lanes::default(),
             workers,
             plm,
             scheduler: Scheduler::default(),
@@ -107,6 +112,9 @@ impl Engine {
         };
         let mut parts = engine.parts(now);
         parts.workers.adopt(&mut parts.turn);
+        let turn = &mut parts.turn;
+        turn.clients
+            .adopt_local(turn.segment, turn.right, turn.sweep);
         parts.plm.adopt(&mut parts.turn, parts.workers);
         drop(parts);
         Ok(engine)
@@ -161,6 +169,7 @@ impl Engine {
         work += parts.workers.serve_leases(&mut parts.turn);
         work += parts.workers.serve_offers_end(&parts.turn);
         parts.workers.hear_of_locals(parts.turn.segment);
+        work += parts.serve_lanes();
         let newly_offered = parts.workers.take_newly_offered();
         if parts.plm.has_parked(newly_offered) {
             parts.turn.sweep.request();
@@ -192,12 +201,23 @@ impl Engine {
             .chain(self.workers.next_of_callers())
             .chain(self.plm.next_fresh_end())
             .chain(self.plm.has_durable_waits().then_some(self.last_cycle))
+            .chain(self.owes_answers().then_some(self.last_cycle))
             .min()
+    }
+
+    /// Answers to commands of lanes may be given.
+    fn owes_answers(&self) -> bool {
+        self.lanes.owes(self.plm.durable_lsn())
     }
 
     /// Takes the next effect.
     pub fn pop_effect(&mut self) -> Option<Effect> {
         self.effects.pop()
+    }
+
+    /// Takes the next lane whose owner was told something: it is to be rung, as it may sleep (`Segment::ring_lane`).
+    pub fn pop_lane_to_ring(&mut self) -> Option<AttachIndex> {
+        self.lanes.pop_to_ring()
     }
 
     /// Takes the next spill file that no task, and no record that could bring one back, refers to any more: the caller
@@ -242,6 +262,7 @@ impl Engine {
                 sweep: &mut self.sweep,
                 tally: &self.tally,
                 clients: &mut self.clients,
+                lanes: &mut self.lanes,
             },
             plm: &mut self.plm,
             workers: &mut self.workers,
@@ -284,6 +305,8 @@ impl Parts<'_> {
         segment.watch_gates(self.turn.right, self.gates, stripe.clone());
         for slot in self.turn.segment.allocated_slots(stripe) {
             self.turn.clients.refile(segment, self.turn.right, slot);
+            let right = self.turn.right;
+            self.turn.clients.adopt_orphan(segment, right, slot);
             self.census.count(segment.task(slot).state());
             match self.plm.repair(&mut self.turn, self.workers, slot) {
                 Repaired::Nothing => {}
@@ -311,8 +334,13 @@ impl Parts<'_> {
             self.census.correct(segment);
             self.workers.pass_completed(&self.turn);
             self.turn.clients.end_folding(segment, self.turn.sweep);
-            self.departed
+            self.turn.clients.end_orphans(segment, self.turn.sweep);
+            let have_gone = self
+                .departed
                 .pass_completed(segment, self.turn.sweep, self.workers);
+            if have_gone {
+                self.turn.lanes.look_again();
+            }
         }
         if was_urgent {
             work += WorkCount::ONE;

@@ -84,10 +84,7 @@ impl Engine {
     /// Everything up to this record is on stable storage: answers that wait for it may be passed on.
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
-        match &self.plm.recorder {
-            Some(recorder) => recorder.durable,
-            None => Lsn::NONE,
-        }
+        self.plm.durable_lsn()
     }
 
     /// The last record that a task waits for: its state changes, or its end is told, when that is durable. Records
@@ -145,33 +142,13 @@ impl Engine {
     /// # Errors
     /// The task is not known, or its slot belongs to a later one.
     pub fn settled_end(&self, task: TaskId) -> Result<Option<Phase>, Rejection> {
-        let (slot, state) = match self.plm.find(&self.segment, task) {
-            Ok(found) => found,
-            Err(_) if self.plm.is_unkept(task) => return Ok(Some(Phase::Done)),
-            // What it has printed is gone, and how it ended is known all the same.
-            Err(_) if self.has_expired_done(task) => return Ok(Some(Phase::Done)),
-            Err(refused) => return Err(refused),
-        };
-        let phase = state.phase();
-        let is_told = match &self.plm.recorder {
-            Some(recorder) => {
-                let task = self.segment.task(slot);
-                !task.options().has(qtf_shm::TaskOptions::JOURNAL) || recorder.is_durable(task)
-            }
-            None => true,
-        };
-        // Of a task in quarantine no record says so.
-        let has_ended = phase == Phase::Quarantine || phase.is_final() && is_told;
-        Ok(has_ended.then_some(phase))
+        self.plm.settled_end(&self.segment, task)
     }
 
     /// The task has ended well, and its result has expired, as far as that is known.
     #[must_use]
     pub fn has_expired_done(&self, task: TaskId) -> bool {
-        // Looked for only where nothing else tells: of tasks that keep no result there are many.
-        let expired = Some(task).filter(|task| !self.plm.is_unkept(*task));
-        let expired = expired.and_then(|task| self.segment.expired(task));
-        expired.is_some_and(|tombstone| tombstone.phase == Phase::Done)
+        self.plm.has_expired_done(&self.segment, task)
     }
 
     /// The answer to a submission with this key, if it is known: for a caller that must know before it has the payload.

@@ -14,10 +14,12 @@
 //! | floor | folder | is | decides |
 //! |---:|---|---|---|
 //! | 5 | `cycle.rs`, `calls.rs` and the files beside them | the engine as a whole | nothing: they check who asks, and hand on |
+//! | 5 | `commands/` | the core's side of the lanes | whose command is next |
 //! | 4 | `scheduler/` | main scheduler | which ready task goes to which worker |
 //! | 3 | `plm/` | Process Lifecycle Manager | admission, results, retries, cancellation, retention |
 //! | 2 | `register/` | Register | which worker is there, which is silent, which is lost |
 //! | 1 | `turn.rs`, `lookup.rs` | what the roles share during one call | nothing |
+//! | 0 | `lanes.rs` | which lanes are open | what is told by them, and to whom |
 //! | 0 | `clients/` | the Register's table of clients | who has which record, and what each principal may use up |
 //!
 //! A floor uses what stands below it and never what stands above; `cargo xtask tidy` finds whoever does.
@@ -34,10 +36,12 @@ mod batches;
 mod caller_calls;
 mod calls;
 mod clients;
+mod commands;
 mod config;
 mod cycle;
 mod effects;
 mod journal_calls;
+mod lanes;
 mod lookup;
 mod places;
 mod plm;

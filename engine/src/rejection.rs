@@ -349,6 +349,15 @@ impl Rejection {
         )
     }
 
+    pub(crate) const fn no_journal() -> Self {
+        Self::new(
+            RejectReason::NoJournal,
+            Detail::Plain(
+                "the daemon has no journal, so durability journal cannot be promised: submit with durability memory, or start the daemon with a data directory",
+            ),
+        )
+    }
+
     pub(crate) const fn unknown_task(task: TaskId) -> Self {
         Self::new(RejectReason::UnknownTask, Detail::Unknown(task))
     }

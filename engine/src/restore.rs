@@ -143,7 +143,9 @@ fn task_of<'a>(
         failures: whole.failures,
         losses: whole.losses,
         max_attempts: whole.max_attempts,
-        options: TaskOptions::from_bits(whole.options).with(TaskOptions::JOURNAL),
+        options: TaskOptions::from_bits(whole.options)
+            .with(TaskOptions::JOURNAL)
+            .without(TaskOptions::TELLS_LANE),
         priority: whole.priority,
         timeout_ms: whole.timeout_ms,
         kind: Some(kind),

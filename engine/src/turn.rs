@@ -6,13 +6,14 @@
 use qtf_shm::histogram::Stage;
 use qtf_shm::segment::Took;
 use qtf_shm::{
-    BlobRef, Counter, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex, SlotWriter,
+    BlobRef, ClientIndex, Counter, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex, SlotWriter,
     StateWord, Tally, TaskId, WorkerId, WorkerIndex, WorkerWriter,
 };
 
 use crate::EngineConfig;
 use crate::clients::{Clients, arena_bytes};
 use crate::effects::{Effect, EffectQueue, LostFiles, StopReason};
+use crate::lanes::{Lanes, client_to_tell};
 use crate::lookup::{TaskRef, find, or_expired, serves};
 use crate::rejection::Rejection;
 use crate::sweep::Sweep;
@@ -29,6 +30,7 @@ pub(crate) struct Turn<'e> {
     pub(crate) sweep: &'e mut Sweep,
     pub(crate) tally: &'e Tally,
     pub(crate) clients: &'e mut Clients,
+    pub(crate) lanes: &'e mut Lanes,
 }
 
 impl<'e> Turn<'e> {
@@ -140,10 +142,17 @@ impl<'e> Turn<'e> {
         self.release(task, before);
         let phase = ended.phase();
         if phase == Phase::Done {
-            let client = self.segment.task(slot).client();
-            self.clients.task_ended(self.segment, client);
-            self.effects.push(Effect::Finished { task, phase });
+            let ended = self.segment.task(slot);
+            self.clients.task_ended(self.segment, ended);
+            self.finished(task, phase, client_to_tell(ended));
         }
+    }
+
+    /// A task has ended, and whoever waits for it can be told: by a stream, by the lane of its client, or by those that watch it.
+    pub(crate) fn finished(&mut self, task: TaskId, phase: Phase, client: Option<ClientIndex>) {
+        self.effects.push(Effect::Finished { task, phase });
+        let (segment, right) = (self.segment, self.right);
+        self.lanes.tell_end(segment, right, (task, phase), client);
     }
 
     /// Writes what a daemon that was killed right after it had ended a waiting task could not write any more. Readers know it from the state word

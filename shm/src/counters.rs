@@ -147,6 +147,12 @@ named_counters! {
     AttemptLeaseOver = "attempt_lease_over",
     /// Free slots that were let through a gate, after 67 million tasks each.
     GatePassed = "gate_passed",
+    /// Commands taken from lanes.
+    LaneCommand = "lane_command",
+    /// Events that found no room in their lane.
+    LaneMissed = "lane_missed",
+    /// Lanes whose counts made no sense, once for each owner.
+    LaneNonsense = "lane_nonsense",
 }
 
 const _: () = assert!(Phase::COUNT <= PHASES_MAX);

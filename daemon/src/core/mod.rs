@@ -285,6 +285,9 @@ impl Core {
             work = work.saturating_add(1);
             self.route(effect);
         }
+        while let Some(attach) = self.engine.pop_lane_to_ring() {
+            self.engine.segment().ring_lane(attach);
+        }
         work = work.saturating_add(self.tend());
         self.uploads.expire(now);
         self.remove_lost_files();

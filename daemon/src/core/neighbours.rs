@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use qtf_engine::Engine;
-use qtf_shm::{LockFile, Now};
+use qtf_shm::layout::attach::AttachState;
+use qtf_shm::{AttachIndex, LockFile, Now, Segment};
 
 /// How often they are looked at. A look costs a system call or two for each of them.
 const PERIOD_NS: u64 = 1_000_000_000;
@@ -21,6 +22,8 @@ pub(super) struct Neighbours {
     due: Now,
     /// Since when slots stand at a gate, as was seen at each look.
     kept_since: Option<Now>,
+    /// Processes whose lanes were named, as nobody can read them.
+    named: Vec<(AttachIndex, AttachState)>,
 }
 
 impl Neighbours {
@@ -37,6 +40,7 @@ impl Neighbours {
             lock,
             due: now,
             kept_since: None,
+            named: Vec::new(),
         }
     }
 
@@ -51,6 +55,33 @@ impl Neighbours {
             engine.attach_gone(now, attach);
         }
         self.name_gate_keepers(engine, now);
+        self.name_mad_lanes(engine.segment());
+    }
+
+    /// Commands of a lane whose counts make no sense are not read. Its process is named once.
+    fn name_mad_lanes(&mut self, segment: &Segment) {
+        let is_mad = |index: AttachIndex| {
+            let lane = segment.lane_info(index);
+            lane.is_some_and(|lane| lane.is_open && !lane.makes_sense())
+        };
+        self.named.retain(|&(index, _)| is_mad(index));
+        let attaches = segment.geometry().attaches();
+        let all = (0..u16::MAX).map_while(|number| AttachIndex::new_checked(number, attaches));
+        for info in all
+            .filter(|&index| is_mad(index))
+            .filter_map(|index| segment.attach_info(index))
+        {
+            let who = (info.index, info.state);
+            if self.named.contains(&who) {
+                continue;
+            }
+            self.named.push(who);
+            tracing::warn!(
+                process = %info.name,
+                pid = info.process.pid,
+                "the counts of a local process's lane make no sense, so its commands are not read: end it, and look for a program that writes to memory that is not its own"
+            );
+        }
     }
 
     /// A process is within a piece of work for microseconds; one that is stopped there keeps slots that have come round from being used again.

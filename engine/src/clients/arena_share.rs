@@ -6,7 +6,7 @@
 //! more of them from others than is counted for it.
 //! Tested in `engine/tests/rules/shares.rs`.
 
-use qtf_shm::{BlobRef, ClientIndex, Segment, TaskSlot};
+use qtf_shm::{BlobRef, ClientIndex, Segment, TaskOptions, TaskSlot};
 
 use super::Clients;
 use crate::rejection::{Detail, RejectReason, Rejection};
@@ -51,6 +51,10 @@ impl Clients {
         }
         for slot in segment.allocated_slots(0..segment.high_water()) {
             let task = segment.task(slot);
+            if task.options().has(TaskOptions::TELLS_LANE) && !task.state().phase().is_final() {
+                // Counted with its end.
+                continue;
+            }
             self.arena_taken(task.client(), arena_bytes(task));
         }
     }

@@ -16,11 +16,14 @@
 
 mod arena_share;
 mod folding;
+mod local_clients;
 
 use core::net::{IpAddr, SocketAddr};
 
 use qtf_journal::ClientRef;
-use qtf_shm::{ClientFields, ClientIndex, ClientSlot, Counter, Now, Segment};
+use qtf_shm::{
+    ClientFields, ClientIndex, ClientSlot, Counter, Now, Segment, TaskOptions, TaskSlot,
+};
 
 use crate::config::EngineConfig;
 use crate::principal::Principal;
@@ -28,6 +31,7 @@ use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::shares::{HolderIndex, ShareRule, ShareUsedUp, Shares, Usage};
 
 use folding::Folding;
+use local_clients::Orphans;
 
 pub(crate) use arena_share::{arena_bytes, arena_bytes_of};
 
@@ -74,6 +78,7 @@ pub(crate) struct Clients {
     /// What the payloads of each record's tasks take of the arena: see `arena_share.rs`.
     pub(super) arena: Vec<u64>,
     pub(super) folding: Folding,
+    orphans: Orphans,
     operator: u32,
 }
 
@@ -101,6 +106,7 @@ impl Clients {
             shares: Shares::new(config.share_rule, count),
             arena: vec![0; count],
             folding: Folding::new(count),
+            orphans: Orphans::default(),
             operator: config.operator_uid,
         };
         for index in indices(count) {
@@ -295,7 +301,13 @@ impl Clients {
         }
     }
 
-    pub(crate) fn task_ended(&self, segment: &Segment, client: ClientIndex) {
+    pub(crate) fn task_ended(&mut self, segment: &Segment, task: &TaskSlot) {
+        let client = task.client();
+        if task.options().has(TaskOptions::TELLS_LANE) {
+            // Its submission was seen by nobody.
+            self.task_accepted(segment, client);
+            self.arena_taken(client, arena_bytes(task));
+        }
         if client.position() < self.tokens.len() {
             let record = segment.client(client);
             record.set_unfinished(record.unfinished().saturating_sub(1));
@@ -464,7 +476,8 @@ impl Clients {
         let idle = |index: &ClientIndex| {
             let record = segment.client(*index);
             let is_named = !self.identities[index.position()].name.is_empty();
-            let has_no_more = record.connections() == 0 && record.unfinished() == 0;
+            let has_no_more =
+                record.connections() == 0 && record.unfinished() == 0 && record.lane().is_none();
             is_named && self.holder_of(*index) == holder && record.is_used() && has_no_more
         };
         let mut idle: Vec<ClientIndex> = indices(self.tokens.len()).filter(idle).collect();
@@ -503,9 +516,11 @@ pub(crate) fn principal_of(record: &ClientSlot) -> Principal {
         .map_or(Principal::Unknown, Principal::of_address)
 }
 
+/// One that names a lane may have tasks that nobody has counted, see `local_clients.rs`.
 fn close_if_idle(record: &ClientSlot) -> bool {
     let is_idle = record.is_used()
         && record.connections() == 0
+        && record.lane().is_none()
         && record.unfinished() == 0
         && record.kept() == 0;
     if is_idle {

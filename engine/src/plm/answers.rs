@@ -35,6 +35,23 @@ pub struct Accepted {
     pub result_expired: bool,
 }
 
+impl Accepted {
+    /// A task of its own.
+    pub(crate) const fn once(task: TaskId, durable: Option<Lsn>) -> Self {
+        Self {
+            task,
+            durable,
+            durability: if durable.is_some() {
+                Durability::Journal
+            } else {
+                Durability::Memory
+            },
+            is_repeat: false,
+            result_expired: false,
+        }
+    }
+}
+
 /// The answer to a change of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {

@@ -9,7 +9,8 @@
 //!     32  unfinished   tasks accepted and not ended
 //!     40  kept         finished tasks whose results are kept
 //!     48  submitted    tasks ever accepted
-//!     56  links        principal 16 | attach record + 1 16 | 0 32; nothing uses it yet
+//!     56  links        principal 16 | attach record + 1 16 | incarnation 32: of a local client, the lane to which ends of its tasks are told;
+//!                      the principal has no user yet
 //!     64  name         63 bytes
 //!    128  host         63 bytes
 //!    192  address      63 bytes
@@ -17,6 +18,7 @@
 //! Record 0 stands for callers that never registered. Fields are published by the state word, label `client.state`.
 //! Tested at the end of this file.
 
+use crate::id::AttachIndex;
 use crate::layout::shared::shared_layout;
 use crate::layout::text::{load_text, store_text};
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -192,6 +194,23 @@ impl ClientSlot {
         write(&self.submitted, count);
     }
 
+    /// The lane of a local client: attach record, and the incarnation of it that opened the lane.
+    #[must_use]
+    pub fn lane(&self) -> Option<(AttachIndex, u32)> {
+        let [_, _, high, low, incarnation @ ..] = read(&self.links).to_be_bytes();
+        let number = u16::from_be_bytes([high, low]).checked_sub(1)?;
+        let attach = AttachIndex::new_checked(number, u32::from(u16::MAX))?;
+        Some((attach, u32::from_be_bytes(incarnation)))
+    }
+
+    /// Says to which lane ends of its tasks are told. The daemon only.
+    pub fn set_lane(&self, lane: Option<(AttachIndex, u32)>) {
+        let word = lane.map_or(0, |(attach, incarnation)| {
+            ((u64::from(attach.get()) + 1) << 32) | u64::from(incarnation)
+        });
+        write(&self.links, word);
+    }
+
     /// Program name.
     #[must_use]
     pub fn name(&self) -> String {
@@ -302,6 +321,12 @@ mod tests {
             (slot.connections(), slot.generation(), slot.uid()),
             (3, 3, 7)
         );
+        let attach = AttachIndex::new_checked(254, 1_000).unwrap();
+        assert_eq!(slot.lane(), None);
+        slot.set_lane(Some((attach, u32::MAX)));
+        assert_eq!(slot.lane(), Some((attach, u32::MAX)));
+        slot.set_lane(None);
+        assert_eq!(slot.lane(), None);
         slot.set_connections(u32::MAX);
         assert_eq!((slot.connections(), slot.generation()), (0xFFFF, 3));
         slot.close();

@@ -16,7 +16,7 @@
 //! event        flags             count  task       words
 //! 1 accepted   1 a repeat,       -      the task   phase; the task that was asked about
 //!              2 result expired
-//! 2 refused    -                 -      the task   reason; what the reason is about
+//! 2 refused    -                 -      the task   reason; milliseconds
 //! 3 assign     -                 fence  the task   -
 //! 4 stop       -                 fence  the task   flags of the state word
 //! 5 ended      -                 -      the task   phase
@@ -191,8 +191,8 @@ pub enum Event {
         task: Option<TaskId>,
         /// Why: the number of a `RejectReason` of the contract.
         reason: u16,
-        /// The number that the reason is about (a limit, a phase), 0 where there is none.
-        about: u64,
+        /// When to ask again, in milliseconds from now; 0: the same would be refused again.
+        retry_after_ms: u32,
     },
     /// An attempt for the owner of the lane. Not said yet.
     Assign {
@@ -255,13 +255,18 @@ impl Event {
                 number,
                 task,
                 reason,
-                about,
+                retry_after_ms,
             } => {
                 let task = match task {
                     Some(task) => task.as_raw(),
                     None => 0,
                 };
-                [head(REFUSED, 0, 0, number), task, reason as u64, about]
+                [
+                    head(REFUSED, 0, 0, number),
+                    task,
+                    reason as u64,
+                    retry_after_ms as u64,
+                ]
             }
             Self::Assign { task, fence } => [head(ASSIGN, 0, fence, 0), task.as_raw(), 0, 0],
             Self::Stop { task, fence, flags } => {
@@ -299,7 +304,7 @@ impl Event {
                 number,
                 task,
                 reason: u16::try_from(words[2]).ok()?,
-                about: words[3],
+                retry_after_ms: u32::try_from(words[3]).ok()?,
             },
             ASSIGN => Self::Assign { task: task?, fence },
             STOP => Self::Stop {
@@ -382,13 +387,13 @@ mod tests {
                 number: 8,
                 task: None,
                 reason: 21,
-                about: u64::MAX,
+                retry_after_ms: u32::MAX,
             },
             Event::Refused {
                 number: 8,
                 task: Some(first),
                 reason: 1,
-                about: 0,
+                retry_after_ms: 0,
             },
             Event::Assign {
                 task: first,

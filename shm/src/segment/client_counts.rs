@@ -3,12 +3,13 @@
 //! The PLM counts up and down as it goes; a kill between the change of a task and its count leaves the count wrong, and a record
 //! whose counts never come to zero is never given to another client. So each start counts anew. Record 0, which belongs to
 //! callers that never registered, is counted by nobody. A task that a local worker has brought to DONE by itself, as no daemon lived, counts as unfinished
-//! until the PLM has met it: it counts its end then.
+//! until the PLM has met it: it counts its end then. One whose end goes to a lane counts from its end on, as its submission is seen by nobody.
 //!
 //! Tested in `segment/tests/rebuild.rs` and `segment/tests/verify.rs`.
 
 use crate::id::{ClientIndex, SlotIndex};
 use crate::segment::{Segment, SegmentView};
+use crate::task::slot::TaskOptions;
 use crate::task::state::{Phase, StateWord};
 use crate::task::writer::PlmRight;
 
@@ -36,7 +37,8 @@ impl ClientCounts {
         let phase = state.phase();
         let is_met = phase != Phase::Done || view.end_beside(slot, state).is_none();
         if let Some(count) = self.0.get_mut(usize::from(task.client_number())) {
-            count.unfinished += u64::from(phase.is_unfinished() || !is_met);
+            let is_seen = !task.options().has(TaskOptions::TELLS_LANE);
+            count.unfinished += u64::from(is_seen && (phase.is_unfinished() || !is_met));
             count.kept += u64::from(phase.is_final() && is_met);
         }
     }
@@ -80,7 +82,7 @@ impl Segment {
         }
     }
 
-    /// Counts the tasks of all clients anew, also while local processes are attached: they submit for no registered client.
+    /// Counts the tasks of all clients anew, also while local processes are attached.
     pub(super) fn recount_clients(&self) {
         let mut counts = ClientCounts::new(self);
         for slot in self.allocated_slots(0..self.high_water()) {

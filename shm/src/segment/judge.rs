@@ -48,6 +48,12 @@ impl SegmentView {
             .filter_map(|index| self.attach_info(index))
     }
 
+    /// The attach record with this number, if there is one.
+    #[must_use]
+    pub const fn attach_index(&self, number: u16) -> Option<AttachIndex> {
+        AttachIndex::new_checked(number, self.geometry().attaches())
+    }
+
     /// The process behind an attach record; `None` if there is none.
     #[must_use]
     pub fn attach_info(&self, index: AttachIndex) -> Option<AttachInfo> {

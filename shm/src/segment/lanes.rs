@@ -41,6 +41,12 @@ impl Segment {
         })
     }
 
+    /// Wakes the owner of a lane if it sleeps, or is about to. Returns whether it did.
+    pub fn ring_lane(&self, attach: AttachIndex) -> bool {
+        let lane = self.view.parts.lanes.get(attach.position());
+        lane.is_some_and(|lane| lane.bell().ring())
+    }
+
     /// Commands may wait in the lane of an attach record: two loads, of which one is of a word that nobody else writes.
     #[inline]
     #[must_use]
@@ -50,6 +56,18 @@ impl Segment {
             let (put, taken) = lane.command_ring().counts();
             put != taken
         })
+    }
+}
+
+#[cfg(any(test, feature = "kill-points"))]
+impl Segment {
+    /// Writes into the count of commands of a lane, as a mad process does that is not its owner.
+    pub fn scribble_on_lane(&self, attach: AttachIndex, count: u64) {
+        if let Some(lane) = self.view.parts.lanes.get(attach.position()) {
+            // ORDERING: whoever does this orders nothing.
+            lane.commands_in
+                .store(count, crate::sync::Ordering::Relaxed);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use core::marker::PhantomData;
 use core::time::Duration;
 
 use crate::doorbell::Doorbell;
-use crate::lane::{Command, Consumer, Event, Missed, Producer};
+use crate::lane::{Command, Consumer, Event, Missed, Producer, Ring};
 use crate::segment::attachment::Attachment;
 
 /// The ring of commands has no room: the core has not come to those in it yet.
@@ -44,6 +44,9 @@ pub struct LaneCommands<'s> {
 /// The half that is told.
 #[derive(Debug)]
 pub struct LaneEvents<'s> {
+    attachment: &'s Attachment,
+    /// Looked at only.
+    commands: Ring<'s>,
     ring: Consumer<'s>,
     missed: Missed<'s>,
     bell: Doorbell<'s>,
@@ -77,6 +80,8 @@ impl Attachment {
                 one_thread: PhantomData,
             },
             events: LaneEvents {
+                attachment: self,
+                commands: lane.command_ring(),
                 ring: lane.event_ring().consumer(),
                 missed: lane.missed(),
                 bell: lane.bell(),
@@ -187,6 +192,11 @@ impl LaneEvents<'_> {
     /// At most for so long, and perhaps for no reason. Does not sleep when an event waits, something was missed, or `has_work` (asked when
     /// ringers see that this side sleeps) says that there is something else to do.
     pub fn sleep_unless(&self, at_most: Duration, has_work: impl FnOnce() -> bool) {
+        let (put, taken) = self.commands.counts();
+        if put != taken {
+            // The core leaves commands whose answers have no room, and sleeps; by now there may be some.
+            self.attachment.ring();
+        }
         self.bell.goes_to_sleep();
         let seen = self.bell.rings();
         if seen.is_asleep() && !self.has_news() && !has_work() {

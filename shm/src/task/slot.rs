@@ -218,7 +218,7 @@ impl TaskOptions {
     pub const AT_MOST_ONCE: Self = Self(8);
     /// Its idempotency key was made up by a client library and ends with the acknowledgement of the task.
     pub const AUTOMATIC_KEY: Self = Self(16);
-    /// Its end is told to the lane of its client.
+    /// Its end is told to the lane of its client. It is counted at its client from its end on: its submission may be a compare-and-swap that no daemon sees.
     pub const TELLS_LANE: Self = Self(32);
 
     /// Any bits; unknown ones are kept.
@@ -237,6 +237,12 @@ impl TaskOptions {
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// With the bits of `other` cleared.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// With the bits of `other` set too.

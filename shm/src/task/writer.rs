@@ -13,7 +13,7 @@ use core::ops::Deref;
 use crate::blob::BlobRef;
 use crate::id::ClientIndex;
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::task::slot::{FilledWords, Outcome, SIDE_IS_KEY, TaskSlot};
+use crate::task::slot::{FilledWords, Outcome, SIDE_IS_KEY, TaskOptions, TaskSlot};
 use crate::time::STAMP_MAX;
 use crate::tree::Key;
 
@@ -84,6 +84,12 @@ impl<'s> SlotWriter<'s> {
     /// Sets the number of attempts that ended badly.
     pub fn set_failures(self, count: u8) {
         replace(&self.0.limits, 16, 0xFF, u64::from(count));
+    }
+
+    /// Takes away what was asked for.
+    pub fn drop_options(self, options: TaskOptions) {
+        let kept = self.0.options().without(options);
+        replace(&self.0.limits, 0, 0xFF, u64::from(kept.bits()));
     }
 
     /// Sets the number of attempts whose worker was lost.

@@ -32,6 +32,7 @@ impl Plm {
             return;
         };
         if !is_to_be_told(turn.segment, flagged) {
+            hint_stop(turn, slot, flagged);
             return;
         }
         let grace_end = turn.now.plus_ns(turn.config.stop_grace_ns);
@@ -90,6 +91,18 @@ impl Plm {
         turn.clear_timer(slot);
         self.conclude(turn, workers, slot, ended);
         true
+    }
+}
+
+/// A local worker reads the flag itself; its lane tells it when to look.
+fn hint_stop(turn: &mut Turn<'_>, slot: SlotIndex, flagged: StateWord) {
+    if let (Owner::Worker(worker), Some(task)) = (flagged.owner(), flagged.id(slot))
+        && let Some(number) = turn.segment.worker(worker).local()
+        && let Some(attach) = turn.segment.attach_index(number)
+    {
+        let (segment, right) = (turn.segment, turn.right);
+        turn.lanes
+            .tell_stop(segment, right, (task, flagged), attach);
     }
 }
 

@@ -4,7 +4,7 @@
 //! here. Its attempts count on, so that a result of an earlier one stays stale; its losses start over.
 //! Tested in `engine/tests/rules/dead_letters.rs`.
 
-use qtf_shm::{Counter, Event, Outcome, Phase, TaskId};
+use qtf_shm::{Counter, Event, Outcome, Phase, TaskId, TaskOptions};
 
 use crate::plm::Plm;
 use crate::plm::answers::Answer;
@@ -44,6 +44,8 @@ impl Plm {
             self.unmark(task, mark);
             return Err(Rejection::unknown_task(id));
         };
+        // Its client was told of its end, and has it counted.
+        task.drop_options(TaskOptions::TELLS_LANE);
         turn.clients.task_revived(turn.segment, task.client());
         turn.index_ready(slot, ready);
         turn.segment.counters().add(Counter::TaskRevived, 1);

@@ -20,7 +20,7 @@ use crate::plm::records::pending::Then;
 use crate::plm::records::recorder::{End, Mark};
 use crate::plm::{APPLY_TRIES_MAX, Plm};
 
-use crate::effects::Effect;
+use crate::lanes::client_to_tell;
 use crate::register::{AttemptOver, Ending, Workers};
 use crate::turn::Turn;
 
@@ -287,8 +287,7 @@ impl Plm {
         {
             self.count_unparked(kind);
         }
-        let client = task.client();
-        turn.clients.task_ended(turn.segment, client);
+        turn.clients.task_ended(turn.segment, &task);
         self.tell(turn, slot, mark, ended);
         let succeeded_unwanted =
             ended.phase() == Phase::Done && task.options().has(TaskOptions::DISCARD_RESULT);
@@ -330,7 +329,7 @@ impl Plm {
         };
         let phase = ended.phase();
         let (Some(mark), Some(recorder)) = (mark, &mut self.recorder) else {
-            turn.effects.push(Effect::Finished { task, phase });
+            turn.finished(task, phase, client_to_tell(turn.segment.task(slot)));
             return;
         };
         let failures = turn.segment.task(slot).failures();
@@ -340,7 +339,8 @@ impl Plm {
             failures,
         };
         if let Some(lsn) = recorder.note_outcome(turn, slot, mark, end) {
-            recorder.wait(lsn, task, Then::Tell(phase));
+            let client = client_to_tell(turn.segment.task(slot));
+            recorder.wait(lsn, task, Then::Tell(phase, client));
         }
     }
 
@@ -427,7 +427,7 @@ impl Plm {
         turn.segment.unindex_ready_key(slot, task.key());
         turn.clear_timer(slot);
         let client = task.client();
-        turn.clients.task_ended(turn.segment, client);
+        turn.clients.task_ended(turn.segment, task);
         turn.clients.task_freed(turn.segment, client);
         tell_quarantine(turn, slot, kept);
         true
@@ -486,7 +486,7 @@ pub(in crate::plm) fn tell_quarantine(turn: &mut Turn<'_>, slot: SlotIndex, kept
         && !cfg!(qtf_mutant = "sim_quarantine_tells_nobody")
     {
         let phase = Phase::Quarantine;
-        turn.effects.push(Effect::Finished { task, phase });
+        turn.finished(task, phase, client_to_tell(turn.segment.task(slot)));
     }
 }
 

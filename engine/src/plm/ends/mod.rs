@@ -7,10 +7,11 @@
 //! | `burials.rs` | what no worker may have any more |
 //! | `graces.rs` | until when attempts that are to stop may take to end |
 //! | `retention.rs` | acknowledgement and freeing |
+//! | `settled.rs` | whether an end may be told |
 //! | `fresh_ends.rs` | what has ended a moment ago: its time to live gets a leaf a second later |
 //! | `unkept.rs` | the last tasks that succeeded and kept no result |
 //!
-//! Door: from outside of the PLM `bury_waiting`, `end_cancelled`, `forget`, `is_unkept`, `set_wall`, `serve_fresh_ends`,
+//! Door: from outside of the PLM `bury_waiting`, `end_cancelled`, `forget`, `is_unkept`, `settled_end`, `has_expired_done`, `set_wall`, `serve_fresh_ends`,
 //! `next_fresh_end`; from the parts above `conclude`, `conclude_after`, `settle`, `finish`, `hand_back`, `quarantine`, `note_requeue`,
 //! `note_unkept`, `grace_of`, `serve_ended`, `repair_forgotten`, and the functions that ask a slot about its end.
 //! State: [`Ends`].
@@ -21,6 +22,7 @@ pub(super) mod fresh_ends;
 mod graces;
 pub(super) mod history;
 pub(super) mod retention;
+mod settled;
 mod unkept;
 
 use crate::wall::WallTime;

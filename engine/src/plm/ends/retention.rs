@@ -11,7 +11,6 @@ use qtf_journal::Record;
 use qtf_shm::histogram::Stage;
 use qtf_shm::{Counter, Event, Now, Phase, SlotIndex, StateWord, TaskId, Tombstone};
 
-use crate::effects::Effect;
 use crate::plm::Plm;
 use crate::plm::answers::Answer;
 use crate::rejection::Rejection;
@@ -167,7 +166,8 @@ pub(in crate::plm) fn release(turn: &mut Turn<'_>, slot: SlotIndex, state: State
     let is_free = turn.free(slot, state);
     if let (true, Some(task)) = (is_free, state.id(slot)) {
         let phase = state.phase();
-        turn.effects.push(Effect::Finished { task, phase });
+        // Whose client has forgotten it.
+        turn.finished(task, phase, None);
     }
     is_free
 }

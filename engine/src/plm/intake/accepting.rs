@@ -9,7 +9,7 @@ use qtf_journal::{Blob, Lsn, Record, WholeTask};
 use qtf_shm::{Counter, Event, FLAG_CANCEL, Now, Outcome, Owner, Phase, SlotIndex, StateWord};
 
 use super::admission::{NewTask, array_of, keep_s, options_of};
-use crate::effects::{Effect, PER_CALL_MAX};
+use crate::effects::PER_CALL_MAX;
 use crate::lookup::find;
 use crate::plm::Durability;
 use crate::plm::Plm;
@@ -137,10 +137,10 @@ impl Plm {
 
     fn go_on(&mut self, turn: &mut Turn<'_>, workers: &mut Workers, Wait { task, then, .. }: Wait) {
         let found = find(turn.segment, task);
-        if let Then::Tell(phase) = then {
+        if let Then::Tell(phase, client) = then {
             // Its slot may be free by now; a dead letter that was revived meanwhile has not ended, or in another way.
             if found.is_err() || found.is_ok_and(|(_, state)| state.phase() == phase) {
-                turn.effects.push(Effect::Finished { task, phase });
+                turn.finished(task, phase, client);
             }
             if found.is_err() && phase == Phase::Done {
                 self.note_unkept(task);

@@ -324,12 +324,7 @@ impl Plm {
                 recorder.check_submission(payload_bytes(submission))?;
                 Ok(Durability::Journal)
             }
-            (None, Durability::Journal) => Err(Rejection::new(
-                RejectReason::NoJournal,
-                Detail::Plain(
-                    "the daemon has no journal, so durability journal cannot be promised: submit with durability memory, or start the daemon with a data directory",
-                ),
-            )),
+            (None, Durability::Journal) => Err(Rejection::no_journal()),
             (_, Durability::Memory) | (None, Durability::Best) => Ok(Durability::Memory),
         }
     }

@@ -3,15 +3,17 @@
 //! | file | does |
 //! |---|---|
 //! | `admission.rs` | checks a submission and brings it into the segment |
+//! | `judging.rs` | SUBMITTED by a local process: judged, or refused |
 //! | `accepting.rs` | SUBMITTED -> READY, and what else waits for durable records |
 //! | `kinds.rs` | numbers of task kinds by their names |
 //!
 //! Door: from outside of the PLM `submit`, `stop_intake`, `note_durable`, `has_durable_waits`, `serve_durable`, `check_kinds`,
-//! `intern_kind`; from the parts above `repair_submitted` and [`accepting::accept`].
+//! `intern_kind`, `is_unjudged`, `judge_or_drop`; from the parts above `judge_met`, `repair_submitted` and [`accepting::accept`].
 //! State: [`Intake`].
 
 pub(super) mod accepting;
 mod admission;
+pub(super) mod judging;
 pub(super) mod kinds;
 
 use qtf_shm::Now;

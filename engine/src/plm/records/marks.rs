@@ -33,6 +33,13 @@ impl Plm {
         recorder.is_none_or(|recorder| recorder.is_durable(segment.task(slot)))
     }
 
+    /// Everything up to this record is on stable storage.
+    pub(crate) fn durable_lsn(&self) -> Lsn {
+        self.recorder
+            .as_ref()
+            .map_or(Lsn::NONE, |recorder| recorder.durable)
+    }
+
     /// The task is durable by this engine's journal.
     #[inline]
     pub(in crate::plm) fn is_journalled(&self, task: &TaskSlot) -> bool {
@@ -114,11 +121,7 @@ impl Plm {
     ///
     /// # Errors
     /// What the slot says found no room in the journal: the sweep brings it there, and asking again waits for that.
-    pub(in crate::plm) fn answer(
-        &self,
-        task: &TaskSlot,
-        phase: Phase,
-    ) -> Result<Answer, Rejection> {
+    pub(crate) fn answer(&self, task: &TaskSlot, phase: Phase) -> Result<Answer, Rejection> {
         match self.awaited(task) {
             Some(lsn) if lsn.get() == LSN_UNDER_WAY => Err(recorder::no_room()),
             durable => Ok(Answer { phase, durable }),

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use qtf_journal::Lsn;
-use qtf_shm::{Phase, TaskId};
+use qtf_shm::{ClientIndex, Phase, TaskId};
 
 /// LIMIT: two groups of 4 MiB in records of at least 64 bytes (a purge) are 131,072; memory is touched only as far as it
 /// is used.
@@ -20,8 +20,8 @@ pub(crate) enum Then {
     Accept,
     /// ENDED -> its final phase, with the notice.
     Settle,
-    /// The task has its final phase already: only the notice is left.
-    Tell(Phase),
+    /// The task has its final phase already: only the notice is left, by the lane of this client too.
+    Tell(Phase, Option<ClientIndex>),
     /// ASSIGNED, a task that runs at most once: the order for this attempt goes out.
     Dispatch(u16),
     /// The task is forgotten: its slot and its files go. Whoever forgot it waits for the record, nobody for this.

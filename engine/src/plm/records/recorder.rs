@@ -30,6 +30,7 @@ use qtf_shm::{
 use super::pending::{Pending, Then, Wait};
 use super::reservation::Reservation;
 use super::room::Room;
+use crate::lanes::client_to_tell;
 use crate::plm::records::whole_task::{WholeTaskBuffer, load, whole_task_of};
 use crate::rejection::{Detail, RejectReason, Rejection};
 use crate::turn::Turn;
@@ -285,7 +286,8 @@ impl Recorder {
             // Without the flag what the journal lacks is the attempt, so that was not sent. With it, it may be the cancellation.
             Some(Then::Dispatch(state.fence()))
         } else {
-            phase.is_final().then_some(Then::Tell(phase))
+            let client = client_to_tell(turn.segment.task(slot));
+            phase.is_final().then_some(Then::Tell(phase, client))
         };
         if let (Some(then), Some(task)) = (then, state.id(slot)) {
             self.pending.push(Wait { lsn, task, then });

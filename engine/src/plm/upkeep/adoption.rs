@@ -125,6 +125,10 @@ impl Plm {
     ) -> Adopted {
         let task = turn.segment.task(slot);
         let state = task.state();
+        if Self::is_unjudged(task, state) {
+            // The command of its submitter, its timer leaf or the sweep has it judged.
+            return Adopted::Nothing;
+        }
         let Some(recorder) = self.recorder_of(task) else {
             return Adopted::Nothing;
         };

@@ -59,6 +59,7 @@ impl Plm {
             Phase::Assigned | Phase::Running => {
                 return self.repair_held(turn, workers, slot, state);
             }
+            Phase::Submitted if Self::is_unjudged(task, state) => self.judge_met(turn, slot, state),
             Phase::Submitted => self.repair_submitted(turn, slot, state),
             Phase::Ended if state.is_judged() => self.repair_judged(turn, slot, state),
             Phase::Ended => self.conclude(turn, workers, slot, state),
@@ -99,12 +100,14 @@ impl Plm {
     /// whether it did.
     fn repair_record(&mut self, turn: &Turn<'_>, slot: SlotIndex) -> bool {
         let task = turn.segment.task(slot);
+        let state = task.state();
         let Some(recorder) = self.recorder_of(task) else {
             return false;
         };
-        let phase = task.state().phase();
+        let phase = state.phase();
         let is_task = phase.is_unfinished() || phase.is_final();
         is_task
+            && !Self::is_unjudged(task, state)
             && !recorder.has_record_of(task)
             && recorder.check_change().is_ok()
             && recorder.note_again(turn, slot).is_some()
