@@ -154,6 +154,15 @@ impl Lanes {
         self.note_ring(attach);
     }
 
+    /// The owner of a lane is to be rung, whether it was told something or not.
+    pub(crate) fn ring(&mut self, attach: AttachIndex) {
+        if self.of(attach).is_some() {
+            self.note_ring(attach);
+        } else if !self.to_ring.contains(&attach) {
+            self.to_ring.push(attach);
+        }
+    }
+
     pub(crate) fn note_ring(&mut self, attach: AttachIndex) {
         if let Some(lane) = self.of(attach)
             && !std::mem::replace(&mut lane.is_to_ring, true)

@@ -6,8 +6,8 @@
 use qtf_shm::histogram::Stage;
 use qtf_shm::segment::Took;
 use qtf_shm::{
-    BlobRef, ClientIndex, Counter, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex, SlotWriter,
-    StateWord, Tally, TaskId, WorkerId, WorkerIndex, WorkerWriter,
+    BlobRef, ClientIndex, Counter, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex,
+    SlotWriter, StateWord, Tally, TaskId, WorkerId, WorkerIndex, WorkerWriter,
 };
 
 use crate::EngineConfig;

@@ -20,6 +20,7 @@
 //! | [`sections`] | pieces of work whose words and counts others leave alone |
 //! | [`gate`] | whether a process may come in |
 //! | [`local_changes`] | how the daemon learns of local workers |
+//! | [`idle_workers`] | which local workers sleep for want of work |
 //! | [`lane`] | what local processes and the core say to each other |
 //! | [`arena`] | payloads and results, in size classes |
 //! | [`tally`] | counts that are added later, many at once |
@@ -41,6 +42,7 @@ pub mod doorbell;
 pub mod gate;
 pub mod hand_over;
 pub mod id;
+pub mod idle_workers;
 pub mod keys;
 pub mod kind_set;
 pub mod kinds;

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
+use qtf_shm::WorkerIndex;
 use qtf_shm::doorbell::{Doorbell, Rings};
+use qtf_shm::idle_workers::IdleWorkers;
 use qtf_shm::lane::{Missed, Ring};
 use qtf_shm::layout::attach::AttachRecord;
 use qtf_shm::model;
@@ -271,6 +273,34 @@ fn an_owner_that_waits_for_room_beside_the_core_that_makes_some_sees_it_or_is_wo
             lane.sleep(has_room);
         }
         core.join().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_goes_to_sleep_beside_a_submission_takes_it_or_is_woken() {
+    loom::model(|| {
+        let lane = Lane::of(0);
+        let index = WorkerIndex::new_checked(3, 8).unwrap();
+        let submitter = thread::spawn({
+            let lane = Arc::clone(&lane);
+            move || {
+                // As a leaf of the task heap.
+                store_load_swap(&lane.task, 1);
+                let idle = IdleWorkers::new(&lane.seen);
+                if idle.bits() != 0 && idle.take(3) {
+                    lane.wake();
+                }
+            }
+        });
+        let idle = IdleWorkers::new(&lane.seen);
+        // ORDERING: as the tree's root.
+        let sees_work = || lane.task.load(Ordering::Acquire) != 0;
+        while !sees_work() {
+            idle.note(index);
+            lane.sleep(sees_work);
+            idle.clear(index);
+        }
+        submitter.join().unwrap();
     });
 }
 

@@ -12,6 +12,7 @@
 //! Tested in `engine/tests/rules/scheduling.rs`.
 
 mod placement;
+mod sleepers;
 
 use qtf_shm::tree::Second;
 use qtf_shm::{
@@ -87,6 +88,7 @@ impl Scheduler {
             }
         }
         workers.put_down(turn.segment);
+        sleepers::ring_sleepers(turn);
         work
     }
 }

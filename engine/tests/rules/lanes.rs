@@ -4,6 +4,10 @@
     clippy::mem_forget,
     reason = "a process that is killed drops nothing; the segment is private and goes with this one"
 )]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the event that it waits for; any other one fails it"
+)]
 
 use qtf_engine::{Effect, Engine, EngineConfig, RejectReason};
 use qtf_shm::lane::{Command, Event as LaneEvent};
@@ -489,7 +493,7 @@ fn owner_stopped_for_an_hour_goes_on_where_it_was() {
 fn lane_of_nonsense_is_left_alone_and_counted_once() {
     let (mut world, process) = ground();
     let second = attach(&world, "second");
-    let mad = process.open_lane().expect("the first time");
+    let _mad = process.open_lane().expect("the first time");
     let sane = Client::of(&mut world, &second);
     scribble(&world, &process);
     for number in 2..20 {
@@ -503,8 +507,8 @@ fn lane_of_nonsense_is_left_alone_and_counted_once() {
         .lane_info(process.index())
         .expect("it is there");
     assert!(!info.makes_sense());
-    drop(mad);
-    world.verify();
+    let findings = world.segment().verify().findings;
+    assert_eq!(findings.len(), 1, "the lane, and no task: {findings:?}");
 }
 
 /// Another process writes to the count of commands.
@@ -598,6 +602,40 @@ fn local_worker_is_told_to_stop_an_attempt_by_its_lane() {
     taken.finish(stopped, b"").expect("it is ours");
     world.settle();
     assert_eq!(world.phase(task), Phase::Cancelled);
+}
+
+#[test]
+fn sleeping_local_worker_is_rung_for_a_task_that_no_remote_one_gets_and_a_stopped_one_keeps_nothing()
+ {
+    let (mut world, process) = ground();
+    let lane = process.open_lane().expect("the first time");
+    let worker = process
+        .join_as_worker(&LocalWorkerSpec {
+            name: "local",
+            host: "here",
+            kinds: KindSet::ALL,
+            capacity: 1,
+            losses_max: 3,
+        })
+        .expect("a slot is free");
+    world.settle();
+    let _stood = lane.take_missed();
+    while world.engine.pop_lane_to_ring().is_some() {}
+    let segment = std::sync::Arc::clone(world.engine.segment());
+    let (mut first, mut rung) = (None, Vec::new());
+    // What happens while it sleeps, or believes to.
+    worker.sleep_beside(&lane.events, || {
+        first = Some(world.submit("exec"));
+        world.cycle();
+        rung.extend(std::iter::from_fn(|| world.engine.pop_lane_to_ring()));
+        assert!(segment.ring_lane(process.index()), "it sleeps");
+    });
+    assert_eq!(rung, [process.index()]);
+    // It is stopped before it takes the task: another one gets it.
+    let remote = world.worker(1, &["exec"]);
+    let (to, task, _) = world.dispatch();
+    assert_eq!((to, Some(task)), (remote, first));
+    assert!(worker.take().is_none());
 }
 
 #[test]

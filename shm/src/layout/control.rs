@@ -20,6 +20,7 @@
 //!    512  sleeping         daemon and local processes: the doorbell, a futex, see `doorbell.rs`
 //!    520  keys_used        PLM: 1 = an idempotency key was put in at some time
 //!    528  reserved[0]      local processes: count of changes of local workers, see `segment/signals.rs`
+//!    536  reserved[1]      local processes, daemon: local workers that sleep for want of work, see `idle_workers.rs`
 //!    640  reserved[14..21] a start that is alone: the mark of a move of the origin, see `segment/rebase.rs`
 //!   1024 reserved[62..186] daemon: where the history of attempts and tombstones lie, see `segment/history.rs`
 //!   2016 reserved[186]    daemon: where the next tombstone goes, see `segment/tombstones.rs`

@@ -301,7 +301,11 @@ impl ClaimedTask<'_> {
             // Another process's PLM judges it, or journals it: it looks where something is due.
             segment.index_timer(self.slot, to, 0);
         }
-        segment.ring();
+        if to.phase() == Phase::Ready {
+            segment.ring_for(self.slot);
+        } else {
+            segment.ring();
+        }
         Ok(self.id)
     }
 }

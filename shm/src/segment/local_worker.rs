@@ -29,7 +29,7 @@ use crate::worker::{WorkerEvent, WorkerFields, WorkerState, WorkerWriter};
 /// LIMIT: heads of the queue that others took first, in one take.
 const TAKES_TRIED_MAX: u32 = 64;
 /// LIMIT: entries behind a head that this worker cannot run which one take looks at.
-const LOOKED_BEYOND_MAX: usize = 64;
+pub(super) const LOOKED_BEYOND_MAX: usize = 64;
 /// LIMIT: flags set on one task while it ends, or changes of a worker's word by the daemon.
 pub(super) const APPLY_TRIES_MAX: u32 = 64;
 
@@ -257,21 +257,10 @@ impl LocalWorker<'_> {
             segment.counters().add(Counter::LeafStale, 1);
             return Head::Gone;
         }
-        let can_run = task.kind().is_some_and(|kind| self.kinds.contains(kind));
-        // Its attempt would have to be in the journal before it begins, or a cold start would run it again: the daemon's.
-        let is_the_daemons = task
-            .options()
-            .has(TaskOptions::AT_MOST_ONCE.with(TaskOptions::JOURNAL));
-        // Whoever cancelled it was answered; the daemon ends it.
-        let is_cancelled = state.has_flag(FLAG_CANCEL);
-        if !can_run || is_the_daemons || is_cancelled || segment.is_spent(slot, self.losses_max) {
+        if !self.may_take(slot, state, key) {
             return Head::NotOurs;
         }
         let event = Event::Assign { worker: self.index };
-        if state.after(event).is_err() {
-            // Its fence is used up: the daemon buries it.
-            return Head::NotOurs;
-        }
         match segment.apply(slot, state, event) {
             Ok(assigned) => {
                 segment.unindex_ready_key(slot, key);
@@ -285,6 +274,28 @@ impl LocalWorker<'_> {
             }
             Err(_) => Head::Gone,
         }
+    }
+
+    /// The task in a slot, which has this key, is ready and one that this worker can run, and may.
+    pub(super) fn may_take(&self, slot: SlotIndex, state: StateWord, key: Key) -> bool {
+        let segment = self.segment();
+        let task = segment.task(slot);
+        let can_run = task.kind().is_some_and(|kind| self.kinds.contains(kind));
+        // Its attempt would have to be in the journal before it begins, or a cold start would run it again: the daemon's.
+        let is_the_daemons = task
+            .options()
+            .has(TaskOptions::AT_MOST_ONCE.with(TaskOptions::JOURNAL));
+        // Whoever cancelled it was answered; the daemon ends it.
+        let is_cancelled = state.has_flag(FLAG_CANCEL);
+        // One whose fence is used up the daemon buries.
+        let has_attempts = state.after(Event::Assign { worker: self.index }).is_ok();
+        state.phase() == Phase::Ready
+            && task.key_of(state) == key
+            && can_run
+            && has_attempts
+            && !is_the_daemons
+            && !is_cancelled
+            && !segment.is_spent(slot, self.losses_max)
     }
 
     /// Changes the worker's word; a change that the table refuses (a full or lost worker) is left out.

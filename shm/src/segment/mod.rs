@@ -11,6 +11,7 @@
 //! | `attachment`, `local_worker`, `taken` | how a local process writes to one: its record, its submissions, the tasks it takes |
 //! | `completion`, `own_hand_over` | what a local worker hands over beside the slots, in its lane; the lane as it uses it |
 //! | `lanes`, `own_lane` | the lanes of attach records: as the core uses them, as their owners do |
+//! | `sleepers` | local workers that sleep for want of work |
 //! | `signals` | what local processes and the daemon let each other know without a call |
 //! | `judge`, `process`, `lock_file`, `pidfd` | who is attached, and who of them lives |
 //! | `header`, `parts` | its front, its regions |
@@ -72,6 +73,7 @@ mod repairer;
 mod restore;
 mod sanity;
 mod signals;
+mod sleepers;
 mod spec;
 mod stages;
 mod survey;

@@ -151,6 +151,9 @@ impl<'w> Taken<'w> {
         // The PLM looks where something is due.
         segment.index_timer(self.slot, ended, 0);
         segment.ring();
+        if ended.phase() == Phase::Done {
+            segment.ring_client_of(self.slot);
+        }
         Ok(ended.phase())
     }
 

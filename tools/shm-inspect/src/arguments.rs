@@ -68,6 +68,8 @@ pub(crate) enum Command {
     },
     /// Prints the task-worker mapping: who owns which attempt
     Assignments,
+    /// Prints what local processes and the daemon have said to each other through lanes, and what waits there
+    Lanes,
     /// Checks all invariants; ends with 1 if one is broken
     Verify,
     /// Says how long the steps of tasks took, with percentiles

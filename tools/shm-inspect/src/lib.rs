@@ -25,6 +25,7 @@ use commands::assignments::AssignmentsReport;
 use commands::heap::HeapReport;
 use commands::hist::HistReport;
 use commands::info::InfoReport;
+use commands::lanes::LanesReport;
 use commands::layout::LayoutReport;
 use commands::list::ListReport;
 use commands::task::TaskReport;
@@ -93,6 +94,7 @@ fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Option<Code>, Failu
             report::print(&WorkerReport::new(&inspected, *worker)?, json, out)
         }
         Command::Assignments => report::print(&AssignmentsReport::new(&inspected, None), json, out),
+        Command::Lanes => report::print(&LanesReport::new(&inspected), json, out),
         Command::Verify => report::print(&VerifyReport::new(&inspected), json, out),
         Command::Hist { stage, log } => {
             let report = HistReport::new(&inspected, *stage, log.as_deref())?;

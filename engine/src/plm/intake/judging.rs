@@ -14,8 +14,8 @@ use qtf_shm::{
 };
 
 use super::accepting::accept;
-use super::keys::NamedTask;
 use crate::clients::arena_bytes;
+use crate::plm::keys::entries::NamedTask;
 use crate::plm::records::recorder;
 use crate::plm::{Accepted, Plm};
 use crate::rejection::Rejection;
@@ -86,7 +86,9 @@ impl Plm {
         state: StateWord,
         id: TaskId,
     ) -> Result<Accepted, Rejection> {
-        self.check_open()?;
+        if let Some(recorder) = &self.recorder {
+            recorder.check_open()?;
+        }
         let task = turn.segment.task(slot);
         let side = task
             .side_unit()
@@ -169,13 +171,6 @@ impl Plm {
                 turn.segment.counters().add(Counter::RefusedOther, 1);
                 true
             }
-        }
-    }
-
-    fn check_open(&self) -> Result<(), Rejection> {
-        match &self.recorder {
-            Some(recorder) => recorder.check_open(),
-            None => Ok(()),
         }
     }
 }

@@ -9,9 +9,9 @@
 //! | `reservation.rs` | ids, reserved ahead of need |
 //! | `whole_task.rs` | a task as one record |
 //!
-//! Door: from outside of the PLM `find`, [`recorder::Recorder`] itself, and a whole task for snapshots; from the parts above the
+//! Door: from outside of the PLM `find`, `answer`, `durable_lsn`, [`recorder::Recorder`] itself, and a whole task for snapshots; from the parts above the
 //! recorder where there is a journal, and the steps of `marks.rs`: `check_change`, `check_letting_go`, `mark`, `unmark`, `note`,
-//! `recorder_of`, `is_journalled`, `is_gone_for_good`, `awaited`, `awaited_just_now`, `answer`, `count_handed_back`.
+//! `recorder_of`, `is_journalled`, `is_gone_for_good`, `durable_lsn`, `awaited`, `awaited_just_now`, `answer`, `count_handed_back`.
 //! State: the recorder, [`Plm::recorder`](super::Plm), with all that waits for it.
 
 mod marks;

@@ -7,6 +7,7 @@ use super::{segment_in, spec_in};
 use crate::id::{AttachIndex, TaskId};
 use crate::lane::{Command, Event};
 use crate::layout::attach::AttachRole;
+use crate::segment::verify::Rule;
 use crate::segment::{Attachment, AttachmentSpec, CoreLane, Segment};
 use crate::sync::kill::{Killed, killed_after};
 use crate::sync::{AtomicU64, Ordering};
@@ -377,6 +378,26 @@ fn counts_that_a_mad_peer_has_written_are_told_and_both_sides_go_on_when_they_ma
         assert_eq!(lane.next(), Some(ended(3)));
         assert!(!lane.take_missed());
     }
+}
+
+#[test]
+fn lane_of_nonsense_is_reported_as_that_and_as_damage_of_nothing_else() {
+    let ground = Ground::new();
+    let client = ground.open();
+    let _lane = client.open_lane().unwrap();
+    assert!(!ground.segment.verify().broken());
+    ground.segment.scribble_on_lane(client.index(), 1 << 50);
+    let findings = ground.segment.verify().findings;
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].rule, Rule::Lane);
+    assert_eq!(
+        findings[0].subject,
+        format!("lane {}", client.index().get())
+    );
+    assert!(
+        findings[0].text.contains("no task is damaged"),
+        "{findings:?}"
+    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod rebase;
 mod rebuild;
 mod repair;
 mod restore;
+mod sleepers;
 mod torture;
 mod unused;
 mod upgrade;

@@ -238,6 +238,7 @@ fn verify_and_rebuild_of_noise_never_panic_and_rebuild_leaves_consistent_caches(
                         | Rule::Chunk
                         | Rule::Key
                         | Rule::Kind
+                        | Rule::Lane
                         | Rule::Unused
                 ),
                 "{rule:?}"

@@ -8,6 +8,7 @@
 //! | `counts` | running counts of workers, counts of clients and gauges of phases equal a recount |
 //! | `kinds` | each kind is named once and as it can be, and what tasks and workers refer to is there |
 //! | `history` | what is kept of attempts is of attempts that can have been |
+//! | `lanes` | the counts of the rings of open lanes can be |
 //! | `unused` | regions that nothing uses yet are zero |
 //! | `keys` | each idempotency key is found where it lies, and stands for a task that was accepted |
 //!
@@ -22,6 +23,7 @@ mod counts;
 mod history;
 mod keys;
 mod kinds;
+mod lanes;
 mod slots;
 mod trees;
 mod unused;
@@ -84,6 +86,8 @@ pub enum Rule {
     Kind,
     /// What is kept of an attempt is of one that can have been.
     History,
+    /// The counts of an open lane can be.
+    Lane,
     /// A region that nothing uses in this version is zero.
     Unused,
 }
@@ -111,6 +115,7 @@ impl Rule {
             Self::Key => "key",
             Self::Kind => "kind",
             Self::History => "history",
+            Self::Lane => "lane",
             Self::Unused => "unused",
             Self::ClientCount => "client_count",
         }
@@ -200,6 +205,7 @@ impl Pass {
         keys::check(view, &mut pass);
         history::check(view, &mut pass);
         kinds::check(view, &mut pass);
+        lanes::check(view, &mut pass);
         unused::check(view, &mut pass);
         pass
     }

@@ -4,6 +4,7 @@ pub(crate) mod assignments;
 pub(crate) mod heap;
 pub(crate) mod hist;
 pub(crate) mod info;
+pub(crate) mod lanes;
 pub(crate) mod layout;
 pub(crate) mod list;
 pub(crate) mod snapshot;

@@ -9,7 +9,9 @@ mod fixture;
 mod hist;
 
 use fixture::{Filled, inspect, inspect_image, json};
-use qtf_shm::Event;
+use qtf_shm::lane::{Command, Event as LaneEvent};
+use qtf_shm::layout::attach::AttachRole;
+use qtf_shm::{Attachment, AttachmentSpec, Event};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -228,7 +230,7 @@ fn layout_covers_the_segment() {
 fn text_for_people_names_the_same_things_and_no_byte_of_others_moves_the_cursor() {
     let filled = Filled::new();
     let task = filled.ready[0].to_string();
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 10] = [
         &["list"],
         &["info"],
         &["layout"],
@@ -238,6 +240,7 @@ fn text_for_people_names_the_same_things_and_no_byte_of_others_moves_the_cursor(
         &["task", &task],
         &["worker", "w2"],
         &["assignments"],
+        &["lanes"],
     ];
     for command in commands {
         let output = filled.inspect(command);
@@ -251,6 +254,38 @@ fn text_for_people_names_the_same_things_and_no_byte_of_others_moves_the_cursor(
     }
     let heap = String::from_utf8(filled.inspect(&["heap", "task"]).stdout).unwrap();
     assert!(heap.contains(&task));
+}
+
+#[test]
+fn lanes_show_what_waits_and_what_was_missed() {
+    let filled = Filled::new();
+    assert_eq!(filled.json(&["lanes"])["lanes"], serde_json::json!([]));
+    let spec = AttachmentSpec::new(AttachRole::Client, "teller", filled.dir.path());
+    let process = Attachment::open_id(filled.segment.shm_id().unwrap(), &spec).unwrap();
+    assert_eq!(filled.json(&["lanes"])["lanes"][0]["owner"], "closed");
+    let lane = process.open_lane().unwrap();
+    lane.put(1, Command::Hello).unwrap();
+    let right = filled.segment.plm_right().unwrap();
+    let core = filled.segment.lane(right, process.index()).unwrap();
+    for _ in 0..65 {
+        core.tell(LaneEvent::Lost);
+    }
+    let shown = &filled.json(&["lanes"])["lanes"][0];
+    assert_eq!(shown["name"], "teller");
+    assert_eq!(
+        shown["commands"],
+        serde_json::json!({"put": 1, "taken": 0, "size": 32})
+    );
+    assert_eq!(
+        shown["events"],
+        serde_json::json!({"put": 64, "taken": 0, "size": 64})
+    );
+    assert_eq!(
+        (&shown["missed"], &shown["has_missed"], &shown["owner"]),
+        (&1.into(), &true.into(), &"awake".into())
+    );
+    let text = String::from_utf8(filled.inspect(&["lanes"]).stdout).unwrap();
+    assert!(text.contains("1, not seen"), "{text}");
 }
 
 #[test]
