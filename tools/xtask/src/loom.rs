@@ -11,6 +11,7 @@
 //! mutant, because cargo tells such builds apart by that path.
 
 use crate::cargo::{self, Run, Tally};
+use crate::verdict;
 use anyhow::{Context, bail};
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
@@ -88,11 +89,7 @@ fn run_mutant(root: &Path, mutant: &Mutant) -> anyhow::Result<bool> {
     let output = command
         .output()
         .with_context(|| format!("cannot start {}", cargo::show(&command)))?;
-    let survived = output.status.success();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    if errors.contains("could not compile") {
-        bail!("mutant {} does not compile:\n{errors}", mutant.name);
-    }
+    let survived = verdict::survived(&mutant.name, &output)?;
     let verdict = if survived { "SURVIVED" } else { "caught" };
     let seconds = started.elapsed().as_secs();
     println!(

@@ -20,6 +20,7 @@ mod soak;
 mod steps;
 mod tidy;
 mod totals;
+mod verdict;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;

@@ -6,6 +6,7 @@
 
 use crate::cargo::{self, Run, Tally};
 use crate::loom;
+use crate::verdict;
 use anyhow::{Context, bail};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -122,11 +123,7 @@ fn run_mutant(root: &Path, mutant: &str) -> anyhow::Result<bool> {
     let output = command
         .output()
         .with_context(|| format!("cannot start {}", cargo::show(&command)))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    if errors.contains("could not compile") {
-        bail!("mutant {mutant} does not compile:\n{errors}");
-    }
-    let survived = output.status.success();
+    let survived = verdict::survived(mutant, &output)?;
     let verdict = if survived { "SURVIVED" } else { "caught" };
     let text = String::from_utf8_lossy(&output.stdout);
     println!(
