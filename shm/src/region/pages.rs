@@ -184,8 +184,9 @@ mod tests {
         let _ = advise(words, true);
         match collapse(extent(words, 0).unwrap()) {
             Ok(()) => {
-                assert_eq!(sizes(words).unwrap().huge_bytes, HUGE_BYTES as u64);
-                assert_eq!(resident_bytes(words), HUGE_BYTES as u64 + 4096);
+                // More where the kernel's own thread has come by.
+                assert!(sizes(words).unwrap().huge_bytes >= HUGE_BYTES as u64);
+                assert!(resident_bytes(words) >= HUGE_BYTES as u64 + 4096);
             }
             // There may be no such page just now.
             Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {}
@@ -211,7 +212,7 @@ mod tests {
         let collapsed = collapse(extent(words, 0).unwrap());
         let huge_bytes = sizes(words).unwrap().huge_bytes;
         match collapsed {
-            Ok(()) => assert_eq!(huge_bytes, HUGE_BYTES as u64),
+            Ok(()) => assert!(huge_bytes >= HUGE_BYTES as u64, "{huge_bytes}"),
             Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {}
             Err(error) => {
                 assert_eq!(huge_bytes, 0);
