@@ -247,6 +247,7 @@ impl Worker {
     ///
     /// # Errors
     /// As [`Worker::join`].
+    #[expect(clippy::print_stderr, reason = "a bench says why it cannot go on")]
     pub async fn sleeping(
         channel: Channel,
         (capacity, credits): (u32, u32),
@@ -286,7 +287,15 @@ impl Worker {
             .await?;
         let orders = call.into_inner();
         let beat = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(10)));
-        let pump = tokio::spawn(pump((reports, notices), (grants, orders), (beat, each)));
+        let pump = pump((reports, notices), (grants, orders), (beat, each));
+        let pump = tokio::spawn(async move {
+            let ended = pump.await;
+            if let Err(error) = &ended {
+                // Its tasks do not end any more: whoever waits for them shall read why.
+                eprintln!("a worker of the bench has ended: {error}");
+            }
+            ended
+        });
         Ok(Self { pump })
     }
 }
@@ -345,20 +354,19 @@ async fn report(
     grants: &mpsc::Sender<v1::DispatchRequest>,
     results: Vec<v1::TaskResult>,
 ) -> Result<(), Failure> {
-    if results.is_empty() {
-        return Ok(());
+    for results in results.chunks(BATCH_MAX) {
+        let report = v1::WorkerReport {
+            results: results.to_vec(),
+            ..v1::WorkerReport::default()
+        };
+        reports.send(report).await?;
+        let grant = v1::DispatchRequest {
+            credits: u32::try_from(results.len())?,
+            ..v1::DispatchRequest::default()
+        };
+        grants.send(grant).await?;
     }
-    let credits = u32::try_from(results.len())?;
-    let report = v1::WorkerReport {
-        results,
-        ..v1::WorkerReport::default()
-    };
-    reports.send(report).await?;
-    let grant = v1::DispatchRequest {
-        credits,
-        ..v1::DispatchRequest::default()
-    };
-    Ok(grants.send(grant).await?)
+    Ok(())
 }
 
 fn ended(assignment: &v1::Assignment) -> v1::TaskResult {
