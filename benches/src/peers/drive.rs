@@ -33,6 +33,8 @@ pub(crate) trait ClientWords {
     fn hello(&mut self, submissions: &mut Vec<u8>, ends: &mut Vec<u8>);
     /// Submits a task.
     fn submit(&mut self, payload: &[u8; PAYLOAD_BYTES], out: &mut Vec<u8>);
+    /// So many were submitted as go together: what is not said yet is said now.
+    fn submitted(&mut self, _out: &mut Vec<u8>) {}
     /// Reads one thing from the connection of ends: how many bytes it had, 0 if it is not all there. Results go to `ended`, what is to be
     /// said because of them to `out`.
     fn hear(
@@ -155,8 +157,9 @@ pub(crate) fn work(peer: &str, port: u16) -> Result<(), Failure> {
     match peer {
         "beanstalkd" => serve(port, beanstalkd::Worker),
         "gearmand" => serve(port, gearmand::Worker::new()),
-        "redis list" => serve(port, redis::ListWorker),
-        "redis stream" => serve(port, redis::StreamWorker),
+        "redis list" | "redis list, synced" => serve(port, redis::ListWorker),
+        "redis stream" | "redis stream, synced" => serve(port, redis::StreamWorker),
+        "redis sorted set" => serve(port, redis::SortedWorker),
         "nats" => serve(port, nats::Worker::default()),
         other => Err(format!("no peer {other}").into()),
     }
@@ -216,6 +219,28 @@ impl Drop for WorkerProcess {
     }
 }
 
+/// What a run is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amount {
+    /// Tasks that count.
+    pub(crate) count: u64,
+    /// Under way at the same time.
+    pub(crate) in_flight: u64,
+    /// Waiting beside those all the time: the worker begins when they are there.
+    pub(crate) backlog: u64,
+}
+
+impl Amount {
+    /// Without a backlog.
+    pub(crate) const fn of((count, in_flight): (u64, u64)) -> Self {
+        Self {
+            count,
+            in_flight,
+            backlog: 0,
+        }
+    }
+}
+
 /// What a run of a peer took.
 #[derive(Clone, Debug)]
 pub(crate) struct Taken {
@@ -231,9 +256,12 @@ pub(crate) struct Taken {
 pub(crate) fn measure<W: ClientWords>(
     server: &Server,
     (peer, mut words): (&str, W),
-    (count, in_flight): (u64, u64),
+    amount: Amount,
 ) -> Result<Taken, Failure> {
-    let _worker = WorkerProcess::start(peer, server.port)?;
+    let Amount { count, backlog, .. } = amount;
+    let level = backlog + amount.in_flight;
+    let start = || WorkerProcess::start(peer, server.port);
+    let mut worker = (backlog == 0).then(start).transpose()?;
     let submissions = Link::open(server.port)?;
     submissions.stream.set_read_timeout(Some(SILENCE_MAX))?;
     let mut ends = None;
@@ -259,9 +287,13 @@ pub(crate) fn measure<W: ClientWords>(
         under_way: HashMap::new(),
     };
     client.say()?;
-    client.run(count / 10, in_flight)?;
+    client.submit(backlog)?;
+    if worker.is_none() {
+        worker = Some(start()?);
+    }
+    client.run(count / 10, level)?;
     let (before, began) = (server.processor_time()?, Instant::now());
-    let times = client.run(count, in_flight)?;
+    let times = client.run(count, level)?;
     let taken = Taken {
         times,
         time: began.elapsed(),
@@ -271,6 +303,7 @@ pub(crate) fn measure<W: ClientWords>(
         .submissions
         .stream
         .shutdown(std::net::Shutdown::Both)?;
+    drop(worker);
     Ok(taken)
 }
 
@@ -293,24 +326,31 @@ impl<W: ClientWords> ClientOf<W> {
         }
     }
 
-    fn run(&mut self, count: u64, in_flight: u64) -> Result<Histogram<u64>, Failure> {
+    fn submit(&mut self, mut count: u64) -> Result<(), Failure> {
+        while count > 0 {
+            let batch = count.min(BATCH_MAX);
+            count -= batch;
+            let now = Instant::now();
+            for _ in 0..batch {
+                self.words.submit(&payload(self.next), &mut self.out);
+                self.under_way.insert(self.next, now);
+                self.next += 1;
+            }
+            self.words.submitted(&mut self.out);
+            self.say()?;
+        }
+        Ok(())
+    }
+
+    /// Keeps `level` tasks under way until so many have ended; without a backlog those are the ones that it has submitted.
+    fn run(&mut self, count: u64, level: u64) -> Result<Histogram<u64>, Failure> {
         let mut times = histogram();
         let (mut sent, mut ended) = (0, Vec::new());
         while times.len() < count {
-            let room = in_flight.saturating_sub(self.under_way.len() as u64);
-            let mut room = room.min(count - sent);
+            let room = level.saturating_sub(self.under_way.len() as u64);
+            let room = room.min(count - sent);
             sent += room;
-            while room > 0 {
-                let batch = room.min(BATCH_MAX);
-                room -= batch;
-                let now = Instant::now();
-                for _ in 0..batch {
-                    self.words.submit(&payload(self.next), &mut self.out);
-                    self.under_way.insert(self.next, now);
-                    self.next += 1;
-                }
-                self.say()?;
-            }
+            self.submit(room)?;
             let link = self.ends.as_mut().unwrap_or(&mut self.submissions);
             link.more()?;
             let now = Instant::now();

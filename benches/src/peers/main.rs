@@ -11,20 +11,25 @@
 //! | file | what |
 //! |---|---|
 //! | `contest` | who takes part in which work, rounds in turns |
-//! | `own` | `qtf bench` |
+//! | `own`, `engine` | `qtf bench`, `bench-engine` |
+//! | `peer` | who the peers are, and how they are started |
 //! | `drive` | client and worker of any peer |
 //! | `beanstalkd`, `gearmand`, `redis`, `nats` | what they say |
 //! | `server` | a peer's process |
 //! | `programs` | the work of many short programs: `qtf map`, xargs, GNU parallel, HyperQueue, bare starts |
 //! | `table` | medians and ratios |
+//! | `goals` | what is meant to be reached, and what was |
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 mod beanstalkd;
 mod contest;
 mod drive;
+mod engine;
 mod gearmand;
+mod goals;
 mod nats;
 mod own;
+mod peer;
 mod programs;
 mod redis;
 mod server;
@@ -43,12 +48,18 @@ struct Arguments {
     /// Tasks of each run with one in flight
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(10..))]
     alone: u64,
-    /// Tasks of each run with 4096 in flight
+    /// Tasks of each run with many in flight
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(10..))]
     many: u64,
     /// Programs of each run of short programs
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..))]
     programs: u64,
+    /// Tasks that wait where a million are meant to
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..))]
+    waiting: u64,
+    /// A folder with `qtf` and `bench-engine` of an earlier build, which takes part, too
+    #[arg(long, value_name = "FOLDER")]
+    earlier: Option<std::path::PathBuf>,
     /// Only these works
     #[arg(long, value_delimiter = ',', value_enum)]
     work: Vec<contest::Work>,
@@ -67,6 +78,8 @@ fn main() -> Result<(), Failure> {
         alone: arguments.alone,
         many: arguments.many,
         programs: arguments.programs,
+        waiting: arguments.waiting,
+        earlier: arguments.earlier,
     };
-    contest::run(&arguments.work, amounts, arguments.rounds)
+    contest::run(&arguments.work, &amounts, arguments.rounds)
 }

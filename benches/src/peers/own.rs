@@ -1,20 +1,23 @@
-//! `qtf bench`, as it is, from beside this program.
+//! `qtf bench`, as it is, from beside this program or from another folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qtf_benches::Failure;
 
 use super::table::Figures;
 
-/// `qtf` of the same build.
-pub(crate) fn program() -> Result<PathBuf, Failure> {
-    let program = std::env::current_exe()?.with_file_name("qtf");
+/// A program of the same build, or of the one in a folder.
+pub(crate) fn program(name: &str, folder: Option<&Path>) -> Result<PathBuf, Failure> {
+    let program = match folder {
+        Some(folder) => folder.join(name),
+        None => std::env::current_exe()?.with_file_name(name),
+    };
     if program.exists() {
         Ok(program)
     } else {
         Err(format!(
-            "{} is not there: build qtf with the same profile",
+            "{} is not there: build it with the same profile",
             program.display()
         )
         .into())
@@ -22,8 +25,8 @@ pub(crate) fn program() -> Result<PathBuf, Failure> {
 }
 
 /// Runs it with the sizes of the peers' tasks.
-pub(crate) fn measure(words: &[&str]) -> Result<Figures, Failure> {
-    let done = Command::new(program()?)
+pub(crate) fn measure(program: &Path, words: &[String]) -> Result<Figures, Failure> {
+    let done = Command::new(program)
         .args(["bench", "--json", "--payload=64", "--result=16"])
         .args(words)
         .env_remove("QTF_ADDR")

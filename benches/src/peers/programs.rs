@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use qtf_benches::Failure;
 
+use super::goals::{BARE_PROGRAMS, OWN};
 use super::own;
 use super::server::installed;
 
@@ -74,8 +75,8 @@ impl Runner {
 
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Qtf => "Quantum Taskflow",
-            Self::Bare => "start and wait, nothing between",
+            Self::Qtf => OWN,
+            Self::Bare => BARE_PROGRAMS,
             Self::Xargs(_) => "xargs",
             Self::Parallel(_) => "GNU parallel",
             Self::HyperQueue(_) => "HyperQueue",
@@ -100,7 +101,7 @@ impl Runner {
         match self {
             Self::Bare => bare(count)?,
             Self::Qtf => {
-                let mut command = Command::new(own::program()?);
+                let mut command = Command::new(own::program("qtf", None)?);
                 command.args(["map", "-q", "--no-progress", "-j", "2", "/bin/true"]);
                 fed(command.env_remove("QTF_ADDR"), count)?;
             }

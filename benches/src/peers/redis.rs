@@ -1,6 +1,7 @@
-//! What is said to redis: tasks in a list or a stream, results in a list; both take up to 128 at a time.
+//! What is said to redis: tasks in a list, a stream or a sorted set, results in a list; all take up to 128 at a time.
 //!
-//! From the list a task is gone when it was taken; in the stream it stays until it is acknowledged.
+//! From list and set a task is gone when it was taken; in the stream it stays until it is acknowledged. The set is in the order of
+//! priorities, by chance from 0 to 255, and among equal ones in that of submission.
 
 use qtf_benches::Failure;
 
@@ -14,10 +15,23 @@ pub(crate) struct Client {
     pub(crate) stream: bool,
 }
 
+/// Tasks go into a sorted set; those that are submitted together in one command.
+#[derive(Default)]
+pub(crate) struct SortedClient {
+    scores: Vec<String>,
+    payloads: Vec<[u8; PAYLOAD_BYTES]>,
+    submitted: u64,
+}
+
+/// Scores are exact below 2^53: 8 bits of priority above so many of the order of submission.
+const ORDER_BITS: u32 = 44;
+
 pub(crate) struct ListWorker;
+pub(crate) struct SortedWorker;
 pub(crate) struct StreamWorker;
 
 const TAKE_TASKS: &[&[u8]] = &[b"BLMPOP", b"0", b"1", b"tasks", b"RIGHT", b"COUNT", b"128"];
+const TAKE_BEST: &[&[u8]] = &[b"BZMPOP", b"0", b"1", b"tasks", b"MIN", b"COUNT", b"128"];
 const TAKE_RESULTS: &[&[u8]] = &[
     b"BLMPOP", b"0", b"1", b"results", b"RIGHT", b"COUNT", b"128",
 ];
@@ -99,15 +113,53 @@ impl ClientWords for Client {
         ended: &mut Vec<u64>,
         out: &mut Vec<u8>,
     ) -> Result<usize, Failure> {
-        let Some((count, strings)) = reply(bytes)? else {
-            return Ok(0);
-        };
-        // The first is the name of the list.
-        for result in strings.iter().skip(1) {
-            ended.push(number_of(result)?);
+        hear_results(bytes, ended, out)
+    }
+}
+
+fn hear_results(bytes: &[u8], ended: &mut Vec<u64>, out: &mut Vec<u8>) -> Result<usize, Failure> {
+    let Some((count, strings)) = reply(bytes)? else {
+        return Ok(0);
+    };
+    // The first is the name of the list.
+    for result in strings.iter().skip(1) {
+        ended.push(number_of(result)?);
+    }
+    command(TAKE_RESULTS, out);
+    Ok(count)
+}
+
+impl ClientWords for SortedClient {
+    const TWO_CONNECTIONS: bool = true;
+
+    fn hello(&mut self, _submissions: &mut Vec<u8>, ends: &mut Vec<u8>) {
+        command(TAKE_RESULTS, ends);
+    }
+
+    fn submit(&mut self, payload: &[u8; PAYLOAD_BYTES], _out: &mut Vec<u8>) {
+        let behind = u64::from(fastrand::u8(..)) << ORDER_BITS;
+        self.scores.push((behind | self.submitted).to_string());
+        self.payloads.push(*payload);
+        self.submitted += 1;
+    }
+
+    fn submitted(&mut self, out: &mut Vec<u8>) {
+        let mut words: Vec<&[u8]> = vec![b"ZADD", b"tasks"];
+        for (score, payload) in self.scores.iter().zip(&self.payloads) {
+            words.extend([score.as_bytes(), payload]);
         }
-        command(TAKE_RESULTS, out);
-        Ok(count)
+        command(&words, out);
+        self.scores.clear();
+        self.payloads.clear();
+    }
+
+    fn hear(
+        &mut self,
+        bytes: &[u8],
+        ended: &mut Vec<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Failure> {
+        hear_results(bytes, ended, out)
     }
 }
 
@@ -133,6 +185,25 @@ impl WorkerWords for ListWorker {
         if !strings.is_empty() {
             push_results(&strings[1..], out)?;
             command(TAKE_TASKS, out);
+        }
+        Ok(count)
+    }
+}
+
+impl WorkerWords for SortedWorker {
+    fn hello(&mut self, out: &mut Vec<u8>) {
+        command(TAKE_BEST, out);
+    }
+
+    fn hear(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Failure> {
+        let Some((count, strings)) = reply(bytes)? else {
+            return Ok(0);
+        };
+        if !strings.is_empty() {
+            // The name of the set, then of each task its payload and its score.
+            let payloads: Vec<&[u8]> = strings[1..].chunks_exact(2).map(|task| task[0]).collect();
+            push_results(&payloads, out)?;
+            command(TAKE_BEST, out);
         }
         Ok(count)
     }

@@ -47,7 +47,14 @@ pub(crate) fn lines(rows: &[Row], compared: Compared) -> Vec<String> {
     for row in rows {
         let of = |figure: fn(&Figures) -> Option<f64>| median(row.rounds.iter().filter_map(figure));
         let shown = |value: Option<f64>, digits: usize| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+            value.map_or_else(
+                || "-".to_owned(),
+                |value| {
+                    // Below a microsecond each nanosecond counts.
+                    let digits = if value < 1.0 { 3 } else { digits };
+                    format!("{value:.digits$}")
+                },
+            )
         };
         let ratios = rows.first().map(|own| {
             let pairs = own.rounds.iter().zip(&row.rounds);
@@ -60,7 +67,9 @@ pub(crate) fn lines(rows: &[Row], compared: Compared) -> Vec<String> {
             shown(of(|figures| figures.p50_us), 1),
             shown(of(|figures| figures.p99_us), 1),
             shown(of(|figures| figures.processor_us), 2),
-            shown(ratios.flatten(), 2),
+            ratios
+                .flatten()
+                .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
             row.command
         ));
     }
