@@ -31,7 +31,10 @@ const LOOK_AHEAD_FROM: u32 = 1 << 16;
 
 /// The scheduler keeps nothing between cycles: what it needs is in the segment.
 #[derive(Debug, Default)]
-pub(crate) struct Scheduler {}
+pub(crate) struct Scheduler {
+    /// Where the second-best task lay while the best one was placed.
+    second: Option<Second>,
+}
 
 /// What became of the head of the task heap.
 enum Step {
@@ -58,21 +61,23 @@ impl Scheduler {
     ) -> WorkCount {
         let mut work = WorkCount::NONE;
         let mut steps_left = STEPS_PER_CYCLE_MAX;
-        let mut second = None;
+        if !cfg!(qtf_mutant = "sim_second_best_is_taken_unseen") {
+            self.second = None;
+        }
         workers.mend_leaves(turn.segment);
         for _ in 0..turn.config.tasks_per_cycle_max {
             if !turn.effects.has_room(1) || !workers.has_free(turn.segment) {
                 break;
             }
             plm.release_best_waiting(turn);
-            let Some((leaf, key)) = head_of(turn.segment.ready(), second) else {
+            let Some((leaf, key)) = head_of(turn.segment.ready(), self.second) else {
                 break;
             };
             let Some(slot) = SlotIndex::new_checked(leaf, turn.segment.geometry().tasks()) else {
                 turn.segment.ready().remove(leaf, key);
                 continue;
             };
-            second = if leaf >= LOOK_AHEAD_FROM
+            self.second = if leaf >= LOOK_AHEAD_FROM
                 || cfg!(qtf_mutant = "sim_second_best_is_taken_unseen")
             {
                 turn.segment.ready().second_beside(leaf)
@@ -83,7 +88,7 @@ impl Scheduler {
                 Step::Moved => work += WorkCount::ONE,
                 Step::Waits => break,
             }
-            if let Some(second) = second {
+            if let Some(second) = self.second {
                 turn.segment.fetch_second_ahead(second);
             }
         }
