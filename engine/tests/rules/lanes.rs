@@ -511,6 +511,39 @@ fn lane_of_nonsense_is_left_alone_and_counted_once() {
     assert_eq!(findings.len(), 1, "the lane, and no task: {findings:?}");
 }
 
+#[test]
+fn commands_of_random_words_are_refused_and_harm_nobody() {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let (mut world, process) = ground();
+    let second = attach(&world, "second");
+    let mad = Client::of(&mut world, &process);
+    let sane = Client::of(&mut world, &second);
+    let known: Vec<TaskId> = (0..4).map(|_| mad.submit()).collect();
+    for round in 0..400 {
+        let heads = rng.bool();
+        let mut at = 0;
+        world
+            .segment()
+            .scribble_commands(process.index(), rng.u64(0..40), || {
+                at += 1;
+                match at % 4 {
+                    1 if heads => (rng.u64(0..10) << 56) | (rng.u64(..) >> 8),
+                    2 if heads => known[rng.usize(0..4)].as_raw(),
+                    _ => rng.u64(..) >> rng.u32(0..64),
+                }
+            });
+        let before = world.counter(Counter::LaneCommand);
+        world.cycle();
+        assert!(world.counter(Counter::LaneCommand) - before <= 32);
+        while mad.lane.next().is_some() {}
+        sane.ask(round, Command::Watch(idle_task()));
+        is_refused(sane.answer(&mut world, round), RejectReason::UnknownTask);
+    }
+    world.segment().scribble_commands(process.index(), 0, || 0);
+    world.settle();
+    assert!(!world.segment().verify().broken());
+}
+
 /// Another process writes to the count of commands.
 fn scribble(world: &World, victim: &Attachment) {
     world.segment().scribble_on_lane(victim.index(), 1 << 40);

@@ -24,6 +24,7 @@
 //! | `world.rs` | chance, effects, restarts, the end |
 //! | `model.rs` | what is known of each task from what was asked and answered |
 //! | `clients.rs`, `workers.rs`, `locals.rs` | what they do |
+//! | `lanes.rs` | local clients that speak through lanes, in a world of their own |
 //! | `links.rs` | connections, and what is lost with them |
 //! | `process.rs` | a local process: a thread that runs while the world waits for it |
 //! | `checks.rs` | what must hold at any time |
@@ -36,6 +37,8 @@ mod checks;
 mod clients;
 #[cfg(test)]
 mod durable;
+#[cfg(test)]
+mod lanes;
 #[cfg(test)]
 mod links;
 #[cfg(test)]
@@ -55,7 +58,7 @@ mod world;
 mod tests {
     use qtf_shm::{Counter, Phase};
 
-    use crate::runs::{assert_still_wanted, live, seeds};
+    use crate::runs::{Replay, assert_still_wanted, live, seeds};
     use crate::world::Faults;
 
     /// Of each kind.
@@ -138,6 +141,19 @@ mod tests {
         let totals = run(Faults::WorkersAndDaemon);
         assert_taken(&totals, &[Counter::WorkerReturned, Counter::WorkerLost]);
         assert!(totals.stops > totals.kills && totals.kills > 0);
+    }
+
+    #[test]
+    fn every_task_of_a_local_client_is_told_of_by_its_lane() {
+        let mut totals = [0; 2];
+        for seed in seeds(SEEDS) {
+            assert_still_wanted();
+            let _replay = Replay("lanes", seed);
+            for (total, count) in totals.iter_mut().zip(crate::lanes::live(seed)) {
+                *total += count;
+            }
+        }
+        assert!(totals.iter().all(|&count| count > 0), "{totals:?}");
     }
 
     #[test]

@@ -77,6 +77,10 @@ fn replay() {
         tell(&asked, live(faults, seed).history());
         return;
     }
+    if kind == "lanes" {
+        crate::lanes::live(seed);
+        return;
+    }
     let kind = durable::Kind::ALL
         .into_iter()
         .find(|one| one.name() == kind);

@@ -71,6 +71,27 @@ impl Segment {
     }
 }
 
+#[cfg(any(test, feature = "kill-points"))]
+impl Segment {
+    /// Writes such words into the commands of a lane, and says that so many wait.
+    pub fn scribble_commands(
+        &self,
+        attach: AttachIndex,
+        waiting: u64,
+        mut word: impl FnMut() -> u64,
+    ) {
+        let Some(lane) = self.view.parts.lanes.get(attach.position()) else {
+            return;
+        };
+        for place in &lane.commands {
+            // ORDERING: as above.
+            place.store(word(), crate::sync::Ordering::Relaxed);
+        }
+        let (_, taken) = lane.command_ring().counts();
+        self.scribble_on_lane(attach, taken.wrapping_add(waiting));
+    }
+}
+
 impl CoreLane<'_> {
     /// The attach record that it belongs to.
     #[must_use]

@@ -177,6 +177,9 @@ impl LaneEvents<'_> {
                 return Some(event);
             }
         }
+        if cfg!(qtf_mutant = "sim_missed_is_taken_before_the_look") {
+            let _stood = self.missed.take();
+        }
         None
     }
 
