@@ -2,13 +2,13 @@
 
 use futures_util::{Stream, StreamExt as _, stream};
 use qtf_proto::limits::BATCH_ENTRIES_MAX;
+use qtf_proto::transport::Transport;
 use qtf_proto::v1::admin_client::AdminClient;
 use qtf_proto::v1::{
     ClientInfo, DaemonInfo, DrainWorkerRequest, EvictWorkerRequest, GetInfoRequest, GetTaskRequest,
     ListClientsRequest, ListTasksRequest, ListWorkersRequest, RefusalReason, TaskInfo,
     TaskSelection, TaskState, TaskVerdicts, UpdateTasksRequest, WorkerInfo,
 };
-use tonic::transport::Channel;
 
 use crate::client::Client;
 use crate::error::{CallError, Refusal};
@@ -319,8 +319,8 @@ impl Client {
         }
     }
 
-    fn admin(&self) -> AdminClient<Channel> {
-        AdminClient::new(self.inner.channel.clone())
+    fn admin(&self) -> AdminClient<Transport> {
+        AdminClient::new(self.inner.transport.clone())
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use qtf_proto::address::Address;
 use qtf_proto::channel;
 use qtf_proto::limits::{MESSAGE_BYTES_MAX, UPLOADS_AT_ONCE};
+use qtf_proto::transport::Transport;
 use qtf_proto::v1::ClientHello;
 use qtf_proto::v1::plm_client::PlmClient;
 use qtf_proto::version::PROTOCOL_VERSION;
 use tokio::sync::Semaphore;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::error::{CallError, ConnectError};
@@ -39,7 +39,7 @@ pub struct Client {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) channel: Channel,
+    pub(crate) transport: Transport,
     pub(crate) call_timeout: Duration,
     pub(crate) reconnect_for: Duration,
     /// `None`: only tasks with a key of their own are repeated.
@@ -110,25 +110,41 @@ impl ClientBuilder {
         self
     }
 
+    /// What calls go over. A segment that is not there yet, because its daemon is starting, or has no place, is waited for by the session.
+    async fn transport(&self) -> Result<Transport, ConnectError> {
+        let Address::Segment(segment) = &self.address else {
+            return Ok(channel::connect(&self.address).await?.into());
+        };
+        match qtf_local::connect_client(segment, &self.name) {
+            Ok(transport) => Ok(transport),
+            Err(failure) if failure.is_passing() && !failure.is_not_there() => {
+                Ok(qtf_local::connect_client_later(segment, &self.name))
+            }
+            Err(failure) => Err(ConnectError::Segment { failure }),
+        }
+    }
+
     /// Connects and registers.
     ///
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let channel = channel::connect(&self.address).await?;
+        let transport = self.transport().await?;
+        // What is written to the segment is not lost on its way.
+        let is_local = matches!(self.address, Address::Segment(_));
         let hello = ClientHello {
-            name: shortened(self.name),
+            name: shortened(self.name.clone()),
             host: shortened(self.host),
             pid: std::process::id(),
             protocol_version: PROTOCOL_VERSION,
         };
-        let session = SessionKeeper::start(channel.clone(), hello, self.listener.clone());
+        let session = SessionKeeper::start(transport.clone(), hello, self.listener.clone());
         let client = Client {
             inner: Arc::new(Inner {
-                channel,
+                transport,
                 call_timeout: self.call_timeout,
                 reconnect_for: self.reconnect_for,
-                keys: self.has_automatic_keys.then(KeyMint::new),
+                keys: (self.has_automatic_keys && !is_local).then(KeyMint::new),
                 listener: self.listener.clone(),
                 uploads: Semaphore::new(UPLOADS_AT_ONCE),
                 session,
@@ -235,8 +251,8 @@ impl Client {
         ttl.clamp(AUTOMATIC_KEY_TTL_MIN, KEY_TTL)
     }
 
-    pub(crate) fn plm(&self) -> PlmClient<Channel> {
-        PlmClient::new(self.inner.channel.clone())
+    pub(crate) fn plm(&self) -> PlmClient<Transport> {
+        PlmClient::new(self.inner.transport.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }

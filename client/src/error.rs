@@ -4,6 +4,7 @@ use core::fmt;
 use core::time::Duration;
 use std::io;
 
+use qtf_local::OpenFailure;
 use qtf_proto::channel;
 use qtf_proto::refusal::refusal_of;
 use qtf_proto::v1::{self, RefusalReason};
@@ -105,6 +106,12 @@ pub enum ConnectError {
     /// No connection: [`is_not_there`](ConnectError::is_not_there) tells whether anybody listens.
     #[error(transparent)]
     Channel(#[from] channel::ConnectError),
+    /// The segment cannot be written to: [`OpenFailure`] says why, and what to do.
+    #[error("{failure}")]
+    Segment {
+        /// Why.
+        failure: OpenFailure,
+    },
     /// Connected, but the daemon does not take this client.
     #[error("the daemon at {address} refused this client: {refusal}")]
     Refused {
@@ -129,6 +136,7 @@ impl ConnectError {
     pub const fn is_not_there(&self) -> bool {
         match self {
             Self::Channel(error) => error.is_not_there(),
+            Self::Segment { failure } => failure.is_not_there(),
             Self::Refused { .. } | Self::Session { .. } => false,
         }
     }
@@ -138,6 +146,7 @@ impl ConnectError {
     pub const fn is_untrusted(&self) -> bool {
         match self {
             Self::Channel(error) => error.is_untrusted(),
+            Self::Segment { failure } => failure.is_untrusted(),
             Self::Refused { .. } | Self::Session { .. } => false,
         }
     }

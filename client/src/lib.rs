@@ -39,6 +39,9 @@
 //! was not answered is repeated with the same key, so nothing is submitted twice; watched tasks are named
 //! again; each end is told once. [`Accepted`] says how durable a task is.
 //!
+//! `shm:NAME` is an address too, for programs on the daemon's machine: the client then writes to the segment of the instance NAME itself, with
+//! the same calls, and memory tasks go on while the daemon is away.
+//!
 //! What is where: [`Task`] says what is to be done, [`Client`] has the calls, [`Submissions`] and
 //! [`ResultStream`] are the two streams, [`Refusal`] is a "no" of the daemon with its reason.
 //! Tested in `client/tests/` against a daemon that misbehaves on purpose, and in `examples/tests/`
@@ -61,7 +64,8 @@ pub use client::{Client, ClientBuilder};
 pub use error::{CallError, ConnectError, Refusal, SubmitError, WatchError};
 pub use key::TaskKey;
 pub use notice::Notice;
-pub use qtf_proto::address::{Address, AddressError, InProcess};
+pub use qtf_local::OpenFailure;
+pub use qtf_proto::address::{Address, AddressError, InProcess, SegmentAddress};
 pub use qtf_proto::v1::{
     ClientInfo, DaemonInfo, Durability, EnvironmentVariable, ExecSpec, JournalInfo, JournalState,
     NamedValue, Outcome, OutcomeKind, RefusalReason, StartKind, TaskInfo, TaskOutput, TaskState,

@@ -6,13 +6,13 @@
 
 use core::time::Duration;
 
+use qtf_proto::transport::Transport;
 use qtf_proto::v1::register_client::RegisterClient;
 use qtf_proto::v1::{ClientHeartbeat, ClientHello, ClientNotice, ClientWelcome};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::error::CallError;
@@ -61,11 +61,11 @@ impl Drop for SessionKeeper {
 }
 
 impl SessionKeeper {
-    pub(crate) fn start(channel: Channel, hello: ClientHello, listener: Listener) -> Self {
+    pub(crate) fn start(transport: Transport, hello: ClientHello, listener: Listener) -> Self {
         let (publish, state) = watch::channel(State::Opening(None));
         let (lost, lost_numbers) = mpsc::channel(4);
         let keeping = Keeping {
-            channel,
+            transport,
             hello,
             listener,
             publish,
@@ -120,7 +120,7 @@ impl SessionKeeper {
 
 /// What the background task has.
 struct Keeping {
-    channel: Channel,
+    transport: Transport,
     hello: ClientHello,
     listener: Listener,
     publish: watch::Sender<State>,
@@ -134,7 +134,7 @@ impl Keeping {
         // When the last session was lost, and whether that was told.
         let mut away: Option<(Instant, bool)> = None;
         for number in 1_u64.. {
-            let error = match open(&self.channel, &self.hello).await {
+            let error = match open(&self.transport, &self.hello).await {
                 Ok(opened) => {
                     backoff = BACKOFF_FIRST;
                     let welcome = &opened.welcome;
@@ -195,7 +195,7 @@ struct Opened {
     welcome: ClientWelcome,
 }
 
-async fn open(channel: &Channel, hello: &ClientHello) -> Result<Opened, CallError> {
+async fn open(transport: &Transport, hello: &ClientHello) -> Result<Opened, CallError> {
     let (heartbeats, requests) = mpsc::channel(2);
     let first = ClientHeartbeat {
         hello: Some(hello.clone()),
@@ -203,7 +203,7 @@ async fn open(channel: &Channel, hello: &ClientHello) -> Result<Opened, CallErro
     heartbeats
         .try_send(first)
         .map_err(|_| CallError::protocol("the heartbeat queue is full at its start"))?;
-    let mut register = RegisterClient::new(channel.clone());
+    let mut register = RegisterClient::new(transport.clone());
     let opening = async {
         let mut notices = register
             .client_session(ReceiverStream::new(requests))

@@ -1,8 +1,11 @@
 //! Where a daemon can be reached, and where it is looked for when nobody says.
 //!
-//! An address is written `unix:PATH` or `HOST:PORT`. Two kinds cannot be written: [`InProcess`], a way into a daemon
+//! An address is written `unix:PATH`, `HOST:PORT` or `shm:NAME`. Two kinds cannot be written: [`InProcess`], a way into a daemon
 //! that runs in the same process, and the socket of this user's own daemon, which is meant when nothing is said. The
 //! latter is connected to only if it is this user's or root's; an address that somebody wrote is his own choice.
+//!
+//! `shm:NAME` is no connection: the program writes to the segment of the instance NAME itself. `shm:FOLDER/NAME` names its runtime
+//! folder too, for an instance of another user or of another folder.
 
 use core::fmt;
 use core::str::FromStr;
@@ -10,6 +13,8 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::instance::{self, is_instance_name};
 
 /// Name of the instance when nothing else is said.
 pub const DEFAULT_INSTANCE: &str = "default";
@@ -64,6 +69,63 @@ pub enum Address {
     Tcp(String),
     /// A daemon in this process.
     InProcess(InProcess),
+    /// The segment of an instance on this machine.
+    Segment(SegmentAddress),
+}
+
+/// An instance whose segment is written to by this program itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentAddress {
+    instance: String,
+    folder: Option<PathBuf>,
+}
+
+impl SegmentAddress {
+    /// Name of the instance.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The runtime folder that was named; `None` for that of this user.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// The socket that a daemon of the instance listens on when nothing else is said to it: where to turn to with what a local process
+    /// cannot do itself.
+    #[must_use]
+    pub fn socket_file(&self) -> PathBuf {
+        let folder = self.folder.clone().unwrap_or_else(runtime_dir);
+        instance::socket_in(&folder, &self.instance)
+    }
+
+    fn parse(name: &str) -> Result<Self, AddressError> {
+        let (folder, instance) = match name.rsplit_once('/') {
+            Some((folder, instance)) => (Some(folder), instance),
+            None => (None, name),
+        };
+        let is_good = is_instance_name(instance)
+            && folder.is_none_or(|folder| !folder.is_empty() && !folder.contains('\0'));
+        if !is_good {
+            let given = name.to_owned();
+            return Err(AddressError::Instance { given });
+        }
+        Ok(Self {
+            instance: instance.to_owned(),
+            folder: folder.map(PathBuf::from),
+        })
+    }
+}
+
+impl fmt::Display for SegmentAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.folder {
+            Some(folder) => write!(f, "shm:{}/{}", folder.display(), self.instance),
+            None => write!(f, "shm:{}", self.instance),
+        }
+    }
 }
 
 impl Address {
@@ -78,7 +140,7 @@ impl Address {
     pub fn socket_file(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) | Self::Own(path) => Some(path),
-            Self::Tcp(_) | Self::InProcess(_) => None,
+            Self::Tcp(_) | Self::InProcess(_) | Self::Segment(_) => None,
         }
     }
 }
@@ -89,6 +151,7 @@ impl fmt::Display for Address {
             Self::Unix(path) | Self::Own(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(host_port) => f.write_str(host_port),
             Self::InProcess(_) => f.write_str("in-process"),
+            Self::Segment(segment) => segment.fmt(f),
         }
     }
 }
@@ -98,7 +161,7 @@ impl fmt::Display for Address {
 #[non_exhaustive]
 pub enum AddressError {
     /// Neither form fits.
-    #[error("address {given:?} is not unix:PATH or HOST:PORT")]
+    #[error("address {given:?} is not unix:PATH, HOST:PORT or shm:NAME")]
     Form {
         /// What was given.
         given: String,
@@ -128,10 +191,13 @@ pub enum AddressError {
         /// Its length.
         bytes: usize,
     },
-    /// Attaching through shared memory is a later version's.
-    #[error("address {given:?}: shm: is not in this version, use unix:PATH or HOST:PORT")]
-    SharedMemory {
-        /// What was given.
+    /// Behind `shm:` stands no name of an instance.
+    #[error(
+        "address \"shm:{given}\" names no instance: write shm:NAME, or shm:FOLDER/NAME with its runtime folder; a name has {}",
+        instance::NAMES
+    )]
+    Instance {
+        /// What was given behind `shm:`.
         given: String,
     },
 }
@@ -141,8 +207,8 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let given = || text.to_owned();
-        if text.starts_with("shm:") {
-            return Err(AddressError::SharedMemory { given: given() });
+        if let Some(name) = text.strip_prefix("shm:") {
+            return SegmentAddress::parse(name).map(Self::Segment);
         }
         if let Some(path) = text.strip_prefix("unix:") {
             if path.is_empty() || path.contains('\0') {
@@ -198,7 +264,7 @@ fn runtime_dir_from(xdg_runtime_dir: Option<PathBuf>, uid: u32) -> PathBuf {
 /// Path of an instance's Unix socket.
 #[must_use]
 pub fn default_socket(instance: &str) -> PathBuf {
-    runtime_dir().join(format!("{instance}.sock"))
+    instance::socket_in(&runtime_dir(), instance)
 }
 
 /// Where a daemon is looked for when nobody says. No TCP port: whoever comes first may listen on one.
@@ -219,6 +285,9 @@ mod tests {
             "127.0.0.1:7878",
             "[::1]:7878",
             "node-3.example:1",
+            "shm:default",
+            "shm:/run/qtf/default",
+            "shm:relative/folder/night-run",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -227,15 +296,18 @@ mod tests {
     #[test]
     fn malformed_addresses_are_refused_with_the_fix() {
         let message = |text: &str| text.parse::<Address>().unwrap_err().to_string();
-        assert!(message("shm:default").contains("not in this version"));
+        for name in ["", "/", "/run/qtf/", ".hidden", "a b", "/default"] {
+            let told = message(&format!("shm:{name}"));
+            assert!(told.contains("write shm:NAME"), "{told}");
+        }
         assert!(message("/run/x.sock").contains("write unix:/run/x.sock"));
         assert!(message("localhost").contains("needs a port"));
         assert!(message("localhost:0").contains("needs a port"));
         assert!(message("localhost:70000").contains("needs a port"));
-        assert!(message(":7878").contains("unix:PATH or HOST:PORT"));
-        assert!(message("::1:7878").contains("unix:PATH or HOST:PORT"));
-        assert!(message("a b:1").contains("unix:PATH or HOST:PORT"));
-        assert!(message("unix:").contains("unix:PATH or HOST:PORT"));
+        assert!(message(":7878").contains("is not unix:PATH, HOST:PORT or shm:NAME"));
+        assert!(message("::1:7878").contains("is not unix:PATH, HOST:PORT or shm:NAME"));
+        assert!(message("a b:1").contains("is not unix:PATH, HOST:PORT or shm:NAME"));
+        assert!(message("unix:").contains("is not unix:PATH, HOST:PORT or shm:NAME"));
         let long = format!("unix:/{}", "x".repeat(SOCKET_PATH_BYTES_MAX));
         assert!(message(&long).contains("108 bytes"));
     }

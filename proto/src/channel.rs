@@ -168,6 +168,15 @@ fn endpoint(address: &Address, pace: Pace) -> Result<Endpoint, ConnectError> {
     let uri = match address {
         Address::Tcp(host_port) => format!("http://{host_port}"),
         Address::Unix(_) | Address::Own(_) | Address::InProcess(_) => "http://localhost".to_owned(),
+        Address::Segment(segment) => {
+            return Err(ConnectError::Other {
+                address: address.to_string(),
+                cause: format!(
+                    "this needs the daemon's socket: --addr unix:{}",
+                    segment.socket_file().display()
+                ),
+            });
+        }
     };
     let endpoint = Endpoint::from_shared(uri)
         .map_err(|error| connect_error(address, &error))?
@@ -180,7 +189,7 @@ fn endpoint(address: &Address, pace: Pace) -> Result<Endpoint, ConnectError> {
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true),
         // Whatever stops the daemon stops this process.
-        Address::InProcess(_) => endpoint,
+        Address::InProcess(_) | Address::Segment(_) => endpoint,
     })
 }
 
@@ -194,7 +203,7 @@ enum Socket {
 async fn open(address: &Address, pace: Pace) -> io::Result<TokioIo<Attentive<Socket>>> {
     let limit = match address {
         Address::Tcp(_) | Address::Unix(_) | Address::Own(_) => Some(pace.silence_max),
-        Address::InProcess(_) => None,
+        Address::InProcess(_) | Address::Segment(_) => None,
     };
     let socket = match address {
         Address::Tcp(host_port) => {
@@ -209,6 +218,8 @@ async fn open(address: &Address, pace: Pace) -> io::Result<TokioIo<Attentive<Soc
             stream.set_nonblocking(true)?;
             Socket::Unix(UnixStream::from_std(stream)?)
         }
+        // No endpoint is made for it.
+        Address::Segment(_) => return Err(io::ErrorKind::Unsupported.into()),
     };
     Ok(TokioIo::new(Attentive::new(socket, limit)))
 }

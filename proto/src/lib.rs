@@ -1,9 +1,9 @@
 //! Messages and services of Quantum Taskflow, version 1.
 //!
 //! The `.proto` files under `proto/` are the contract with programs in any language; this crate is
-//! their Rust form, generated at build time, [`codec`] reads them from frames, and [`wire`] those that come with every task. [`address`] says where a daemon is, [`folder`]
-//! whether the folder of its socket is the user's own, [`hashing`] how ids are hashed; [`channel`] (feature `channel`) opens a
-//! connection to it.
+//! their Rust form, generated at build time, [`codec`] reads them from frames, and [`wire`] those that come with every task. [`address`] says where a daemon is, [`instance`]
+//! which files an instance has, [`folder`] whether the folder of its socket is the user's own, [`hashing`] how ids are hashed; [`channel`] (feature `channel`) opens a
+//! connection to it; [`transport`] is what calls go over.
 
 pub mod address;
 #[cfg(feature = "channel")]
@@ -11,10 +11,13 @@ pub mod channel;
 pub mod codec;
 pub mod folder;
 pub mod hashing;
+pub mod instance;
 pub mod limits;
 pub mod refusal;
 #[cfg(feature = "channel")]
 mod silence;
+#[cfg(feature = "channel")]
+pub mod transport;
 pub mod version;
 pub mod wire;
 

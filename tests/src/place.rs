@@ -158,6 +158,12 @@ impl Place {
         format!("unix:{}", self.folder.path().join(socket).display())
     }
 
+    /// The segment of [`Place::daemon`], for programs that run here and for this process.
+    #[must_use]
+    pub fn segment_address(&self) -> String {
+        format!("shm:{}/{}", self.runtime().display(), self.mark)
+    }
+
     /// An address on which nobody listens at this moment.
     ///
     /// # Panics
@@ -297,7 +303,7 @@ impl Place {
         leaks::remove(&self.segments());
     }
 
-    /// Files in the runtime folder, but for lock files, which stay on purpose.
+    /// Files in the runtime folder, but for lock files and what local processes are told, which stay on purpose.
     #[must_use]
     pub fn runtime_files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -307,7 +313,10 @@ impl Place {
                 let path = entry.path();
                 if path.is_dir() {
                     folders.push(path);
-                } else if path.extension().is_none_or(|extension| extension != "lock") {
+                } else if path
+                    .extension()
+                    .is_none_or(|extension| extension != "lock" && extension != "local")
+                {
                     found.push(path);
                 }
             }

@@ -12,8 +12,11 @@ use qtf_worker::Containment;
 #[derive(Debug, Parser)]
 #[command(name = "qtf-worker", version)]
 pub(crate) struct Arguments {
-    /// Daemon to work for: unix:PATH or HOST:PORT [default: your own, in the runtime folder]
-    #[arg(long, value_name = "ADDRESS", env = "QTF_ADDR")]
+    /// Daemon to work for: unix:PATH, HOST:PORT or shm:NAME [default: your own, in the runtime folder]
+    ///
+    /// shm:NAME takes tasks from the segment of the instance NAME itself, with no connection, also while its daemon is away; shm:FOLDER/NAME
+    /// names its runtime folder too.
+    #[arg(long, visible_alias = "addr", value_name = "ADDRESS", env = "QTF_ADDR")]
     pub(crate) connect: Option<Address>,
     /// Name in lists [default: the host's name]
     #[arg(long)]

@@ -5,10 +5,10 @@ use core::time::Duration;
 use bytes::{Bytes, BytesMut};
 use qtf_proto::limits::{CHUNK_BYTES, MESSAGE_BYTES_MAX};
 use qtf_proto::refusal::refusal_of;
+use qtf_proto::transport::Transport;
 use qtf_proto::v1::register_client::RegisterClient;
 use qtf_proto::v1::scheduler_client::SchedulerClient;
 use qtf_proto::v1::{FetchPayloadRequest, RefusalReason, TaskRef, UploadChunk};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 // A transfer that stands still for so long has failed.
@@ -19,7 +19,7 @@ const RESERVE_BYTES_MAX: u64 = 1 << 20;
 /// What a call on behalf of a registered worker needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
-    pub(crate) channel: Channel,
+    pub(crate) channel: Transport,
     pub(crate) worker_id: u64,
     pub(crate) token: u64,
 }

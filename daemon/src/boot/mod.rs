@@ -21,6 +21,7 @@ use std::sync::{Arc, mpsc};
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use qtf_proto::address::Address;
+use qtf_proto::instance::{self, LocalFacts};
 use qtf_shm::segment::Earlier;
 use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
 use tokio::sync::watch;
@@ -60,6 +61,7 @@ impl Daemon {
         };
         let mut listeners = bind(&settings)?;
         if lock.is_some() {
+            tell_local_processes(&settings);
             // The file of the lock tells of the stop to whoever comes to the socket beside it.
             let beside_lock = lock_file_of(&settings).with_extension("sock");
             let listeners = listeners.iter_mut();
@@ -123,6 +125,19 @@ impl Daemon {
     }
 }
 
+/// Before there is a segment that they could find.
+fn tell_local_processes(settings: &Settings) {
+    let spill_dir = &settings.spill_dir;
+    let facts = LocalFacts {
+        ipc_namespace: instance::ipc_namespace(),
+        durable_by_default: settings.durable_by_default,
+        spill_dir: std::path::absolute(spill_dir).unwrap_or_else(|_| spill_dir.clone()),
+    };
+    if let Err(error) = facts.write(&settings.runtime_dir, &settings.instance) {
+        tracing::warn!(%error, "local processes are not told where large payloads and outputs lie, and what tasks are by default");
+    }
+}
+
 /// Says where large payloads and outputs go, where there is no data folder for them.
 fn tell_of_spill_folder(settings: &Settings) {
     if settings.segment == SegmentKind::Private || settings.journal.is_some() {
@@ -169,9 +184,7 @@ fn failure(thread: std::thread::JoinHandle<Result<(), ThreadEnd>>) -> BootError 
 
 /// Where the daemon and local processes hold their bytes.
 pub(crate) fn lock_file_of(settings: &Settings) -> PathBuf {
-    settings
-        .runtime_dir
-        .join(format!("{}.lock", settings.instance))
+    instance::lock_file_in(&settings.runtime_dir, &settings.instance)
 }
 
 fn own_data_dir(settings: &Settings) -> Option<PathBuf> {

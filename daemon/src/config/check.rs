@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use qtf_proto::address::Address;
+use qtf_proto::instance::{NAMES, is_instance_name, spill_dir_in};
 use qtf_shm::HugePages;
 use qtf_shm::id::WORKERS_COUNT_MAX;
 use qtf_shm::spill::SPILL_LIMIT_DEFAULT;
@@ -108,18 +109,10 @@ pub(super) fn key_ttl_of(raw: &RawConfig) -> Result<Duration, SettingsError> {
 }
 
 pub(super) fn check_instance(instance: String) -> Result<String, SettingsError> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let good = (1..=48).contains(&instance.len())
-        && instance.chars().all(fits)
-        && !instance.starts_with(['.', '-']);
-    if good {
+    if is_instance_name(&instance) {
         return Ok(instance);
     }
-    Err(not_one_of(
-        "instance",
-        &instance,
-        "1 to 48 letters, digits, `-`, `_`, `.`, first a letter, digit or `_`",
-    ))
+    Err(not_one_of("instance", &instance, NAMES))
 }
 
 pub(super) fn listen_address(text: &str) -> Result<Address, SettingsError> {
@@ -133,6 +126,9 @@ pub(super) fn listen_address(text: &str) -> Result<Address, SettingsError> {
     };
     match text.parse::<Address>() {
         Ok(address @ (Address::Unix(_) | Address::Own(_) | Address::Tcp(_))) => Ok(address),
+        Ok(Address::Segment(_)) => Err(bad(
+            "cannot be listened on: whoever may attach the segment uses it as it is".to_owned(),
+        )),
         Ok(Address::InProcess(_)) => Err(bad("cannot be listened on".to_owned())),
         Err(error) => Err(bad(error.to_string())),
     }
@@ -145,7 +141,7 @@ pub(super) fn spill_dir(
 ) -> PathBuf {
     match data_dir {
         Some(data_dir) => data_dir.join("spill"),
-        None => runtime_dir.join(format!("{instance}.spill")),
+        None => spill_dir_in(runtime_dir, instance),
     }
 }
 

@@ -184,7 +184,7 @@ mod tests {
                 Address::Unix(path) | Address::Own(path) => {
                     Socket::Unix(std::os::unix::net::UnixStream::connect(path).unwrap())
                 }
-                Address::Tcp(_) | Address::InProcess(_) => {
+                Address::Tcp(_) | Address::InProcess(_) | Address::Segment(_) => {
                     Socket::Tcp(std::net::TcpStream::connect(bound.to_string()).unwrap())
                 }
             });

@@ -153,7 +153,7 @@ impl Listener {
                 check_unix(path, predecessor).map(|()| None)
             }
             Address::Tcp(host_port) => check_tcp(&addresses_of(host_port)?, predecessor),
-            Address::InProcess(_) => Err(BindError::Unsupported),
+            Address::InProcess(_) | Address::Segment(_) => Err(BindError::Unsupported),
         }
     }
 
@@ -161,7 +161,7 @@ impl Listener {
         match address {
             Address::Unix(path) | Address::Own(path) => Ok(vec![bind_unix(path)?]),
             Address::Tcp(host_port) => bind_tcp(&addresses_of(host_port)?),
-            Address::InProcess(_) => Err(BindError::Unsupported),
+            Address::InProcess(_) | Address::Segment(_) => Err(BindError::Unsupported),
         }
     }
 

@@ -91,6 +91,17 @@ impl Attachment {
     }
 }
 
+impl Attachment {
+    /// Wakes the thread of this process that sleeps at the lane of this attachment, or is about to: for another thread that has something for it
+    /// to do.
+    pub fn wake_own_lane(&self) {
+        let lane = self.view().parts.lanes.get(self.index().position());
+        if let Some(lane) = lane {
+            lane.bell().ring();
+        }
+    }
+}
+
 impl OwnedLane<'_> {
     /// As [`LaneCommands::put`].
     ///

@@ -20,10 +20,20 @@ impl LocalWorker<'_> {
     /// Sleeps until there is something to take, an event comes in the lane of its process, or somebody rings for another reason. At most for so long, which bounds
     /// what a submitter can leave behind that is killed before it rings.
     pub fn sleep(&self, lane: &LaneEvents<'_>, at_most: Duration) {
+        self.sleep_unless(lane, at_most, || false);
+    }
+
+    /// The same, unless `has_work` (asked when ringers see that this worker sleeps) says that there is something else to do.
+    pub fn sleep_unless(
+        &self,
+        lane: &LaneEvents<'_>,
+        at_most: Duration,
+        has_work: impl FnOnce() -> bool,
+    ) {
         let idle = self.segment().idle_workers();
         idle.note(self.index);
         // The bell's fence orders the bit before the look.
-        lane.sleep_unless(at_most, || self.sees_work());
+        lane.sleep_unless(at_most, || has_work() || self.sees_work());
         idle.clear(self.index);
     }
 

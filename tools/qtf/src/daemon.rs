@@ -145,7 +145,8 @@ pub(crate) fn unreachable(error: &ConnectError) -> Failure {
     } else {
         Exit::Unreachable
     };
-    let hint = if error.is_not_there() {
+    let says_what_to_do = matches!(error, ConnectError::Segment { .. });
+    let hint = if error.is_not_there() && !says_what_to_do {
         "; start one with `qtf dev` or `qtfd`, or name another with --addr"
     } else {
         ""

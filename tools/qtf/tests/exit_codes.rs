@@ -107,7 +107,7 @@ fn wrong_command_lines_end_with_2_and_name_the_fix() {
         (&["wait", "last", "--timeout", "soon"], "10s"),
         (&["ps", "--state", "runing"], "running"),
         (&["ps", "--addr", "nonsense"], "needs a port"),
-        (&["ps", "--addr", "shm:x"], "not in this version"),
+        (&["ps", "--addr", "shm:"], "write shm:NAME"),
         (&["submit"], "PROG"),
         (&["submit", "--array", "5-1", "--", "x"], "1-5"),
         (&["submit", "--", "x", "%{index}"], "--array"),

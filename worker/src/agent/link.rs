@@ -6,6 +6,7 @@ use qtf_proto::address::Address;
 use qtf_proto::channel::{self, Pace};
 use qtf_proto::limits::MESSAGE_BYTES_MAX;
 use qtf_proto::refusal::refusal_of;
+use qtf_proto::transport::Transport;
 use qtf_proto::v1::register_client::RegisterClient;
 use qtf_proto::v1::scheduler_client::SchedulerClient;
 use qtf_proto::v1::{
@@ -14,7 +15,6 @@ use qtf_proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::load::Load;
@@ -57,10 +57,10 @@ impl LinkError {
 #[derive(Debug)]
 pub(super) struct Session {
     /// What follows goes over this one, which is pinged at the pace of the lease.
-    pub(super) channel: Channel,
+    pub(super) channel: Transport,
     pub(super) welcome: WorkerWelcome,
     /// That of the session, open as long as there is a link.
-    first: Channel,
+    first: Transport,
     notices: Streaming<WorkerNotice>,
     reports: mpsc::Sender<WorkerReport>,
 }
@@ -68,19 +68,31 @@ pub(super) struct Session {
 /// Both streams.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) _first: Channel,
+    pub(super) _first: Transport,
     pub(super) notices: Streaming<WorkerNotice>,
     pub(super) reports: mpsc::Sender<WorkerReport>,
     pub(super) dispatches: Streaming<DispatchResponse>,
     pub(super) requests: mpsc::Sender<DispatchRequest>,
 }
 
-async fn connect(address: &Address, pace: Pace) -> Result<Channel, LinkError> {
+async fn connect(address: &Address, name: &str, pace: Pace) -> Result<Transport, LinkError> {
+    if let Address::Segment(segment) = address {
+        return qtf_local::connect_worker(segment, name).map_err(|failure| {
+            let text = failure.to_string();
+            match failure.is_passing() {
+                true => LinkError::Broken(text),
+                false if failure.is_untrusted() => LinkError::Untrusted(text),
+                false => LinkError::Refused(text),
+            }
+        });
+    }
     let connected = channel::connect_at(address, pace).await;
-    connected.map_err(|error| match error.is_untrusted() {
-        true => LinkError::Untrusted(error.to_string()),
-        false => LinkError::Broken(error.to_string()),
-    })
+    connected
+        .map(Transport::from)
+        .map_err(|error| match error.is_untrusted() {
+            true => LinkError::Untrusted(error.to_string()),
+            false => LinkError::Broken(error.to_string()),
+        })
 }
 
 /// Connects and says hello. The pace is that of the lease of before, and after it that of the lease of now.
@@ -89,7 +101,8 @@ pub(super) async fn register(
     hello: WorkerHello,
     pace: &mut Pace,
 ) -> Result<Session, LinkError> {
-    let first = connect(&address, *pace).await?;
+    let first = connect(&address, &hello.name, *pace).await?;
+    let name = hello.name.clone();
     let (reports, queue) = mpsc::channel(QUEUED_MAX);
     let report = WorkerReport {
         holding: u32::try_from(hello.held.len()).ok(),
@@ -118,7 +131,7 @@ pub(super) async fn register(
         first.clone()
     } else {
         // This link goes on without if there is none; the next one has the pace.
-        let connected = connect(&address, told).await;
+        let connected = connect(&address, &name, told).await;
         connected.unwrap_or_else(|_| first.clone())
     };
     *pace = told;

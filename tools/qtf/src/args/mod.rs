@@ -80,11 +80,15 @@ const OF_ALL_COMMANDS: &str = "Options of all commands";
 /// Options of all commands.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct GlobalArgs {
-    /// Address of the daemon: unix:PATH or HOST:PORT
+    /// Address of the daemon: unix:PATH, HOST:PORT or shm:NAME
     ///
     /// Without it your own daemon is meant, at `default.sock` in `$XDG_RUNTIME_DIR/qtf`, else in `/run/qtf` for root, else in
     /// `/tmp/qtf-UID`. It is talked to only if that folder is yours, nobody else can write it, and you or root listen there.
     /// An address that you name is your own choice.
+    ///
+    /// shm:NAME is the segment of the instance NAME on this machine, written to without a connection, also while its daemon is away;
+    /// shm:FOLDER/NAME names its runtime folder too. What is only a daemon's to do (workers that are to leave, holds, dead letters) is refused there,
+    /// with the address of its socket.
     #[arg(
         long,
         global = true,

@@ -199,7 +199,9 @@ impl Proxy {
             Address::Tcp(address) => {
                 Listener::Tcp(TcpListener::bind(address).await.map_err(failed)?)
             }
-            Address::InProcess(_) => return Err(Failure::usage("--listen: not an address")),
+            Address::InProcess(_) | Address::Segment(_) => {
+                return Err(Failure::usage("--listen: not an address"));
+            }
         };
         let links = watch::Sender::new(Links::default());
         tokio::spawn(accept(listener, daemon, wire, links.subscribe()));

@@ -17,7 +17,7 @@ pub(crate) struct Edge {
 }
 
 /// What each crate may depend on. Tools and whole-system tests may use everything but tools.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("qtf-shm", &[]),
     ("qtf-proto", &[]),
     ("qtf-shown", &[]),
@@ -26,8 +26,12 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("qtf-engine", &["qtf-shm", "qtf-journal"]),
     ("qtf-fake-daemon", &["qtf-proto"]),
     ("qtf-world", &["qtf-engine", "qtf-journal", "qtf-shm"]),
-    ("qtf-client", &["qtf-shm", "qtf-proto"]),
-    ("qtf-worker", &["qtf-shm", "qtf-proto", "qtf-log"]),
+    ("qtf-local", &["qtf-shm", "qtf-proto"]),
+    ("qtf-client", &["qtf-shm", "qtf-proto", "qtf-local"]),
+    (
+        "qtf-worker",
+        &["qtf-shm", "qtf-proto", "qtf-local", "qtf-log"],
+    ),
     (
         "qtf-daemon",
         &[
