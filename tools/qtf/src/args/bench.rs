@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU16, NonZeroU64};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Subcommand;
 use qtf_proto::limits::INLINE_BYTES_MAX;
@@ -23,6 +24,8 @@ holds everything up for a second shows in the times of all tasks that should hav
 With --backlog so many tasks wait all the time: the workers begin when they are there, and each end is followed by a submission. The \
 times are then those in the queue, and the rate is what counts.
 
+At shm:NAME clients and workers write to the segment themselves, each on a thread of its own.
+
 Some tasks run first and are not counted (a tenth, at most 10,000). Compare figures only of one machine, and of builds with \
 optimisation; on a busy one compare what ran in turns.";
 
@@ -35,7 +38,8 @@ Examples:
   qtf bench --backlog 1000000 --random-priority --tasks 500000 --in-flight 4096
   qtf bench --durability journal --in-flight 1024
   qtf bench --json | jq .p99_us
-  qtf --addr unix:/tmp/qtf.sock bench --clients 4 --workers 2";
+  qtf --addr unix:/tmp/qtf.sock bench --clients 4 --workers 2
+  qtf --addr shm:default bench --in-flight 256 --tasks 2000000";
 
 /// Largest payload: what goes inside a message.
 const PAYLOAD_MAX: i64 = 64 << 10;
@@ -80,9 +84,23 @@ pub(crate) struct BenchArgs {
     /// (TMPDIR) [default: memory; at another daemon what it does by default]
     #[arg(long, value_enum, value_name = "DURABILITY")]
     pub(crate) durability: Option<DurabilityName>,
+    /// At shm:NAME: client and worker look again and again for so long, at most 10 ms, before they sleep [default: not at all]
+    ///
+    /// Each of them takes a core meanwhile.
+    #[arg(long, value_name = "DURATION", value_parser = parse_spin)]
+    pub(crate) spin: Option<Duration>,
     /// Everything that is started here runs on one core
     #[arg(long)]
     pub(crate) one_core: bool,
+}
+
+/// LIMIT: longer only takes cores from others.
+const SPIN_MAX: Duration = Duration::from_millis(10);
+
+fn parse_spin(text: &str) -> Result<Duration, String> {
+    let spin = humantime::parse_duration(text).ok();
+    let spin = spin.filter(|spin| *spin <= SPIN_MAX);
+    spin.ok_or_else(|| "write a time of at most 10 ms, as in 50us".to_owned())
 }
 
 /// LIMIT: each is a process with a thread and a connection, and the machine has to carry them all.
@@ -135,5 +153,8 @@ pub(crate) enum BenchPart {
         /// Bytes of each result.
         #[arg(long)]
         result: u32,
+        /// How long it looks again and again for tasks of a segment.
+        #[arg(long, value_parser = parse_spin, default_value = "0us")]
+        spin: Duration,
     },
 }

@@ -44,6 +44,8 @@ pub(super) struct Orders {
     pub(super) in_flight: u64,
     pub(super) backlog: u64,
     pub(super) schedule: Option<Schedule>,
+    /// At a segment: how long it looks again and again before it sleeps.
+    pub(super) spin: Duration,
 }
 
 /// What has become of the tasks of a client.

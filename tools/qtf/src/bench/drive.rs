@@ -19,6 +19,7 @@ use super::meter::{Meter, Times};
 use super::parts::Parts;
 use super::plan;
 use super::report::Report;
+use super::segment;
 use crate::args::{BenchArgs, DurabilityName, OutputMode};
 use crate::daemon::{CLIENT_NAME, unreachable};
 use crate::exit::{Exit, Failure};
@@ -164,7 +165,8 @@ async fn prepare(start: Start<'_>, parts: &mut Parts) -> Result<Ready, Failure> 
 /// The daemon's process id, where it means something here.
 fn pid_here(address: &Address, info: &DaemonInfo) -> Option<u32> {
     let name = std::fs::read_to_string(format!("/proc/{}/comm", info.pid)).ok()?;
-    let is_here = matches!(address, Address::Unix(_)) && name.starts_with("qtf");
+    let is_here =
+        matches!(address, Address::Unix(_) | Address::Segment(_)) && name.starts_with("qtf");
     is_here.then_some(info.pid)
 }
 
@@ -196,7 +198,8 @@ async fn start_workers(
     let slots = plan::slots(args, in_flight);
     for number in 1..=args.workers.get() {
         let name = format!("{mark}-{number}");
-        parts.start_worker(address, (&name, kind), (slots, args.result))?;
+        let work = (slots, args.result, plan::spin(args));
+        parts.start_worker(address, (&name, kind), work)?;
     }
     loop {
         let workers = tokio::select! {
@@ -296,7 +299,10 @@ fn start_client(
     let (end, ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name("qtf-bench-client".to_owned());
     let life = move || {
-        let result = runtime.block_on(life(orders, stage, (&did, manners)));
+        let result = match segment::of(&orders) {
+            Some(address) => segment::run_client(&orders, (&address, &runtime), &stage, &did),
+            None => runtime.block_on(life(orders, stage, (&did, manners))),
+        };
         if result.is_err() {
             let _over = did.send(false);
         }

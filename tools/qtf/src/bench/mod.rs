@@ -6,6 +6,7 @@
 //! | `parts`, `part` | the processes that it starts, and what they do |
 //! | `drive` | clients, each on a thread, through the stages of a run |
 //! | `client` | one of them: keeps tasks under way, and its books |
+//! | `segment` | client and worker at `shm:NAME`, without messages |
 //! | `wire` | its two streams |
 //! | `arrivals` | the schedule of an open loop |
 //! | `meter`, `host` | processor time, and what was measured on |
@@ -27,6 +28,7 @@ mod part;
 mod parts;
 mod plan;
 mod report;
+mod segment;
 mod wire;
 
 use std::pin::pin;

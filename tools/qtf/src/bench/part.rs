@@ -7,13 +7,16 @@ use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use prost::Message as _;
 use qtf_daemon::config::RawConfig;
 use qtf_daemon::{Daemon, Settings};
-use qtf_proto::address::Address;
+use qtf_proto::address::{Address, SegmentAddress};
+use qtf_proto::v1::TaskOutput;
 use qtf_shm::SegmentView;
 use qtf_worker::{Worker, WorkerBuilder};
 use tokio::sync::watch;
 
+use super::segment::{self, Go};
 use crate::args::{BenchPart, GlobalArgs};
 use crate::daemon::given_address;
 use crate::exit::{Ending, Exit, Failure};
@@ -82,9 +85,14 @@ pub(crate) async fn run(part: BenchPart, global: &GlobalArgs, signals: &mut EndS
             kind,
             slots,
             result,
+            spin,
         } => {
             let address = given_address(global)?
                 .ok_or_else(|| Failure::usage("a worker of a bench needs --addr"))?;
+            if let Address::Segment(segment) = &address {
+                let work = (segment.clone(), name, kind, (result, spin));
+                return at_segment(work, said).await;
+            }
             let worker = Worker::builder(address)
                 .name(name)
                 .slots(slots)
@@ -102,6 +110,33 @@ pub(crate) async fn run(part: BenchPart, global: &GlobalArgs, signals: &mut EndS
                 .map_err(|error| Failure::new(Exit::Unreachable, error))
         }
     }
+}
+
+/// A worker at a segment, on a thread of its own.
+async fn at_segment(
+    (address, name, kind, (result, spin)): (SegmentAddress, String, String, (u32, Duration)),
+    said: watch::Receiver<Said>,
+) -> Ending {
+    let output = TaskOutput {
+        stdout: vec![b'.'; usize::try_from(result).unwrap_or(0)].into(),
+        ..TaskOutput::default()
+    };
+    let output = match result {
+        0 => Vec::new(),
+        _ => output.encode_to_vec(),
+    };
+    let work = move || {
+        let may = || match *said.borrow() {
+            Said::Nothing => Go::NotYet,
+            Said::Go => Go::Now,
+            Said::Leave => Go::Leave,
+        };
+        segment::run_worker(&address, (&name, &kind), (&output, spin), &may)
+    };
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked
+        .map_err(|error| Failure::new(Exit::Unreachable, error))?
+        .map(|()| Exit::Ok)
 }
 
 /// A worker that answers with so many bytes, once it was told to.

@@ -95,7 +95,7 @@ impl Parts {
         &mut self,
         address: &Address,
         (name, kind): (&str, &str),
-        (slots, result): (u32, u32),
+        (slots, result, spin): (u32, u32, Duration),
     ) -> Result<(), Failure> {
         let words = [
             "worker".to_owned(),
@@ -103,6 +103,7 @@ impl Parts {
             format!("--kind={kind}"),
             format!("--slots={slots}"),
             format!("--result={result}"),
+            format!("--spin={}us", spin.as_micros()),
         ];
         let words = words.into_iter().map(Into::into).collect();
         let worker = self.start("worker", Some(address), words)?;

@@ -140,8 +140,14 @@ pub(super) fn orders(
             clients,
             number,
         }),
+        spin: spin(args),
     };
     (0..clients).map(orders).collect()
+}
+
+/// How long client and worker at a segment look again and again before they sleep.
+pub(super) fn spin(args: &BenchArgs) -> std::time::Duration {
+    args.spin.unwrap_or_default()
 }
 
 /// Bytes of the output that holds a result, as the worker library encodes it.

@@ -8,19 +8,20 @@ use std::mem::take;
 
 use qtf_proto::address::Address;
 use qtf_proto::limits::{BATCH_ENTRIES_MAX, MESSAGE_BYTES_MAX};
+use qtf_proto::transport::Transport;
 use qtf_proto::v1;
 use qtf_proto::v1::plm_client::PlmClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use crate::daemon::CLIENT_NAME;
 use crate::exit::{Exit, Failure};
 
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Wire {
-    plm: PlmClient<Channel>,
+    plm: PlmClient<Transport>,
     submissions: mpsc::UnboundedSender<v1::SubmitStreamRequest>,
     pub(super) verdicts: Streaming<v1::SubmitStreamResponse>,
     watches: mpsc::UnboundedSender<v1::WatchRequest>,
@@ -44,11 +45,19 @@ pub(super) fn odd(what: impl std::fmt::Display) -> Failure {
     )
 }
 
+async fn transport_to(address: &Address) -> Result<Transport, Failure> {
+    if let Address::Segment(segment) = address {
+        return qtf_local::connect_client(segment, CLIENT_NAME).map_err(broken);
+    }
+    let connected = qtf_proto::channel::connect(address).await;
+    connected.map(Transport::from).map_err(broken)
+}
+
 impl Wire {
     /// Connects and opens the streams.
     pub(super) async fn open(address: &Address, with_output: bool) -> Result<Self, Failure> {
-        let channel = qtf_proto::channel::connect(address).await.map_err(broken)?;
-        let mut plm = PlmClient::new(channel).max_decoding_message_size(2 * MESSAGE_BYTES_MAX);
+        let transport = transport_to(address).await?;
+        let mut plm = PlmClient::new(transport).max_decoding_message_size(2 * MESSAGE_BYTES_MAX);
         let (submissions, queue) = mpsc::unbounded_channel();
         let call = plm.submit_stream(UnboundedReceiverStream::new(queue)).await;
         let verdicts = call
