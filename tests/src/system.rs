@@ -62,10 +62,14 @@ pub enum Role {
     Client(Option<usize>),
     /// `system-local`.
     LocalWorker,
+    /// `qtf-worker` at the segment.
+    SegmentWorker,
+    /// `system-client` at the segment.
+    SegmentClient,
 }
 
 /// The daemon comes first, clients last.
-const ROLES: [(&str, Role); 9] = [
+const ROLES: [(&str, Role); 11] = [
     ("daemon", Role::Daemon),
     ("worker-0", Role::Worker(None)),
     ("worker-1", Role::Worker(None)),
@@ -73,8 +77,10 @@ const ROLES: [(&str, Role); 9] = [
     ("worker-3", Role::Worker(Some(1))),
     ("local-0", Role::LocalWorker),
     ("local-1", Role::LocalWorker),
+    ("segment-0", Role::SegmentWorker),
     ("client-0", Role::Client(None)),
     ("client-1", Role::Client(Some(2))),
+    ("client-2", Role::SegmentClient),
 ];
 const LINKS: usize = 3;
 const DAEMON: usize = 0;
@@ -153,7 +159,7 @@ impl System {
     }
 
     fn is_client(&self, member: usize) -> bool {
-        matches!(self.role(member), Role::Client(_))
+        matches!(self.role(member), Role::Client(_) | Role::SegmentClient)
     }
 
     /// Tasks of each client by now.
@@ -191,6 +197,22 @@ impl System {
             Some(link) => self.links[link].address(),
             None => self.place.address(),
         };
+        let client = |address: &str| {
+            let mut command = self.place.command_of(&self.plan.client);
+            command
+                .args([address, *name, &self.tasks().to_string()])
+                .arg(self.file(member, "ledger"))
+                .arg(self.runs())
+                .arg(self.plan.seed.to_string())
+                .arg(if self.plan.cold { "cold" } else { "hot" });
+            command
+        };
+        let worker = |address: &str| {
+            let mut command = self.place.command("qtf-worker");
+            command.args(["--connect", address, "--name", *name, "--slots", "4"]);
+            command.args(["--stop-grace", "200ms"]);
+            command
+        };
         match *role {
             Role::Daemon => {
                 let mut command = self.place.command("qtfd");
@@ -198,12 +220,10 @@ impl System {
                 command.args(["--config", "qtfd.toml"]);
                 command
             }
-            Role::Worker(link) => {
-                let mut command = self.place.command("qtf-worker");
-                command.args(["--connect", &address(link), "--name", name, "--slots", "4"]);
-                command.args(["--stop-grace", "200ms"]);
-                command
-            }
+            Role::Worker(link) => worker(&address(link)),
+            Role::SegmentWorker => worker(&self.place.segment_address()),
+            Role::SegmentClient => client(&self.place.segment_address()),
+            Role::Client(link) => client(&address(link)),
             Role::LocalWorker => {
                 let mut command = self.place.command_of(&self.plan.local);
                 command
@@ -211,16 +231,6 @@ impl System {
                     .arg(self.place.runtime())
                     .arg(self.place.work().join("data/spill"))
                     .arg(self.runs());
-                command
-            }
-            Role::Client(link) => {
-                let mut command = self.place.command_of(&self.plan.client);
-                command
-                    .args([&address(link), *name, &self.tasks().to_string()])
-                    .arg(self.file(member, "ledger"))
-                    .arg(self.runs())
-                    .arg(self.plan.seed.to_string())
-                    .arg(if self.plan.cold { "cold" } else { "hot" });
                 command
             }
         }

@@ -135,7 +135,11 @@ impl Torment {
         let member = self.random.usize(..system.count());
         let longest = match system.role(member) {
             Role::Daemon => 1_500,
-            Role::Worker(_) | Role::Client(_) | Role::LocalWorker => 3_500,
+            Role::Worker(_)
+            | Role::Client(_)
+            | Role::LocalWorker
+            | Role::SegmentWorker
+            | Role::SegmentClient => 3_500,
         };
         if system.signal(member, Signal::SIGSTOP) {
             self.blows.stops += 1;

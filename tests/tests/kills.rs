@@ -13,10 +13,10 @@ use std::time::Duration;
 use qtf_tests::system::{Plan, System};
 use qtf_tests::torment::{Pace, Torment};
 
-/// Tasks of both clients in an ordinary run.
-const TASKS: u64 = 600;
-/// Tasks of both clients in one round.
-const TASKS_IN_ROUND: u64 = 200;
+/// Tasks of all clients in an ordinary run.
+const TASKS: u64 = 630;
+/// Tasks of all clients in one round.
+const TASKS_IN_ROUND: u64 = 210;
 /// How long a round is tormented; what is left of the work then is done in peace.
 const TORMENT_MS: u64 = 6_000;
 /// Longest pause between two blows in an ordinary run.
@@ -68,7 +68,7 @@ impl Trial {
     fn run(self) -> String {
         let mut system = System::start(Plan {
             seed: self.seed,
-            tasks: TASKS_IN_ROUND / 2,
+            tasks: TASKS_IN_ROUND / 3,
             cold: self.cold,
             config: "lease_ms = 1000\nheartbeat_ms = 150\nprobe_ms = 300\nstop_grace_ms = 500\n"
                 .to_owned(),
