@@ -3,6 +3,7 @@
 use crate::inspected::Inspected;
 use crate::report::Report;
 use crate::show::Columns;
+use qtf_shm::AttachIndex;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -61,7 +62,11 @@ impl Ring {
 impl LanesReport {
     pub(crate) fn new(inspected: &Inspected) -> Self {
         let view = inspected.view();
-        let lanes = view.attached().filter_map(|info| {
+        // The daemon is the other side of each.
+        let others = view
+            .attached()
+            .filter(|info| info.index != AttachIndex::DAEMON);
+        let lanes = others.filter_map(|info| {
             let lane = view.lane_info(info.index)?;
             Some(Lane {
                 attach: info.index.get(),
