@@ -58,6 +58,10 @@ pub struct Flags {
     /// Core the daemon's thread is pinned to [default: the last one the process may use]
     #[arg(long, value_name = "N|none")]
     pub core: Option<CoreValue>,
+    /// Threads that serve connections beside the daemon's own, not more than there are cores; 0: it serves them itself
+    /// [default: 0]
+    #[arg(long, value_name = "N")]
+    pub edge_threads: Option<u64>,
     /// What to do when there is nothing to do [default: adaptive]
     #[arg(long, value_name = "adaptive|sleep|spin")]
     pub idle: Option<String>,
@@ -121,6 +125,7 @@ impl Flags {
             durability: self.durability.clone(),
             journal: self.journal.clone(),
             core: self.core.clone(),
+            edge_threads: self.edge_threads,
             idle: self.idle.clone(),
             network: self.network.clone(),
             segment_bytes: self.segment_bytes,

@@ -4,6 +4,7 @@
 //! | share | how many |
 //! |---|---|
 //! | the daemon's own files, sockets and rings | [`OWN`] |
+//! | the poll of each edge thread | [`EDGE_THREAD`] |
 //! | connections that are being refused | [`REFUSALS`] |
 //! | uploads under way, a file each | `uploads_max`, at most an eighth of all |
 //! | processes of local workers that are watched | one each, at most a quarter of the rest |
@@ -20,6 +21,8 @@ use crate::config::settings::Limits;
 
 /// LIMIT: log, locks, listeners, rings, journal files, a snapshot, a spill file that is read: about 30, and as many again.
 const OWN: u64 = 64;
+/// LIMIT: an edge thread's poll, its wake, and as many again.
+const EDGE_THREAD: u64 = 4;
 /// LIMIT: connections beyond the last one that may be open until they have heard that they are refused.
 const REFUSALS: u64 = 32;
 /// LIMIT: with fewer there is no room for a dozen connections.
@@ -59,12 +62,12 @@ pub(crate) enum NotEnough {
     TooFew { limit: u64, needed: u64 },
 }
 
-/// What this process may open, if that is enough. Asked before anything is made that a failed start would leave.
-pub(crate) fn limit_of_process() -> Result<u64, NotEnough> {
+/// What this process may open, if that is enough with so many edge threads. Asked before anything is made that a failed start would leave.
+pub(crate) fn limit_of_process(edge_threads: usize) -> Result<u64, NotEnough> {
     let asked = getrlimit(Resource::RLIMIT_NOFILE);
     let (limit, _) = asked.map_err(|errno| NotEnough::Unknown(errno.into()))?;
-    if limit < LIMIT_MIN {
-        let needed = LIMIT_MIN;
+    let needed = LIMIT_MIN.saturating_add(of_edge_threads(edge_threads));
+    if limit < needed {
         return Err(NotEnough::TooFew { limit, needed });
     }
     Ok(limit)
@@ -72,8 +75,17 @@ pub(crate) fn limit_of_process() -> Result<u64, NotEnough> {
 
 impl Descriptors {
     /// Shares out what this process may open, which is `limit`.
-    pub(crate) fn share_out(limit: u64, limits: &Limits, workers: u64) -> Self {
-        let shares = Self::of(limit, limits, workers);
+    pub(crate) fn share_out(
+        limit: u64,
+        limits: &Limits,
+        workers: u64,
+        edge_threads: usize,
+    ) -> Self {
+        let others = limit.saturating_sub(of_edge_threads(edge_threads));
+        let shares = Self {
+            limit,
+            ..Self::of(others, limits, workers)
+        };
         if shares.connections < count(limits.connections) {
             tracing::warn!(
                 limit,
@@ -109,6 +121,10 @@ impl Descriptors {
             ..limits
         }
     }
+}
+
+fn of_edge_threads(threads: usize) -> u64 {
+    EDGE_THREAD.saturating_mul(count(threads))
 }
 
 fn count(number: usize) -> u64 {

@@ -17,6 +17,7 @@
 //! | [`bitmap`] | the three-level free bitmap |
 //! | [`reading`] | copying a record out while others change it |
 //! | [`doorbell`] | how a sleeping daemon is woken by local processes |
+//! | [`errand`] | what one thread of a process has another one do |
 //! | [`sections`] | pieces of work whose words and counts others leave alone |
 //! | [`gate`] | whether a process may come in |
 //! | [`local_changes`] | how the daemon learns of local workers |
@@ -39,6 +40,7 @@ pub mod bitmap;
 pub mod blob;
 pub mod client;
 pub mod doorbell;
+pub mod errand;
 pub mod gate;
 pub mod hand_over;
 pub mod id;

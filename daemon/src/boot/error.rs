@@ -178,6 +178,16 @@ pub enum BootError {
         /// Why, and what to do.
         reason: String,
     },
+    /// More edge threads than can run at the same time.
+    #[error(
+        "edge_threads = {asked}: the process may use {cores} cores, choose at most as many; 0 serves on the daemon's own thread"
+    )]
+    EdgeThreads {
+        /// The setting.
+        asked: usize,
+        /// What the process may use.
+        cores: usize,
+    },
     /// Too few descriptors.
     #[error(
         "the limit of open files is {limit}, at least {needed} are needed: raise it with `ulimit -n` (LimitNOFILE= of a service)"
@@ -210,7 +220,7 @@ impl BootError {
             Self::DataDir { source, .. } | Self::PutAside { source, .. } => exit_of(source.kind()),
             Self::DataDirInUse { .. } => Exit::InUse,
             Self::DataDirUnsafe { .. } => Exit::NoPermission,
-            Self::OtherSegment { .. } => Exit::Usage,
+            Self::OtherSegment { .. } | Self::EdgeThreads { .. } => Exit::Usage,
             Self::Journal(error) => exit_of_journal(error),
             Self::NoRoom(_) | Self::JournalFailed(_) => Exit::JournalFailed,
             Self::Restore(_) => Exit::Damaged,
@@ -409,6 +419,11 @@ mod tests {
                 },
                 "network",
                 Exit::Failed,
+            ),
+            (
+                BootError::EdgeThreads { asked: 9, cores: 8 },
+                "at most",
+                Exit::Usage,
             ),
             (
                 BootError::RuntimeDir {

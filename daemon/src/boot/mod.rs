@@ -30,6 +30,7 @@ use crate::config::settings::{SegmentAccess, SegmentKind, SegmentSize, Settings}
 use crate::core::info::{DaemonInfo, StartKind};
 use crate::cycle::bell::Bell;
 use crate::descriptors::{self, Descriptors};
+use crate::edge::entrances::Entrances;
 use crate::net::in_process;
 use crate::net::listener::Listener;
 use crate::spill;
@@ -54,7 +55,8 @@ impl Daemon {
     /// # Errors
     /// When a step of the start fails; nothing is left behind then.
     pub fn start(mut settings: Settings) -> Result<RunningDaemon, BootError> {
-        let limit = descriptors::limit_of_process()?;
+        check_edge_threads(&settings)?;
+        let limit = descriptors::limit_of_process(settings.edge_threads)?;
         let lock = match settings.segment {
             SegmentKind::Named => Some(name::take(&settings)?),
             SegmentKind::Private => None,
@@ -74,7 +76,8 @@ impl Daemon {
             journal,
         } = make_segment(&settings)?;
         let workers = segment.geometry().workers().into();
-        let descriptors = Descriptors::share_out(limit, &settings.limits, workers);
+        let descriptors =
+            Descriptors::share_out(limit, &settings.limits, workers, settings.edge_threads);
         settings.limits = descriptors.within(settings.limits);
         if let Some(file) = lock.as_ref().and_then(LockFile::identity) {
             segment.set_lock_file(file);
@@ -103,7 +106,10 @@ impl Daemon {
             settings,
             descriptors,
             lock,
-            listeners,
+            entrances: Entrances {
+                listeners,
+                arrivals,
+            },
             segment,
             pages,
             bell,
@@ -111,7 +117,6 @@ impl Daemon {
             start,
             journal,
             spill,
-            arrivals,
             stop: stop_seen,
         };
         let thread = std::thread::Builder::new()
@@ -136,6 +141,18 @@ fn tell_local_processes(settings: &Settings) {
     if let Err(error) = facts.write(&settings.runtime_dir, &settings.instance) {
         tracing::warn!(%error, "local processes are not told where large payloads and outputs lie, and what tasks are by default");
     }
+}
+
+/// More edge threads than cores only take turns with each other.
+pub(crate) fn check_edge_threads(settings: &Settings) -> Result<(), BootError> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if settings.edge_threads > cores {
+        return Err(BootError::EdgeThreads {
+            asked: settings.edge_threads,
+            cores,
+        });
+    }
+    Ok(())
 }
 
 /// Says where large payloads and outputs go, where there is no data folder for them.

@@ -31,14 +31,14 @@ use crate::cycle::spill_task::SpillTask;
 use crate::cycle::vigil::Vigil;
 use crate::descriptors::Descriptors;
 use crate::edge::connection::{ConnectionLimits, Connections};
+use crate::edge::entrances::Entrances;
 use crate::edge::service::{EdgeService, Health};
+use crate::edge::threads::EdgeThreads;
 use crate::net::Backend;
-use crate::net::accept::Acceptor;
-use crate::net::edge_io::Socket;
-use crate::net::in_process::Arrivals;
 use crate::net::listener::Listener;
 use crate::spill::jobs::SpillJobs;
 use crate::spill::thread::Told;
+use crate::sys::desk::{Ticket, desk};
 use crate::sys::lock_file::LockFile;
 use crate::sys::{affinity, ring};
 
@@ -48,7 +48,7 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) descriptors: Descriptors,
     pub(crate) lock: Option<LockFile>,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) entrances: Entrances,
     pub(crate) segment: Arc<Segment>,
     pub(crate) pages: PageKeeper,
     pub(crate) bell: Bell,
@@ -58,8 +58,17 @@ pub(crate) struct Parts {
     pub(crate) journal: Option<ThreadedJournal>,
     /// The spill thread, and what it says.
     pub(crate) spill: (SpillJobs, Told),
-    pub(crate) arrivals: Arrivals,
     pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// Where the thread runs, and where others may.
+struct Whereabouts {
+    /// It is pinned to this one.
+    core: Option<u16>,
+    /// The process may use these.
+    cores: Vec<u16>,
+    /// How many threads of it can run at the same time.
+    parallel: usize,
 }
 
 /// The body of the thread.
@@ -68,18 +77,20 @@ pub(crate) fn run(parts: Parts, report: &Report) -> Result<(), ThreadEnd> {
     // A pinned thread would hear of its own core only.
     let parallel = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let core = affinity::pin(parts.settings.core);
-    match ring_for(&parts.settings, core, &cores).map_err(ThreadEnd::Boot)? {
-        Some(runtime) => runtime.block_on(serve(parts, Backend::IoUring, core, parallel, report)),
+    let place = Whereabouts {
+        core,
+        cores,
+        parallel,
+    };
+    match ring_for(&parts.settings, core, &place.cores).map_err(ThreadEnd::Boot)? {
+        Some(runtime) => runtime.block_on(serve(parts, Backend::IoUring, &place, report)),
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .map_err(|error| ThreadEnd::Boot(BootError::Thread(error)))?;
             let local = tokio::task::LocalSet::new();
-            local.block_on(
-                &runtime,
-                serve(parts, Backend::Tokio, core, parallel, report),
-            )
+            local.block_on(&runtime, serve(parts, Backend::Tokio, &place, report))
         }
     }
 }
@@ -140,13 +151,15 @@ fn info_of(parts: &Parts, backend: Backend, core: Option<u16>) -> DaemonInfo {
         segment_is_private: parts.settings.segment == SegmentKind::Private,
         core,
         descriptors: parts.descriptors,
-        network: backend.name(),
+        edge_threads: parts.settings.edge_threads,
+        network: sockets_of(&parts.settings, backend).name(),
         start: parts.start,
         journal: parts
             .journal
             .as_ref()
             .map(|journal| journal.backend(backend)),
         addresses: parts
+            .entrances
             .listeners
             .iter()
             .filter_map(|listener| listener.address().ok())
@@ -157,26 +170,24 @@ fn info_of(parts: &Parts, backend: Backend, core: Option<u16>) -> DaemonInfo {
 async fn serve(
     parts: Parts,
     backend: Backend,
-    core: Option<u16>,
-    parallel: usize,
+    place: &Whereabouts,
     report: &Report,
 ) -> Result<(), ThreadEnd> {
-    let info = info_of(&parts, backend, core);
+    let info = info_of(&parts, backend, place.core);
     let Parts {
         settings,
         lock,
-        listeners,
+        entrances,
         segment,
         pages,
         bell,
         journal,
         spill: (jobs, told),
-        arrivals,
         stop,
         ..
     } = parts;
     let vigil = lock.as_ref().map(|_| {
-        let sockets = listeners.iter().filter_map(Listener::socket_file);
+        let sockets = entrances.listeners.iter().filter_map(Listener::socket_file);
         Vigil::new(&segment, &super::lock_file_of(&settings), sockets)
     });
     let wake = bell.wake();
@@ -192,31 +203,26 @@ async fn serve(
     };
     let tasks = put_together(&settings, &segment, journal, backend, parts)?;
     let spill = SpillTask::start(told);
-    let mut rest = Rest::new(&settings, backend, bell, parallel);
+    let (clerk, tickets) = desk(settings.edge_threads, Arc::clone(&wake), place.parallel);
+    let mut rest = Rest::new(&settings, backend, bell, clerk, place.parallel);
     duty_cycle::settle(&mut rest, &wake).await;
     let failure = core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
     if let Some(failure) = failure {
         give_up(&settings, tasks).await;
         return Err(ThreadEnd::Boot(BootError::JournalFailed(failure)));
     }
-    let (service, health) = EdgeService::new(settings.limits.message_bytes).await;
-    // The daemon may also end by itself.
-    let (end_all, ending) = watch::channel(false);
-    let connections = open(&settings, backend, service, &ending);
-    if let Err(error) = listen(listeners, backend, &connections, &ending) {
-        give_up(&settings, tasks).await;
-        return Err(ThreadEnd::Boot(BootError::Thread(error)));
-    }
+    let opened = open(&settings, backend, entrances, (tickets, &place.cores)).await;
+    let open = match opened {
+        Ok(open) => open,
+        Err(error) => {
+            give_up(&settings, tasks).await;
+            return Err(ThreadEnd::Boot(BootError::Thread(error)));
+        }
+    };
     if let Some(vigil) = vigil {
-        tokio::task::spawn_local(vigil.keep(ending.clone()));
+        tokio::task::spawn_local(vigil.keep(open.end_all.subscribe()));
     }
-    take_in_process(arrivals, &connections, ending);
-    tracing::info!(
-        instance = info.instance, shm_id = info.shm_id, network = info.network,
-        addresses = ?info.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        tasks = info.task_slots, workers = info.worker_slots,
-        connections = info.descriptors.connections, open_files = info.descriptors.limit, "serving"
-    );
+    log_serving(&info);
     // Nobody waits for the report when the starter has given up; then the stop comes at once.
     let _ = report.send(info);
     // Its starter is told of the end by this receiver's, so it stays until then.
@@ -225,16 +231,30 @@ async fn serve(
     core_cell::attend(Core::begin_stop);
     // Before its sockets go.
     lock.iter().for_each(LockFile::note_stop);
-    end_all.send_replace(true);
-    let result = end(&settings, &mut rest, &wake, &connections, &health).await;
+    open.end_all.send_replace(true);
+    let mut result = end(&settings, &mut rest, &wake, &open).await;
     drop(stop);
-    // With the threads at the doorbell and at the pages, which look at the segment.
+    // With the threads at the doorbell and at the pages, which look at the segment, and with the desk: nobody enters the core from outside any more.
     drop((rest, pages));
+    if let Some(edges) = open.edges
+        && !edges.end(settings.times.stop_deadline).await
+    {
+        result = result.and(Err(StopError::Cut));
+    }
     leave(&settings, segment, tasks, spill).await;
     // Last: while it is held no other daemon touches the segment.
     drop(lock);
     tracing::info!("stopped");
     result.map_err(ThreadEnd::Stop)
+}
+
+fn log_serving(info: &DaemonInfo) {
+    tracing::info!(
+        instance = info.instance, shm_id = info.shm_id, network = info.network, edge_threads = info.edge_threads,
+        addresses = ?info.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        tasks = info.task_slots, workers = info.worker_slots,
+        connections = info.descriptors.connections, open_files = info.descriptors.limit, "serving"
+    );
 }
 
 /// A start that fails after all ends as a daemon does, without having served.
@@ -282,12 +302,57 @@ fn put_together(
     Ok(Some(JournalTasks::start(rest, backend, kick)))
 }
 
-fn open(
+/// On which sockets connections are: those of edge threads are always ordinary ones.
+fn sockets_of(settings: &Settings, backend: Backend) -> Backend {
+    if settings.edge_threads > 0 {
+        Backend::Tokio
+    } else {
+        backend
+    }
+}
+
+/// What is open to others.
+struct Open {
+    connections: Arc<Connections>,
+    edges: Option<EdgeThreads>,
+    health: Health,
+    /// The daemon may also end by itself.
+    end_all: watch::Sender<bool>,
+}
+
+/// Lets connections in: on the calling thread, or on edge threads where there are tickets for them, on these cores.
+async fn open(
+    settings: &Settings,
+    backend: Backend,
+    entrances: Entrances,
+    (tickets, cores): (Vec<Ticket>, &[u16]),
+) -> std::io::Result<Open> {
+    let (service, health) = EdgeService::new(settings.limits.message_bytes).await;
+    let (end_all, ending) = watch::channel(false);
+    let sockets = sockets_of(settings, backend);
+    let connections = connections(settings, sockets, service, &ending);
+    let taking = Arc::clone(&connections);
+    let edges = if tickets.is_empty() {
+        entrances.open(sockets, &ending, move |socket| taking.take(socket))?;
+        None
+    } else {
+        let started = EdgeThreads::start(tickets, cores, entrances, taking, ending);
+        Some(started?)
+    };
+    Ok(Open {
+        connections,
+        edges,
+        health,
+        end_all,
+    })
+}
+
+fn connections(
     settings: &Settings,
     backend: Backend,
     service: EdgeService,
     stop: &watch::Receiver<bool>,
-) -> Rc<Connections> {
+) -> Arc<Connections> {
     let limits = ConnectionLimits {
         connections: settings.limits.connections,
         rule: share_rule(settings),
@@ -295,41 +360,6 @@ fn open(
         handshake: settings.times.handshake,
     };
     Connections::new(backend, limits, service, stop.clone())
-}
-
-fn listen(
-    listeners: Vec<Listener>,
-    backend: Backend,
-    connections: &Rc<Connections>,
-    stop: &watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    for listener in listeners {
-        let acceptor = Acceptor::new(listener, backend)?;
-        let connections = Rc::clone(connections);
-        tokio::task::spawn_local(
-            acceptor.run(stop.clone(), move |socket| connections.take(socket)),
-        );
-    }
-    Ok(())
-}
-
-fn take_in_process(
-    mut arrivals: Arrivals,
-    connections: &Rc<Connections>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let connections = Rc::clone(connections);
-    tokio::task::spawn_local(async move {
-        let arriving = async {
-            while let Some(socket) = arrivals.recv().await {
-                connections.take(Socket::Unix(socket));
-            }
-        };
-        tokio::select! {
-            () = arriving => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
-    });
 }
 
 /// LIMIT: after the journal has failed only refusals are left to be sent.
@@ -340,8 +370,7 @@ async fn end(
     settings: &Settings,
     rest: &mut Rest,
     wake: &Notify,
-    connections: &Connections,
-    health: &Health,
+    open: &Open,
 ) -> Result<(), StopError> {
     let was_superseded = core_cell::look(Core::is_superseded).unwrap_or(false);
     let failure = || core_cell::look(|core| core.journal_failure().map(str::to_owned)).flatten();
@@ -349,9 +378,9 @@ async fn end(
         None => settings.times.stop_deadline,
         Some(_) => settings.times.stop_deadline.min(FAILED_DEADLINE),
     };
-    health.stops().await;
+    open.health.stops().await;
     let all_told = async {
-        connections.all_closed().await;
+        open.connections.all_closed().await;
         // What nobody waits for is written all the same.
         let end = core_cell::look(Core::last_to_write).flatten();
         // A failure is told below.

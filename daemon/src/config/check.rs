@@ -176,6 +176,13 @@ pub(super) fn idle_of(idle: Option<&str>) -> Result<Idle, SettingsError> {
     }
 }
 
+/// LIMIT: places at the desk that the daemon's thread passes along in each turn.
+const EDGE_THREADS_MAX: u64 = 64;
+
+pub(super) fn edge_threads_of(threads: Option<u64>) -> Result<usize, SettingsError> {
+    count("edge_threads", threads, 0, (0, EDGE_THREADS_MAX))
+}
+
 pub(super) fn network_of(network: Option<&str>) -> Result<Network, SettingsError> {
     match network {
         None | Some("auto") => Ok(Network::Auto),

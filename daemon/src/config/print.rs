@@ -41,6 +41,7 @@ impl Settings {
                 self.allow_unauthenticated_remote
             ),
             core,
+            format!("edge_threads = {}", self.edge_threads),
             format!(
                 "idle = \"{}\"",
                 match self.idle {

@@ -57,6 +57,8 @@ raw_config! {
     key_ttl_ms: u64,
     /// Core to pin to: a number, or `"none"`.
     core: CoreValue,
+    /// Threads that serve connections beside the daemon's own; 0: it serves them itself.
+    edge_threads: u64,
     /// `"adaptive"` (look again for a little while, unless others need the core, then sleep), `"sleep"` (at once) or `"spin"` (never sleep).
     idle: String,
     /// Keep the machine's cores from deep sleep while there is work.

@@ -10,8 +10,8 @@ use qtf_proto::address::{self, Address};
 use qtf_shm::HugePages;
 
 use super::check::{
-    access_of, check_instance, core_of, huge_pages_of, idle_of, key_ttl_of, limits_of,
-    listen_address, network_of, size_of, spill_dir, times_of,
+    access_of, check_instance, core_of, edge_threads_of, huge_pages_of, idle_of, key_ttl_of,
+    limits_of, listen_address, network_of, size_of, spill_dir, times_of,
 };
 use super::journal::{JournalBackend, JournalSettings, journal_of};
 use super::raw::{CoreValue, RawConfig};
@@ -147,6 +147,7 @@ pub struct Settings {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) spill_dir: PathBuf,
     pub(crate) core: Core,
+    pub(crate) edge_threads: usize,
     pub(crate) idle: Idle,
     pub(crate) while_working: WhileWorking,
     pub(crate) network: Network,
@@ -241,6 +242,7 @@ impl Settings {
                 .spill_dir
                 .unwrap_or_else(|| spill_dir(raw.data_dir, &runtime_dir, &instance)),
             core: core_of(raw.core)?,
+            edge_threads: edge_threads_of(raw.edge_threads)?,
             idle: idle_of(raw.idle.as_deref())?,
             while_working: if raw.keep_awake.unwrap_or(false) {
                 WhileWorking::CoresAreAwake
@@ -412,6 +414,11 @@ impl Settings {
                 "journal = \"io_uring\" excludes network = \"tokio\": set network = \"auto\", or journal = \"auto\"",
             ));
         }
+        if self.edge_threads > 0 && self.network == Network::IoUring {
+            return Err(SettingsError::Together(
+                "edge_threads excludes network = \"io_uring\", which puts the sockets on the daemon's own thread: set edge_threads = 0, or network = \"tokio\"",
+            ));
+        }
         if self.times.heartbeat >= self.times.lease {
             return Err(SettingsError::Together(
                 "heartbeat_ms must be below lease_ms, or every worker looks dead",
@@ -503,6 +510,11 @@ mod tests {
         let cases = [
             ("idle = \"nap\"", "idle = \"nap\""),
             ("network = \"dpdk\"", "network = \"dpdk\""),
+            ("edge_threads = 65", "edge_threads = 65: must be 0 to 64"),
+            (
+                "edge_threads = 1\nnetwork = \"io_uring\"",
+                "edge_threads excludes network = \"io_uring\"",
+            ),
             ("core = \"all\"", "core = \"all\""),
             ("huge_pages = \"yes\"", "huge_pages = \"yes\": must be"),
             ("journal = \"paper\"", "journal = \"paper\""),

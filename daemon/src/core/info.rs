@@ -34,6 +34,8 @@ pub struct DaemonInfo {
     pub segment_is_private: bool,
     /// Core that the thread is pinned to.
     pub core: Option<u16>,
+    /// Threads that serve connections; 0: the pinned one does.
+    pub edge_threads: usize,
     /// What the process may open, and for what.
     pub descriptors: Descriptors,
     /// `io_uring` or `tokio`.

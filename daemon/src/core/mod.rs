@@ -6,6 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `core_cell.rs`, `door.rs` | the core of this thread, and the one way in |
+//! | `held_outputs.rs` | how much output is held for want of room |
 //! | `info.rs` | what the daemon is, for its starter and for operators |
 //! | `lists.rs` | which list of tasks may look at the next slots |
 //! | `journal.rs` | what is written to the journal next, and what has become stable |
@@ -25,6 +26,7 @@ pub(crate) mod callers;
 pub(crate) mod core_cell;
 mod door;
 mod expiry;
+pub(crate) mod held_outputs;
 pub(crate) mod info;
 pub(crate) mod journal;
 pub(crate) mod lists;
@@ -59,6 +61,7 @@ use age::Age;
 use callers::{CallKey, Callers};
 use core_cell::attend;
 use expiry::Expiry;
+use held_outputs::HeldOutputs;
 use info::DaemonInfo;
 use journal::Journal;
 use lists::Lists;
@@ -80,6 +83,7 @@ pub(crate) struct Core {
     pub(crate) lists: Lists,
     pub(crate) uploads: Uploads,
     pub(crate) reads: Reads,
+    pub(crate) held_outputs: HeldOutputs,
     spill: Rc<SpillJobs>,
     pub(crate) stability: Stability,
     pub(crate) journal: Option<Journal>,
@@ -175,6 +179,7 @@ impl Core {
                 engine.config().share_rule,
             ),
             reads: Reads::new(Rc::clone(&spill)),
+            held_outputs: HeldOutputs::default(),
             spill,
             limits,
             durable_by_default,
@@ -469,6 +474,7 @@ pub(crate) struct StopPlace(Option<u64>);
 impl StopPlace {
     /// Whether the daemon is stopping, or gone from this thread. If not, the stream is woken when it is.
     pub(crate) fn is_stopping(&mut self, cx: &Context<'_>) -> bool {
+        let waker = cx.waker();
         let is_stopping = attend(|core| {
             if core.is_stopping {
                 return true;
@@ -479,8 +485,8 @@ impl StopPlace {
             });
             core.stop_wakers
                 .entry(number)
-                .or_insert_with(|| cx.waker().clone())
-                .clone_from(cx.waker());
+                .or_insert_with(|| waker.clone())
+                .clone_from(waker);
             false
         });
         is_stopping.unwrap_or(true)
@@ -523,7 +529,8 @@ pub(crate) fn test_core(folder: &std::path::Path) -> Core {
             worker_slots: 50,
             segment_is_private: true,
             core: None,
-            descriptors: crate::descriptors::Descriptors::share_out(1_024, &settings.limits, 50),
+            edge_threads: 0,
+            descriptors: crate::descriptors::Descriptors::share_out(1_024, &settings.limits, 50, 0),
             network: "none",
             start: info::StartKind::Fresh,
             journal: None,

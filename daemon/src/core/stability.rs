@@ -110,7 +110,7 @@ impl Stability {
         &mut self,
         place: &mut Option<Key>,
         lsn: Option<Lsn>,
-        cx: &Context<'_>,
+        waker: &Waker,
     ) -> Poll<Result<(), JournalFailed>> {
         if let Some(key) = place.take_if(|key| Some(key.0) != lsn) {
             self.give_up(key);
@@ -127,8 +127,8 @@ impl Stability {
         });
         self.waiting
             .entry(*key)
-            .or_insert_with(|| cx.waker().clone())
-            .clone_from(cx.waker());
+            .or_insert_with(|| waker.clone())
+            .clone_from(waker);
         Poll::Pending
     }
 }
@@ -147,7 +147,8 @@ impl StablePlace {
         if lsn.is_none() && self.0.is_none() {
             return Poll::Ready(Ok(()));
         }
-        let polled = attend(|core| core.stability.poll(&mut self.0, lsn, cx));
+        let waker = cx.waker();
+        let polled = attend(|core| core.stability.poll(&mut self.0, lsn, waker));
         match polled {
             Some(polled) => polled.map_err(NotStable::Failed),
             None => Poll::Ready(Err(NotStable::Gone)),
@@ -179,7 +180,7 @@ mod tests {
     fn poll(stability: &mut Stability, place: &mut Option<Key>, lsn: u64) -> Poll<bool> {
         let cx = Context::from_waker(Waker::noop());
         stability
-            .poll(place, Some(Lsn::new(lsn)), &cx)
+            .poll(place, Some(Lsn::new(lsn)), cx.waker())
             .map(|result| result.is_ok())
     }
 

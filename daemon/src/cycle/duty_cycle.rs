@@ -1,6 +1,6 @@
-//! The only loop of the pinned thread: turn, rest, until the stop.
+//! The only loop of the pinned thread: serve the edge threads, turn, rest, until the stop.
 //!
-//! gRPC connections are tasks beside it on the same thread; they run while it rests. Tested through the
+//! Without edge threads gRPC connections are tasks beside it on the same thread; they run while it rests. Tested through the
 //! whole daemon.
 
 use tokio::sync::{Notify, watch};
@@ -30,8 +30,12 @@ pub(crate) async fn settle(rest: &mut Rest, wake: &Notify) {
     turn_until(rest, wake, |core| core.is_over() || core.is_settled()).await;
 }
 
-async fn turn_until(rest: &mut Rest, wake: &Notify, is_over: impl Fn(&Core) -> bool) {
-    while let Some((work, due)) = core_cell::turn() {
+async fn turn_until(rest: &mut Rest, wake: &Notify, is_over: impl Fn(&Core) -> bool + Sync) {
+    loop {
+        let served = rest.serve();
+        let Some((work, due)) = core_cell::turn() else {
+            return;
+        };
         let seen = core_cell::look(|core| (is_over(core), core.now(), core.is_writing()));
         let Some((false, now, is_writing)) = seen else {
             if core_cell::look(Core::is_superseded) == Some(true) {
@@ -40,6 +44,6 @@ async fn turn_until(rest: &mut Rest, wake: &Notify, is_over: impl Fn(&Core) -> b
             return;
         };
         rest.note_write(is_writing);
-        rest.rest(work, now, due, wake).await;
+        rest.rest(work.saturating_add(served), now, due, wake).await;
     }
 }

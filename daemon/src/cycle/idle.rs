@@ -15,6 +15,7 @@ use super::spin::Spin;
 use crate::config::Idle;
 use crate::config::settings::{Settings, WhileWorking};
 use crate::net::Backend;
+use crate::sys::desk::Clerk;
 
 /// How long `adaptive` spins after the last work: a few times what a request takes, and about what a
 /// sleeping core needs to wake up.
@@ -33,13 +34,21 @@ pub(crate) struct Rest {
     spin: Spin,
     awake: Awake,
     bell: Bell,
+    /// Does what edge threads want to have done.
+    clerk: Clerk,
     /// It has been said that the thread sleeps, or is about to.
     is_said: bool,
 }
 
 impl Rest {
     /// Rests as configured, where the process may use so many cores.
-    pub(crate) fn new(settings: &Settings, backend: Backend, bell: Bell, cores: usize) -> Self {
+    pub(crate) fn new(
+        settings: &Settings,
+        backend: Backend,
+        bell: Bell,
+        clerk: Clerk,
+        cores: usize,
+    ) -> Self {
         Self {
             idle: settings.idle,
             backend,
@@ -51,6 +60,7 @@ impl Rest {
                 WhileWorking::CoresMaySleep => Awake::never(),
             },
             bell,
+            clerk,
             is_said: false,
         }
     }
@@ -58,6 +68,11 @@ impl Rest {
     /// Says whether a write of the journal is under way: there is work then, though not here.
     pub(crate) fn note_write(&mut self, is_writing: bool) {
         self.is_writing = is_writing;
+    }
+
+    /// Does what edge threads have posted. Returns how much.
+    pub(crate) fn serve(&mut self) -> u64 {
+        self.clerk.serve()
     }
 
     fn is_awake(&mut self, work: u64) -> bool {
@@ -89,11 +104,18 @@ impl Rest {
         let until_due = due.map_or(SLEEP_MAX, |due| Duration::from_nanos(due.since_ns(now)));
         if self.is_awake(work) || until_due.is_zero() {
             self.say_awake();
-            self.backend.turn().await;
+            if work > 0 || !self.clerk.watch() {
+                self.backend.turn().await;
+            }
+            return;
+        }
+        // Whoever was served a moment ago mostly wants something else in the next one, and to be woken takes longer than to look.
+        if !self.is_said && self.clerk.watch() {
             return;
         }
         if !std::mem::replace(&mut self.is_said, true) {
             self.bell.goes_to_sleep();
+            self.clerk.goes_to_sleep();
             // One more turn, which finds what was done before this could be known.
             return;
         }
@@ -113,6 +135,7 @@ impl Rest {
     fn say_awake(&mut self) {
         if std::mem::take(&mut self.is_said) {
             self.bell.wakes_up();
+            self.clerk.wakes_up();
         }
     }
 }
@@ -138,7 +161,8 @@ mod tests {
         };
         let settings = Settings::private_with(raw).unwrap();
         let bell = Bell::listen(segment).unwrap();
-        let mut rest = Rest::new(&settings, Backend::Tokio, bell, cores);
+        let (clerk, _) = crate::sys::desk::desk(0, bell.wake(), cores);
+        let mut rest = Rest::new(&settings, Backend::Tokio, bell, clerk, cores);
         rest.last_work = Instant::now();
         rest.is_awake(work)
     }

@@ -79,14 +79,14 @@ impl Admin for AdminEdge {
 
 /// Has the engine change something; gives its refusal, if it refuses.
 fn refused(
-    change: impl FnOnce(&mut Engine, Now) -> Result<(), Rejection>,
+    change: impl FnOnce(&mut Engine, Now) -> Result<(), Rejection> + Send,
 ) -> Result<Option<Refusal>, Status> {
     let result = core_cell::enter(|core| {
         let now = core.now();
-        change(&mut core.engine, now)
+        let refused = change(&mut core.engine, now).err();
+        refused.map(|rejection| status::refusal_of(&rejection))
     });
-    let result = result.ok_or_else(status::gone)?;
-    Ok(result.err().map(|rejection| status::refusal_of(&rejection)))
+    result.ok_or_else(status::gone)
 }
 
 fn worker_of(raw: u64) -> Result<WorkerId, Status> {

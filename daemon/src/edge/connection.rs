@@ -3,7 +3,6 @@
 //! Nothing that a peer sends or leaves out here can do more than end its own connection. Tested in
 //! `tests/daemon/sockets.rs`.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioTimer;
 use qtf_engine::ShareRule;
+use qtf_shm::sync::{AtomicBool, Ordering};
 use tokio::sync::{Notify, watch};
 
 use super::peer::{Peer, principal_of};
@@ -53,20 +53,20 @@ async fn no_calls_left(calls: &OpenCalls) {
     }
 }
 
-/// What all connections of the daemon share.
+/// What all connections of the daemon share, whichever thread serves them.
 pub(crate) struct Connections {
     backend: Backend,
     limits: ConnectionLimits,
     service: EdgeService,
     places: Places,
-    was_full: Cell<bool>,
+    was_full: AtomicBool,
     refusals: Refusals,
     all_closed: Notify,
     stop: watch::Receiver<bool>,
 }
 
 struct Open {
-    connections: Rc<Connections>,
+    connections: Arc<Connections>,
     place: Option<Place>,
 }
 
@@ -76,6 +76,27 @@ impl Drop for Open {
         if self.connections.places.taken() == 0 {
             self.connections.all_closed.notify_waiters();
         }
+    }
+}
+
+/// A connection that has its place and is not served yet.
+pub(crate) struct Admitted {
+    open: Open,
+    socket: Socket,
+    window: Window,
+}
+
+impl Admitted {
+    /// Serves it, on the calling thread from now on.
+    pub(crate) fn serve(self) {
+        let Self {
+            open,
+            socket,
+            window,
+        } = self;
+        tokio::task::spawn_local(async move {
+            open.connections.serve(socket, window).await;
+        });
     }
 }
 
@@ -99,48 +120,61 @@ impl Connections {
         limits: ConnectionLimits,
         service: EdgeService,
         stop: watch::Receiver<bool>,
-    ) -> Rc<Self> {
-        Rc::new(Self {
+    ) -> Arc<Self> {
+        Arc::new(Self {
             backend,
             places: Places::new(limits.connections, limits.rule),
             limits,
             service,
-            was_full: Cell::new(false),
+            was_full: AtomicBool::new(false),
             refusals: Refusals::default(),
             all_closed: Notify::new(),
             stop,
         })
     }
 
-    /// Serves one more connection, unless there are too many, or too many of its principal.
-    pub(crate) fn take(self: &Rc<Self>, socket: Socket) {
+    /// Serves one more connection on the calling thread, unless there are too many, or too many of its principal.
+    pub(crate) fn take(self: &Arc<Self>, socket: Socket) {
+        if let Some(admitted) = self.admit(socket) {
+            admitted.serve();
+        }
+    }
+
+    /// Gives a connection its place. If there are too many, or too many of its principal, it is refused, on the calling thread, which
+    /// is the same one for all.
+    pub(crate) fn admit(self: &Arc<Self>, socket: Socket) -> Option<Admitted> {
         let place = match self.places.take(principal_of(&socket)) {
             Ok(place) => place,
             Err(why) => {
-                if !self.was_full.replace(true) {
+                // ORDERING: for the log, and of one thread.
+                if !self.was_full.swap(true, Ordering::Relaxed) {
                     let why = refused::no_room(why).message;
                     tracing::warn!("connection refused: {why}");
                 }
-                return self.refuse(socket, why);
+                self.refuse(socket, why);
+                return None;
             }
         };
-        self.was_full.set(false);
+        // ORDERING: as above.
+        self.was_full.store(false, Ordering::Relaxed);
         let window = place.window;
         let open = Open {
-            connections: Rc::clone(self),
+            connections: Arc::clone(self),
             place: Some(place),
         };
-        tokio::task::spawn_local(async move {
-            open.connections.serve(socket, window).await;
-        });
+        Some(Admitted {
+            open,
+            socket,
+            window,
+        })
     }
 
     /// Says why a connection is not served, and ends it.
-    fn refuse(self: &Rc<Self>, socket: Socket, why: NoPlace) {
+    fn refuse(self: &Arc<Self>, socket: Socket, why: NoPlace) {
         let Some(place) = self.refusals.place() else {
             return refused::say_goodbye(&socket, why);
         };
-        let connections = Rc::clone(self);
+        let connections = Arc::clone(self);
         tokio::task::spawn_local(async move {
             let refusing = connections.serve_refusal(socket, why);
             if tokio::time::timeout(REFUSAL_TIME_MAX, refusing)

@@ -3,14 +3,14 @@
 //! A message is held until its last byte is there. What is held that way is counted, over all connections, for each principal
 //! and for each connection; a call whose next bytes would go beyond one of these bounds is refused, and so is one whose message
 //! is not complete in time. Whole messages are not counted: each stream takes the next one when it has done with the one
-//! before. All is on one thread. Invariant: the counts are the sums over the bodies that there are.
+//! before. The counts are the daemon's, whichever thread serves a connection. Invariant: the counts are the sums over the bodies that there are.
 //!
 //! Tested at the end of this file and in `tests/daemon/grpc.rs`.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,35 +29,50 @@ const MESSAGE_TIME_MAX: Duration = Duration::from_secs(30);
 /// A message begins with a flag and its length.
 const PREFIX_BYTES: usize = 5;
 
-thread_local! {
-    static HELD: RefCell<Held> = const { RefCell::new(Held::new()) };
-}
-
-/// A connection, for the counts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Holder {
-    number: u64,
-    principal: Principal,
+/// The counts of all connections.
+#[derive(Debug, Clone)]
+pub(crate) struct HalfMessages {
+    held: Arc<Mutex<Held>>,
     message_bytes_max: usize,
 }
 
-impl Holder {
-    /// A new connection of a principal.
-    pub(crate) fn new(principal: Principal, message_bytes_max: usize) -> Self {
-        let number = HELD.with_borrow_mut(|held| {
-            held.last_number = held.last_number.saturating_add(1);
-            held.last_number
-        });
+impl HalfMessages {
+    /// Nobody holds anything; a message has so many bytes at most.
+    pub(crate) fn new(message_bytes_max: usize) -> Self {
         Self {
-            number,
-            principal,
+            held: Arc::default(),
             message_bytes_max,
         }
     }
+
+    /// A new connection of a principal.
+    pub(crate) fn holder(&self, principal: Principal) -> Holder {
+        let mut held = self.lock();
+        held.last_number = held.last_number.saturating_add(1);
+        let number = held.last_number;
+        drop(held);
+        Holder {
+            all: self.clone(),
+            number,
+            principal,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection, for the counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder {
+    all: HalfMessages,
+    number: u64,
+    principal: Principal,
 }
 
 /// Who holds how many bytes of half messages. Nobody who holds none is in it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Held {
     total: usize,
     by_principal: BTreeMap<Principal, usize>,
@@ -66,19 +81,10 @@ struct Held {
 }
 
 impl Held {
-    const fn new() -> Self {
-        Self {
-            total: 0,
-            by_principal: BTreeMap::new(),
-            by_connection: BTreeMap::new(),
-            last_number: 0,
-        }
-    }
-
     /// What a bound would be exceeded by, or nothing.
-    fn excess(&self, holder: Holder, more: usize) -> Option<(&'static str, usize)> {
+    fn excess(&self, holder: &Holder, more: usize) -> Option<(&'static str, usize)> {
         let held = |map: Option<&usize>| map.copied().unwrap_or(0).saturating_add(more);
-        let of = |messages: usize| messages.saturating_mul(holder.message_bytes_max);
+        let of = |messages: usize| messages.saturating_mul(holder.all.message_bytes_max);
         let bounds = [
             (
                 "this connection",
@@ -102,7 +108,7 @@ impl Held {
             .map(|(who, _, bound)| (who, bound))
     }
 
-    fn take(&mut self, holder: Holder, bytes: usize) {
+    fn take(&mut self, holder: &Holder, bytes: usize) {
         if bytes == 0 {
             return;
         }
@@ -113,7 +119,7 @@ impl Held {
         *principal = principal.saturating_add(bytes);
     }
 
-    fn give_back(&mut self, holder: Holder, bytes: usize) {
+    fn give_back(&mut self, holder: &Holder, bytes: usize) {
         self.total = self.total.saturating_sub(bytes);
         give_back(&mut self.by_connection, &holder.number, bytes);
         give_back(&mut self.by_principal, &holder.principal, bytes);
@@ -139,20 +145,23 @@ struct Share {
 impl Share {
     /// From now on so many.
     fn set(&mut self, bytes: usize) -> Result<(), Status> {
-        let (holder, before) = (self.holder, self.bytes);
-        HELD.with_borrow_mut(|held| {
-            let more = bytes.saturating_sub(before);
-            if more > 0
-                && let Some((who, bound)) = held.excess(holder, more)
-            {
-                return Err(Status::resource_exhausted(format!(
-                    "half messages of {who} hold {bound} bytes, the bound: finish some before beginning others, or send smaller ones"
-                )));
-            }
-            held.give_back(holder, before);
-            held.take(holder, bytes);
-            Ok(())
-        })?;
+        let (holder, before) = (&self.holder, self.bytes);
+        if bytes == before {
+            // A message came whole, as most do.
+            return Ok(());
+        }
+        let mut held = holder.all.lock();
+        let more = bytes.saturating_sub(before);
+        if more > 0
+            && let Some((who, bound)) = held.excess(holder, more)
+        {
+            return Err(Status::resource_exhausted(format!(
+                "half messages of {who} hold {bound} bytes, the bound: finish some before beginning others, or send smaller ones"
+            )));
+        }
+        held.give_back(holder, before);
+        held.take(holder, bytes);
+        drop(held);
         self.bytes = bytes;
         Ok(())
     }
@@ -160,7 +169,10 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        HELD.with_borrow_mut(|held| held.give_back(self.holder, self.bytes));
+        if self.bytes > 0 {
+            let mut held = self.holder.all.lock();
+            held.give_back(&self.holder, self.bytes);
+        }
     }
 }
 
@@ -315,14 +327,13 @@ mod tests {
         all
     }
 
-    fn totals() -> (usize, usize, usize) {
-        HELD.with_borrow(|held| {
-            (
-                held.total,
-                held.by_principal.len(),
-                held.by_connection.len(),
-            )
-        })
+    fn totals(all: &HalfMessages) -> (usize, usize, usize) {
+        let held = all.lock();
+        (
+            held.total,
+            held.by_principal.len(),
+            held.by_connection.len(),
+        )
     }
 
     #[test]
@@ -378,7 +389,8 @@ mod tests {
         const ALMOST: Duration = Duration::from_secs(29);
         let (sender, pieces) = tokio::sync::mpsc::unbounded_channel();
         let send = |bytes: &[u8]| sender.send(Bytes::copy_from_slice(bytes)).unwrap();
-        let holder = Holder::new(Principal::Uid(1), 100);
+        let all = HalfMessages::new(100);
+        let holder = all.holder(Principal::Uid(1));
         let mut body = MeteredBody::new(Pieces(pieces), holder);
         // Between messages there is no limit, and each has the whole time for itself.
         let whole = message(10);
@@ -398,7 +410,7 @@ mod tests {
         assert!(next_within(&mut body, ALMOST).await.is_none());
         send(&whole[1..7]);
         next_within(&mut body, ALMOST).await.unwrap().unwrap();
-        assert_eq!(totals(), (7, 1, 1));
+        assert_eq!(totals(&all), (7, 1, 1));
         let over = next_within(&mut body, ALMOST).await.unwrap().unwrap_err();
         let after = begun.elapsed();
         assert!(
@@ -411,13 +423,14 @@ mod tests {
             "{over}"
         );
         drop(body);
-        assert_eq!(totals(), (0, 0, 0));
+        assert_eq!(totals(&all), (0, 0, 0));
     }
 
     #[test]
     fn half_messages_are_refused_beyond_the_bounds_of_connection_principal_and_all() {
         const MAX: usize = 100;
-        let of = |uid: u32| Holder::new(Principal::Uid(uid), MAX);
+        let all = HalfMessages::new(MAX);
+        let of = |uid: u32| all.holder(Principal::Uid(uid));
         let share = |holder| Share { holder, bytes: 0 };
         let message = |share: &mut Share, bytes| {
             share
@@ -425,7 +438,7 @@ mod tests {
                 .map_err(|refused| refused.message().to_owned())
         };
         let first = of(1);
-        let mut shares: Vec<Share> = (0..8).map(|_| share(first)).collect();
+        let mut shares: Vec<Share> = (0..8).map(|_| share(first.clone())).collect();
         for share in &mut shares {
             message(share, MAX).unwrap();
         }
@@ -455,11 +468,11 @@ mod tests {
                 .unwrap_err()
                 .contains("all connections")
         );
-        assert_eq!(totals().0, 64 * MAX);
+        assert_eq!(totals(&all).0, 64 * MAX);
         shares.truncate(1);
         message(&mut next, 1).unwrap();
         message(&mut shares[0], 0).unwrap();
         drop((next, shares));
-        assert_eq!(totals(), (0, 0, 0));
+        assert_eq!(totals(&all), (0, 0, 0));
     }
 }

@@ -138,12 +138,13 @@ impl Stream for ListStream {
             return this.poll_found(cx);
         }
         // Whoever asks wakes the loop, so that there is a next turn.
+        let waker = cx.waker();
         let found = core_cell::enter(|core| {
-            let is_its_turn = core.lists.take(&mut this.ticket, cx.waker());
+            let is_its_turn = core.lists.take(&mut this.ticket, waker);
             is_its_turn.then(|| {
                 let found = this.next(core);
                 if found.as_ref().is_some_and(Vec::is_empty) {
-                    core.lists.take(&mut this.ticket, cx.waker());
+                    core.lists.take(&mut this.ticket, waker);
                 }
                 found
             })

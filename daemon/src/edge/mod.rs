@@ -7,6 +7,7 @@
 //! | file | serves |
 //! |---|---|
 //! | `connection.rs`, `places.rs`, `refused.rs` | a connection from its first byte to its end, how many there may be, and the answer to those for which there is no room |
+//! | `entrances.rs`, `threads.rs` | where connections come from, and which thread serves them |
 //! | `service.rs` | finds the service by the path of a request |
 //! | `grpc.rs` | what makes a request a call, and when it must be over |
 //! | `half_messages.rs` | what has come of messages that are not complete |
@@ -29,6 +30,7 @@ pub(crate) mod client_session;
 mod company;
 pub(crate) mod connection;
 mod ends;
+pub(crate) mod entrances;
 pub(crate) mod grpc;
 pub(crate) mod half_messages;
 mod intake;
@@ -49,6 +51,7 @@ pub(crate) mod status;
 pub(crate) mod stripes;
 pub(crate) mod submit;
 pub(crate) mod submit_stream;
+pub(crate) mod threads;
 pub(crate) mod transfer;
 pub(crate) mod watch;
 pub(crate) mod work;

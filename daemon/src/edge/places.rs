@@ -1,13 +1,13 @@
 //! Who has how many connections, and how much each of them may have on its way to us.
 //!
+//! They are counted for the daemon as a whole, whichever thread serves a connection.
 //! A connection counts for its principal, by the rule for all tables ([`ShareRule`]). Its window for HTTP/2 (what its peer may send
 //! before we have read it) comes from a budget for all, by the same rule; where that is used up a connection has the smallest
 //! window that HTTP/2 knows, and is only slower. Invariant: the counts are the sums over the places that there are. Tested at the
 //! end of this file and in `tests/daemon/sockets.rs`.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qtf_engine::{Principal, ShareRule, ShareUsedUp, Usage};
 
@@ -46,7 +46,7 @@ pub(super) enum NoPlace {
 
 /// All places.
 #[derive(Debug, Clone)]
-pub(super) struct Places(Rc<RefCell<Held>>);
+pub(super) struct Places(Arc<Mutex<Held>>);
 
 #[derive(Debug)]
 struct Held {
@@ -75,7 +75,7 @@ pub(super) struct Place {
 impl Places {
     /// None taken yet.
     pub(super) fn new(connections_max: usize, rule: ShareRule) -> Self {
-        Self(Rc::new(RefCell::new(Held {
+        Self(Arc::new(Mutex::new(Held {
             rule,
             connections_max,
             all: Count::default(),
@@ -85,8 +85,7 @@ impl Places {
 
     /// A place for one more connection of a principal.
     pub(super) fn take(&self, principal: Principal) -> Result<Place, NoPlace> {
-        let mut held = self.0.borrow_mut();
-        let window = held.take(principal)?;
+        let window = self.lock().take(principal)?;
         Ok(Place {
             places: self.clone(),
             principal,
@@ -96,7 +95,11 @@ impl Places {
 
     /// How many are taken.
     pub(super) fn taken(&self) -> u64 {
-        self.0.borrow().all.connections
+        self.lock().all.connections
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,7 +168,7 @@ impl Held {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut held = self.places.0.borrow_mut();
+        let mut held = self.places.lock();
         held.give_back(self.principal, self.window);
     }
 }
@@ -218,7 +221,7 @@ mod tests {
         assert_eq!(places.taken(), 9);
         drop(others);
         assert_eq!(places.taken(), 0);
-        assert!(places.0.borrow().by_principal.is_empty());
+        assert!(places.lock().by_principal.is_empty());
     }
 
     #[test]

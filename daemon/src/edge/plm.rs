@@ -245,7 +245,7 @@ fn submit_task(
 /// Does the same to each task of a selection, and answers when all of it is stable.
 async fn verdicts(
     tasks: &[u64],
-    act: impl FnMut(&mut Core, Now, TaskId) -> Result<Answer, Rejection>,
+    act: impl FnMut(&mut Core, Now, TaskId) -> Result<Answer, Rejection> + Send,
 ) -> Result<Response<TaskVerdicts>, Status> {
     let (verdicts, durable) = act_on_each(tasks, act)?;
     stable(durable).await?;
@@ -254,7 +254,7 @@ async fn verdicts(
 
 fn act_on_each(
     tasks: &[u64],
-    mut act: impl FnMut(&mut Core, Now, TaskId) -> Result<Answer, Rejection>,
+    mut act: impl FnMut(&mut Core, Now, TaskId) -> Result<Answer, Rejection> + Send,
 ) -> Result<(Vec<TaskVerdict>, Option<Lsn>), Status> {
     status::check_batch(tasks.len())?;
     let mut durable = None;

@@ -4,10 +4,9 @@
 //! it where they read every refusal. Beyond those, the words go into the frame that ends an HTTP/2 connection, at once and
 //! without waiting for the peer. Tested at the end of this file and in `tests/daemon/sockets.rs`.
 
-use std::cell::Cell;
 use std::io::Write as _;
 use std::net::Shutdown;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use qtf_proto::refusal;
@@ -25,28 +24,22 @@ pub(super) const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
 const RETRY_MS: u32 = 1_000;
 
 /// Places for connections that are being refused.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Refusals(Rc<Cell<usize>>);
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Arc<()>);
 
 /// One such place; given back when dropped.
 #[derive(Debug)]
-pub(super) struct RefusalPlace(Refusals);
+pub(super) struct RefusalPlace {
+    _counted: Arc<()>,
+}
 
 impl Refusals {
     /// A place, if there is one.
     pub(super) fn place(&self) -> Option<RefusalPlace> {
-        let taken = self.0.get();
-        (taken < REFUSALS_MAX).then(|| {
-            self.0.set(taken.saturating_add(1));
-            RefusalPlace(self.clone())
+        // One is ours. Connections are refused by one thread, so nobody else takes one in between.
+        (Arc::strong_count(&self.0) <= REFUSALS_MAX).then(|| RefusalPlace {
+            _counted: Arc::clone(&self.0),
         })
-    }
-}
-
-impl Drop for RefusalPlace {
-    fn drop(&mut self) {
-        let places = &self.0.0;
-        places.set(places.get().saturating_sub(1));
     }
 }
 

@@ -6,11 +6,10 @@
 //! held here and tried again, in order, while the session goes on. Tested in `tests/daemon/journal.rs`, `tests/daemon/spill.rs` and at the
 //! end of this file.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use qtf_engine::{Caller, Disposition, Lsn, Output, Principal, ResultAnswer, TaskRef};
@@ -23,6 +22,7 @@ use tonic::Status;
 
 use super::result::{check, last_bytes, plain_report, report_of, said_of};
 use super::status;
+use crate::core::held_outputs::HeldBytes;
 use crate::core::stability::StablePlace;
 use crate::core::uploads::Asked;
 use crate::core::verdicts::{VERDICTS_MAX, Verdicts};
@@ -31,8 +31,6 @@ use crate::spill::thread::{Answer, UploadKey};
 
 /// LIMIT: results that are held for one worker; at more its session ends and it reports them again.
 const HELD_MAX: usize = 1024;
-/// LIMIT: bytes of output that are held for all workers together, which ends a session as well.
-const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// The worker whose results are taken in.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +141,7 @@ impl Results {
             let said = match answers.get(place) {
                 Some(answer) => match Tried::of(*answer) {
                     Tried::Verdict(disposition, durable) => Some((disposition, durable)),
-                    Tried::NotNow | Tried::NeedsFile => self.hold(&result)?,
+                    Tried::NotNow | Tried::NeedsFile => self.hold(core, &result)?,
                 },
                 None => self.take_one(core, who, &result)?,
             };
@@ -195,15 +193,16 @@ impl Results {
         {
             return Ok(Some((disposition, durable)));
         }
-        self.hold(result)
+        self.hold(core, result)
     }
 
     /// Keeps a result that is to be tried again, at once: what it needs, a file or room in the journal, is seen then.
     fn hold(
         &mut self,
+        core: &Core,
         result: &Ended<'_>,
     ) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
-        let bytes = HeldBytes::take(result.output.len());
+        let bytes = core.held_outputs.take(result.output.len());
         match bytes {
             Some(bytes) if self.held.len() < HELD_MAX => self.held.push_back(HeldResult {
                 result: Ended {
@@ -259,7 +258,9 @@ impl Results {
     /// Tries again what is held, and moves on what has become stable. The session is woken when there is more.
     pub(crate) fn progress(&mut self, who: Reporter, cx: &mut Context<'_>) -> Result<(), Status> {
         if !self.held.is_empty() {
-            core_cell::enter(|core| self.try_again(core, who, cx)).ok_or_else(status::gone)??;
+            let waker = cx.waker();
+            core_cell::enter(|core| self.try_again(core, who, waker))
+                .ok_or_else(status::gone)??;
         }
         while let Some((lsn, _)) = self.waiting.front() {
             match self.place.poll(Some(*lsn), cx) {
@@ -281,14 +282,9 @@ impl Results {
         Ok(())
     }
 
-    fn try_again(
-        &mut self,
-        core: &mut Core,
-        who: Reporter,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Status> {
+    fn try_again(&mut self, core: &mut Core, who: Reporter, waker: &Waker) -> Result<(), Status> {
         while let Some(mut held) = self.held.pop_front() {
-            match held.try_again(core, who, self.principal, cx)? {
+            match held.try_again(core, who, self.principal, waker)? {
                 Some((disposition, durable)) => {
                     self.tell(core, held.result.task, disposition, durable);
                 }
@@ -305,11 +301,6 @@ impl Results {
     pub(crate) fn ready(&mut self) -> &mut Verdicts {
         &mut self.ready
     }
-}
-
-thread_local! {
-    /// Bytes of output that the sessions of all workers hold; they are all on one thread.
-    static HELD_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 /// A result that there was no room for.
@@ -330,11 +321,12 @@ impl HeldResult {
         core: &mut Core,
         who: Reporter,
         principal: Principal,
-        cx: &mut Context<'_>,
+        waker: &Waker,
     ) -> Result<Option<(ResultDisposition, Option<Lsn>)>, Status> {
+        let mut cx = Context::from_waker(waker);
         loop {
             if let Some((key, asked)) = &mut self.storing {
-                let (key, Poll::Ready(answer)) = (*key, Pin::new(asked).poll(cx)) else {
+                let (key, Poll::Ready(answer)) = (*key, Pin::new(asked).poll(&mut cx)) else {
                     return Ok(None);
                 };
                 self.storing = None;
@@ -391,28 +383,8 @@ impl HeldResult {
         let said = said_of(&result, &output).stderr;
         self.result.stderr_tail = Bytes::copy_from_slice(last_bytes(said));
         self.result.output = Bytes::new();
-        self.bytes = HeldBytes(0);
+        self.bytes.give_back();
         Ok(())
-    }
-}
-
-/// A share of the bytes that may be held; given back when dropped, on whatever way that comes about.
-#[derive(Debug)]
-struct HeldBytes(usize);
-
-impl HeldBytes {
-    fn take(bytes: usize) -> Option<Self> {
-        let sum = HELD_BYTES.get().saturating_add(bytes);
-        (sum <= HELD_BYTES_MAX).then(|| {
-            HELD_BYTES.set(sum);
-            Self(bytes)
-        })
-    }
-}
-
-impl Drop for HeldBytes {
-    fn drop(&mut self) {
-        HELD_BYTES.set(HELD_BYTES.get().saturating_sub(self.0));
     }
 }
 
@@ -494,6 +466,7 @@ fn record_together<'r>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::held_outputs::{HELD_BYTES_MAX, HeldOutputs};
     use crate::core::test_core;
 
     #[test]
@@ -508,28 +481,30 @@ mod tests {
                     output: vec![1; 5].into(),
                     ..TaskResult::default()
                 },
-                bytes: HeldBytes::take(5).unwrap(),
+                bytes: core.held_outputs.take(5).unwrap(),
                 storing: None,
                 is_lost: false,
             });
         }
-        assert_eq!(HELD_BYTES.get(), 10);
+        assert_eq!(core.held_outputs.sum(), 10);
         let who = Reporter {
             worker: WorkerId::from_raw(1 << 16).unwrap(),
             token: 1,
         };
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        results.try_again(&mut core, who, &mut cx).unwrap_err();
-        assert_eq!(HELD_BYTES.get(), 5);
+        results
+            .try_again(&mut core, who, Waker::noop())
+            .unwrap_err();
+        assert_eq!(core.held_outputs.sum(), 5);
         drop(results);
-        assert_eq!(HELD_BYTES.get(), 0);
+        assert_eq!(core.held_outputs.sum(), 0);
     }
 
     #[test]
     fn bytes_held_for_all_workers_are_bounded() {
-        let most = HeldBytes::take(HELD_BYTES_MAX).unwrap();
-        assert!(HeldBytes::take(1).is_none());
+        let held = HeldOutputs::default();
+        let most = held.take(HELD_BYTES_MAX).unwrap();
+        assert!(held.take(1).is_none());
         drop(most);
-        assert!(HeldBytes::take(1).is_some());
+        assert!(held.take(1).is_some());
     }
 }

@@ -140,14 +140,14 @@ impl DispatchStream {
                 Poll::Pending
             };
         };
+        let (key, waker) = (self.key, cx.waker());
         let response = core_cell::attend(|core| {
-            if core.is_stopping() || !core.routes.is_dispatch(worker, self.key) {
+            if core.is_stopping() || !core.routes.is_dispatch(worker, key) {
                 return Poll::Ready(None);
             }
-            let mut response = next_response(core, worker, self.key);
+            let mut response = next_response(core, worker, key);
             if response.is_empty() {
-                core.routes
-                    .keep_dispatch_waker(worker, self.key, cx.waker());
+                core.routes.keep_dispatch_waker(worker, key, waker);
                 return Poll::Pending;
             }
             let verdicts = core.routes.take_verdicts(worker);

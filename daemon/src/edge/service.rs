@@ -27,7 +27,7 @@ use tower::Service;
 
 use super::admin::AdminEdge;
 use super::grpc::{self, CallBody, Deadline};
-use super::half_messages::{Holder, MeteredBody};
+use super::half_messages::{HalfMessages, Holder, MeteredBody};
 use super::peer::Peer;
 use super::plm::PlmEdge;
 use super::reflection::{self, Reflection};
@@ -51,8 +51,8 @@ pub(crate) struct EdgeService {
     health: HealthServer<HealthService>,
     reflection: ServerReflectionServer<Reflection>,
     peer: Option<Arc<Peer>>,
+    half_messages: HalfMessages,
     holder: Arc<Holder>,
-    message_bytes_max: usize,
     calls: OpenCalls,
 }
 
@@ -112,6 +112,7 @@ impl EdgeService {
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         ]);
+        let half_messages = HalfMessages::new(message_bytes_max);
         let service = Self {
             plm: PlmServer::new(PlmEdge).max_decoding_message_size(message_bytes_max),
             scheduler: SchedulerServer::new(SchedulerEdge)
@@ -123,8 +124,8 @@ impl EdgeService {
             health: HealthServer::new(HealthService::from_health_reporter(reporter.clone())),
             reflection,
             peer: None,
-            holder: Arc::new(Holder::new(Principal::Unknown, message_bytes_max)),
-            message_bytes_max,
+            holder: Arc::new(half_messages.holder(Principal::Unknown)),
+            half_messages,
             calls: OpenCalls::default(),
         };
         (service, Health(reporter))
@@ -133,7 +134,7 @@ impl EdgeService {
     /// The same services, for one connection.
     pub(crate) fn for_peer(&self, peer: Arc<Peer>, calls: OpenCalls) -> Self {
         Self {
-            holder: Arc::new(Holder::new(peer.principal(), self.message_bytes_max)),
+            holder: Arc::new(self.half_messages.holder(peer.principal())),
             peer: Some(peer),
             calls,
             ..self.clone()
@@ -188,7 +189,7 @@ impl hyper::service::Service<Request<Incoming>> for EdgeService {
             Ok(time) => time.and_then(Deadline::after),
             Err(refused) => return Box::pin(std::future::ready(Ok(*refused))),
         };
-        let holder = *self.holder;
+        let holder = Holder::clone(&self.holder);
         let mut request = request.map(|body| Body::new(MeteredBody::new(body, holder)));
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(Arc::clone(peer));

@@ -53,15 +53,16 @@ struct Place(Option<Ticket>);
 
 impl Place {
     /// One stripe, when it is its turn.
-    fn poll_stripe<T>(
+    fn poll_stripe<T: Send>(
         &mut self,
         cx: &Context<'_>,
         stripe: &mut Stripe<T>,
         read: Read<T>,
     ) -> Poll<Result<(), Status>> {
         // Whoever asks wakes the loop, so that there is a next turn.
+        let waker = cx.waker();
         let is_read = core_cell::enter(|core| {
-            let is_its_turn = core.lists.take(&mut self.0, cx.waker());
+            let is_its_turn = core.lists.take(&mut self.0, waker);
             if is_its_turn {
                 read(core, stripe);
             }
@@ -85,7 +86,7 @@ impl Drop for Place {
 }
 
 /// The whole list, over as many turns as it takes.
-pub(crate) async fn collect<T>(read: Read<T>) -> Result<Vec<T>, Status> {
+pub(crate) async fn collect<T: Send>(read: Read<T>) -> Result<Vec<T>, Status> {
     let (mut place, mut stripe) = (Place::default(), Stripe::new());
     while !stripe.is_over {
         poll_fn(|cx| place.poll_stripe(cx, &mut stripe, read)).await?;

@@ -370,7 +370,8 @@ impl SubmitStream {
 
     fn keep_waker(&self, cx: &Context<'_>) {
         if let Some(ends) = &self.ends {
-            core_cell::attend(|core| core.watches.keep_waker(ends.key, cx.waker()));
+            let (key, waker) = (ends.key, cx.waker());
+            core_cell::attend(|core| core.watches.keep_waker(key, waker));
         }
     }
 }

@@ -51,7 +51,7 @@ impl Place {
     /// the window of its stream is used up.
     async fn ask(
         &self,
-        ask: impl FnOnce(&mut Core, UploadKey) -> Result<Asked, NoUpload>,
+        ask: impl FnOnce(&mut Core, UploadKey) -> Result<Asked, NoUpload> + Send,
     ) -> Result<Option<BlobRef>, Status> {
         let asked = core_cell::attend(|core| {
             ask(core, self.0).map_err(|refused| no_upload(core.limits.uploads, refused))

@@ -115,7 +115,7 @@ impl Stream for WatchStream {
             self.has_ended = true;
             return Poll::Ready(Some(Err(status)));
         }
-        let key = self.key;
+        let (key, waker) = (self.key, cx.waker());
         let response = core_cell::attend(|core| {
             let this = &mut *self;
             let mut frame = Frame::default();
@@ -132,7 +132,7 @@ impl Stream for WatchStream {
             if nothing_to_come || core.is_stopping() {
                 return Poll::Ready(None);
             }
-            core.watches.keep_waker(key, cx.waker());
+            core.watches.keep_waker(key, waker);
             Poll::Pending
         });
         let response = response.unwrap_or(Poll::Ready(None));

@@ -265,8 +265,8 @@ impl Call {
             if stop_place.is_stopping(cx) {
                 return Poll::Ready(Err(status::gone()));
             }
-            let polled =
-                core_cell::attend(|core| core.callers.poll(self.worker, self.key, cx.waker()));
+            let waker = cx.waker();
+            let polled = core_cell::attend(|core| core.callers.poll(self.worker, self.key, waker));
             match polled {
                 Some(polled) => polled.map(Ok),
                 None => Poll::Ready(Err(status::gone())),

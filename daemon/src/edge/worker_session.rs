@@ -207,11 +207,12 @@ impl WorkerSessionStream {
         let has_left = self.has_left;
         let (notice, ready, company) = (&mut self.notice, self.results.ready(), &mut self.company);
         let joins = self.numbers_reports && !has_left;
-        let is_over = core_cell::attend(|core| {
+        let waker = cx.waker();
+        let mut look = |core: &mut Core, company: &mut Company, is_late: bool| {
             if !core.routes.is_session(worker, key) {
                 let verdicts = std::mem::take(ready);
                 (notice.verdicts, notice.recorded) = (verdicts.each, verdicts.recorded);
-                return true;
+                return Looked::Over;
             }
             let waiting = core.routes.take_notices(worker);
             let goes_anyway =
@@ -221,9 +222,9 @@ impl WorkerSessionStream {
                 company.has_come();
             }
             let are_many = core.routes.keep_verdicts(worker, ready);
-            if core.routes.has_verdicts(worker)
-                && (goes_anyway || are_many || core.is_stopping() || company.is_late(cx))
-            {
+            let have_verdicts = core.routes.has_verdicts(worker);
+            let go = goes_anyway || are_many || core.is_stopping() || is_late;
+            if have_verdicts && go {
                 company.has_come();
                 let verdicts = core.routes.take_verdicts(worker);
                 (notice.verdicts, notice.recorded) = (verdicts.each, verdicts.recorded);
@@ -234,11 +235,21 @@ impl WorkerSessionStream {
             if waiting.evicted {
                 forget_later(worker);
             }
-            core.routes.keep_session_waker(worker, key, cx.waker());
-            waiting.evicted || core.is_stopping()
-        })
-        .unwrap_or(true);
-        self.has_ended |= is_over || has_left;
+            core.routes.keep_session_waker(worker, key, waker);
+            if waiting.evicted || core.is_stopping() {
+                Looked::Over
+            } else if have_verdicts && !go {
+                Looked::VerdictsWait
+            } else {
+                Looked::Done
+            }
+        };
+        let mut looked = core_cell::attend(|core| look(core, company, false));
+        // The timer is of this thread.
+        if looked == Some(Looked::VerdictsWait) && company.is_late(cx) {
+            looked = core_cell::attend(|core| look(core, company, true));
+        }
+        self.has_ended |= matches!(looked, None | Some(Looked::Over)) || has_left;
         let notice = std::mem::take(&mut self.notice);
         match (notice == WorkerNotice::default(), self.has_ended) {
             (false, _) => Poll::Ready(Some(notice)),
@@ -254,6 +265,17 @@ impl WorkerSessionStream {
             Poll::Pending
         }
     }
+}
+
+/// What a look into the core has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// What there is to say is in the notice.
+    Done,
+    /// The same, and there are verdicts that would rather go with something else.
+    VerdictsWait,
+    /// The session is to end.
+    Over,
 }
 
 impl Reader for WorkerSessionStream {

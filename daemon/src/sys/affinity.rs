@@ -2,6 +2,10 @@
 //!
 //! Failing to pin is no reason not to serve: it is said once in the log. Tested at the end.
 
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
 use crate::config::Core;
 
 /// Cores that the process may use, ascending.
@@ -41,6 +45,20 @@ pub(crate) fn pin(core: Core) -> Option<u16> {
     None
 }
 
+/// Lets the calling thread run on all of these, whatever the thread was pinned to that started it.
+pub(crate) fn spread(cores: &[u16]) {
+    let mut set = CpuSet::new();
+    let is_set = cores.iter().all(|core| set.set(usize::from(*core)).is_ok());
+    let spread = if is_set && !cores.is_empty() {
+        sched_setaffinity(Pid::from_raw(0), &set)
+    } else {
+        Err(Errno::EINVAL)
+    };
+    if let Err(error) = spread {
+        tracing::warn!(%error, ?cores, "a thread stays on the core of the one that started it");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +69,27 @@ mod tests {
         assert_eq!(choose(Core::Auto, &[0]), None);
         assert_eq!(choose(Core::None, &[0, 1]), None);
         assert_eq!(choose(Core::Number(7), &[0, 1]), Some(7));
+    }
+
+    #[test]
+    fn thread_of_a_pinned_one_may_run_on_all_cores_again() {
+        let allowed = allowed_cores();
+        let pinned = std::thread::spawn(|| {
+            pin(Core::Number(allowed_cores()[0]));
+            assert_eq!(allowed_cores().len(), 1);
+            allowed
+        });
+        let allowed = pinned.join().unwrap();
+        std::thread::spawn(move || {
+            pin(Core::Number(allowed[0]));
+            let beside = std::thread::spawn(move || {
+                spread(&allowed);
+                assert_eq!(allowed_cores(), allowed);
+            });
+            beside.join().unwrap();
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

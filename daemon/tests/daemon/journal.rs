@@ -6,21 +6,24 @@ use qtf_proto::v1::*;
 
 use crate::full_disk::submit_when_there_is_room;
 use crate::process::{Home, Qtfd};
-use crate::support::{Peer, RawWorker, hello, noop, run, stdout};
+use crate::support::{Peer, RawWorker, edge_threads, hello, noop, run, stdout};
 
-/// Runs a test over each backend that there is.
+/// Runs a test over each backend that there is, and with edge threads.
 fn on_both(test: &str, check: impl Fn(&Home, &[&str])) {
-    for backend in ["auto", "io_uring"] {
+    for (backend, edge_threads) in [("auto", 0), ("auto", edge_threads()), ("io_uring", 0)] {
         if backend == "io_uring" && qtf_needs::lacks(qtf_needs::Need::IoUring) {
             break;
         }
-        let home = Home::new(&format!("{test}-{backend}"));
+        let home = Home::new(&format!("{test}-{backend}-{edge_threads}"));
+        let threads = edge_threads.to_string();
         let data = home.data();
         let data = data.to_str().unwrap().to_owned();
         home.configure(
             "segment_bytes = 33554432\njournal_file_bytes = 524288\nsnapshot_after_bytes = 1048576\n",
         );
-        check(&home, &["--data-dir", &data, "--journal", backend]);
+        let journal = ["--data-dir", &data, "--journal", backend];
+        let edges = ["--edge-threads", &threads];
+        check(&home, &[&journal[..], &edges[..]].concat());
     }
 }
 

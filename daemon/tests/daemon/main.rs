@@ -11,6 +11,7 @@ mod clock;
 mod data_dir;
 mod dispatch;
 mod earlier;
+mod edge_threads;
 mod faults;
 mod full_disk;
 mod grpc;

@@ -32,8 +32,24 @@ pub(crate) fn small() -> RawConfig {
     }
 }
 
-/// Runs a test against a daemon on ordinary sockets, and again on the ring where there is one.
+/// Threads for connections in these tests: two, where there are two cores.
+pub(crate) fn edge_threads() -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.min(2) as u64
+}
+
+/// The same, with threads for connections.
+pub(crate) fn on_edge_threads(raw: RawConfig) -> RawConfig {
+    RawConfig {
+        edge_threads: Some(edge_threads()),
+        ..raw
+    }
+}
+
+/// Runs a test against a daemon on ordinary sockets, again with edge threads, and again on the ring where there is one.
 pub(crate) fn on_both<F: Future<Output = ()>>(raw: &RawConfig, test: impl Fn(RunningDaemon) -> F) {
+    let settings = Settings::private_with(on_edge_threads(raw.clone())).unwrap();
+    run(test(Daemon::start(settings).unwrap()));
     for network in [Network::Auto, Network::IoUring] {
         if network == Network::IoUring && qtf_needs::lacks(qtf_needs::Need::IoUring) {
             break;
@@ -109,6 +125,10 @@ impl Peer {
             Ok(info) => info.into_inner().state(),
             Err(_) => TaskState::Unspecified,
         }
+    }
+
+    pub(crate) async fn is_answered(&mut self) -> bool {
+        self.admin.get_info(GetInfoRequest {}).await.is_ok()
     }
 
     pub(crate) async fn counter(&mut self, name: &str) -> u64 {
