@@ -64,34 +64,21 @@ pub(crate) fn submits() -> Result<(), Failure> {
     let mut client = open.client().map_err(|refusal| refusal.message)?;
     let mut bursts = Vec::new();
     for _ in 0..BURSTS {
-        let mut ids = Vec::with_capacity(PER_BURST as usize);
         let began = Instant::now();
         for _ in 0..PER_BURST {
-            ids.push(
-                client
-                    .submit(&task(kind, 128))
-                    .map_err(|refusal| refusal.message)?,
-            );
+            let submitted = client.submit(&task(kind, 128));
+            black_box(submitted.map_err(|refusal| refusal.message)?);
         }
         bursts.push(began.elapsed().as_secs_f64() * 1e9 / f64::from(PER_BURST));
         let worker_side = ground.open(AttachRole::Worker)?;
         let worker = worker_side.worker("emptier", [kind].into_iter().collect(), 64)?;
         while let Some(taken) = worker.take(Wait::NOT) {
+            let id = taken.id();
             black_box(taken.finish(WELL, b"").is_ok());
-            if let Some((task, _)) =
-                client.next_end(Wait::asleep(std::time::Duration::from_millis(3)))
-            {
-                client.forget(task);
-            }
+            client.look_at(id);
+            let (ended, _) = client.next_end(Wait::NOT).ok_or("no end")?;
+            client.forget(ended);
         }
-        while client.under_way() > 0 {
-            if let Some((task, _)) =
-                client.next_end(Wait::asleep(std::time::Duration::from_millis(3)))
-            {
-                client.forget(task);
-            }
-        }
-        drop(ids);
     }
     tell("local submit", bursts);
     Ok(())
