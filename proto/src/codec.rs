@@ -15,7 +15,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use crate::wire::{Frame, Report, SubmitBatch};
+use crate::wire::{Frame, Malformed, Report, SubmitBatch};
 
 /// LIMIT: bytes that a stream keeps to write the next message to.
 const KEPT_BYTES_MAX: usize = 64 << 10;
@@ -58,14 +58,19 @@ impl<M: Message + Default + 'static> Incoming for M {
 
 impl Incoming for SubmitBatch {
     fn of_frame(frame: Bytes) -> Result<Self, String> {
-        Self::read(frame).map_err(|malformed| malformed.to_string())
+        Self::read(frame).map_err(|malformed| refused(&malformed))
     }
 }
 
 impl Incoming for Report {
     fn of_frame(frame: Bytes) -> Result<Self, String> {
-        Self::read(frame).map_err(|malformed| malformed.to_string())
+        Self::read(frame).map_err(|malformed| refused(&malformed))
     }
+}
+
+/// A peer is told the same whoever has read its frame: that it could not be decoded, and why.
+fn refused(malformed: &Malformed) -> String {
+    format!("failed to decode the message: {malformed}")
 }
 
 /// Sends `T`, receives `U`.
@@ -190,8 +195,15 @@ mod tests {
 
     #[test]
     fn frame_that_is_no_message_is_an_error_of_who_sent_it_and_says_what_is_wrong() {
-        let error = message_in::<Assignment>(Bytes::from_static(b"\x0a\xff")).unwrap_err();
-        assert_eq!(error.code(), tonic::Code::Internal);
-        assert!(!error.message().is_empty());
+        let frame = Bytes::from_static(b"\x0a\xff");
+        let errors = [
+            message_in::<Assignment>(frame.clone()).unwrap_err(),
+            message_in::<SubmitBatch>(frame.clone()).unwrap_err(),
+            message_in::<Report>(frame).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.code(), tonic::Code::Internal);
+            assert!(error.message().starts_with("failed to decode"), "{error:?}");
+        }
     }
 }

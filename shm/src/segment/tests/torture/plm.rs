@@ -5,7 +5,7 @@
     reason = "a test names what it is about; everything else is left alone"
 )]
 
-use crate::task::writer::SlotWriter;
+use core::cell::RefCell;
 use std::path::Path;
 
 use super::ground::Log;
@@ -13,10 +13,11 @@ use crate::id::{SlotIndex, TaskId};
 use crate::region::Mapping;
 use crate::region::sysv::SysvMemory;
 use crate::segment::repair::{RepairCounts, RepairScope};
-use crate::segment::{LockFile, Part, Repairer, Segment, SegmentView};
+use crate::segment::{GateWatch, LockFile, Part, Repairer, Segment, SegmentView};
 use crate::spill::SpillStore;
 use crate::task::slot::OutcomeKind;
 use crate::task::state::{Event, Owner, Phase, StateWord};
+use crate::task::writer::SlotWriter;
 use crate::worker::WorkerEvent;
 
 impl Drop for Plm {
@@ -33,6 +34,8 @@ pub(super) struct Plm {
     lock: LockFile,
     /// By which it judges others.
     judge: LockFile,
+    /// A submitter that was killed before it had written the era of a slot's first tenant leaves it at a gate.
+    gates: RefCell<GateWatch>,
 }
 
 impl Plm {
@@ -54,6 +57,7 @@ impl Plm {
             segment,
             lock,
             judge,
+            gates: RefCell::default(),
         })
     }
 
@@ -61,6 +65,9 @@ impl Plm {
     pub(super) fn turn(&self, log: &Log) -> usize {
         self.again();
         self.serve_timers();
+        let right = self.segment.plm_right().expect("this is the daemon");
+        let mut gates = self.gates.borrow_mut();
+        self.segment.watch_gates(right, &mut gates, 0..u32::MAX);
         let slots: Vec<SlotIndex> = self.segment.allocated_slots(0..u32::MAX).collect();
         for &slot in &slots {
             self.look_at(slot, log);

@@ -16,6 +16,8 @@ use super::ledger::Ledger;
 use super::plm::Plm;
 use crate::id::AttachIndex;
 use crate::layout::attach::AttachRole;
+use crate::segment::Segment;
+use crate::task::state::StateWord;
 
 /// Who runs at the same time.
 const CREW: [What; 6] = [
@@ -233,7 +235,11 @@ fn drain(ground: &Ground, ledger: &mut Ledger, seed: u64) {
         if plm.turn(&actor.log) == 0 {
             break;
         }
-        assert!(turn < TURNS_MAX, "it does not drain");
+        assert!(
+            turn < TURNS_MAX,
+            "it does not drain: {:?}",
+            left_over(&plm.segment)
+        );
     }
     drop(worker);
     drop(living);
@@ -247,4 +253,15 @@ fn drain(ground: &Ground, ledger: &mut Ledger, seed: u64) {
     assert_eq!(left, [AttachIndex::DAEMON], "records are left");
     ledger.read(&actor.log.take());
     ledger.settle();
+}
+
+/// What is not free, as the bitmap has it: slot, word, and whether it may be claimed.
+fn left_over(segment: &Segment) -> Vec<(u32, StateWord, bool)> {
+    let slots = segment.allocated_slots(0..u32::MAX);
+    slots
+        .map(|slot| {
+            let state = segment.task(slot).state();
+            (slot.get(), state, segment.is_claimable(state))
+        })
+        .collect()
 }
