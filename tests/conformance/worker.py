@@ -165,10 +165,11 @@ class Worker:
                     threading.Thread(target=self.deliver, args=(attempt,), daemon=True).start()
                 elif attempt in self.running:
                     self.report(started=[attempt.task])
+        # Before any task can begin, so that the lines come in this order.
+        print(f"registered {welcome.worker_id:#x}", flush=True)
         orders = now.scheduler.Dispatch(iter(now.requests))
         for target, args in ((self.take_orders, (now, orders)), (self.beat, (now,))):
             threading.Thread(target=target, args=args, daemon=True).start()
-        print(f"registered {welcome.worker_id:#x}", flush=True)
         for notice in notices:
             self.take_notice(notice)
             # After a goodbye it is the daemon that ends the stream: until then the goodbye may be on its way.
