@@ -174,7 +174,7 @@ pub enum AddressError {
     },
     /// The port is missing or not a number.
     #[error(
-        "address {given:?} needs a port from 1 to 65535 after the last colon, as in 127.0.0.1:7878"
+        "address {given:?} needs a port from 1 to 65535 after the last colon, as in 127.0.0.1:7878; a socket file is unix:PATH, an instance on this machine shm:NAME"
     )]
     Port {
         /// What was given.

@@ -81,6 +81,29 @@ fn command_line_and_worker_do_over_the_segment_what_they_do_over_a_socket() {
 }
 
 #[test]
+fn all_are_the_tasks_of_the_user_whichever_process_submitted_them() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let shm = format!("shm:{}", place.instance());
+    let run = |words: &[&str]| place.qtf(["--addr", &shm].iter().chain(words));
+    let submit = || {
+        let id = run(&["submit", "--durability", "memory", "--", "true"]);
+        id.expect_code(0).text().trim().to_owned()
+    };
+    // Nobody runs them. Each process has a client record of its own.
+    let ids: Vec<String> = (0..4).map(|_| submit()).collect();
+    run(&["wait", "all", "--timeout", "10ms"]).expect_code(6);
+    run(&["cancel", "all"]).expect_code(0);
+    for id in &ids {
+        let task = run(&["task", id]).expect_code(0);
+        assert!(task.text().contains("cancelled"), "{}", task.text());
+    }
+    run(&["forget", "all"]).expect_code(0);
+    run(&["task", &ids[0]]).expect_code(3);
+    place.verify();
+}
+
+#[test]
 fn running_and_waiting_tasks_are_cancelled_and_hurried_over_the_segment() {
     let place = Place::new();
     let _daemon = place.daemon(&[]);

@@ -14,7 +14,7 @@ use qtf_proto::v1::{
     UpdateTasksRequest, UploadChunk, UploadReceipt, WatchRequest, WatchResponse,
 };
 use qtf_shm::lane::Command;
-use qtf_shm::{Part, Phase, TaskId};
+use qtf_shm::{ClientIndex, Part, Phase, TaskId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -298,7 +298,13 @@ async fn send_list(
     out: mpsc::Sender<Result<ListTasksResponse, Status>>,
 ) {
     let segment = &seat.attachment;
-    let own = seat.client().map(|client| client.index.get());
+    // As the daemon has it: what any process of this user has submitted, also one that is gone.
+    let user = nix::unistd::geteuid().as_raw();
+    let is_own = |client: u16| {
+        let record = ClientIndex::new_checked(client, segment.geometry().clients())
+            .map(|index| segment.client(index));
+        record.is_some_and(|record| record.is_used() && record.uid() == user)
+    };
     let mut left = match request.limit {
         0 => u64::MAX,
         limit => limit,
@@ -314,7 +320,7 @@ async fn send_list(
                 let state = records::state_of(record.state.phase());
                 let is_of_a_state =
                     request.states.is_empty() || request.states.contains(&state.into());
-                let is_mine = !request.mine || own == Some(record.client);
+                let is_mine = !request.mine || is_own(record.client);
                 if !is_of_a_state || !is_mine {
                     return None;
                 }

@@ -81,7 +81,7 @@ pub enum OpenError {
     },
     /// All attach records are in use.
     #[error(
-        "all {records} attach records of the segment are in use: end some local clients or workers, or connect to the daemon's socket"
+        "all {records} attach records of the segment are in use: start qtfd if none runs, which gives back those of processes that were killed; else end some local clients or workers, or connect to the daemon's socket"
     )]
     Full {
         /// How many there are.
