@@ -58,18 +58,18 @@ impl<M: Message + Default + 'static> Incoming for M {
 
 impl Incoming for SubmitBatch {
     fn of_frame(frame: Bytes) -> Result<Self, String> {
-        Self::read(frame).map_err(|malformed| refused(&malformed))
+        Self::read(frame).map_err(refused)
     }
 }
 
 impl Incoming for Report {
     fn of_frame(frame: Bytes) -> Result<Self, String> {
-        Self::read(frame).map_err(|malformed| refused(&malformed))
+        Self::read(frame).map_err(refused)
     }
 }
 
 /// A peer is told the same whoever has read its frame: that it could not be decoded, and why.
-fn refused(malformed: &Malformed) -> String {
+fn refused(malformed: Malformed) -> String {
     format!("failed to decode the message: {malformed}")
 }
 
