@@ -390,10 +390,11 @@ impl DirectClient<'_> {
         self.later(Command::Cancel(task));
     }
 
-    /// Waits until the daemon has taken all that was asked for, at most for so long.
+    /// Waits until the daemon has acted upon all that was asked for, at most for so long: what lies in a lane whose owner has gone is lost.
     pub fn settle_up(&mut self, at_most: Duration) {
         let until = Instant::now() + at_most;
-        while !self.later.is_empty() && self.daemon_lives && Instant::now() < until {
+        let is_done = |client: &Self| client.later.is_empty() && client.lane.commands.are_taken();
+        while !is_done(self) && self.daemon_lives && Instant::now() < until {
             self.lane.sleep(SLEEP_ALONE);
             self.hear();
         }

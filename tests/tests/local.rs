@@ -104,6 +104,20 @@ fn all_are_the_tasks_of_the_user_whichever_process_submitted_them() {
 }
 
 #[test]
+fn bench_at_the_segment_of_a_daemon_leaves_no_task_behind() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let shm = format!("shm:{}", place.instance());
+    let run = |words: &[&str]| place.qtf(["--addr", &shm].iter().chain(words));
+    for _ in 0..3 {
+        run(&["bench", "--tasks", "2000", "--in-flight", "64"]).expect_code(0);
+        let left = run(&["ps", "--all", "--output", "jsonl"]).expect_code(0);
+        assert_eq!(left.text(), "");
+    }
+    place.verify();
+}
+
+#[test]
 fn running_and_waiting_tasks_are_cancelled_and_hurried_over_the_segment() {
     let place = Place::new();
     let _daemon = place.daemon(&[]);

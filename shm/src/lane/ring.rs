@@ -112,6 +112,13 @@ impl<'s> Ring<'s> {
 pub struct Producer<'s>(Ring<'s>);
 
 impl Producer<'_> {
+    /// The other side has taken all that was put in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let (put, taken) = self.0.counts();
+        put == taken
+    }
+
     /// How many entries may be put in now.
     ///
     /// # Errors

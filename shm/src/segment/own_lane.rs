@@ -157,6 +157,12 @@ impl LaneCommands<'_> {
         Err(Full)
     }
 
+    /// The core has acted upon all that was asked of it.
+    #[must_use]
+    pub fn are_taken(&self) -> bool {
+        self.ring.is_empty()
+    }
+
     /// There is room for a command.
     #[must_use]
     pub fn has_room(&self) -> bool {
