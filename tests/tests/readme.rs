@@ -14,13 +14,14 @@ use qtf_tests::programs::program;
 use qtf_tests::{Finished, Place, Process};
 
 /// The blocks in their order, each by its first line.
-const BLOCKS: [&str; 9] = [
+const BLOCKS: [&str; 10] = [
     "cargo run --release --bin qtf -- map 'sha256sum {}' ::: Cargo.toml README.md",
     "cargo test --workspace",
     "cargo build --release --workspace",
     "qtf dev --workers 2",
     "qtf submit -p 200 -- sh -c 'echo hello; sleep 1'      # prints the id of the task",
     "qtfd --listen unix:/tmp/qtf.sock --listen 127.0.0.1:7878 &",
+    "qtf-worker --addr shm:default --slots 8 &",
     "shm-inspect list                        # segments on this machine, and whether their owner lives",
     "cargo run --release --package qtf-examples --bin word-count-worker &",
     "qtfd --data-dir /tmp/qtf-data --listen unix:/tmp/qtf.sock &",
@@ -96,6 +97,7 @@ impl Clone {
             .unwrap()
             .replace("/tmp/qtf", &here)
             .replace("7878", &self.port)
+            .replace("shm:default", &format!("shm:{}", self.place.instance()))
     }
 
     /// A shell that finds the programs, stops at the first line that fails, and says which it is.
@@ -203,9 +205,14 @@ fn the_tour_with_daemon_and_workers_of_their_own() {
     let block = clone.block("qtfd --listen");
     assert!(block.ends_with(&ask), "{block}");
     let daemon = block.replace(&ask, &typed);
-    let tour = daemon + &clone.block("shm-inspect list") + "wait\n";
+    // A debug build takes long for as many tasks as a bench has by default.
+    let segment = clone.block("qtf-worker --addr shm:");
+    assert!(segment.ends_with("bench --in-flight 256\n"), "{segment}");
+    let segment = segment.trim_end().to_owned() + " --tasks 2000\n";
+    let tour = daemon + &segment + &clone.block("shm-inspect list") + "wait\n";
     let done = clone.paste(&tour).expect_code(0);
-    for part in ["rack2", clone.place.instance(), "qtf.shm-inspect.info/1"] {
+    let instance = clone.place.instance();
+    for part in ["rack2", "tasks/s", instance, "qtf.shm-inspect.info/1"] {
         assert!(
             done.text().contains(part),
             "{part} is not in {}",
