@@ -12,7 +12,7 @@
 //! | `client` | what a client says: services `Plm`, `Admin`, and its session |
 //! | `worker` | what a worker says: services `Scheduler`, `Register` |
 //! | `records` | what lies in the segment, as messages |
-//! | `refusals`, `service`, `uploads` | refusals, services as a transport, what is too large for a message |
+//! | `refusals`, `service`, `chunks`, `uploads` | refusals, services as a transport, what is too large for a message |
 //!
 //! Invariants:
 //! - L1: nothing that lies in the segment is believed: others write there. What is read is checked, and a task that moves on while it is
@@ -20,6 +20,7 @@
 //! - L2: a killed process leaves nothing that harms others; that is the segment's work (`qtf_shm::Attachment`).
 //! - L3: whoever waits sleeps. Threads that look at the segment are one for each client or worker, and end with it.
 
+mod chunks;
 mod client;
 pub mod direct;
 pub mod instance;

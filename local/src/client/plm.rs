@@ -2,9 +2,8 @@
 
 use core::pin::Pin;
 
-use bytes::Bytes;
 use futures_util::Stream;
-use qtf_proto::limits::{BATCH_ENTRIES_MAX, CHUNK_BYTES};
+use qtf_proto::limits::BATCH_ENTRIES_MAX;
 use qtf_proto::refusal;
 use qtf_proto::v1::plm_server::Plm;
 use qtf_proto::v1::{
@@ -22,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::seat::Seat;
 use super::session::ClientEdge;
 use super::streams::{self, QUEUED_MAX};
-use crate::{records, refusals};
+use crate::{chunks, records, refusals};
 
 /// LIMIT: tasks in one message of a list, each with at most 4 KiB of preview.
 const LISTED_MAX: usize = 128;
@@ -107,7 +106,12 @@ impl Plm for ClientEdge {
         }
         let total_bytes = record.result.len();
         Ok(written_by(move |out| {
-            Box::pin(send_output(seat, task, total_bytes, out))
+            Box::pin(async move {
+                let load = |offset, data: &mut [u8]| {
+                    seat.attachment.load(task, Part::Result, offset, data)
+                };
+                chunks::send(task, total_bytes, load, out).await;
+            })
         }))
     }
 
@@ -259,36 +263,6 @@ fn gone(seat: &Seat, task: TaskId) -> Refusal {
             refusals::stale_task(task, now)
         }
         _ => refusals::unknown_task(task),
-    }
-}
-
-async fn send_output(
-    seat: std::sync::Arc<Seat>,
-    task: TaskId,
-    total_bytes: u64,
-    out: mpsc::Sender<Result<OutputChunk, Status>>,
-) {
-    let mut offset = 0;
-    while offset < total_bytes {
-        let rest = usize::try_from(total_bytes - offset).unwrap_or(CHUNK_BYTES);
-        let mut data = vec![0; rest.min(CHUNK_BYTES)];
-        let read = seat.attachment.load(task, Part::Result, offset, &mut data);
-        let chunk = match read {
-            Ok(count) if count > 0 => {
-                data.truncate(count);
-                offset += count as u64;
-                Ok(OutputChunk {
-                    total_bytes,
-                    data: Bytes::from(data),
-                })
-            }
-            Ok(_) => Err(refusal::status_of(refusals::unknown_task(task))),
-            Err(error) => Err(Status::internal(error.to_string())),
-        };
-        let is_over = chunk.is_err();
-        if out.send(chunk).await.is_err() || is_over {
-            return;
-        }
     }
 }
 

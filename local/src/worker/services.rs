@@ -5,9 +5,7 @@
 use core::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use futures_util::Stream;
-use qtf_proto::limits::CHUNK_BYTES;
 use qtf_proto::v1::register_server::Register;
 use qtf_proto::v1::scheduler_server::Scheduler;
 use qtf_proto::v1::{
@@ -24,7 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::hands;
 use super::post::Post;
 use crate::instance::{Instance, OpenFailure};
-use crate::{records, refusals};
+use crate::{chunks, records, refusals};
 
 /// LIMIT: chunks of a payload that wait for their reader.
 const CHUNKS_MAX: usize = 4;
@@ -180,28 +178,9 @@ impl Scheduler for WorkerEdge {
         let total_bytes = record.payload.len();
         let (out, chunks) = mpsc::channel(CHUNKS_MAX);
         tokio::spawn(async move {
-            let mut offset = 0;
-            while offset < total_bytes {
-                let rest = usize::try_from(total_bytes - offset).unwrap_or(CHUNK_BYTES);
-                let mut data = vec![0; rest.min(CHUNK_BYTES)];
-                let read = post.attachment.load(task, Part::Payload, offset, &mut data);
-                let chunk = match read {
-                    Ok(count) if count > 0 => {
-                        data.truncate(count);
-                        offset += count as u64;
-                        Ok(OutputChunk {
-                            total_bytes,
-                            data: Bytes::from(data),
-                        })
-                    }
-                    Ok(_) => Err(refusal::status_of(refusals::unknown_task(task))),
-                    Err(error) => Err(Status::internal(error.to_string())),
-                };
-                let is_over = chunk.is_err();
-                if out.send(chunk).await.is_err() || is_over {
-                    return;
-                }
-            }
+            let load =
+                |offset, data: &mut [u8]| post.attachment.load(task, Part::Payload, offset, data);
+            chunks::send(task, total_bytes, load, out).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
     }

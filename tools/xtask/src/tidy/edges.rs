@@ -17,7 +17,7 @@ pub(crate) struct Edge {
 }
 
 /// What each crate may depend on. Tools and whole-system tests may use everything but tools.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("qtf-shm", &[]),
     ("qtf-proto", &[]),
     ("qtf-shown", &[]),
@@ -26,7 +26,8 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("qtf-engine", &["qtf-shm", "qtf-journal"]),
     ("qtf-fake-daemon", &["qtf-proto"]),
     ("qtf-world", &["qtf-engine", "qtf-journal", "qtf-shm"]),
-    ("qtf-local", &["qtf-shm", "qtf-proto"]),
+    ("qtf-records", &["qtf-shm", "qtf-proto"]),
+    ("qtf-local", &["qtf-shm", "qtf-proto", "qtf-records"]),
     ("qtf-client", &["qtf-shm", "qtf-proto", "qtf-local"]),
     (
         "qtf-worker",
@@ -39,6 +40,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
             "qtf-journal",
             "qtf-shm",
             "qtf-proto",
+            "qtf-records",
             "qtf-log",
         ],
     ),
