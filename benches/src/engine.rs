@@ -10,6 +10,7 @@
 use std::fs;
 
 use qtf_benches::Failure;
+use qtf_benches::arguments::rounds_and_sizes;
 use qtf_benches::lives::{BATCH, Lives, STEPS};
 use qtf_shm::HugePages;
 
@@ -17,17 +18,7 @@ const ROUNDS_DEFAULT: usize = 500;
 const WAITING: [u32; 4] = [1_000, 100_000, 500_000, 1_000_000];
 
 fn main() -> Result<(), Failure> {
-    let mut given = std::env::args().skip(1);
-    let rounds = given
-        .next()
-        .map_or(Ok(ROUNDS_DEFAULT), |rounds| rounds.parse())?
-        .max(1);
-    let mut depths = given
-        .map(|waiting| waiting.parse())
-        .collect::<Result<Vec<u32>, _>>()?;
-    if depths.is_empty() {
-        depths = WAITING.to_vec();
-    }
+    let (rounds, depths) = rounds_and_sizes(ROUNDS_DEFAULT, &WAITING)?;
     println!("{}", machine());
     println!("{rounds} rounds of {BATCH} tasks; ns a task");
     println!(

@@ -9,6 +9,7 @@
 
 use std::path::Path;
 
+use qtf_benches::arguments::rounds_and_sizes;
 use qtf_benches::lives::{BATCH, Lives, STEPS};
 use qtf_benches::{Failure, machine};
 use qtf_shm::{HugePages, Segment};
@@ -17,17 +18,7 @@ const ROUNDS_DEFAULT: usize = 2_000;
 const WAITING: [u32; 3] = [1_000, 100_000, 1_000_000];
 
 fn main() -> Result<(), Failure> {
-    let mut given = std::env::args().skip(1);
-    let rounds = given
-        .next()
-        .map_or(Ok(ROUNDS_DEFAULT), |rounds| rounds.parse())?
-        .max(1);
-    let mut depths = given
-        .map(|waiting| waiting.parse())
-        .collect::<Result<Vec<u32>, _>>()?;
-    if depths.is_empty() {
-        depths = WAITING.to_vec();
-    }
+    let (rounds, depths) = rounds_and_sizes(ROUNDS_DEFAULT, &WAITING)?;
     println!("{}", machine::facts(Path::new(".")));
     println!("{rounds} pairs of rounds of {BATCH} tasks; ns a task, medians");
     for waiting in depths {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use qtf_benches::Failure;
+use qtf_benches::arguments::rounds_and_sizes;
 use qtf_benches::daemon::Daemon;
 use qtf_benches::load::{Worker, lives};
 use qtf_benches::machine::{facts, folder};
@@ -36,17 +37,7 @@ struct Figures {
 }
 
 fn main() -> Result<(), Failure> {
-    let mut given = std::env::args().skip(1);
-    let rounds = given
-        .next()
-        .map_or(Ok(ROUNDS_DEFAULT), |rounds| rounds.parse())?
-        .max(1);
-    let mut numbers = given
-        .map(|number| number.parse())
-        .collect::<Result<Vec<u32>, _>>()?;
-    if numbers.is_empty() {
-        numbers = WORKERS.to_vec();
-    }
+    let (rounds, numbers) = rounds_and_sizes(ROUNDS_DEFAULT, &WORKERS)?;
     // A connection for each worker.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;

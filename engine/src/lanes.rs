@@ -6,7 +6,7 @@
 //! - I3: nothing of what is remembered here is needed: a daemon that starts tells each open lane that it has missed something, and its owner asks
 //!   again.
 //!
-//! Who was told something and may sleep is rung by the daemon ([`crate::Engine::pop_lane_to_ring`]). Tested in `engine/tests/rules/lanes.rs`.
+//! Who was told something and may sleep is rung by the daemon ([`crate::Engine::pop_lane_to_ring`]). Tested in `engine/tests/rules/lanes.rs` and `lane_workers.rs`.
 
 use std::collections::{BTreeSet, VecDeque};
 

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -42,6 +43,15 @@ fn worker(place: &Place, name: &str) -> Process {
 fn qtf_fails(place: &Place, address: &str, code: i32) -> String {
     let ended = place.qtf(["--addr", address, "ps"]);
     ended.expect_code(code).stderr
+}
+
+/// The command that submits a script, with two paths as its arguments.
+fn shell_task(place: &Place, script: &str, paths: [&Path; 2]) -> Command {
+    let mut submit = place.command("qtf");
+    let shm = place.segment_address();
+    submit.args(["--addr", &shm, "submit", "--", "sh", "-c", script, "x"]);
+    submit.args(paths);
+    submit
 }
 
 fn segment_of(place: &Place) -> qtf_proto::address::SegmentAddress {
@@ -270,19 +280,11 @@ fn task_of_a_local_worker_that_is_killed_runs_again_elsewhere() {
     let mut first = worker(&place, "first");
     let started = place.fifo("started");
     let mut gate = place.gate("gate");
-    let mut submit = place.command("qtf");
-    let script = "echo $QTF_ATTEMPT > $1; read x < $2";
-    submit.args([
-        "--addr",
-        &place.segment_address(),
-        "submit",
-        "--",
-        "sh",
-        "-c",
-        script,
-        "x",
-    ]);
-    submit.arg(started.path()).arg(gate.path());
+    let submit = shell_task(
+        &place,
+        "echo $QTF_ATTEMPT > $1; read x < $2",
+        [started.path(), gate.path()],
+    );
     place.finish(submit, Vec::new()).expect_code(0);
     assert_eq!(started.line(), "1");
     first.kill();
@@ -302,19 +304,11 @@ fn worker_that_is_told_to_leave_ends_what_it_has_and_takes_nothing_more() {
     let mut worker = place.worker(&place.segment_address(), "local", 1);
     let started = place.fifo("started");
     let mut gate = place.gate("gate");
-    let mut submit = place.command("qtf");
-    let script = "echo up > $1; read x < $2; echo through";
-    submit.args([
-        "--addr",
-        &place.segment_address(),
-        "submit",
-        "--",
-        "sh",
-        "-c",
-        script,
-        "x",
-    ]);
-    submit.arg(started.path()).arg(gate.path());
+    let submit = shell_task(
+        &place,
+        "echo up > $1; read x < $2; echo through",
+        [started.path(), gate.path()],
+    );
     let first = place.finish(submit, Vec::new()).expect_code(0);
     assert_eq!(started.line(), "up");
     let shm = place.segment_address();

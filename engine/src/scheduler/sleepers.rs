@@ -1,7 +1,7 @@
 //! Local workers that sleep for want of work are rung for tasks that no remote worker has got in this turn.
 //!
 //! Nothing is kept for them: a task is whose who takes it first, and one that a rung worker does not take (it is stopped, or was killed) a remote one gets as
-//! soon as it has room. Tested in `engine/tests/rules/lanes.rs`.
+//! soon as it has room. Tested in `engine/tests/rules/lane_workers.rs`.
 
 use qtf_shm::SlotIndex;
 

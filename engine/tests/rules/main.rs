@@ -38,6 +38,8 @@ mod journal;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
+mod lane_workers;
+#[cfg(test)]
 mod lanes;
 #[cfg(test)]
 mod liveness;
