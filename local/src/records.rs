@@ -96,7 +96,11 @@ pub(crate) fn worker_info(segment: &Segment, record: WorkerRecord) -> Option<Wor
         capacity: record.state.capacity().into(),
         running: record.state.running().into(),
         credits: record.credits,
-        heartbeat_age_ms: age_ms(now, record.heartbeat),
+        heartbeat_age_ms: if record.is_local {
+            0
+        } else {
+            age_ms(now, record.heartbeat)
+        },
         registered_age_ms: age_ms(now, record.registered),
         tasks_done: done,
         tasks_failed: failed,

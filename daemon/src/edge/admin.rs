@@ -251,7 +251,11 @@ fn workers(core: &Core, stripe: &mut Stripe<WorkerInfo>) {
                 capacity: record.state.capacity().into(),
                 running: record.state.running().into(),
                 credits: record.credits,
-                heartbeat_age_ms: read::age_ms(core, record.heartbeat),
+                heartbeat_age_ms: if record.is_local {
+                    0
+                } else {
+                    read::age_ms(core, record.heartbeat)
+                },
                 registered_age_ms: read::age_ms(core, record.registered),
                 tasks_done: done,
                 tasks_failed: failed,

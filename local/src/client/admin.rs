@@ -1,5 +1,7 @@
 //! Service `Admin` of a local client: what lies in the segment; what changes workers needs the daemon's socket.
 
+use core::time::Duration;
+
 use qtf_proto::v1::admin_server::Admin;
 use qtf_proto::v1::{
     ClientInfo, DaemonInfo, DrainWorkerRequest, DrainWorkerResponse, Durability,
@@ -39,7 +41,11 @@ impl Admin for ClientEdge {
             segment_bytes: header.total_bytes,
             task_slots: segment.geometry().tasks().into(),
             worker_slots: segment.geometry().workers().into(),
-            uptime_ms: 0,
+            uptime_ms: if seat.daemon_is_there() {
+                uptime_ms(control.daemon_start)
+            } else {
+                0
+            },
             network_backend: String::new(),
             counters: counters.named().map(named).collect(),
             tasks_by_state: counters
@@ -119,4 +125,14 @@ impl Admin for ClientEdge {
     ) -> Result<Response<EvictWorkerResponse>, Status> {
         Err(self.is_an_operators())
     }
+}
+
+/// How long a process has run that was started at this tick since boot; 0 where the kernel does not say how long that is ago.
+fn uptime_ms(start_tick: u64) -> u64 {
+    // Of each architecture's USER_HZ, in which `/proc` counts.
+    const MS_OF_A_TICK: u64 = 10;
+    let up = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    let up_ms = up.map_or(0, |up| Duration::from(up).as_millis());
+    let up_ms = u64::try_from(up_ms).unwrap_or(u64::MAX);
+    up_ms.saturating_sub(start_tick.saturating_mul(MS_OF_A_TICK))
 }

@@ -103,6 +103,8 @@ pub struct WorkerRecord {
     pub heartbeat: u64,
     /// Stamp at which its lease ends.
     pub lease_end: u64,
+    /// It is a process at the segment, without heartbeats and lease: the kernel tells whether it lives.
+    pub is_local: bool,
     /// Tasks ended well, attempts ended badly, attempts taken from it, stale results.
     pub counters: [u64; 4],
 }
@@ -352,6 +354,7 @@ fn copy_worker(worker: WorkerIndex, slot: &WorkerSlot, state: WorkerState) -> Wo
         registered: slot.registered(),
         heartbeat: slot.heartbeat(),
         lease_end: slot.lease_end(),
+        is_local: slot.local().is_some(),
         counters: [
             WorkerCounter::Done,
             WorkerCounter::Failed,

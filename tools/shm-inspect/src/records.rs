@@ -104,8 +104,8 @@ pub(crate) struct Worker {
     pub(crate) load_milli: u32,
     pub(crate) kinds: Vec<String>,
     pub(crate) registered_ms_ago: u64,
-    pub(crate) heartbeat_ms_ago: u64,
-    pub(crate) lease_ends_in_ms: i64,
+    pub(crate) heartbeat_ms_ago: Option<u64>,
+    pub(crate) lease_ends_in_ms: Option<i64>,
     pub(crate) in_worker_heap: bool,
     pub(crate) tasks_done: u64,
     pub(crate) attempts_failed: u64,
@@ -234,8 +234,9 @@ impl Inspected {
             load_milli: record.load_milli,
             kinds: known.map(|(_, name)| name).collect(),
             registered_ms_ago: self.age_ms(record.registered),
-            heartbeat_ms_ago: self.age_ms(record.heartbeat),
-            lease_ends_in_ms: self.until_ms(Now::from_stamp(record.lease_end)),
+            heartbeat_ms_ago: (!record.is_local).then(|| self.age_ms(record.heartbeat)),
+            lease_ends_in_ms: (!record.is_local)
+                .then(|| self.until_ms(Now::from_stamp(record.lease_end))),
             in_worker_heap: self
                 .view()
                 .heap(qtf_shm::segment::Heap::Worker)

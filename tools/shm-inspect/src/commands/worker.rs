@@ -62,6 +62,7 @@ impl Report for WorkerReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let w = &self.worker;
         let ago = |ms| format!("{} ago", Moment::ago_ms(ms));
+        let none = || "none: a process at the segment".to_owned();
         let counted = format!(
             "{} done, {} failed, {} lost, {} stale",
             w.tasks_done, w.attempts_failed, w.attempts_lost, w.results_stale
@@ -79,8 +80,11 @@ impl Report for WorkerReport {
                 ("load (1/1000)", w.load_milli.to_string()),
                 ("kinds", w.kinds.join(" ")),
                 ("registered", ago(w.registered_ms_ago)),
-                ("heartbeat", ago(w.heartbeat_ms_ago)),
-                ("lease ends", Moment::in_ms(w.lease_ends_in_ms)),
+                ("heartbeat", w.heartbeat_ms_ago.map_or_else(none, ago)),
+                (
+                    "lease ends",
+                    w.lease_ends_in_ms.map_or_else(none, Moment::in_ms),
+                ),
                 ("in worker heap", show::yes(w.in_worker_heap)),
                 ("counted", counted),
             ],
