@@ -137,6 +137,14 @@ impl<'s> Doorbell<'s> {
         futex::wait(self.word, seen.0, at_most);
     }
 
+    /// The futex for a sleeper that waits by other means than [`Doorbell::wait`]: its address, and what it holds as long as nobody has rung since the
+    /// word was looked at. The address is good as long as the memory of the word is mapped.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn futex(&self, seen: Rings) -> (*const u32, u32) {
+        (futex::low_half(self.word).cast_const(), seen.0)
+    }
+
     /// Wakes whoever waits, whether the daemon sleeps or not: for the end of the waiter.
     #[cfg(not(loom))]
     pub fn ring_anyway(&self) {

@@ -98,7 +98,7 @@ impl Daemon {
         .map_err(BootError::Thread)?;
         let segment = Arc::new(segment);
         let pages = PageKeeper::start(&settings, &segment, start).map_err(BootError::Thread)?;
-        let bell = Bell::listen(Arc::clone(&segment)).map_err(BootError::Thread)?;
+        let bell = Bell::listen(&segment, settings.needs_ring()).map_err(BootError::Thread)?;
         let (in_process, arrivals) = in_process::channel();
         let (stop, stop_seen) = watch::channel(false);
         let (report, reported) = mpsc::channel();

@@ -38,6 +38,8 @@ pub(crate) struct Rest {
     clerk: Clerk,
     /// It has been said that the thread sleeps, or is about to.
     is_said: bool,
+    /// When it was said last, there was nothing to do in the turn after that.
+    was_right: bool,
 }
 
 impl Rest {
@@ -62,6 +64,7 @@ impl Rest {
             bell,
             clerk,
             is_said: false,
+            was_right: false,
         }
     }
 
@@ -90,6 +93,17 @@ impl Rest {
         }
     }
 
+    /// The turn that was to find whether there is more can be the one before the sleep: a daemon that is not to look again and again has done its
+    /// work, and had nothing more to do the last time. Otherwise whoever has work for it would call the kernel for one that is awake.
+    fn sleeps_after(&self, work: u64) -> bool {
+        let looks_again = match self.idle {
+            Idle::Spin => true,
+            Idle::Adaptive => self.spin.has_other_cores(),
+            Idle::Sleep => false,
+        };
+        work > 0 && self.was_right && !looks_again
+    }
+
     /// Comes back when there may be work: at once after work, else as the strategy says.
     pub(crate) async fn rest(&mut self, work: u64, now: Now, due: Option<Now>, wake: &Notify) {
         if work > 0 {
@@ -102,7 +116,9 @@ impl Rest {
             self.awake.let_go().unwrap_or(SLEEP_MAX)
         };
         let until_due = due.map_or(SLEEP_MAX, |due| Duration::from_nanos(due.since_ns(now)));
-        if self.is_awake(work) || until_due.is_zero() {
+        let is_over = !self.is_said && self.sleeps_after(work);
+        if self.is_awake(work) && !is_over || until_due.is_zero() {
+            self.was_right &= !self.is_said || work == 0;
             self.say_awake();
             if work > 0 || !self.clerk.watch() {
                 self.backend.turn().await;
@@ -119,11 +135,17 @@ impl Rest {
             // One more turn, which finds what was done before this could be known.
             return;
         }
+        self.was_right = true;
         tokio::select! {
             biased;
-            () = wake.notified() => self.note_work(),
-            () = tokio::time::sleep(until_due.min(sleep_max)) => {}
+            () = wake.notified() => {}
+            () = self.bell.rung() => {}
+            () = tokio::time::sleep(until_due.min(sleep_max)) => {
+                self.say_awake();
+                return;
+            }
         }
+        self.note_work();
         self.say_awake();
     }
 
@@ -160,7 +182,7 @@ mod tests {
             ..RawConfig::default()
         };
         let settings = Settings::private_with(raw).unwrap();
-        let bell = Bell::listen(segment).unwrap();
+        let bell = Bell::listen(&segment, false).unwrap();
         let (clerk, _) = crate::sys::desk::desk(0, bell.wake(), cores);
         let mut rest = Rest::new(&settings, Backend::Tokio, bell, clerk, cores);
         rest.last_work = Instant::now();

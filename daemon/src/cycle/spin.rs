@@ -66,6 +66,11 @@ impl Spin {
         self.answer = None;
     }
 
+    /// On a single core it never pays.
+    pub(crate) const fn has_other_cores(&self) -> bool {
+        self.has_other_cores
+    }
+
     /// Whether to look again instead of to sleep; the same until there is work.
     pub(crate) fn pays(&mut self, now: Instant) -> bool {
         if !self.has_other_cores {

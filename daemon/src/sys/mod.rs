@@ -3,6 +3,7 @@
 //! - `affinity`: which cores there are, pinning the thread to one
 //! - `descriptors`: what another process has open
 //! - `desk`: where edge threads have the core's thread run something
+//! - `ear`: the doorbell in the poll of the runtime
 //! - `lock_file`: one daemon for each name and data folder
 //! - `peer`: who is at the other end of a socket, and when that process ends
 //! - `polled`: a socket in the poll of the runtime
@@ -14,6 +15,7 @@
 pub(crate) mod affinity;
 pub(crate) mod descriptors;
 pub(crate) mod desk;
+pub(crate) mod ear;
 pub(crate) mod lock_file;
 pub(crate) mod peer;
 pub(crate) mod polled;

@@ -8,7 +8,7 @@ use core::time::Duration;
 use super::AtomicU64;
 
 /// Where the lower half of a word lies.
-const fn low_half(word: &AtomicU64) -> *mut u32 {
+pub(crate) const fn low_half(word: &AtomicU64) -> *mut u32 {
     const { assert!(cfg!(target_endian = "little"), "the lower half comes first") };
     word.as_ptr().cast::<u32>()
 }
