@@ -1,7 +1,7 @@
 //! The lanes of local processes, on the core's side: which are open, and who is told what. What they ask for is taken in `commands/`.
 //!
 //! Invariants:
-//! - I1: a command is taken only if its answer has room, beside the answers that wait for the journal. So answers are never dropped.
+//! - I1: a command that is answered is taken only if its answer has room, beside the answers that wait for the journal. So answers are never dropped.
 //! - I2: everything else that is told is a hint; without room its owner finds that it has missed something.
 //! - I3: nothing of what is remembered here is needed: a daemon that starts tells each open lane that it has missed something, and its owner asks
 //!   again.

@@ -18,6 +18,9 @@ use crate::lookup::{TaskRef, find, or_expired, serves};
 use crate::rejection::Rejection;
 use crate::sweep::Sweep;
 
+/// LIMIT: pause before the next attempt that a local worker may ask for: 30 days, as a remote one's.
+const PAUSE_NS_MAX: u64 = 30 * 24 * 3_600 * 1_000_000_000;
+
 /// One call's view of the engine.
 #[derive(Debug)]
 pub(crate) struct Turn<'e> {
@@ -127,12 +130,14 @@ impl<'e> Turn<'e> {
     }
 
     /// Moves what a local worker has handed over about the end of an attempt into the slot, before anything is decided about it. A task that it
-    /// has brought to DONE by itself, as it saw no daemon yet, is counted and told of now: nobody else does.
+    /// has brought to DONE by itself, as it saw no daemon yet, is counted and told of now: nobody else does. Returns for how long the next attempt is to wait, if the
+    /// worker asks for that.
     #[inline]
-    pub(crate) fn accept_end(&mut self, slot: SlotIndex, ended: StateWord) {
-        if let Some(before) = self.segment.accept_completion(self.right, slot, ended) {
-            self.count_accepted(slot, ended, before);
-        }
+    pub(crate) fn accept_end(&mut self, slot: SlotIndex, ended: StateWord) -> Option<u64> {
+        let moved = self.segment.accept_completion(self.right, slot, ended)?;
+        self.count_accepted(slot, ended, moved.before);
+        let pause_ns = moved.pause_ms.saturating_mul(1_000_000);
+        (pause_ns > 0).then_some(pause_ns.min(PAUSE_NS_MAX))
     }
 
     fn count_accepted(&mut self, slot: SlotIndex, ended: StateWord, before: BlobRef) {

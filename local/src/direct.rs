@@ -21,7 +21,7 @@ use std::time::Instant;
 use qtf_proto::address::SegmentAddress;
 use qtf_proto::hashing::IdHashing;
 use qtf_proto::v1::Refusal;
-use qtf_shm::lane::{Command, Event as LaneEvent};
+use qtf_shm::lane::{ACKNOWLEDGED_MAX, Command, Event as LaneEvent};
 use qtf_shm::layout::attach::AttachRole;
 use qtf_shm::segment::{JoinError, OwnedLane};
 use qtf_shm::{
@@ -96,6 +96,8 @@ pub struct DirectClient<'s> {
     ended: VecDeque<(TaskId, Phase)>,
     /// Commands for which the lane had no room.
     later: VecDeque<Command>,
+    /// Acknowledged, and not said yet.
+    received: Vec<TaskId>,
     number: u32,
     daemon_lives: bool,
 }
@@ -160,6 +162,7 @@ impl OpenSegment {
             under_way: HashSet::default(),
             ended: VecDeque::new(),
             later: VecDeque::new(),
+            received: Vec::with_capacity(ACKNOWLEDGED_MAX),
             number: 0,
             daemon_lives: self.0.daemon_lives(),
         };
@@ -213,7 +216,15 @@ impl DirectClient<'_> {
     /// No slot or no room for the payload; the reasons are those of any submission.
     #[inline]
     pub fn submit(&mut self, task: &DirectTask<'_>) -> Result<TaskId, Refusal> {
-        let mut claimed = self.segment.claim().map_err(refusals::claim)?;
+        let mut claimed = match self.segment.claim() {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                // Slots that were acknowledged may be all that it takes.
+                self.acknowledge();
+                self.lane.ring();
+                return Err(refusals::claim(error));
+            }
+        };
         if !task.payload.is_empty() {
             let stored = claimed.set_payload(task.payload);
             stored.map_err(|error| refusals::store(&error))?;
@@ -266,6 +277,7 @@ impl DirectClient<'_> {
         if wait.sleep.is_zero() || self.under_way.is_empty() {
             return None;
         }
+        self.acknowledge();
         let until = Instant::now() + wait.sleep;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -315,11 +327,15 @@ impl DirectClient<'_> {
         if self.lane.take_missed() {
             self.look_at_all();
         }
+        if self.later.is_empty() {
+            return;
+        }
         while let Some(command) = self.later.front().copied()
             && self.command(command)
         {
             self.later.pop_front();
         }
+        self.lane.ring();
     }
 
     fn settle(&mut self, task: TaskId, said: Option<Phase>) {
@@ -344,10 +360,23 @@ impl DirectClient<'_> {
     }
 
     fn look_at_all(&mut self) {
-        let ids: Vec<u64> = self.under_way.iter().copied().collect();
-        for task in ids.into_iter().filter_map(TaskId::from_raw) {
-            self.settle(task, None);
-        }
+        let (segment, ended) = (self.segment, &mut self.ended);
+        self.under_way.retain(|raw| {
+            let Some((task, slot)) =
+                TaskId::from_raw(*raw).and_then(|task| Some((task, segment.slot_of(task)?)))
+            else {
+                return false;
+            };
+            let state = segment.task(slot).state();
+            let phase = match state.is_of(task) {
+                true if !state.phase().is_final() => return true,
+                true => state.phase(),
+                // Somebody else has freed it.
+                false => Phase::Free,
+            };
+            ended.push_back((task, phase));
+            false
+        });
     }
 
     /// Copies what a task has left, from `offset` on; returns how many bytes, 0 at the end.
@@ -363,7 +392,8 @@ impl DirectClient<'_> {
         self.segment.load(task, Part::Result, offset, out)
     }
 
-    /// The result was received: its slot may be freed.
+    /// The result was received: its slot may be freed. The daemon hears of up to three at once, at the latest when this client sleeps,
+    /// [settles up](Self::settle_up) or finds no slot free.
     #[inline]
     pub fn forget(&mut self, task: TaskId) {
         if !self.daemon_lives
@@ -374,7 +404,25 @@ impl DirectClient<'_> {
                 return;
             }
         }
-        self.later(Command::Forget(task));
+        self.received.push(task);
+        if self.received.len() == ACKNOWLEDGED_MAX {
+            self.acknowledge();
+        }
+    }
+
+    /// Says what was received. A daemon that sleeps is not woken for it: it wakes for the next end, and by itself.
+    fn acknowledge(&mut self) {
+        if self.received.is_empty() {
+            return;
+        }
+        let mut tasks = [None; ACKNOWLEDGED_MAX];
+        for (place, task) in tasks.iter_mut().zip(self.received.drain(..)) {
+            *place = Some(task);
+        }
+        self.later(Command::Acknowledge(tasks));
+        if !self.later.is_empty() {
+            self.lane.ring();
+        }
     }
 
     /// Puts a command into the lane, or keeps it until there is room.
@@ -382,17 +430,19 @@ impl DirectClient<'_> {
         if !self.later.is_empty() || !self.command(command) {
             self.later.push_back(command);
         }
-        self.lane.ring();
     }
 
     /// Asks for a task to be cancelled; its end tells whether it was.
     pub fn cancel(&mut self, task: TaskId) {
         self.later(Command::Cancel(task));
+        self.lane.ring();
     }
 
     /// Waits until the daemon has acted upon all that was asked for, at most for so long: what lies in a lane whose owner has gone is lost.
     pub fn settle_up(&mut self, at_most: Duration) {
         let until = Instant::now() + at_most;
+        self.acknowledge();
+        self.lane.ring();
         let is_done = |client: &Self| client.later.is_empty() && client.lane.commands.are_taken();
         while !is_done(self) && self.daemon_lives && Instant::now() < until {
             self.lane.sleep(SLEEP_ALONE);

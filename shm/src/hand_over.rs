@@ -13,7 +13,7 @@
 //!     32  ended    stamp                                     worker
 //!     40  uses     how often the entry was begun; wraps      worker
 //!     48  used     as in the slot; 0, nobody writes it yet
-//!     56  reserved 8 bytes
+//!     56  pause    milliseconds for which the next attempt is to wait, of one that asks for it; 0 = it does not say   worker
 //! ```
 //! Order: `ended` and `result`, then `ending`, then the state word of the task RUNNING -> ENDED. The lane's memory is a chunk of the arena that is
 //! claimed by the worker's attach record; the worker slot says where (`WorkerSlot::lane`). Who uses it: `segment/completion.rs`.
@@ -27,6 +27,7 @@
 //!
 //! Modelled in `shm/tests/loom_hand_over.rs`, tested in `segment/tests/completion.rs`.
 
+use crate::id::SlotIndex;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Words of an entry.
@@ -35,6 +36,12 @@ pub const ENTRY_WORDS: usize = 8;
 pub const ENTRIES: usize = 64;
 /// Bytes of a lane.
 pub const LANE_BYTES: usize = ENTRIES * ENTRY_WORDS * 8;
+
+/// Where the entry of a task in a slot is best put, and first looked for. Any other place is as good.
+#[must_use]
+pub const fn home_of(slot: SlotIndex) -> usize {
+    slot.position() % ENTRIES
+}
 
 /// What an entry says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +58,8 @@ pub struct Entry {
     pub started: u64,
     /// Stamp of its end.
     pub ended: u64,
+    /// Milliseconds for which the next attempt is to wait; 0 = it does not say.
+    pub pause_ms: u64,
 }
 
 /// An entry as it lies in the segment.
@@ -62,13 +71,14 @@ pub struct EntryPlace<'s> {
     started: &'s AtomicU64,
     ended: &'s AtomicU64,
     uses: &'s AtomicU64,
+    pause: &'s AtomicU64,
 }
 
 impl<'s> EntryPlace<'s> {
     /// The entry in these words; `None` if there are too few.
     #[must_use]
     pub const fn of(words: &'s [AtomicU64]) -> Option<Self> {
-        let [task, ending, result, started, ended, uses, ..] = words else {
+        let [task, ending, result, started, ended, uses, _, pause, ..] = words else {
             return None;
         };
         Some(Self {
@@ -78,6 +88,7 @@ impl<'s> EntryPlace<'s> {
             started,
             ended,
             uses,
+            pause,
         })
     }
 
@@ -122,6 +133,7 @@ impl<'s> EntryPlace<'s> {
         write(self.result, 0);
         write(self.started, started);
         write(self.ended, 0);
+        write(self.pause, 0);
         // ORDERING: [lane.entry] Release: what the entry says is there for whoever sees its task.
         let order = unless(
             cfg!(qtf_mutant = "lane_begin_without_release"),
@@ -132,11 +144,13 @@ impl<'s> EntryPlace<'s> {
     }
 
     /// The attempt of the entry, whose hand-out has the fence `of`, has ended. The caller is its worker, and changes the task's state next.
-    pub fn end(&self, of: u16, outcome: u16, result: u64, ended: u64) {
+    pub fn end(&self, of: u16, outcome: u16, (result, ended, pause_ms): (u64, u64, u64)) {
         // ORDERING: published by the word below.
         self.result.store(result, Ordering::Relaxed);
         // ORDERING: as above.
         self.ended.store(ended, Ordering::Relaxed);
+        // ORDERING: as above.
+        self.pause.store(pause_ms, Ordering::Relaxed);
         let ending = (u64::from(of) << 16) | u64::from(outcome);
         // ORDERING: [lane.entry] Release: who sees the outcome sees what belongs to it; pairs with `read`.
         let order = unless(
@@ -171,6 +185,7 @@ impl<'s> EntryPlace<'s> {
         // ORDERING: published by the two words above.
         let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
         let (result, started, ended) = (read(self.result), read(self.started), read(self.ended));
+        let pause_ms = read(self.pause);
         if !cfg!(qtf_mutant = "lane_read_without_fence") {
             // ORDERING: [lane.reuse] Acquire: orders the copies before the second look; pairs with the fence in `begin`.
             fence(Ordering::Acquire);
@@ -187,6 +202,7 @@ impl<'s> EntryPlace<'s> {
             result,
             started,
             ended,
+            pause_ms,
         })
     }
 

@@ -42,7 +42,7 @@ impl Desk {
     fn end(&self, task: u64, attempt: u16) {
         let number = number_of(task, attempt);
         let outcome = u16::try_from(number).unwrap();
-        self.entry().end(attempt, outcome, number, number);
+        self.entry().end(attempt, outcome, (number, number, number));
     }
 
     /// RUNNING -> ENDED, after the end was written.
@@ -77,8 +77,13 @@ fn assert_whole(found: Entry) {
     let number = number_of(found.task, found.fence);
     assert_eq!(found.started, number, "{found:?}");
     if found.outcome != 0 {
-        let rest = (u64::from(found.outcome), found.result, found.ended);
-        assert_eq!(rest, (number, number, number), "{found:?}");
+        let rest = [
+            u64::from(found.outcome),
+            found.result,
+            found.ended,
+            found.pause_ms,
+        ];
+        assert_eq!(rest, [number; 4], "{found:?}");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Whoever has a lane can write to the segment: it is not asked whose task it is. Tested in `engine/tests/rules/lanes.rs`.
 
-use qtf_shm::lane::{Command, Event};
+use qtf_shm::lane::{ACKNOWLEDGED_MAX, Command, Event};
 use qtf_shm::{ClientIndex, Owner, Phase, TaskId};
 
 use super::Reply;
@@ -36,7 +36,8 @@ impl Parts<'_> {
                 RejectReason::Unsupported,
                 Detail::Plain("assignments do not come by lanes yet: join as a local worker"),
             )),
-            None => Err(Rejection::invalid(
+            // Taken before, as it has no answer.
+            Some(Command::Acknowledge(_)) | None => Err(Rejection::invalid(
                 "the lane holds a command that is not known",
             )),
         };
@@ -54,6 +55,13 @@ impl Parts<'_> {
             },
             (Err(refused), _) => refusal(number, asked, refused).into(),
             (Ok(_), None) => refusal(number, None, Rejection::invalid("no task")).into(),
+        }
+    }
+
+    /// Results were received. Of a task that cannot be forgotten nothing is said: it is gone, or has not ended, which its owner knows.
+    pub(super) fn acknowledge(&mut self, tasks: [Option<TaskId>; ACKNOWLEDGED_MAX]) {
+        for task in tasks.into_iter().flatten() {
+            let _goes_or_is_gone = self.plm.forget(&mut self.turn, task);
         }
     }
 

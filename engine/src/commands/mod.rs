@@ -7,7 +7,7 @@
 
 mod asked;
 
-use qtf_shm::lane::Event;
+use qtf_shm::lane::{ACKNOWLEDGED_MAX, Command, Event};
 use qtf_shm::{AttachIndex, Counter};
 
 use crate::Lsn;
@@ -70,16 +70,19 @@ impl Parts<'_> {
     fn serve_lane(&mut self, open: OpenLane, most: u32) -> u32 {
         let (segment, right) = (self.turn.segment, self.turn.right);
         let mut served = 0;
-        while served < most && self.turn.effects.has_room(PER_CALL_MAX) {
+        while served < most && self.turn.effects.has_room(PER_CALL_MAX * ACKNOWLEDGED_MAX) {
             let Some(lane) = core_lane(segment, right, open) else {
                 break;
             };
             let owed = self.turn.lanes.of(open.attach).map_or(0, |lane| lane.owed);
-            if lane.room() <= owed {
-                // Its owner does not read what it is told.
-                break;
-            }
             match lane.next_command() {
+                Ok(Some((_, Some(Command::Acknowledge(tasks))))) => {
+                    self.acknowledge(tasks);
+                    lane.command_done();
+                    served += 1;
+                }
+                // Its owner does not read what it is told.
+                Ok(Some(_)) if lane.room() <= owed => break,
                 Ok(Some((number, command))) => {
                     let reply = self.answer(open, number, command);
                     self.reply(open, reply);

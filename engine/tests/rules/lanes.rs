@@ -206,6 +206,38 @@ fn commands_are_answered_with_their_numbers_and_change_what_they_say() {
 }
 
 #[test]
+fn acknowledgement_frees_up_to_three_tasks_without_an_answer_and_needs_no_room_for_one() {
+    let (mut world, process) = ground();
+    let client = Client::of(&mut world, &process);
+    world.worker(1, &["exec"]);
+    // In the last round its ring of events is full.
+    for _ in 0..3 {
+        let mut tasks = Vec::new();
+        for _ in 0..24 {
+            tasks.push(client.submit());
+            run_one(&mut world);
+        }
+        let open = client.submit();
+        let dispatched = world.dispatch();
+        client.ask(1, Command::Acknowledge([None, Some(open), None]));
+        for some in tasks.chunks(3) {
+            let task = |place: usize| some.get(place).copied();
+            client.ask(2, Command::Acknowledge([task(0), task(1), task(2)]));
+        }
+        world.settle();
+        assert!(client.lane.commands.are_taken());
+        assert!(tasks.iter().all(|task| is_free(&world, *task)));
+        assert!(!is_free(&world, open), "it has not ended");
+        world.start(dispatched);
+        world.end(dispatched, 0);
+    }
+    while let Some(event) = client.lane.next() {
+        assert!(matches!(event, LaneEvent::Ended { .. }), "{event:?}");
+    }
+    world.verify();
+}
+
+#[test]
 fn whoever_watches_a_task_of_another_is_told_of_its_end_once() {
     let (mut world, process) = ground();
     let client = Client::of(&mut world, &process);
@@ -527,7 +559,7 @@ fn commands_of_random_words_are_refused_and_harm_nobody() {
             .scribble_commands(process.index(), rng.u64(0..40), || {
                 at += 1;
                 match at % 4 {
-                    1 if heads => (rng.u64(0..10) << 56) | (rng.u64(..) >> 8),
+                    1 if heads => (rng.u64(0..11) << 56) | (rng.u64(..) >> 8),
                     2 if heads => known[rng.usize(0..4)].as_raw(),
                     _ => rng.u64(..) >> rng.u32(0..64),
                 }

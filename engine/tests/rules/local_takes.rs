@@ -232,6 +232,38 @@ fn attempt_of_a_living_local_worker_is_flagged_when_its_time_is_over_and_ended_b
 }
 
 #[test]
+fn attempt_of_a_local_worker_that_says_not_now_is_made_again_after_the_pause_that_it_asks_for() {
+    let (mut world, local) = ground();
+    let task = world.submit("exec");
+    let worker = local.join_as_worker(&SPEC).expect("a slot is free");
+    let later = Outcome {
+        kind: OutcomeKind::Again,
+        ..Outcome::default()
+    };
+    for attempt in 1..=2 {
+        let taken = worker.take().expect("a task waits");
+        assert_eq!(taken.attempt(), attempt);
+        taken
+            .finish_for(later, b"", 90_000)
+            .expect("its own attempt");
+        world.settle_for(89 * SECOND);
+        assert_eq!(world.phase(task), Phase::Delayed);
+        world.settle_for(2 * SECOND);
+        assert_eq!(world.phase(task), Phase::Ready);
+    }
+    // The slot says how the attempt before has ended, and the entry of this one counts all the same.
+    let taken = worker.take().expect("a task waits");
+    let well = Outcome {
+        kind: OutcomeKind::Exited,
+        ..Outcome::default()
+    };
+    taken.finish(well, b"output").expect("its own attempt");
+    assert_eq!(finished(&world.settle()), [(task, Phase::Done)]);
+    assert_eq!(world.outcome(task), well);
+    world.verify();
+}
+
+#[test]
 fn cancelled_attempt_of_a_living_local_worker_is_ended_by_nobody_else() {
     let (mut world, local) = ground();
     let task = world.submit("exec");

@@ -353,7 +353,7 @@ impl Lane<'_> {
             };
             if is_leaving {
                 let until = *leaves_at.get_or_insert_with(|| Instant::now() + FAREWELL_MAX);
-                if !has_asks && self.open.is_empty()
+                if !has_asks && self.open.is_empty() && self.lane.commands.are_taken()
                     || Instant::now() >= until
                     || !self.daemon_lives
                 {
@@ -384,7 +384,10 @@ impl Lane<'_> {
                 self.seat.state().asks.push_front((command, reply));
                 break;
             }
-            self.open.insert(self.number, (command, reply));
+            // An acknowledgement has no answer.
+            if !matches!(command, Command::Acknowledge(_)) {
+                self.open.insert(self.number, (command, reply));
+            }
             has_put = true;
         }
         if has_put {

@@ -9,7 +9,7 @@ use qtf_proto::v1::{
     Refusal, RefusalReason, SubmitStreamRequest, SubmitStreamResponse, SubmitVerdict, TaskEnd,
     TaskSpec, WatchRequest, WatchResponse,
 };
-use qtf_shm::lane::Command;
+use qtf_shm::lane::{ACKNOWLEDGED_MAX, Command};
 use qtf_shm::{Phase, TaskId, TaskOptions};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -304,12 +304,15 @@ async fn ends_of(telling: &mut Option<Telling>) -> Vec<TaskEnd> {
 /// Results that were received: their slots may be freed.
 pub(crate) fn acknowledge(seat: &Seat, tasks: &[u64]) {
     let tasks = tasks.iter().filter_map(|raw| TaskId::from_raw(*raw));
-    let asked: Vec<Command> = tasks
-        .filter(|task| !free_alone(seat, *task))
-        .map(Command::Forget)
-        .collect();
+    let asked: Vec<TaskId> = tasks.filter(|task| !free_alone(seat, *task)).collect();
     if !asked.is_empty() {
-        seat.tell(asked);
+        seat.tell(asked.chunks(ACKNOWLEDGED_MAX).map(|some| {
+            let mut tasks = [None; ACKNOWLEDGED_MAX];
+            for (place, task) in tasks.iter_mut().zip(some) {
+                *place = Some(*task);
+            }
+            Command::Acknowledge(tasks)
+        }));
     }
 }
 

@@ -134,6 +134,7 @@ fn work(post: &Post, hello: &WorkerHello, notices: &Notices) -> Result<(), Statu
         credits: 0,
         is_draining: false,
         drain_is_told: false,
+        full_is_told: false,
     }
     .run()
 }
@@ -149,6 +150,7 @@ struct Hands<'w> {
     /// The agent takes no more.
     is_draining: bool,
     drain_is_told: bool,
+    full_is_told: bool,
 }
 
 impl Hands<'_> {
@@ -235,7 +237,8 @@ impl Hands<'_> {
             return verdict(ResultDisposition::Stale, String::new());
         };
         let outcome = records::outcome_from(result.outcome.as_ref());
-        match held.taken.finish(outcome, &output) {
+        let pause_ms = result.outcome.map_or(0, |outcome| outcome.again_after_ms);
+        match held.taken.finish_for(outcome, &output, pause_ms) {
             Ok(_) => verdict(ResultDisposition::Recorded, String::new()),
             Err(_) => verdict(ResultDisposition::Stale, String::new()),
         }
@@ -366,6 +369,14 @@ impl Hands<'_> {
             };
             let _gone = self.notices.send(Ok(notice));
         }
+        let is_full =
+            self.credits > 0 && self.held.len() < usize::from(HELD_MAX) && self.worker.is_full();
+        if is_full && !self.full_is_told {
+            tracing::warn!(
+                "this worker takes nothing: {HELD_MAX} of its ends wait for the daemon to judge them; start qtfd, or let it go on if it is stopped"
+            );
+        }
+        self.full_is_told = is_full;
         Ok(())
     }
 

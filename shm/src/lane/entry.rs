@@ -12,6 +12,7 @@
 //! 6 result     fence  the task        outcome; result           accepted, refused
 //! 7 update            the task        priority                  accepted, refused
 //! 8 hello             -               -                         welcome, refused
+//! 9 acknowledge how many  the first   the second; the third     nothing
 //!
 //! event        flags             count  task       words
 //! 1 accepted   1 a repeat,       -      the task   phase; the task that was asked about
@@ -23,13 +24,13 @@
 //! 6 lost       -                 -      -          -
 //! 7 welcome    1 no ends         -      -          number of the client record
 //! ```
-//! Answers repeat the number of their command; stop, ended and lost have none. Both sides read what the other has written as they would read anything of
+//! Answers repeat the number of their command, but for an acknowledgement, which has none: it stays until it was acted upon, and nobody waits for it. Stop, ended and lost have none. Both sides read what the other has written as they would read anything of
 //! a stranger: what is unknown, or names no task, is [`None`].
 //!
 //! Tested at the end of this file.
 
 use crate::id::{ClientIndex, TaskId};
-use crate::lane::ring::EntryWords;
+use crate::lane::ring::{ENTRY_WORDS, EntryWords};
 use crate::task::phase::Phase;
 
 const SUBMIT: u8 = 1;
@@ -40,6 +41,10 @@ const CREDITS: u8 = 5;
 const RESULT: u8 = 6;
 const UPDATE: u8 = 7;
 const HELLO: u8 = 8;
+const ACKNOWLEDGE: u8 = 9;
+
+/// LIMIT: tasks that one entry acknowledges.
+pub const ACKNOWLEDGED_MAX: usize = ENTRY_WORDS - 1;
 
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 2;
@@ -89,6 +94,8 @@ pub enum Command {
         /// 0 to 255, higher first.
         priority: u8,
     },
+    /// To acknowledge the results of up to three tasks, as [`Command::Forget`] does, without an answer.
+    Acknowledge([Option<TaskId>; ACKNOWLEDGED_MAX]),
 }
 
 impl Command {
@@ -103,6 +110,7 @@ impl Command {
             | Self::Watch(task)
             | Self::Result { task, .. }
             | Self::Update { task, .. } => Some(task),
+            Self::Acknowledge([first, ..]) => first,
         }
     }
 
@@ -133,6 +141,12 @@ impl Command {
                 priority as u64,
                 0,
             ],
+            Self::Acknowledge(tasks) => {
+                let [first, second, third] = tasks;
+                let (first, second, third) = (raw(first), raw(second), raw(third));
+                let count = (first != 0) as u16 + (second != 0) as u16 + (third != 0) as u16;
+                [head(ACKNOWLEDGE, 0, count, number), first, second, third]
+            }
         }
     }
 
@@ -159,6 +173,10 @@ impl Command {
             UPDATE => task
                 .zip(u8::try_from(words[2]).ok())
                 .map(|(task, priority)| Self::Update { task, priority }),
+            ACKNOWLEDGE => {
+                let [_, tasks @ ..] = words;
+                Some(Self::Acknowledge(tasks.map(TaskId::from_raw)))
+            }
             _ => None,
         };
         (number, command)
@@ -330,6 +348,13 @@ impl Event {
     }
 }
 
+const fn raw(task: Option<TaskId>) -> u64 {
+    match task {
+        Some(task) => task.as_raw(),
+        None => 0,
+    }
+}
+
 const fn head(what: u8, flags: u8, count: u16, number: u32) -> u64 {
     ((what as u64) << 56) | ((flags as u64) << 48) | ((count as u64) << 32) | number as u64
 }
@@ -373,6 +398,8 @@ mod tests {
                 task,
                 priority: 255,
             },
+            Command::Acknowledge([Some(task), None, None]),
+            Command::Acknowledge([Some(task); 3]),
         ] {
             let read = Command::decode(command.encode(u32::MAX));
             assert_eq!(read, (u32::MAX, Some(command)));
@@ -436,7 +463,7 @@ mod tests {
         for _ in 0..20_000 {
             let mut words: EntryWords = core::array::from_fn(|_| rng.u64(..));
             if rng.bool() {
-                words[0] = head(rng.u8(0..10), rng.u8(..), rng.u16(..), rng.u32(..));
+                words[0] = head(rng.u8(0..11), rng.u8(..), rng.u16(..), rng.u32(..));
                 words[1] >>= rng.u32(0..64);
                 words[2] >>= rng.u32(0..64);
             }

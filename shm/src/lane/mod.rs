@@ -14,6 +14,6 @@ pub mod entry;
 pub mod missed;
 pub mod ring;
 
-pub use entry::{Command, Event};
+pub use entry::{ACKNOWLEDGED_MAX, Command, Event};
 pub use missed::Missed;
 pub use ring::{Consumer, Nonsense, Producer, Ring};

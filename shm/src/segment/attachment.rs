@@ -20,6 +20,7 @@ use crate::region::Mapping;
 use crate::region::sysv::SysvMemory;
 use crate::segment::lock_file::LockFile;
 use crate::segment::process::pid_namespace;
+use crate::segment::pulse::Pulse;
 use crate::segment::spec::AttachError;
 use crate::segment::{ClaimError, ClaimedTask, Convicted, Repairer, Segment, SegmentView};
 use crate::spill::{SPILL_LIMIT_DEFAULT, SpillStore};
@@ -107,6 +108,7 @@ pub struct Attachment {
     kept: AtomicU64,
     /// 1: the lane was opened.
     has_lane: AtomicU64,
+    pulse: Pulse,
 }
 
 impl Attachment {
@@ -176,6 +178,7 @@ impl Attachment {
                 last_stamp: AtomicU64::new(0),
                 kept: AtomicU64::new(0),
                 has_lane: AtomicU64::new(0),
+                pulse: Pulse::default(),
             };
             // Dropped again if so, before anything was done.
             return if opened.segment.is_being_rebuilt() {
@@ -202,6 +205,11 @@ impl Attachment {
     /// The state word of its attach record.
     pub(super) const fn record_state(&self) -> AttachState {
         self.state
+    }
+
+    /// What this process knows of the daemon's life.
+    pub(super) const fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// The lane is the caller's now; false if it is somebody's.

@@ -19,8 +19,8 @@
 
 use crate::arena::{Claimant, Purpose};
 use crate::blob::BlobRef;
-use crate::hand_over::{ENTRIES, ENTRY_WORDS, EntryPlace, LANE_BYTES};
-use crate::id::{SlotIndex, TaskId, WorkerIndex};
+use crate::hand_over::{ENTRIES, ENTRY_WORDS, EntryPlace, LANE_BYTES, home_of};
+use crate::id::{AttachIndex, SlotIndex, TaskId, WorkerIndex};
 use crate::segment::{Segment, SegmentView};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::task::slot::{Outcome, OutcomeKind};
@@ -50,6 +50,17 @@ pub struct End {
     pub result: BlobRef,
     /// Stamp of the end.
     pub ended: u64,
+    /// Milliseconds for which the next attempt is to wait, where the worker asks for that; else 0.
+    pub pause_ms: u64,
+}
+
+/// An end that was moved into its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MovedEnd {
+    /// The result that was in the slot before, which is the caller's to release.
+    pub before: BlobRef,
+    /// As in [`End`].
+    pub pause_ms: u64,
 }
 
 /// The end of an attempt that a local worker gave back after it had begun it, of a task that runs at most once.
@@ -102,10 +113,12 @@ impl<'s> Lane<'s> {
         EntryPlace::of(self.0.get(start..start.checked_add(ENTRY_WORDS)?)?)
     }
 
-    /// The entry of an attempt, with what it says.
+    /// The entry of an attempt, with what it says. It mostly lies at its task's home.
     fn find(self, task: TaskId, fence: u16) -> Option<(EntryPlace<'s>, Completion)> {
-        let raw = task.as_raw();
-        self.entries()
+        let (raw, home) = (task.as_raw(), home_of(task.slot()));
+        (home..ENTRIES)
+            .chain(0..home)
+            .filter_map(|index| self.entry(index))
             .filter(|entry| entry.task() == raw)
             .filter_map(|entry| Some((entry, completion_of(entry)?)))
             .find(|(_, found)| found.task == task && found.fence == fence)
@@ -119,10 +132,16 @@ impl SegmentView {
     pub fn completion(&self, slot: SlotIndex, state: StateWord) -> Option<Completion> {
         let worker = state.last_worker()?;
         let is_local = self.parts.workers.get(worker.position())?.local().is_some();
-        is_local.then(|| self.completion_in_lane(slot, state))?
+        let (_, found) = is_local.then(|| self.completion_in_lane(slot, state))??;
+        Some(found)
     }
 
-    fn completion_in_lane(&self, slot: SlotIndex, state: StateWord) -> Option<Completion> {
+    /// The same with its entry, of a local worker.
+    fn completion_in_lane(
+        &self,
+        slot: SlotIndex,
+        state: StateWord,
+    ) -> Option<(EntryPlace<'_>, Completion)> {
         let phase = state.phase();
         let counts = match phase {
             Phase::Running | Phase::Done => true,
@@ -146,12 +165,12 @@ impl SegmentView {
         }
         let task = state.id(slot)?;
         let place = self.lane_place(state.last_worker()?)?;
-        let (_, found) = self.lane_at(place)?.find(task, state.fence())?;
+        let (entry, found) = self.lane_at(place)?.find(task, state.fence())?;
         // ORDERING: [arena.reuse] Acquire: orders the copies before the second look; whoever met bytes of the chunk's next tenant also meets
         // that it is no lane any more.
         fence(Ordering::Acquire);
         self.lane_at(place)?;
-        (found.end.is_some() || phase == Phase::Running).then_some(found)
+        (found.end.is_some() || phase == Phase::Running).then_some((entry, found))
     }
 
     /// The end of a task's last attempt that still lies beside its slot.
@@ -241,39 +260,52 @@ impl SegmentView {
 }
 
 impl Segment {
-    /// Moves the end of a task's attempt from beside the slot into the slot, before it is judged; returns the result that was there
-    /// before and is the caller's to release. `None` if nothing lies beside the slot.
+    /// Moves the end of a task's attempt from beside the slot into the slot, before it is judged. `None` if nothing lies beside the slot.
     #[inline]
     pub fn accept_completion(
         &self,
         right: PlmRight,
         slot: SlotIndex,
         state: StateWord,
-    ) -> Option<BlobRef> {
-        let found = self.completion(slot, state)?;
-        self.accept_found(right, (slot, state), found)
+    ) -> Option<MovedEnd> {
+        if self.has_end_in_slot(slot, state) {
+            return None;
+        }
+        let worker = state.last_worker()?;
+        let is_local = self.worker(worker).local().is_some();
+        is_local.then(|| self.accept_from_lane(right, slot, state))?
     }
 
-    fn accept_found(
+    fn accept_from_lane(
         &self,
         right: PlmRight,
-        (slot, state): (SlotIndex, StateWord),
-        found: Completion,
-    ) -> Option<BlobRef> {
+        slot: SlotIndex,
+        state: StateWord,
+    ) -> Option<MovedEnd> {
+        let (entry, found) = self.completion_in_lane(slot, state)?;
         let end = found.end?;
         let task = self.write_task(right, slot);
         task.set_started(found.started);
         let before = task.result();
         task.set_result(end.result);
         task.set_phase_time(end.ended);
+        // Last: from here on nobody looks for it beside the slot, see `has_end_in_slot`.
         task.set_outcome(end.outcome);
-        let (id, worker) = (state.id(slot)?, state.last_worker()?);
-        let lane = self.lane_of(worker);
-        if let Some((entry, _)) = lane.and_then(|lane| lane.find(id, state.fence())) {
-            entry.clear(id.as_raw());
-        }
+        entry.clear(found.task.as_raw());
         let is_released = before != end.result;
-        Some(if is_released { before } else { BlobRef::None })
+        Some(MovedEnd {
+            before: if is_released { before } else { BlobRef::None },
+            pause_ms: end.pause_ms,
+        })
+    }
+
+    /// The slot itself says how this attempt has ended, so nothing that counts lies beside it. For the daemon alone, which has written that, or has come
+    /// after who did. Of a later attempt the slot may still say how the one before has ended; then this says nothing.
+    #[inline]
+    pub(super) fn has_end_in_slot(&self, slot: SlotIndex, state: StateWord) -> bool {
+        self.attach == AttachIndex::DAEMON
+            && state.fence() == 1
+            && self.task(slot).outcome().kind != OutcomeKind::None
     }
 
     /// Moves all that waits, when a daemon starts.
@@ -293,9 +325,9 @@ impl Segment {
         for entry in lane.entries().filter(|&entry| self.waits(entry)) {
             if let Some(task) = TaskId::from_raw(entry.task())
                 && let Some(slot) = self.slot_of(task)
-                && let Some(before) = self.accept_completion(right, slot, self.state(slot))
+                && let Some(moved) = self.accept_from_lane(right, slot, self.state(slot))
             {
-                self.release(task, before);
+                self.release(task, moved.before);
             }
         }
     }
@@ -358,6 +390,7 @@ fn completion_of(entry: EntryPlace<'_>) -> Option<Completion> {
             outcome,
             result: BlobRef::from_raw(read.result),
             ended: read.ended,
+            pause_ms: read.pause_ms,
         }),
     })
 }

@@ -86,7 +86,9 @@ impl Segment {
             | Phase::Reserved => Event::Free,
         };
         let mut references = self.references(slot);
-        if let Some(end) = self.end_beside(slot, from) {
+        if !self.has_end_in_slot(slot, from)
+            && let Some(end) = self.end_beside(slot, from)
+        {
             references.result = end.result;
         }
         self.apply(slot, from, event)?;

@@ -14,12 +14,11 @@
 use core::cell::Cell;
 
 use crate::counters::Counter;
-use crate::id::{AttachIndex, SlotIndex, WorkerId, WorkerIndex};
+use crate::id::{SlotIndex, WorkerId, WorkerIndex};
 use crate::kind_set::KindSet;
 use crate::segment::Segment;
 use crate::segment::attachment::Attachment;
 use crate::segment::own_hand_over::{EntryIndex, OwnLane};
-use crate::segment::process::Liveness;
 use crate::segment::taken::Taken;
 use crate::task::slot::TaskOptions;
 use crate::task::state::{Event, FLAG_CANCEL, Phase, StateWord};
@@ -149,13 +148,6 @@ impl Attachment {
             return Some((index, joining));
         }
         None
-    }
-
-    /// A daemon is there, or one cannot tell.
-    #[must_use]
-    pub fn daemon_lives(&self) -> bool {
-        self.attach_info(AttachIndex::DAEMON)
-            .is_some_and(|info| self.judge(&info, self.lock()) != Liveness::Dead)
     }
 }
 

@@ -64,6 +64,7 @@ mod own_lane;
 mod parts;
 mod pidfd;
 mod process;
+mod pulse;
 mod quiet;
 mod rebase;
 mod rebuild;
@@ -108,7 +109,7 @@ pub use attachment::{Attachment, AttachmentSpec, OpenError};
 pub use blobs::{LoadError, StoreError};
 pub use census::PhaseCensus;
 pub use claim::{ClaimError, ClaimedTask, TaskFields};
-pub use completion::{Completion, End};
+pub use completion::{Completion, End, MovedEnd};
 pub use gates::GateWatch;
 pub use header::ControlInfo;
 pub use history::{
@@ -409,7 +410,7 @@ impl Segment {
 
     /// Writes the daemon's sign of life.
     pub fn set_daemon_beat(&self, stamp: u64) {
-        // ORDERING: for display.
+        // ORDERING: for display, and a hint to local processes.
         self.view
             .parts
             .control()

@@ -7,8 +7,8 @@
 
 use core::cell::Cell;
 
-use crate::hand_over::ENTRIES;
-use crate::id::TaskId;
+use crate::hand_over::{ENTRIES, home_of};
+use crate::id::{SlotIndex, TaskId};
 use crate::segment::Segment;
 use crate::segment::completion::{End, Lane, LanePlace};
 
@@ -65,8 +65,19 @@ impl<'s> OwnLane<'s> {
                     .find(|&index| self.reclaim(index))
             })?;
         self.held.set(held | (1 << found));
-        self.next.set((found + 1) % ENTRIES);
+        // It is taken again at once where the task's home is free.
+        self.next.set(found);
         Some(EntryIndex(found))
+    }
+
+    /// The entry for the task in a slot, for which one was reserved: the one at its home if that is free, where readers look first.
+    pub(super) fn nearest(&self, reserved: EntryIndex, slot: SlotIndex) -> EntryIndex {
+        let (home, held) = (home_of(slot), self.held.get());
+        if (held >> home) & 1 == 1 || !self.is_free(home) {
+            return reserved;
+        }
+        self.held.set(held & !(1 << reserved.0) | (1 << home));
+        EntryIndex(home)
     }
 
     /// The entry is not needed by this worker any more: it is free, or it is an end that waits.
@@ -83,7 +94,7 @@ impl<'s> OwnLane<'s> {
     pub(super) fn end(&self, entry: EntryIndex, fence: u16, end: &End) {
         if let Some(place) = self.lane.entry(entry.0) {
             let (outcome, result) = (end.outcome.to_bits(), end.result.as_raw());
-            place.end(fence, outcome, result, end.ended);
+            place.end(fence, outcome, (result, end.ended, end.pause_ms));
         }
     }
 

@@ -21,6 +21,7 @@ use crate::segment::local_worker::{APPLY_TRIES_MAX, LocalWorker};
 use crate::segment::own_hand_over::EntryIndex;
 use crate::task::slot::{Outcome, OutcomeKind, TaskOptions, TaskSlot};
 use crate::task::state::{Event, FLAG_CANCEL, Owner, Phase, StateWord};
+use crate::time::Now;
 use crate::worker::WorkerEvent;
 
 /// A task that this worker holds. Dropped, it goes back to the queue.
@@ -36,7 +37,7 @@ pub struct Taken<'w> {
 }
 
 impl<'w> Taken<'w> {
-    /// `state` is ASSIGNED to this worker, and the entry is its own.
+    /// `state` is ASSIGNED to this worker, and the entry is reserved for it.
     pub(super) fn new(
         worker: &'w LocalWorker<'w>,
         slot: SlotIndex,
@@ -48,7 +49,7 @@ impl<'w> Taken<'w> {
             worker,
             slot,
             id,
-            entry,
+            entry: worker.lane.nearest(entry, slot),
             state: Cell::new(state),
             over: false,
         })
@@ -106,7 +107,20 @@ impl<'w> Taken<'w> {
     ///
     /// # Errors
     /// The attempt is no longer this worker's: nothing was recorded, and nothing of it is left.
-    pub fn finish(mut self, outcome: Outcome, output: &[u8]) -> Result<Phase, ApplyError> {
+    pub fn finish(self, outcome: Outcome, output: &[u8]) -> Result<Phase, ApplyError> {
+        self.finish_for(outcome, output, 0)
+    }
+
+    /// The same, of an attempt that asks to be made again: after so many milliseconds, or as the daemon's settings say if 0.
+    ///
+    /// # Errors
+    /// As [`Taken::finish`].
+    pub fn finish_for(
+        mut self,
+        outcome: Outcome,
+        output: &[u8],
+        pause_ms: u64,
+    ) -> Result<Phase, ApplyError> {
         let begun = self.task().state();
         if !self.is_same_attempt(begun) {
             return Err(ApplyError::Moved(begun));
@@ -114,8 +128,9 @@ impl<'w> Taken<'w> {
         if begun.phase() == Phase::Assigned {
             self.start()?;
         }
-        let end = self.keep(outcome.of_worker(), output);
-        match self.hand_over(self.ending(end.outcome), &end) {
+        let mut end = self.keep(outcome.of_worker(), output);
+        end.pause_ms = pause_ms;
+        match self.hand_over(self.ending(&end), &end) {
             Ok(phase) => {
                 let counters = self.worker.segment().counters();
                 counters.add(Counter::ResultRecorded, 1);
@@ -169,6 +184,7 @@ impl<'w> Taken<'w> {
                 outcome: HALF_DONE,
                 result: BlobRef::None,
                 ended: segment.now().stamp(),
+                pause_ms: 0,
             };
             if self.hand_over(Event::End, &end).is_ok() {
                 return;
@@ -215,18 +231,24 @@ impl<'w> Taken<'w> {
             outcome,
             result,
             ended,
+            pause_ms: 0,
         }
     }
 
     /// ENDED, for the PLM to judge; or DONE at once when no daemon lives and there is nothing to judge.
-    fn ending(&self, outcome: Outcome) -> Event {
-        let (task, state) = (self.task(), self.state.get());
+    fn ending(&self, end: &End) -> Event {
+        let (task, state, outcome) = (self.task(), self.state.get(), end.outcome);
         let plain = outcome.kind == OutcomeKind::Exited
             && outcome.code == 0
             && state.flags() == 0
             && !task.options().has(TaskOptions::JOURNAL)
             && !task.options().has(TaskOptions::DISCARD_RESULT);
-        if plain && !self.worker.attachment.daemon_lives() {
+        if plain
+            && !self
+                .worker
+                .attachment
+                .daemon_lives_at(Now::from_stamp(end.ended))
+        {
             Event::CompleteUnattended
         } else {
             Event::End

@@ -111,7 +111,7 @@ impl Plm {
         attempt: EndedAttempt,
     ) -> bool {
         let (slot, ended) = (attempt.slot, attempt.state);
-        turn.accept_end(slot, ended);
+        let said_pause_ns = turn.accept_end(slot, ended);
         let task = turn.segment.task(slot);
         if is_half_done(task) {
             return self.bury_half_done(turn, workers, slot, ended);
@@ -148,6 +148,7 @@ impl Plm {
                 let failures = task.failures();
                 let pause_ns = attempt
                     .asked_pause_ns
+                    .or(said_pause_ns)
                     .unwrap_or_else(|| retry_pause_ns(turn.config, 1, &mut self.ends.rng));
                 self.pause(turn, slot, ended, Retry { failures, pause_ns })
             }

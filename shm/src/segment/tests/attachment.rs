@@ -278,3 +278,34 @@ fn stamps_of_a_process_rise() {
     let stamps: Vec<u64> = (0..1_000).map(|_| client.next_stamp()).collect();
     assert!(stamps.is_sorted_by(|a, b| a < b));
 }
+
+#[test]
+fn sign_of_life_is_believed_for_a_moment_and_a_death_until_another_daemon_comes() {
+    let ground = Ground::new();
+    let process = ground.open(AttachRole::Client);
+    let beat_now = || ground.segment.set_daemon_beat(process.now().stamp());
+    ground.daemon.unlock(0).unwrap();
+    beat_now();
+    // As long as it is fresh; the machine may take the processor away for longer than that.
+    let believed = (0..1_000).take_while(|_| process.daemon_lives()).count();
+    assert!(believed <= 16, "{believed}");
+    beat_now();
+    assert!(
+        !process.daemon_lives(),
+        "the kernel has said that it is dead"
+    );
+    assert!(ground.daemon.lock(0).unwrap());
+    ground.segment.raise_epoch();
+    assert!(process.daemon_lives());
+}
+
+#[test]
+fn old_sign_of_life_says_nothing_and_neither_does_one_that_cannot_be() {
+    let ground = Ground::new();
+    let process = ground.open(AttachRole::Client);
+    let to_come = process.now().plus_ns(3_600_000_000_000);
+    ground.segment.set_daemon_beat(to_come.stamp());
+    assert!(process.daemon_lives());
+    ground.daemon.unlock(0).unwrap();
+    assert!(!process.daemon_lives());
+}

@@ -157,10 +157,10 @@ impl Plm {
     pub(super) fn conclude(&self, slot: SlotIndex, state: StateWord) {
         let segment = &self.segment;
         let right = segment.plm_right().expect("this is the daemon");
-        if let Some(before) = segment.accept_completion(right, slot, state)
+        if let Some(moved) = segment.accept_completion(right, slot, state)
             && let Some(id) = state.id(slot)
         {
-            segment.release(id, before);
+            segment.release(id, moved.before);
         }
         let task = segment.task(slot);
         let outcome = task.outcome();
