@@ -125,6 +125,7 @@ impl Specs<'_> {
 impl<'f> Iterator for Specs<'f> {
     type Item = Spec<'f>;
 
+    #[inline]
     fn next(&mut self) -> Option<Spec<'f>> {
         while let Ok(Some((number, value))) = self.fields.take() {
             if number == TASKS {
