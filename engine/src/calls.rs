@@ -21,6 +21,7 @@ impl Engine {
     ///
     /// # Errors
     /// A field is out of range, something is full, or the daemon stops. Nothing is left behind.
+    #[inline]
     pub fn submit(&mut self, now: Now, submission: &Submission<'_>) -> Result<Accepted, Rejection> {
         let mut parts = self.parts(now);
         let answer = parts.plm.submit(&mut parts.turn, submission);

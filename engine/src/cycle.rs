@@ -211,6 +211,7 @@ impl Engine {
     }
 
     /// Takes the next effect.
+    #[inline]
     pub fn pop_effect(&mut self) -> Option<Effect> {
         self.effects.pop()
     }

@@ -114,6 +114,7 @@ impl EffectQueue {
         self.waiting.push_back(effect);
     }
 
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Effect> {
         self.waiting.pop_front()
     }

@@ -15,12 +15,14 @@ use qtf_shm::{
 use crate::core::Core;
 
 /// A task, if it is still there.
+#[inline]
 pub(crate) fn task(core: &Core, id: TaskId) -> Option<TaskRecord> {
     let slot = core.segment().slot_of(id)?;
     task_in(core, slot).filter(|record| record.id == Some(id))
 }
 
 /// Whatever task is in a slot; `None` when the slot is free or keeps changing.
+#[inline]
 pub(crate) fn task_in(core: &Core, slot: SlotIndex) -> Option<TaskRecord> {
     let reading = core.segment().read_task(slot)?;
     let state = reading.record.state;

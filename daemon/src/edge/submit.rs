@@ -20,6 +20,7 @@ pub(crate) struct Submitter {
 }
 
 /// Takes one task in.
+#[inline]
 pub(crate) fn submit_one(
     core: &mut Core,
     who: Submitter,
@@ -72,10 +73,10 @@ pub(crate) fn submit_one(
         submitted_unix_ms: core.unix_ms(),
         ..Submission::new(client, spec.kind, payload)
     };
-    let accepted = core
-        .engine
-        .submit(now, &submission)
-        .map_err(|rejection| status::refusal_of(&rejection))?;
+    let accepted = match core.engine.submit(now, &submission) {
+        Ok(accepted) => accepted,
+        Err(rejection) => return Err(status::refusal_of(&rejection)),
+    };
     if uploaded.is_some() && !accepted.is_repeat {
         core.uploads.use_up(spec.payload_upload);
     }

@@ -87,7 +87,7 @@ impl<const UNITS: u32> Arena<'_, UNITS> {
             Purpose::Result => self.shape.blocks(),
         };
         // Each round uses up a free bit; those of blocks that turn out to be in use were wrong.
-        while let Some(block) = self.free.take_below(limit, 0) {
+        while let Some(block) = self.free().take_below(limit, 0) {
             let word = self.blocks.get(block as usize)?;
             let opened = BlockWord::new(class, 1).0;
             // ORDERING: [arena.room] the block's earlier life is over for whoever wins this.
@@ -127,7 +127,7 @@ impl<const UNITS: u32> Arena<'_, UNITS> {
             match store_load_cas(word, now.0, lowered.0) {
                 Ok(_) if left == 0 => {
                     self.clear_room(block, class);
-                    self.free.give_back(block);
+                    self.free().give_back(block);
                     self.settle_block(block);
                     return;
                 }
@@ -142,7 +142,7 @@ impl<const UNITS: u32> Arena<'_, UNITS> {
     pub(super) fn settle_block(&self, block: u32) {
         if let Some(word) = self.blocks.get(block as usize) {
             // ORDERING: [bitmap.tenancy] look half; pairs with the CAS in `open` and `unreserve`.
-            self.free
+            self.free()
                 .settle(block, || store_load_load(word) != BlockWord::UNASSIGNED.0);
         }
     }

@@ -124,7 +124,7 @@ impl ClaimedChunk {
 #[derive(Clone, Copy)]
 pub struct Arena<'s, const UNITS: u32 = 1024> {
     shape: ArenaShape<UNITS>,
-    free: Bitmap<'s>,
+    free: &'s [AtomicU64],
     partial: &'s [AtomicU64],
     hints: &'s [AtomicU64],
     blocks: &'s [AtomicU64],
@@ -138,6 +138,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
     ///
     /// # Panics
     /// When there are fewer words than the shape needs.
+    #[inline(always)]
     #[must_use]
     pub fn new(meta: &'s [AtomicU64], data: &'s [AtomicU64], shape: ArenaShape<UNITS>) -> Self {
         let [free, partial, hints, blocks, bits, _] = shape.parts();
@@ -148,7 +149,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
         let (bits, chunks) = rest.split_at(bits);
         Self {
             shape,
-            free: Bitmap::new(free, shape.blocks()),
+            free,
             partial,
             hints,
             blocks: &blocks[..shape.blocks() as usize],
@@ -156,6 +157,11 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
             chunks: &chunks[..shape.blocks() as usize * UNITS as usize],
             data: &data[..shape.data_words()],
         }
+    }
+
+    /// The free blocks, looked at as a bitmap where they are asked for: a chunk is mostly found without them.
+    fn free(&self) -> Bitmap<'s> {
+        Bitmap::new(self.free, self.shape.blocks())
     }
 
     /// The sizes of the parts.
@@ -418,7 +424,7 @@ impl<const UNITS: u32> fmt::Debug for Arena<'_, UNITS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Arena")
             .field("blocks", &self.shape.blocks())
-            .field("blocks_taken", &self.free.count_taken())
+            .field("blocks_taken", &self.free().count_taken())
             .finish_non_exhaustive()
     }
 }

@@ -284,9 +284,9 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
                     taken |= 1 << bit;
                 }
             }
-            self.free.build_word(first / 64, taken);
+            self.free().build_word(first / 64, taken);
         }
-        self.free.finish_build(self.shape.blocks());
+        self.free().finish_build(self.shape.blocks());
     }
 
     /// Cleans one block; returns how many chunks of it remain.
@@ -357,7 +357,7 @@ impl<'s, const UNITS: u32> Arena<'s, UNITS> {
 
     fn check_block(&self, block: u32) -> Vec<ArenaViolation> {
         let mut found = Vec::new();
-        let free = self.free.is_free(block);
+        let free = self.free().is_free(block);
         let class = self.class_of(block);
         if class.is_none() && free && self.is_clean(block) {
             return found;

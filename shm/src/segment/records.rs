@@ -153,6 +153,7 @@ pub struct ClientRecord {
 
 impl SegmentView {
     /// Copies a task out; `None` beyond the last slot.
+    #[inline]
     #[must_use]
     pub fn read_task(&self, slot: SlotIndex) -> Option<Reading<TaskRecord>> {
         let task = self.parts.tasks.get(slot.position())?;
@@ -162,6 +163,7 @@ impl SegmentView {
         ))
     }
 
+    #[inline]
     fn copy_task(&self, slot: SlotIndex, task: &TaskSlot, state: StateWord) -> TaskRecord {
         // Before the slot's own: whoever finds nothing beside the slot any more finds it there.
         let beside = self.completion(slot, state);

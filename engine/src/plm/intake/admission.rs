@@ -74,6 +74,7 @@ impl Plm {
     }
 
     /// Takes a task in, and counts a refusal.
+    #[inline]
     pub(crate) fn submit(
         &mut self,
         turn: &mut Turn<'_>,
@@ -81,22 +82,12 @@ impl Plm {
     ) -> Result<Accepted, Rejection> {
         let taken = self.take_in(turn, submission);
         if let Err(refused) = &taken {
-            let counter = if refused.reason == RejectReason::TasksFull {
-                Counter::RefusedTasksFull
-            } else if refused.reason == RejectReason::ArenaFull {
-                Counter::RefusedArenaFull
-            } else if refused.reason == RejectReason::JournalFull {
-                Counter::RefusedJournalFull
-            } else if refused.reason == RejectReason::KeysFull {
-                Counter::RefusedKeysFull
-            } else {
-                Counter::RefusedOther
-            };
-            turn.segment.counters().add(counter, 1);
+            count_refusal(turn, refused.reason);
         }
         taken
     }
 
+    #[inline]
     fn take_in(
         &mut self,
         turn: &mut Turn<'_>,
@@ -328,6 +319,22 @@ impl Plm {
             (_, Durability::Memory) | (None, Durability::Best) => Ok(Durability::Memory),
         }
     }
+}
+
+#[cold]
+fn count_refusal(turn: &Turn<'_>, reason: RejectReason) {
+    let counter = if reason == RejectReason::TasksFull {
+        Counter::RefusedTasksFull
+    } else if reason == RejectReason::ArenaFull {
+        Counter::RefusedArenaFull
+    } else if reason == RejectReason::JournalFull {
+        Counter::RefusedJournalFull
+    } else if reason == RejectReason::KeysFull {
+        Counter::RefusedKeysFull
+    } else {
+        Counter::RefusedOther
+    };
+    turn.segment.counters().add(counter, 1);
 }
 
 fn check_keep(turn: &Turn<'_>, submission: &Submission<'_>) -> Result<(), Rejection> {
