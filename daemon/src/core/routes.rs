@@ -163,7 +163,7 @@ impl Routes {
             session: Some((key, None)),
             process_watch: None,
         };
-        if let Some(replaced) = self.workers[position].replace(Box::new(route)) {
+        if let Some(mut replaced) = self.workers[position].replace(Box::new(route)) {
             replaced.wake_both();
         }
     }
@@ -301,7 +301,7 @@ impl Routes {
     /// The worker is no more: its route goes, its streams end.
     pub(crate) fn forget(&mut self, id: WorkerId) {
         if self.get(id).is_some()
-            && let Some(route) = self.workers[id.slot().position()].take()
+            && let Some(mut route) = self.workers[id.slot().position()].take()
         {
             route.wake_both();
         }
@@ -320,7 +320,7 @@ impl Routes {
         let until = from.saturating_add(STEPS).min(self.workers.len());
         for route in self
             .workers
-            .get(from..until)
+            .get_mut(from..until)
             .into_iter()
             .flatten()
             .flatten()
@@ -379,7 +379,7 @@ impl Routes {
             Effect::Drain { worker } => {
                 if let Some(route) = self.get_mut(worker) {
                     route.notices.drain = true;
-                    wake(&route.session);
+                    wake(&mut route.session);
                 }
             }
             Effect::Finished { .. } => {}
@@ -413,7 +413,7 @@ impl Routes {
         if !waits_already {
             route.push_order(order);
         }
-        wake(&route.dispatch);
+        wake(&mut route.dispatch);
         true
     }
 }
@@ -458,15 +458,18 @@ impl WorkerRoute {
         Some(Order::Assign { task, attempt })
     }
 
-    fn wake_both(&self) {
-        wake(&self.dispatch);
-        wake(&self.session);
+    fn wake_both(&mut self) {
+        wake(&mut self.dispatch);
+        wake(&mut self.session);
     }
 }
 
-fn wake(stream: &Option<(StreamKey, Option<Waker>)>) {
-    if let Some((_, Some(waker))) = stream {
-        waker.wake_by_ref();
+/// Has a stream look again, once however much comes: it leaves its waker anew when it has looked and waits.
+fn wake(stream: &mut Option<(StreamKey, Option<Waker>)>) {
+    if let Some((_, waker)) = stream
+        && let Some(waker) = waker.take()
+    {
+        waker.wake();
     }
 }
 

@@ -108,8 +108,9 @@ pub(super) fn report_of<'r>(
 }
 
 /// A result that needs nothing but the engine; `None` for any other.
-pub(super) fn plain_report<'r>(result: Ended<'r>) -> Option<(TaskRef, ResultReport<'r>)> {
-    let left = check(&result).ok()?;
+#[inline]
+pub(super) fn plain_report<'r>(result: &Ended<'r>) -> Option<(TaskRef, ResultReport<'r>)> {
+    let left = check(result).ok()?;
     let asked = result.task?;
     if result.output_upload != 0 {
         return None;
@@ -122,5 +123,5 @@ pub(super) fn plain_report<'r>(result: Ended<'r>) -> Option<(TaskRef, ResultRepo
         task: TaskId::from_raw(asked.task_id)?,
         attempt: asked.attempt,
     };
-    Some((reference, report_of(&result, &left, output)))
+    Some((reference, report_of(result, &left, output)))
 }

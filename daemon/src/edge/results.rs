@@ -32,6 +32,10 @@ use crate::spill::thread::{Answer, UploadKey};
 /// LIMIT: results that are held for one worker; at more its session ends and it reports them again.
 const HELD_MAX: usize = 1024;
 
+/// Results that the engine is given in one go: so many lie in the first cache from their frame to the engine, those of a whole message
+/// do not.
+const TOGETHER_MAX: usize = 64;
+
 /// The worker whose results are taken in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reporter {
@@ -107,7 +111,7 @@ impl Results {
         self.ready.len().saturating_add(self.waiting.len()) >= VERDICTS_MAX
     }
 
-    /// Takes the results of a report in; 0 is no number.
+    /// Takes the results of a report in, of which there are so many; 0 is no number.
     #[expect(
         single_use_lifetimes,
         reason = "an iterator of what is borrowed cannot be written without a name for what it borrows"
@@ -116,11 +120,11 @@ impl Results {
         &mut self,
         core: &mut Core,
         who: Reporter,
-        number: u64,
+        (number, count): (u64, usize),
         results: &(impl Iterator<Item = Ended<'r>> + Clone),
     ) -> Result<(), Status> {
         let (answers, are_all) = if number != 0 && self.held.is_empty() {
-            record_together(core, who.worker, results.clone())
+            record_together(core, who.worker, (count, results.clone()))
         } else {
             (Vec::new(), false)
         };
@@ -448,19 +452,33 @@ fn record(
 fn record_together<'r>(
     core: &mut Core,
     who: WorkerId,
-    results: impl Iterator<Item = Ended<'r>>,
+    (count, results): (usize, impl Iterator<Item = Ended<'r>>),
 ) -> (Vec<ResultAnswer>, bool) {
-    let mut results = results.peekable();
-    let mut reports = Vec::new();
-    while let Some(report) = results.peek().copied().and_then(plain_report) {
-        reports.push(report);
-        results.next();
-    }
-    let mut answers = Vec::with_capacity(reports.len());
+    let mut reports = Vec::with_capacity(count.min(TOGETHER_MAX));
+    let mut answers = Vec::with_capacity(count);
+    let mut plain = results.map(|result| plain_report(&result));
     let now = core.now();
-    core.engine
-        .results_batch(Caller { now, who }, &reports, |answer| answers.push(answer));
-    (answers, results.peek().is_none())
+    let mut are_all = true;
+    loop {
+        while reports.len() < TOGETHER_MAX {
+            match plain.next() {
+                Some(Some(report)) => reports.push(report),
+                Some(None) => {
+                    are_all = false;
+                    break;
+                }
+                None => break,
+            }
+        }
+        let is_full = reports.len() == TOGETHER_MAX;
+        core.engine
+            .results_batch(Caller { now, who }, &reports, |answer| answers.push(answer));
+        reports.clear();
+        if !is_full {
+            break;
+        }
+    }
+    (answers, are_all)
 }
 
 #[cfg(test)]

@@ -373,7 +373,7 @@ async fn finish(
             worker,
             token: token.secret,
         };
-        let taken = results.take(core, who, 0, &std::iter::once(Ended::from(&result)));
+        let taken = results.take(core, who, (0, 1), &std::iter::once(Ended::from(&result)));
         core.count_entry(Stage::Result, 1);
         taken.map(|()| Some(who))
     });

@@ -80,7 +80,7 @@ impl WorkerSessionStream {
             status::check_batch(report.results)?;
             self.numbers_reports |= report.number != 0;
             self.results
-                .take(core, who, report.number, &report.attempts_ended())?;
+                .take(core, who, (report.number, report.results), &report.attempts_ended())?;
             core.count_entry(Stage::Result, report.results);
             let now = core.now();
             // Without a dispatch stream they would be void.
