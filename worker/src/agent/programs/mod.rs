@@ -119,9 +119,9 @@ impl Programs {
         self.line.put(program);
     }
 
-    /// See [`Line::give_slot`].
+    /// See [`Line::give_slot`]. Asked before each start: where no program ever stands in line the lock is not taken.
     pub(super) fn give_slot(&self) -> bool {
-        self.line.give_slot()
+        self.take_programs() && self.line.give_slot()
     }
 
     /// See [`Line::waiting`].
