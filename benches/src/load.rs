@@ -326,7 +326,7 @@ async fn pump(
                 while let Some((_, over)) = running.pop_front_if(|(end, _)| *end <= now) {
                     results.extend(over);
                 }
-                report(&reports, &grants, results).await?;
+                report(&reports, results).await?;
             }
             order = orders.message() => {
                 let order = order?.ok_or("the dispatch ended")?;
@@ -338,7 +338,7 @@ async fn pump(
                 if each > Duration::ZERO && !results.is_empty() {
                     running.push_back((tokio::time::Instant::now() + each, results));
                 } else {
-                    report(&reports, &grants, results).await?;
+                    report(&reports, results).await?;
                 }
             }
             notice = notices.message() => {
@@ -349,22 +349,18 @@ async fn pump(
     }
 }
 
+/// Reports results, and takes as many tasks more: in one message, as the worker library does.
 async fn report(
     reports: &mpsc::Sender<v1::WorkerReport>,
-    grants: &mpsc::Sender<v1::DispatchRequest>,
     results: Vec<v1::TaskResult>,
 ) -> Result<(), Failure> {
     for results in results.chunks(BATCH_MAX) {
         let report = v1::WorkerReport {
+            credits: u32::try_from(results.len())?,
             results: results.to_vec(),
             ..v1::WorkerReport::default()
         };
         reports.send(report).await?;
-        let grant = v1::DispatchRequest {
-            credits: u32::try_from(results.len())?,
-            ..v1::DispatchRequest::default()
-        };
-        grants.send(grant).await?;
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! `bench-workers`: what a task costs when many workers hold sleeping tasks, against ten of them.
 //!
 //! A client keeps so many tasks under way, spread over all workers; each takes a while at its worker, which holds as many as it has slots. The
-//! workers are made of generated code, each with a connection of its own, on the threads of this process, so they cost little of the
-//! machine. Told are the rate, the daemon's processor time a task, and its processor time a second while nothing runs (heartbeats), and the
-//! ratios of rate and time to those of the first number of workers, as medians of the rounds, in each of which every number runs once.
+//! workers are made of generated code, each with a connection of its own, on the threads of this process, one for each core. Told are the
+//! rate, the processor time a task of the daemon and of this process, so that one sees who was the limit; and the daemon's processor time a
+//! second while nothing runs (heartbeats). Ratios are to the first number of workers, as medians of the rounds, in each of which every
+//! number runs once.
 //! `cargo build --profile dist -p qtf-daemon -p qtf-benches && target/dist/bench-workers [ROUNDS [WORKERS ..]]`.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::{ClockId, clock_gettime};
 use qtf_benches::Failure;
 use qtf_benches::arguments::rounds_and_sizes;
 use qtf_benches::daemon::Daemon;
@@ -32,7 +34,9 @@ struct Figures {
     rate: f64,
     /// The daemon's processor time of a task in microseconds.
     cpu_us: f64,
-    /// The same of a second without tasks, in milliseconds.
+    /// The same of workers and client.
+    own_us: f64,
+    /// The daemon's of a second without tasks, in milliseconds.
     idle_ms: f64,
 }
 
@@ -45,7 +49,6 @@ fn main() -> Result<(), Failure> {
     println!("{}", facts(&folder));
     println!("{rounds} rounds of {TASKS} tasks of {EACH:?}, {IN_FLIGHT} under way");
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
         .enable_all()
         .build()?;
     let mut all = vec![Vec::new(); numbers.len()];
@@ -66,11 +69,12 @@ fn main() -> Result<(), Failure> {
             )
         };
         println!(
-            "{workers:>6} workers: {:>8.0} tasks/s ({:.2} x), {:>6.2} us of the daemon a task ({:.2} x), {:>6.2} ms a second idle",
+            "{workers:>6} workers: {:>8.0} tasks/s ({:.2} x), {:>6.2} us of the daemon a task ({:.2} x), {:>6.2} us of workers and client, {:>6.2} ms a second idle",
             of(|one| one.rate),
             ratio(|one| one.rate),
             of(|one| one.cpu_us),
             ratio(|one| one.cpu_us),
+            of(|one| one.own_us),
             of(|one| one.idle_ms)
         );
     }
@@ -90,9 +94,9 @@ async fn run(folder: &Path, workers: u32) -> Result<Figures, Failure> {
     let channel = daemon.connect().await?;
     // Whom the daemon does not know yet it gives less ahead.
     lives(channel.clone(), (TASKS / 5, in_flight), Durability::Memory).await?;
-    let before = daemon.processor_time()?;
+    let (before, own_before) = (daemon.processor_time()?, own_time()?);
     let measured = lives(channel, (TASKS, in_flight), Durability::Memory).await?;
-    let used = daemon.processor_time()? - before;
+    let (used, own) = (daemon.processor_time()? - before, own_time()? - own_before);
     let before = daemon.processor_time()?;
     tokio::time::sleep(IDLE).await;
     let idle = daemon.processor_time()? - before;
@@ -100,8 +104,14 @@ async fn run(folder: &Path, workers: u32) -> Result<Figures, Failure> {
     Ok(Figures {
         rate: measured.count as f64 / measured.took.as_secs_f64(),
         cpu_us: used.as_secs_f64() * 1e6 / measured.count as f64,
+        own_us: own.as_secs_f64() * 1e6 / measured.count as f64,
         idle_ms: idle.as_secs_f64() * 1e3 / IDLE.as_secs_f64(),
     })
+}
+
+/// Processor time of this process.
+fn own_time() -> Result<Duration, Failure> {
+    Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
