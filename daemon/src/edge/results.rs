@@ -518,6 +518,43 @@ mod tests {
     }
 
     #[test]
+    fn each_result_of_a_long_report_is_answered_once_up_to_the_first_that_is_not_plain() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut core = test_core(folder.path());
+        let who = WorkerId::from_raw(1 << 16).unwrap();
+        let plain = Ended {
+            task: Some(qtf_proto::v1::TaskRef {
+                task_id: 1 << 24,
+                attempt: 1,
+            }),
+            outcome: Some(qtf_proto::v1::Outcome {
+                kind: qtf_proto::v1::OutcomeKind::Exited.into(),
+                ..qtf_proto::v1::Outcome::default()
+            }),
+            ..Ended::default()
+        };
+        let uploaded = Ended {
+            output_upload: 1,
+            ..plain
+        };
+        for count in [
+            0,
+            1,
+            TOGETHER_MAX,
+            TOGETHER_MAX + 1,
+            2 * TOGETHER_MAX,
+            1_000,
+        ] {
+            let all = std::iter::repeat_n(plain, count);
+            let (answers, are_all) = record_together(&mut core, who, (count, all.clone()));
+            assert_eq!((answers.len(), are_all), (count, true));
+            let some = all.chain([uploaded, plain]);
+            let (answers, are_all) = record_together(&mut core, who, (count + 2, some));
+            assert_eq!((answers.len(), are_all), (count, false));
+        }
+    }
+
+    #[test]
     fn bytes_held_for_all_workers_are_bounded() {
         let held = HeldOutputs::default();
         let most = held.take(HELD_BYTES_MAX).unwrap();
