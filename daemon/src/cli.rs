@@ -12,7 +12,7 @@ use crate::config::raw::{CoreValue, RawConfig};
 /// clients and workers over gRPC.
 ///
 /// Flags stand over the configuration file, the file over defaults. Stop it with SIGTERM or Ctrl-C.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(name = "qtfd", version, max_term_width = 100)]
 #[command(
@@ -79,6 +79,9 @@ pub struct Flags {
     /// Level or filter of the log on standard error [default: info]
     #[arg(long, value_name = "FILTER", env = "QTF_LOG")]
     pub log: Option<String>,
+    /// Form of the log; `auto` is the journal of systemd, with fields, where standard error is that, else text [default: auto]
+    #[arg(long, value_name = "auto|text|json|journal", env = "QTF_LOG_FORMAT")]
+    pub log_format: Option<String>,
     /// Print the configuration as it would be used, and end
     #[arg(long)]
     pub print_config: bool,
@@ -131,6 +134,7 @@ impl Flags {
             segment_bytes: self.segment_bytes,
             huge_pages: self.huge_pages.clone(),
             log: self.log.clone(),
+            log_format: self.log_format.clone(),
             ..RawConfig::default()
         }
     }

@@ -16,6 +16,7 @@
 //! | 3 | `spill` | the files of large payloads and outputs, on a thread of their own |
 //! | 3 | `net` | sockets on either backend |
 //! | 2 | `sys` | system calls; the only `unsafe` of this crate |
+//! | 3 | [`reload`] | what a changed configuration changes in a running daemon |
 //! | 2 | [`cli`], [`descriptors`] | flags; how many files and sockets the process may open, and for what |
 //! | 1 | [`config`] | file, validated settings |
 //! | 0 | [`clock`], [`exit`] | the clocks, which tests may step; the exit codes |
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod config;
 pub mod descriptors;
 pub mod exit;
+pub mod reload;
 
 mod core;
 mod cycle;
@@ -36,7 +38,9 @@ mod spill;
 mod sys;
 
 pub use boot::running::{RunningDaemon, StopError};
-pub use boot::{BootError, Daemon};
+pub use boot::{BootError, Daemon, LoopsOfRoles};
 pub use config::Settings;
 pub use core::info::{DaemonInfo, StartKind};
 pub use exit::Exit;
+pub use reload::Reload;
+pub use sys::activation::Inherited;

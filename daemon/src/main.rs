@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use qtf_daemon::cli::Flags;
-use qtf_daemon::{Daemon, Exit, RunningDaemon, Settings};
+use qtf_daemon::{Daemon, Exit, Inherited, Reload, RunningDaemon, Settings};
 use qtf_log::say;
+use qtf_service::{Keeper, Starting};
 
 fn main() -> ExitCode {
     let exit = start();
@@ -31,7 +32,7 @@ fn start() -> ExitCode {
     if flags.print_config {
         return print(&settings.to_toml());
     }
-    run(settings).into()
+    run(&flags, settings).into()
 }
 
 fn configure(flags: &Flags) -> anyhow::Result<Settings> {
@@ -39,11 +40,19 @@ fn configure(flags: &Flags) -> anyhow::Result<Settings> {
         Some(file) => format!("configuration file {}, or a flag", file.display()),
         None => "flags".to_owned(),
     })?;
-    qtf_log::start(settings.log())?;
+    qtf_log::start(settings.log(), settings.log_form())?;
     Ok(settings.take_over(flags.take_over))
 }
 
-fn run(settings: Settings) -> Exit {
+fn run(flags: &Flags, settings: Settings) -> Exit {
+    // Before anything else is opened.
+    let sockets = match Inherited::take() {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            say(&format!("qtfd: {error}"));
+            return Exit::Usage;
+        }
+    };
     // Before the first thread, so that all of them leave these signals to the wait below.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     // A write beyond the limit of file sizes (ulimit -f) then fails with EFBIG, and is named as any other failure.
@@ -60,7 +69,10 @@ fn run(settings: Settings) -> Exit {
     if let Err(error) = qtf_daemon::descriptors::raise_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    let daemon = match Daemon::start(settings) {
+    let replayed = settings.replayed();
+    let reload = Reload::new(flags.clone(), &settings);
+    let starting = Starting::begin(move || replayed.count());
+    let daemon = match Daemon::start_on(settings, sockets) {
         Ok(daemon) => daemon,
         Err(error) => {
             let exit = error.exit();
@@ -69,7 +81,19 @@ fn run(settings: Settings) -> Exit {
             return exit;
         }
     };
-    let is_asked = wait_for_end(&daemon, signals);
+    if let Err(error) = starting {
+        tracing::warn!(%error, "the service manager was not asked for more time to start");
+    }
+    qtf_service::ready();
+    let keeper = match qtf_service::keep(daemon.loops()) {
+        Ok(keeper) => Some(keeper),
+        Err(error) => {
+            tracing::error!(%error, "nobody looks whether the loops hang, and no watchdog is fed");
+            None
+        }
+    };
+    let is_asked = wait_for_end(&daemon, signals, reload);
+    keeper.iter().for_each(Keeper::stops);
     match daemon.stop() {
         Ok(()) if is_asked => Exit::Stopped,
         Ok(()) => {
@@ -85,7 +109,7 @@ fn run(settings: Settings) -> Exit {
 
 /// Comes back when a signal asks for the end, or the daemon has ended by itself. False if signals cannot be waited
 /// for: a daemon that nobody can stop must not go on.
-fn wait_for_end(daemon: &RunningDaemon, signals: SigSet) -> bool {
+fn wait_for_end(daemon: &RunningDaemon, signals: SigSet, mut reload: Reload) -> bool {
     let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
     let listener = std::thread::Builder::new()
         .name("qtfd-signals".to_owned())
@@ -93,11 +117,8 @@ fn wait_for_end(daemon: &RunningDaemon, signals: SigSet) -> bool {
             loop {
                 match signals.wait() {
                     Err(nix::errno::Errno::EINTR) => {}
-                    // A terminal that is closed does not end it, and whoever meant "reload" is told.
-                    Ok(Signal::SIGHUP) => tracing::info!(
-                        "SIGHUP: nothing was reloaded, as nothing can be while it runs; a restart takes a changed configuration \
-                         and keeps all tasks"
-                    ),
+                    // Also of a terminal that is closed, which does not end it.
+                    Ok(Signal::SIGHUP) => reload.run(),
                     // Nobody waits any more when the daemon has ended by itself.
                     signal => return sender.send(signal),
                 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use qtf_shm::time::STAMP_MAX;
 use qtf_shm::{
-    AttachIndex, BlobRef, Counter, GateWatch, Now, PhaseCensus, PlmRight, Segment, Tally,
+    AttachIndex, BlobRef, Counter, GateWatch, Now, PhaseCensus, PlmRight, RoleLoop, Segment, Tally,
 };
 
 use crate::attaches::Departed;
@@ -154,6 +154,10 @@ impl Engine {
             parts.workers.renew_all_leases(&parts.turn);
             parts.workers.spare_attempts(&parts.turn);
             drop(parts);
+            // Two of the roles wait by rule.
+            for of in RoleLoop::ALL {
+                self.segment.count_turn(self.right, of);
+            }
             self.last_cycle = now;
             self.expected = now;
             return work;
@@ -168,6 +172,7 @@ impl Engine {
             .serve_attempt_leases(&mut parts.turn, parts.workers);
         work += parts.workers.serve_leases(&mut parts.turn);
         work += parts.workers.serve_offers_end(&parts.turn);
+        parts.turn.turned(RoleLoop::Register);
         parts.workers.hear_of_locals(parts.turn.segment);
         work += parts.serve_lanes();
         let newly_offered = parts.workers.take_newly_offered();
@@ -177,9 +182,11 @@ impl Engine {
         work += parts.plm.serve_fresh_ends(&parts.turn);
         work += parts.sweep();
         work += parts.plm.serve_timers(&mut parts.turn, parts.workers);
+        parts.turn.turned(RoleLoop::Plm);
         work += parts
             .scheduler
             .duty_cycle(&mut parts.turn, parts.plm, parts.workers);
+        parts.turn.turned(RoleLoop::Scheduler);
         drop(parts);
         self.last_cycle = now;
         self.expected = self.next_deadline().map_or(now, |next| next.max(now));

@@ -6,8 +6,8 @@
 use qtf_shm::histogram::Stage;
 use qtf_shm::segment::Took;
 use qtf_shm::{
-    BlobRef, ClientIndex, Counter, Event, Now, Owner, Phase, PlmRight, Segment, SlotIndex,
-    SlotWriter, StateWord, Tally, TaskId, WorkerId, WorkerIndex, WorkerWriter,
+    BlobRef, ClientIndex, Counter, Event, Now, Owner, Phase, PlmRight, RoleLoop, Segment,
+    SlotIndex, SlotWriter, StateWord, Tally, TaskId, WorkerId, WorkerIndex, WorkerWriter,
 };
 
 use crate::EngineConfig;
@@ -81,6 +81,12 @@ impl<'e> Turn<'e> {
     #[inline]
     pub(crate) fn count(&self, counter: Counter) {
         self.tally.add(self.segment.counters(), counter);
+    }
+
+    /// The loop of a role has come round.
+    #[inline]
+    pub(crate) fn turned(&self, of: RoleLoop) {
+        self.segment.count_turn(self.right, of);
     }
 
     /// To be called before the counters of the segment are looked at.

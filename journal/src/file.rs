@@ -23,6 +23,7 @@
 //! bad header of a log is damage, never a torn write. Without flag 1 a file goes on where the one before it ended.
 //! Tested at the end of this file and in `journal/tests/`.
 
+use crate::progress::Progress;
 use crate::record::frame::{RECORD_BYTES_MAX, read_u32, read_u64};
 use crate::{JournalError, Lsn};
 
@@ -51,7 +52,7 @@ const _: () = assert!(
 );
 
 /// How a journal is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct JournalConfig {
     /// Bytes of each file that is made from now on.
     pub file_bytes: u64,
@@ -59,6 +60,8 @@ pub struct JournalConfig {
     pub instance: String,
     /// Random, another one at each start: file epochs come from it.
     pub nonce: u64,
+    /// Counts what a cold start has come through.
+    pub progress: Progress,
 }
 
 impl JournalConfig {
@@ -69,6 +72,7 @@ impl JournalConfig {
             file_bytes: FILE_BYTES_DEFAULT,
             instance: instance.to_owned(),
             nonce,
+            progress: Progress::default(),
         }
     }
 

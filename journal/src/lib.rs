@@ -22,6 +22,7 @@ mod file;
 mod inspect;
 mod lsn;
 mod open;
+mod progress;
 mod record;
 mod recover;
 mod room;
@@ -42,6 +43,7 @@ pub use file::{
 pub use inspect::{Content, Dump, Entries, Entry, FileInfo, Report, Stop, verify};
 pub use lsn::{LSN_MAX, Lsn};
 pub use open::{Opened, open_tail};
+pub use progress::Progress;
 pub use record::frame::BadFrame;
 pub use record::{BadRecord, Blob, ClientRef, RECORD_BYTES_MAX, Record, WholeTask};
 pub use recover::{Recovered, recover};

@@ -26,6 +26,17 @@ pub(crate) struct Queue {
     filled: Condvar,
     /// For those who wait for the end: all is written.
     emptied: Condvar,
+    kind: Kind,
+}
+
+/// What the queue holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Lines, one behind the other.
+    #[default]
+    Lines,
+    /// Entries of several lines, which are sent one by one: before each stands its length, of four bytes.
+    Entries,
 }
 
 #[derive(Debug)]
@@ -46,6 +57,25 @@ pub(crate) struct Batch {
     /// Lines that were lost behind these.
     pub(crate) lost: u64,
     pub(crate) left_out: Vec<(&'static Metadata<'static>, u64)>,
+    kind: Kind,
+}
+
+impl Batch {
+    /// What is to be written at once: all lines together, or each entry.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.lines.as_slice();
+        let kind = self.kind;
+        std::iter::from_fn(move || {
+            if kind == Kind::Lines {
+                return Some(std::mem::take(&mut rest)).filter(|lines| !lines.is_empty());
+            }
+            let (length, behind) = rest.split_first_chunk::<4>()?;
+            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+            let (entry, behind) = behind.split_at_checked(length)?;
+            rest = behind;
+            Some(entry)
+        })
+    }
 }
 
 /// What could not be written.
@@ -57,8 +87,19 @@ pub(crate) struct Failed {
 }
 
 impl Queue {
+    /// A queue of lines.
     pub(crate) fn new(now: Instant) -> Self {
+        Self::of(Kind::Lines, now)
+    }
+
+    /// A queue of entries.
+    pub(crate) fn of_entries(now: Instant) -> Self {
+        Self::of(Kind::Entries, now)
+    }
+
+    fn of(kind: Kind, now: Instant) -> Self {
         Self {
+            kind,
             state: Mutex::new(State {
                 waiting: Vec::new(),
                 is_writing: false,
@@ -77,12 +118,19 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a line, or counts it as lost.
+    /// Takes a line or an entry, or counts it as lost.
     pub(crate) fn push(&self, line: &[u8]) {
+        let length = u32::try_from(line.len()).unwrap_or(u32::MAX).to_le_bytes();
+        let before: &[u8] = match self.kind {
+            Kind::Lines => &[],
+            Kind::Entries => &length,
+        };
+        let bytes = line.len().saturating_add(before.len());
         let mut state = self.state();
-        if state.waiting.len().saturating_add(line.len()) > QUEUE_BYTES_MAX {
+        if state.waiting.len().saturating_add(bytes) > QUEUE_BYTES_MAX {
             state.lose(1);
         } else {
+            state.waiting.extend_from_slice(before);
             state.waiting.extend_from_slice(line);
         }
         drop(state);
@@ -129,6 +177,7 @@ impl Queue {
             };
         }
         state.is_writing = true;
+        batch.kind = self.kind;
         batch.lines.clear();
         std::mem::swap(&mut batch.lines, &mut state.waiting);
         batch.lost = std::mem::take(&mut state.lost_untold);
@@ -161,8 +210,18 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Lines {
     pub(crate) queue: Arc<Queue>,
-    /// The formatter puts colours in; it escapes those of others.
-    pub(crate) has_colours: bool,
+    pub(crate) written: Written,
+}
+
+/// What the formatter has done to hidden characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Nothing.
+    Plain,
+    /// It puts colours in, and escapes those of others.
+    Coloured,
+    /// All that ends a line or drives a terminal is escaped in JSON's own way, and there is no other in JSON.
+    Json,
 }
 
 #[derive(Debug)]
@@ -178,9 +237,13 @@ impl<'a> MakeWriter<'a> for Lines {
 
 impl io::Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.written == Written::Json {
+            self.0.queue.push(line);
+            return Ok(line.len());
+        }
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
-        let is_own = |c| self.0.has_colours && c == '\u{1b}';
+        let is_own = |c| self.0.written == Written::Coloured && c == '\u{1b}';
         let mut shown = qtf_shown::text::visible_but(text, is_own).into_owned();
         shown.push('\n');
         self.0.queue.push(shown.as_bytes());
@@ -225,13 +288,19 @@ mod tests {
     #[test]
     fn an_event_is_one_line_in_which_all_can_be_seen() {
         let odd = "worker \u{1b}[31m\u{202e}eno\nWARN \u{9b}1m\n";
-        for (has_colours, expected) in [
-            (false, "worker \\u{1b}[31m\\u{202e}eno\\nWARN \\u{9b}1m\n"),
-            (true, "worker \u{1b}[31m\\u{202e}eno\\nWARN \\u{9b}1m\n"),
+        for (written, expected) in [
+            (
+                Written::Plain,
+                "worker \\u{1b}[31m\\u{202e}eno\\nWARN \\u{9b}1m\n",
+            ),
+            (
+                Written::Coloured,
+                "worker \u{1b}[31m\\u{202e}eno\\nWARN \\u{9b}1m\n",
+            ),
         ] {
             let lines = Lines {
                 queue: Arc::new(Queue::new(Instant::now())),
-                has_colours,
+                written,
             };
             lines.make_writer().write_all(odd.as_bytes()).unwrap();
             let mut batch = Batch::default();

@@ -109,8 +109,9 @@ pub use segment::{
     CreateError, Earlier, Full, GateWatch, Heap, HugePages, KeptAttempt, LaneCommands, LaneEvents,
     LaneInfo, LaneTaken, Liveness, LoadError, LocalWorker, LocalWorkerSpec, LockFile,
     MESSAGE_BYTES_MAX, OpenError, OwnedLane, Part, PhaseCensus, PidFd, ProcessIdentity,
-    RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, Segment,
-    SegmentSpec, SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord, Tombstone,
+    RepairCounts, RepairScope, Repairer, RestoreError, RestoredBytes, RestoredTask, RoleLoop,
+    Segment, SegmentSpec, SegmentView, StoreError, TAIL_BYTES_MAX, Taken, TaskFields, TaskRecord,
+    Tombstone,
 };
 #[cfg(not(loom))]
 pub use spill::{SpillError, SpillStore, SpillWriter};

@@ -25,11 +25,11 @@ fn submit_waiting(place: &Place, address: &str) -> qtf_tests::Gate {
 }
 
 #[test]
-fn daemon_goes_on_after_sighup_and_says_that_nothing_is_reloaded() {
+fn daemon_goes_on_after_sighup_and_says_that_it_has_reloaded() {
     let place = Place::new();
     let mut daemon = place.daemon(&[]);
     daemon.signal(Signal::SIGHUP);
-    daemon.line_with("nothing was reloaded");
+    daemon.line_with("configuration reloaded: all of it stands");
     place.qtf(["--addr", &place.address(), "ps"]).expect_code(0);
     assert_eq!(daemon.terminate(), Some(0));
 }

@@ -56,4 +56,12 @@ pub(crate) struct Arguments {
     /// What is logged on stderr: error, warn, info, debug, trace, or a filter by module
     #[arg(long, value_name = "LEVEL", env = "QTF_LOG", default_value = "info")]
     pub(crate) log: String,
+    /// Form of the log: auto (the journal of systemd, with fields, where stderr is that, else text), text, json or journal
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "QTF_LOG_FORMAT",
+        default_value = "auto"
+    )]
+    pub(crate) log_format: String,
 }

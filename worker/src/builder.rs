@@ -11,6 +11,7 @@ use crate::agent::{Agent, Control};
 use crate::contain::{ContainError, Presence};
 use crate::exec::ExecPolicy;
 use crate::handler::{HandlerError, Runner, TaskContext};
+use crate::vitals::Vitals;
 
 // LIMIT: fields of `WorkerHello`, the worker record and the table of kinds.
 const NAME_BYTES_MAX: usize = 63;
@@ -36,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) exec: Arc<ExecPolicy>,
     pub(crate) kinds: BTreeMap<String, Runner>,
     pub(crate) drain_timeout: Duration,
+    pub(crate) vitals: Vitals,
 }
 
 impl Settings {
@@ -228,6 +230,7 @@ impl Worker {
                 exec: Arc::new(ExecPolicy::default()),
                 kinds: BTreeMap::from(kinds),
                 drain_timeout: DRAIN_TIMEOUT,
+                vitals: Vitals::default(),
             },
         }
     }
@@ -243,6 +246,12 @@ impl Worker {
     pub fn with_slots(mut self, slots: u32) -> Self {
         self.settings.slots = self.settings.slots.min(slots).max(1);
         self
+    }
+
+    /// How it is, for those who watch it while it runs.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.settings.vitals.clone()
     }
 
     /// Registers and works until `shutdown` is over, then drains: takes nothing new, finishes what runs

@@ -26,7 +26,7 @@
 //!
 //! What is where: `builder` says what a worker is, `agent` keeps the connection and decides what runs,
 //! `attempt` runs one attempt of one task, `call` calls its handler, `exec` runs programs, `contain` holds their processes
-//! together, `sys` has the system calls.
+//! together, `sys` has the system calls, `vitals` tells how it is.
 //! Tested in `worker/tests/` against a daemon that misbehaves on purpose, and in `examples/tests/`
 //! against the real one.
 
@@ -42,6 +42,7 @@ mod load;
 mod stop;
 mod sys;
 mod transfer;
+mod vitals;
 
 pub use builder::{BuildError, Worker, WorkerBuilder, WorkerError};
 pub use contain::{ContainError, Containment, prepare_containment};
@@ -50,3 +51,4 @@ pub use exec::{ExecPolicy, reap_strays, resume_programs, suspend_programs};
 pub use handler::{HandlerError, TaskContext};
 pub use qtf_proto::address::{Address, AddressError, InProcess};
 pub use qtf_shm::{TaskId, WorkerId};
+pub use vitals::Vitals;

@@ -10,9 +10,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use qtf_log::Form;
 use qtf_proto::address::default_address;
+use qtf_service::{Keeper, Loops};
 use qtf_worker::{
-    Containment, ExecPolicy, Worker, prepare_containment, raise_descriptor_limit, reap_strays,
+    Containment, ExecPolicy, Vitals, Worker, prepare_containment, raise_descriptor_limit,
+    reap_strays,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -44,8 +47,11 @@ fn main() -> ExitCode {
 
 /// The worker that was asked for, if there can be such a one.
 fn configured(arguments: Arguments) -> anyhow::Result<Worker> {
-    if let Err(error) = qtf_log::start(&arguments.log) {
-        qtf_log::start("info")?;
+    let form = arguments.log_format.parse::<Form>();
+    let plain = || qtf_log::start("info", Form::Auto);
+    let form = form.or_else(|error| plain().map(|()| Err(error).context("--log-format"))?)?;
+    if let Err(error) = qtf_log::start(&arguments.log, form) {
+        plain()?;
         return Err(error).context("--log");
     }
     let address = arguments.connect.unwrap_or_else(default_address);
@@ -111,11 +117,43 @@ fn run(mut worker: Worker, contain: Containment) -> anyhow::Result<()> {
             }
         };
         let abort = times(2, second_terminate, second_interrupt);
+        let vitals = worker.vitals();
+        let keeper = qtf_service::keep(VitalsOfWorker(vitals.clone()));
+        let keeper = keeper.inspect_err(|error| {
+            tracing::error!(%error, "nobody looks whether the worker hangs, and no watchdog is fed");
+        });
+        let keeper = keeper.ok();
+        let drain = async {
+            drain.await;
+            keeper.iter().for_each(Keeper::stops);
+        };
+        let registered = async {
+            vitals.is_registered().await;
+            qtf_service::ready();
+            core::future::pending::<()>().await;
+        };
         tokio::select! {
             ended = worker.run_with_abort(drain, abort) => Ok(ended?),
             () = reaping => Ok(()),
+            () = registered => Ok(()),
         }
     })
+}
+
+/// What the service manager is told of.
+struct VitalsOfWorker(Vitals);
+
+impl Loops for VitalsOfWorker {
+    fn turns(&self) -> Vec<(&'static str, u64)> {
+        vec![("worker", self.0.turns())]
+    }
+
+    fn status(&self) -> String {
+        match self.0.has_registered() {
+            true => format!("registered, {} tasks", self.0.holding()),
+            false => "waits for its daemon".to_owned(),
+        }
+    }
 }
 
 /// Whether this process was started with the signal ignored, which a handler would undo.

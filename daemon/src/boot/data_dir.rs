@@ -67,6 +67,7 @@ impl DataDir {
             getrandom::u64().map_err(|error| failed(io::Error::other(error.to_string())))?;
         let config = JournalConfig {
             file_bytes: journal.file_bytes,
+            progress: settings.replayed.clone(),
             ..JournalConfig::new(&settings.instance, nonce)
         };
         Ok(Self {

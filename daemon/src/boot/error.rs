@@ -188,6 +188,16 @@ pub enum BootError {
         /// What the process may use.
         cores: usize,
     },
+    /// The thread is to run where it may not.
+    #[error(
+        "core = {core}: the process may use {allowed:?}: choose one of these, leave it out, or let it use more (AllowedCPUs=, CPUAffinity= of a service)"
+    )]
+    Core {
+        /// The setting.
+        core: u16,
+        /// What the process may use.
+        allowed: Vec<u16>,
+    },
     /// Too few descriptors.
     #[error(
         "the limit of open files is {limit}, at least {needed} are needed: raise it with `ulimit -n` (LimitNOFILE= of a service)"
@@ -220,7 +230,7 @@ impl BootError {
             Self::DataDir { source, .. } | Self::PutAside { source, .. } => exit_of(source.kind()),
             Self::DataDirInUse { .. } => Exit::InUse,
             Self::DataDirUnsafe { .. } => Exit::NoPermission,
-            Self::OtherSegment { .. } | Self::EdgeThreads { .. } => Exit::Usage,
+            Self::OtherSegment { .. } | Self::EdgeThreads { .. } | Self::Core { .. } => Exit::Usage,
             Self::Journal(error) => exit_of_journal(error),
             Self::NoRoom(_) | Self::JournalFailed(_) => Exit::JournalFailed,
             Self::Restore(_) => Exit::Damaged,
@@ -419,6 +429,14 @@ mod tests {
                 },
                 "network",
                 Exit::Failed,
+            ),
+            (
+                BootError::Core {
+                    core: 9,
+                    allowed: vec![0, 1],
+                },
+                "AllowedCPUs=",
+                Exit::Usage,
             ),
             (
                 BootError::EdgeThreads { asked: 9, cores: 8 },

@@ -231,6 +231,7 @@ fn cold(settings: &Settings, mut spec: SegmentSpec, dir: DataDir) -> Result<Open
         tracing::info!(id = segment.shm_id(), "segment made, the journal is new");
     } else {
         tracing::info!(
+            name: "tasks-restored",
             id = segment.shm_id(),
             tasks = recovered.tasks_count(),
             records = recovered.records,

@@ -7,6 +7,7 @@
 pub(crate) mod data_dir;
 mod error;
 pub(crate) mod journal;
+mod loops;
 mod name;
 mod pages;
 mod preflight;
@@ -26,7 +27,7 @@ use qtf_shm::segment::Earlier;
 use qtf_shm::{Access, Adoption, CreateError, Geometry, Segment, SegmentSpec};
 use tokio::sync::watch;
 
-use crate::config::settings::{SegmentAccess, SegmentKind, SegmentSize, Settings};
+use crate::config::settings::{Core, SegmentAccess, SegmentKind, SegmentSize, Settings};
 use crate::core::info::{DaemonInfo, StartKind};
 use crate::cycle::bell::Bell;
 use crate::descriptors::{self, Descriptors};
@@ -34,8 +35,9 @@ use crate::edge::entrances::Entrances;
 use crate::net::in_process;
 use crate::net::listener::Listener;
 use crate::spill;
+use crate::sys::activation::Inherited;
 use crate::sys::lock_file::LockFile;
-use crate::sys::process;
+use crate::sys::{affinity, process};
 use data_dir::DataDir;
 use journal::{OpenJournal, holds_tasks, is_of_a_journal};
 use pages::PageKeeper;
@@ -44,6 +46,7 @@ use serve::Parts;
 use threaded_journal::ThreadedJournal;
 
 pub use error::BootError;
+pub use loops::LoopsOfRoles;
 
 /// The daemon, before it runs.
 #[derive(Debug)]
@@ -54,20 +57,29 @@ impl Daemon {
     ///
     /// # Errors
     /// When a step of the start fails; nothing is left behind then.
-    pub fn start(mut settings: Settings) -> Result<RunningDaemon, BootError> {
-        check_edge_threads(&settings)?;
+    pub fn start(settings: Settings) -> Result<RunningDaemon, BootError> {
+        Self::start_on(settings, Vec::new())
+    }
+
+    /// The same, serving these sockets too; of the addresses of the settings it binds those that they do not serve.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_on(
+        mut settings: Settings,
+        sockets: Vec<Inherited>,
+    ) -> Result<RunningDaemon, BootError> {
+        let mut listeners = inherit(&mut settings, sockets);
+        check_cores(&settings)?;
         let limit = descriptors::limit_of_process(settings.edge_threads)?;
         let lock = match settings.segment {
             SegmentKind::Named => Some(name::take(&settings)?),
             SegmentKind::Private => None,
         };
-        let mut listeners = bind(&settings)?;
+        bind(&settings, &mut listeners)?;
         if lock.is_some() {
             tell_local_processes(&settings);
-            // The file of the lock tells of the stop to whoever comes to the socket beside it.
-            let beside_lock = lock_file_of(&settings).with_extension("sock");
-            let listeners = listeners.iter_mut();
-            listeners.for_each(|listener| listener.announce_stop(&beside_lock));
+            announce_stops(&settings, &mut listeners);
         }
         let Made {
             segment,
@@ -97,6 +109,7 @@ impl Daemon {
         )
         .map_err(BootError::Thread)?;
         let segment = Arc::new(segment);
+        let loops = LoopsOfRoles::of(&segment);
         let pages = PageKeeper::start(&settings, &segment, start).map_err(BootError::Thread)?;
         let bell = Bell::listen(&segment, settings.needs_ring()).map_err(BootError::Thread)?;
         let (in_process, arrivals) = in_process::channel();
@@ -124,9 +137,25 @@ impl Daemon {
             .spawn(move || serve::run(parts, &report))
             .map_err(BootError::Thread)?;
         match reported.recv() {
-            Ok(info) => Ok(RunningDaemon::new(info, in_process, stop, thread)),
+            Ok(info) => Ok(RunningDaemon::new((info, loops), in_process, stop, thread)),
             Err(mpsc::RecvError) => Err(failure(thread)),
         }
+    }
+}
+
+/// Listens on what was handed over; it need not be bound then.
+fn inherit(settings: &mut Settings, sockets: Vec<Inherited>) -> Vec<Listener> {
+    let listeners: Vec<_> = sockets.into_iter().map(Listener::of_inherited).collect();
+    let is_served = |address: &Address| listeners.iter().any(|socket| socket.covers(address));
+    settings.listen.retain(|address| !is_served(address));
+    listeners
+}
+
+/// The file of the lock tells of the stop to whoever comes to the socket beside it; elsewhere the name of the socket does.
+fn announce_stops(settings: &Settings, listeners: &mut [Listener]) {
+    let beside_lock = lock_file_of(settings).with_extension("sock");
+    for listener in listeners {
+        listener.announce_stop(&beside_lock);
     }
 }
 
@@ -144,7 +173,7 @@ fn tell_local_processes(settings: &Settings) {
 }
 
 /// More edge threads than cores only take turns with each other.
-pub(crate) fn check_edge_threads(settings: &Settings) -> Result<(), BootError> {
+fn check_edge_threads(settings: &Settings) -> Result<(), BootError> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if settings.edge_threads > cores {
         return Err(BootError::EdgeThreads {
@@ -153,6 +182,21 @@ pub(crate) fn check_edge_threads(settings: &Settings) -> Result<(), BootError> {
         });
     }
     Ok(())
+}
+
+/// Whether the process has the cores that it is to use.
+pub(crate) fn check_cores(settings: &Settings) -> Result<(), BootError> {
+    check_edge_threads(settings)?;
+    check_core(settings)
+}
+
+/// A core that the process may not use is no place for its thread: the list of cores and the configuration contradict each other.
+fn check_core(settings: &Settings) -> Result<(), BootError> {
+    let allowed = affinity::allowed_cores();
+    match settings.core {
+        Core::Number(core) if !allowed.contains(&core) => Err(BootError::Core { core, allowed }),
+        Core::Number(_) | Core::Auto | Core::None => Ok(()),
+    }
 }
 
 /// Says where large payloads and outputs go, where there is no data folder for them.
@@ -215,24 +259,33 @@ pub(crate) fn other_data_dir(settings: &Settings) -> Option<PathBuf> {
     (own_data_dir(settings).as_ref() != Some(&named)).then_some(named)
 }
 
-fn bind(settings: &Settings) -> Result<Vec<Listener>, BootError> {
-    let mut listeners = Vec::new();
+/// Binds what is not served yet.
+fn bind(settings: &Settings, listeners: &mut Vec<Listener>) -> Result<(), BootError> {
+    for listener in listeners.iter() {
+        if let Some(open) = listener.open_to_others() {
+            accept_open(settings, &Address::Tcp(open.to_string()), open)?;
+        }
+    }
     for address in &settings.listen {
         let bound = Listener::bind(address).map_err(|error| BootError::bind(address, &error))?;
         for listener in bound {
-            let open = listener.open_to_others();
             // Nobody has been accepted yet; dropping the listener turns away who knocked meanwhile.
-            refuse_if_open(settings, address, open)?;
-            if let Some(open) = open {
-                tracing::warn!(
-                    address = %open,
-                    "neither encrypted nor authenticated: whoever reaches this address can run commands on the workers"
-                );
+            if let Some(open) = listener.open_to_others() {
+                accept_open(settings, address, open)?;
             }
             listeners.push(listener);
         }
     }
-    Ok(listeners)
+    Ok(())
+}
+
+fn accept_open(settings: &Settings, address: &Address, open: SocketAddr) -> Result<(), BootError> {
+    refuse_if_open(settings, address, Some(open))?;
+    tracing::warn!(
+        address = %open,
+        "neither encrypted nor authenticated: whoever reaches this address can run commands on the workers"
+    );
+    Ok(())
 }
 
 /// Addresses that others than those on this machine can reach are served only where that was accepted.
@@ -371,7 +424,7 @@ pub(crate) fn report_adoption(segment: &Segment, adoption: &Adoption) {
         other_sizes,
     } = adoption
     {
-        tracing::info!(?id, epoch, clean, "segment of an earlier daemon adopted");
+        tracing::info!(name: "segment-adopted", ?id, epoch, clean, "segment of an earlier daemon adopted");
         if *other_sizes {
             tracing::warn!("it keeps its own sizes, which are not those of the configuration");
         }

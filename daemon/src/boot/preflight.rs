@@ -14,7 +14,7 @@ use qtf_shm::{Segment, SegmentView};
 
 use super::data_dir;
 use super::serve::engine_config;
-use super::{BootError, check_edge_threads, refuse_if_open, spec};
+use super::{BootError, check_cores, refuse_if_open, spec};
 use crate::config::journal::JournalSettings;
 use crate::config::settings::Settings;
 use crate::net::listener::Listener;
@@ -34,7 +34,7 @@ pub(super) fn check(settings: &Settings, predecessor: u32) -> Result<(), BootErr
 
 fn try_all(settings: &Settings, predecessor: u32) -> Result<(), BootError> {
     engine_config(settings).checked()?;
-    check_edge_threads(settings)?;
+    check_cores(settings)?;
     let spec = spec(settings)?;
     check_ring(settings)?;
     check_same_folder(settings, predecessor)?;

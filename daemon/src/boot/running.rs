@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use qtf_proto::address::{Address, InProcess};
 use tokio::sync::watch;
 
-use crate::boot::ThreadEnd;
+use crate::boot::{LoopsOfRoles, ThreadEnd};
 use crate::core::info::DaemonInfo;
 use crate::exit::Exit;
 
@@ -46,6 +46,7 @@ impl StopError {
 #[derive(Debug)]
 pub struct RunningDaemon {
     info: DaemonInfo,
+    loops: LoopsOfRoles,
     in_process: InProcess,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<Result<(), ThreadEnd>>>,
@@ -53,13 +54,14 @@ pub struct RunningDaemon {
 
 impl RunningDaemon {
     pub(crate) fn new(
-        info: DaemonInfo,
+        (info, loops): (DaemonInfo, LoopsOfRoles),
         in_process: InProcess,
         stop: watch::Sender<bool>,
         thread: JoinHandle<Result<(), ThreadEnd>>,
     ) -> Self {
         Self {
             info,
+            loops,
             in_process,
             stop,
             thread: Some(thread),
@@ -88,6 +90,12 @@ impl RunningDaemon {
     #[must_use]
     pub fn info(&self) -> &DaemonInfo {
         &self.info
+    }
+
+    /// How far its loops have come.
+    #[must_use]
+    pub fn loops(&self) -> LoopsOfRoles {
+        self.loops.clone()
     }
 
     /// Asks it to stop and comes back at once; [`Self::stop`] waits.

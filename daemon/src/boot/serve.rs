@@ -244,12 +244,13 @@ async fn serve(
     leave(&settings, segment, tasks, spill).await;
     // Last: while it is held no other daemon touches the segment.
     drop(lock);
-    tracing::info!("stopped");
+    tracing::info!(name: "daemon-stopped", "stopped");
     result.map_err(ThreadEnd::Stop)
 }
 
 fn log_serving(info: &DaemonInfo) {
     tracing::info!(
+        name: "daemon-serves",
         instance = info.instance, shm_id = info.shm_id, network = info.network, edge_threads = info.edge_threads,
         addresses = ?info.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         tasks = info.task_slots, workers = info.worker_slots,

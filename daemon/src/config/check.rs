@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use qtf_log::Form;
 use qtf_proto::address::Address;
 use qtf_proto::instance::{NAMES, is_instance_name, spill_dir_in};
 use qtf_shm::HugePages;
@@ -113,6 +114,12 @@ pub(super) fn check_instance(instance: String) -> Result<String, SettingsError> 
         return Ok(instance);
     }
     Err(not_one_of("instance", &instance, NAMES))
+}
+
+pub(super) fn log_form_of(text: Option<&str>) -> Result<Form, SettingsError> {
+    let text = text.unwrap_or("auto");
+    let refused = |_| not_one_of("log_format", text, "auto, text, json or journal");
+    text.parse().map_err(refused)
 }
 
 pub(super) fn listen_address(text: &str) -> Result<Address, SettingsError> {

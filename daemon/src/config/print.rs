@@ -56,6 +56,7 @@ impl Settings {
             ),
             format!("network = \"{}\"", self.network.name()),
             format!("log = {:?}", self.log),
+            format!("log_format = \"{}\"", self.log_form),
             format!("runtime_dir = {:?}", self.runtime_dir),
             format!("spill_dir = {:?}", self.spill_dir),
             size,

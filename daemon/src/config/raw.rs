@@ -67,6 +67,8 @@ raw_config! {
     network: String,
     /// Level or filter of the log, as in `info` or `qtf_daemon=debug`.
     log: String,
+    /// `"auto"` (the journal of systemd with fields where standard error is that, else text), `"text"`, `"json"` or `"journal"`.
+    log_format: String,
     /// Folder for the lock file and the default socket.
     runtime_dir: PathBuf,
     /// Folder for payloads and outputs that are too large for the segment.

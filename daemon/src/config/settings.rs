@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use qtf_journal::Progress;
+use qtf_log::Form;
 use qtf_proto::address::{self, Address};
 use qtf_shm::HugePages;
 
 use super::check::{
     access_of, check_instance, core_of, edge_threads_of, huge_pages_of, idle_of, key_ttl_of,
-    limits_of, listen_address, network_of, size_of, spill_dir, times_of,
+    limits_of, listen_address, log_form_of, network_of, size_of, spill_dir, times_of,
 };
 use super::journal::{JournalBackend, JournalSettings, journal_of};
 use super::raw::{CoreValue, RawConfig};
@@ -152,6 +154,7 @@ pub struct Settings {
     pub(crate) while_working: WhileWorking,
     pub(crate) network: Network,
     pub(crate) log: String,
+    pub(crate) log_form: Form,
     pub(crate) segment: SegmentKind,
     pub(crate) segment_size: SegmentSize,
     pub(crate) segment_access: SegmentAccess,
@@ -167,6 +170,8 @@ pub struct Settings {
     pub(crate) take_over: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disk_faults: Option<Arc<dyn DiskFaults>>,
+    /// How far a cold start has come.
+    pub(crate) replayed: Progress,
 }
 
 /// Why a value was not taken. Each names the key, the value and what is allowed.
@@ -251,6 +256,7 @@ impl Settings {
             },
             network: network_of(raw.network.as_deref())?,
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
+            log_form: log_form_of(raw.log_format.as_deref())?,
             segment: SegmentKind::Named,
             segment_size: size_of(raw.segment_bytes, raw.segment_tasks, raw.segment_workers)?,
             segment_access: access_of(raw.segment_group, raw.segment_group_access.as_deref())?,
@@ -266,6 +272,7 @@ impl Settings {
             take_over: false,
             clock: Arc::new(SystemClock),
             disk_faults: None,
+            replayed: Progress::default(),
             instance,
             runtime_dir,
         }
@@ -392,6 +399,18 @@ impl Settings {
         &self.log
     }
 
+    /// In which form the log goes out.
+    #[must_use]
+    pub fn log_form(&self) -> Form {
+        self.log_form
+    }
+
+    /// How far a cold start with these has come; counts on while [`crate::Daemon::start`] runs.
+    #[must_use]
+    pub fn replayed(&self) -> Progress {
+        self.replayed.clone()
+    }
+
     /// Whether sockets or journal are to be on a ring.
     pub(crate) fn needs_ring(&self) -> bool {
         self.network == Network::IoUring || self.has_journal_on_ring()
@@ -516,6 +535,10 @@ mod tests {
                 "edge_threads excludes network = \"io_uring\"",
             ),
             ("core = \"all\"", "core = \"all\""),
+            (
+                "log_format = \"xml\"",
+                "log_format = \"xml\": must be auto, text",
+            ),
             ("huge_pages = \"yes\"", "huge_pages = \"yes\": must be"),
             ("journal = \"paper\"", "journal = \"paper\""),
             (

@@ -15,14 +15,19 @@ use tokio::sync::watch;
 
 use super::Backend;
 use super::edge_io::Socket;
-use super::listener::{Listener, SocketFile};
+use super::listener::{Listener, Origin, SocketFile};
 use crate::sys::socket_op::Accept;
 
 /// Pause after the process ran out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 enum Source {
-    Ring { listener: Rc<OwnedFd>, is_tcp: bool },
+    Ring {
+        listener: Rc<OwnedFd>,
+        is_tcp: bool,
+        /// Nobody else listens on it.
+        is_own: bool,
+    },
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
@@ -37,10 +42,11 @@ impl Acceptor {
     /// Takes a listener.
     pub(crate) fn new(listener: Listener, backend: Backend) -> io::Result<Self> {
         let (source, file) = match (backend, listener) {
-            (Backend::IoUring, Listener::Tcp(listener)) => (
+            (Backend::IoUring, Listener::Tcp(listener, origin)) => (
                 Source::Ring {
                     listener: Rc::new(listener.into()),
                     is_tcp: true,
+                    is_own: origin == Origin::Bound,
                 },
                 None,
             ),
@@ -48,10 +54,11 @@ impl Acceptor {
                 Source::Ring {
                     listener: Rc::new(listener.into()),
                     is_tcp: false,
+                    is_own: true,
                 },
                 Some(file),
             ),
-            (Backend::Tokio, Listener::Tcp(listener)) => {
+            (Backend::Tokio, Listener::Tcp(listener, _)) => {
                 listener.set_nonblocking(true)?;
                 (
                     Source::Tcp(tokio::net::TcpListener::from_std(listener)?),
@@ -71,7 +78,9 @@ impl Acceptor {
 
     async fn accept(&self) -> io::Result<Socket> {
         match &self.source {
-            Source::Ring { listener, is_tcp } => {
+            Source::Ring {
+                listener, is_tcp, ..
+            } => {
                 let socket = Accept::start(listener).await?;
                 Ok(if *is_tcp {
                     Socket::Tcp(socket.into())
@@ -109,6 +118,7 @@ impl Acceptor {
         if let Source::Ring {
             listener,
             is_tcp: true,
+            is_own: true,
         } = &self.source
         {
             // A listening TCP socket stops to listen; on a Unix socket this would make accepts spin.

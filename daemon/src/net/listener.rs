@@ -18,6 +18,7 @@ use nix::unistd::{AccessFlags, access};
 use qtf_proto::address::{Address, STOPPED};
 use qtf_shm::segment::ProcessIdentity;
 
+use crate::sys::activation::Inherited;
 use crate::sys::descriptors::listens_on;
 use crate::sys::peer::local_peer;
 
@@ -62,8 +63,17 @@ impl BindError {
 /// A bound socket.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Origin),
     Unix(UnixListener, SocketFile),
+}
+
+/// Whose a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The daemon's own.
+    Bound,
+    /// The service manager listens on it too, and goes on when the daemon has gone.
+    Inherited,
 }
 
 /// The file of a Unix socket; removed when dropped, if it is still the one that was bound.
@@ -80,6 +90,15 @@ impl SocketFile {
         Self {
             path: path.to_owned(),
             inode: inode_of(path),
+            is_announced: false,
+        }
+    }
+
+    /// Of a socket that somebody else has bound, and removes.
+    fn of_others(path: PathBuf) -> Self {
+        Self {
+            path,
+            inode: None,
             is_announced: false,
         }
     }
@@ -118,7 +137,7 @@ impl Drop for SocketFile {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener, _) => listener.as_fd(),
             Self::Unix(listener, _) => listener.as_fd(),
         }
     }
@@ -139,6 +158,27 @@ impl Listener {
                 }
                 bound => return bound,
             }
+        }
+    }
+
+    /// Listens on a socket that was handed over.
+    pub(crate) fn of_inherited(socket: Inherited) -> Self {
+        match socket {
+            Inherited::Tcp(listener) => Self::Tcp(listener, Origin::Inherited),
+            Inherited::Unix(listener, path) => Self::Unix(listener, SocketFile::of_others(path)),
+        }
+    }
+
+    /// Whether this one serves the address already.
+    pub(crate) fn covers(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Self::Unix(_, file), Address::Unix(path) | Address::Own(path)) => file.path == *path,
+            (Self::Tcp(listener, _), Address::Tcp(host_port)) => {
+                let bound = listener.local_addr().ok();
+                let wanted = addresses_of(host_port).unwrap_or_default();
+                !wanted.is_empty() && wanted.iter().all(|address| Some(*address) == bound)
+            }
+            _ => false,
         }
     }
 
@@ -168,7 +208,7 @@ impl Listener {
     /// The address as others can use it (port 0 was replaced by the kernel's choice).
     pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
-            Self::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?.to_string())),
+            Self::Tcp(listener, _) => Ok(Address::Tcp(listener.local_addr()?.to_string())),
             Self::Unix(_, file) => Ok(Address::Unix(file.path.clone())),
         }
     }
@@ -183,15 +223,15 @@ impl Listener {
     /// The file of a Unix socket.
     pub(crate) fn socket_file(&self) -> Option<&Path> {
         match self {
-            Self::Tcp(_) => None,
-            Self::Unix(_, file) => Some(&file.path),
+            Self::Unix(_, file) if file.is_ours() => Some(&file.path),
+            Self::Tcp(..) | Self::Unix(..) => None,
         }
     }
 
     /// Whether others than those on this machine can reach it; then its address.
     pub(crate) fn open_to_others(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener
+            Self::Tcp(listener, _) => listener
                 .local_addr()
                 .ok()
                 .filter(|bound| !bound.ip().to_canonical().is_loopback()),
@@ -222,7 +262,7 @@ fn bind_tcp(addresses: &[SocketAddr]) -> Result<Vec<Listener>, BindError> {
     let mut missing = None;
     for address in addresses {
         match TcpListener::bind(address) {
-            Ok(listener) => listeners.push(Listener::Tcp(listener)),
+            Ok(listener) => listeners.push(Listener::Tcp(listener, Origin::Bound)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(BindError::InUse),
             Err(error) if is_not_here(&error) => {
                 tracing::debug!(%address, %error, "not listened on");
@@ -490,6 +530,29 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok());
         drop(listener);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn socket_that_was_handed_over_is_left_to_its_owner_and_serves_the_addresses_of_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let theirs = UnixListener::bind(&path).unwrap();
+        let handed = Inherited::Unix(theirs.try_clone().unwrap(), path.clone());
+        let mut ours = Listener::of_inherited(handed);
+        ours.announce_stop(folder.path());
+        assert_eq!(ours.socket_file(), None, "others look after it");
+        assert!(ours.covers(&Address::Unix(path.clone())));
+        assert!(!ours.covers(&Address::Unix(folder.path().join("t.sock"))));
+        drop(ours);
+        assert!(
+            UnixStream::connect(&path).is_ok(),
+            "it is still listened on"
+        );
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let ours = Listener::of_inherited(Inherited::Tcp(tcp));
+        assert!(ours.covers(&Address::Tcp(format!("127.0.0.1:{port}"))));
+        assert!(!ours.covers(&Address::Tcp(format!("127.0.0.2:{port}"))));
     }
 
     #[test]

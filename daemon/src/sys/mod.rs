@@ -1,5 +1,6 @@
 //! System calls and what wraps them; the only place of this crate with `unsafe`.
 //!
+//! - `activation`: sockets that the service manager hands over
 //! - `affinity`: which cores there are, pinning the thread to one
 //! - `descriptors`: what another process has open
 //! - `desk`: where edge threads have the core's thread run something
@@ -12,6 +13,7 @@
 //! - `socket_op`: accept, receive and send as `io_uring` operations
 //! - `synced_write`: a write that is stable when it is answered
 
+pub(crate) mod activation;
 pub(crate) mod affinity;
 pub(crate) mod descriptors;
 pub(crate) mod desk;

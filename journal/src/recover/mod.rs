@@ -15,6 +15,7 @@ use crate::Lsn;
 use crate::error::{JournalError, Why};
 use crate::file::{JournalConfig, snapshot_name, snapshot_of_name};
 use crate::open::{Opened, map_from};
+use crate::progress::Progress;
 use crate::record::WholeTask;
 use crate::record::frame::BadFrame;
 use crate::snapshot::{self, SnapshotEnd};
@@ -39,6 +40,7 @@ pub struct Recovered {
     /// What a person should know.
     pub notes: Vec<String>,
     replay: Replay,
+    progress: Progress,
 }
 
 impl Recovered {
@@ -46,7 +48,7 @@ impl Recovered {
     /// its attempt; the lsn is that of the last record that counts. `cancel_requested` is kept: whoever takes such a task over
     /// must end it.
     pub fn tasks(&self) -> impl Iterator<Item = WholeTask<'_>> {
-        self.replay.tasks()
+        self.replay.tasks().inspect(|_| self.progress.note())
     }
 
     /// Number of live tasks.
@@ -81,6 +83,7 @@ pub(crate) fn recover_any(
     storage: &dyn Storage,
     config: Option<&JournalConfig>,
 ) -> Result<Recovered, JournalError> {
+    let progress = config.map_or_else(Progress::default, |config| config.progress.clone());
     let logs = logs(storage, config)?;
     let names = storage
         .list()
@@ -93,9 +96,9 @@ pub(crate) fn recover_any(
     let mut notes = Vec::new();
     let mut first_error = None;
     for start in starts {
-        match read_snapshot(storage, start, &logs) {
+        match read_snapshot(storage, start, &logs, &progress) {
             Ok((replay, end)) if is_covered(&logs, start) => {
-                return replay_logs(storage, &logs, replay, Some(&end), notes);
+                return replay_logs(storage, &logs, replay, Some(&end), (notes, progress));
             }
             Ok(_) => {
                 first_error.get_or_insert_with(|| gap(&logs, start));
@@ -111,7 +114,7 @@ pub(crate) fn recover_any(
     match first_error {
         Some(error) if logs.is_empty() || !is_whole => Err(error),
         None if !is_whole => Err(gap(&logs, Lsn::NONE)),
-        _ => replay_logs(storage, &logs, Replay::new(), None, notes),
+        _ => replay_logs(storage, &logs, Replay::new(), None, (notes, progress)),
     }
 }
 
@@ -149,12 +152,14 @@ fn read_snapshot(
     storage: &dyn Storage,
     start: Lsn,
     logs: &[Log],
+    progress: &Progress,
 ) -> Result<(Replay, SnapshotEnd), JournalError> {
     let name = snapshot_name(start);
     let bytes = storage.map(&name).map_err(JournalError::io("map", &name))?;
     let mut replay = Replay::new();
     let number = replay.add_file(bytes.clone());
     let end = snapshot::read(&name, &bytes, &mut |offset, frame| {
+        progress.note();
         replay.restore(frame, Place::new(number, offset))
     })?;
     if logs
@@ -173,7 +178,7 @@ fn replay_logs(
     logs: &[Log],
     mut replay: Replay,
     snapshot: Option<&SnapshotEnd>,
-    notes: Vec<String>,
+    (notes, progress): (Vec<String>, Progress),
 ) -> Result<Recovered, JournalError> {
     let start = snapshot.map_or(Lsn::NONE, |end| end.start);
     let mut records = 0;
@@ -196,6 +201,7 @@ fn replay_logs(
                 return Ok(());
             }
             records += 1;
+            progress.note();
             let number = numbers.get(log - from).copied().unwrap_or(0);
             replay.apply(frame, Place::new(number, offset))
         })?;
@@ -220,5 +226,6 @@ fn replay_logs(
         records,
         notes,
         replay,
+        progress,
     })
 }

@@ -274,6 +274,25 @@ fn spares_of_another_size_are_not_used() {
 }
 
 #[test]
+fn cold_start_counts_each_record_that_it_reads_and_each_task_that_it_hands_out() {
+    let storage: Arc<dyn Storage> = Arc::new(SimDisk::new());
+    let mut daemon = Daemon::first(&storage, 1);
+    let mut rng = fastrand::Rng::with_seed(4);
+    for _ in 0..100 {
+        daemon.push_random(&mut rng, 200);
+        daemon.commit().unwrap();
+    }
+    let config = config(2);
+    let recovered = recover(&*storage, &config).unwrap();
+    let read = config.progress.count();
+    assert!(recovered.records > 0);
+    assert_eq!(read, recovered.records);
+    let tasks = u64::try_from(recovered.tasks().count()).unwrap();
+    assert!(tasks > 0);
+    assert_eq!(config.progress.count(), read + tasks);
+}
+
+#[test]
 fn journal_of_another_instance_is_refused() {
     let storage: Arc<dyn Storage> = Arc::new(SimDisk::new());
     Daemon::first(&storage, 1);

@@ -29,7 +29,7 @@
 //!   2568  resources       numbers of the names of the 16 resources, 16 bits each
 //!   2600  remade          times that a start has made the segment anew
 //! ```
-//! Nothing uses `loops` and what follows yet, so they are zero.
+//! Of `loops` the turns are counted (`segment/loops.rs`), of PLM, Scheduler and Register; nothing uses the rest and what follows yet, so it is zero.
 //!
 //! Groups lie 128 bytes apart, so that two cores that write different groups do not share a line or its neighbour.
 

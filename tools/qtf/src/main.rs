@@ -37,6 +37,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue};
 
+use qtf_log::Form;
+
 use exit::{Ending, Exit, Failure};
 
 fn main() -> ExitCode {
@@ -100,7 +102,9 @@ fn start_log() {
     } else {
         &filter
     };
-    if let Err(error) = qtf_log::start(filter).or_else(|_| qtf_log::start("error")) {
+    if let Err(error) =
+        qtf_log::start(filter, Form::Text).or_else(|_| qtf_log::start("error", Form::Text))
+    {
         output::message(format!("going on without a log: {error}"));
     }
 }

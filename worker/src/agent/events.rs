@@ -54,6 +54,7 @@ impl Agent {
             }) => {
                 let limit = self.output_limit_bytes;
                 let (outcome, output) = ending.encoded(discard_result, limit);
+                self.tell_end(run, &outcome);
                 self.tasks.on_ended(run, outcome, output);
                 self.try_again();
             }
@@ -107,6 +108,7 @@ impl Agent {
                         self.on_begun(run);
                     }
                     let (outcome, output) = ending.encoded(discard_result, limit);
+                    self.tell_end(run, &outcome);
                     self.tasks.on_ended(run, outcome, output);
                     if is_followed {
                         self.tasks.on_slot_given();

@@ -20,7 +20,7 @@ mod tasks;
 use core::time::Duration;
 
 use qtf_proto::channel::Pace;
-use qtf_proto::v1::{WorkerHello, WorkerWelcome};
+use qtf_proto::v1::{Outcome, TaskRef, WorkerHello, WorkerWelcome};
 use qtf_proto::version::PROTOCOL_VERSION;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -33,11 +33,13 @@ use events::Event;
 use link::{LinkError, Session};
 use programs::{Programs, Tell};
 use start::Starts;
-use tasks::Tasks;
+use tasks::{RunNumber, Tasks};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 // A good part shorter than a lease: a daemon that is started again gives each worker one lease to come back.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Time between two turns of the loop.
+const TURN_MAX: Duration = Duration::from_secs(2);
 /// A link that held for so long was a good one.
 const GOOD_LINK: Duration = Duration::from_secs(2);
 /// Largest output when the daemon does not say.
@@ -236,6 +238,7 @@ impl Agent {
     async fn attending<T>(&mut self, step: impl Future<Output = T>) -> Option<T> {
         let mut step = core::pin::pin!(step);
         loop {
+            self.settings.vitals.turned(self.tasks.holding());
             self.starts.look_up();
             if self.may_leave_unlinked() {
                 return None;
@@ -243,6 +246,7 @@ impl Agent {
             let until = self.leaving_until();
             tokio::select! {
                 result = &mut step => return Some(result),
+                () = tokio::time::sleep_until(next_turn()) => {}
                 event = self.events.recv() => self.on_event(event),
                 control = next_control(&mut self.control) => self.on_control(control),
                 () = at(until) => self.on_leaving_time(),
@@ -281,7 +285,8 @@ impl Agent {
         let worker = qtf_shm::WorkerId::from_raw(welcome.worker_id);
         let worker = worker.map_or_else(|| "?".to_owned(), |worker| worker.to_string());
         let address = &self.settings.address;
-        tracing::info!(worker, %address, slots = self.settings.slots, "registered");
+        self.settings.vitals.registered();
+        tracing::info!(name: "worker-registered", worker, %address, slots = self.settings.slots, "registered");
     }
 
     /// Before an output is cut, and not only then.
@@ -300,6 +305,26 @@ impl Agent {
                 "the daemon takes less of each output than --output-limit says: raise its payload_bytes_max to twice that, and a little"
             );
         }
+    }
+
+    /// Told only to who asks for debug lines: each attempt would be a line.
+    fn tell_end(&self, run: RunNumber, outcome: &Outcome) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Some(task) = self.tasks.task_of(run) else {
+            return;
+        };
+        let id = self.registration.map_or(0, |known| known.worker_id);
+        let worker = qtf_shm::WorkerId::from_raw(id);
+        tracing::debug!(
+            name: "attempt-ended",
+            task = task_text(task),
+            attempt = task.attempt,
+            worker = worker.map_or_else(|| "?".to_owned(), |worker| worker.to_string()),
+            reason = outcome.kind().as_str_name(),
+            "attempt ended"
+        );
     }
 
     fn forget_registration(&mut self) {
@@ -358,11 +383,22 @@ impl Agent {
     }
 }
 
+/// A task as people name it.
+fn task_text(task: TaskRef) -> String {
+    let id = qtf_shm::TaskId::from_raw(task.task_id);
+    id.map_or_else(|| task.task_id.to_string(), |id| id.to_string())
+}
+
 async fn next_control(control: &mut mpsc::Receiver<Control>) -> Control {
     match control.recv().await {
         Some(control) => control,
         None => core::future::pending().await,
     }
+}
+
+/// The loop comes round so often, also when nothing happens: whoever watches it must see that it does.
+fn next_turn() -> Instant {
+    Instant::now() + TURN_MAX
 }
 
 async fn at(until: Option<Instant>) {

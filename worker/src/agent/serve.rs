@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::link::{self, Link, LinkError, Session};
 use super::tasks::Upload;
-use super::{Agent, Event, Leaving, at, next_control};
+use super::{Agent, Event, Leaving, at, next_control, next_turn, task_text};
 use crate::load::Load;
 use crate::stop::StopCause;
 use crate::transfer::{Access, TransferError, upload_output};
@@ -94,6 +94,7 @@ impl Agent {
         };
         self.start_tasks();
         loop {
+            self.settings.vitals.turned(self.tasks.holding());
             self.starts.look_up();
             self.flush(&mut link, &mut talk);
             if self.may_leave(&talk) {
@@ -134,7 +135,7 @@ impl Agent {
             },
             event = self.events.recv() => self.on_event(event),
             control = next_control(&mut self.control) => self.on_control(control),
-            () = tokio::time::sleep_until(talk.heartbeat_at) => {}
+            () = tokio::time::sleep_until(talk.heartbeat_at.min(next_turn())) => {}
             room = has_room(&link.reports), if wants_report => if !room {
                 return Some(self.last_words(link, link::broken(None)).await);
             },
@@ -176,7 +177,7 @@ impl Agent {
                 match verdict.disposition() {
                     ResultDisposition::UploadAgain => self.tasks.upload_again(task.into()),
                     ResultDisposition::Refused => {
-                        tracing::error!(?task, reason = verdict.reason, "a result is refused");
+                        tracing::error!(name: "result-refused", task = task_text(task), attempt = task.attempt, reason = verdict.reason, "a result is refused");
                         self.tasks.refused(task.into(), &verdict.reason);
                     }
                     ResultDisposition::Unspecified

@@ -17,11 +17,12 @@ pub(crate) struct Edge {
 }
 
 /// What each crate may depend on. Tools and whole-system tests may use everything but tools.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("qtf-shm", &[]),
     ("qtf-proto", &[]),
     ("qtf-shown", &[]),
     ("qtf-log", &["qtf-shown"]),
+    ("qtf-service", &[]),
     ("qtf-journal", &["qtf-shm"]),
     ("qtf-engine", &["qtf-shm", "qtf-journal"]),
     ("qtf-fake-daemon", &["qtf-proto"]),
@@ -31,7 +32,13 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     ("qtf-client", &["qtf-shm", "qtf-proto", "qtf-local"]),
     (
         "qtf-worker",
-        &["qtf-shm", "qtf-proto", "qtf-local", "qtf-log"],
+        &[
+            "qtf-shm",
+            "qtf-proto",
+            "qtf-local",
+            "qtf-log",
+            "qtf-service",
+        ],
     ),
     (
         "qtf-daemon",
@@ -42,6 +49,7 @@ const ALLOWED: [(&str, &[&str]); 13] = [
             "qtf-proto",
             "qtf-records",
             "qtf-log",
+            "qtf-service",
         ],
     ),
 ];
@@ -54,7 +62,7 @@ const ALLOWED_IN_TESTS: [(&str, &[&str]); 3] = [
 ];
 
 /// Nobody depends on these, but for the fuzz targets, which are handed command lines and images.
-const TOOLS: [&str; 3] = ["qtf", "shm-inspect", "xtask"];
+const TOOLS: [&str; 4] = ["qtf", "qtf-pages", "shm-inspect", "xtask"];
 
 /// What tests need of the machine: for tests, and for the tool that counts those which were skipped.
 const NEEDS: &str = "qtf-needs";

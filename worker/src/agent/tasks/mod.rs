@@ -235,6 +235,11 @@ impl Tasks {
         self.usable.saturating_add(self.ahead)
     }
 
+    /// Whose attempt it is.
+    pub(super) fn task_of(&self, run: RunNumber) -> Option<TaskRef> {
+        self.places.get(run).map(|held| held.attempt.into())
+    }
+
     /// Notes the end of an attempt, running or not.
     pub(super) fn on_ended(&mut self, run: RunNumber, outcome: Outcome, output: Bytes) {
         let Some(held) = self.places.get_mut(run) else {
