@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 7] = [
     "qtf-daemon",
     "qtf-worker",
     "qtf",
     "shm-inspect",
     "qtf-examples",
+    "qtf-pages",
+    "xtask",
 ];
 
 /// The path of a program of this workspace.

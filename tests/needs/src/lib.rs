@@ -34,11 +34,15 @@ pub enum Need {
     PidNamespace,
     /// Python 3 with `venv`, and a way to the registry of its packages.
     Python,
+    /// `systemd-analyze` that looks at units without a running systemd.
+    Systemd,
+    /// `systemd-nspawn` over an overlay of the root, as root.
+    Nspawn,
 }
 
 impl Need {
     /// Each of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::IoUring,
         Self::Strace,
         Self::Mount,
@@ -47,6 +51,8 @@ impl Need {
         Self::Cgroup,
         Self::PidNamespace,
         Self::Python,
+        Self::Systemd,
+        Self::Nspawn,
     ];
 
     /// Its word in `QTF_LACKS`.
@@ -61,6 +67,8 @@ impl Need {
             Self::Cgroup => "cgroup",
             Self::PidNamespace => "pid_namespace",
             Self::Python => "python",
+            Self::Systemd => "systemd",
+            Self::Nspawn => "nspawn",
         }
     }
 
@@ -103,6 +111,8 @@ impl Need {
             ),
             Self::Cgroup => succeeds("sh", &["-c", CGROUP]),
             Self::PidNamespace => succeeds("unshare", &["--pid", "--fork", "true"]),
+            Self::Systemd => succeeds("systemd-analyze", &["--version"]),
+            Self::Nspawn => succeeds("sh", &["-c", NSPAWN]),
             // The way to the registry shows when the packages are asked for.
             Self::Python => succeeds("python3", &["-c", "import ensurepip, venv"]),
         }
@@ -115,6 +125,12 @@ const CGROUP: &str = "set -e; \
     mount=$(awk '$0 ~ / - cgroup2 / {print $5; exit}' /proc/self/mountinfo); test -n \"$mount\"; \
     own=$(sed -n s/^0:://p /proc/self/cgroup); folder=$mount$own/need-qtf-$$; \
     mkdir $folder; trap 'rmdir $folder' EXIT; echo 1 > $folder/cgroup.kill";
+
+/// Runs a program in a container over an overlay of the root, whose files are on a disk, and in which a package can be installed.
+const NSPAWN: &str = "set -e; command -v dpkg-deb; folder=$(mktemp -d /var/tmp/need-XXXXXX); trap 'rm -rf $folder' EXIT; cd $folder; \
+    mkdir upper work root; unshare --mount --propagation private sh -c \
+    'mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root && \
+    timeout 30 systemd-nspawn -q -D root --register=no --keep-unit --private-network --console=pipe -a true'";
 
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,6 +13,7 @@ mod cargo;
 mod descriptors;
 mod failures;
 mod fuzz;
+mod install;
 mod loom;
 mod simulate;
 mod skips;
@@ -72,6 +73,10 @@ enum Command {
     Fuzz(fuzz::FuzzArguments),
     /// Runs the long proofs with ever other seeds, and adds up what they have shown
     Soak(soak::SoakArguments),
+    /// Puts programs, units, man pages and completions below a folder
+    Install(install::InstallArguments),
+    /// Makes a Debian package; needs dpkg-deb
+    Deb(install::DebArguments),
     /// Compares the contract of today with those that were given out
     Descriptors {
         /// Keeps today's under this name before, in proto/descriptors; for example v1.1
@@ -104,6 +109,8 @@ fn main() -> ExitCode {
         } => simulate::run(seeds, mutants, mutant.as_deref()),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Install(arguments) => install::install(&arguments),
+        Command::Deb(arguments) => install::deb(&arguments),
         Command::Descriptors { keep } => descriptors::run(keep.as_deref()),
         Command::Tidy => tidy::run(),
         Command::Ci { tests } => return steps::ci(&tests),
