@@ -494,18 +494,12 @@ impl Pump {
         } else if end.output_bytes > 0 {
             let client = self.client.clone();
             self.fetches.push(Box::pin(async move {
-                let mut patience = client.patience();
-                loop {
-                    let error = match client.fetch_output(id).await {
-                        Ok(output) => {
-                            known.output = Some(output);
-                            return Ok(known);
-                        }
-                        Err(error) => error,
-                    };
-                    if let Err(error) = patience.after(error).await {
-                        return Err(WatchError::Output { id, error });
+                match client.fetch_output(id).await {
+                    Ok(output) => {
+                        known.output = Some(output);
+                        Ok(known)
                     }
+                    Err(error) => Err(WatchError::Output { id, error }),
                 }
             }));
         } else {

@@ -62,11 +62,22 @@ impl Client {
         Ok(self.timed(call).await?.upload)
     }
 
-    /// Fetches what a finished task left behind; empty when it left nothing.
+    /// Fetches what a finished task left behind; empty when it left nothing. A daemon that goes away meanwhile is waited for, and asked again from
+    /// the beginning.
     ///
     /// # Errors
-    /// [`CallError::Refused`] when the task is unknown or has not ended.
+    /// [`CallError::Refused`] when the task is unknown or has not ended, [`CallError::Unreachable`] when the daemon stays away.
     pub async fn fetch_output(&self, id: TaskId) -> Result<TaskOutput, CallError> {
+        let mut patience = self.patience();
+        loop {
+            match self.fetch_output_once(id).await {
+                Ok(output) => return Ok(output),
+                Err(error) => patience.after(error).await?,
+            }
+        }
+    }
+
+    async fn fetch_output_once(&self, id: TaskId) -> Result<TaskOutput, CallError> {
         let request = FetchOutputRequest {
             task_id: id.as_raw(),
         };

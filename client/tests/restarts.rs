@@ -65,6 +65,19 @@ fn assert_each_once(daemon: &FakeDaemon, answers: &[Result<Accepted, SubmitError
 }
 
 #[tokio::test]
+async fn output_is_fetched_again_when_the_daemon_goes_away_meanwhile() {
+    let daemon = FakeDaemon::start();
+    let client = client(&daemon).await;
+    let id = client.submit(echo("x")).await.unwrap().id;
+    daemon.with(|world| {
+        world.end(id, b"kept");
+        world.fetches_to_fail = 3;
+    });
+    assert_eq!(soon(client.fetch_output(id)).await.unwrap().stdout, "kept");
+    assert_eq!(daemon.with(|world| world.fetches_to_fail), 0);
+}
+
+#[tokio::test]
 async fn lost_answers_are_asked_for_again_and_nothing_is_submitted_twice() {
     let daemon = FakeDaemon::start();
     let client = client(&daemon).await;

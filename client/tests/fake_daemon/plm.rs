@@ -193,8 +193,12 @@ impl Plm for Service {
         request: Request<FetchOutputRequest>,
     ) -> Result<Response<Self::FetchOutputStream>, Status> {
         let id = request.into_inner().task_id;
-        let output = self
-            .world()
+        let mut world = self.world();
+        if let Some(left) = world.fetches_to_fail.checked_sub(1) {
+            world.fetches_to_fail = left;
+            return Err(Status::unavailable("the daemon was killed"));
+        }
+        let output = world
             .tasks
             .get(&id)
             .and_then(|task| task.end.clone());

@@ -60,6 +60,8 @@ pub(crate) struct World {
     /// Submissions whose key was known.
     pub(crate) repeats: usize,
     pub(crate) journal_is_full: bool,
+    /// So many of the next fetches of outputs fail as if the daemon were killed.
+    pub(crate) fetches_to_fail: u32,
     /// Accept so many entries of the stream and then break it without an answer to their batch; once.
     pub(crate) break_after_entries: Option<usize>,
     /// Carry so many single calls out without answering them.

@@ -305,8 +305,9 @@ impl Drive {
         };
         let end_printer = self.end_printer.clone();
         self.printing = Some(Box::pin(async move {
-            let exit = end_printer.print(number, flight.input, ended).await?;
-            Ok((exit, flight.id))
+            let printed = end_printer.print(number, flight.input, ended).await?;
+            let acknowledged = flight.id.filter(|_| printed.is_handed_over);
+            Ok((printed.exit, acknowledged))
         }));
     }
 

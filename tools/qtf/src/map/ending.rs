@@ -77,6 +77,15 @@ struct MapRecord<'a> {
     message: &'a str,
 }
 
+/// One that was printed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Printed {
+    /// What it means for the exit code.
+    pub(super) exit: Exit,
+    /// All of its output was handed over: its result may be acknowledged.
+    pub(super) is_handed_over: bool,
+}
+
 impl EndPrinter {
     /// Prints one and says what it means for the exit code.
     pub(super) async fn print(
@@ -84,7 +93,8 @@ impl EndPrinter {
         index: u64,
         input: Vec<u8>,
         ended: Ended,
-    ) -> Result<Exit, PrinterGone> {
+    ) -> Result<Printed, PrinterGone> {
+        let mut is_handed_over = true;
         let mut notes_of_output = Vec::new();
         let (exit, ending, output) = match &ended {
             Ended::Not { exit, reason } => (*exit, reason.clone(), TaskOutput::default()),
@@ -105,7 +115,11 @@ impl EndPrinter {
                         (exit, ending, output)
                     }
                     Err(error) => {
-                        let text = format!("its output could not be fetched: {error}");
+                        is_handed_over = false;
+                        let text = format!(
+                            "its output could not be fetched, and stays for `qtf result {}`: {error}",
+                            end.id
+                        );
                         notes_of_output.push(text);
                         (
                             exit.worse(exit_of_call(&error)),
@@ -125,7 +139,10 @@ impl EndPrinter {
         }
         let lines = lines(&input, &ended, (&ending, &output.message), &notes_of_output);
         self.pieces(&lines.into(), Chunk::Stderr).await?;
-        Ok(exit)
+        Ok(Printed {
+            exit,
+            is_handed_over,
+        })
     }
 
     async fn output_of(&self, end: &TaskEnd) -> Result<TaskOutput, CallError> {
