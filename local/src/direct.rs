@@ -100,6 +100,8 @@ pub struct DirectClient<'s> {
     received: Vec<TaskId>,
     number: u32,
     daemon_lives: bool,
+    /// When the words of all that is under way were last looked at.
+    looked: Instant,
 }
 
 /// A worker on one thread.
@@ -165,6 +167,7 @@ impl OpenSegment {
             received: Vec::with_capacity(ACKNOWLEDGED_MAX),
             number: 0,
             daemon_lives: self.0.daemon_lives(),
+            looked: Instant::now(),
         };
         client.say_hello();
         Ok(client)
@@ -289,9 +292,9 @@ impl DirectClient<'_> {
             } else {
                 SLEEP_ALONE
             };
-            let began = Instant::now();
             self.lane.sleep(left.min(most));
-            if began.elapsed() >= most {
+            // Counted from the last look and not from here: whoever waits in short pieces looks as often.
+            if self.looked.elapsed() >= most {
                 self.daemon_lives = self.segment.daemon_lives();
                 self.look_at_all();
             }
@@ -316,7 +319,11 @@ impl DirectClient<'_> {
                 LaneEvent::Ended { task, phase } => self.settle(task, Some(phase)),
                 LaneEvent::Welcome {
                     client, has_ends, ..
-                } => self.client = has_ends.then_some(client),
+                } => {
+                    self.client = has_ends.then_some(client);
+                    // Of what was submitted before it the daemon tells nobody.
+                    self.look_at_all();
+                }
                 LaneEvent::Accepted { .. }
                 | LaneEvent::Refused { .. }
                 | LaneEvent::Assign { .. }
@@ -360,6 +367,7 @@ impl DirectClient<'_> {
     }
 
     fn look_at_all(&mut self) {
+        self.looked = Instant::now();
         let (segment, ended) = (self.segment, &mut self.ended);
         self.under_way.retain(|raw| {
             let Some((task, slot)) =

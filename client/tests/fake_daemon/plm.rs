@@ -198,10 +198,7 @@ impl Plm for Service {
             world.fetches_to_fail = left;
             return Err(Status::unavailable("the daemon was killed"));
         }
-        let output = world
-            .tasks
-            .get(&id)
-            .and_then(|task| task.end.clone());
+        let output = world.tasks.get(&id).and_then(|task| task.end.clone());
         let output = output.ok_or_else(|| Status::not_found("no such task"))?;
         Ok(Response::new(chunks(&output.encode_to_vec())))
     }
