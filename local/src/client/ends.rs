@@ -24,26 +24,53 @@ pub(crate) struct Ended {
     pub(crate) phase: Option<Phase>,
 }
 
+/// The client has left the segment: what has not come to the queue by then never comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Left;
+
+/// What has come to a queue.
+#[derive(Debug, Default)]
+struct Come {
+    ended: VecDeque<Ended>,
+    /// No more come.
+    has_left: bool,
+}
+
 /// Ends that a stream is to tell.
 #[derive(Debug, Default)]
 pub(crate) struct EndsQueue {
-    ended: Mutex<VecDeque<Ended>>,
+    come: Mutex<Come>,
     more: Notify,
 }
 
 impl EndsQueue {
-    fn ended(&self) -> MutexGuard<'_, VecDeque<Ended>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    fn come(&self) -> MutexGuard<'_, Come> {
+        self.come.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn push(&self, ended: impl IntoIterator<Item = Ended>) {
-        self.ended().extend(ended);
+        self.come().ended.extend(ended);
+        self.more.notify_one();
+    }
+
+    /// No more come: the seat is left.
+    pub(crate) fn leave(&self) {
+        self.come().has_left = true;
         self.more.notify_one();
     }
 
     /// Waits until there is one.
-    pub(crate) async fn some(&self) {
-        while self.ended().is_empty() {
+    pub(crate) async fn some(&self) -> Result<(), Left> {
+        loop {
+            {
+                let come = self.come();
+                if !come.ended.is_empty() {
+                    return Ok(());
+                }
+                if come.has_left {
+                    return Err(Left);
+                }
+            }
             self.more.notified().await;
         }
     }
@@ -53,7 +80,7 @@ impl EndsQueue {
         let mut ends = Vec::new();
         let mut bytes = 0;
         while ends.len() < ENDS_MAX && bytes < OUTPUT_BYTES_MAX {
-            let Some(ended) = self.ended().pop_front() else {
+            let Some(ended) = self.come().ended.pop_front() else {
                 break;
             };
             let end = end_of(segment, ended, with_output);
@@ -92,4 +119,25 @@ fn end_of(segment: &Segment, ended: Ended, with_output: bool) -> TaskEnd {
         end.output = output;
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended() -> Ended {
+        Ended {
+            task: TaskId::from_raw((1 << 24) | 1).expect("a task"),
+            phase: Some(Phase::Done),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_when_the_seat_is_left_and_of_what_has_come_before() {
+        let queue = EndsQueue::default();
+        let (waited, ()) = tokio::join!(queue.some(), async { queue.leave() });
+        assert_eq!(waited, Err(Left));
+        queue.push([ended()]);
+        assert_eq!(queue.some().await, Ok(()));
+    }
 }

@@ -124,8 +124,17 @@ impl Seat {
     }
 
     /// The client leaves: what it has asked for goes out, then the thread ends, and with it the attachment.
+    /// Who waits for ends hears that they do not come from here any more: another segment may have taken the place of this one, and in it their tasks may
+    /// have ended.
     pub(crate) fn leave(&self) {
-        self.state().is_leaving = true;
+        {
+            let mut state = self.state();
+            state.is_leaving = true;
+            for watched in state.waiting.values() {
+                watched.queue.leave();
+                watched.more.iter().for_each(|queue| queue.leave());
+            }
+        }
         self.attachment.wake_own_lane();
     }
 
@@ -206,6 +215,9 @@ impl Seat {
             Look::Unfinished | Look::Gone => {}
         }
         let mut own = self.state();
+        if own.is_leaving {
+            queue.leave();
+        }
         match own.waiting.get_mut(&task.as_raw()) {
             Some(known) => {
                 known.more.push(watched.queue);

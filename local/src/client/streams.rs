@@ -14,7 +14,7 @@ use qtf_shm::{Phase, TaskId, TaskOptions};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::ends::{ENDS_MAX, EndsQueue};
+use super::ends::{ENDS_MAX, EndsQueue, Left};
 use super::seat::Seat;
 use super::session::ClientEdge;
 use super::submit::{self, Taken};
@@ -75,10 +75,11 @@ impl Telling {
         self.left == 0 && self.refused.is_empty()
     }
 
-    async fn some(&self) {
+    async fn some(&self) -> Result<(), Left> {
         if self.refused.is_empty() {
-            self.queue.some().await;
+            self.queue.some().await?;
         }
+        Ok(())
     }
 
     fn next_ends(&mut self) -> Vec<TaskEnd> {
@@ -116,7 +117,7 @@ pub(crate) async fn submissions(
                 }
                 Err(status) => Err(status),
             },
-            ends = ends_of(&mut stream.telling) => Ok(SubmitStreamResponse {
+            ends = ends_of(&mut stream.telling) => ends.map(|ends| SubmitStreamResponse {
                 ends,
                 ends_only: true,
                 ..SubmitStreamResponse::default()
@@ -250,7 +251,7 @@ pub(crate) async fn watch(
                 }
                 Err(status) => Err(status),
             },
-            ends = ends_of(&mut telling) => Ok(WatchResponse { ends }),
+            ends = ends_of(&mut telling) => ends.map(|ends| WatchResponse { ends }),
             () = out.closed() => return,
         };
         let is_over = next.is_err();
@@ -291,12 +292,13 @@ fn is_told(seat: &Seat, task: TaskId) -> bool {
         && record.state().is_of(task)
 }
 
-async fn ends_of(telling: &mut Option<Telling>) -> Vec<TaskEnd> {
+async fn ends_of(telling: &mut Option<Telling>) -> Result<Vec<TaskEnd>, Status> {
     match telling {
-        Some(telling) => {
-            telling.some().await;
-            telling.next_ends()
-        }
+        Some(telling) => match telling.some().await {
+            Ok(()) => Ok(telling.next_ends()),
+            // As a connection that breaks: the stream is opened anew, and asks in the segment of now.
+            Err(Left) => Err(Status::unavailable("the instance has another segment now")),
+        },
         None => core::future::pending().await,
     }
 }
