@@ -31,6 +31,7 @@ use qtf_shm::{
 
 use crate::instance::{Instance, OpenFailure};
 use crate::refusals;
+use crate::unheard::Unheard;
 
 /// A daemon's welcome is waited for so long; without one its ends are looked for and not told.
 const WELCOME_MAX: Duration = Duration::from_millis(500);
@@ -98,6 +99,7 @@ pub struct DirectClient<'s> {
     later: VecDeque<Command>,
     /// Acknowledged, and not said yet.
     received: Vec<TaskId>,
+    unheard: Unheard,
     number: u32,
     daemon_lives: bool,
     /// When the words of all that is under way were last looked at.
@@ -165,6 +167,7 @@ impl OpenSegment {
             ended: VecDeque::new(),
             later: VecDeque::new(),
             received: Vec::with_capacity(ACKNOWLEDGED_MAX),
+            unheard: Unheard::default(),
             number: 0,
             daemon_lives: self.0.daemon_lives(),
             looked: Instant::now(),
@@ -296,6 +299,7 @@ impl DirectClient<'_> {
             // Counted from the last look and not from here: whoever waits in short pieces looks as often.
             if self.looked.elapsed() >= most {
                 self.daemon_lives = self.segment.daemon_lives();
+                self.act_for_the_dead();
                 self.look_at_all();
             }
             if let Some(ended) = self.look() {
@@ -423,6 +427,11 @@ impl DirectClient<'_> {
         if self.received.is_empty() {
             return;
         }
+        if self.lane.commands.are_taken() && self.later.is_empty() {
+            self.unheard.were_taken();
+        }
+        let waiting = self.later.len() + 1;
+        self.unheard.said(self.received.iter().copied(), waiting);
         let mut tasks = [None; ACKNOWLEDGED_MAX];
         for (place, task) in tasks.iter_mut().zip(self.received.drain(..)) {
             *place = Some(task);
@@ -430,6 +439,22 @@ impl DirectClient<'_> {
         self.later(Command::Acknowledge(tasks));
         if !self.later.is_empty() {
             self.lane.ring();
+        }
+    }
+
+    /// Frees what was acknowledged to a daemon that was dead by then.
+    fn act_for_the_dead(&mut self) {
+        if self.daemon_lives {
+            return;
+        }
+        for task in self.unheard.take() {
+            if let Some(slot) = self.segment.slot_of(task) {
+                let state = self.segment.state(slot);
+                if state.is_of(task) {
+                    // Where it fails its successor acts upon the command.
+                    let _ = self.segment.free_task(slot, state);
+                }
+            }
         }
     }
 

@@ -27,6 +27,7 @@ pub mod instance;
 mod records;
 mod refusals;
 mod service;
+mod unheard;
 mod uploads;
 mod worker;
 

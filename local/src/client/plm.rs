@@ -216,7 +216,7 @@ impl ClientEdge {
 
     fn ask(&self, seat: &Seat, task: TaskId, command: Command) -> Asked {
         let phase = records::task(&seat.attachment, task).map(|record| record.state.phase());
-        if matches!(command, Command::Forget(_)) && streams::free_alone(seat, task) {
+        if matches!(command, Command::Forget(_)) && seat.free_alone(task) {
             return Asked::Known(Ok(records::state_of(phase.unwrap_or(Phase::Free))));
         }
         if !seat.daemon_is_there() {

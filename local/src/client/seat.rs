@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use super::ends::{Ended, EndsQueue};
 use crate::instance::Opened;
 use crate::refusals;
+use crate::unheard::Unheard;
 
 /// Longest sleep of the thread: events wake it.
 const SLEEP_MAX: Duration = Duration::from_millis(500);
@@ -159,6 +160,24 @@ impl Seat {
         let lives = self.attachment.daemon_lives();
         self.state().daemon = Some((Instant::now(), lives));
         lives
+    }
+
+    /// Frees the slot of an ended memory task while no daemon lives, as nobody else would. Returns whether it did.
+    pub(crate) fn free_alone(&self, task: TaskId) -> bool {
+        let segment = &self.attachment;
+        let Some(slot) = segment.slot_of(task) else {
+            return false;
+        };
+        let record = segment.task(slot);
+        let state = record.state();
+        let is_ours_to_free = state.is_of(task)
+            && matches!(
+                state.phase(),
+                Phase::Done | Phase::Failed | Phase::Cancelled
+            )
+            && !record.options().has(TaskOptions::JOURNAL)
+            && !self.daemon_is_there();
+        is_ours_to_free && segment.free_task(slot, state).is_ok()
     }
 
     /// Asks the core for something.
@@ -322,6 +341,8 @@ struct Lane<'s> {
     /// Commands in the lane, by their numbers, that are not answered.
     open: HashMap<u32, (Command, Reply)>,
     daemon_lives: bool,
+    /// What was acknowledged by commands that a daemon may not have taken yet.
+    unheard: Unheard,
 }
 
 /// The thread of a seat: until its client leaves.
@@ -334,6 +355,7 @@ fn sit(seat: &Arc<Seat>) {
                 number: 0,
                 open: HashMap::new(),
                 daemon_lives: true,
+                unheard: Unheard::default(),
             };
             lane.run();
         }
@@ -358,6 +380,7 @@ impl Lane<'_> {
                 self.seat.look_at_all();
                 look_at = Instant::now() + LOOK_EVERY;
             }
+            self.act_for_the_dead();
             let (is_leaving, has_asks, is_waiting) = {
                 let state = self.seat.state();
                 let has_asks = !state.asks.is_empty();
@@ -384,6 +407,17 @@ impl Lane<'_> {
         }
     }
 
+    /// Frees what was acknowledged to a daemon that was dead by then.
+    fn act_for_the_dead(&mut self) {
+        if self.lane.commands.are_taken() {
+            self.unheard.were_taken();
+        } else if !self.daemon_lives {
+            for task in self.unheard.take() {
+                self.seat.free_alone(task);
+            }
+        }
+    }
+
     /// Puts what is asked for into the lane, as far as there is room.
     fn put_asks(&mut self) {
         let mut has_put = false;
@@ -397,7 +431,9 @@ impl Lane<'_> {
                 break;
             }
             // An acknowledgement has no answer.
-            if !matches!(command, Command::Acknowledge(_)) {
+            if let Command::Acknowledge(tasks) = command {
+                self.unheard.said(tasks.into_iter().flatten(), 0);
+            } else {
                 self.open.insert(self.number, (command, reply));
             }
             has_put = true;

@@ -10,7 +10,7 @@ use qtf_proto::v1::{
     TaskSpec, WatchRequest, WatchResponse,
 };
 use qtf_shm::lane::{ACKNOWLEDGED_MAX, Command};
-use qtf_shm::{Phase, TaskId, TaskOptions};
+use qtf_shm::{TaskId, TaskOptions};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -306,7 +306,7 @@ async fn ends_of(telling: &mut Option<Telling>) -> Result<Vec<TaskEnd>, Status> 
 /// Results that were received: their slots may be freed.
 pub(crate) fn acknowledge(seat: &Seat, tasks: &[u64]) {
     let tasks = tasks.iter().filter_map(|raw| TaskId::from_raw(*raw));
-    let asked: Vec<TaskId> = tasks.filter(|task| !free_alone(seat, *task)).collect();
+    let asked: Vec<TaskId> = tasks.filter(|task| !seat.free_alone(*task)).collect();
     if !asked.is_empty() {
         seat.tell(asked.chunks(ACKNOWLEDGED_MAX).map(|some| {
             let mut tasks = [None; ACKNOWLEDGED_MAX];
@@ -316,22 +316,4 @@ pub(crate) fn acknowledge(seat: &Seat, tasks: &[u64]) {
             Command::Acknowledge(tasks)
         }));
     }
-}
-
-/// Frees the slot of an ended memory task while no daemon lives, as nobody else would. Returns whether it did.
-pub(crate) fn free_alone(seat: &Seat, task: TaskId) -> bool {
-    let segment = &seat.attachment;
-    let Some(slot) = segment.slot_of(task) else {
-        return false;
-    };
-    let record = segment.task(slot);
-    let state = record.state();
-    let is_ours_to_free = state.is_of(task)
-        && matches!(
-            state.phase(),
-            Phase::Done | Phase::Failed | Phase::Cancelled
-        )
-        && !record.options().has(TaskOptions::JOURNAL)
-        && !seat.daemon_is_there();
-    is_ours_to_free && segment.free_task(slot, state).is_ok()
 }
