@@ -1,6 +1,6 @@
 //! The arena: counts of blocks, and for each chunk the slot that refers to it.
 
-use crate::arena::{ChunkEntry, ChunkState};
+use crate::arena::{ArenaViolation, ChunkEntry, ChunkState};
 use crate::blob::BlobRef;
 use crate::segment::SegmentView;
 use crate::segment::rebuild::refers_to;
@@ -10,12 +10,18 @@ use crate::task::state::Phase;
 
 pub(super) fn check(view: &SegmentView, pass: &mut Pass) {
     let arena = view.parts.arena();
-    for violation in arena.check() {
-        pass.found(Rule::ArenaBlock, "arena", violation);
-    }
-    // The same chunk is claimed again and again on a busy segment. With the number of changes in its text,
-    // such a finding lasts only where nothing moves: there, whoever claimed it is gone.
+    // The same chunk is claimed again and again on a busy segment, and the same count found that is about to change. With the number of changes in
+    // its text, such a finding lasts only where nothing moves: there, whoever claimed or counted it is gone.
     let changes = view.parts.counters().changes();
+    for violation in arena.check() {
+        if let ArenaViolation::CountTooLow { .. } | ArenaViolation::CountTooHigh { .. } = violation
+        {
+            let text = format!("{violation}, after {changes} changes of tasks");
+            pass.found(Rule::ArenaBlock, "arena", text);
+        } else {
+            pass.found(Rule::ArenaBlock, "arena", violation);
+        }
+    }
     let beside: Vec<u32> = results_beside(view).collect();
     for chunk in arena.chunks(0..view.geometry().arena_blocks()) {
         pass.chunks += 1;
