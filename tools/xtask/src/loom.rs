@@ -17,7 +17,11 @@ use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+/// The copy of this program among the mutants' wrappers; no mutant has such a name.
+const PROGRAM: &str = ".xtask";
 
 /// Tells a process of this program, started by cargo in the compiler's place, which mutant to build.
 pub(crate) const MUTANT_VARIABLE: &str = "QTF_XTASK_MUTANT";
@@ -99,12 +103,28 @@ fn run_mutant(root: &Path, mutant: &Mutant) -> anyhow::Result<bool> {
     Ok(survived)
 }
 
+/// This very program, at a path where it stays: tests build it again while it runs, and what lies at its own path then is another file.
+fn copy_of_this_program(folder: &Path) -> anyhow::Result<PathBuf> {
+    static MADE: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(copy) = &*made
+        && copy.starts_with(folder)
+    {
+        return Ok(copy.clone());
+    }
+    let (copy, part) = (folder.join(PROGRAM), folder.join(format!("{PROGRAM}.part")));
+    // The kernel's name of what runs, whatever lies at its path by now.
+    std::fs::copy("/proc/self/exe", &part).context("cannot copy this program")?;
+    std::fs::rename(&part, &copy).context("cannot put the copy of this program in its place")?;
+    Ok(made.insert(copy).clone())
+}
+
 /// A path of its own for each mutant, all leading to this program.
 pub(crate) fn wrapper_for(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let folder = root.join("target/loom/mutants");
     std::fs::create_dir_all(&folder).context("cannot make target/loom/mutants")?;
     let link = folder.join(name);
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    let program = copy_of_this_program(&folder)?;
     if std::fs::read_link(&link).ok().as_ref() != Some(&program) {
         // Whatever lies there is in the way; if it cannot be removed, the next line says so.
         drop(std::fs::remove_file(&link));
